@@ -1,0 +1,536 @@
+"""Models are found where they are, loaded whole or not at all, and saved so that any tool reads them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import models as pieces
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    BertTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from tinybert_cli import models
+from tinybert_cli.errors import InputError, UserError
+
+HEAD = "sequence-classification"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "is", "good", "bad", "##ly", "not"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_tokenizer(words: list[str] | None = None, *, lowercase: bool = True) -> PreTrainedTokenizerFast:
+    vocabulary = {word: index for index, word in enumerate(words or WORDS)}
+    backend = Tokenizer(pieces.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]",
+    )  # fmt: skip
+
+
+def make_config(**settings: object) -> BertConfig:
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 32}
+    return BertConfig(vocab_size=len(WORDS), max_position_embeddings=32, **(sizes | settings))
+
+
+def make_classifier(names: tuple[str, ...] = ("negative", "positive")) -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    config = make_config(id2label=dict(enumerate(names)), label2id={name: index for index, name in enumerate(names)})
+    return BertForSequenceClassification(config).eval()
+
+
+def save_as(model: PreTrainedModel, folder: Path) -> models.Source:
+    models.save(model, make_tokenizer(), folder)
+    return models.locate(str(folder))
+
+
+def edit_config(source: models.Source, **settings: object) -> None:
+    file = Path(str(source.folder)) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([[2, 5, 6, 7, 8, 3], [2, 6, 9, 3, 0, 0]])).logits
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> models.Source:
+    return save_as(make_classifier(), tmp_path / "teacher")
+
+
+# Where a model is
+
+
+def test_a_folder_is_found(teacher: models.Source) -> None:
+    assert teacher.folder is not None and teacher.hub_id is None
+
+
+@pytest.mark.parametrize(
+    ("name", "hub_id", "revision"),
+    [("org/name", "org/name", None), ("org/name@v1.0", "org/name", "v1.0"),
+     ("org/name@refs/pr/1", "org/name", "refs/pr/1"), ("bert-base-uncased", "bert-base-uncased", None)],
+)  # fmt: skip
+def test_a_hub_id_is_told_from_a_folder(
+    name: str, hub_id: str, revision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert models.locate(name) == models.Source(folder=None, hub_id=hub_id, revision=revision, name=name)
+
+
+def test_a_missing_folder_gets_the_nearest_name_and_the_stage(
+    teacher: models.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/sst2").mkdir(parents=True)
+    shutil.copytree(tmp_path / "teacher", tmp_path / "runs/sst2/teacher")
+    for name in ("runs/sst2/teahcer", "runs/sst3/teacher", "./runs/sst2/teachers"):
+        with pytest.raises(InputError, match="run the stage that writes it first") as caught:
+            models.locate(name)
+        assert "runs/sst2/teacher?" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["runs/teacher", "./teacher", "../teacher", "/nowhere/teacher", "~/no-such", "a/b/c"])
+def test_a_path_that_is_missing_is_not_asked_for_on_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="there is no folder"):
+        models.locate(name)
+
+
+def test_an_unfinished_run_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+    (tmp_path / "teacher/checkpoints").mkdir()
+    with pytest.raises(InputError, match="run again to finish"):
+        models.locate(teacher.name)
+    (tmp_path / "teacher/manifest.json").write_text("{}")
+    models.locate(teacher.name)
+
+
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        ("train-00000-of-00001.parquet", "label dataset"),
+        ("adapter_config.json", "adapter"),
+        ("notes.txt", "config.json"),
+    ],
+)
+def test_a_folder_that_holds_no_model_says_what_it_holds(file: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / file).touch()
+    with pytest.raises(InputError, match=complaint):
+        models.locate(str(tmp_path))
+
+
+@pytest.fixture
+def package(teacher: models.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "site/shipped_model"
+    shutil.copytree(tmp_path / "teacher", root / "model")
+    (root / "__init__.py").write_text("raise SystemExit('a package was imported')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return root
+
+
+def test_a_model_in_a_package_is_found_without_running_it(package: Path) -> None:
+    source = models.locate("package://shipped_model/model")
+    assert source.folder == package / "model"
+    assert "shipped_model" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("package://shipped_model/../../teacher", "leads out"), ("package://shipped_model/modle", "it has: model"),
+     ("package://no_such_package/model", "pip install no-such-package"), ("package:///model", "names no package"),
+     ("package://os.path/model", "names no package")],
+)  # fmt: skip
+def test_a_package_address_that_leads_nowhere_is_refused(name: str, complaint: str, package: Path) -> None:
+    with pytest.raises(InputError, match=complaint):
+        models.locate(name)
+
+
+def test_a_known_package_that_is_not_installed_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.PACKAGES, "not_installed_at_all/model", ("org/name", "0" * 64))
+    assert models.locate("package://not_installed_at_all/model").hub_id == "org/name"
+
+
+def test_a_known_package_with_other_weights_is_refused(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.PACKAGES, "shipped_model/model", ("org/name", "0" * 64))
+    with pytest.raises(InputError, match="sha256"):
+        models.locate("package://shipped_model/model")
+
+
+def test_the_hub_without_a_network_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="hf download org/name.*HF_HOME") as caught:
+        models.load(models.locate("org/name"), HEAD)
+    assert caught.value.exit_code == 3
+
+
+def test_a_model_in_the_hub_cache_loads_offline(
+    teacher: models.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    commit = "c" * 40
+    shutil.copytree(tmp_path / "teacher", tmp_path / "hub/models--org--name/snapshots" / commit)
+    (tmp_path / "hub/models--org--name/refs").mkdir()
+    (tmp_path / "hub/models--org--name/refs/main").write_text(commit)
+    source = models.locate("org/name")
+    assert models.fetch(source).name == commit
+    assert torch.equal(logits(models.load(source, HEAD)), logits(models.load(teacher, HEAD)))
+
+
+# Tokenizers
+
+
+def test_a_folder_without_tokenizer_files_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "vocab.txt"):
+        (tmp_path / "teacher" / name).unlink()
+    with pytest.raises(InputError, match="no tokenizer"):
+        models.load_tokenizer(teacher)
+
+
+def test_a_damaged_tokenizer_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+    (tmp_path / "teacher/tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        models.load_tokenizer(teacher)
+
+
+def test_code_that_comes_with_a_tokenizer_is_not_run(teacher: models.Source, tmp_path: Path) -> None:
+    (tmp_path / "teacher/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    settings = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}
+    (tmp_path / "teacher/tokenizer_config.json").write_text(json.dumps(settings))
+    assert models.load_tokenizer(teacher).get_vocab() == make_tokenizer().get_vocab()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_empty_vocabulary_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+    (tmp_path / "teacher/tokenizer.json").unlink()
+    (tmp_path / "teacher/vocab.txt").write_text("")
+    with pytest.raises(InputError, match="knows no words|cannot be read"):
+        models.load_tokenizer(teacher)
+
+
+def test_the_same_tokenizer_matches_itself_after_saving(teacher: models.Source) -> None:
+    models.check_tokenizers_match(models.load_tokenizer(teacher), models.load_tokenizer(teacher))
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (make_tokenizer([*WORDS, "more"]), "12 and 13 pieces, 1 of them different, such as more"),
+        (make_tokenizer([*WORDS[:-2], WORDS[-1], WORDS[-2]]), "2 of them different"),
+        (make_tokenizer(lowercase=False), "they split"),
+    ],
+)
+def test_tokenizers_that_differ_are_named(other: PreTrainedTokenizerFast, difference: str) -> None:
+    words = [*WORDS[:-1], "vu"] if difference == "they split" else WORDS
+    other = make_tokenizer(words, lowercase=False) if difference == "they split" else other
+    with pytest.raises(InputError, match=f"of teacher and student do not match: .*{difference}"):
+        models.check_tokenizers_match(make_tokenizer(words), other, first_name="teacher", second_name="student")
+
+
+def test_other_special_tokens_do_not_match() -> None:
+    other = make_tokenizer()
+    other.pad_token = "[MASK]"
+    with pytest.raises(InputError, match="pad_token is"):
+        models.check_tokenizers_match(make_tokenizer(), other)
+
+
+# Saving
+
+
+def test_a_saved_folder_loads_anywhere(teacher: models.Source) -> None:
+    model, report = AutoModelForSequenceClassification.from_pretrained(teacher.folder, output_loading_info=True)
+    assert not any(report.values())
+    assert torch.equal(logits(model), logits(make_classifier()))
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_a_saved_folder_says_what_it_is_and_holds_no_pickle(teacher: models.Source, tmp_path: Path) -> None:
+    config = json.loads((tmp_path / "teacher/config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"] and config["dtype"] == "float32"
+    assert sorted(os.listdir(tmp_path / "teacher")) == [
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+    ]  # fmt: skip
+
+
+def test_a_wordpiece_vocabulary_is_written_for_older_runtimes(teacher: models.Source, tmp_path: Path) -> None:
+    assert (tmp_path / "teacher/vocab.txt").read_text().split("\n")[:-1] == WORDS
+    assert BertTokenizer(str(tmp_path / "teacher/vocab.txt")).get_vocab() == make_tokenizer().get_vocab()
+
+
+def test_a_half_precision_model_is_saved_as_float32(tmp_path: Path) -> None:
+    source = save_as(make_classifier().to(torch.bfloat16), tmp_path / "half")
+    assert json.loads((tmp_path / "half/config.json").read_text())["dtype"] == "float32"
+    assert models.load(source, HEAD).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_weights_are_not_saved(value: float, tmp_path: Path) -> None:
+    model = make_classifier()
+    model.classifier.weight.data[0, 0] = value
+    with pytest.raises(UserError, match=r"classifier\.weight"):
+        models.save(model, make_tokenizer(), tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
+
+
+# Loading a model that must be whole
+
+
+def test_a_whole_model_loads_in_eval_mode_and_float32(tmp_path: Path) -> None:
+    source = save_as(make_classifier(), tmp_path / "model")
+    half = make_classifier().to(torch.float16)
+    half.save_pretrained(tmp_path / "model")
+    model = models.load(source, HEAD)
+    assert model.dtype == torch.float32 and not model.training
+    assert models.load(source, HEAD, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_an_attention_kernel_named_in_the_config_is_ignored(teacher: models.Source) -> None:
+    edit_config(teacher, attn_implementation="org/kernel", _attn_implementation="org/kernel")
+    assert models.load(teacher, HEAD).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("family", [BertModel, BertForMaskedLM, BertForTokenClassification])
+def test_a_model_without_the_head_is_refused_by_name(family: type[PreTrainedModel], tmp_path: Path) -> None:
+    source = save_as(family(make_config()), tmp_path / "model")
+    with pytest.raises(InputError, match=f"{family.__name__} model.*\n.*tinybert finetune"):
+        models.load(source, HEAD)
+
+
+@pytest.mark.parametrize("new_head", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({"num_hidden_layers": 3}, "missing: .*layer.2"), ({"num_hidden_layers": 1}, "too many: .*layer.1"),
+     ({"intermediate_size": 40}, "of another shape: .*intermediate"), ({"vocab_size": 20}, "of another shape: .*word")],
+)  # fmt: skip
+def test_weights_that_do_not_fit_the_config_are_refused(
+    settings: dict[str, int], complaint: str, new_head: bool, teacher: models.Source
+) -> None:
+    edit_config(teacher, **settings)
+    with pytest.raises(InputError, match=complaint):
+        models.load(teacher, HEAD, new_head=new_head)
+
+
+def test_a_missing_classifier_is_refused_unless_it_may_be_new(teacher: models.Source, tmp_path: Path) -> None:
+    BertModel(make_config()).save_pretrained(tmp_path / "teacher")
+    edit_config(teacher, architectures=["BertForSequenceClassification"])
+    with pytest.raises(InputError, match=r"missing: classifier\.bias, classifier\.weight"):
+        models.load(teacher, HEAD)
+    models.load(teacher, HEAD, new_head=True)
+
+
+def test_a_model_whose_code_comes_with_it_is_refused(teacher: models.Source) -> None:
+    edit_config(teacher, model_type="mystery", auto_map={"AutoConfig": "code.Mystery"})
+    with pytest.raises(InputError, match="never run"):
+        models.load(teacher, HEAD)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({"model_type": "mystery"}, "unknown"), ({"hidden_size": "wide"}, "cannot be read"),
+     ({"model_type": "clip"}, "has no"), ({"quantization_config": {"quant_method": "gptq"}}, "quantized")],
+)  # fmt: skip
+def test_a_config_that_cannot_be_used_is_refused(
+    settings: dict[str, object], complaint: str, teacher: models.Source
+) -> None:
+    edit_config(teacher, **settings)
+    with pytest.raises(InputError, match=complaint):
+        models.load(teacher, HEAD)
+
+
+def test_a_config_that_is_not_json_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+    for text in ("{", "[]", "\x00"):
+        (tmp_path / "teacher/config.json").write_text(text)
+        with pytest.raises(InputError, match="not"):
+            models.load(teacher, HEAD)
+
+
+def test_a_truncated_file_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+    file = tmp_path / "teacher/model.safetensors"
+    whole = file.read_bytes()
+    for length in (0, 5, 200, len(whole) - 4):
+        file.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="damaged or incomplete"):
+            models.load(teacher, HEAD)
+
+
+def test_weights_that_are_not_finite_are_refused(teacher: models.Source, tmp_path: Path) -> None:
+    model = make_classifier()
+    model.classifier.bias.data[0] = float("nan")
+    model.save_pretrained(tmp_path / "teacher")
+    with pytest.raises(InputError, match=r"NaN.*classifier\.bias"):
+        models.load(teacher, HEAD)
+
+
+def test_no_weights_at_all_are_refused(teacher: models.Source, tmp_path: Path) -> None:
+    (tmp_path / "teacher/model.safetensors").unlink()
+    with pytest.raises(InputError, match="no weights"):
+        models.load(teacher, HEAD)
+
+
+def test_shards_are_read(teacher: models.Source, tmp_path: Path) -> None:
+    expected = logits(models.load(teacher, HEAD))
+    (tmp_path / "teacher/model.safetensors").unlink()
+    make_classifier().save_pretrained(tmp_path / "teacher", max_shard_size="5KB")
+    assert len(list((tmp_path / "teacher").glob("model-*"))) > 1
+    assert torch.equal(logits(models.load(teacher, HEAD)), expected)
+
+
+@pytest.mark.parametrize("path", ["../outside.safetensors", "/etc/passwd", "..", "a\\b.safetensors"])
+def test_an_index_that_leaves_the_folder_is_refused(path: str, teacher: models.Source, tmp_path: Path) -> None:
+    (tmp_path / "teacher/model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": {"classifier.weight": path}}
+    (tmp_path / "teacher/model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="leads out"):
+        models.load(teacher, HEAD)
+
+
+# Old pickled weights
+
+
+class Malicious:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.file}",)
+
+
+def pickled(source: models.Source, weights: object) -> None:
+    folder = Path(str(source.folder))
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+
+
+def test_old_weights_are_read_with_a_notice(teacher: models.Source, caplog: pytest.LogCaptureFixture) -> None:
+    expected = logits(models.load(teacher, HEAD))
+    pickled(teacher, make_classifier().state_dict())
+    with caplog.at_level(logging.WARNING, logger="tinybert"):
+        model = models.load(teacher, HEAD)
+    assert torch.equal(logits(model), expected)
+    assert "old format" in caplog.text
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["torch", "pickle"])
+def test_nothing_in_a_pickle_is_run(plain: bool, teacher: models.Source, tmp_path: Path) -> None:
+    pickled(teacher, make_classifier().state_dict() | {"extra": Malicious(tmp_path / "ran")})
+    if plain:
+        (tmp_path / "teacher/pytorch_model.bin").write_bytes(pickle.dumps({"extra": Malicious(tmp_path / "ran")}, 2))
+    with pytest.raises(InputError, match="more than tensors|damaged"):
+        models.load(teacher, HEAD)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("extra", [{"epoch": 3}, {"args": {"lr": 0.1}}, {"state_dict": {"a": torch.ones(1)}}])
+def test_anything_but_tensors_is_refused(extra: dict[str, object], teacher: models.Source) -> None:
+    pickled(teacher, make_classifier().state_dict() | extra)
+    with pytest.raises(InputError, match="more than tensors"):
+        models.load(teacher, HEAD)
+
+
+def test_a_damaged_pickle_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+    pickled(teacher, make_classifier().state_dict())
+    file = tmp_path / "teacher/pytorch_model.bin"
+    whole = file.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"not a pickle"):
+        file.write_bytes(content)
+        with pytest.raises(InputError):
+            models.load(teacher, HEAD)
+
+
+# A model that is to be trained
+
+
+@pytest.mark.parametrize("family", [BertModel, BertForMaskedLM, BertForTokenClassification])
+def test_a_new_head_is_fresh_and_the_body_is_not(family: type[PreTrainedModel], tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    base = family(make_config())
+    source = save_as(base, tmp_path / "base")
+    model = models.load(source, HEAD, label_names=["negative", "positive"], new_head=True)
+    assert models.label_names(model) == ["negative", "positive"]
+    body = base.base_model.state_dict()
+    assert all(torch.equal(tensor, body[key]) for key, tensor in model.bert.state_dict().items() if "pooler" not in key)
+    heads = [weight for key, weight in base.state_dict().items() if key == "classifier.weight"]
+    assert not any(torch.equal(model.classifier.weight, weight) for weight in heads)
+
+
+def test_the_head_of_a_fine_tuned_model_is_kept(teacher: models.Source) -> None:
+    model = models.load(teacher, HEAD, label_names=["negative", "positive"], new_head=True)
+    assert torch.equal(logits(model), logits(make_classifier()))
+
+
+@pytest.mark.parametrize("new_head", [False, True])
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["positive", "negative"], "another order"),
+        (["no", "yes"], "not those of the data"),
+        (["a", "b", "c"], "not those"),
+    ],
+)
+def test_a_head_with_other_labels_is_refused_with_both_lists(
+    names: list[str], complaint: str, new_head: bool, teacher: models.Source
+) -> None:
+    with pytest.raises(InputError, match=complaint) as caught:
+        models.load(teacher, HEAD, label_names=names, new_head=new_head)
+    assert "negative, positive" in str(caught.value) and ", ".join(names) in str(caught.value)
+
+
+def test_a_head_without_names_is_compared_by_number(tmp_path: Path) -> None:
+    source = save_as(make_classifier(("LABEL_0", "LABEL_1")), tmp_path / "model")
+    assert models.label_names(models.load(source, HEAD)) is None
+    assert models.label_names(models.load(source, HEAD, label_names=["no", "yes"])) == ["no", "yes"]
+    for wanted in ({"label_names": ["a", "b", "c"]}, {"num_labels": 3}):
+        with pytest.raises(InputError, match="has 2 labels, the data has 3"):
+            models.load(source, HEAD, new_head=True, **wanted)
+
+
+def test_a_regression_head_has_one_output(tmp_path: Path) -> None:
+    source = save_as(BertModel(make_config()), tmp_path / "base")
+    assert logits(models.load(source, HEAD, num_labels=1, new_head=True)).shape == (2, 1)
+
+
+def test_dropout_is_set_everywhere(teacher: models.Source) -> None:
+    model = models.load(teacher, HEAD, dropout=0.3)
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.3}
+
+
+def test_two_loaded_models_do_not_share_a_config(teacher: models.Source) -> None:
+    first, second = models.load(teacher, HEAD), models.load(teacher, HEAD)
+    first.config.id2label[0] = "changed"
+    assert models.label_names(second) == ["negative", "positive"]
+
+
+def test_size_counts_embeddings_apart() -> None:
+    model = make_classifier()
+    embeddings = (len(WORDS) + 32 + 2) * 16
+    total = sum(weight.numel() for weight in model.parameters())
+    assert models.size(model) == {"parameters": total, "embedding_parameters": embeddings}

@@ -1,0 +1,277 @@
+"""What each command can be told: one frozen class per command; the text under a field is its documentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """A mapping in the file: unknown keys are errors, nothing is converted behind the user's back."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, populate_by_name=True,
+        protected_namespaces=(), allow_inf_nan=False,
+    )  # fmt: skip
+
+
+class Data(Section):
+    """Which rows, from where, and which columns of them."""
+
+    dataset_name: str | None = None
+    """A dataset on the Hub (`nyu-mll/glue`) or a local folder that `load_dataset` understands."""
+    dataset_config_name: str | None = None
+    """The configuration of that dataset, for example `sst2`."""
+    dataset_revision: str | None = None
+    """The commit, tag or branch of that dataset; null = the newest."""
+    train_file: str | list[str] | None = None
+    """Files instead of a dataset: csv, tsv, json, jsonl, parquet or txt, plain or .gz; a list is concatenated."""
+    validation_file: str | list[str] | None = None
+    """The same for validation; best checkpoints are chosen on it."""
+    test_file: str | list[str] | None = None
+    """The same for the final test."""
+    unlabeled_file: str | list[str] | None = None
+    """Extra text without labels, for gen-soft-labels (split name: `unlabeled`)."""
+    text_column_names: str | Annotated[list[str], Field(min_length=1, max_length=2)] = "text"
+    """The column with the text, or the two columns of a sentence pair."""
+    label_column_name: str = "label"
+    """The column with the gold label: a name, or an integer position in `label_names`."""
+    label_names: Annotated[list[str], Field(min_length=2)] | None = None
+    """The order of the integer labels, when the data does not say."""
+    train_split_name: str = "train"
+    """What the dataset calls its training split."""
+    validation_split_name: str = "validation"
+    """What the dataset calls its validation split (`validation_matched` in MNLI)."""
+    test_split_name: str = "test"
+    """What the dataset calls its test split."""
+    max_seq_length: Annotated[int, Field(ge=4)] = 128
+    """Tokens of one input, special tokens included; longer text is cut, counted and reported."""
+    max_train_samples: Positive | None = None
+    """Use only the first so many rows of train and unlabeled."""
+    max_eval_samples: Positive | None = None
+    """Use only the first so many rows of validation and test."""
+
+
+class Model(Section):
+    """A model, and its new shape if it is to be smaller than the one it comes from."""
+
+    from_: str = Field(alias="from")
+    """Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or `package://import_name/path`."""
+    preset: str | None = None
+    """The shape of a published student by its name, for example `tinybert-4l-312`; the numbers below override it."""
+    num_hidden_layers: Positive | None = None
+    """Layers; null = as in `from`."""
+    hidden_size: Positive | None = None
+    """Width; null = as in `from`."""
+    num_attention_heads: Positive | None = None
+    """Attention heads; null = as in `from`, or as many as keep the size of one head."""
+    intermediate_size: Positive | None = None
+    """Neurons of the feed-forward layers; null = as in `from`, scaled with the width."""
+    initialize: Literal["teacher", "random"] = "teacher"
+    """teacher: copy the mapped layers of `from`, narrowed where the shape asks for it; random: fresh weights."""
+
+
+def _model_mapping(value: Any) -> Any:
+    return {"from": value} if isinstance(value, str) else value
+
+
+ModelSetting = Annotated[Model, BeforeValidator(_model_mapping, json_schema_input_type=str | Model)]
+
+
+class Regularization(Section):
+    """What keeps a model that learns from labels from believing them too much."""
+
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the target spread evenly over all classes (Szegedy et al. 2016)."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Dropout of hidden states, attention and classifier; null = as in the model."""
+    r_drop: Weight = 0.0
+    """Weight of the symmetric KL between two passes with different dropout (Wu et al. 2021); doubles the time."""
+
+
+class Training(Section):
+    """How a model is trained, in the words of Hugging Face's TrainingArguments."""
+
+    num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the training rows; may be a fraction."""
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    """Optimizer steps; -1 = from num_train_epochs."""
+    per_device_train_batch_size: Positive = 32
+    """Rows of one batch on one device."""
+    per_device_eval_batch_size: Positive = 128
+    """Rows of one evaluation batch on one device."""
+    gradient_accumulation_steps: Positive = 1
+    """Batches added up for one optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """Peak learning rate of AdamW."""
+    warmup_ratio: Share = 0.1
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: Weight = 0.01
+    """AdamW's decay; not applied to biases and layer norms."""
+    max_grad_norm: Weight = 1.0
+    """Gradients are clipped to this norm; 0 = never."""
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
+    ] = "linear"
+    """How the learning rate goes on after the warm-up."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device computes it faster than float32, and the log says which was taken."""
+    group_by_length: bool = True
+    """Batches of like lengths, so that next to nothing is padding."""
+    eval_strategy: Literal["no", "epoch", "steps"] = "epoch"
+    """When the validation split is scored."""
+    eval_steps: Positive | None = None
+    """Steps between evaluations, with `eval_strategy: steps`; null = logging_steps."""
+    logging_steps: Positive = 50
+    """Steps between two lines of the log."""
+    save_steps: Positive | None = None
+    """Steps between checkpoints to resume from; null = at every evaluation."""
+    metric_for_best_model: str = "auto"
+    """auto: the task's main metric; or the name of another one of its metrics, or `loss`."""
+    early_stopping_patience: Positive | None = None
+    """Stop after so many evaluations without a better score; null = never."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights the finished folder holds."""
+    dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare batches; 0 = the training process itself."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
+    """Experiment trackers; nothing is reported unless asked."""
+
+
+class Latency(Section):
+    """How the time of one forward pass is taken."""
+
+    batch_sizes: Annotated[list[Positive], Field(min_length=1)] = Field(default_factory=lambda: [1, 32])
+    """Rows of one pass."""
+    lengths: Annotated[list[Literal["data"] | Positive], Field(min_length=1)] = Field(default_factory=lambda: ["data", 128])
+    """`data` = the rows' own lengths; a number = all rows of so many tokens."""
+
+
+class Verify(Section):
+    """What an exported model has to keep, on real rows."""
+
+    split: Literal["train", "validation", "test"] = "validation"
+    """The rows that are compared."""
+    max_samples: Positive = 256
+    """How many of them."""
+    atol: Annotated[float, Field(gt=0)] = 1e-3
+    """Largest logit difference of an export that is not quantized."""
+    min_agreement: Share = 0.99
+    """Least share of rows with the same answer."""
+    max_metric_drop: Weight = 0.01
+    """Most that the task's main metric may lose."""
+
+
+class Stage(Section):
+    """What every stage is told."""
+
+    task: str
+    """What the model does: text-classification."""
+    data: Data
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Makes the run repeatable: shuffling, dropout, new weights."""
+    output_dir: Annotated[str, Field(min_length=1)]
+    """The folder that this stage writes."""
+
+
+class Finetune(Stage):
+    """Train a model on gold labels (the teacher), or on the answers of another model (student2)."""
+
+    model: ModelSetting
+    """The model to start from, and its new shape if it is to be smaller."""
+    labels: str = "gold"
+    """`gold`, or the folder of a label dataset whose answers become the labels."""
+    min_confidence: Share = 0.0
+    """Leave out rows whose answer is less probable than this; only with a label dataset."""
+    regularization: Regularization = Regularization()
+    """Label smoothing, dropout, R-Drop."""
+    training: Training = Training()
+    """Epochs, batches, learning rate."""
+
+
+class GenSoftLabels(Stage):
+    """Run a model once over the data and store its answers."""
+
+    teacher: str | Annotated[list[str], Field(min_length=1)]
+    """A model folder or Hub id; of a list (an ensemble) the mean of the probabilities is stored."""
+    teacher_weights: list[Annotated[float, Field(gt=0)]] | None = None
+    """Weights of that mean, one per teacher; null = all alike."""
+    splits: Annotated[list[Literal["train", "validation", "test", "unlabeled"]], Field(min_length=1)] = Field(
+        default_factory=lambda: ["train"]
+    )
+    """Which splits to label."""
+    per_device_eval_batch_size: Positive = 128
+    """Rows of one batch on one device."""
+    logits_dtype: Literal["float32", "float16"] = "float32"
+    """float16 halves the file."""
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    """auto: the teacher's weights in bf16 where the device computes it faster than float32."""
+    check_teacher: bool = True
+    """Stop before anything is written if the teacher is no better than always saying the most frequent class."""
+
+
+class Distill(Stage):
+    """Train a student to say what the teacher says."""
+
+    soft_labels: str
+    """The label dataset: the folder that gen-soft-labels wrote."""
+    student: ModelSetting
+    """The student to start from: usually the teacher, with fewer layers."""
+    teacher: str | None = None
+    """The teacher that the labels must come from; labels of any other model are refused. null = whoever wrote them."""
+    losses: dict[str, float | dict[str, Any]] = Field(default_factory=lambda: {"soft_labels": 1.0})
+    """name: weight, or name: {weight: 1.0, option: value}; they are added up."""
+    layer_mapping: Literal["uniform", "first", "last"] | list[Positive] = "uniform"
+    """Which layers of `from` the student's layers are copied from: a rule, or a list like [2, 4, 6], counted from 1."""
+    training: Training = Training()
+    """Epochs, batches, learning rate."""
+
+
+class Eval(Stage):
+    """Score models side by side: quality, fidelity, size, latency."""
+
+    models: Annotated[dict[str, str], Field(min_length=1)]
+    """name: folder, Hub id or export folder."""
+    reference: str | None = None
+    """Retention, fidelity and speed-up are against this one; null = the first."""
+    split: Literal["train", "validation", "test"] = "validation"
+    """The rows that are scored."""
+    metrics: Literal["auto"] | list[str] = "auto"
+    """auto: all that the task has; or a list of names."""
+    per_device_eval_batch_size: Positive = 128
+    """Rows of one batch."""
+    latency: Latency | None = Latency()
+    """null = not measured."""
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    """Resamples for the 95 % interval; 0 = none."""
+    require: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """model: {metric: least value}; if one is not met, the exit code is 5."""
+
+
+class Export(Stage):
+    """Write a model for another runtime, and verify it against the original."""
+
+    model: str
+    """The model folder or Hub id to export."""
+    format: str = "onnx"
+    """What to write."""
+    quantize: Literal["none", "int8"] = "none"
+    """int8: dynamic quantization of the weights, one scale per channel."""
+    opset: Annotated[int, Field(ge=11)] | None = None
+    """ONNX operator set; null = the newest that the exporter writes."""
+    verify: Verify = Verify()
+    """What the export has to keep."""
+
+
+COMMANDS: dict[str, type[Stage]] = {
+    "finetune": Finetune,
+    "gen-soft-labels": GenSoftLabels,
+    "distill": Distill,
+    "eval": Eval,
+    "export": Export,
+}

@@ -1,0 +1,321 @@
+"""What a setting may be, in words, and which setting is meant by a name or a value that is none."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tinybert_cli.config import COMMANDS
+from tinybert_cli.yaml12 import COMMAND_LINE, Node, scalar
+
+Path = tuple[str | int, ...]
+Schema = dict[str, Any]  # a JSON schema, as pydantic writes it
+
+
+def dotted(path: Path) -> str:
+    """`training.report_to[0]`"""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+
+
+def required(command: str) -> list[str]:
+    """The top-level keys without a default."""
+    return list(_schema(command)["required"])
+
+
+def may_be(command: str, path: Path) -> list[Schema]:
+    """The schemas of which a setting has to meet one; none if the command knows no such setting."""
+    choices = _choices(command, _schema(command))
+    for step in path:
+        below = [child for choice in choices for child in _children(choice, step)]
+        choices = [choice for child in below for choice in _choices(command, child)]
+    return choices
+
+
+def about(command: str, path: Path) -> str:
+    """The documentation of a setting."""
+    section = may_be(command, path[:-1])
+    child = next((child for choice in section for child in _children(choice, path[-1])), {})
+    texts = [child, *may_be(command, path)]
+    return " ".join(next((text["description"] for text in texts if "description" in text), "").split())
+
+
+def expected(choices: list[Schema]) -> str:
+    """What a setting may be: `true or false`, `a number above 0 or null`."""
+    words = [_words(choice) for choice in choices]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def found(node: Node) -> str:
+    """What stands in the file instead."""
+    value = node.value
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return f"a list of {len(value)}" if value else "an empty list"
+    if not isinstance(value, str):
+        return node.spelled or "nothing"
+    text = value if len(value) <= 60 else f"{value[:60]}…"
+    return f"the text '{text}' (quoted)" if node.quoted and not isinstance(scalar(value), str) else f"'{text}'"
+
+
+def instead(node: Node, path: Path, choices: list[Schema]) -> str:
+    """What to write instead of a value that is none of the choices; "" where nothing can be guessed."""
+    types = {choice.get("type") for choice in choices}
+    words = [word for choice in choices for word in _words_allowed(choice)]
+    if words and (near := _near_word(node, words)):
+        return f"did you mean '{near}'?"
+    if isinstance(node.value, str) and types & {"number", "integer", "boolean"}:
+        return _unquoted(node.value, node, types)
+    if isinstance(node.value, float) and "integer" in types and node.value.is_integer():
+        return f"write {int(node.value)}"
+    if "string" in types and not words and isinstance(node.value, int | float):
+        quoted = f"""'{dotted(path)}="{node.spelled}"'""" if node.at.source == COMMAND_LINE else f"'{node.spelled}'"
+        return f"write {quoted}"
+    if "array" in types and isinstance(node.value, str | int | float):
+        return f"write a list: [{node.spelled}]"
+    return ""
+
+
+def meant(command: str, section: Path, name: str) -> list[tuple[str, ...]] | str:
+    """The settings that an unknown key in this section may stand for, or a sentence about it; empty if unknown."""
+    name = name.replace("-", "_")
+    known = list(_sections(command))
+    if name in _ADVICE:
+        needed, advice = _ADVICE[name]
+        if not needed or _named(command, needed):
+            return advice.format(command=command)
+    if exact := _named(command, name):
+        return exact
+    for other in _ELSEWHERE.get(name, ()):
+        if paths := _named(command, other):
+            return paths
+    here = next((keys for path, keys in known if path == section), [])
+    if near := difflib.get_close_matches(name, here, n=1, cutoff=0.6):
+        return [(*map(str, section), near[0])]
+    everywhere = [key for _, keys in known for key in keys]
+    near = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.8)
+    return _named(command, near[0]) if near else ""
+
+
+def keys_of(command: str, section: Path) -> list[str]:
+    """The keys that a section may hold."""
+    return next((keys for path, keys in _sections(command) if path == section), [])
+
+
+def other_command(command: str, keys: Iterable[str]) -> str | None:
+    """The command that these top-level keys fit clearly better than they fit `command`."""
+    misfits = {name: _misfit(name, set(keys)) for name in COMMANDS}
+    unknown, missing = misfits.pop(command)
+
+    def clearly_better(other: tuple[int, int]) -> bool:
+        return other[0] < unknown and (other == (0, 0) or other[1] < missing)
+
+    better = [name for name, misfit in misfits.items() if clearly_better(misfit)]
+    least = min((sum(misfits[name]) for name in better), default=0)
+    best = [name for name in better if sum(misfits[name]) == least]
+    return best[0] if len(best) == 1 else None
+
+
+@functools.cache
+def _schema(command: str) -> Schema:
+    return COMMANDS[command].model_json_schema()
+
+
+def _choices(command: str, schema: Schema) -> list[Schema]:
+    """A schema without its references and unions."""
+    if "$ref" in schema:
+        return _choices(command, _schema(command)["$defs"][schema["$ref"].rpartition("/")[2]])
+    if "anyOf" in schema:
+        return [choice for one in schema["anyOf"] for choice in _choices(command, one)]
+    return [schema]
+
+
+def _children(schema: Schema, step: str | int) -> Iterator[Schema]:
+    if isinstance(step, int):
+        if "items" in schema:
+            yield schema["items"]
+    elif step in schema.get("properties", {}):
+        yield schema["properties"][step]
+    elif schema.get("additionalProperties"):
+        yield {} if schema["additionalProperties"] is True else schema["additionalProperties"]
+
+
+def _sections(command: str, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Every mapping with fixed keys, by its path, and its keys; outer ones first."""
+    for choice in may_be(command, path):
+        if "properties" in choice:
+            yield path, list(choice["properties"])
+            for key in choice["properties"]:
+                yield from _sections(command, (*path, key))
+
+
+def _named(command: str, name: str) -> list[tuple[str, ...]]:
+    """The paths of the settings with this name, or with this dotted path."""
+    if "." in name:
+        path = tuple(name.split("."))
+        return [path] if may_be(command, path) else []
+    return [(*path, name) for path, keys in _sections(command) if name in keys]
+
+
+def _misfit(command: str, keys: set[str]) -> tuple[int, int]:
+    """How many of the keys the command does not know, and how many it misses."""
+    return len(keys.difference(keys_of(command, ()))), len(set(required(command)) - keys)
+
+
+def _words(schema: Schema, plural: bool = False) -> str:
+    """One choice in words."""
+    kind = schema.get("type")
+    if words := _words_allowed(schema):
+        return f"'{words[0]}'" if len(words) == 1 else f"one of: {', '.join(words)}"
+    if kind in ("integer", "number"):
+        noun = "whole number" if kind == "integer" else "number"
+        return f"{noun}s{_bounds(schema)}" if plural else f"a {noun}{_bounds(schema)}"
+    if kind == "array":
+        return f"{'lists' if plural else 'a list'} of {_items(schema)}{_length(schema)}"
+    if kind == "string":
+        return ("texts" if plural else "a text") + (" that is not empty" if schema.get("minLength") else "")
+    if kind == "object":
+        return "mappings" if plural else "a mapping"
+    return {"boolean": "true or false", "null": "null"}.get(str(kind), "anything")
+
+
+def _items(schema: Schema) -> str:
+    items = schema.get("items", {})
+    return " or ".join(_words(item, plural=True) for item in items.get("anyOf", [items]))
+
+
+def _bounds(schema: Schema) -> str:
+    if "minimum" in schema and "maximum" in schema:
+        return f" from {_number(schema['minimum'])} to {_number(schema['maximum'])}"
+    names = {
+        "minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below",
+    }  # fmt: skip
+    bounds = [f"{word} {_number(schema[name])}" for name, word in names.items() if name in schema]
+    return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _number(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else str(number)
+
+
+def _length(schema: Schema) -> str:
+    least, most = schema.get("minItems"), schema.get("maxItems")
+    if least and most:
+        return f" ({least} to {most})"
+    return f" (at least {least})" if least else f" (at most {most})" if most else ""
+
+
+def _words_allowed(schema: Schema) -> list[str]:
+    return [str(word) for word in schema.get("enum", [schema["const"]] if "const" in schema else [])]
+
+
+def _near_word(node: Node, words: list[str]) -> str:
+    """The word that somebody meant who wrote this scalar."""
+    if isinstance(node.value, str):
+        lower = {word.lower(): word for word in words}
+        near = difflib.get_close_matches(node.value.lower(), lower, n=1, cutoff=0.6)
+        return lower[near[0]] if near else ""
+    nothing = [word for word in ("no", "none") if word in words]
+    return nothing[0] if nothing and (node.value is None or node.value is False) else ""
+
+
+def _unquoted(text: str, node: Node, types: set[str | None]) -> str:
+    meaning = scalar(text)
+    if "${" in node.spelled and not isinstance(meaning, str):
+        return "a variable is always a text; give this setting on the command line: KEY=VALUE"
+    if node.quoted and not isinstance(meaning, str):
+        return "write it without quotes"
+    plain = re.sub(r"(?<=\d)[_,](?=\d)", "", text)
+    if "boolean" not in types:
+        return f"write {plain}" if plain != text and not isinstance(scalar(plain), str) else ""
+    switch = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}.get(text.lower())
+    return f"write {switch}" if switch else ""
+
+
+# What the same setting is called elsewhere; of several, the first that the command has.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "evaluation_strategy": ("eval_strategy",),
+    "teacher_model": ("teacher",),
+    "teacher_model_name_or_path": ("teacher",),
+    "teacher_name_or_path": ("teacher",),
+    "student_model": ("student",),
+    "student_model_name_or_path": ("student",),
+    "student_name_or_path": ("student",),
+    "model_name_or_path": ("model", "student", "teacher", "models"),
+    "model_name": ("model", "student", "teacher", "models"),
+    "base_model": ("model", "student"),
+    "pretrained_model_name_or_path": ("model", "student", "teacher", "models"),
+    "temperature": ("losses.soft_labels.temperature",),
+    "T": ("losses.soft_labels.temperature",),
+    "hard_labels": ("losses.hard_labels",),
+    "hidden_states": ("losses.hidden_states",),
+    "attentions": ("losses.attentions",),
+    "embeddings": ("losses.embeddings",),
+    "batch_size": ("per_device_train_batch_size", "per_device_eval_batch_size"),
+    "train_batch_size": ("per_device_train_batch_size",),
+    "per_gpu_train_batch_size": ("per_device_train_batch_size",),
+    "eval_batch_size": ("per_device_eval_batch_size",),
+    "per_gpu_eval_batch_size": ("per_device_eval_batch_size",),
+    "lr": ("learning_rate",),
+    "epochs": ("num_train_epochs",),
+    "num_epochs": ("num_train_epochs",),
+    "max_train_steps": ("max_steps",),
+    "scheduler": ("lr_scheduler_type",),
+    "lr_scheduler": ("lr_scheduler_type",),
+    "scheduler_type": ("lr_scheduler_type",),
+    "decay": ("weight_decay",),
+    "max_length": ("max_seq_length",),
+    "max_len": ("max_seq_length",),
+    "max_seq_len": ("max_seq_length",),
+    "patience": ("early_stopping_patience",),
+    "random_seed": ("seed",),
+    "dataset": ("dataset_name",),
+    "dataset_config": ("dataset_config_name",),
+    "text_column": ("text_column_names",),
+    "text_column_name": ("text_column_names",),
+    "text_key": ("text_column_names",),
+    "label_column": ("label_column_name",),
+    "label_key": ("label_column_name",),
+    "num_layers": ("num_hidden_layers",),
+    "layers": ("num_hidden_layers",),
+}
+
+_ACCELERATE = "that is set in Accelerate: `accelerate config`, then accelerate launch -m tinybert_cli {command} CONFIG"
+_COMMANDS = "each stage is a command: tinybert finetune, tinybert distill, tinybert eval"
+
+# What no other name can say: the setting without which it makes no sense (if any), and the sentence.
+_ADVICE: dict[str, tuple[str, str]] = {
+    "overwrite_output_dir": ("", "an option does that: tinybert {command} CONFIG --force"),
+    "force": ("", "an option does that: tinybert {command} CONFIG --force"),
+    "dry_run": ("", "an option does that: tinybert {command} CONFIG --dry-run"),
+    "do_train": ("", _COMMANDS),
+    "do_eval": ("", _COMMANDS),
+    "do_predict": ("", "each stage is a command: tinybert eval, tinybert predict"),
+    "alpha": (
+        "losses",
+        "write losses: {{soft_labels: ..., hard_labels: ...}}; "
+        "alpha means the hard weight in one tool and the soft weight in the next",
+    ),
+    "warmup_steps": ("warmup_ratio", "write `warmup_ratio` in `training`: the share of the steps, for example 0.1"),
+    "num_warmup_steps": ("warmup_ratio", "write `warmup_ratio` in `training`: the share of the steps, for example 0.1"),
+    "fp16": ("mixed_precision", "`mixed_precision` says that; auto takes bf16 where it is fast"),
+    "bf16": ("mixed_precision", "`mixed_precision` says that; auto takes bf16 where it is fast"),
+    "no_cuda": ("", "hide the GPU: CUDA_VISIBLE_DEVICES= tinybert {command} CONFIG"),
+    "use_cpu": ("", "hide the GPU: CUDA_VISIBLE_DEVICES= tinybert {command} CONFIG"),
+    "logging_dir": ("", "the logs stand in `output_dir`"),
+    "load_best_model_at_end": ("keep", "write `keep: best` in `training`"),
+    "save_strategy": ("save_steps", "write `save_steps` in `training`; null = at every evaluation"),
+    "optimizer": ("training", "it is always AdamW; see `learning_rate` and `weight_decay` in `training`"),
+    "optim": ("training", "it is always AdamW; see `learning_rate` and `weight_decay` in `training`"),
+    "num_labels": ("label_names", "the labels come from the data; their order, if need be, from `label_names` in `data`"),
+    "num_classes": ("label_names", "the labels come from the data; their order, if need be, from `label_names` in `data`"),
+    "gradient_checkpointing": (
+        "gradient_accumulation_steps",
+        "to save memory: a smaller `per_device_train_batch_size`, more `gradient_accumulation_steps`",
+    ),
+    "deepspeed": ("", _ACCELERATE),
+    "fsdp": ("", _ACCELERATE),
+}

@@ -1,0 +1,109 @@
+"""What finetune and distill stand on: from rows, labels to learn and a loss to a finished model folder.
+
+No stage of its own, and it knows neither of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinybert_cli import artifacts, data, loops, models, students, tasks
+from tinybert_cli.config import Distill, Finetune, Model
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a model is to learn, and from which model it starts. N rows, C classes."""
+
+    rows: data.Rows
+    targets: dict[str, data.Array]  # name → (N, ...), what the loss finds in a batch
+    names: list[str]  # the classes in their order
+    loss: loops.StepLoss
+    model: Model
+    source: models.Source  # where `model.from` is
+    layer_mapping: str | Sequence[int] = "uniform"
+    dropout: float | None = None
+    card: dict[str, Any] = field(default_factory=dict)  # what the model card says of it
+
+
+def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) -> Iterator[artifacts.Row]:
+    """Trains to the end, from the last checkpoint if there is one, and finishes the folder; a dry run stops at the plan."""
+    task, training = tasks.find(config.task), config.training
+    metric, better = task.objective(training.metric_for_best_model)
+    tokenizer = models.load_tokenizer(lesson.source)
+    encoded = task.encode(lesson.rows, config.data, tokenizer)
+    yield from data.remarks("train", encoded, config.data)
+    examples = data.Examples.of(encoded, **lesson.targets)
+
+    gold = shown = None
+    if data.has(config.data, "validation"):
+        seen = data.read(config.data, "validation")
+        gold = task.labels(seen, config.data, task.label_names(seen, config.data, model_names=lesson.names))
+        encoded = task.encode(seen, config.data, tokenizer)
+        yield from data.remarks("validation", encoded, config.data)
+        yield from data.overlap(lesson.rows, seen, config.data)
+        shown = data.Examples.of(encoded)
+
+    torch.manual_seed(config.seed)
+    base = models.load(lesson.source, task.head, label_names=lesson.names, new_head=True, dropout=lesson.dropout)
+    models.check_vocabulary(base, tokenizer, lesson.source)
+    model, mapping = students.build(lesson.model, base, lesson.layer_mapping, seed=config.seed)
+    size, copied = models.size(model), [layer + 1 for layer in mapping]
+    batches = data.BucketBatches(
+        examples.lengths, training.per_device_train_batch_size,
+        seed=config.seed, group_by_length=training.group_by_length,
+    )  # fmt: skip
+    learner = loops.Learner(model, examples, batches, training, seed=config.seed)
+    evaluated = gold is not None and training.eval_strategy != "no"
+    yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, "layers_copied_from": copied,
+           "label_names": lesson.names, "evaluated": evaluated, "device": learner.device,
+           "precision": learner.precision}  # fmt: skip
+    if output.dry_run:
+        return
+
+    def scores(model: torch.nn.Module) -> dict[str, float]:
+        assert gold is not None and shown is not None
+        order = data.sorted_batches(shown.lengths, training.per_device_eval_batch_size)
+        return task.score(loops.predict_all(model, shown, order, accelerator=learner.accelerator), gold)
+
+    def evaluate() -> dict[str, float]:
+        found = scores(learner.model)
+        return {**found, "objective": found[metric]}
+
+    def save_model(folder: Path) -> None:
+        models.save(learner.plain_model, tokenizer, folder)
+
+    state = output.latest_state()
+    if state is not None:
+        learner.load(state)
+        yield {"event": "resume", "step": learner.progress.step, "max_steps": learner.max_steps}
+    keep_best = training.keep == "best" and evaluated
+    yield from output.keep(
+        learner.train(lesson.loss, evaluate if evaluated else None, better=better, stop=output.signals.asked),
+        save_state=learner.save,
+        save_model=save_model if keep_best else None,
+    )
+
+    final = (output.best_model() if keep_best else None) or output.seal("final", save_model)
+    metrics = learner.summary()
+    if gold is not None:  # of the weights that are kept, in float32, as `eval` will find them
+        kept = models.load(models.locate(str(final)), task.head).to(learner.accelerator.device)
+        metrics |= {f"eval_{name}": value for name, value in scores(kept).items()}
+
+    def write(folder: Path) -> None:
+        shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
+        facts = {**lesson.card, "label names": ", ".join(lesson.names), **size, **metrics}
+        card = artifacts.model_card(output.folder.name, facts, load=task.usage(str(output.folder)))
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    output.put(write)
+    output.finish(
+        metrics, label_names=lesson.names, layer_mapping=copied, device=learner.device, precision=learner.precision
+    )
+    yield {"event": "done", "output_dir": config.output_dir, **metrics}

@@ -1,0 +1,106 @@
+"""What a task has to answer: which head, how text becomes numbers, what an answer is, how it is scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from tinybert_cli.config import Data
+from tinybert_cli.errors import look_up
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Rows(Protocol):
+    """The rows of one split; `place(i)` says where row i stands."""
+
+    @property
+    def columns(self) -> dict[str, list[Any]]: ...
+    @property
+    def label_names(self) -> list[str] | None: ...
+    def __len__(self) -> int: ...
+    def column(self, name: str) -> list[Any]: ...
+    def place(self, index: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows as numbers, unpadded: name → (all values in one row (ΣT,), the value of padding), and where rows begin."""
+
+    tokens: Mapping[str, tuple[Array, int]]
+    offsets: Array  # (N + 1,)
+    truncated: int  # rows that were longer than max_seq_length
+    empty: list[int]  # rows without any text
+
+
+class Task(ABC):
+    """One task; C classes, N rows."""
+
+    name: str
+    head: str  # the model head, by its name in models.HEADS
+    main_metric: str
+    metrics: Mapping[str, bool]  # every metric, and whether more of it is better
+
+    def objective(self, name: str) -> tuple[str, float]:
+        """The metric that checkpoints are chosen by, and +1 if more of it is better, else -1."""
+        metric = self.main_metric if name == "auto" else name
+        return metric, 1.0 if look_up(self.metrics, metric, "metric", key=("training", "metric_for_best_model")) else -1.0
+
+    @abstractmethod
+    def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """The rows' inputs as token ids; InputError for a missing column or a row that is no text."""
+
+    @abstractmethod
+    def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
+        """The classes in their order; InputError with both lists if the data and the model differ."""
+
+    @abstractmethod
+    def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
+        """Gold labels as positions in `names` (N,), -100 for a missing one; None if the rows have no label column."""
+
+    @abstractmethod
+    def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
+        """InputError if there is nothing to learn from these labels (N,)."""
+
+    @abstractmethod
+    def hard_answers(self, logits: Array, min_confidence: float) -> tuple[Array, Array]:
+        """The logits' (N, C) answers as labels (N,), and which of them are at least so sure (N,)."""
+
+    @abstractmethod
+    def answers(self, logits: Array, names: Sequence[str]) -> dict[str, list[Any]]:
+        """What the logits (N, C) say in words: the columns `prediction` and `confidence`."""
+
+    @abstractmethod
+    def score(self, logits: Array, labels: Array) -> dict[str, float]:
+        """Every metric of the logits (N, C) against the gold labels (N,)."""
+
+    @abstractmethod
+    def intervals(self, logits: Array, labels: Array, *, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
+        """metric → its 95 % bootstrap interval, for the metrics that have one."""
+
+    @abstractmethod
+    def fidelity(self, logits: Array, reference: Array) -> dict[str, float]:
+        """How far the logits (N, C) say what the reference's (N, C) say."""
+
+    @abstractmethod
+    def majority(self, labels: Array) -> float:
+        """The main metric of always giving the most frequent answer."""
+
+    @abstractmethod
+    def ensemble(self, logits: Sequence[Array], weights: Sequence[float]) -> Array:
+        """One set of logits (N, C) that says the weighted mean of what several models say."""
+
+    @abstractmethod
+    def best_order(self, logits: Array, labels: Array) -> tuple[list[int], float]:
+        """The order of the classes under which the logits (N, C) fit the labels best, and the main metric then."""
+
+    @abstractmethod
+    def usage(self, folder: str) -> str:
+        """The lines of Python that load and ask a finished model folder."""

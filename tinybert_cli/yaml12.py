@@ -1,0 +1,347 @@
+"""YAML 1.2 core types, read so that every key and every value knows its place."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+COMMAND_LINE = "command line"
+MOST_NODES = 100_000  # aliases of aliases can turn a few lines into billions of values
+DEEPEST = 50
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A stretch of one line of a file, or of one argument of the command line; line and column count from 1."""
+
+    source: str
+    line: int
+    column: int
+    width: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value, where it stands, and where the key stands that it belongs to."""
+
+    value: Scalar | dict[str, Node] | list[Node]
+    at: Place
+    key_at: Place | None = None
+    spelled: str = ""
+    """The scalar as it was written, without quotes: `5e-5`, `~`."""
+    quoted: bool = False
+
+    def plain(self) -> Any:
+        """The value alone, of dicts, lists and scalars."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def along(self, path: tuple[str | int, ...]) -> Iterator[Node]:
+        """The nodes that `path` leads through, as far as it leads; the first is this one."""
+        yield self
+        if path and isinstance(self.value, dict) and path[0] in self.value:
+            yield from self.value[str(path[0])].along(path[1:])
+        elif path and isinstance(self.value, list) and isinstance(path[0], int) and path[0] < len(self.value):
+            yield from self.value[path[0]].along(path[1:])
+
+
+class Complaint(Exception):
+    """What is wrong, where, and what mends it; raised only where reading cannot go on."""
+
+    def __init__(self, what: str, place: Place, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.place = place
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = self.place
+        if place.source == COMMAND_LINE:
+            arrow = f"  --> {COMMAND_LINE}: "
+            caret = "   |" + " " * (len(arrow) - 4) + _carets(place, self.hint)
+            return f"{self.what}\n{arrow}{_printable(place.text)}\n{caret}"
+        number = str(place.line)
+        gutter = " " * len(number)
+        shown = _cropped(place)
+        return "\n".join(
+            [
+                self.what,
+                f"{gutter}--> {place.source}:{place.line}:{place.column}",
+                f"{gutter} |",
+                f"{number} | {_printable(shown.text)}".rstrip(),
+                f"{gutter} | {_carets(shown, self.hint)}",
+            ]
+        )
+
+
+def read(text: str, source: str, complaints: list[Complaint]) -> Node | None:
+    """The one document in `text`; None if there is nothing but comments.
+
+    What can be read past (duplicate keys, tags, keys that are no texts) is added to `complaints`;
+    a Complaint is raised for the rest (broken syntax, too deep, too many nodes).
+    """
+    return _Reader(_Lines(text, source), complaints).read(text)
+
+
+def read_argument(argument: str, number: int, start: int, complaints: list[Complaint]) -> Node | None:
+    """The value that begins at `start` in the command line's argument with this number, by the same rules."""
+    # Blanks in place of `KEY=` keep the columns right, and `%` and `---` from being taken for directives.
+    text = " " * start + argument[start:]
+    return _Reader(_Lines(argument, COMMAND_LINE, number), complaints).read(text)
+
+
+def argument_place(argument: str, number: int, start: int, end: int) -> Place:
+    """The characters from `start` to `end` of the command line's argument with this number."""
+    return _Lines(argument, COMMAND_LINE, number).place(start, end)
+
+
+def file_place(text: str, source: str) -> Place:
+    """What stands for a file as a whole: its first line."""
+    return _Lines(text, source).place(0, 1)
+
+
+def scalar(text: str) -> Scalar:
+    """What unquoted `text` means in YAML 1.2's core schema."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.match(text):
+        return _whole_number(text)
+    if _FLOAT.match(text):
+        return float(text)
+    if _NOT_FINITE.match(text):
+        return float(text.replace(".", ""))
+    return text
+
+
+def write(value: Any) -> str:
+    """`value` (dicts, lists, scalars) as YAML that `read` reads back as it was, whichever YAML the reader speaks."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
+
+
+class _Lines:
+    """The lines of a source, to find the place of a character."""
+
+    def __init__(self, text: str, source: str, argument: int | None = None) -> None:
+        self.source = source
+        self.argument = argument
+        self.text = text if argument is None else text.replace("\n", " ")
+        self.lines = self.text.split("\n")
+        self.starts = list(itertools.accumulate((len(line) + 1 for line in self.lines), initial=0))[:-1]
+
+    def place(self, start: int, end: int) -> Place:
+        index = bisect.bisect_right(self.starts, start) - 1
+        first, line = self.starts[index], self.lines[index].rstrip()
+        width = max(1, min(end, first + len(line)) - start)
+        return Place(self.source, self.argument or index + 1, start - first + 1, width, line)
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes and constructs nothing, so that no file can run code."""
+
+    def __init__(self, text: str, reader: _Reader) -> None:
+        super().__init__(text)
+        self.reader = reader
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if not isinstance(event, yaml.AliasEvent) and event.tag is not None:
+            self.reader.refuse_tag(event.start_mark.index)
+            event.tag = None
+        self.reader.check_depth(self.depth, event.start_mark.index)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _Reader:
+    """Turns PyYAML's nodes into ours."""
+
+    def __init__(self, lines: _Lines, complaints: list[Complaint]) -> None:
+        self.lines = lines
+        self.complaints = complaints
+        self.count = 0
+
+    def read(self, text: str) -> Node | None:
+        try:
+            node = _Loader(text, self).get_single_node()
+        except yaml.reader.ReaderError as error:
+            what = f"a character that no text file holds (code {ord(error.character)})"
+            raise Complaint(what, self.lines.place(error.position, error.position + 1), "delete it") from None
+        except yaml.MarkedYAMLError as error:
+            raise self._syntax(error) from None
+        return None if node is None else self._node(node, 0)
+
+    def refuse_tag(self, start: int) -> None:
+        tag = re.compile(r"(?:&\S+\s+)?(![^\s,\]}]*)").search(self.lines.text, start)
+        place = self.lines.place(*tag.span(1)) if tag else self.lines.place(start, start + 1)
+        self._complain("a config has no tags", place, "delete it: no value here needs one")
+
+    def check_depth(self, depth: int, start: int) -> None:
+        if depth > DEEPEST:
+            raise Complaint(f"nested more than {DEEPEST} deep", self.lines.place(start, start + 1))
+
+    def _node(self, node: yaml.Node, depth: int) -> Node:
+        start = node.start_mark.index
+        self.check_depth(depth, start)
+        self.count += 1
+        if self.count > MOST_NODES:
+            raise Complaint(f"aliases make more than {MOST_NODES} values of this", self.lines.place(start, start + 1))
+        place = self.lines.place(start, node.end_mark.index)
+        if isinstance(node, yaml.MappingNode):
+            return Node(self._mapping(node, depth), place)
+        if isinstance(node, yaml.SequenceNode):
+            return Node([self._node(item, depth + 1) for item in node.value], place)
+        quoted = node.style is not None
+        return Node(node.value if quoted else scalar(node.value), place, spelled=node.value, quoted=quoted)
+
+    def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        for key_node, value_node in node.value:
+            key_at = self.lines.place(key_node.start_mark.index, key_node.end_mark.index)
+            key = self._key(key_node, key_at)
+            if key is None:
+                continue
+            if key in entries:
+                self._complain(f"duplicate key '{key}'", key_at, _already(entries[key], key_at))
+            value = replace(self._node(value_node, depth + 1), key_at=key_at)
+            # A block or a blank begins after the key's line, or nowhere: the key shows it better.
+            beside = value_node.start_mark.index < value_node.end_mark.index and not _is_block(value_node)
+            entries[key] = value if beside else replace(value, at=key_at)
+        return entries
+
+    def _key(self, node: yaml.Node, place: Place) -> str | None:
+        if not isinstance(node, yaml.ScalarNode):
+            self._complain("a key has to be a text", place)
+            return None
+        if node.value == "<<" and node.style is None:
+            self._complain("`<<` does not merge in YAML 1.2", place, "write `extends: FILE` at the top level instead")
+            return None
+        if node.style is None and not isinstance(scalar(node.value), str):
+            self._complain(f"a key has to be a text, found {node.value or 'nothing'}", place, f"write '{node.value}'")
+            return None
+        return str(node.value)
+
+    def _complain(self, what: str, place: Place, hint: str = "") -> None:
+        # An alias repeats what its anchor did wrong.
+        if all((what, place) != (complaint.what, complaint.place) for complaint in self.complaints):
+            self.complaints.append(Complaint(what, place, hint))
+
+    def _syntax(self, error: yaml.MarkedYAMLError) -> Complaint:
+        problem, context = error.problem or "", error.context or ""
+        problem = problem.replace("'\\t'", "TAB")
+        mark = error.problem_mark or error.context_mark
+        begun = error.context_mark or mark
+        hint = next((hint for pattern, hint in _SYNTAX_HINTS if re.search(pattern, problem)), "")
+        line = self.lines.place(mark.index, mark.index + 1).text
+        if re.search("expected ',' or|flow (mapping|sequence)", problem + context):
+            problem, mark = "this bracket is not closed", begun
+            hint = 'inside brackets, write "${NAME}" in quotes' if "${" in line else ""
+        elif "quoted scalar" in context and "unexpected end" in problem:
+            problem, mark = "this quote is not closed", begun
+        elif "could not find expected ':'" in problem:
+            mark = begun
+        return Complaint(f"not YAML: {problem}", self.lines.place(mark.index, mark.index + 1), hint)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.1 or 1.2 would take for something else; one line for a list of scalars."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _whole_number(text: str) -> int | float:
+    if text.startswith(("0o", "0x")):
+        return int(text, 0)
+    return int(text) if len(text) < 1000 else float(text)  # Python refuses to read very long ones
+
+
+def _is_block(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.CollectionNode) and not node.flow_style
+
+
+def _already(node: Node, place: Place) -> str:
+    where = f"line {node.key_at.line}" if node.key_at and place.source != COMMAND_LINE else "the same argument"
+    return f"already set in {where}"
+
+
+def _carets(place: Place, hint: str) -> str:
+    """Blanks as wide as what stands before the place, then the carets."""
+    before = place.text[: place.column - 1]
+    blanks = "".join("\t" if character == "\t" else " " * _cells(character) for character in before)
+    blanks += " " * (place.column - 1 - len(before))
+    marked = place.text[place.column - 1 : place.column - 1 + place.width]
+    carets = "^" * max(1, sum(map(_cells, marked)))
+    return f"{blanks}{carets} {hint}".rstrip()
+
+
+def _cells(character: str) -> int:
+    """Columns of a terminal that a character takes."""
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _cropped(place: Place, before: int = 60, most: int = 140) -> Place:
+    """The place in a line that is short enough to show."""
+    if len(place.text) <= most:
+        return place
+    first = max(0, min(place.column - 1 - before, len(place.text) - most))
+    text = ("…" if first else "") + place.text[first : first + most]
+    more = "…" if first + most < len(place.text) else ""
+    column = place.column - first + (1 if first else 0)
+    return replace(place, text=text + more, column=column, width=min(place.width, len(text) - column + 1))
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() or character == "\t" else "�" for character in text)
+
+
+def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.Node:
+    text = repr(number) if abs(number) < float("inf") else {"inf": ".inf", "-inf": "-.inf"}.get(repr(number), ".nan")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+    flow = not any(isinstance(value, dict | list) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
+
+
+_WORDS: dict[str, Scalar] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_INTEGER = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+_NOT_FINITE = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+
+_SYNTAX_HINTS = [
+    ("mapping values are not allowed", "a text with `: ` in it needs quotes; or mend the indentation"),
+    ("character TAB", "indent with blanks"),
+    ("cannot start any token", "a text that begins with this character needs quotes"),
+    ("expected <block end>", "mend the indentation"),
+    ("could not find expected ':'", "write `key: value`"),
+    ("undefined alias", "a text that begins with * needs quotes"),
+    ("another document", "one file is one config: delete the `---`"),
+]
+
+_Dumper.add_representer(float, _represent_float)
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
