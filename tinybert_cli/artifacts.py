@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -436,6 +436,34 @@ def model_card(title: str, facts: Mapping[str, object], *, load: str) -> str:
     front = "---\nlibrary_name: transformers\npipeline_tag: text-classification\ntags: [knowledge-distillation]\n---\n"
     table = "\n".join(["| | |", "|---|---|", *lines])
     return f"{front}\n# {title}\n\nMade by `tinybert`; `run.yaml` repeats the run, `manifest.json` names every input.\n\n{table}\n\n```python\n{load}\n```\n"
+
+
+def markdown_table(title: str, metrics: Mapping[str, float], columns: Sequence[str]) -> str:
+    """`<column>.<name>` numbers as a Markdown table, a row for each name."""
+    names = dict.fromkeys(key.partition(".")[2] for key in metrics)
+    head = ["| |" + "".join(f" {column} |" for column in columns), "|---|" + "---:|" * len(columns)]
+    body = [
+        f"| {name} |" + "".join(f" {_shown(metrics.get(f'{column}.{name}'))} |" for column in columns) for name in names
+    ]
+    return "\n".join([f"# {title}", "", *head, *body, ""])
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """metrics.json of a finished folder."""
+    metrics: dict[str, float] = _read_json(folder / "metrics.json")
+    return metrics
+
+
+def read_rows(folder: Path, event: str) -> Iterator[Row]:
+    """The rows of one kind that a finished run recorded."""
+    for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["event"] == event:
+            yield row
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 _REMAKE = "run the stage that wrote the folder again with --force"

@@ -109,6 +109,11 @@ def read(data: Data, split: Split) -> Rows:
     return rows.head(data.max_train_samples if split in ("train", "unlabeled") else data.max_eval_samples)
 
 
+def text_columns(data: Data) -> list[str]:
+    """The names of the text columns, one or two."""
+    return [data.text_column_names] if isinstance(data.text_column_names, str) else list(data.text_column_names)
+
+
 def remarks(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
     """Warnings about rows that were cut or say nothing."""
     count = len(encoded.offsets) - 1
@@ -122,7 +127,7 @@ def remarks(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]
 
 def overlap(train: Rows, other: Rows, data: Data) -> Iterator[dict[str, Any]]:
     """A warning if rows of train stand in the evaluation rows too: scores on them flatter."""
-    names = [data.text_column_names] if isinstance(data.text_column_names, str) else data.text_column_names
+    names = text_columns(data)
     seen = set(zip(*(train.column(name) for name in names), strict=True))
     twice = sum(row in seen for row in zip(*(other.column(name) for name in names), strict=True))
     if twice:
@@ -159,15 +164,21 @@ def read_labels(folder: Path, files: Iterable[str]) -> Labels:
     return Labels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits)
 
 
-def write_labels(path: Path, rows: Rows, logits: Array, *, columns: Mapping[str, Sequence[Any]], dtype: str) -> None:
-    """One shard: the input columns, the `columns` of answers, and teacher_logits (N, C), with page checksums."""
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Columns as one Parquet file, with page checksums."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kind = pa.float16() if dtype == "float16" else pa.float32()
-    flat = pa.array(logits.astype(dtype).ravel(), type=kind)
-    table = {**rows.columns, **columns, "teacher_logits": pa.FixedSizeListArray.from_arrays(flat, logits.shape[-1])}
-    pq.write_table(pa.table(table), path, write_page_checksum=True)
+    pq.write_table(pa.table(dict(columns)), path, write_page_checksum=True)
+
+
+def write_labels(path: Path, rows: Rows, logits: Array, *, columns: Mapping[str, Sequence[Any]], dtype: str) -> None:
+    """One shard: the input columns, the `columns` of answers, and teacher_logits (N, C)."""
+    import pyarrow as pa
+
+    flat = pa.array(logits.astype(dtype).ravel(), type=pa.float16() if dtype == "float16" else pa.float32())
+    answers = pa.FixedSizeListArray.from_arrays(flat, logits.shape[-1])
+    write_table(path, {**rows.columns, **columns, "teacher_logits": answers})
 
 
 def existing_folder(name: str, key: str) -> Path:
@@ -391,6 +402,13 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
             batch[name] = torch.from_numpy(padded)
         return batch | {name: torch.from_numpy(values[rows]) for name, values in self.targets.items()}
 
+    def timing_batches(self, size: int, length: int | None, rows: int) -> list[dict[str, Tensor]]:
+        """The first `rows` rows in batches of `size`, with their own lengths or all of `length` tokens (B, T)."""
+        count = min(rows, len(self)) // size * size or size
+        chosen = np.arange(max(count, size)) % len(self)
+        batches = [self.__getitems__(part.tolist()) for part in np.split(chosen, range(size, len(chosen), size))]
+        return batches if length is None else [_of_length(batch, length) for batch in batches[: max(3, 64 // size)]]
+
     def select(self, rows: Array) -> Examples:
         """Only these rows, in this order."""
         lengths = self.lengths[rows]
@@ -400,6 +418,13 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
             np.concatenate([[0], np.cumsum(lengths)]),
             {name: values[rows] for name, values in self.targets.items()},
         )
+
+
+def _of_length(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
+    """The same rows, their tokens repeated or cut so that each has `length` of them, none of it padding."""
+    repeats = -(-length // batch["input_ids"].shape[1])
+    shown = {name: values.repeat(1, repeats)[:, :length] for name, values in batch.items()}
+    return {**shown, "attention_mask": torch.ones_like(shown["attention_mask"])}
 
 
 class BucketBatches(torch.utils.data.Sampler[list[int]]):

@@ -45,6 +45,8 @@ def about(command: str, path: Path) -> str:
 def expected(choices: list[Schema]) -> str:
     """What a setting may be: `true or false`, `a number above 0 or null`."""
     words = [_words(choice) for choice in choices]
+    if words[0].startswith("one of"):
+        return "; or ".join(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
@@ -57,7 +59,8 @@ def found(node: Node) -> str:
         return f"a list of {len(value)}" if value else "an empty list"
     if not isinstance(value, str):
         return node.spelled or "nothing"
-    text = value if len(value) <= 60 else f"{value[:60]}…"
+    line = " ".join(value.split("\n"))
+    text = line if len(line) <= 60 else f"{line[:60]}…"
     return f"the text '{text}' (quoted)" if node.quoted and not isinstance(scalar(value), str) else f"'{text}'"
 
 
@@ -174,7 +177,7 @@ def _words(schema: Schema, plural: bool = False) -> str:
         noun = "whole number" if kind == "integer" else "number"
         return f"{noun}s{_bounds(schema)}" if plural else f"a {noun}{_bounds(schema)}"
     if kind == "array":
-        return f"{'lists' if plural else 'a list'} of {_items(schema)}{_length(schema)}"
+        return f"{'lists' if plural else 'a list'} of{_items(schema)}{_length(schema)}"
     if kind == "string":
         return ("texts" if plural else "a text") + (" that is not empty" if schema.get("minLength") else "")
     if kind == "object":
@@ -184,10 +187,14 @@ def _words(schema: Schema, plural: bool = False) -> str:
 
 def _items(schema: Schema) -> str:
     items = schema.get("items", {})
-    return " or ".join(_words(item, plural=True) for item in items.get("anyOf", [items]))
+    if words := _words_allowed(items):
+        return f": {', '.join(words)}"
+    return " " + " or ".join(_words(item, plural=True) for item in items.get("anyOf", [items]))
 
 
 def _bounds(schema: Schema) -> str:
+    if schema["type"] == "integer" and "exclusiveMaximum" in schema:
+        schema = {**schema, "maximum": schema["exclusiveMaximum"] - 1}
     if "minimum" in schema and "maximum" in schema:
         return f" from {_number(schema['minimum'])} to {_number(schema['maximum'])}"
     names = {
@@ -204,8 +211,10 @@ def _number(number: float) -> str:
 def _length(schema: Schema) -> str:
     least, most = schema.get("minItems"), schema.get("maxItems")
     if least and most:
-        return f" ({least} to {most})"
-    return f" (at least {least})" if least else f" (at most {most})" if most else ""
+        return f" ({least} to {most} items)"
+    if least:
+        return " (not empty)" if least == 1 else f" (at least {least} items)"
+    return f" (at most {most} items)" if most else ""
 
 
 def _words_allowed(schema: Schema) -> list[str]:
@@ -251,9 +260,6 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "temperature": ("losses.soft_labels.temperature",),
     "T": ("losses.soft_labels.temperature",),
     "hard_labels": ("losses.hard_labels",),
-    "hidden_states": ("losses.hidden_states",),
-    "attentions": ("losses.attentions",),
-    "embeddings": ("losses.embeddings",),
     "batch_size": ("per_device_train_batch_size", "per_device_eval_batch_size"),
     "train_batch_size": ("per_device_train_batch_size",),
     "per_gpu_train_batch_size": ("per_device_train_batch_size",),
@@ -296,8 +302,7 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "do_predict": ("", "each stage is a command: tinybert eval, tinybert predict"),
     "alpha": (
         "losses",
-        "write losses: {{soft_labels: ..., hard_labels: ...}}; "
-        "alpha means the hard weight in one tool and the soft weight in the next",
+        "write losses: {{soft_labels: ..., hard_labels: ...}}; alpha is the hard weight in one tool, the soft in the next",
     ),
     "warmup_steps": ("warmup_ratio", "write `warmup_ratio` in `training`: the share of the steps, for example 0.1"),
     "num_warmup_steps": ("warmup_ratio", "write `warmup_ratio` in `training`: the share of the steps, for example 0.1"),
@@ -310,8 +315,14 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "save_strategy": ("save_steps", "write `save_steps` in `training`; null = at every evaluation"),
     "optimizer": ("training", "it is always AdamW; see `learning_rate` and `weight_decay` in `training`"),
     "optim": ("training", "it is always AdamW; see `learning_rate` and `weight_decay` in `training`"),
-    "num_labels": ("label_names", "the labels come from the data; their order, if need be, from `label_names` in `data`"),
-    "num_classes": ("label_names", "the labels come from the data; their order, if need be, from `label_names` in `data`"),
+    "num_labels": (
+        "label_names",
+        "the labels come from the data; their order, if need be, from `label_names` in `data`",
+    ),
+    "num_classes": (
+        "label_names",
+        "the labels come from the data; their order, if need be, from `label_names` in `data`",
+    ),
     "gradient_checkpointing": (
         "gradient_accumulation_steps",
         "to save memory: a smaller `per_device_train_batch_size`, more `gradient_accumulation_steps`",

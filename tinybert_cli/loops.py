@@ -268,7 +268,7 @@ def predict(
     With several processes each takes every n-th batch; every process is given all the answers.
     """
     model.eval()
-    device = next(model.parameters()).device
+    device = _device_of(model)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     with torch.no_grad():
         for begin in range(0, len(batches), world):
@@ -289,6 +289,30 @@ def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[li
     order = np.concatenate([np.asarray(rows) for rows, _ in parts])
     logits: Array = np.concatenate([values for _, values in parts])
     return logits[np.argsort(order)]
+
+
+def latencies(nets: Mapping[str, torch.nn.Module], batches: Mapping[str, Sequence[Batch]]) -> dict[str, float]:
+    """Median milliseconds of one forward pass of each model over its batches, after a warm-up.
+
+    The models take turns batch by batch, so that the ratios hold on a machine whose speed drifts.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in nets}
+    places = {name: _device_of(net) for name, net in nets.items()}
+    rounds = list(zip(*batches.values(), strict=True))
+    with torch.no_grad():
+        for number, shown in enumerate([*rounds[:3], *rounds]):  # the first three are the warm-up
+            for name, batch in zip(batches, shown, strict=True):
+                on_device = {key: value.to(places[name]) for key, value in batch.items()}
+                begin = time.perf_counter()
+                forward(nets[name].eval(), on_device)["logits"].cpu()
+                if number >= len(rounds[:3]):
+                    taken[name].append(1000 * (time.perf_counter() - begin))
+    return {name: float(np.median(values)) for name, values in taken.items()}
+
+
+def _device_of(model: torch.nn.Module) -> torch.device:
+    """Where the model's weights are; an exported model has none, and takes its input on the CPU."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def to_bf16_if_faster(model: torch.nn.Module, asked: str) -> str:

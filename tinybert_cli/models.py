@@ -185,6 +185,33 @@ def size(model: PreTrainedModel) -> dict[str, int]:
     }
 
 
+def read_label_names(source: Source) -> list[str] | None:
+    """The labels that config.json names, in the order of the outputs; None if nobody named them. Loads no weights."""
+    return _label_names(_read_config(fetch(source, weights=False)))
+
+
+def weights_bytes(folder: Path) -> int:
+    """Bytes on disk of a model's weights, whatever format they are in."""
+    files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx")]
+    return sum(path.stat().st_size for path in files or folder.glob("pytorch_model*.bin"))
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: Source) -> None:
+    """An InputError if the tokenizer says ids that the model has no embeddings for, or pads with another id."""
+    pieces, rows = max(tokenizer.get_vocab().values()) + 1, model.get_input_embeddings().num_embeddings
+    if pieces > rows:
+        raise InputError(
+            f"the tokenizer of '{source.name}' is not its own: {pieces:,} pieces, but the model has {rows:,} embeddings",
+            hint="copy the tokenizer files of the model that it was made from into the folder",
+        )
+    if model.config.pad_token_id is not None and model.config.pad_token_id != tokenizer.pad_token_id:
+        raise InputError(
+            f"the tokenizer of '{source.name}' is not its own: it pads with {tokenizer.pad_token_id}, "
+            f"the model expects {model.config.pad_token_id}",
+            hint="copy the tokenizer files of the model that it was made from into the folder",
+        )
+
+
 def check_tokenizers_match(
     first: PreTrainedTokenizerFast,
     second: PreTrainedTokenizerFast,

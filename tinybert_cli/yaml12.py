@@ -72,13 +72,13 @@ class Complaint(Exception):
         if place.source == COMMAND_LINE:
             arrow = f"  --> {COMMAND_LINE}: "
             caret = "   |" + " " * (len(arrow) - 4) + _carets(place, self.hint)
-            return f"{self.what}\n{arrow}{_printable(place.text)}\n{caret}"
+            return f"{_printable(self.what)}\n{arrow}{_printable(place.text)}\n{caret}"
         number = str(place.line)
         gutter = " " * len(number)
         shown = _cropped(place)
         return "\n".join(
             [
-                self.what,
+                _printable(self.what),
                 f"{gutter}--> {place.source}:{place.line}:{place.column}",
                 f"{gutter} |",
                 f"{number} | {_printable(shown.text)}".rstrip(),
@@ -175,12 +175,13 @@ class _Reader:
         self.lines = lines
         self.complaints = complaints
         self.count = 0
+        self.outer = lines.place(0, 1)
 
     def read(self, text: str) -> Node | None:
         try:
             node = _Loader(text, self).get_single_node()
         except yaml.reader.ReaderError as error:
-            what = f"a character that no text file holds (code {ord(error.character)})"
+            what = f"a character that no text file holds (code {error.character})"
             raise Complaint(what, self.lines.place(error.position, error.position + 1), "delete it") from None
         except yaml.MarkedYAMLError as error:
             raise self._syntax(error) from None
@@ -198,10 +199,11 @@ class _Reader:
     def _node(self, node: yaml.Node, depth: int) -> Node:
         start = node.start_mark.index
         self.check_depth(depth, start)
+        place = self.lines.place(start, node.end_mark.index)
+        self.outer = place if depth <= 1 else self.outer
         self.count += 1
         if self.count > MOST_NODES:
-            raise Complaint(f"aliases make more than {MOST_NODES} values of this", self.lines.place(start, start + 1))
-        place = self.lines.place(start, node.end_mark.index)
+            raise Complaint(f"aliases make more than {MOST_NODES} values of this", self.outer)
         if isinstance(node, yaml.MappingNode):
             return Node(self._mapping(node, depth), place)
         if isinstance(node, yaml.SequenceNode):
@@ -243,7 +245,7 @@ class _Reader:
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> Complaint:
         problem, context = error.problem or "", error.context or ""
-        problem = problem.replace("'\\t'", "TAB")
+        problem = problem.replace("'\\t'", "TAB").removeprefix("but ")
         mark = error.problem_mark or error.context_mark
         begun = error.context_mark or mark
         hint = next((hint for pattern, hint in _SYNTAX_HINTS if re.search(pattern, problem)), "")
@@ -255,6 +257,8 @@ class _Reader:
             problem, mark = "this quote is not closed", begun
         elif "could not find expected ':'" in problem:
             mark = begun
+        elif "expected <block end>" in problem:
+            problem = "this fits nothing above it"
         return Complaint(f"not YAML: {problem}", self.lines.place(mark.index, mark.index + 1), hint)
 
 
@@ -309,7 +313,7 @@ def _cropped(place: Place, before: int = 60, most: int = 140) -> Place:
 
 
 def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() or character == "\t" else "�" for character in text)
+    return "".join(character if character.isprintable() or character in "\t\n" else "�" for character in text)
 
 
 def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.Node:

@@ -6,7 +6,7 @@ No stage of its own, and it knows neither of them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from tinybert_cli import artifacts, data, loops, models, students, tasks
 from tinybert_cli.config import Distill, Finetune, Model
+from tinybert_cli.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Lesson:
     loss: loops.StepLoss
     model: Model
     source: models.Source  # where `model.from` is
-    layer_mapping: str | Sequence[int] = "uniform"
+    layer_mapping: str | list[int] = "uniform"
     dropout: float | None = None
     card: dict[str, Any] = field(default_factory=dict)  # what the model card says of it
 
@@ -53,7 +54,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     torch.manual_seed(config.seed)
     base = models.load(lesson.source, task.head, label_names=lesson.names, new_head=True, dropout=lesson.dropout)
     models.check_vocabulary(base, tokenizer, lesson.source)
-    model, mapping = students.build(lesson.model, base, lesson.layer_mapping, seed=config.seed)
+    model, mapping = _student(config, lesson, base)
     size, copied = models.size(model), [layer + 1 for layer in mapping]
     batches = data.BucketBatches(
         examples.lengths, training.per_device_train_batch_size,
@@ -107,3 +108,14 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         metrics, label_names=lesson.names, layer_mapping=copied, device=learner.device, precision=learner.precision
     )
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
+
+
+def _student(config: Finetune | Distill, lesson: Lesson, base: Any) -> tuple[Any, list[int]]:
+    """The model in its new shape, and the layers of `from` (counted from 0) that its layers were copied from."""
+    section = "model" if isinstance(config, Finetune) else "student"
+    try:
+        mapping = students.mapping(lesson.model, lesson.layer_mapping, base.config)
+        return students.build(lesson.model, base, mapping, seed=config.seed), mapping
+    except ConfigError as error:
+        key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
+        raise ConfigError(error.what, key=key, hint=error.hint) from error

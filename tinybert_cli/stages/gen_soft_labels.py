@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
-from tinybert_cli.errors import ConfigError, InputError, Interrupted
+from tinybert_cli.errors import ConfigError, InputError
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find}
 
@@ -170,7 +170,7 @@ def _check(
     hint = "fine-tune the teacher on this data first, or set check_teacher: false"
     if permuted > max(majority, score) + 0.1:
         right = ", ".join(names[index] for index in order)
-        hint = f"with the label order {right} it would score {permuted:.3f}: set data.label_names to what the data means"
+        hint = f"its classes seem to mean {right}, in this order: so it would score {permuted:.3f}; write names instead of integers"
     raise InputError(
         f"the teacher is no better than always saying the most frequent class: {metric} {score:.3f}, majority {majority:.3f}",
         where=config.teacher if isinstance(config.teacher, str) else ", ".join(config.teacher),

@@ -1,0 +1,990 @@
+"""From YAML to typed settings: what is read, how it is merged, and what is said where it is wrong."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinybert_cli import config, configfile, yaml12
+from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
+
+COMMON = {"task": "text-classification", "data": {"train_file": "train.csv"}, "output_dir": "out"}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "finetune": {"model": "bert"},
+    "gen-soft-labels": {"teacher": "bert"},
+    "distill": {"soft_labels": "labels", "student": "bert"},
+    "eval": {"models": {"teacher": "bert"}},
+    "export": {"model": "bert"},
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test has its own current directory, with a complete base per command to extend."""
+    monkeypatch.chdir(tmp_path)
+    for command, settings in REQUIRED.items():
+        write(f"base/{command}.yaml", yaml12.write({**COMMON, **settings}))
+    return tmp_path
+
+
+def write(file: str, text: str) -> str:
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return file
+
+
+def load(text: str, *overrides: str, command: str = "distill") -> Any:
+    """The settings of a file that extends the complete base of its command; its own lines begin at line 2."""
+    write("a.yaml", f"extends: base/{command}.yaml\n{textwrap.dedent(text)}")
+    return configfile.load(command, "a.yaml", overrides)
+
+
+def complaint(text: str, *overrides: str, command: str = "distill") -> str:
+    with pytest.raises(ConfigErrors) as raised:
+        load(text, *overrides, command=command)
+    assert raised.value.exit_code == 2
+    return str(raised.value)
+
+
+def hint(text: str, *overrides: str, command: str = "distill") -> str:
+    """What stands behind the carets of the only complaint."""
+    said = complaint(text, *overrides, command=command)
+    assert "\n\nerror: " not in said, said
+    return said.splitlines()[-1].rpartition("^")[2].strip()
+
+
+def lines(text: str) -> str:
+    return textwrap.dedent(text).strip("\n")
+
+
+# What YAML 1.2 says
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("1E5", 1e5),
+        ("3e-5", 3e-5),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("-2", -2),
+        ("012", 12),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("true", True),
+        ("True", True),
+        ("FALSE", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("-.inf", float("-inf")),
+        ("yes", "yes"),
+        ("no", "no"),
+        ("on", "on"),
+        ("OFF", "OFF"),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("0b11", "0b11"),
+        ("2024-01-02", "2024-01-02"),
+        ("tRUE", "tRUE"),
+    ],
+)
+def test_a_plain_scalar_means_what_the_core_schema_says(text: str, value: Any) -> None:
+    found = yaml12.scalar(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_quoted_scalar_is_a_text() -> None:
+    node = yaml12.read("a: '1e-5'\nb: \"true\"\nc: |\n  1\n", "a.yaml", [])
+    assert node is not None
+    assert node.plain() == {"a": "1e-5", "b": "true", "c": "1\n"}
+
+
+def test_a_whole_number_longer_than_python_reads_is_no_crash() -> None:
+    assert yaml12.scalar("9" * 5000) == float("inf")
+
+
+def test_no_is_a_value_of_mixed_precision() -> None:
+    assert load("training: {mixed_precision: no}").training.mixed_precision == "no"
+
+
+def test_json_is_yaml() -> None:
+    write("a.yaml", '{"task":"t","data":{"train_file":"x"},"output_dir":"o","model":"m","opset":17}')
+    assert configfile.load("export", "a.yaml").opset == 17  # type: ignore[attr-defined]
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
+    Path("a.yaml").write_bytes(b"\xef\xbb\xbfextends: base/export.yaml\r\nopset: 17\r\n")
+    assert configfile.load("export", "a.yaml").opset == 17  # type: ignore[attr-defined]
+
+
+def test_an_alias_repeats_its_anchor() -> None:
+    settings = load("data: {train_file: &files [a.csv, b.csv], test_file: *files}")
+    assert settings.data.test_file == ["a.csv", "b.csv"]
+
+
+def test_paths_stay_as_written() -> None:
+    assert load("output_dir: ../runs/./x").output_dir == "../runs/./x"
+
+
+# What a file may not say
+
+
+def test_a_duplicate_key_names_the_line_of_the_first() -> None:
+    assert complaint("seed: 1\ntraining:\n  keep: best\n  keep: last\n") == lines("""
+        duplicate key 'keep'
+         --> a.yaml:5:3
+          |
+        5 |   keep: last
+          |   ^^^^ already set in line 4
+    """)
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!new", "!!int"])
+def test_a_tag_is_refused(tag: str) -> None:
+    assert complaint(f"seed: {tag} 3\n") == lines(f"""
+        a config has no tags
+         --> a.yaml:2:7
+          |
+        2 | seed: {tag} 3
+          |       {"^" * len(tag)} delete it: no value here needs one
+    """)
+
+
+def test_a_merge_key_points_to_extends() -> None:
+    assert complaint("training:\n  <<: {keep: last}\n") == lines("""
+        `<<` does not merge in YAML 1.2
+         --> a.yaml:3:3
+          |
+        3 |   <<: {keep: last}
+          |   ^^ write `extends: FILE` at the top level instead
+    """)
+
+
+def test_a_key_that_is_a_number_is_refused() -> None:
+    assert complaint("losses:\n  1: 0.5\n").startswith("a key has to be a text, found 1\n --> a.yaml:3:3\n")
+
+
+def test_a_key_that_is_a_list_is_refused() -> None:
+    assert complaint("? [a, b]\n: 1\n").startswith("a key has to be a text\n --> a.yaml:2:3\n")
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "~\n"])
+def test_an_empty_file_says_so(text: str) -> None:
+    write("a.yaml", text)
+    with pytest.raises(ConfigErrors, match="^the file is empty\n --> a.yaml:1:1\n"):
+        configfile.load("export", "a.yaml")
+
+
+def test_a_list_is_no_config() -> None:
+    write("a.yaml", "- task: x\n")
+    with pytest.raises(ConfigErrors, match="^expected a mapping, found a list of 1\n --> a.yaml:1:1\n"):
+        configfile.load("export", "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "training: {keep: best\nseed: 1\n",
+            """
+            not YAML: this bracket is not closed
+             --> a.yaml:2:11
+              |
+            2 | training: {keep: best
+              |           ^
+            """,
+        ),
+        (
+            'output_dir: "runs\n',
+            """
+            not YAML: this quote is not closed
+             --> a.yaml:2:13
+              |
+            2 | output_dir: "runs
+              |             ^
+            """,
+        ),
+        (
+            "output_dir: a: b\n",
+            """
+            not YAML: mapping values are not allowed here
+             --> a.yaml:2:14
+              |
+            2 | output_dir: a: b
+              |              ^ a text with `: ` in it needs quotes; or mend the indentation
+            """,
+        ),
+        (
+            "training:\n\tkeep: best\n",
+            """
+            not YAML: found character TAB that cannot start any token
+             --> a.yaml:3:1
+              |
+            3 | \tkeep: best
+              | ^ indent with blanks
+            """,
+        ),
+        (
+            "training:\n    keep: best\n  max_steps: 3\n",
+            """
+            not YAML: this fits nothing above it
+             --> a.yaml:4:3
+              |
+            4 |   max_steps: 3
+              |   ^ mend the indentation
+            """,
+        ),
+        (
+            "data: {train_file: ${HERE}/a.csv}\n",
+            """
+            not YAML: this bracket is not closed
+             --> a.yaml:2:7
+              |
+            2 | data: {train_file: ${HERE}/a.csv}
+              |       ^ inside brackets, write "${NAME}" in quotes
+            """,
+        ),
+        (
+            "seed: 1\n---\nseed: 2\n",
+            """
+            not YAML: found another document
+             --> a.yaml:3:1
+              |
+            3 | ---
+              | ^ one file is one config: delete the `---`
+            """,
+        ),
+    ],
+)
+def test_broken_yaml_is_shown_where_it_breaks(text: str, said: str) -> None:
+    assert complaint(text) == textwrap.dedent(said).strip("\n")
+
+
+def test_a_control_character_is_no_crash() -> None:
+    said = complaint("output_dir: a\x1bb\n")
+    assert said.startswith("a character that no text file holds (code 27)\n --> a.yaml:2:14\n")
+    assert "\x1b" not in said
+
+
+def test_aliases_of_aliases_cannot_explode() -> None:
+    bomb = "".join(f"{name}: &{name} [{', '.join([alias] * 10)}]\n" for name, alias in zip("abcdefg", ["x", *(f"*{c}" for c in "abcdef")], strict=True))  # fmt: skip  # noqa: E501
+    assert complaint(bomb).startswith("aliases make more than 100000 values of this\n")
+
+
+def test_an_alias_inside_its_own_anchor_is_refused() -> None:
+    assert complaint("data: &data {train_file: *data}\n").startswith("nested more than 50 deep\n")
+
+
+def test_brackets_cannot_exhaust_the_stack() -> None:
+    assert complaint(f"data: {'[' * 5000}\n").startswith("nested more than 50 deep\n")
+
+
+# extends
+
+
+def test_mappings_merge_and_everything_else_replaces() -> None:
+    write(
+        "low.yaml", "extends: base/distill.yaml\ntraining: {keep: last, report_to: [wandb, mlflow]}\nstudent: {from: a}"
+    )
+    write(
+        "a.yaml", "extends: low.yaml\ntraining: {seed_: 1, report_to: [trackio]}\nstudent: b".replace("seed_: 1, ", "")
+    )
+    settings: Any = configfile.load("distill", "a.yaml")
+    assert settings.training.keep == "last"
+    assert settings.training.report_to == ["trackio"]
+    assert settings.student.from_ == "b"
+
+
+def test_a_later_extended_file_wins_and_the_file_itself_wins_over_all() -> None:
+    write("one.yaml", "seed: 1\ntraining: {max_steps: 1, eval_steps: 1, save_steps: 1}")
+    write("two.yaml", "seed: 2\ntraining: {max_steps: 2, eval_steps: 2}")
+    write("a.yaml", "extends: [base/distill.yaml, one.yaml, two.yaml]\ntraining: {max_steps: 3}")
+    settings: Any = configfile.load("distill", "a.yaml")
+    assert (settings.seed, settings.training.max_steps, settings.training.eval_steps) == (2, 3, 2)
+    assert settings.training.save_steps == 1
+
+
+def test_extends_is_relative_to_the_file_that_says_it() -> None:
+    write("configs/shared/task.yaml", "extends: ../../base/export.yaml\nopset: 13")
+    write("configs/sst2/a.yaml", "extends: ../shared/task.yaml")
+    assert configfile.load("export", "configs/sst2/a.yaml").opset == 13  # type: ignore[attr-defined]
+
+
+def test_the_same_file_may_be_extended_twice() -> None:
+    write("one.yaml", "extends: base/export.yaml\nopset: 13")
+    write("two.yaml", "extends: base/export.yaml\nseed: 2")
+    write("a.yaml", "extends: [one.yaml, two.yaml]")
+    settings: Any = configfile.load("export", "a.yaml")
+    assert (settings.opset, settings.seed) == (13, 2)
+
+
+def test_a_circle_of_extends_shows_the_chain() -> None:
+    write("b.yaml", "extends: sub/c.yaml")
+    write("sub/c.yaml", "# c\nextends: [../b.yaml]")
+    write("a.yaml", "extends: b.yaml")
+    with pytest.raises(ConfigErrors) as raised:
+        configfile.load("export", "a.yaml")
+    assert str(raised.value) == lines("""
+        `extends` goes in a circle
+         --> sub/c.yaml:2:11
+          |
+        2 | extends: [../b.yaml]
+          |           ^^^^^^^^^ b.yaml -> sub/c.yaml -> sub/../b.yaml
+    """)
+
+
+def test_extends_below_the_top_level_is_refused() -> None:
+    assert complaint("training:\n  extends: b.yaml\n").startswith(
+        "`extends` is allowed only at the top level of a file\n --> a.yaml:3:3\n"
+    )
+
+
+def test_extends_on_the_command_line_is_refused() -> None:
+    assert complaint("", "extends=b.yaml").startswith("`extends` is allowed only at the top level of a file\n")
+
+
+def test_extends_has_to_be_a_text() -> None:
+    write("a.yaml", "extends: {file: b.yaml}")
+    with pytest.raises(ConfigErrors, match="^expected a file or a list of files, found a mapping\n --> a.yaml:1:10\n"):
+        configfile.load("export", "a.yaml")
+
+
+def test_a_complaint_names_the_file_in_which_the_winning_value_stands() -> None:
+    write("low.yaml", "extends: base/distill.yaml\ntraining:\n  max_steps: a\n  eval_steps: b\n")
+    write("a.yaml", "extends: low.yaml\ntraining:\n  eval_steps: c\n")
+    with pytest.raises(ConfigErrors) as raised:
+        configfile.load("distill", "a.yaml")
+    assert str(raised.value) == lines("""
+        `training.eval_steps`: expected a whole number of at least 1 or null, found 'c'
+         --> a.yaml:3:15
+          |
+        3 |   eval_steps: c
+          |               ^
+
+        error: `training.max_steps`: expected a whole number of at least -1, found 'a'
+         --> low.yaml:3:14
+          |
+        3 |   max_steps: a
+          |              ^
+    """)
+
+
+# Variables
+
+
+def test_a_variable_is_expanded_inside_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNS", "/data")
+    assert load("output_dir: ${RUNS}/x").output_dir == "/data/x"
+
+
+def test_a_default_stands_in_for_an_unset_or_empty_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNS", raising=False)
+    assert load("output_dir: ${RUNS:-runs}/x").output_dir == "runs/x"
+    monkeypatch.setenv("RUNS", "")
+    assert load("output_dir: ${RUNS:-runs}/x").output_dir == "runs/x"
+
+
+def test_two_dollars_are_one_and_one_is_itself() -> None:
+    assert load("output_dir: $${RUNS}/$x$").output_dir == "${RUNS}/$x$"
+
+
+def test_what_a_variable_holds_is_not_expanded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNS", "${HOME}")
+    assert load("output_dir: ${RUNS}").output_dir == "${HOME}"
+
+
+def test_a_variable_in_an_overridden_value_does_not_matter() -> None:
+    assert load("output_dir: ${NEVER_SET_ANYWHERE}", "output_dir=x").output_dir == "x"
+
+
+def test_an_unset_variable_is_shown_in_its_place() -> None:
+    assert complaint("output_dir: runs/${NEVER_SET_ANYWHERE}/x\n") == lines("""
+        the environment variable NEVER_SET_ANYWHERE is not set, `output_dir` needs it
+         --> a.yaml:2:18
+          |
+        2 | output_dir: runs/${NEVER_SET_ANYWHERE}/x
+          |                  ^^^^^^^^^^^^^^^^^^^^^ set it, or write ${NEVER_SET_ANYWHERE:-default}
+    """)
+
+
+@pytest.mark.parametrize("text", ["${1}", "${A:=b}", "${}", "${A", "${A:-${B}}"])
+def test_a_variable_that_cannot_be_read_is_refused(text: str) -> None:
+    assert hint(f"output_dir: {text}\n") == "write ${NAME} or ${NAME:-default}"
+
+
+def test_a_variable_never_becomes_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPS", "32")
+    assert complaint("training: {max_steps: '${STEPS}'}\n") == lines("""
+        `training.max_steps`: expected a whole number of at least -1, found the text '32' (quoted)
+         --> a.yaml:2:23
+          |
+        2 | training: {max_steps: '${STEPS}'}
+          |                       ^^^^^^^^^^ a variable is always a text; give this setting on the command line: KEY=VALUE
+    """)
+
+
+# The command line
+
+
+def test_the_command_line_wins_and_its_last_word_counts() -> None:
+    settings = load("seed: 1", "seed=2", "training.learning_rate=3e-5", "seed=3")
+    assert (settings.seed, settings.training.learning_rate) == (3, 3e-5)
+
+
+def test_the_command_line_speaks_flow_style() -> None:
+    settings = load("", "layer_mapping=[3,6,9,12]", "losses={soft_labels: {temperature: 4}}")
+    assert settings.layer_mapping == [3, 6, 9, 12]
+    assert settings.losses == {"soft_labels": {"temperature": 4}}
+
+
+def test_a_value_on_the_command_line_replaces_a_mapping() -> None:
+    assert load("training: {max_steps: 3}", "training={keep: last}").training.max_steps == -1
+
+
+def test_a_value_may_hold_an_equals_sign() -> None:
+    assert load("", "output_dir=runs/lr=3").output_dir == "runs/lr=3"
+
+
+def test_nothing_after_the_equals_sign_is_null() -> None:
+    assert load("teacher: x", "teacher=").teacher is None
+
+
+def test_dashes_and_percents_do_not_begin_documents() -> None:
+    assert load("", "output_dir=---").output_dir == "---"
+    assert hint("", "output_dir=%x") == "a text that begins with this character needs quotes"
+
+
+def test_a_weight_makes_room_for_an_option() -> None:
+    settings = load("losses: {soft_labels: 1.0}", "losses.soft_labels.temperature=4")
+    assert settings.losses == {"soft_labels": {"weight": 1.0, "temperature": 4}}
+
+
+def test_a_loss_on_the_command_line_leaves_the_default_losses_be() -> None:
+    assert load("", "losses.hard_labels=0.5").losses == {"soft_labels": 1.0, "hard_labels": 0.5}
+
+
+def test_a_loss_on_the_command_line_joins_those_in_the_file() -> None:
+    assert load("losses: {hard_labels: 1.0}", "losses.soft_labels=0.5").losses == {
+        "hard_labels": 1.0,
+        "soft_labels": 0.5,
+    }
+
+
+def test_a_models_name_makes_room_for_its_shape() -> None:
+    student = load("student: teacher", "student.num_hidden_layers=2").student
+    assert (student.from_, student.num_hidden_layers) == ("teacher", 2)
+
+
+def test_a_model_without_a_shape_has_no_room() -> None:
+    assert complaint("", "model.num_hidden_layers=2", command="export") == lines("""
+        `model`: expected a text, found a mapping
+          --> command line: model.num_hidden_layers=2
+           |                ^^^^^
+    """)
+
+
+def test_a_value_on_the_command_line_is_shown_there() -> None:
+    assert complaint("", "training.learning_rate=fast") == lines("""
+        `training.learning_rate`: expected a number above 0, found 'fast'
+          --> command line: training.learning_rate=fast
+           |                                       ^^^^
+    """)
+
+
+def test_a_value_inside_a_flow_mapping_is_shown_there() -> None:
+    assert complaint("", "training={keep: best, max_steps: x}").endswith(
+        "  --> command line: training={keep: best, max_steps: x}\n   |                                                   ^"
+    )
+
+
+def test_an_unknown_section_on_the_command_line_is_shown_there() -> None:
+    assert complaint("", "trainin.max_steps=3") == lines("""
+        unknown key 'trainin'
+          --> command line: trainin.max_steps=3
+           |                ^^^^^^^ did you mean 'training.max_steps=3'?
+    """)
+
+
+def test_broken_yaml_on_the_command_line_is_shown_there() -> None:
+    assert complaint("", "layer_mapping=[1,2") == lines("""
+        not YAML: this bracket is not closed
+          --> command line: layer_mapping=[1,2
+           |                              ^
+    """)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["learning_rate=3e-5"], "did you mean 'training.learning_rate=3e-5'?"),
+        (["lr=3e-5"], "did you mean 'training.learning_rate=3e-5'?"),
+        (["training.lr=3e-5"], "did you mean 'training.learning_rate=3e-5'?"),
+        (["--learning-rate=3e-5"], "did you mean 'training.learning_rate=3e-5'?"),
+        (["--learning-rate", "3e-5"], "did you mean 'training.learning_rate=3e-5'?"),
+        (["--learning_rate"], "did you mean 'training.learning_rate=VALUE'?"),
+        (["--max-steps", "-1"], "did you mean 'training.max_steps=-1'?"),
+        (["--training.learning-rate=3e-5"], "did you mean 'training.learning_rate=3e-5'?"),
+        (["--seed=7"], "did you mean 'seed=7'?"),
+        (["--temperature=4"], "did you mean 'losses.soft_labels.temperature=4'?"),
+        (["max_length=64"], "did you mean 'data.max_seq_length=64'?"),
+        (["learning_rate"], "settings are written KEY=VALUE, for example seed=7"),
+        (["=7"], "settings are written KEY=VALUE, for example seed=7"),
+        (["training..max_steps=7"], "settings are written KEY=VALUE, for example seed=7"),
+    ],
+)
+def test_a_malformed_argument_is_told_the_right_form(arguments: list[str], meant: str) -> None:
+    assert hint("", *arguments) == meant
+
+
+def test_a_long_option_is_shown_with_its_value() -> None:
+    assert complaint("", "--learning-rate", "3e-5", "seed=x") == lines("""
+        expected KEY=VALUE, found '--learning-rate 3e-5'
+          --> command line: --learning-rate 3e-5
+           |                ^^^^^^^^^^^^^^^^^^^^ did you mean 'training.learning_rate=3e-5'?
+
+        error: `seed`: expected a whole number from 0 to 4294967295, found 'x'
+          --> command line: seed=x
+           |                     ^
+    """)
+
+
+def test_a_text_that_looks_like_a_number_is_quoted_for_the_shell() -> None:
+    assert hint("", "data.dataset_revision=012") == "write 'data.dataset_revision=\"012\"'"
+
+
+# Keys
+
+
+def test_an_unknown_key_is_shown_with_its_place() -> None:
+    write("configs/a.yaml", "extends: ../base/distill.yaml\n" + "#\n" * 7 + "training:\n  learnin_rate: 5e-5\n")
+    with pytest.raises(ConfigErrors) as raised:
+        configfile.load("distill", "configs/a.yaml")
+    assert str(raised.value) == lines("""
+        unknown key 'learnin_rate' in `training`
+          --> configs/a.yaml:10:3
+           |
+        10 |   learnin_rate: 5e-5
+           |   ^^^^^^^^^^^^ did you mean 'learning_rate'?
+    """)
+
+
+def test_a_missing_key_comes_with_its_documentation() -> None:
+    assert (
+        complaint("student:\n  num_hidden_layers: 3\n").startswith("missing key 'task'") is False
+    )  # the base has all the others
+    write(
+        "a.yaml", "# the student\ntask: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent:\n  num_hidden_layers: 3\n"
+    )
+    with pytest.raises(ConfigErrors) as raised:
+        configfile.load("distill", "a.yaml")
+    assert str(raised.value) == lines("""
+        missing key 'from' in `student`
+         --> a.yaml:6:1
+          |
+        6 | student:
+          | ^^^^^^^ from: Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or `package://import_name/path`.
+    """)  # noqa: E501
+
+
+def test_a_missing_top_level_key_points_at_the_file() -> None:
+    write("a.yaml", "# export\ntask: t\ndata: {}\nmodel: m\n")
+    with pytest.raises(ConfigErrors) as raised:
+        configfile.load("export", "a.yaml")
+    assert str(raised.value) == lines("""
+        missing key 'output_dir'
+         --> a.yaml:1:1
+          |
+        1 | # export
+          | ^ output_dir: The folder that this stage writes.
+    """)
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "meant"),
+    [
+        ("distill", "learning_rate: 1e-5", "`learning_rate` belongs in `training`"),
+        ("distill", "training: {seed: 1}", "`seed` belongs at the top level"),
+        ("distill", "training.max_steps: 3", "did you mean 'max_steps' in `training`?"),
+        ("distill", "training: {learning-rate: 1}", "did you mean 'learning_rate'?"),
+        ("distill", "student: {from_: x, from: y}", "did you mean 'from'?"),
+        ("distill", "training: {evaluation_strategy: epoch}", "did you mean 'eval_strategy'?"),
+        ("distill", "teacher_model: x", "did you mean 'teacher'?"),
+        ("distill", "teacher_model_name_or_path: x", "did you mean 'teacher'?"),
+        ("distill", "student_model: x", "did you mean 'student'?"),
+        ("finetune", "model_name_or_path: x", "did you mean 'model'?"),
+        ("gen-soft-labels", "model_name_or_path: x", "did you mean 'teacher'?"),
+        ("distill", "temperature: 4", "did you mean 'temperature' in `losses.soft_labels`?"),
+        ("distill", "T: 4", "did you mean 'temperature' in `losses.soft_labels`?"),
+        ("distill", "hard_labels: 1.0", "`hard_labels` belongs in `losses`"),
+        ("finetune", "training: {batch_size: 8}", "did you mean 'per_device_train_batch_size'?"),
+        ("eval", "batch_size: 8", "did you mean 'per_device_eval_batch_size'?"),
+        ("finetune", "training: {lr: 1}", "did you mean 'learning_rate'?"),
+        ("finetune", "epochs: 3", "did you mean 'num_train_epochs' in `training`?"),
+        ("finetune", "training: {decay: 0}", "did you mean 'weight_decay'?"),
+        ("finetune", "training: {scheduler: linear}", "did you mean 'lr_scheduler_type'?"),
+        ("export", "max_length: 64", "did you mean 'max_seq_length' in `data`?"),
+        ("export", "data: {dataset: x}", "did you mean 'dataset_name'?"),
+        ("export", "data: {text_column: x}", "did you mean 'text_column_names'?"),
+        ("export", "data: {label_key: x}", "did you mean 'label_column_name'?"),
+    ],
+)
+def test_a_key_from_elsewhere_is_told_its_name_here(command: str, text: str, meant: str) -> None:
+    assert hint(text, command=command) == meant
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("alpha", "losses: {soft_labels: ..., hard_labels: ...}; alpha is the hard weight in one tool"),
+        ("overwrite_output_dir", "tinybert distill CONFIG --force"),
+        ("warmup_steps", "`warmup_ratio` in `training`"),
+        ("fp16", "`mixed_precision`"),
+        ("bf16", "`mixed_precision`"),
+        ("no_cuda", "CUDA_VISIBLE_DEVICES="),
+        ("logging_dir", "`output_dir`"),
+        ("do_train", "each stage is a command"),
+        ("do_eval", "each stage is a command"),
+        ("load_best_model_at_end", "`keep: best`"),
+        ("optimizer", "AdamW"),
+        ("num_labels", "`label_names` in `data`"),
+        ("gradient_checkpointing", "`gradient_accumulation_steps`"),
+        ("deepspeed", "accelerate launch -m tinybert_cli distill CONFIG"),
+        ("fsdp", "accelerate launch -m tinybert_cli distill CONFIG"),
+    ],
+)
+def test_a_key_that_has_no_like_here_is_explained(name: str, words: str) -> None:
+    assert words in hint(f"{name}: 1\n")
+
+
+def test_a_hint_names_no_key_that_the_command_lacks() -> None:
+    assert hint("alpha: 0.5", command="eval") == "all keys: tinybert schema eval"
+    assert hint("temperature: 4", command="gen-soft-labels") == "all keys: tinybert schema gen-soft-labels"
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "said", "meant"),
+    [
+        ("distill", "training: {max_steps: three}", "expected a whole number of at least -1, found 'three'", ""),
+        ("distill", "training: {max_steps: 1e3}", "expected a whole number of at least -1, found 1e3", "write 1000"),
+        ("distill", "training: {warmup_ratio: 2}", "expected a number from 0 to 1, found 2", ""),
+        (
+            "finetune",
+            "regularization: {dropout: 1}",
+            "expected a number of at least 0 and below 1 or null, found 1",
+            "",
+        ),
+        ("distill", "training: {group_by_length: yes}", "expected true or false, found 'yes'", "write true"),
+        (
+            "distill",
+            "training: {max_steps: 1_000}",
+            "expected a whole number of at least -1, found '1_000'",
+            "write 1000",
+        ),
+        (
+            "distill",
+            "training: {learning_rate: '5e-5'}",
+            "expected a number above 0, found the text '5e-5' (quoted)",
+            "write it without quotes",
+        ),
+        ("distill", "training: {max_steps: true}", "expected a whole number of at least -1, found true", ""),
+        ("distill", "training: {keep: besst}", "expected one of: best, last, found 'besst'", "did you mean 'best'?"),
+        (
+            "distill",
+            "training: {eval_strategy: false}",
+            "expected one of: no, epoch, steps, found false",
+            "did you mean 'no'?",
+        ),
+        ("export", "quantize: ~", "expected one of: none, int8, found ~", "did you mean 'none'?"),
+        (
+            "distill",
+            "layer_mapping: unifrom",
+            "expected one of: uniform, first, last; or a list of whole numbers of at least 1, found 'unifrom'",
+            "did you mean 'uniform'?",
+        ),
+        (
+            "distill",
+            "losses: {soft_labels: [1]}",
+            "expected a number or a mapping, found a list of 1",
+            "",
+        ),
+        ("distill", "teacher: {a: b}", "expected a text or null, found a mapping", ""),
+        ("distill", "student: [a]", "expected a text or a mapping, found a list of 1", ""),
+        ("distill", "training: [a]", "expected a mapping, found a list of 1", ""),
+        ("distill", "training:", "expected a mapping, found nothing", ""),
+        (
+            "export",
+            "data: {text_column_names: [a, b, c]}",
+            "expected a text or a list of texts (1 to 2 items), found a list of 3",
+            "",
+        ),
+        ("export", "data: {dataset_revision: 1e10}", "expected a text or null, found 1e10", "write '1e10'"),
+        (
+            "gen-soft-labels",
+            "splits: train",
+            "expected a list of: train, validation, test, unlabeled (not empty), found 'train'",
+            "write a list: [train]",
+        ),
+        ("eval", "models: {}", "expected a mapping, found a mapping", ""),
+        ("export", "verify: {atol: .inf}", "expected a number above 0, found .inf", ""),
+    ],
+)
+def test_a_wrong_value_is_told_what_is_expected(command: str, text: str, said: str, meant: str) -> None:
+    found = complaint(text, command=command)
+    assert said in found.splitlines()[0]
+    assert hint(text, command=command) == meant
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "key"),
+    [
+        ("distill", "layer_mapping: [3, x]", "`layer_mapping[1]`: expected a whole number of at least 1, found 'x'"),
+        ("eval", "latency: {lengths: [dat]}", "`latency.lengths[0]`: expected 'data' or a whole number of at least 1"),
+        ("export", "data: {text_column_names: [a, 3]}", "`data.text_column_names[1]`: expected a text, found 3"),
+        ("eval", "require: {a: {b: c}}", "`require.a.b`: expected a number, found 'c'"),
+    ],
+)
+def test_inside_a_union_there_is_one_complaint_at_the_deepest_place(command: str, text: str, key: str) -> None:
+    said = complaint(text, command=command)
+    assert said.startswith(key)
+    assert "\n\nerror: " not in said
+
+
+def test_all_complaints_come_in_the_order_of_the_file_and_then_of_the_command_line() -> None:
+    said = complaint("seed: a\nfoo_bar: 1\ntraining: {max_steps: b}\nseed2: 3\n", "zzz_y=1", "min_x=2")
+    places = [line.strip() for line in said.splitlines() if "-->" in line]
+    assert places == [
+        "--> a.yaml:2:7",
+        "--> a.yaml:3:1",
+        "--> a.yaml:4:23",
+        "--> a.yaml:5:1",
+        "--> command line: zzz_y=1",
+        "--> command line: min_x=2",
+    ]
+
+
+def test_carets_stand_under_wide_letters() -> None:
+    assert complaint('data: {train_file: "日本", test_file: 3}\n') == lines("""
+        `data.test_file`: expected a text, a list of texts or null, found 3
+         --> a.yaml:2:37
+          |
+        2 | data: {train_file: "日本", test_file: 3}
+          |                                       ^ write '3'
+    """).replace("2:37", "2:37")
+
+
+def test_a_very_long_line_is_cropped_around_the_carets() -> None:
+    said = complaint(f"layer_mapping: [{'1, ' * 500}x, {'1, ' * 500}1]\n").splitlines()
+    assert len(said[3]) < 160
+    assert said[3][said[4].index("^")] == "x"
+
+
+# The wrong stage
+
+
+@pytest.mark.parametrize("command", ["finetune", "gen-soft-labels", "distill", "eval"])
+def test_an_export_config_is_known_whatever_it_is_given_to(command: str) -> None:
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nmodel: m\nquantize: int8\nverify: {atol: 1}\n")
+    with pytest.raises(ConfigErrors) as raised:
+        configfile.load(command, "a.yaml")
+    said = str(raised.value)
+    assert said.startswith("this looks like an export config\n --> a.yaml:")
+    assert said.endswith("^ run: tinybert export a.yaml")
+    assert said.count("-->") == 1
+
+
+def test_a_distill_config_given_to_finetune() -> None:
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent: m\ntraining: {}\n")
+    with pytest.raises(ConfigErrors, match="^this looks like a distill config\n --> a.yaml:4:1\n"):
+        configfile.load("finetune", "a.yaml")
+
+
+def test_one_misspelled_key_is_no_wrong_stage() -> None:
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_label: s\nstudent: m\ntraining: {}\n")
+    with pytest.raises(ConfigErrors, match="unknown key 'soft_label'"):
+        configfile.load("distill", "a.yaml")
+
+
+def test_a_key_on_the_command_line_is_no_wrong_stage() -> None:
+    assert complaint("", "format=onnx", command="finetune").startswith("unknown key 'format'")
+
+
+# Checks, and errors that come later
+
+
+def checked(text: str, key: str, check: Callable[[Any], object]) -> str:
+    write("a.yaml", f"extends: base/distill.yaml\n{text}")
+    with pytest.raises(ConfigErrors) as raised:
+        configfile.load("distill", "a.yaml", checks={key: check})
+    return str(raised.value)
+
+
+def refuse(*key: str | int, what: str = "no") -> Callable[[Any], object]:
+    def check(_: Any) -> None:
+        raise ConfigError(what, key=key, hint="mend it")
+
+    return check
+
+
+def test_a_check_is_given_plain_data_with_variables_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAME", "x")
+    seen: list[Any] = []
+    write("a.yaml", "extends: base/distill.yaml\nlosses: {a: 1, b: {option: '${NAME}'}}")
+    configfile.load("distill", "a.yaml", checks={"losses": seen.append, "training": seen.append})
+    assert seen == [{"a": 1, "b": {"option": "x"}}, config.Training().model_dump()]
+
+
+def test_what_a_check_refuses_is_shown_in_its_place() -> None:
+    said = checked(
+        "losses:\n  soft_labels: {weight: 1, temperature: -1}\n", "losses", refuse("soft_labels", "temperature")
+    )
+    assert said == lines("""
+        no
+         --> a.yaml:3:41
+          |
+        3 |   soft_labels: {weight: 1, temperature: -1}
+          |                                         ^^ mend it
+    """)
+
+
+def test_a_check_that_knows_no_such_key_points_at_the_key() -> None:
+    said = checked("losses: {soft_label: 1}\n", "losses", refuse("soft_label", what="unknown loss 'soft_label'"))
+    assert said.splitlines()[-2:] == ["2 | losses: {soft_label: 1}", "  |          ^^^^^^^^^^ mend it"]
+
+
+def test_a_check_that_misses_a_key_points_at_its_section() -> None:
+    said = checked("losses:\n  soft_labels: {weight: 1}\n", "losses", refuse("hard_labels"))
+    assert said.splitlines()[-2:] == ["2 | losses:", "  | ^^^^^^ mend it"]
+
+
+def test_a_check_of_an_invalid_setting_is_not_run() -> None:
+    said = checked("losses: [1]\n", "losses", refuse())
+    assert said.startswith("`losses`: expected a mapping, found a list of 1\n")
+    assert "mend it" not in said
+
+
+def test_the_complaints_of_checks_join_the_others() -> None:
+    said = checked("seed: x\nlosses: {a: 1}\nteacher: 3\n", "losses", refuse("a"))
+    assert [line for line in said.splitlines() if "-->" in line] == [
+        " --> a.yaml:2:7",
+        " --> a.yaml:3:13",
+        " --> a.yaml:4:10",
+    ]
+
+
+def test_a_later_error_is_shown_in_its_place() -> None:
+    load("training:\n  metric_for_best_model: acuracy\n", "training.max_steps=3")
+    error = ConfigError("unknown metric 'acuracy'", key=("training", "metric_for_best_model"), hint="accuracy?")
+    said = configfile.complain(error, "distill", "a.yaml", ["training.max_steps=3"])
+    assert isinstance(said, ConfigErrors)
+    assert str(said) == lines("""
+        unknown metric 'acuracy'
+         --> a.yaml:3:26
+          |
+        3 |   metric_for_best_model: acuracy
+          |                          ^^^^^^^ accuracy?
+    """)
+
+
+def test_a_later_error_about_the_command_line_is_shown_there() -> None:
+    load("", "training.max_steps=3")
+    said = configfile.complain(
+        ConfigError("no", key=("training", "max_steps")), "distill", "a.yaml", ["training.max_steps=3"]
+    )
+    assert str(said).endswith("  --> command line: training.max_steps=3\n   |                                   ^")
+
+
+def test_a_later_error_survives_the_loss_of_the_file() -> None:
+    said = configfile.complain(ConfigError("no", key=("seed",), hint="mend it"), "distill", "gone.yaml")
+    assert str(said) == "no\n   = mend it"
+
+
+# Files
+
+
+def test_a_missing_file_is_told_the_nearest_name() -> None:
+    write("configs/demo/1-teacher.yaml", "")
+    with pytest.raises(InputError) as raised:
+        configfile.load("finetune", "configs/demo/1-techer.yaml")
+    assert raised.value.exit_code == 3
+    assert str(raised.value) == lines("""
+        no such config file: 'configs/demo/1-techer.yaml'
+           = did you mean 'configs/demo/1-teacher.yaml'?
+    """)
+
+
+def test_a_missing_folder_is_named() -> None:
+    with pytest.raises(InputError, match="there is no folder 'nowhere'"):
+        configfile.load("finetune", "nowhere/a.yaml")
+
+
+def test_a_setting_in_place_of_the_file_is_told_the_order() -> None:
+    with pytest.raises(InputError, match="the config file comes first"):
+        configfile.load("finetune", "seed=3")
+
+
+def test_a_missing_extended_file_is_told_who_asked_for_it() -> None:
+    write("configs/task.yaml", "")
+    write("configs/a.yaml", "# first\nextends: tsk.yaml\n")
+    with pytest.raises(InputError) as raised:
+        configfile.load("finetune", "configs/a.yaml")
+    assert str(raised.value) == lines("""
+        no such config file: 'configs/tsk.yaml'
+          --> configs/a.yaml:2:10
+           = did you mean 'task.yaml'?
+    """)
+
+
+def test_a_folder_is_no_config() -> None:
+    write("configs/demo/1-teacher.yaml", "")
+    with pytest.raises(InputError, match="is a folder.*\n.*there are: configs/demo/1-teacher.yaml"):
+        configfile.load("finetune", "configs/demo")
+
+
+def test_a_file_that_is_not_utf8_is_refused() -> None:
+    Path("a.yaml").write_bytes("task: é".encode("latin-1"))
+    with pytest.raises(InputError, match="'a.yaml' is not UTF-8 text \\(byte 7\\)"):
+        configfile.load("finetune", "a.yaml")
+
+
+# dump
+
+
+@pytest.mark.parametrize("command", list(config.COMMANDS))
+def test_what_is_dumped_loads_as_it_was(command: str) -> None:
+    settings = load(
+        "seed: 7", "data.label_names=['no', '1e5', '0o7', '1:30', 'null', '${X:-y}', 'a: b', ' ', 'é']", command=command
+    )
+    write("run.yaml", configfile.dump(settings))
+    assert configfile.load(command, "run.yaml") == settings
+
+
+def test_small_numbers_options_and_dollars_survive_a_dump() -> None:
+    settings = load("losses: {a: {weight: 1e-7, x: [1, {y: 1e300}], z: ~}}", "output_dir=$$$${a}/$x")
+    write("run.yaml", configfile.dump(settings))
+    again: Any = configfile.load("distill", "run.yaml")
+    assert again == settings
+    assert again.losses["a"] == {"weight": 1e-7, "x": [1, {"y": 1e300}], "z": None}
+    assert again.output_dir == "$${a}/$x"
+
+
+def test_a_dump_begins_with_the_task_and_uses_the_names_of_the_file() -> None:
+    dumped = configfile.dump(load(""))
+    assert dumped.startswith("task: text-classification\ndata:\n  dataset_name: null\n")
+    assert "student:\n  from: bert\n" in dumped
+    assert "  learning_rate: 5e-05\n" in dumped
+    assert "  report_to: []\n" in dumped
+
+
+def test_a_dump_is_the_same_every_time() -> None:
+    assert configfile.dump(load("seed: 1")) == configfile.dump(load("seed: 1"))

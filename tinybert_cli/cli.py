@@ -1,0 +1,120 @@
+"""The commands: one config file in, one folder out; a stage is imported only when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinybert_cli.errors import ConfigError, ConfigErrors, UserError
+
+app = typer.Typer(
+    name="tinybert",
+    help="Distil a BERT-class teacher into a small, fast student, in stages that meet on disk.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+STAGES = {
+    "finetune": ("finetune", "Train a model on gold labels (the teacher), or on a student's labels (student2)."),
+    "gen-soft-labels": ("gen_soft_labels", "Run a model once over the data and store its answers."),
+    "distill": ("distill", "Train a student to say what the teacher says."),
+    "eval": ("evaluate", "Score models side by side: quality, fidelity, size, latency."),
+    "export": ("export", "Write ONNX / int8, and verify it against the original."),
+}
+
+
+def main() -> None:
+    """The console script; also `python -m tinybert_cli`."""
+    try:
+        app()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _command(command: str) -> Callable[..., None]:
+    def run(
+        arguments: Annotated[
+            list[str] | None, typer.Argument(metavar="CONFIG [KEY=VALUE]...", help="A YAML file, and settings to change.")
+        ] = None,
+        config: Annotated[
+            Path | None, typer.Option("--config", metavar="FILE", help="The YAML file, in place of the argument.")
+        ] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Check everything, write nothing.")] = False,
+        force: Annotated[bool, typer.Option("--force", "-f", help="Replace what the run's folder holds.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")] = False,
+        verbose: Annotated[bool, typer.Option("--verbose", "-v", help="What the libraries say, too.")] = False,
+    ) -> None:
+        words = list(arguments or [])
+        if config is None and not words:
+            raise typer.BadParameter(f"no config; try: tinybert {command} FILE.yaml", param_hint="CONFIG")
+        file = config if config is not None else Path(words.pop(0))
+        raise typer.Exit(
+            execute(command, file, words, dry_run=dry_run, force=force, as_json=as_json, quiet=quiet, verbose=verbose)
+        )
+
+    return run
+
+
+for _name, (_, _help) in STAGES.items():
+    app.command(_name, help=_help)(_command(_name))
+
+
+@app.command("schema", help="The settings of a stage and what they mean.")
+def schema(
+    stage: Annotated[str | None, typer.Argument(help="finetune, gen-soft-labels, distill, eval or export.")] = None,
+    key: Annotated[str | None, typer.Argument(help="Only this setting, for example training.learning_rate.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON Schema.")] = False,
+) -> None:
+    from tinybert_cli.helpers import schema as helper
+
+    try:
+        print(helper.as_json(stage, key) if as_json else helper.as_text(stage, key))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from error
+
+
+def execute(
+    command: str, file: Path, overrides: list[str], *, dry_run: bool, force: bool, as_json: bool, quiet: bool, verbose: bool
+) -> int:
+    """Runs one stage and shows it; returns the exit code."""
+    from tinybert_cli import configfile, console
+
+    screen = console.Screen(command, as_json=as_json, quiet=quiet, verbose=verbose)
+    folder: Path | None = None
+    try:
+        stage = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")
+        config = configfile.load(command, file, overrides, stage.CHECKS)
+        folder = Path(config.output_dir)
+        with screen.hushed(folder):
+            for row in stage.run(config, force=force, dry_run=dry_run):
+                if int(os.environ.get("RANK", "0")) == 0:
+                    screen.show(row)
+        screen.finish(file, config.output_dir, dry_run=dry_run)
+        return 0
+    except ConfigError as error:
+        placed: ConfigErrors = configfile.complain(error, command, file, overrides)
+        screen.fail(placed)
+        return placed.exit_code
+    except UserError as error:
+        screen.fail(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        screen.say("interrupted")
+        return 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        screen.fail_with_bug(error, folder)
+        return 1
+

@@ -1,0 +1,287 @@
+"""What is shown on the way: rows as lines or a live bar on stderr, results on stdout, library chatter in run.log."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tinybert_cli.errors import UserError
+
+Row = dict[str, Any]
+
+NEXT = {
+    "finetune": "tinybert gen-soft-labels with `teacher: {folder}`",
+    "gen-soft-labels": "tinybert distill with `soft_labels: {folder}`, or tinybert finetune with `labels: {folder}`",
+    "distill": "tinybert eval with `models: {{student: {folder}}}`",
+    "eval": "tinybert export with the `model:` you would ship",
+    "export": "ship {folder}; its README.md says how to load it",
+}
+
+
+class Screen:
+    """One command's talk; knows the terminal, the pipe, CI, --json, -q and -v."""
+
+    def __init__(self, command: str, *, as_json: bool, quiet: bool, verbose: bool) -> None:
+        self.command = command
+        self.as_json = as_json
+        self.quiet = quiet
+        self.verbose = verbose
+        self.stdout, self.stderr = sys.stdout, sys.stderr
+        self.talk = Console(file=self.stderr, highlight=False, soft_wrap=True)
+        self.live = self.stderr.isatty() and not os.environ.get("CI") and not quiet
+        self.bar: Progress | None = None
+        self.models: list[Row] = []
+        self.last: Row = {}
+        self.spoken = 0.0
+
+    # -- while the stage runs --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def hushed(self, folder: Path) -> Iterator[None]:
+        """What libraries print goes to run.log; with -v it is shown as well."""
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        self.chatter = _Chatter(folder, also=self.stderr if self.verbose else None)
+        handler = logging.StreamHandler(self.chatter)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        try:
+            with contextlib.redirect_stdout(self.chatter), contextlib.redirect_stderr(self.chatter):
+                yield
+        finally:
+            root.removeHandler(handler)
+            self._stop_bar()
+
+    def show(self, row: Row) -> None:
+        """One row of a stage."""
+        event = row["event"]
+        self.last = row
+        if event == "model":
+            self.models.append(row)
+        if event == "progress":
+            self._progress(row)
+            return
+        line = _LINES.get(event, lambda row: None)(row)
+        if line is None or (self.quiet and event != "warning"):
+            return
+        style = "yellow" if event == "warning" else "green" if event == "done" else None
+        self.talk.print(escape(line), style=style)
+
+    def _progress(self, row: Row) -> None:
+        if not self.live:
+            return
+        if self.bar is None:
+            self.bar = Progress(
+                TextColumn("{task.fields[phase]}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=self.talk, transient=True,
+            )  # fmt: skip
+            self.bar.start()
+            self.bar_id = self.bar.add_task("", total=row["max_steps"], phase=self.command, speed="")
+        speed = f"{row['rows'] / max(row['seconds'], 1e-9):,.0f} rows/s"
+        loss = f"loss {row['loss']:.4f}  " if "loss" in row else ""
+        self.bar.update(self.bar_id, completed=row["step"], speed=loss + speed)
+
+    def _stop_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    # -- at the end ------------------------------------------------------------------------------------------
+
+    def finish(self, file: Path, folder: str, *, dry_run: bool) -> None:
+        """The result on stdout, and the next command on stderr."""
+        if self.as_json:
+            status = "dry run" if dry_run else "up to date" if self._up_to_date else "done"
+            self._print_json({"command": self.command, "status": status, "output_dir": folder, **_facts(self.last)})
+        elif self.models:
+            self._table()
+        elif not self.stdout.isatty() and not dry_run:
+            print(folder, file=self.stdout)
+        if dry_run:
+            self.say("dry run: nothing was written")
+        elif not self.quiet:
+            self.say(f"next: {_next_in_recipe(file) or NEXT[self.command].format(folder=folder)}")
+
+    def fail(self, error: UserError) -> None:
+        self._stop_bar()
+        text = str(error)
+        self.talk.print(f"[red]error:[/] {escape(text)}")
+        if self.as_json:
+            self._print_json({"command": self.command, "status": "error", "exit_code": error.exit_code, "error": text})
+
+    def fail_with_bug(self, error: Exception, folder: Path | None) -> None:
+        """A bug: one line, its traceback in run.log, on the screen with -v."""
+        self._stop_bar()
+        trace = "".join(traceback.format_exception(error))
+        kept = folder is not None and folder.is_dir()
+        if folder is not None and kept:
+            with (folder / "run.log").open("a", encoding="utf-8") as file:
+                file.write(trace)
+        if self.verbose or not kept:
+            self.talk.print(escape(trace), end="")
+        where = f"; traceback in {folder}/run.log" if kept else ""
+        self.talk.print(f"[red]error:[/] this is a bug in tinybert: {escape(f'{type(error).__name__}: {error}')}{where}")
+        if self.as_json:
+            self._print_json({"command": self.command, "status": "error", "exit_code": 1, "error": str(error)})
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            self.talk.print(escape(line))
+
+    @property
+    def _up_to_date(self) -> bool:
+        return self.last.get("event") == "up to date" or bool(self.models and self.last.get("event") == "model")
+
+    def _print_json(self, value: Row) -> None:
+        print(json.dumps(value, ensure_ascii=False), file=self.stdout)
+
+    def _table(self) -> None:
+        out = Console(file=self.stdout, highlight=False, width=None if self.stdout.isatty() else 140)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        columns = [column for column in _COLUMNS if any(column[1](row) for row in self.models)]
+        table.add_column("model")
+        for title, _ in columns:
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in self.models:
+            table.add_row(escape(row["model"]), *(cell(row) or "-" for _, cell in columns))
+        out.print(table)
+
+
+class _Chatter(io.TextIOBase):
+    """A text stream that ends in run.log, as soon as the run has a folder."""
+
+    def __init__(self, folder: Path, also: Any) -> None:
+        self.folder = folder
+        self.also = also
+        self.waiting = ""
+
+    def write(self, text: str) -> int:
+        if self.also is not None:
+            self.also.write(text)
+        self.waiting += text
+        if (self.folder / "checkpoints").is_dir():
+            with contextlib.suppress(OSError), (self.folder / "run.log").open("a", encoding="utf-8") as file:
+                file.write(self.waiting)
+            self.waiting = ""
+        return len(text)
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _plan(row: Row) -> str:
+    parts = [f"{row['rows']:,} rows"]
+    parts += [f"{row['steps']:,} steps"] if "steps" in row else []
+    parts += [f"{row['parameters'] / 1e6:.1f} M parameters"] if "parameters" in row else []
+    parts += [f"layers {row['layers_copied_from']} of the model it comes from"] if row.get("layers_copied_from") else []
+    parts += [f"labels {', '.join(row['label_names'])}"] if "label_names" in row else []
+    parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
+    parts += [row["device"]] if "device" in row else []
+    parts += ["float32" if row["precision"] == "no" else row["precision"]] if "precision" in row else []
+    return "  ".join(parts)
+
+
+def _train(row: Row) -> str:
+    return (
+        f"step {row['step']:>6}  epoch {row['epoch']:<5}  loss {row.get('loss', float('nan')):.4f}"
+        f"  {row['samples_per_second']:,.0f} rows/s"
+    )
+
+
+def _evaluate(row: Row) -> str:
+    scores = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float) and k not in ("epoch",))
+    return f"step {row['step']:>6}  epoch {row['epoch']:<5}  {scores}{'  (best)' if row['is_best'] else ''}"
+
+
+def _done(row: Row) -> str:
+    numbers = row.get("metrics", row) if "metrics" not in row else {}
+    shown = [f"{k} {v:,.4g}" for k, v in numbers.items() if isinstance(v, (int, float))]
+    return "  ".join([f"done: {row['output_dir']}", *shown])
+
+
+_LINES = {
+    "plan": _plan,
+    "train": _train,
+    "evaluate": _evaluate,
+    "warning": lambda row: f"warning: {row['message']}",
+    "labels": lambda row: f"{row['kept']:,} of {row['rows']:,} answers are at least {row['min_confidence']:g} sure",
+    "teacher check": lambda row: "teacher check: " + "  ".join(
+        f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float)
+    ),
+    "resume": lambda row: f"going on from step {row['step']:,} of {row['max_steps']:,}",
+    "shard": lambda row: f"{row['step']:,} of {row['max_steps']:,} rows  {row['shard']}",
+    "scored": lambda row: f"scored {row['model']}",
+    "written": lambda row: f"written: {row['bytes'] / 1e6:.1f} MB; comparing it with the original",
+    "up to date": lambda row: f"up to date: {row['output_dir']}",
+    "done": _done,
+}  # fmt: skip
+
+
+def _number(key: str, form: str) -> Any:
+    return lambda row: form.format(row[key]) if key in row else None
+
+
+def _with_interval(key: str) -> Any:
+    def cell(row: Row) -> str | None:
+        if key not in row:
+            return None
+        low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+        return f"{row[key]:.4f}" + (f" ({low:.3f}-{high:.3f})" if low is not None else "")
+
+    return cell
+
+
+def _millions(key: str, unit: str) -> Any:
+    return lambda row: f"{row[key] / 1e6:.1f} {unit}" if key in row else None
+
+
+def _latency(batch: str) -> Any:
+    def cell(row: Row) -> str | None:
+        if f"latency_ms_{batch}" not in row:
+            return None
+        faster = f" ({row[f'speedup_{batch}']:.1f}x)" if f"speedup_{batch}" in row else ""
+        return f"{row[f'latency_ms_{batch}']:.2f}{faster}"
+
+    return cell
+
+
+_COLUMNS = [
+    ("accuracy (95 %)", _with_interval("accuracy")),
+    ("retention", _number("retention", "{:.1%}")),
+    ("agreement", _number("agreement", "{:.1%}")),
+    ("parameters", _millions("parameters", "M")),
+    ("size", _millions("bytes", "MB")),
+    ("ms, batch 1", _latency("b1")),
+    ("ms, batch 32", _latency("b32")),
+]
+
+
+def _facts(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key not in ("event", "output_dir")}
+
+
+def _next_in_recipe(file: Path) -> str | None:
+    """The command that opens the next numbered file of the same recipe."""
+    number = re.match(r"(\d+)-", file.name)
+    if number is None:
+        return None
+    for other in sorted(file.parent.glob(f"{int(number[1]) + 1}-*.yaml")):
+        first = other.read_text(encoding="utf-8").partition("\n")[0]
+        said = re.match(r"# *(tinybert \S+ )", first)
+        return f"{said[1]}{other}" if said else None
+    return None

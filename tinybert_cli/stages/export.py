@@ -1,0 +1,118 @@
+"""export: write a model for another runtime, and verify it on real rows against the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli import artifacts, data, formats, loops, models, tasks
+from tinybert_cli.config import Export, Verify
+from tinybert_cli.errors import GateError
+
+CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find, "format": formats.find}
+
+TIMED_ROWS = 64  # rows whose batch-1 latency is taken, original and export in turn
+
+
+def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
+    """Writes an export folder; yields what happens on the way.
+
+    Raises:
+        GateError: the export does not keep what `verify` asks for; nothing is left under a final name.
+    """
+    source = models.locate(config.model)
+    inputs = {"model": artifacts.describe_model(source.folder, source.name, source.revision)}
+    inputs |= artifacts.describe_all(data.sources(config.data, [config.verify.split]))
+    with artifacts.open_output("export", config, inputs, force=force, dry_run=dry_run) as output:
+        if output.finished:
+            yield {"event": "up to date", "output_dir": config.output_dir}
+        else:
+            yield from output.record(_export(config, source, output))
+
+
+def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
+    task, form = tasks.find(config.task), formats.find(config.format)
+    model = models.load(source, task.head, label_names=config.data.label_names)
+    tokenizer = models.load_tokenizer(source)
+    models.check_vocabulary(model, tokenizer, source)
+    names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
+    rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
+    gold = task.labels(rows, config.data, task.label_names(rows, config.data, model_names=names))
+    encoded = task.encode(rows, config.data, tokenizer)
+    yield from data.remarks(config.verify.split, encoded, config.data)
+    examples = data.Examples.of(encoded)
+    order = data.sorted_batches(examples.lengths, 32)
+    yield {"event": "plan", "rows": len(rows), "format": config.format, "quantize": config.quantize,
+           **models.size(model)}  # fmt: skip
+    if output.dry_run:
+        return
+
+    sample = {name: value for name, value in examples.__getitems__(order[0][:2]).items() if name in loops.MODEL_INPUTS}
+    written = output.seal(
+        "export", lambda folder: form.write(model, sample, folder, quantize=config.quantize, opset=config.opset)
+    )
+    exported = form.read(written)
+    yield {"event": "written", "bytes": (written / form.weights).stat().st_size}
+
+    original, said = (loops.predict_all(net, examples, order) for net in (model, exported))
+    difference = np.abs(original - said)
+    metrics: dict[str, float] = {
+        "max_abs_logit_difference": float(difference.max()),
+        "mean_abs_logit_difference": float(difference.mean()),
+        "agreement": task.fidelity(said, original)["agreement"],
+        "bytes": (written / form.weights).stat().st_size,
+        "bytes_ratio": models.weights_bytes(models.fetch(source)) / (written / form.weights).stat().st_size,
+    }
+    if gold is not None:
+        before, after = (task.score(logits, gold)[task.main_metric] for logits in (original, said))
+        metrics["metric_difference"] = after - before
+    single = [examples.__getitems__([index]) for index in range(min(TIMED_ROWS, len(examples)))]
+    times = loops.latencies({"original": model, "export": exported}, {"original": single, "export": single})
+    metrics["latency_ms_b1"] = times["export"]
+    metrics["latency_ratio_b1"] = times["original"] / times["export"]
+    yield {"event": "verify", **metrics}
+    _verify(metrics, config.verify, config.quantize, output.folder)
+
+    def write(folder: Path) -> None:
+        for path in written.iterdir():
+            if path.name != "seal.json":
+                (folder / path.name).write_bytes(path.read_bytes())
+        model.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        facts = {"made by": "export", "from": config.model, "label names": ", ".join(names), **metrics}
+        card = artifacts.model_card(output.folder.name, facts, load=_USAGE.format(folder=output.folder))
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    output.put(write)
+    output.finish(metrics, label_names=names, device="cpu", precision=config.quantize)
+    yield {"event": "done", "output_dir": config.output_dir, **metrics}
+
+
+def _verify(metrics: dict[str, float], verify: Verify, quantize: str, folder: Path) -> None:
+    complaints = []
+    if quantize == "none" and metrics["max_abs_logit_difference"] > verify.atol:
+        complaints.append(f"logits differ by {metrics['max_abs_logit_difference']:.2g}, more than atol {verify.atol:g}")
+    if metrics["agreement"] < verify.min_agreement:
+        complaints.append(f"agreement {metrics['agreement']:.4f}, less than min_agreement {verify.min_agreement:g}")
+    if -metrics.get("metric_difference", 0.0) > verify.max_metric_drop:
+        complaints.append(
+            f"the metric falls by {-metrics['metric_difference']:.4f}, more than max_metric_drop {verify.max_metric_drop:g}"
+        )
+    if complaints:
+        raise GateError(
+            "the export is not what the model was: " + "; ".join(complaints),
+            where=str(folder),
+            hint="nothing was kept; try quantize: none, or loosen verify if you can live with it",
+        )
+
+
+_USAGE = """import numpy as np, onnxruntime, tokenizers
+
+tokenizer = tokenizers.Tokenizer.from_file("{folder}/tokenizer.json")
+session = onnxruntime.InferenceSession("{folder}/model.onnx")
+text = tokenizer.encode("Better than it looks.")
+values = {{"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}}
+logits = session.run(None, {{node.name: np.array([values[node.name]]) for node in session.get_inputs()}})"""
