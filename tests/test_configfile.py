@@ -179,13 +179,13 @@ def test_a_key_that_is_a_list_is_refused() -> None:
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "~\n"])
 def test_an_empty_file_says_so(text: str) -> None:
     write("a.yaml", text)
-    with pytest.raises(ConfigErrors, match="^the file is empty\n --> a.yaml:1:1\n"):
+    with pytest.raises(ConfigErrors, match=r"^the file is empty\n --> a\.yaml:1:1\n"):
         configfile.load("export", "a.yaml")
 
 
 def test_a_list_is_no_config() -> None:
     write("a.yaml", "- task: x\n")
-    with pytest.raises(ConfigErrors, match="^expected a mapping, found a list of 1\n --> a.yaml:1:1\n"):
+    with pytest.raises(ConfigErrors, match=r"^expected a mapping, found a list of 1\n --> a\.yaml:1:1\n"):
         configfile.load("export", "a.yaml")
 
 
@@ -275,7 +275,8 @@ def test_a_control_character_is_no_crash() -> None:
 
 
 def test_aliases_of_aliases_cannot_explode() -> None:
-    bomb = "".join(f"{name}: &{name} [{', '.join([alias] * 10)}]\n" for name, alias in zip("abcdefg", ["x", *(f"*{c}" for c in "abcdef")], strict=True))  # fmt: skip  # noqa: E501
+    steps = zip("abcdefg", ["x", "*a", "*b", "*c", "*d", "*e", "*f"], strict=True)
+    bomb = "".join(f"{name}: &{name} [{', '.join([below] * 10)}]\n" for name, below in steps)
     assert complaint(bomb).startswith("aliases make more than 100000 values of this\n")
 
 
@@ -294,9 +295,7 @@ def test_mappings_merge_and_everything_else_replaces() -> None:
     write(
         "low.yaml", "extends: base/distill.yaml\ntraining: {keep: last, report_to: [wandb, mlflow]}\nstudent: {from: a}"
     )
-    write(
-        "a.yaml", "extends: low.yaml\ntraining: {seed_: 1, report_to: [trackio]}\nstudent: b".replace("seed_: 1, ", "")
-    )
+    write("a.yaml", "extends: low.yaml\ntraining: {report_to: [trackio]}\nstudent: b")
     settings: Any = configfile.load("distill", "a.yaml")
     assert settings.training.keep == "last"
     assert settings.training.report_to == ["trackio"]
@@ -353,7 +352,9 @@ def test_extends_on_the_command_line_is_refused() -> None:
 
 def test_extends_has_to_be_a_text() -> None:
     write("a.yaml", "extends: {file: b.yaml}")
-    with pytest.raises(ConfigErrors, match="^expected a file or a list of files, found a mapping\n --> a.yaml:1:10\n"):
+    with pytest.raises(
+        ConfigErrors, match=r"^expected a file or a list of files, found a mapping\n --> a\.yaml:1:10\n"
+    ):
         configfile.load("export", "a.yaml")
 
 
@@ -421,13 +422,13 @@ def test_a_variable_that_cannot_be_read_is_refused(text: str) -> None:
 
 
 def test_a_variable_never_becomes_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STEPS", "32")
-    assert complaint("training: {max_steps: '${STEPS}'}\n") == lines("""
-        `training.max_steps`: expected a whole number of at least -1, found the text '32' (quoted)
-         --> a.yaml:2:23
+    monkeypatch.setenv("N", "32")
+    assert complaint("seed: ${N}\n") == lines("""
+        `seed`: expected a whole number from 0 to 4294967295, found '32'
+         --> a.yaml:2:7
           |
-        2 | training: {max_steps: '${STEPS}'}
-          |                       ^^^^^^^^^^ a variable is always a text; give this setting on the command line: KEY=VALUE
+        2 | seed: ${N}
+          |       ^^^^ a variable is always a text; give this setting on the command line: KEY=VALUE
     """)
 
 
@@ -500,9 +501,11 @@ def test_a_value_on_the_command_line_is_shown_there() -> None:
 
 
 def test_a_value_inside_a_flow_mapping_is_shown_there() -> None:
-    assert complaint("", "training={keep: best, max_steps: x}").endswith(
-        "  --> command line: training={keep: best, max_steps: x}\n   |                                                   ^"
-    )
+    assert complaint("", "training={keep: best, max_steps: x}") == lines("""
+        `training.max_steps`: expected a whole number of at least -1, found 'x'
+          --> command line: training={keep: best, max_steps: x}
+           |                                                 ^
+    """)
 
 
 def test_an_unknown_section_on_the_command_line_is_shown_there() -> None:
@@ -577,21 +580,17 @@ def test_an_unknown_key_is_shown_with_its_place() -> None:
 
 
 def test_a_missing_key_comes_with_its_documentation() -> None:
-    assert (
-        complaint("student:\n  num_hidden_layers: 3\n").startswith("missing key 'task'") is False
-    )  # the base has all the others
-    write(
-        "a.yaml", "# the student\ntask: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent:\n  num_hidden_layers: 3\n"
-    )
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent:\n  num_hidden_layers: 3\n")
     with pytest.raises(ConfigErrors) as raised:
         configfile.load("distill", "a.yaml")
-    assert str(raised.value) == lines("""
+    documented = "Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or"
+    assert str(raised.value) == lines(f"""
         missing key 'from' in `student`
-         --> a.yaml:6:1
+         --> a.yaml:5:1
           |
-        6 | student:
-          | ^^^^^^^ from: Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or `package://import_name/path`.
-    """)  # noqa: E501
+        5 | student:
+          | ^^^^^^^ from: {documented} `package://import_name/path`.
+    """)
 
 
 def test_a_missing_top_level_key_points_at_the_file() -> None:
@@ -621,7 +620,7 @@ def test_a_missing_top_level_key_points_at_the_file() -> None:
         ("distill", "student_model: x", "did you mean 'student'?"),
         ("finetune", "model_name_or_path: x", "did you mean 'model'?"),
         ("gen-soft-labels", "model_name_or_path: x", "did you mean 'teacher'?"),
-        ("distill", "temperature: 4", "did you mean 'temperature' in `losses.soft_labels`?"),
+        ("distill", "temperature: 4", "`temperature` belongs in `losses.soft_labels`"),
         ("distill", "T: 4", "did you mean 'temperature' in `losses.soft_labels`?"),
         ("distill", "hard_labels: 1.0", "`hard_labels` belongs in `losses`"),
         ("finetune", "training: {batch_size: 8}", "did you mean 'per_device_train_batch_size'?"),
@@ -643,7 +642,7 @@ def test_a_key_from_elsewhere_is_told_its_name_here(command: str, text: str, mea
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("alpha", "losses: {soft_labels: ..., hard_labels: ...}; alpha is the hard weight in one tool"),
+        ("alpha", "losses: {soft_labels: ..., hard_labels: ...}; alpha weighs the hard loss in one tool"),
         ("overwrite_output_dir", "tinybert distill CONFIG --force"),
         ("warmup_steps", "`warmup_ratio` in `training`"),
         ("fp16", "`mixed_precision`"),
@@ -735,7 +734,6 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
             "expected a list of: train, validation, test, unlabeled (not empty), found 'train'",
             "write a list: [train]",
         ),
-        ("eval", "models: {}", "expected a mapping, found a mapping", ""),
         ("export", "verify: {atol: .inf}", "expected a number above 0, found .inf", ""),
     ],
 )
@@ -760,6 +758,12 @@ def test_inside_a_union_there_is_one_complaint_at_the_deepest_place(command: str
     assert "\n\nerror: " not in said
 
 
+def test_an_empty_mapping_of_models_is_refused() -> None:
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nmodels: {}\n")
+    with pytest.raises(ConfigErrors, match=r"`models`: expected a mapping \(not empty\), found an empty mapping"):
+        configfile.load("eval", "a.yaml")
+
+
 def test_all_complaints_come_in_the_order_of_the_file_and_then_of_the_command_line() -> None:
     said = complaint("seed: a\nfoo_bar: 1\ntraining: {max_steps: b}\nseed2: 3\n", "zzz_y=1", "min_x=2")
     places = [line.strip() for line in said.splitlines() if "-->" in line]
@@ -780,7 +784,7 @@ def test_carets_stand_under_wide_letters() -> None:
           |
         2 | data: {train_file: "日本", test_file: 3}
           |                                       ^ write '3'
-    """).replace("2:37", "2:37")
+    """)
 
 
 def test_a_very_long_line_is_cropped_around_the_carets() -> None:
@@ -805,7 +809,7 @@ def test_an_export_config_is_known_whatever_it_is_given_to(command: str) -> None
 
 def test_a_distill_config_given_to_finetune() -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent: m\ntraining: {}\n")
-    with pytest.raises(ConfigErrors, match="^this looks like a distill config\n --> a.yaml:4:1\n"):
+    with pytest.raises(ConfigErrors, match=r"^this looks like a distill config\n --> a\.yaml:4:1\n"):
         configfile.load("finetune", "a.yaml")
 
 
@@ -947,13 +951,13 @@ def test_a_missing_extended_file_is_told_who_asked_for_it() -> None:
 
 def test_a_folder_is_no_config() -> None:
     write("configs/demo/1-teacher.yaml", "")
-    with pytest.raises(InputError, match="is a folder.*\n.*there are: configs/demo/1-teacher.yaml"):
+    with pytest.raises(InputError, match=r"is a folder.*\n.*there are: configs/demo/1-teacher\.yaml"):
         configfile.load("finetune", "configs/demo")
 
 
 def test_a_file_that_is_not_utf8_is_refused() -> None:
     Path("a.yaml").write_bytes("task: é".encode("latin-1"))
-    with pytest.raises(InputError, match="'a.yaml' is not UTF-8 text \\(byte 7\\)"):
+    with pytest.raises(InputError, match=r"'a\.yaml' is not UTF-8 text \(byte 7\)"):
         configfile.load("finetune", "a.yaml")
 
 

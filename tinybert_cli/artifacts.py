@@ -33,7 +33,7 @@ log = logging.getLogger("tinybert")
 MANIFEST = "manifest.json"
 _STARTED = "checkpoints/started.json"
 _STATE, _BEST = "step-{:0>8}", "best-{:0>8}"  # checkpoints by the step that they were made at
-_NOT_SEALED = {MANIFEST, "run.log"}  # written after, or beside, what the manifest vouches for
+_LOGS = {"run.log", "log.jsonl"}  # still written to when the manifest is sealed
 
 
 @contextmanager
@@ -130,7 +130,7 @@ class Output:
         if not (self.folder / _STARTED).exists():
             return False
         sealed = any(path.is_dir() and path.name[0] != "." for path in (self.folder / "checkpoints").iterdir())
-        return sealed or bool(set(_read_json(self.folder / _STARTED)["files"]) - {"log.jsonl"})
+        return sealed or bool(set(_read_json(self.folder / _STARTED)["files"]) - _LOGS)
 
     def _identity(self) -> dict[str, Any]:
         return {"command": self.command, "settings": self.settings, "inputs": self.inputs}
@@ -218,7 +218,7 @@ class Output:
             )
 
         self.put(write)
-        names = [name for name in _own_files(self.folder) if name not in _NOT_SEALED]
+        names = [name for name in _own_files(self.folder) if name not in _LOGS]
         manifest = {
             "command": self.command,
             "config_hash": digest(self.settings),
@@ -534,7 +534,7 @@ def _own_files(folder: Path) -> list[str]:
     if (folder / _STARTED).exists():
         names |= set(_read_json(folder / _STARTED)["files"])
     if names:
-        names |= {"run.log"}
+        names |= _LOGS
     return sorted(name for name in names if (folder / name).is_file())
 
 

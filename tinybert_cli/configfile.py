@@ -125,7 +125,7 @@ class _Composed:
 
     def _parents(self, extends: Node) -> Iterator[Node]:
         for node in extends.value if isinstance(extends.value, list) else [extends]:
-            if not isinstance(node.value, str) or not node.value:
+            if not isinstance(node.value, str) or not node.value or "\0" in node.value:
                 raise Complaint(f"expected a file or a list of files, found {hints.found(node)}", node.at)
             yield self._expanded(node, node.value, ("extends",))
 
@@ -391,7 +391,7 @@ def _placed(error: ConfigError, key: Key, tree: Node) -> Complaint:
     nodes = list(tree.along(key))
     node = nodes[-1]
     about_key = error.what.startswith("unknown ") and f"'{key[-1]}'" in error.what
-    at_key = len(nodes) <= len(key) and isinstance(node.value, dict) or about_key
+    at_key = about_key or (len(nodes) <= len(key) and isinstance(node.value, dict))
     return Complaint(error.what, (at_key and node.key_at) or node.at, error.hint or "")
 
 

@@ -54,7 +54,7 @@ def found(node: Node) -> str:
     """What stands in the file instead."""
     value = node.value
     if isinstance(value, dict):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
     if not isinstance(value, str):
@@ -181,7 +181,7 @@ def _words(schema: Schema, plural: bool = False) -> str:
     if kind == "string":
         return ("texts" if plural else "a text") + (" that is not empty" if schema.get("minLength") else "")
     if kind == "object":
-        return "mappings" if plural else "a mapping"
+        return ("mappings" if plural else "a mapping") + (" (not empty)" if schema.get("minProperties") else "")
     return {"boolean": "true or false", "null": "null"}.get(str(kind), "anything")
 
 
@@ -290,6 +290,10 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
 }
 
 _ACCELERATE = "that is set in Accelerate: `accelerate config`, then accelerate launch -m tinybert_cli {command} CONFIG"
+_ALPHA = (
+    "write losses: {{soft_labels: ..., hard_labels: ...}}; "
+    "alpha weighs the hard loss in one tool, the soft loss in another"
+)
 _COMMANDS = "each stage is a command: tinybert finetune, tinybert distill, tinybert eval"
 
 # What no other name can say: the setting without which it makes no sense (if any), and the sentence.
@@ -300,10 +304,7 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "do_train": ("", _COMMANDS),
     "do_eval": ("", _COMMANDS),
     "do_predict": ("", "each stage is a command: tinybert eval, tinybert predict"),
-    "alpha": (
-        "losses",
-        "write losses: {{soft_labels: ..., hard_labels: ...}}; alpha is the hard weight in one tool, the soft in the next",
-    ),
+    "alpha": ("losses", _ALPHA),
     "warmup_steps": ("warmup_ratio", "write `warmup_ratio` in `training`: the share of the steps, for example 0.1"),
     "num_warmup_steps": ("warmup_ratio", "write `warmup_ratio` in `training`: the share of the steps, for example 0.1"),
     "fp16": ("mixed_precision", "`mixed_precision` says that; auto takes bf16 where it is fast"),

@@ -198,7 +198,6 @@ class Learner:
 
     def _rest_of_epoch(self) -> Iterator[Batch]:
         self.batches.epoch = self.progress.epoch
-        self.accelerator.gradient_state.end_of_dataloader = False
         if self.progress.batch:
             yield from self.accelerator.skip_first_batches(self.loader, self.progress.batch)
         else:

@@ -39,7 +39,7 @@ def locate(name: str) -> Source:
     """Find a folder, `org/name`, `org/name@revision` or `package://import_name/path`; no network, no code is run."""
     if name.startswith("package://"):
         return _locate_in_package(name)
-    folder = Path(os.path.expanduser(name))
+    folder = _expand(name)
     if folder.is_dir():
         _check_folder(folder)
         return Source(folder=folder, hub_id=None, revision=None, name=name)
@@ -201,7 +201,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
     pieces, rows = max(tokenizer.get_vocab().values()) + 1, model.get_input_embeddings().num_embeddings
     if pieces > rows:
         raise InputError(
-            f"the tokenizer of '{source.name}' is not its own: {pieces:,} pieces, but the model has {rows:,} embeddings",
+            f"the tokenizer of '{source.name}' is not its own: {pieces:,} pieces, the model has {rows:,} embeddings",
             hint="copy the tokenizer files of the model that it was made from into the folder",
         )
     if model.config.pad_token_id is not None and model.config.pad_token_id != tokenizer.pad_token_id:
@@ -282,6 +282,10 @@ def _check_folder(folder: Path) -> None:
     raise InputError("no model here: there is no config.json", where=str(folder), hint="give the folder that holds it")
 
 
+def _expand(name: str) -> Path:
+    return Path(os.path.expanduser(name))  # noqa: PTH111  Path's own raises for a user that does not exist
+
+
 def _looks_like_a_path(name: str) -> bool:
     parent = Path(name).parent
     return (
@@ -293,10 +297,10 @@ def _looks_like_a_path(name: str) -> bool:
 
 
 def _missing_folder(name: str) -> InputError:
-    missing = Path(os.path.expanduser(name))
+    missing = _expand(name)
     while not missing.parent.is_dir():  # the first part that is missing is the one that may be misspelt
         missing = missing.parent
-    rest = Path(os.path.expanduser(name)).relative_to(missing)
+    rest = _expand(name).relative_to(missing)
     siblings = sorted(child.name for child in missing.parent.iterdir() if child.is_dir())
     near = [missing.parent / sibling for sibling in difflib.get_close_matches(missing.name, siblings, cutoff=0.5)]
     guesses = [str(folder / rest) for folder in near if (folder / rest).is_dir()]
@@ -306,7 +310,7 @@ def _missing_folder(name: str) -> InputError:
 
 def _download(source: Source, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of whichever httpx it goes with
         GatedRepoError,
         HFValidationError,
         HTTPError,
@@ -344,7 +348,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
 
     file = folder / "config.json"
     values = _read_json(file)
-    model_type = values.get("model_type")
+    model_type = str(values.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         reason = "its code comes with it, and code from a model is never run" if "auto_map" in values else "unknown"
         raise InputError(
@@ -408,9 +412,10 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(file)
+        weights: dict[str, torch.Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:
         raise InputError(f"the weights are damaged or incomplete: {error}", where=str(file), hint=COPY_AGAIN) from error
+    return weights
 
 
 def _read_pickled(file: Path) -> dict[str, torch.Tensor]:

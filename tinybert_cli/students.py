@@ -64,6 +64,8 @@ def check(setting: Mapping[str, Any] | str) -> None:
 
 def shape(setting: settings.Model, base_config: PreTrainedConfig) -> PreTrainedConfig:
     """The config of the model that `setting` asks for; the base's own is left alone. Needs no weights."""
+    if _is_as_it_is(setting):
+        return copy.deepcopy(base_config)
     base = _shape_of(base_config)
     asked = _asked(setting, base)
     _check_heads(setting, asked.hidden_size, asked.num_attention_heads)
@@ -73,6 +75,8 @@ def shape(setting: settings.Model, base_config: PreTrainedConfig) -> PreTrainedC
     config = copy.deepcopy(base_config)
     for name, value in asdict(asked).items():
         setattr(config, _field(config, name), value)
+    if "pooler_hidden_size" in config.to_dict():  # DeBERTa
+        config.pooler_hidden_size = asked.hidden_size
     if config.model_type == "electra":
         _set_electra_embeddings(setting, config, base)
     return config
@@ -82,8 +86,7 @@ def mapping(setting: settings.Model, rule: str | Sequence[int], base_config: Pre
     """`layer_map` for this student of this base; empty if nothing is copied."""
     if setting.initialize == "random":
         return []
-    asked = _shape_of(shape(setting, base_config))
-    return layer_map(rule, asked.num_hidden_layers, _shape_of(base_config).num_hidden_layers)
+    return layer_map(rule, shape(setting, base_config).num_hidden_layers, base_config.num_hidden_layers)
 
 
 def layer_map(rule: str | Sequence[int], student_layers: int, teacher_layers: int) -> list[int]:
@@ -130,19 +133,24 @@ def build(
 
     On MiniLM-L6 this beat random units, norms of the weights around a unit, and statistics of random tokens.
     """
-    base, config = _shape_of(teacher_model.config), shape(setting, teacher_model.config)
+    config, teacher_config = shape(setting, teacher_model.config), teacher_model.config
     student = _fresh(type(teacher_model), config, seed)
     if setting.initialize == "random":
         return student.eval()
     weights = {key: tensor.detach().cpu().float() for key, tensor in teacher_model.state_dict().items()}
-    if _shape_of(config) != base or list(mapping) != list(range(base.num_hidden_layers)):
+    if not (_is_as_it_is(setting) and list(mapping) == list(range(teacher_config.num_hidden_layers))):
         _check_family(config)
         prefix = f"{teacher_model.base_model_prefix}."
         bare = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
-        narrowed = _narrow(bare, base, config, mapping, seed)
+        narrowed = _narrow(bare, _shape_of(teacher_config), config, mapping, seed)
         weights = {key: narrowed[key.removeprefix(prefix)] for key in student.state_dict()}
     student.load_state_dict(weights)
     return student.eval()
+
+
+def _is_as_it_is(setting: settings.Model) -> bool:
+    """The model itself, which any family can be, whatever the numbers in its config are called."""
+    return setting.initialize == "teacher" and setting.preset is None and not _numbers(setting)
 
 
 def _shape_of(config: PreTrainedConfig) -> Shape:
@@ -150,7 +158,7 @@ def _shape_of(config: PreTrainedConfig) -> Shape:
     fields = {name: _field(config, name) for name in Shape.__dataclass_fields__}
     if not values.keys() >= set(fields.values()):
         raise InputError(
-            f"a {config.model_type} model cannot be built in another size: its config has other numbers",
+            f"{config.model_type} models cannot be built in another size: their config has other numbers",
             hint=f"families that can: {', '.join(FAMILIES)}",
         )
     return Shape(**{name: int(values[field]) for name, field in fields.items()})
@@ -189,7 +197,7 @@ def _check_heads(setting: settings.Model, width: int, heads: int) -> None:
         raise ConfigError(
             f"hidden_size {width} cannot be shared by {heads} heads",
             key=_key(setting, "hidden_size" if setting.hidden_size is not None else "num_attention_heads"),
-            hint=f"it must be a multiple of num_attention_heads, such as {-(-width // heads) * heads}",
+            hint=f"it must be a multiple of num_attention_heads, such as {max(1, width // heads) * heads}",
         )
 
 
@@ -207,7 +215,7 @@ def _check_fits(setting: settings.Model, asked: Shape, base: Shape) -> None:
 def _check_family(config: PreTrainedConfig) -> None:
     if config.model_type not in FAMILIES:
         raise InputError(
-            f"a {config.model_type} model cannot be shrunk: its layers are not laid out like BERT's",
+            f"{config.model_type} models cannot be shrunk: their layers are not laid out like those of BERT",
             hint=f"families that can: {', '.join(FAMILIES)}; or set initialize: random",
         )
 

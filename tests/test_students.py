@@ -1,0 +1,405 @@
+"""A student is its teacher with less in it: the right layers, and of their width what did something."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AlbertConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    CamembertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    XLMConfig,
+    XLMRobertaConfig,
+)
+
+from tinybert_cli import students
+from tinybert_cli.config import Model
+from tinybert_cli.errors import ConfigError, InputError
+
+LABELS: dict[str, Any] = {"id2label": {0: "no", 1: "yes", 2: "maybe"}, "label2id": {"no": 0, "yes": 1, "maybe": 2}}
+SIZES: dict[str, Any] = {
+    "vocab_size": 30, "max_position_embeddings": 24, "hidden_size": 24, "num_attention_heads": 4,
+    "num_hidden_layers": 4, "intermediate_size": 40, "initializer_range": 0.3,
+}  # fmt: skip
+CONFIGS = {
+    "bert": BertConfig(**SIZES, **LABELS),
+    "roberta": RobertaConfig(**SIZES, **LABELS),
+    "xlm-roberta": XLMRobertaConfig(**SIZES, **LABELS),
+    "camembert": CamembertConfig(**SIZES, **LABELS),
+    "electra": ElectraConfig(**SIZES, **LABELS, embedding_size=24),
+    "electra-projected": ElectraConfig(**SIZES, **LABELS, embedding_size=8),
+    "distilbert": DistilBertConfig(
+        vocab_size=30, max_position_embeddings=24, dim=24, n_heads=4, n_layers=4, hidden_dim=40, initializer_range=0.3,
+        **LABELS,
+    ),
+}  # fmt: skip
+every_family = pytest.mark.parametrize("name", CONFIGS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_teacher(name: str) -> PreTrainedModel:
+    """Random weights, layer norms and biases too, so that nothing is equal by accident."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(copy.deepcopy(CONFIGS[name])).eval()
+    for key, weight in model.named_parameters():
+        if weight.dim() == 1:
+            weight.data = torch.randn_like(weight) * 0.3 + (1.0 if "norm.weight" in key.lower() else 0.0)
+    return model
+
+
+def make_student(teacher: PreTrainedModel, rule: str | list[int] = "uniform", **numbers: Any) -> PreTrainedModel:
+    setting = Model(**{"from": "teacher"}, **numbers)
+    return students.build(setting, teacher, students.mapping(setting, rule, teacher.config), seed=1)
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 1, 1]])
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=torch.tensor([[1] * 6, [1] * 4 + [0] * 2])).logits
+
+
+def layer(model: PreTrainedModel, number: int) -> torch.nn.Module:
+    body = model.base_model
+    return (body.transformer if model.config.model_type == "distilbert" else body.encoder).layer[number]
+
+
+def parts(model: PreTrainedModel, number: int) -> dict[str, torch.nn.Module]:
+    """The named parts of a layer that take part in attention and feed-forward."""
+    family = students.FAMILIES[model.config.model_type]
+    names = {"query": family.query, "key": family.key, "value": family.value, "output": family.output,
+             "up": family.up, "down": family.down}  # fmt: skip
+    return {name: layer(model, number).get_submodule(path) for name, path in names.items()}
+
+
+def kill_units(model: PreTrainedModel, live: torch.Tensor) -> None:
+    """Hidden units outside `live` are always zero: no norm lets them through."""
+    dead = torch.ones(24, dtype=torch.bool)
+    dead[live] = False
+    for key, weight in model.named_parameters():
+        if "norm" in key.lower() and len(weight) == 24:
+            weight.data[dead] = 0.0
+
+
+# Shapes
+
+
+def test_a_preset_gives_the_published_shape_and_numbers_override_it() -> None:
+    base = BertConfig()
+    config = students.shape(Model(**{"from": "x"}, preset="tinybert-4l-312", num_hidden_layers=3), base)
+    assert (config.num_hidden_layers, config.hidden_size) == (3, 312)
+    assert (config.num_attention_heads, config.intermediate_size) == (12, 1200)
+    assert base.num_hidden_layers == 12
+
+
+@pytest.mark.parametrize("preset", students.PRESETS)
+def test_every_preset_fits_bert_base(preset: str) -> None:
+    config = students.shape(Model(**{"from": "x"}, preset=preset), BertConfig())
+    assert config.hidden_size % config.num_attention_heads == 0
+
+
+@pytest.mark.parametrize(("width", "heads", "neurons"), [(768, 12, 3072), (384, 6, 1536), (300, 12, 1200)])
+def test_numbers_left_out_follow_the_width(width: int, heads: int, neurons: int) -> None:
+    config = students.shape(Model(**{"from": "x"}, hidden_size=width), BertConfig())
+    assert (config.num_attention_heads, config.intermediate_size) == (heads, neurons)
+
+
+@every_family
+def test_every_family_takes_the_four_numbers(name: str) -> None:
+    student = make_student(
+        make_teacher(name), num_hidden_layers=2, hidden_size=12, num_attention_heads=2, intermediate_size=20
+    )
+    assert student.num_parameters() < make_teacher(name).num_parameters() / 2
+    assert parts(student, 1)["query"].weight.shape == (12, 12) and parts(student, 1)["up"].weight.shape == (20, 12)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "key"),
+    [
+        ({"hidden_size": 100}, "hidden_size"),
+        ({"num_attention_heads": 7}, "num_attention_heads"),
+        ({"hidden_size": 1024}, "hidden_size"),
+        ({"num_hidden_layers": 13}, "num_hidden_layers"),
+        ({"intermediate_size": 4000}, "intermediate_size"),
+        ({"num_attention_heads": 24}, "num_attention_heads"),
+        ({"preset": "tinybert-4l-313"}, "preset"),
+    ],
+)
+def test_an_impossible_shape_names_the_setting(numbers: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        students.shape(Model(**{"from": "x"}, **numbers), BertConfig())
+    assert caught.value.key == (key,)
+
+
+def test_a_preset_larger_than_its_base_is_the_fault_of_the_preset() -> None:
+    with pytest.raises(ConfigError) as caught:
+        students.shape(Model(**{"from": "x"}, preset="tinybert-6l-768"), CONFIGS["bert"])
+    assert caught.value.key == ("preset",)
+
+
+def test_random_weights_may_be_larger_than_the_base() -> None:
+    student = make_student(make_teacher("bert"), initialize="random", num_hidden_layers=5, hidden_size=32)
+    assert logits(student).shape == (2, 3)
+
+
+# Layer maps
+
+
+@pytest.mark.parametrize(
+    ("rule", "student_layers", "teacher_layers", "expected"),
+    [
+        ("uniform", 4, 12, [2, 5, 8, 11]),
+        ("uniform", 6, 12, [1, 3, 5, 7, 9, 11]),
+        ("uniform", 3, 12, [3, 7, 11]),
+        ("uniform", 4, 6, [1, 2, 3, 5]),
+        ("uniform", 6, 6, [0, 1, 2, 3, 4, 5]),
+        ("first", 3, 12, [0, 1, 2]),
+        ("last", 3, 12, [9, 10, 11]),
+        ([3, 6, 12], 3, 12, [2, 5, 11]),
+    ],
+)
+def test_layer_maps(rule: str | list[int], student_layers: int, teacher_layers: int, expected: list[int]) -> None:
+    assert students.layer_map(rule, student_layers, teacher_layers) == expected
+
+
+@pytest.mark.parametrize("teacher_layers", range(1, 25))
+def test_a_uniform_map_rises_and_ends_at_the_top(teacher_layers: int) -> None:
+    for student_layers in range(1, teacher_layers + 1):
+        found = students.layer_map("uniform", student_layers, teacher_layers)
+        assert found == sorted(set(found)) and found[0] >= 0 and found[-1] == teacher_layers - 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "complaint"),
+    [
+        ([1, 2], "2 entries"),
+        ([1, 2, 13], "no layer 13"),
+        ([0, 1, 2], "no layer 0"),
+        ("unifrom", "unknown layer_mapping"),
+    ],
+)
+def test_an_impossible_layer_map_is_refused(rule: str | list[int], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        students.layer_map(rule, 3, 12)
+    assert caught.value.key == ("layer_mapping",)
+
+
+def test_no_rule_maps_more_layers_than_there_are() -> None:
+    with pytest.raises(ConfigError, match="more layers"):
+        students.layer_map("uniform", 4, 3)
+
+
+# Building
+
+
+@every_family
+def test_the_same_shape_gives_the_same_answers(name: str) -> None:
+    teacher = make_teacher(name)
+    assert torch.equal(logits(make_student(teacher)), logits(teacher))
+
+
+@every_family
+@pytest.mark.parametrize(("rule", "expected"), [("uniform", [1, 3]), ("first", [0, 1]), ([4, 1], [3, 0])])
+def test_less_depth_copies_the_mapped_layers(name: str, rule: str | list[int], expected: list[int]) -> None:
+    teacher = make_teacher(name)
+    student = make_student(teacher, rule, num_hidden_layers=2)
+    for number, teacher_number in enumerate(expected):
+        copied, original = layer(student, number).state_dict(), layer(teacher, teacher_number).state_dict()
+        assert copied.keys() == original.keys()
+        assert all(torch.equal(copied[key], original[key]) for key in copied)
+    rest = {key: weight for key, weight in student.state_dict().items() if ".layer." not in key}
+    assert all(torch.equal(weight, teacher.state_dict()[key]) for key, weight in rest.items())
+
+
+@every_family
+@pytest.mark.parametrize("initialize", ["teacher", "random"])
+def test_a_student_runs_and_its_folder_loads_whole(name: str, initialize: str, tmp_path: Path) -> None:
+    student = make_student(
+        make_teacher(name), initialize=initialize, num_hidden_layers=2, hidden_size=18, num_attention_heads=3
+    )
+    student.save_pretrained(tmp_path)
+    loaded, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    assert torch.equal(logits(loaded), logits(student)) and logits(loaded).isfinite().all()
+    assert loaded.config.id2label == LABELS["id2label"]
+    assert not student.training and {weight.dtype for weight in student.parameters()} == {torch.float32}
+
+
+@every_family
+def test_dead_heads_and_neurons_are_the_ones_that_go(name: str) -> None:
+    teacher = make_teacher(name)
+    for number in range(4):
+        part = parts(teacher, number)
+        head = torch.zeros(4, 6)
+        head[torch.randperm(4)[:2]] = 1.0
+        part["output"].weight.data *= head.view(-1)  # two heads of four write nothing
+        part["down"].weight.data *= (torch.randperm(40) < 20).float()
+    # The width stays, so the heads that are left get larger: what fills them up changes nothing.
+    student = make_student(teacher, num_attention_heads=2, intermediate_size=20)
+    assert torch.allclose(logits(student), logits(teacher), atol=1e-5)
+
+
+@every_family
+def test_what_a_dropped_head_always_writes_moves_into_the_bias(name: str) -> None:
+    teacher = make_teacher(name)
+    for number in range(4):
+        parts(teacher, number)["value"].weight.data[6:18] = 0.0  # two heads see nothing, and write their bias
+    assert torch.allclose(logits(make_student(teacher, num_attention_heads=2)), logits(teacher), atol=1e-5)
+
+
+@every_family
+def test_heads_that_use_few_dimensions_lose_nothing_with_the_others(name: str) -> None:
+    teacher = make_teacher(name)
+    live = torch.randperm(24)[:12].sort().values
+    kill_units(teacher, live)
+    turn = torch.linalg.qr(torch.randn(4, 6, 6)).Q  # hidden from a choice of rows: each head is turned
+    for number in range(4):
+        part = parts(teacher, number)
+        for kept, other in (("query", "key"), ("value", "output")):
+            rows = part[kept].weight.data.view(4, 6, 24)
+            rows[:, 3:] = 0.0
+            part[kept].bias.data.view(4, 6)[:, 3:] = 0.0
+            rows.copy_(turn @ rows)
+            part[kept].bias.data.copy_((turn @ part[kept].bias.data.view(4, 6, 1)).flatten())
+            if other == "key":
+                part[other].weight.data.copy_((turn @ part[other].weight.data.view(4, 6, 24)).flatten(0, 1))
+    narrow = make_student(teacher, hidden_size=12, num_attention_heads=4, intermediate_size=40)
+    for number in range(4):
+        old, new = parts(teacher, number), parts(narrow, number)
+        for head in range(4):
+            wide, small = slice(6 * head, 6 * head + 6), slice(3 * head, 3 * head + 3)
+            scores = old["query"].weight[wide].T @ old["key"].weight[wide] / 6**0.5
+            assert torch.allclose(
+                new["query"].weight[small].T @ new["key"].weight[small] / 3**0.5, scores[live][:, live], atol=1e-4
+            )
+            written = old["output"].weight[:, wide] @ old["value"].weight[wide]
+            assert torch.allclose(
+                new["output"].weight[:, small] @ new["value"].weight[small], written[live][:, live], atol=1e-4
+            )
+
+
+@every_family
+def test_dead_hidden_units_are_the_ones_that_go(name: str) -> None:
+    teacher = make_teacher(name)
+    live = torch.tensor([0, 3, 4, 5, 8, 10, 13, 14, 17, 20, 21, 23])
+    kill_units(teacher, live)
+    student = make_student(teacher, hidden_size=12, num_attention_heads=4, intermediate_size=40)
+    for number in range(4):
+        old, new = parts(teacher, number), parts(student, number)
+        assert torch.equal(new["up"].weight, old["up"].weight[:, live])
+        assert torch.equal(new["down"].weight, old["down"].weight[live])
+    first = student.get_input_embeddings().weight
+    if name != "electra-projected":  # it has no dead units there
+        assert torch.equal(first, teacher.get_input_embeddings().weight[:, live])
+
+
+def test_units_that_say_everything_twice_are_dropped_without_a_trace() -> None:
+    """Twins keep the mean and variance of every layer norm as they are, so here the answers stay exactly the same."""
+    teacher = make_teacher("bert")
+    kept, twins = torch.arange(12), torch.arange(12, 24)
+    for key, weight in teacher.named_parameters():
+        if "LayerNorm" in key:
+            weight.data.fill_(1.0 if key.endswith("weight") else 0.0)  # all alike: of equal units the first are kept
+        elif "embeddings.weight" in key:
+            weight.data[:, twins] = weight.data[:, kept]
+        elif "output.dense" in key:
+            weight.data[twins] = weight.data[kept]
+        if weight.dim() == 2 and any(part in key for part in ("self", "intermediate", "pooler", "classifier")):
+            weight.data[:, twins] = 0.0  # nothing reads the twins
+    for number in range(4):  # heads keep their size, so two of the four go as well
+        parts(teacher, number)["output"].weight.data[:, 12:] = 0.0
+    student = make_student(teacher, hidden_size=12, num_attention_heads=2, intermediate_size=40)
+    assert torch.allclose(logits(student), logits(teacher), atol=1e-5)
+
+
+def test_larger_heads_change_nothing_and_can_learn() -> None:
+    teacher = make_teacher("bert")
+    for number in range(4):
+        parts(teacher, number)["output"].weight.data[:, 12:] = 0.0
+    student = make_student(teacher, num_attention_heads=2)
+    assert torch.allclose(logits(student), logits(teacher), atol=1e-5)
+    student(input_ids=torch.tensor([[5, 6, 7]])).logits[0, 0].backward()
+    assert parts(student, 0)["key"].weight.grad[6:12].abs().max() > 0.0
+
+
+@every_family
+def test_the_teacher_and_its_config_are_left_alone(name: str) -> None:
+    teacher = make_teacher(name)
+    before, config = logits(teacher), teacher.config.to_dict()
+    student = make_student(teacher, num_hidden_layers=2, hidden_size=12)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.zero_()
+    student.config.id2label[0] = "changed"
+    assert torch.equal(logits(teacher), before) and teacher.config.to_dict() == config
+
+
+def test_random_weights_follow_the_seed_and_leave_the_generator_alone() -> None:
+    teacher = make_teacher("bert")
+    setting = Model(**{"from": "x"}, initialize="random", num_hidden_layers=2)
+    torch.manual_seed(5)
+    first, drawn = students.build(setting, teacher, [], seed=3), torch.rand(1)
+    torch.manual_seed(6)
+    same, other = (students.build(setting, teacher, [], seed=seed) for seed in (3, 4))
+    assert torch.equal(logits(first), logits(same)) and not torch.equal(logits(first), logits(other))
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+# Families that are laid out otherwise
+
+
+def albert() -> PreTrainedModel:
+    return AutoModelForSequenceClassification.from_config(AlbertConfig(**SIZES, **LABELS, embedding_size=8)).eval()
+
+
+def test_a_family_that_cannot_be_shrunk_is_named() -> None:
+    with pytest.raises(InputError, match="albert models cannot be shrunk"):
+        make_student(albert(), num_hidden_layers=2)
+
+
+@pytest.mark.parametrize("config", [AlbertConfig, DebertaV2Config, MPNetConfig])
+def test_other_families_can_be_kept_as_they_are_or_be_drawn_anew(config: type[PreTrainedConfig]) -> None:
+    teacher = AutoModelForSequenceClassification.from_config(config(**SIZES, **LABELS)).eval()
+    assert torch.equal(logits(make_student(teacher)), logits(teacher))
+    assert logits(make_student(teacher, initialize="random", num_hidden_layers=2, hidden_size=12)).shape == (2, 3)
+
+
+def test_a_config_with_other_numbers_can_only_be_kept_as_it_is() -> None:
+    config = XLMConfig(vocab_size=30, emb_dim=24, n_heads=4, n_layers=2, pad_index=1, **LABELS)
+    teacher = AutoModelForSequenceClassification.from_config(config).eval()
+    assert torch.equal(logits(make_student(teacher)), logits(teacher))
+    with pytest.raises(InputError, match="other numbers"):
+        make_student(teacher, initialize="random", hidden_size=12)
+
+
+def test_electra_keeps_its_projection() -> None:
+    with pytest.raises(ConfigError, match="projection") as caught:
+        make_student(make_teacher("electra-projected"), hidden_size=8)
+    assert caught.value.key == ("hidden_size",)
+
+
+def test_an_unknown_head_is_kept_but_not_narrowed() -> None:
+    teacher = make_teacher("bert")
+    teacher.extra = torch.nn.Linear(24, 2)
+    with pytest.raises(InputError, match=r"extra\.weight"):
+        make_student(teacher, hidden_size=12)
