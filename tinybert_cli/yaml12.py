@@ -321,6 +321,11 @@ def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # Only double quotes keep every line break and blank as it is.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
 def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
     flow = not any(isinstance(value, dict | list) for value in values)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
@@ -346,6 +351,7 @@ _SYNTAX_HINTS = [
 ]
 
 _Dumper.add_representer(float, _represent_float)
+_Dumper.add_representer(str, _represent_text)
 _Dumper.add_representer(list, _represent_list)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
