@@ -24,7 +24,7 @@ class Data(Section):
     """Which rows, from where, and which columns of them."""
 
     dataset_name: str | None = None
-    """A dataset on the Hub (`nyu-mll/glue`) or a local folder that `load_dataset` understands."""
+    """A dataset on the Hub (`nyu-mll/glue`), or a local folder with files like train.jsonl, validation.csv.gz."""
     dataset_config_name: str | None = None
     """The configuration of that dataset, for example `sst2`."""
     dataset_revision: str | None = None

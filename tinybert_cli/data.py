@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -68,8 +68,9 @@ class Rows:
 
 
 def has(data: Data, split: Split) -> bool:
-    """Whether the config names rows for this split (a dataset is taken to have train, validation and test)."""
-    return _files(data, split) is not None or (data.dataset_name is not None and split != "unlabeled")
+    """Whether the config names rows for this split (a dataset on the Hub is taken to have train, validation and test)."""
+    on_hub = data.dataset_name is not None and not Path(data.dataset_name).is_dir()
+    return _files(data, split) is not None or (on_hub and split != "unlabeled")
 
 
 def sources(data: Data, splits: Iterable[Split]) -> dict[str, list[Path] | dict[str, str | None]]:
@@ -199,13 +200,27 @@ def existing_folder(name: str, key: str) -> Path:
 
 
 def _files(data: Data, split: Split) -> list[str] | None:
+    """The files of a split: named one by one, or found in a local dataset folder by the split's name."""
     value = {
         "train": data.train_file,
         "validation": data.validation_file,
         "test": data.test_file,
         "unlabeled": data.unlabeled_file,
     }[split]
+    if value is None and data.dataset_name and split != "unlabeled":
+        folder = Path(data.dataset_name)
+        found = [path for path in folder.glob(f"{_split_name(data, split)}[.-]*") if _kind(path) in _READERS]
+        return [str(path) for path in sorted(found)] or None
     return [value] if isinstance(value, str) else value
+
+
+def _split_name(data: Data, split: Split) -> str:
+    names = {"train": data.train_split_name, "validation": data.validation_split_name, "test": data.test_split_name}
+    return names.get(split, split)
+
+
+def _kind(path: Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[2].lower()
 
 
 def _existing(path: Path, split: str) -> Path:
@@ -217,11 +232,9 @@ def _existing(path: Path, split: str) -> Path:
 
 
 def _read_file(path: Path) -> Rows:
-    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-    readers = {"csv": _csv, "tsv": _tsv, "json": _json, "jsonl": _json, "parquet": _parquet, "txt": _txt}
-    if kind not in readers:
-        raise InputError(f"cannot read '{path}': unknown kind of file", hint=f"one of: {', '.join(readers)}; .gz too")
-    columns = readers[kind](path)
+    if _kind(path) not in _READERS:
+        raise InputError(f"cannot read '{path}': unknown kind of file", hint=f"one of: {', '.join(_READERS)}; .gz too")
+    columns = _READERS[_kind(path)](path)
     return Rows(columns, ((str(path), len(next(iter(columns.values()), []))),))
 
 
@@ -317,6 +330,16 @@ def _parquet(path: Path) -> dict[str, list[Any]]:
         raise InputError(f"cannot read '{path}': {error}") from error
 
 
+_READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
+    "csv": _csv,
+    "tsv": _tsv,
+    "json": _json,
+    "jsonl": _json,
+    "parquet": _parquet,
+    "txt": _txt,
+}
+
+
 def _joined(parts: Sequence[Rows]) -> Rows:
     first = parts[0]
     for part in parts[1:]:
@@ -331,11 +354,7 @@ def _read_dataset(data: Data, split: Split) -> Rows:
     import datasets
 
     assert data.dataset_name is not None
-    name = {
-        "train": data.train_split_name,
-        "validation": data.validation_split_name,
-        "test": data.test_split_name,
-    }[split]
+    name = _split_name(data, split)
     try:
         loaded = datasets.load_dataset(
             data.dataset_name, data.dataset_config_name, split=name, revision=data.dataset_revision

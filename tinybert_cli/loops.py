@@ -322,6 +322,11 @@ def to_bf16_if_faster(model: torch.nn.Module, asked: str) -> str:
     return precision
 
 
+def fastest_attention(device: str, max_seq_length: int) -> str:
+    """`eager` for training on short text on a CPU, where sdpa with dropout falls back to a slower path; else `sdpa`."""
+    return "eager" if device == "cpu" and max_seq_length <= SHORT else "sdpa"
+
+
 def device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
@@ -361,4 +366,5 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
+SHORT = 256  # tokens; below it sdpa gains nothing on a CPU
 MODEL_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}

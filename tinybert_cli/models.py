@@ -102,6 +102,7 @@ def load(
     new_head: bool = False,
     dropout: float | None = None,
     dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
 ) -> PreTrainedModel:
     """The model in eval mode; every weight that it has comes from the file, or an InputError says which does not.
 
@@ -136,7 +137,7 @@ def load(
         state_dict=weights,
         dtype=dtype,
         # Explicit, because config.json may name a kernel to download; for 32 x 16 tokens sdpa is as fast as eager.
-        attn_implementation="sdpa" if family._supports_sdpa else "eager",
+        attn_implementation=attention if family._supports_sdpa else "eager",
         ignore_mismatched_sizes=True,  # they are refused below, all at once
         output_loading_info=True,
         trust_remote_code=False,

@@ -52,7 +52,11 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         shown = data.Examples.of(encoded)
 
     torch.manual_seed(config.seed)
-    base = models.load(lesson.source, task.head, label_names=lesson.names, new_head=True, dropout=lesson.dropout)
+    attention = loops.fastest_attention(str(loops.device()), config.data.max_seq_length)
+    base = models.load(
+        lesson.source, task.head,
+        label_names=lesson.names, new_head=True, dropout=lesson.dropout, attention=attention,
+    )  # fmt: skip
     models.check_vocabulary(base, tokenizer, lesson.source)
     model, mapping = _student(config, lesson, base)
     size, copied = models.size(model), [layer + 1 for layer in mapping]
