@@ -70,9 +70,7 @@ def open_output(
 class Output:
     """One output folder during one run: what it held, what is written to it, how it is finished."""
 
-    def __init__(
-        self, command: str, config: Stage, inputs: Mapping[str, Any], *, dry_run: bool = False
-    ) -> None:
+    def __init__(self, command: str, config: Stage, inputs: Mapping[str, Any], *, dry_run: bool = False) -> None:
         self.folder = Path(config.output_dir)
         self.command = command
         self.settings = _settings(config)
@@ -157,6 +155,10 @@ class Output:
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return ours
 
+    def up_to_date(self) -> Row:
+        """What a finished run has to say when it is asked for again: its numbers."""
+        return {"event": "up to date", "output_dir": str(self.folder), **read_metrics(self.folder)}
+
     # -- writing ---------------------------------------------------------------------------------------------
 
     def put(self, write: Callable[[Path], object]) -> None:
@@ -174,7 +176,7 @@ class Output:
             self._claim(names)
             for name in names:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(partial / name, self.folder / name)
+                (partial / name).replace(self.folder / name)
         except Exception as error:
             raise _named_disk_error(error, self.folder) from error
         finally:
@@ -237,6 +239,19 @@ class Output:
         }
         write_json(self.folder / MANIFEST, {**manifest, "checksum": digest(manifest)})
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder for what may yet be thrown away."""
+        folder = self.folder / "checkpoints" / ".scratch"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        except Exception as error:
+            raise _named_disk_error(error, self.folder) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
@@ -335,7 +350,9 @@ class Signals:
         if self._deferring and not self.received:
             self.received = number
             return
-        raise Interrupted(number, f"interrupted by {signal.Signals(number).name}", hint="run the same command again to go on")
+        raise Interrupted(
+            number, f"interrupted by {signal.Signals(number).name}", hint="run the same command again to go on"
+        )
 
 
 # -- manifests -----------------------------------------------------------------------------------------------
@@ -403,7 +420,7 @@ def check_origin(labels: Path, manifest: Mapping[str, Any], wanted: Mapping[str,
     """Refuses a label dataset that was made from other data, or by another teacher, than the config says.
 
     Args:
-        wanted: what the config names, as `describe` says it; a name that the label dataset does not know is passed over.
+        wanted: what the config names, as `describe` says it; names that the label dataset does not know are passed over.
     """
     if manifest["command"] != "gen-soft-labels":
         raise InputError(f"'{labels}' was written by {manifest['command']}; it is no label dataset")
@@ -435,7 +452,8 @@ def model_card(title: str, facts: Mapping[str, object], *, load: str) -> str:
     lines = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
     front = "---\nlibrary_name: transformers\npipeline_tag: text-classification\ntags: [knowledge-distillation]\n---\n"
     table = "\n".join(["| | |", "|---|---|", *lines])
-    return f"{front}\n# {title}\n\nMade by `tinybert`; `run.yaml` repeats the run, `manifest.json` names every input.\n\n{table}\n\n```python\n{load}\n```\n"
+    origin = "Made by `tinybert`; `run.yaml` repeats the run, `manifest.json` names every input."
+    return f"{front}\n# {title}\n\n{origin}\n\n{table}\n\n```python\n{load}\n```\n"
 
 
 def markdown_table(title: str, metrics: Mapping[str, float], columns: Sequence[str]) -> str:
@@ -480,7 +498,7 @@ def write_json(path: Path, value: object) -> None:
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def file_hash(path: Path) -> str:
@@ -514,7 +532,9 @@ def _locked(folder: Path, *, skip: bool) -> Iterator[None]:
     except (FileExistsError, NotADirectoryError) as error:
         raise OutputError(f"output_dir '{folder}' is not a folder", hint="choose another output_dir") from error
     except OSError as error:
-        raise OutputError(f"cannot make output_dir '{folder}': {error.strerror}", hint="choose another output_dir") from error
+        raise OutputError(
+            f"cannot make output_dir '{folder}': {error.strerror}", hint="choose another output_dir"
+        ) from error
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -621,7 +641,9 @@ def _named_disk_error(error: Exception, folder: Path) -> Exception:
     """A UserError for a full disk, which every library reports in its own way; any other error as it is."""
     text = str(error)
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or re.search(
-        r"No space left|os error 28|disk quota|StorageFull|PytorchStreamWriter failed|file write failed", text, re.IGNORECASE
+        r"No space left|os error 28|disk quota|StorageFull|PytorchStreamWriter failed|file write failed",
+        text,
+        re.IGNORECASE,
     ):
         return UserError(
             f"the disk is full: could not write to '{folder}'",

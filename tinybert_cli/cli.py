@@ -43,7 +43,8 @@ def main() -> None:
 def _command(command: str) -> Callable[..., None]:
     def run(
         arguments: Annotated[
-            list[str] | None, typer.Argument(metavar="CONFIG [KEY=VALUE]...", help="A YAML file, and settings to change.")
+            list[str] | None,
+            typer.Argument(metavar="CONFIG [KEY=VALUE]...", help="A YAML file, and settings to change."),
         ] = None,
         config: Annotated[
             Path | None, typer.Option("--config", metavar="FILE", help="The YAML file, in place of the argument.")
@@ -85,7 +86,15 @@ def schema(
 
 
 def execute(
-    command: str, file: Path, overrides: list[str], *, dry_run: bool, force: bool, as_json: bool, quiet: bool, verbose: bool
+    command: str,
+    file: Path,
+    overrides: list[str],
+    *,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> int:
     """Runs one stage and shows it; returns the exit code."""
     from tinybert_cli import configfile, console
@@ -117,4 +126,3 @@ def execute(
     except Exception as error:
         screen.fail_with_bug(error, folder)
         return 1
-

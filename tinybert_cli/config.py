@@ -148,7 +148,9 @@ class Latency(Section):
 
     batch_sizes: Annotated[list[Positive], Field(min_length=1)] = Field(default_factory=lambda: [1, 32])
     """Rows of one pass."""
-    lengths: Annotated[list[Literal["data"] | Positive], Field(min_length=1)] = Field(default_factory=lambda: ["data", 128])
+    lengths: Annotated[list[Literal["data"] | Positive], Field(min_length=1)] = Field(
+        default_factory=lambda: ["data", 128]
+    )
     """`data` = the rows' own lengths; a number = all rows of so many tokens."""
 
 

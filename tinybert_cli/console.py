@@ -46,7 +46,6 @@ class Screen:
         self.bar: Progress | None = None
         self.models: list[Row] = []
         self.last: Row = {}
-        self.spoken = 0.0
 
     # -- while the stage runs --------------------------------------------------------------------------------
 
@@ -106,10 +105,12 @@ class Screen:
     def finish(self, file: Path, folder: str, *, dry_run: bool) -> None:
         """The result on stdout, and the next command on stderr."""
         if self.as_json:
-            status = "dry run" if dry_run else "up to date" if self._up_to_date else "done"
+            status = "dry run" if dry_run else self.last["event"]
             self._print_json({"command": self.command, "status": status, "output_dir": folder, **_facts(self.last)})
         elif self.models:
             self._table()
+        elif "bytes_ratio" in self.last:
+            print(_exported(self.last), file=self.stdout)
         elif not self.stdout.isatty() and not dry_run:
             print(folder, file=self.stdout)
         if dry_run:
@@ -135,17 +136,15 @@ class Screen:
         if self.verbose or not kept:
             self.talk.print(escape(trace), end="")
         where = f"; traceback in {folder}/run.log" if kept else ""
-        self.talk.print(f"[red]error:[/] this is a bug in tinybert: {escape(f'{type(error).__name__}: {error}')}{where}")
+        self.talk.print(
+            f"[red]error:[/] this is a bug in tinybert: {escape(f'{type(error).__name__}: {error}')}{where}"
+        )
         if self.as_json:
             self._print_json({"command": self.command, "status": "error", "exit_code": 1, "error": str(error)})
 
     def say(self, line: str) -> None:
         if not self.quiet:
             self.talk.print(escape(line))
-
-    @property
-    def _up_to_date(self) -> bool:
-        return self.last.get("event") == "up to date" or bool(self.models and self.last.get("event") == "model")
 
     def _print_json(self, value: Row) -> None:
         print(json.dumps(value, ensure_ascii=False), file=self.stdout)
@@ -188,7 +187,8 @@ def _plan(row: Row) -> str:
     parts = [f"{row['rows']:,} rows"]
     parts += [f"{row['steps']:,} steps"] if "steps" in row else []
     parts += [f"{row['parameters'] / 1e6:.1f} M parameters"] if "parameters" in row else []
-    parts += [f"layers {row['layers_copied_from']} of the model it comes from"] if row.get("layers_copied_from") else []
+    copied = row.get("layers_copied_from", [])
+    parts += [f"layers {', '.join(map(str, copied))} of the model it comes from"] if copied else []
     parts += [f"labels {', '.join(row['label_names'])}"] if "label_names" in row else []
     parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
     parts += [row["device"]] if "device" in row else []
@@ -209,9 +209,15 @@ def _evaluate(row: Row) -> str:
 
 
 def _done(row: Row) -> str:
-    numbers = row.get("metrics", row) if "metrics" not in row else {}
-    shown = [f"{k} {v:,.4g}" for k, v in numbers.items() if isinstance(v, (int, float))]
-    return "  ".join([f"done: {row['output_dir']}", *shown])
+    numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and "." not in key}
+    return "  ".join([f"done: {row['output_dir']}", *(f"{key} {value:,.4g}" for key, value in numbers.items())])
+
+
+def _exported(row: Row) -> str:
+    gains = f"{row['bytes'] / 1e6:.1f} MB, {row['bytes_ratio']:.1f}x smaller"
+    gains += f" and {row['latency_ratio_b1']:.1f}x faster at batch 1"
+    lost = f"; {row['metric_difference']:+.4f} in the task's metric" if "metric_difference" in row else ""
+    return f"{row['output_dir']}: {gains} than the original; {row['agreement']:.1%} the same answers{lost}"
 
 
 _LINES = {

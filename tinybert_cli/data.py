@@ -68,7 +68,7 @@ class Rows:
 
 
 def has(data: Data, split: Split) -> bool:
-    """Whether the config names rows for this split (a dataset on the Hub is taken to have train, validation and test)."""
+    """Whether the config names rows for this split; a dataset on the Hub is taken to have all but unlabeled ones."""
     on_hub = data.dataset_name is not None and not Path(data.dataset_name).is_dir()
     return _files(data, split) is not None or (on_hub and split != "unlabeled")
 
@@ -154,7 +154,7 @@ class Labels:
 
 
 def read_labels(folder: Path, files: Iterable[str]) -> Labels:
-    """The train and unlabeled rows of a label dataset; what it holds of other splits is for evaluation, not for training."""
+    """The train and unlabeled rows of a label dataset; what it holds of other splits is not for training."""
     shards = sorted(name for name in files if name.startswith(("train-", "unlabeled-")))
     if not shards:
         raise InputError(f"'{folder}' has no rows of train or unlabeled", hint="gen-soft-labels: splits: [train]")
@@ -188,7 +188,9 @@ def existing_folder(name: str, key: str) -> Path:
     if not path.is_dir():
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
         raise InputError(
-            f"there is no folder '{name}'", where=key, hint=near or "run the stage that writes it first: gen-soft-labels"
+            f"there is no folder '{name}'",
+            where=key,
+            hint=near or "run the stage that writes it first: gen-soft-labels",
         )
     if not (path / "manifest.json").exists():
         what = "unfinished: run gen-soft-labels again" if (path / "checkpoints").exists() else "not a label dataset"

@@ -1,11 +1,11 @@
 """What a user can mend, and the exit code that says so.
 
-    UserError            1  failed while running
-    ├── ConfigError      2  wrong usage or invalid config
-    ├── InputError       3  an input is missing or unfit
-    ├── OutputError      4  `output_dir` holds something else
-    ├── GateError        5  a gate was not met
-    └── Interrupted      130 / 143  Ctrl-C / SIGTERM; run again to resume
+UserError            1  failed while running
+├── ConfigError      2  wrong usage or invalid config
+├── InputError       3  an input is missing or unfit
+├── OutputError      4  `output_dir` holds something else
+├── GateError        5  a gate was not met
+└── Interrupted      130 / 143  Ctrl-C / SIGTERM; run again to resume
 """
 
 from __future__ import annotations

@@ -178,8 +178,9 @@ class Learner:
                        "loss": float(parts["loss"].detach()), "seconds": progress.seconds}  # fmt: skip
                 if progress.step % training.logging_steps == 0 or done:
                     speed = (progress.rows - rows_logged) / max(1e-9, progress.seconds - seconds_logged)
+                    rate = self.scheduler.get_last_lr()[0]
                     yield {"event": "train", "step": progress.step, "epoch": self._epochs(), **_means(since_log),
-                           "learning_rate": self.scheduler.get_last_lr()[0], "samples_per_second": round(speed, 1)}  # fmt: skip
+                           "learning_rate": rate, "samples_per_second": round(speed, 1)}  # fmt: skip
                     since_log, rows_logged, seconds_logged = [], progress.rows, progress.seconds
                 evaluated = evaluate is not None and (done or self._is_due(epoch_ends))
                 if evaluate is not None and evaluated:

@@ -23,7 +23,9 @@ Loss = Callable[..., Tensor]
 NO_LABEL = -100
 
 
-def soft_labels(student: Answers, teacher: Answers, batch: Batch, *, temperature: Annotated[float, Field(gt=0)] = 2.0) -> Tensor:
+def soft_labels(
+    student: Answers, teacher: Answers, batch: Batch, *, temperature: Annotated[float, Field(gt=0)] = 2.0
+) -> Tensor:
     """Cross-entropy between the teacher's and the student's distributions, both softened by `temperature`.
 
     Times T², so that the gradient keeps its size whatever the temperature (Hinton et al. 2015, section 2).

@@ -34,7 +34,7 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     inputs |= artifacts.describe_all(data.sources(config.data, ["validation"]))
     with artifacts.open_output("distill", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
-            yield {"event": "up to date", "output_dir": config.output_dir}
+            yield output.up_to_date()
         else:
             yield from output.record(_distill(config, source, output))
 

@@ -31,14 +31,15 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
     inputs |= artifacts.describe_all(data.sources(config.data, [config.split]))
     with artifacts.open_output("eval", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
-            yield {"event": "up to date", "output_dir": config.output_dir}
             yield from artifacts.read_rows(output.folder, "model")
             metrics = artifacts.read_metrics(output.folder)
+            yield output.up_to_date()
         else:
             metrics = {}
             for row in output.record(_evaluate(config, found, reference, output)):
-                metrics = row["metrics"] if row["event"] == "done" else metrics
                 yield row
+                if row["event"] == "done":
+                    metrics = artifacts.read_metrics(output.folder)
     if not dry_run:
         _require(metrics, config)
 
@@ -52,7 +53,9 @@ def _check(config: Eval) -> str:
                           hint=did_you_mean(reference, names))  # fmt: skip
     for index, metric in enumerate([] if config.metrics == "auto" else config.metrics):
         if metric not in task.metrics:
-            raise ConfigError(f"unknown metric '{metric}'", key=("metrics", index), hint=did_you_mean(metric, task.metrics))
+            raise ConfigError(
+                f"unknown metric '{metric}'", key=("metrics", index), hint=did_you_mean(metric, task.metrics)
+            )
     for name in config.require:
         if name not in names:
             raise ConfigError(f"`require` names '{name}', which is not among the models", key=("require", name),
@@ -116,7 +119,7 @@ def _evaluate(
 
     output.put(write)
     output.finish(metrics, label_names=names, device=str(loops.device()), precision="no")
-    yield {"event": "done", "output_dir": config.output_dir, "metrics": metrics}
+    yield {"event": "done", "output_dir": config.output_dir, **metrics}
 
 
 def _enter(
@@ -177,7 +180,9 @@ def _require(metrics: Mapping[str, float], config: Eval) -> None:
             value = metrics.get(f"{name}.{metric}")
             if value is None:
                 known = sorted(key.removeprefix(f"{name}.") for key in metrics if key.startswith(f"{name}."))
-                raise ConfigError(f"unknown metric '{metric}'", key=("require", name, metric), hint=did_you_mean(metric, known))
+                raise ConfigError(
+                    f"unknown metric '{metric}'", key=("require", name, metric), hint=did_you_mean(metric, known)
+                )
             if value < least:
                 missed.append(f"{name}.{metric} is {value:.4f}, required is {least:g}")
     if missed:

@@ -33,7 +33,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
     inputs |= artifacts.describe_all(data.sources(config.data, splits))
     with artifacts.open_output("finetune", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
-            yield {"event": "up to date", "output_dir": config.output_dir}
+            yield output.up_to_date()
         else:
             yield from output.record(_finetune(config, source, output))
 

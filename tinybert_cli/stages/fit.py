@@ -34,7 +34,7 @@ class Lesson:
 
 
 def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    """Trains to the end, from the last checkpoint if there is one, and finishes the folder; a dry run stops at the plan."""
+    """Trains to the end, from the last checkpoint if any, and finishes the folder; a dry run stops at the plan."""
     task, training = tasks.find(config.task), config.training
     metric, better = task.objective(training.metric_for_best_model)
     tokenizer = models.load_tokenizer(lesson.source)

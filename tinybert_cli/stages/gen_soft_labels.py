@@ -37,7 +37,7 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
     inputs |= artifacts.describe_all(data.sources(config.data, config.splits))
     with artifacts.open_output("gen-soft-labels", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
-            yield {"event": "up to date", "output_dir": config.output_dir}
+            yield output.up_to_date()
         else:
             yield from output.record(_label(config, found, output))
 
@@ -88,7 +88,7 @@ def _label(
     checked = _rows_to_check(config, splits, labels)
     if checked is not None:
         rows, gold = checked
-        answered = [values for _, values in logits_of(rows) if values is not None][0]
+        answered = next(values for _, values in logits_of(rows) if values is not None)
         metrics |= _check(config, task, answered, gold, names)
         yield {"event": "teacher check", "checked_rows": len(rows), **metrics}
 
@@ -109,7 +109,13 @@ def _label(
             for done, values in logits_of(part):
                 answered = values
                 spent = time.perf_counter() - begin
-                yield {"event": "progress", "step": seen + done, "max_steps": total, "rows": labelled + done, "seconds": spent}
+                yield {
+                    "event": "progress",
+                    "step": seen + done,
+                    "max_steps": total,
+                    "rows": labelled + done,
+                    "seconds": spent,
+                }
             assert answered is not None
             said = task.answers(answered, names)
             columns = {"teacher_prediction": said["prediction"]}
@@ -154,9 +160,7 @@ def _rows_to_check(
     return None
 
 
-def _check(
-    config: GenSoftLabels, task: tasks.Task, logits: Any, gold: Any, names: Sequence[str]
-) -> dict[str, float]:
+def _check(config: GenSoftLabels, task: tasks.Task, logits: Any, gold: Any, names: Sequence[str]) -> dict[str, float]:
     """The teacher against always saying the most frequent class.
 
     Raises:
@@ -170,9 +174,10 @@ def _check(
     hint = "fine-tune the teacher on this data first, or set check_teacher: false"
     if permuted > max(majority, score) + 0.1:
         right = ", ".join(names[index] for index in order)
-        hint = f"its classes seem to mean {right}, in this order: so it would score {permuted:.3f}; write names instead of integers"
+        hint = f"its classes seem to mean {right}, in this order ({metric} {permuted:.3f}): name the labels in the data"
     raise InputError(
-        f"the teacher is no better than always saying the most frequent class: {metric} {score:.3f}, majority {majority:.3f}",
+        f"the teacher is no better than always saying the most frequent class: {metric} {score:.3f}, "
+        f"majority {majority:.3f}",
         where=config.teacher if isinstance(config.teacher, str) else ", ".join(config.teacher),
         hint=hint,
     )

@@ -51,7 +51,9 @@ class Task(ABC):
     def objective(self, name: str) -> tuple[str, float]:
         """The metric that checkpoints are chosen by, and +1 if more of it is better, else -1."""
         metric = self.main_metric if name == "auto" else name
-        return metric, 1.0 if look_up(self.metrics, metric, "metric", key=("training", "metric_for_best_model")) else -1.0
+        return metric, 1.0 if look_up(
+            self.metrics, metric, "metric", key=("training", "metric_for_best_model")
+        ) else -1.0
 
     @abstractmethod
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class TextClassification(Task):
     name = "text-classification"
     head = "sequence-classification"
     main_metric = "accuracy"
-    metrics = {"accuracy": True, "f1_macro": True, "mcc": True, "loss": False, "ece": False}
+    metrics: ClassVar[dict[str, bool]] = {"accuracy": True, "f1_macro": True, "mcc": True, "loss": False, "ece": False}
 
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         texts = _texts(rows, data)
@@ -151,7 +151,9 @@ class TextClassification(Task):
         return predicted.tolist(), float(table[gold, predicted].sum() / len(labels))
 
     def usage(self, folder: str) -> str:
-        return f'from transformers import pipeline\n\npipeline("text-classification", "{folder}")("Better than it looks.")'
+        return (
+            f'from transformers import pipeline\n\npipeline("text-classification", "{folder}")("Better than it looks.")'
+        )
 
 
 def softmax(logits: Array) -> Array:

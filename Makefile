@@ -1,0 +1,91 @@
+# tinybert: set-up, checks, and the shipped recipes as targets that are real files.
+
+PYTHON ?= python3
+VENV   ?= .venv
+RUNS   ?= runs
+BIN    := $(VENV)/bin
+TINYBERT = RUNS=$(RUNS) $(BIN)/tinybert
+
+.PHONY: install demo sst2 sst2-minilm smoke test check fix schemas benchmark clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# -- pipelines: NAME/manifest.json is written last, so it stands for the whole folder -----------------------
+
+# OVERRIDES are KEY=VALUE settings for every stage, OVERRIDES_distill (and so on) for one.
+
+demo sst2 sst2-minilm: %: $(RUNS)/%/export/manifest.json
+	@$(TINYBERT) eval -q configs/$@/7-eval.yaml $(OVERRIDES) $(OVERRIDES_eval)
+	@$(TINYBERT) export -q configs/$@/8-export.yaml $(OVERRIDES) $(OVERRIDES_export)
+
+# The same settings again: up to date, or resumed. Other settings (exit code 4): made anew.
+settings = $(2) $(OVERRIDES) $(OVERRIDES_$(1))
+stage = $(TINYBERT) $(1) $(settings) >/dev/null || { test $$? -eq 4 && $(TINYBERT) $(1) --force $(settings) >/dev/null; }
+
+# $(call recipe,NAME,FILES THAT ITS CONFIGS EXTEND): one rule per stage.
+define recipe
+$(RUNS)/$(1)/teacher/manifest.json: configs/$(1)/1-teacher.yaml $(2) | install
+	$$(call stage,finetune,$$<)
+$(RUNS)/$(1)/teacher-labels/manifest.json: configs/$(1)/2-teacher-labels.yaml $(2) \
+    $(RUNS)/$(1)/teacher/manifest.json | install
+	$$(call stage,gen-soft-labels,$$<)
+$(RUNS)/$(1)/student/manifest.json: configs/$(1)/3-student.yaml $(2) $(RUNS)/$(1)/teacher-labels/manifest.json | install
+	$$(call stage,distill,$$<)
+$(RUNS)/$(1)/student-labels/manifest.json: configs/$(1)/4-student-labels.yaml $(2) \
+    $(RUNS)/$(1)/student/manifest.json | install
+	$$(call stage,gen-soft-labels,$$<)
+$(RUNS)/$(1)/student2/manifest.json: configs/$(1)/5-student2.yaml $(2) $(RUNS)/$(1)/student-labels/manifest.json | install
+	$$(call stage,finetune,$$<)
+$(RUNS)/$(1)/student2-plain/manifest.json: configs/$(1)/6-student2-plain.yaml $(2) | install
+	$$(call stage,finetune,$$<)
+$(RUNS)/$(1)/eval/manifest.json: configs/$(1)/7-eval.yaml $(2) $(RUNS)/$(1)/teacher/manifest.json \
+    $(RUNS)/$(1)/student/manifest.json $(RUNS)/$(1)/student2/manifest.json $(RUNS)/$(1)/student2-plain/manifest.json \
+    | install
+	$$(call stage,eval,$$<)
+$(RUNS)/$(1)/export/manifest.json: configs/$(1)/8-export.yaml $(2) $(RUNS)/$(1)/eval/manifest.json | install
+	$$(call stage,export,$$<)
+endef
+
+$(eval $(call recipe,demo,configs/demo/task.yaml $(wildcard configs/demo/reviews/*.jsonl)))
+$(eval $(call recipe,sst2,configs/sst2/task.yaml))
+$(eval $(call recipe,sst2-minilm,configs/sst2/task.yaml $(wildcard configs/sst2/*.yaml)))
+
+# -- checks --------------------------------------------------------------------------------------------------
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The whole demo with a few rows and steps: does every stage still hand over to the next?
+smoke:
+	$(MAKE) demo RUNS=$(RUNS)/smoke OVERRIDES='data.max_train_samples=64 data.max_eval_samples=64' \
+	  OVERRIDES_finetune=training.max_steps=4 OVERRIDES_distill=training.max_steps=4 \
+	  OVERRIDES_gen-soft-labels=check_teacher=false \
+	  OVERRIDES_export='verify.min_agreement=0.9 verify.max_metric_drop=0.1'
+
+schemas: install
+	for stage in finetune gen-soft-labels distill eval export; do \
+	  $(BIN)/tinybert schema $$stage --json > configs/schemas/$$stage.json || exit 1; done
+
+benchmark: install
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/labelling.py
+	$(BIN)/python benchmarks/distilling.py
+
+clean:
+	rm -rf $(RUNS) .pytest_cache .mypy_cache .ruff_cache dist
+	find . -name __pycache__ -prune -not -path './$(VENV)/*' -exec rm -rf {} +

@@ -1,0 +1,171 @@
+"""What every test stands on: one thread, no network, a tiny model and made-up sentences that can be learned."""
+
+from __future__ import annotations
+
+import json
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it
+
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import models as pieces
+
+from tinybert_cli.config import COMMANDS, Stage
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+GOOD = ["fine", "great", "lovely", "witty", "warm", "rich"]
+BAD = ["dull", "awful", "boring", "weak", "cold", "poor"]
+FILL = ["the", "a", "film", "plot", "cast", "is", "was", "and", "very", "this", "##ly", "."]
+ROWS = {"train": 96, "validation": 48, "test": 24, "unlabeled": 32}
+QUICK = {
+    "num_train_epochs": 4.0, "per_device_train_batch_size": 8, "learning_rate": 3e-3,
+    "mixed_precision": "no", "logging_steps": 6,
+}  # fmt: skip
+
+Configs = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """Accelerate keeps precision and device for the whole process; a command has a process of its own, a test has not."""
+    yield
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+def sentences(split: str) -> list[dict[str, str]]:
+    """Rows of one split, always the same: the mood of the words tells the label, `good` or `bad`."""
+    draw = random.Random(f"tinybert {split}")
+    rows = []
+    for index in range(ROWS[split]):
+        label, words = ("good", GOOD) if index % 2 else ("bad", BAD)
+        said = [*draw.choices(FILL[:-2], k=draw.randint(1, 5)), *draw.choices(words, k=2)]
+        draw.shuffle(said)
+        rows.append({"text": " ".join([*said, "."]), "label": label})
+    draw.shuffle(rows)
+    return rows
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def write_sentences(folder: Path) -> Path:
+    for split in ROWS:
+        rows = sentences(split)
+        write_rows(folder / f"{split}.jsonl", [{"text": r["text"]} for r in rows] if split == "unlabeled" else rows)
+    return folder
+
+
+def write_base_model(folder: Path) -> Path:
+    """A random BERT of 4 layers without a head, and its WordPiece tokenizer."""
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    vocabulary = [*SPECIAL, *GOOD, *BAD, *FILL]
+    backend = Tokenizer(pieces.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary), max_position_embeddings=32, hidden_size=16, num_attention_heads=2,
+            num_hidden_layers=4, intermediate_size=32, initializer_range=0.2,
+        )
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_config(command: str, data: Path, output: Path, **settings: Any) -> Stage:
+    """The settings of a stage over the sentences in `data`; `data__x=1` sets data.x, `training__x=1` training.x."""
+    sections: dict[str, dict[str, Any]] = {
+        "data": {f"{split}_file": str(data / f"{split}.jsonl") for split in ROWS} | {"max_seq_length": 16}
+    }
+    if command in ("finetune", "distill"):
+        sections["training"] = dict(QUICK)
+    plain: dict[str, Any] = {"mixed_precision": "no"} if command == "gen-soft-labels" else {}
+    for name, value in settings.items():
+        section, _, key = name.partition("__")
+        if key:
+            sections.setdefault(section, {})[key] = value
+        else:
+            plain[name] = str(value) if isinstance(value, Path) else value
+    settings = {"task": "text-classification", "output_dir": str(output), **sections, **plain}
+    return COMMANDS[command].model_validate(settings)
+
+
+def run(command: str, config: Stage, **options: Any) -> list[dict[str, Any]]:
+    """All rows of a stage."""
+    import importlib
+
+    from tinybert_cli.cli import STAGES
+
+    rows: list[dict[str, Any]] = list(
+        importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}").run(config, **options)
+    )
+    return rows
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """train, validation, test and unlabeled.jsonl, to be changed at will."""
+    return write_sentences(tmp_path / "data")
+
+
+@pytest.fixture
+def configs(data: Path, tmp_path: Path) -> Configs:
+    """`configs("distill", "student", training__max_steps=3, ...)`: settings of a stage that writes tmp_path/student."""
+    return lambda command, output, **settings: make_config(command, data, tmp_path / output, **settings)
+
+
+@pytest.fixture
+def base_model(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "base", tmp_path / "base"))
+
+
+@pytest.fixture
+def teacher(made: Path, tmp_path: Path) -> Path:
+    """A finished teacher that gets nearly every sentence right."""
+    return Path(shutil.copytree(made / "teacher", tmp_path / "teacher"))
+
+
+@pytest.fixture
+def teacher_labels(made: Path, tmp_path: Path) -> Path:
+    """Its answers to train.jsonl, finished."""
+    return Path(shutil.copytree(made / "teacher-labels", tmp_path / "teacher-labels"))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base, teacher and teacher-labels, made once."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("made")
+    data, base = write_sentences(folder / "data"), write_base_model(folder / "base")
+    run("finetune", make_config("finetune", data, folder / "teacher", model=base))
+    run("gen-soft-labels", make_config("gen-soft-labels", data, folder / "teacher-labels", teacher=folder / "teacher"))
+    return folder
