@@ -56,7 +56,10 @@ def open_output(
     """
     output = Output(command, config, inputs, dry_run=dry_run)
     with _locked(output.folder, skip=dry_run or not output.main), output.signals:
-        output.open(force)
+        try:
+            output.open(force)
+        except OSError as error:
+            raise _named_disk_error(error, output.folder) from error
         try:
             yield output
         except UserError:
@@ -107,13 +110,15 @@ class Output:
             self._begin(ours=False)
 
     def _begin(self, *, ours: bool) -> None:
-        foreign = sorted(path.name for path in self.folder.iterdir())
+        checkpoints = self.folder / "checkpoints"
+        begun = checkpoints.is_dir() and all(path.name.startswith(".started") for path in checkpoints.iterdir())
+        foreign = sorted(path.name for path in self.folder.iterdir() if not (begun and path == checkpoints))
         if foreign and not ours:
             raise OutputError(
                 f"output_dir '{self.folder}' holds files that tinybert did not write: {', '.join(foreign[:5])}",
                 hint="choose another output_dir, or move them away; --force removes only what tinybert wrote",
             )
-        (self.folder / "checkpoints").mkdir()
+        checkpoints.mkdir(exist_ok=True)
         write_json(self.folder / _STARTED, {**self._identity(), "start": self.start, "files": []})
 
     def close_failed(self) -> None:
@@ -127,8 +132,8 @@ class Output:
         """Whether there is a checkpoint or a finished file to go on from."""
         if not (self.folder / _STARTED).exists():
             return False
-        sealed = any(path.is_dir() and path.name[0] != "." for path in (self.folder / "checkpoints").iterdir())
-        return sealed or bool(set(_read_json(self.folder / _STARTED)["files"]) - _LOGS)
+        finished = set(_read_json(self.folder / _STARTED)["files"]) - _LOGS
+        return bool(finished) or any((self.folder / "checkpoints").glob("step-*"))
 
     def _identity(self) -> dict[str, Any]:
         return {"command": self.command, "settings": self.settings, "inputs": self.inputs}
@@ -238,6 +243,7 @@ class Output:
             ],
         }
         write_json(self.folder / MANIFEST, {**manifest, "checksum": digest(manifest)})
+        self.finished = True
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
     @contextmanager
@@ -420,7 +426,7 @@ def check_origin(labels: Path, manifest: Mapping[str, Any], wanted: Mapping[str,
     """Refuses a label dataset that was made from other data, or by another teacher, than the config says.
 
     Args:
-        wanted: what the config names, as `describe` says it; names that the label dataset does not know are passed over.
+        wanted: what the config names, as `describe` says it; names that the labels do not know are passed over.
     """
     if manifest["command"] != "gen-soft-labels":
         raise InputError(f"'{labels}' was written by {manifest['command']}; it is no label dataset")
@@ -555,7 +561,9 @@ def _own_files(folder: Path) -> list[str]:
         names |= set(_read_json(folder / _STARTED)["files"])
     if names:
         names |= _LOGS
-    return sorted(name for name in names if (folder / name).is_file())
+    inside = folder.resolve()
+    paths = ((name, folder / name) for name in names)  # a manifest from elsewhere may name anything
+    return sorted(name for name, path in paths if path.is_file() and path.parent.resolve().is_relative_to(inside))
 
 
 def _seal_holds(folder: Path) -> bool:
@@ -641,7 +649,8 @@ def _named_disk_error(error: Exception, folder: Path) -> Exception:
     """A UserError for a full disk, which every library reports in its own way; any other error as it is."""
     text = str(error)
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or re.search(
-        r"No space left|os error 28|disk quota|StorageFull|PytorchStreamWriter failed|file write failed",
+        r"No space left|os error 28|disk quota|StorageFull|PytorchStreamWriter failed|file write failed"
+        r"|unexpected pos \d+ vs \d+",  # torch, whose stream writer could not even close the file
         text,
         re.IGNORECASE,
     ):

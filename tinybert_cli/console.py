@@ -41,7 +41,7 @@ class Screen:
         self.quiet = quiet
         self.verbose = verbose
         self.stdout, self.stderr = sys.stdout, sys.stderr
-        self.talk = Console(file=self.stderr, highlight=False, soft_wrap=True)
+        self.talk = Console(file=self.stderr, highlight=False, emoji=False, soft_wrap=True)  # :100: is a line, no emoji
         self.live = self.stderr.isatty() and not os.environ.get("CI") and not quiet
         self.bar: Progress | None = None
         self.models: list[Row] = []
@@ -150,7 +150,7 @@ class Screen:
         print(json.dumps(value, ensure_ascii=False), file=self.stdout)
 
     def _table(self) -> None:
-        out = Console(file=self.stdout, highlight=False, width=None if self.stdout.isatty() else 140)
+        out = Console(file=self.stdout, highlight=False, emoji=False, width=None if self.stdout.isatty() else 140)
         table = Table(box=None, pad_edge=False, header_style="bold")
         columns = [column for column in _COLUMNS if any(column[1](row) for row in self.models)]
         table.add_column("model")

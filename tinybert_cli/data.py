@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -243,7 +244,7 @@ def _read_file(path: Path) -> Rows:
 def _text(path: Path) -> str:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"'{path}' is not a whole gzip file: {error}") from error
     try:
         text = raw.decode("utf-8-sig")
@@ -286,7 +287,7 @@ def _tsv(path: Path) -> dict[str, list[Any]]:
 
 
 def _txt(path: Path) -> dict[str, list[Any]]:
-    return {"text": [line.strip() for line in _text(path).splitlines() if line.strip()]}
+    return {"text": [line.strip() for line in _text(path).split("\n") if line.strip()]}
 
 
 def _json(path: Path) -> dict[str, list[Any]]:
@@ -316,7 +317,7 @@ def _json(path: Path) -> dict[str, list[Any]]:
 def _bad_line(text: str) -> int:
     for number, line in enumerate(text.split("\n"), 1):
         try:
-            json.loads(line or "0")
+            json.loads(line if line.strip() else "0")
         except json.JSONDecodeError:
             return number
     return 1
@@ -364,8 +365,9 @@ def _read_dataset(data: Data, split: Split) -> Rows:
     except ValueError as error:  # an unknown configuration or split; the message lists what there is
         raise InputError(f"cannot load the dataset '{data.dataset_name}': {error}") from error
     except (OSError, datasets.exceptions.DatasetsError) as error:  # among them every way of having no network
+        message, _, _ = str(error).partition("\n")
         raise InputError(
-            f"cannot load the dataset '{data.dataset_name}': {str(error).splitlines()[0]}",
+            f"cannot load the dataset '{data.dataset_name}': {message}",
             hint="without network: set data.train_file and data.validation_file to local files, or fill the cache "
             f"where there is one: hf download --repo-type dataset {data.dataset_name}",
         ) from error

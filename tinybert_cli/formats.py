@@ -106,7 +106,8 @@ class OnnxModel(torch.nn.Module):
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # every kind of broken file has its own class there
-            raise InputError(f"ONNX Runtime cannot read '{path}': {str(error).splitlines()[0]}") from error
+            message, _, _ = str(error).partition("\n")
+            raise InputError(f"ONNX Runtime cannot read '{path}': {message}") from error
         self.names = [node.name for node in self.session.get_inputs()]
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:

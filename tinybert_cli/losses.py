@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_type_hints
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -99,7 +99,7 @@ def _with_options(loss: Loss, options: Mapping[str, Any]) -> Callable[[Answers, 
 
 def _checked(loss: str, option: str, value: object, kind: Any) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(value, strict=True)
+        return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
     except ValidationError as error:
         expected = error.errors()[0]["msg"].removeprefix("Input ").replace("valid ", "")
         raise ConfigError(f"`{option}` of the loss `{loss}` {expected}, found {value!r}", key=(loss, option)) from error

@@ -54,7 +54,7 @@ class TextClassification(Task):
             if all(isinstance(value, str) and not _is_position(value) for value in values):
                 return _same_set(sorted(values), model_names, rows.place(0)) if model_names else sorted(values)
             if model_names is None:
-                said = [str(position) for position in range(max(2, *(int(v) + 1 for v in values if _is_position(v))))]
+                said = [str(position) for position in range(max([2, *(int(v) + 1 for v in values if _is_position(v))]))]
         if said is None and model_names is None:
             raise InputError(f"no labels in {rows.place(0)}", hint="set data.label_column_name or data.label_names")
         if said is not None and model_names is not None and list(said) != list(model_names):

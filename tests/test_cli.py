@@ -1,0 +1,118 @@
+"""The command line as a user meets it: help, errors, exit codes, streams."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def tinybert(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tinybert_cli", *words],
+        capture_output=True, text=True, cwd=cwd, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few rows and a config that is whole but for its model."""
+    folder = tmp_path_factory.mktemp("cli")
+    rows = [{"text": f"a {word} day number {i}", "label": label} for i in range(6)
+            for word, label in (("good", "positive"), ("bad", "negative"))]  # fmt: skip
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "finetune.yaml").write_text(
+        "task: text-classification\ndata:\n  train_file: train.jsonl\n  label_names: [negative, positive]\n"
+        "model: no/such-folder/at-all\noutput_dir: out\n"
+    )
+    return folder
+
+
+def test_help_names_every_command_and_h_is_help() -> None:
+    done = tinybert("-h")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("finetune", "gen-soft-labels", "distill", "eval", "export", "schema"))
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    assert tinybert("distil", "x.yaml").returncode == 2
+
+
+def test_a_command_without_a_config_says_what_to_type() -> None:
+    done = tinybert("finetune")
+    assert done.returncode == 2
+    assert "tinybert finetune FILE.yaml" in done.stderr
+
+
+def test_a_config_that_is_not_there_is_a_missing_input() -> None:
+    done = tinybert("finetune", "configs/demo/1-teecher.yaml")
+    assert done.returncode == 3
+    assert "configs/demo/1-teacher.yaml" in done.stderr
+
+
+def test_all_config_errors_come_at_once_with_their_places(reviews: Path) -> None:
+    bad = reviews / "bad.yaml"
+    bad.write_text(
+        "task: text-clasification\ndata:\n  train_file: train.jsonl\nmodel: x\n"
+        "training:\n  learnin_rate: 5e-5\n  keep: worst\noutput_dir: out\n"
+    )
+    done = tinybert("finetune", "bad.yaml", cwd=reviews)
+    assert done.returncode == 2
+    assert "--> bad.yaml:6:3" in done.stderr and "did you mean 'learning_rate'?" in done.stderr
+    assert "bad.yaml:7:9" in done.stderr
+    assert "did you mean 'text-classification'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_loss_option_is_found_before_any_model_is_loaded(reviews: Path) -> None:
+    (reviews / "distill.yaml").write_text(
+        "task: text-classification\ndata: {}\nsoft_labels: nowhere\nstudent: nowhere\n"
+        "losses:\n  soft_labels: {temprature: 4}\noutput_dir: out\n"
+    )
+    done = tinybert("distill", "distill.yaml", cwd=reviews)
+    assert done.returncode == 2
+    assert "distill.yaml:6:17" in done.stderr and "did you mean 'temperature'?" in done.stderr
+
+
+def test_the_wrong_stage_is_recognised() -> None:
+    done = tinybert("finetune", "configs/demo/8-export.yaml")
+    assert done.returncode == 2
+    assert "this looks like an export config" in done.stderr
+    assert "run: tinybert export configs/demo/8-export.yaml" in done.stderr
+
+
+def test_a_model_that_is_not_there_is_a_missing_input_and_leaves_nothing(reviews: Path) -> None:
+    done = tinybert("finetune", "--config", "finetune.yaml", cwd=reviews)
+    assert done.returncode == 3
+    assert "no/such-folder/at-all" in done.stderr
+    assert not (reviews / "out").exists()
+
+
+def test_a_hub_id_without_network_says_how_to_go_on(reviews: Path) -> None:
+    done = tinybert("finetune", "finetune.yaml", "model=example-org/no-such-model", cwd=reviews, HF_HUB_OFFLINE="1",
+                    HF_HOME=str(reviews / "empty-cache"))  # fmt: skip
+    assert done.returncode == 3
+    assert "hf download example-org/no-such-model" in done.stderr
+
+
+def test_json_is_one_object_on_stdout_even_for_an_error(reviews: Path) -> None:
+    done = tinybert("finetune", "finetune.yaml", "--json", cwd=reviews)
+    said = json.loads(done.stdout)
+    assert said["status"] == "error" and said["exit_code"] == done.returncode == 3
+
+
+def test_nothing_in_a_pipe_has_escape_codes(reviews: Path) -> None:
+    done = tinybert("finetune", "finetune.yaml", cwd=reviews)
+    assert "\x1b" not in done.stdout + done.stderr and "\r" not in done.stderr
+
+
+def test_schema_explains_one_setting() -> None:
+    done = tinybert("schema", "distill", "losses.soft_labels.temperature")
+    assert done.returncode == 0 and "default 2.0" in done.stdout
+
+

@@ -1,0 +1,102 @@
+"""Every shipped YAML is valid, says how it is run, and every setting is read by something."""
+
+import ast
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import jsonschema
+import pytest
+from pydantic import BaseModel
+
+from tinybert_cli import config, configfile, yaml12
+from tinybert_cli.helpers import schema
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(path for path in (ROOT / "configs").glob("*/*.yaml") if path.name[0].isdigit())
+REVIEWS = ROOT / "configs" / "demo" / "reviews"
+
+
+def command_of(file: Path) -> str:
+    said = re.match(r"# tinybert (\S+) (\S+)\n", file.read_text())
+    assert said, f"{file} must open with the command that runs it"
+    assert said[2] == str(file.relative_to(ROOT))
+    return said[1]
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_a_shipped_config_opens_with_its_command_and_loads(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    loaded = configfile.load(command_of(file), file)
+    assert Path(loaded.output_dir) == Path("runs") / file.parent.name / file.stem.partition("-")[2]
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_a_shipped_config_fits_its_json_schema(file: Path) -> None:
+    plain = json.loads(json.dumps(_plain(file)))
+    jsonschema.validate(plain, schema.of_stage(command_of(file)))
+
+
+@pytest.mark.parametrize("stage", config.COMMANDS)
+def test_the_shipped_schemas_are_current(stage: str) -> None:
+    shipped = (ROOT / "configs" / "schemas" / f"{stage}.json").read_text()
+    assert shipped == schema.as_json(stage) + "\n", "run: make schemas"
+
+
+def test_every_setting_is_read_by_something() -> None:
+    read: set[str] = set()
+    for file in (ROOT / "tinybert_cli").rglob("*.py"):
+        read |= {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
+    names = {name for section in _sections(config.Section) for name in section.model_fields}
+    # The shape of a student is taken from the setting by the names of Shape's fields.
+    by_name = {"num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"}
+    assert names - read - by_name == set()
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    for section in _sections(config.Section):
+        for name, field in section.model_fields.items():
+            said = field.description or field.annotation.__doc__
+            assert said and said.strip(), f"{section.__name__}.{name}"
+
+
+def test_the_reviews_are_as_many_as_promised_and_balanced() -> None:
+    labelled = {name: [row["label"] for row in _reviews(name)] for name in ("train", "validation", "test")}
+    assert {name: Counter(labels) for name, labels in labelled.items()} == {
+        "train": {"positive": 350, "negative": 350},
+        "validation": {"positive": 125, "negative": 125},
+        "test": {"positive": 125, "negative": 125},
+    }
+    assert len(_reviews("unlabeled")) == 300
+
+
+def test_no_two_reviews_are_alike_and_none_is_a_template() -> None:
+    texts = [row["text"] for name in ("train", "validation", "test", "unlabeled") for row in _reviews(name)]
+    words = [re.findall(r"[a-z0-9']+", text.lower()) for text in texts]
+    grams = [{tuple(said[i : i + 3]) for i in range(len(said) - 2)} for said in words]
+    holders: dict[tuple[str, ...], list[int]] = {}
+    for number, review in enumerate(grams):
+        for gram in review:
+            holders.setdefault(gram, []).append(number)
+    pairs = Counter((a, b) for them in holders.values() for a in them for b in them if a < b)
+    alike = {pair: n / len(grams[pair[0]] | grams[pair[1]]) for pair, n in pairs.items()}
+    assert max(alike.values()) < 0.2  # Jaccard similarity of word trigrams
+    openings = Counter(tuple(said[:3]) for said in words)
+    assert max(openings.values()) <= 5
+    assert len({word for said in words for word in said}) > 4000
+
+
+def _plain(file: Path) -> object:
+    complaints: list[yaml12.Complaint] = []
+    node = yaml12.read(file.read_text(), str(file), complaints)
+    assert node is not None and not complaints
+    return node.plain()
+
+
+def _sections(base: type[BaseModel]) -> set[type[BaseModel]]:
+    return {section for child in base.__subclasses__() for section in {child, *_sections(child)}}
+
+
+def _reviews(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (REVIEWS / f"{name}.jsonl").read_text().splitlines()]

@@ -1,0 +1,645 @@
+"""Rows are read as they stand, complaints say where, and batches hold every row with next to no padding."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tinybert_cli import data
+from tinybert_cli.config import Data
+from tinybert_cli.data import BucketBatches, Examples, Labels, Rows
+from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.tasks.base import Encoded
+
+TEXTS = ["the soup was warm", "a dull evening", "we laughed, twice"]
+LABELS = ["good", "bad", "good"]
+
+
+def save(path: Path, text: str | bytes) -> Path:
+    raw = text.encode() if isinstance(text, str) else text
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return path
+
+
+def rows_of(*paths: Path, **settings: Any) -> Rows:
+    return data.read(Data(train_file=[str(path) for path in paths], **settings), "train")
+
+
+def complaint(*paths: Path) -> InputError:
+    with pytest.raises(InputError) as caught:
+        rows_of(*paths)
+    return caught.value
+
+
+def as_text(kind: str) -> str:
+    records = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
+    if kind == "json":
+        return json.dumps(records, indent=1)
+    if kind == "jsonl":
+        return "".join(json.dumps(record) + "\n" for record in records)
+    mark = "," if kind == "csv" else "\t"
+    return f"text{mark}label\n" + "".join(f'"{record["text"]}"{mark}{record["label"]}\n' for record in records)
+
+
+# -- kinds of files ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl"])
+def test_every_kind_of_text_file_gives_the_same_rows(kind: str, suffix: str, tmp_path: Path) -> None:
+    rows = rows_of(save(tmp_path / f"train.{kind}{suffix}", as_text(kind)))
+    assert rows.columns == {"text": TEXTS, "label": LABELS}
+
+
+def test_parquet_gives_the_same_rows(tmp_path: Path) -> None:
+    data.write_table(tmp_path / "train.parquet", {"text": TEXTS, "label": LABELS})
+    assert rows_of(tmp_path / "train.parquet").columns == {"text": TEXTS, "label": LABELS}
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_txt_has_one_text_per_line_and_skips_blank_lines(suffix: str, tmp_path: Path) -> None:
+    path = save(tmp_path / f"more.txt{suffix}", "one\r\n\r\n  two  \nthree")
+    assert rows_of(path).columns == {"text": ["one", "two", "three"]}
+
+
+def test_txt_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
+    text = "first half\u2028second half\x85end"
+    assert rows_of(save(tmp_path / "more.txt", text + "\nnext")).columns == {"text": [text, "next"]}
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+def test_byte_order_mark_is_no_part_of_the_first_column(kind: str, tmp_path: Path) -> None:
+    path = save(tmp_path / f"train.{kind}", codecs.BOM_UTF8 + as_text(kind).encode())
+    assert list(rows_of(path).columns) == ["text", "label"]
+
+
+def test_windows_line_ends_and_blank_lines_change_nothing(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.csv", "text,label\r\nfine,good\r\n\r\npoor,bad\r\n")
+    assert rows_of(path).columns == {"text": ["fine", "poor"], "label": ["good", "bad"]}
+
+
+@pytest.mark.parametrize("cell", ["NA", "null", "NaN", "None", "", " ", "007", "1.50", "true"])
+def test_cells_of_a_csv_stay_text(cell: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "train.csv", f"text,label\n{cell},good\nother,bad\n")
+    assert rows_of(path).column("text") == [cell, "other"]
+
+
+def test_quoted_cells_hold_commas_quotes_and_line_breaks(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.csv", 'text,label\n"a, ""b""\nc",good\n')
+    assert rows_of(path).column("text") == ['a, "b"\nc']
+
+
+def test_json_null_stays_a_missing_value(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.jsonl", '{"text": "a", "label": null}\n{"text": "b", "label": 1}\n')
+    assert rows_of(path).column("label") == [None, 1]
+
+
+def test_list_of_files_is_concatenated_in_order(tmp_path: Path) -> None:
+    first = save(tmp_path / "b.jsonl", '{"text": "one", "label": "x"}\n{"text": "two", "label": "y"}\n')
+    second = save(tmp_path / "a.csv.gz", "label,text\nz,three\n")
+    assert rows_of(first, second).columns == {"text": ["one", "two", "three"], "label": ["x", "y", "z"]}
+
+
+def test_concatenated_files_must_have_the_same_columns(tmp_path: Path) -> None:
+    first = save(tmp_path / "a.csv", "text,label\none,x\n")
+    second = save(tmp_path / "b.csv", "text,stars\ntwo,5\n")
+    error = complaint(first, second)
+    assert error.what == f"other columns than in {first}: label, stars"
+    assert error.where == str(second)
+
+
+# -- unfit files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.json", "train.jsonl", "train.txt", "train.csv.gz"])
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_empty_file_is_called_empty(name: str, content: str, tmp_path: Path) -> None:
+    path = save(tmp_path / name, content)
+    assert complaint(path).what == f"'{path}' is empty"
+
+
+def test_csv_with_a_header_only_has_no_rows(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.csv", "text,label\n")
+    assert complaint(path).what == f"'{path}' has a header but no rows"
+
+
+def test_empty_json_list_has_no_rows(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.json", "[]")
+    assert complaint(path).what == f"no rows in {path}"
+
+
+def test_ragged_csv_row_is_named_by_file_and_line(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.csv", "text,label\nfine,good\nwell, sort of,good\npoor,bad\n")
+    error = complaint(path)
+    assert error.what == "3 cells, but the header has 2"
+    assert error.where == f"{path}:3"
+
+
+def test_csv_with_an_open_quote_is_malformed(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.csv", 'text,label\nfine,good\n"never closed,bad\n')
+    error = complaint(path)
+    assert error.what.startswith("malformed CSV: ")
+    assert error.where == f"{path}:3"
+
+
+def test_csv_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.csv", "text,label,text\na,b,c\n")
+    assert complaint(path).where == f"{path}:1"
+
+
+def test_malformed_json_line_is_named_by_file_line_and_column(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.jsonl", '{"text": "a"}\n{"text": oops}\n{"text": "c"}\n')
+    error = complaint(path)
+    assert error.what.startswith("malformed JSON: ")
+    assert error.where == f"{path}:2:10"
+
+
+def test_blank_lines_before_malformed_json_are_counted_and_not_blamed(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.jsonl", '{"text": "a"}\r\n\r\n  \n{"text": oops}\r\n')
+    assert complaint(path).where == f"{path}:4:10"
+
+
+def test_malformed_json_list_is_named_by_file_line_and_column(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.json", '[\n {"text": "a"},\n {"text": }\n]')
+    assert complaint(path).where == f"{path}:3:11"
+
+
+def test_json_line_that_is_no_object_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.jsonl", '{"text": "a"}\n"b"\n')
+    assert complaint(path).where == f"{path}:2"
+
+
+def test_json_rows_with_other_keys_are_named_with_the_odd_keys(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "lable": 0}\n')
+    error = complaint(path)
+    assert error.what.endswith(": label, lable")
+    assert error.where == f"{path}:2"
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.csv.gz"])
+def test_text_that_is_not_utf8_is_named_by_file_and_line(name: str, tmp_path: Path) -> None:
+    path = save(tmp_path / name, "text,label\nplain,good\ncafé,bad\n".encode("latin-1"))
+    error = complaint(path)
+    assert error.what == f"'{path}' is not UTF-8"
+    assert error.where == f"{path}:3"
+
+
+def damaged(raw: bytes, how: str) -> bytes:
+    return {
+        "cut short": raw[: len(raw) // 2],
+        "not gzip at all": b"text,label\nfine,good\n",
+        "a byte flipped": raw[:20] + bytes([raw[20] ^ 0xFF]) + raw[21:],
+        "wrong checksum": raw[:-8] + bytes(4) + raw[-4:],
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["cut short", "not gzip at all", "a byte flipped", "wrong checksum"])
+def test_damaged_gzip_is_noticed(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.csv.gz"
+    path.write_bytes(damaged(gzip.compress(as_text("csv").encode()), how))
+    assert complaint(path).what.startswith(f"'{path}' is not a whole gzip file: ")
+
+
+def test_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.parquet", "text,label\nfine,good\n")
+    assert complaint(path).what.startswith(f"cannot read '{path}': ")
+
+
+def test_unknown_kind_of_file_lists_the_kinds(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.xlsx", "text")
+    error = complaint(path)
+    assert error.what == f"cannot read '{path}': unknown kind of file"
+    assert error.hint == "one of: csv, tsv, json, jsonl, parquet, txt; .gz too"
+
+
+def test_missing_file_names_the_one_that_is_like_it(tmp_path: Path) -> None:
+    save(tmp_path / "train.jsonl", as_text("jsonl"))
+    error = complaint(tmp_path / "trian.jsonl")
+    assert error.what == f"'{tmp_path / 'trian.jsonl'}' does not exist"
+    assert error.where == "data.train_file"
+    assert error.hint == "did you mean 'train.jsonl'?"
+
+
+def test_folder_in_place_of_a_file_is_called_a_folder(tmp_path: Path) -> None:
+    assert complaint(tmp_path).what == f"'{tmp_path}' is a folder, not a file"
+
+
+def test_missing_column_names_the_one_that_is_like_it(tmp_path: Path) -> None:
+    path = save(tmp_path / "train.csv", "sentence,label\nfine,good\n")
+    with pytest.raises(InputError) as caught:
+        rows_of(path).column("sentense")
+    assert caught.value.what == f"no column 'sentense' in {path}"
+    assert caught.value.hint == "did you mean 'sentence'?; columns here: sentence, label"
+
+
+def test_split_without_a_source_says_which_setting_is_missing() -> None:
+    with pytest.raises(ConfigError) as caught:
+        data.read(Data(train_file="a.csv"), "validation")
+    assert caught.value.key == ("data",)
+    assert caught.value.hint == "set data.validation_file"
+
+
+# -- local dataset folders and the Hub -----------------------------------------------------------------------
+
+
+def test_local_dataset_folder_is_read_by_split_names(tmp_path: Path) -> None:
+    save(tmp_path / "train.jsonl", '{"text": "t"}\n')
+    save(tmp_path / "dev.csv.gz", "text\nv\n")
+    save(tmp_path / "developers.csv", "text\nnobody\n")
+    save(tmp_path / "README.md", "train and test")
+    for number in (1, 0):
+        data.write_table(tmp_path / f"test-{number:05d}-of-00002.parquet", {"text": [f"shard {number}"]})
+    settings = Data(dataset_name=str(tmp_path), validation_split_name="dev")
+    found = {split: data.read(settings, split).column("text") for split in ("train", "validation", "test")}
+    assert found == {"train": ["t"], "validation": ["v"], "test": ["shard 0", "shard 1"]}
+
+
+def test_local_dataset_folder_has_only_the_splits_it_holds(tmp_path: Path) -> None:
+    save(tmp_path / "train.jsonl", '{"text": "t"}\n')
+    settings = Data(dataset_name=str(tmp_path))
+    assert [data.has(settings, split) for split in ("train", "test", "unlabeled")] == [True, False, False]
+
+
+def test_dataset_on_the_hub_is_taken_to_have_every_split_but_unlabeled() -> None:
+    settings = Data(dataset_name="some-org/some-data")
+    assert [data.has(settings, split) for split in ("train", "test", "unlabeled")] == [True, True, False]
+
+
+def test_file_goes_before_the_dataset(tmp_path: Path) -> None:
+    save(tmp_path / "train.jsonl", '{"text": "of the folder"}\n')
+    file = save(tmp_path / "mine.jsonl", '{"text": "of the file"}\n')
+    assert rows_of(file, dataset_name=str(tmp_path)).column("text") == ["of the file"]
+
+
+def test_sources_name_files_and_hub_datasets_with_their_revision(tmp_path: Path) -> None:
+    file = save(tmp_path / "v.csv", "text\na\n")
+    settings = Data(dataset_name="org/name", dataset_config_name="sst2", dataset_revision="v1", validation_file=str(file))
+    assert data.sources(settings, ["train", "validation"]) == {
+        "data.dataset_name": {"hub_id": "org/name", "config": "sst2", "revision": "v1"},
+        "data.validation_file": [file],
+    }
+
+
+@pytest.mark.parametrize("message", ["Couldn't reach 'org/name' on the Hub\nsecond line", ""])
+def test_hub_out_of_reach_says_how_to_go_on(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*args: object, **kwargs: object) -> None:
+        raise ConnectionError(message)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(InputError) as caught:
+        data.read(Data(dataset_name="org/name"), "train")
+    assert "cannot load the dataset 'org/name'" in caught.value.what
+    assert "second line" not in caught.value.what
+    assert caught.value.hint is not None
+    assert "data.train_file" in caught.value.hint
+    assert "hf download --repo-type dataset org/name" in caught.value.hint
+
+
+def test_unknown_split_of_a_dataset_passes_its_message_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*args: object, **kwargs: object) -> None:
+        raise ValueError('Unknown split "validation". Should be one of [\'train\'].')
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(InputError, match="Unknown split"):
+        data.read(Data(dataset_name="org/name"), "validation")
+
+
+def test_dataset_brings_its_label_names_and_is_asked_for_the_named_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    loaded = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    asked: list[object] = []
+
+    def load_dataset(*args: object, **kwargs: object) -> datasets.Dataset:
+        asked.extend([args, kwargs])
+        return loaded
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    settings = Data(
+        dataset_name="org/name", dataset_config_name="c", dataset_revision="r", validation_split_name="dev"
+    )
+    rows = data.read(settings, "validation")
+    assert (rows.columns, rows.label_names) == ({"text": ["a", "b"], "label": [1, 0]}, ["no", "yes"])
+    assert rows.place(1) == "org/name[dev], row 2"
+    assert asked == [("org/name", "c"), {"split": "dev", "revision": "r"}]
+
+
+# -- rows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def five() -> Rows:
+    return Rows({"text": list("abcde")}, (("one.csv", 2), ("two.csv", 3)), ["no", "yes"])
+
+
+def test_place_counts_from_one_in_each_file(five: Rows) -> None:
+    assert [five.place(i) for i in range(5)] == [
+        "one.csv, row 1", "one.csv, row 2", "two.csv, row 1", "two.csv, row 2", "two.csv, row 3",
+    ]  # fmt: skip
+
+
+def test_place_after_select_is_where_the_row_stood(five: Rows) -> None:
+    assert [five.select([4, 1]).place(i) for i in range(2)] == ["two.csv, row 3", "one.csv, row 2"]
+
+
+def test_place_after_two_selects_and_a_head_is_where_the_row_stood(five: Rows) -> None:
+    chosen = five.select([4, 3, 0]).select([2, 1, 0]).head(2)
+    assert [(text, chosen.place(i)) for i, text in enumerate(chosen.column("text"))] == [
+        ("a", "one.csv, row 1"), ("d", "two.csv, row 2"),
+    ]  # fmt: skip
+
+
+def test_place_beyond_the_rows_is_an_index_error(five: Rows) -> None:
+    with pytest.raises(IndexError):
+        five.place(5)
+
+
+def test_select_keeps_the_label_names(five: Rows) -> None:
+    assert five.select([0]).label_names == ["no", "yes"]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(None, "abcde"), (9, "abcde"), (5, "abcde"), (3, "abc")])
+def test_head_takes_the_first_rows(five: Rows, count: int | None, expected: str) -> None:
+    assert "".join(five.head(count).column("text")) == expected
+
+
+def test_train_and_unlabeled_are_cut_to_max_train_samples_and_the_others_to_max_eval_samples(tmp_path: Path) -> None:
+    path = str(save(tmp_path / "rows.txt", "\n".join("abcdef")))
+    settings = Data(
+        train_file=path, unlabeled_file=path, validation_file=path, test_file=path,
+        max_train_samples=4, max_eval_samples=2,
+    )  # fmt: skip
+    splits: tuple[data.Split, ...] = ("train", "unlabeled", "validation", "test")
+    assert [len(data.read(settings, split)) for split in splits] == [4, 4, 2, 2]
+
+
+def test_overlap_counts_evaluation_rows_that_are_in_train() -> None:
+    train = Rows({"text": ["a", "b", "c"]}, (("t", 3),))
+    other = Rows({"text": ["b", "x", "b", "c"]}, (("v", 4),))
+    (warning,) = data.overlap(train, other, Data())
+    assert warning["event"] == "warning"
+    assert warning["message"].startswith("3 of 4 evaluation rows are in train")
+
+
+def test_overlap_of_pairs_needs_both_texts_to_be_equal() -> None:
+    settings = Data(text_column_names=["one", "two"])
+    train = Rows({"one": ["a", "b"], "two": ["c", "d"]}, (("t", 2),))
+    other = Rows({"one": ["a", "b"], "two": ["d", "c"]}, (("v", 2),))
+    assert list(data.overlap(train, other, settings)) == []
+
+
+def encoded(lengths: list[int], truncated: int = 0, empty: list[int] | None = None) -> Encoded:
+    ids = np.arange(1, sum(lengths) + 1, dtype=np.int32)
+    tokens = {"input_ids": (ids, 0), "token_type_ids": (ids % 2, 9)}
+    return Encoded(tokens, np.concatenate([[0], np.cumsum(lengths)]), truncated, empty or [])
+
+
+def test_remark_counts_rows_that_were_cut() -> None:
+    (remark,) = data.remarks("train", encoded([2] * 8, truncated=2), Data(max_seq_length=64))
+    assert remark["event"] == "warning"
+    assert remark["message"] == "2 of 8 rows of train (25.0%) are longer than 64 tokens and were cut"
+
+
+def test_remark_names_the_first_five_rows_without_text() -> None:
+    (remark,) = data.remarks("test", encoded([2] * 9, empty=[0, 2, 3, 5, 6, 8]), Data())
+    assert remark["message"] == "6 rows of test have no text (row 1, 3, 4, 6, 7)"
+
+
+def test_nothing_is_remarked_on_rows_that_are_well() -> None:
+    assert list(data.remarks("train", encoded([2, 3]), Data())) == []
+
+
+# -- label datasets ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> tuple[Path, np.ndarray[Any, Any]]:
+    logits = np.random.default_rng(3).normal(size=(5, 3)).astype(np.float32)
+    train = Rows({"text": ["a", "b", "c"], "label": ["x", "y", "z"]}, (("t", 3),))
+    extra = Rows({"text": ["d", "e"]}, (("u", 2),))
+    for name, rows, part in (("train-00000-of-00001", train, logits[:3]), ("unlabeled-00000-of-00001", extra, logits[3:])):
+        answers = {"prediction": ["x"] * len(rows)}
+        data.write_labels(tmp_path / f"{name}.parquet", rows, part, columns=answers, dtype="float32")
+    return tmp_path, logits
+
+
+def test_label_dataset_gives_back_float32_logits_exactly(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
+    folder, logits = shards
+    read = data.read_labels(folder, [path.name for path in folder.iterdir()])
+    assert read.logits.dtype == np.float32
+    np.testing.assert_array_equal(read.logits, logits)
+
+
+def test_label_dataset_rows_without_a_label_have_none(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
+    folder, _ = shards
+    rows = data.read_labels(folder, [path.name for path in folder.iterdir()]).rows
+    assert rows.column("text") == ["a", "b", "c", "d", "e"]
+    assert rows.column("label") == ["x", "y", "z", None, None]
+    assert rows.column("prediction") == ["x"] * 5
+    assert "teacher_logits" not in rows.columns
+
+
+def test_unlabeled_shard_has_no_label_column(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
+    names = pq.read_schema(shards[0] / "unlabeled-00000-of-00001.parquet").names
+    assert names == ["text", "prediction", "teacher_logits"]
+
+
+def test_label_dataset_of_float16_is_rounded_and_half_as_wide(tmp_path: Path) -> None:
+    logits = np.array([[1 / 3, -2.0], [1e-3, 4096.5]], dtype=np.float32)
+    rows = Rows({"text": ["a", "b"]}, (("t", 2),))
+    data.write_labels(tmp_path / "train-0.parquet", rows, logits, columns={}, dtype="float16")
+    stored = pq.read_schema(tmp_path / "train-0.parquet").field("teacher_logits").type
+    assert (str(stored.value_type), stored.list_size) == ("halffloat", 2)
+    read = data.read_labels(tmp_path, ["train-0.parquet"]).logits
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, logits.astype(np.float16).astype(np.float32))
+
+
+def test_label_dataset_leaves_out_rows_for_evaluation(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
+    folder, logits = shards
+    rows = Rows({"text": ["for the exam"]}, (("v", 1),))
+    data.write_labels(folder / "validation-00000-of-00001.parquet", rows, logits[:1], columns={}, dtype="float32")
+    assert len(data.read_labels(folder, [path.name for path in folder.iterdir()]).rows) == 5
+
+
+def test_label_dataset_without_training_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no rows of train or unlabeled"):
+        data.read_labels(tmp_path, ["validation-00000-of-00001.parquet", "manifest.json"])
+
+
+@pytest.mark.parametrize("column", [0, 1, 2, 3])
+def test_flipped_byte_in_a_shard_is_noticed(column: int, shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
+    path = shards[0] / "train-00000-of-00001.parquet"
+    chunk = pq.read_metadata(path).row_group(0).column(column)
+    raw = bytearray(path.read_bytes())
+    raw[first_page(chunk) + chunk.total_compressed_size - 1] ^= 0x10
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=re.escape(f"cannot read '{path}'")):
+        data.read_labels(path.parent, [path.name])
+
+
+def first_page(chunk: Any) -> int:
+    return chunk.dictionary_page_offset if chunk.dictionary_page_offset is not None else chunk.data_page_offset
+
+
+def test_labels_keep_rows_and_logits_together() -> None:
+    labels = Labels(Rows({"text": list("abc")}, (("t", 3),)), np.array([[0.0], [1.0], [2.0]]))
+    chosen = labels.select(np.array([2, 0])).head(1)
+    assert chosen.rows.column("text") == ["c"]
+    assert chosen.logits.tolist() == [[2.0]]
+
+
+def test_labels_head_beyond_the_rows_is_all_of_them() -> None:
+    labels = Labels(Rows({"text": list("abc")}, (("t", 3),)), np.zeros((3, 2)))
+    assert [len(labels.head(count).rows) for count in (None, 2, 7)] == [3, 2, 3]
+
+
+def test_missing_folder_names_the_one_that_is_like_it(tmp_path: Path) -> None:
+    (tmp_path / "teacher-labels").mkdir()
+    with pytest.raises(InputError) as caught:
+        data.existing_folder(str(tmp_path / "techer-labels"), "soft_labels")
+    assert (caught.value.where, caught.value.hint) == ("soft_labels", "did you mean 'teacher-labels'?")
+
+
+def test_folder_with_checkpoints_but_no_manifest_is_unfinished(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(InputError, match="is unfinished"):
+        data.existing_folder(str(tmp_path), "soft_labels")
+
+
+def test_folder_without_a_manifest_is_no_label_dataset(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a label dataset"):
+        data.existing_folder(str(tmp_path), "soft_labels")
+
+
+# -- batches -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def examples() -> Examples:
+    """Rows of 2, 1 and 3 tokens, 1 to 6."""
+    return Examples.of(encoded([2, 1, 3]), labels=np.array([10, 11, 12]), teacher_logits=np.eye(3, dtype=np.float32))
+
+
+def test_batch_is_padded_to_its_longest_row_in_the_order_asked_for(examples: Examples) -> None:
+    batch = examples.__getitems__([2, 0])
+    assert batch["input_ids"].tolist() == [[4, 5, 6], [1, 2, 0]]
+    assert batch["token_type_ids"].tolist() == [[0, 1, 0], [1, 0, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+def test_batch_brings_the_targets_of_its_rows(examples: Examples) -> None:
+    batch = examples.__getitems__([2, 0])
+    assert batch["labels"].tolist() == [12, 10]
+    assert batch["teacher_logits"].tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_batch_of_one_short_row_has_no_padding(examples: Examples) -> None:
+    assert examples.__getitems__([1])["input_ids"].tolist() == [[3]]
+
+
+def test_batch_holds_what_a_model_takes(examples: Examples) -> None:
+    batch = examples.__getitems__([0])
+    assert [batch[name].dtype for name in ("input_ids", "attention_mask", "labels")] == [torch.int64] * 3
+    assert batch["teacher_logits"].dtype == torch.float32
+
+
+def test_lengths_are_tokens_per_row(examples: Examples) -> None:
+    assert (len(examples), examples.lengths.tolist()) == (3, [2, 1, 3])
+
+
+def test_selected_examples_are_the_same_rows_in_the_new_order(examples: Examples) -> None:
+    chosen = examples.select(np.array([2, 1]))
+    assert chosen.lengths.tolist() == [3, 1]
+    batch = chosen.__getitems__([0, 1])
+    assert batch["input_ids"].tolist() == [[4, 5, 6], [3, 0, 0]]
+    assert batch["token_type_ids"].tolist() == [[0, 1, 0], [1, 9, 9]]
+    assert batch["labels"].tolist() == [12, 11]
+
+
+LENGTHS = np.minimum(1 + np.random.default_rng(0).lognormal(2.2, 0.9, size=1003).astype(int), 128)
+
+
+def padding(batches: list[list[int]]) -> float:
+    """Share of the tokens of all batches that is padding."""
+    whole = sum(int(LENGTHS[rows].max()) * len(rows) for rows in batches)
+    return 1 - int(LENGTHS.sum()) / whole
+
+
+@pytest.mark.parametrize("group_by_length", [True, False])
+@pytest.mark.parametrize("size", [1, 8, 1003, 2000])
+def test_an_epoch_holds_every_row_exactly_once(size: int, group_by_length: bool) -> None:
+    batches = BucketBatches(LENGTHS, size, seed=1, group_by_length=group_by_length)
+    found = list(batches)
+    assert sorted(row for rows in found for row in rows) == list(range(1003))
+    assert len(found) == len(batches) == -(-1003 // size)
+
+
+def test_all_batches_but_one_are_full() -> None:
+    sizes = sorted(len(rows) for rows in BucketBatches(LENGTHS, 8, seed=1))
+    assert sizes == [3] + [8] * 125
+
+
+def test_batches_depend_on_seed_and_epoch_alone() -> None:
+    one, other = BucketBatches(LENGTHS, 8, seed=5), BucketBatches(LENGTHS, 8, seed=5)
+    list(one)
+    one.epoch = other.epoch = 2
+    assert list(one) == list(other)
+
+
+def test_epochs_differ() -> None:
+    batches = BucketBatches(LENGTHS, 8, seed=5)
+    first = list(batches)
+    batches.epoch = 1
+    assert {frozenset(rows) for rows in first} != {frozenset(rows) for rows in batches}
+
+
+def test_seeds_differ() -> None:
+    assert list(BucketBatches(LENGTHS, 8, seed=5)) != list(BucketBatches(LENGTHS, 8, seed=6))
+
+
+def test_grouping_by_length_leaves_next_to_no_padding() -> None:
+    grouped = padding(list(BucketBatches(LENGTHS, 8, seed=1)))
+    at_random = padding(list(BucketBatches(LENGTHS, 8, seed=1, group_by_length=False)))
+    assert grouped < 0.1
+    assert at_random > 0.4
+
+
+def test_grouped_batches_come_in_no_order_of_length() -> None:
+    longest = [int(LENGTHS[rows].max()) for rows in BucketBatches(LENGTHS, 8, seed=1)]
+    assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.3
+
+
+def test_sorted_batches_begin_with_the_longest_rows_and_hold_each_once() -> None:
+    assert data.sorted_batches(np.array([3, 9, 5, 9, 1]), 2) == [[1, 3], [2, 0], [4]]
+
+
+def test_sorted_batches_have_next_to_no_padding() -> None:
+    assert padding(data.sorted_batches(LENGTHS, 8)) < 0.05
+
+
+def test_timing_batches_hold_the_first_rows_with_their_own_lengths() -> None:
+    batches = Examples.of(encoded([2, 1, 3, 4, 5])).timing_batches(2, None, rows=4)
+    assert [tuple(batch["input_ids"].shape) for batch in batches] == [(2, 2), (2, 4)]
+    assert batches[0]["attention_mask"].tolist() == [[1, 1], [1, 0]]
+
+
+def test_timing_batches_are_always_full_even_of_few_rows() -> None:
+    (batch,) = Examples.of(encoded([2, 1, 3])).timing_batches(8, None, rows=100)
+    assert batch["input_ids"][:, 0].tolist() == [1, 3, 4, 1, 3, 4, 1, 3]
+
+
+@pytest.mark.parametrize("length", [1, 7])
+def test_timing_batches_of_a_length_have_no_padding(length: int) -> None:
+    batches = Examples.of(encoded([2, 1, 3, 4, 5, 6])).timing_batches(2, length, rows=6)
+    assert {tuple(batch["input_ids"].shape) for batch in batches} == {(2, length)}
+    assert all(bool(batch["attention_mask"].all()) for batch in batches)

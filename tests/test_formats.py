@@ -1,0 +1,199 @@
+"""An exported model says what the original says, and what cannot be written or read is said plainly."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig, MPNetConfig
+from transformers import DistilBertForSequenceClassification as DistilBert
+from transformers import MPNetForSequenceClassification as MPNet
+
+from tinybert_cli import formats
+from tinybert_cli.errors import ConfigError, InputError
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+WORDS = 200
+
+
+@pytest.fixture(scope="module")
+def bert() -> BertForSequenceClassification:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=40, num_labels=3, initializer_range=0.3,
+    )  # fmt: skip
+    return BertForSequenceClassification(config).train()  # a stage may hand it over with dropout
+
+
+def padded(lengths: list[int], *, seed: int = 0, token_types: bool = True) -> dict[str, Tensor]:
+    """A batch of made-up rows, padded to the longest."""
+    random = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, WORDS, (len(lengths), max(lengths)), generator=random)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    types = {"token_type_ids": mask * (torch.arange(max(lengths)) > 2)} if token_types else {}
+    return {"attention_mask": mask, "input_ids": ids * mask, **types}
+
+
+def logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model(**batch)["logits"]
+
+
+@pytest.fixture(scope="module")
+def exported(bert: BertForSequenceClassification, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx")
+    formats.find("onnx").write(bert, padded([9, 5]), folder, quantize="none", opset=None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(bert: BertForSequenceClassification, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    formats.find("onnx").write(bert, padded([9, 5]), folder, quantize="int8", opset=None)
+    return folder
+
+
+def original(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    was_training = model.training
+    try:
+        return logits(model.eval(), batch)
+    finally:
+        model.train(was_training)
+
+
+@pytest.mark.parametrize("lengths", [[1], [7], [9, 5], [3, 40, 12], [2] * 17, [30, 4, 30, 8, 1]])
+def test_export_gives_the_same_logits_whatever_the_batch(
+    lengths: list[int], exported: Path, bert: BertForSequenceClassification
+) -> None:
+    batch = padded(lengths, seed=len(lengths))
+    found = logits(formats.read_onnx(exported), batch)
+    assert found.shape == (len(lengths), 3)
+    assert (found - original(bert, batch)).abs().max() < 1e-4
+
+
+def test_padding_changes_no_logits_of_an_export(exported: Path) -> None:
+    model = formats.read_onnx(exported)
+    alone = padded([6])
+    beside = {name: torch.nn.functional.pad(values, (0, 20)) for name, values in alone.items()}
+    torch.testing.assert_close(logits(model, beside), logits(model, alone), rtol=0, atol=1e-4)
+
+
+def test_folder_holds_the_one_file_and_no_scraps(exported: Path, small: Path) -> None:
+    assert [[path.name for path in folder.iterdir()] for folder in (exported, small)] == [["model.onnx"]] * 2
+
+
+def test_attention_of_a_known_family_is_fused(exported: Path) -> None:
+    import onnx
+
+    kinds = [node.op_type for node in onnx.load(str(exported / "model.onnx")).graph.node]
+    assert kinds.count("Attention") == 2
+
+
+def test_inputs_keep_their_names_and_lengths_stay_open(exported: Path) -> None:
+    import onnx
+
+    inputs = onnx.load(str(exported / "model.onnx")).graph.input
+    dims = {node.name: [dim.dim_param for dim in node.type.tensor_type.shape.dim] for node in inputs}
+    assert dims == {name: ["batch", "length"] for name in ("attention_mask", "input_ids", "token_type_ids")}
+
+
+def test_export_leaves_the_model_as_it_was(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    before = {name: values.clone() for name, values in bert.state_dict().items()}
+    formats.write_onnx(bert, padded([4]), tmp_path, opset=17)
+    assert bert.training
+    assert bert.config._attn_implementation == "sdpa"
+    assert all(torch.equal(values, before[name]) for name, values in bert.state_dict().items())
+
+
+def test_int8_is_less_than_half_as_large(exported: Path, small: Path) -> None:
+    assert (small / "model.onnx").stat().st_size < 0.5 * (exported / "model.onnx").stat().st_size
+
+
+def test_int8_says_nearly_the_same(small: Path, bert: BertForSequenceClassification) -> None:
+    batch = padded([12, 7, 30, 5], seed=3)
+    expected = original(bert, batch)
+    difference = (logits(formats.read_onnx(small), batch) - expected).abs().max()
+    assert 0 < difference < 0.25 * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", ["distilbert", "mpnet"])
+def test_other_families_are_exported_as_well_fused_or_not(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    if family == "distilbert":
+        model = DistilBert(DistilBertConfig(vocab_size=WORDS, dim=32, n_heads=4, n_layers=2, hidden_dim=64))
+    else:
+        model = MPNet(MPNetConfig(
+            vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        ))  # fmt: skip
+    formats.write_onnx(model, padded([6, 4], token_types=False), tmp_path)
+    batch = padded([11, 3, 8], seed=1, token_types=False)
+    assert (logits(formats.read_onnx(tmp_path), batch) - original(model, batch)).abs().max() < 1e-4
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_export_ignores_inputs_that_it_was_not_traced_with(exported: Path) -> None:
+    batch = padded([5])
+    more = {**batch, "labels": torch.tensor([0])}
+    assert torch.equal(logits(formats.read_onnx(exported), more), logits(formats.read_onnx(exported), batch))
+
+
+def test_export_folder_is_known_by_its_file(exported: Path, tmp_path: Path) -> None:
+    assert isinstance(formats.read_exported(exported), formats.OnnxModel)
+    assert formats.read_exported(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no model", None])
+def test_unreadable_file_is_named(content: bytes | None, exported: Path, tmp_path: Path) -> None:
+    whole = (exported / "model.onnx").read_bytes()
+    (tmp_path / "model.onnx").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(InputError) as caught:
+        formats.read_onnx(tmp_path)
+    assert caught.value.what.startswith(f"ONNX Runtime cannot read '{tmp_path / 'model.onnx'}': ")
+    assert "\n" not in caught.value.what
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_missing_package_says_what_to_install(
+    package: str, bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError) as caught:
+        formats.write_onnx(bert, padded([4]), tmp_path)
+    assert caught.value.what == f"the package '{package}' is not installed"
+    assert caught.value.hint == "pip install 'tinybert[onnx]'"
+
+
+def test_reading_needs_the_package_as_well(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="the package 'onnxruntime' is not installed"):
+        formats.read_exported(exported)
+
+
+def test_operator_set_that_is_too_new_is_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        formats.write_onnx(bert, padded([4]), tmp_path, opset=99)
+    assert (caught.value.key, caught.value.hint) == (("opset",), "at most 20")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("opset", [17, None])
+def test_operator_set_is_the_one_asked_for_or_the_newest(
+    opset: int | None, bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    import onnx
+
+    formats.write_onnx(bert, padded([4]), tmp_path, opset=opset)
+    versions = {entry.domain: entry.version for entry in onnx.load(str(tmp_path / "model.onnx")).opset_import}
+    assert versions[""] == (opset or formats.NEWEST_OPSET)
+
+
+def test_unknown_format_is_refused_with_the_list() -> None:
+    with pytest.raises(ConfigError, match="unknown format 'tensorrt'\n   = one of: onnx"):
+        formats.find("tensorrt")

@@ -1,0 +1,481 @@
+"""Training that is stopped and gone on with is the same training; prediction changes nothing and mixes up no rows."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tinybert_cli import loops
+from tinybert_cli.config import Training
+from tinybert_cli.data import BucketBatches, Examples, sorted_batches
+from tinybert_cli.errors import Interrupted, UserError
+from tinybert_cli.loops import Learner
+
+ROWS, WORDS, WIDTH = 40, 20, 8
+SETTINGS: dict[str, Any] = {
+    "num_train_epochs": 3.0, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "mixed_precision": "no",
+}  # fmt: skip
+
+
+class Net(torch.nn.Module):
+    """Mean of the embeddings, layer norm, dropout, one linear layer: what a loop has to deal with, and no more."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embeddings = torch.nn.Embedding(WORDS, WIDTH)
+        self.norm = torch.nn.LayerNorm(WIDTH)
+        self.dropout = torch.nn.Dropout(dropout)
+        self.classifier = torch.nn.Linear(WIDTH, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        mask = attention_mask[..., None].to(self.embeddings.weight.dtype)  # (B, T, 1)
+        mean = (self.embeddings(input_ids) * mask).sum(1) / mask.sum(1)
+        return {"logits": self.classifier(self.dropout(self.norm(mean)))}
+
+
+class InOrder:
+    """Always the same batches: rows 0, 1, 2, ..."""
+
+    def __init__(self, size: int, rows: int = ROWS) -> None:
+        self.epoch = 0
+        self.batches = [list(range(begin, min(begin + size, rows))) for begin in range(0, rows, size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+def make_examples(rows: int = ROWS) -> Examples:
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(3, 9, rows)
+    ids = draw.integers(1, WORDS, lengths.sum())
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    labels = np.array([int(ids[begin] < WORDS / 2) for begin in offsets[:-1]])
+    return Examples({"input_ids": (ids.astype(np.int32), 0)}, offsets, {"labels": labels})
+
+
+def make_learner(dropout: float = 0.0, *, batches: Any = None, rows: int = ROWS, seed: int = 3, **settings: Any) -> Learner:
+    torch.manual_seed(1)
+    training = Training(**(SETTINGS | settings))
+    examples = make_examples(rows)
+    order = batches or BucketBatches(examples.lengths, training.per_device_train_batch_size, seed=seed)
+    return Learner(Net(dropout), examples, order, training, seed=seed)
+
+
+def cross_entropy(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {"loss": F.cross_entropy(loops.forward(model, dict(batch))["logits"], batch["labels"])}
+
+
+def weights(learner: Learner) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in learner.plain_model.state_dict().items()}
+
+
+def never() -> int:
+    return 0
+
+
+def train(
+    learner: Learner,
+    loss: loops.StepLoss = cross_entropy,
+    *,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    better: float = 1.0,
+    stop: Callable[[], int] = never,
+) -> list[dict[str, Any]]:
+    return list(learner.train(loss, evaluate, better=better, stop=stop))
+
+
+def events(rows: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["event"] == event]
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def stop_at(learner: Learner, step: int) -> Callable[[], int]:
+    return lambda: signal.SIGTERM if learner.progress.step == step else 0
+
+
+# -- going on from a checkpoint ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 3])  # of 10 batches: 10, 5 or, the last one short, 4 steps an epoch
+@pytest.mark.parametrize("step", [1, 4, 5, 7, 10])
+def test_a_stopped_run_that_goes_on_ends_with_the_very_same_weights(step: int, accumulation: int, tmp_path: Path) -> None:
+    whole = make_learner(0.5, gradient_accumulation_steps=accumulation)
+    train(whole)
+    stopped = make_learner(0.5, gradient_accumulation_steps=accumulation)
+    with pytest.raises(Interrupted):
+        train(stopped, stop=stop_at(stopped, step))
+    stopped.save(tmp_path)
+    torch.manual_seed(999)
+    resumed = make_learner(0.5, gradient_accumulation_steps=accumulation)
+    resumed.load(tmp_path)
+    train(resumed)
+    assert same(weights(resumed), weights(whole))
+    assert resumed.progress.loss_sum == whole.progress.loss_sum and resumed.progress.rows == whole.progress.rows
+
+
+def test_saving_on_the_way_changes_nothing(tmp_path: Path) -> None:
+    plain, saving = make_learner(0.5), make_learner(0.5)
+    train(plain)
+    saving = make_learner(0.5)
+    for row in saving.train(cross_entropy, None, better=1.0, stop=never):
+        if row["event"] == "progress":
+            saving.save(tmp_path)
+    assert same(weights(saving), weights(plain))
+
+
+def test_evaluating_on_the_way_changes_nothing() -> None:
+    plain = make_learner(0.5)
+    train(plain)
+    evaluating = make_learner(0.5, eval_strategy="steps", eval_steps=3)
+    examples = make_examples()
+
+    def evaluate() -> dict[str, float]:
+        loops.predict_all(evaluating.model, examples, sorted_batches(examples.lengths, 8))
+        return {"objective": 0.0}
+
+    train(evaluating, evaluate=evaluate)
+    assert same(weights(evaluating), weights(plain))
+
+
+def test_a_run_that_was_saved_at_its_end_has_nothing_left_to_do(tmp_path: Path) -> None:
+    learner = make_learner()
+    train(learner)
+    learner.save(tmp_path)
+    resumed = make_learner()
+    resumed.load(tmp_path)
+    assert train(resumed) == [] and same(weights(resumed), weights(learner))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_a_checkpoint(number: int) -> None:
+    learner = make_learner()
+    rows = []
+    with pytest.raises(Interrupted, match="step 2 of 30") as caught:
+        for row in learner.train(cross_entropy, None, better=1.0, stop=lambda: number * (learner.progress.step == 2)):
+            rows.append(row)
+    assert rows[-1] == {"event": "checkpoint", "step": 2} and caught.value.exit_code == 128 + number
+
+
+def test_the_same_seed_trains_the_same_weights() -> None:
+    one, other, third = make_learner(0.5, seed=3), make_learner(0.5, seed=3), make_learner(0.5, seed=4)
+    for learner in (one, other, third):
+        loops_seed = 3 if learner is not third else 4
+        torch.manual_seed(loops_seed)
+        train(learner)
+    assert same(weights(one), weights(other)) and not same(weights(one), weights(third))
+
+
+# -- one step ------------------------------------------------------------------------------------------------
+
+
+def test_two_half_batches_add_up_to_one_whole_batch() -> None:
+    whole = make_learner(batches=InOrder(8), num_train_epochs=1.0)
+    halves = make_learner(batches=InOrder(4), num_train_epochs=1.0, gradient_accumulation_steps=2)
+    train(whole)
+    train(halves)
+    assert halves.progress.step == whole.progress.step == 5 and halves.progress.batches == 10
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(halves)[name], value, rtol=0, atol=1e-5)
+
+
+def test_a_short_last_group_of_batches_still_makes_a_step() -> None:
+    learner = make_learner(gradient_accumulation_steps=4, num_train_epochs=2.0)
+    train(learner)
+    assert learner.max_steps == 6 and learner.progress.batches == 20
+
+
+def test_max_steps_goes_before_epochs() -> None:
+    learner = make_learner(max_steps=7)
+    assert len(events(train(learner), "progress")) == 7
+
+
+def test_a_fraction_of_an_epoch_is_trained() -> None:
+    learner = make_learner(num_train_epochs=0.5)
+    train(learner)
+    assert learner.progress.rows == ROWS / 2
+
+
+def test_training_learns() -> None:
+    learner = make_learner(num_train_epochs=20.0, learning_rate=5e-2, logging_steps=10)
+    losses = [row["loss"] for row in events(train(learner), "train")]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_a_loss_that_is_not_finite_stops_before_any_weight_changes() -> None:
+    learner = make_learner()
+    seen: list[dict[str, Tensor]] = []
+
+    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        seen.append(weights(learner))
+        value = cross_entropy(model, batch)["loss"]
+        return {"loss": value * float("nan") if len(seen) == 3 else value}
+
+    with pytest.raises(UserError, match="the loss is not finite at step 3") as caught:
+        train(learner, loss)
+    assert caught.value.exit_code == 1 and learner.progress.step == 2
+    assert same(weights(learner), seen[2]) and not same(weights(learner), seen[1])
+
+
+def test_a_gradient_that_is_not_finite_stops_before_any_weight_changes() -> None:
+    learner = make_learner(max_grad_norm=0.0)
+    before = weights(learner)
+
+    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        zero = (loops.forward(model, dict(batch))["logits"] * 0).sum()
+        return {"loss": cross_entropy(model, batch)["loss"] + zero.sqrt()}  # whose slope at 0 is infinite
+
+    with pytest.raises(UserError, match="the gradient is not finite at step 1"):
+        train(learner, loss)
+    assert same(weights(learner), before)
+
+
+def test_a_loss_that_is_not_finite_is_found_in_every_half_batch() -> None:
+    learner = make_learner(gradient_accumulation_steps=2)
+    calls = []
+
+    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        calls.append(1)
+        value = cross_entropy(model, batch)["loss"]
+        return {"loss": value * float("nan") if len(calls) == 1 else value}
+
+    with pytest.raises(UserError, match="not finite at step 1"):
+        train(learner, loss)
+
+
+def test_gradients_are_clipped_to_the_norm() -> None:
+    learner = make_learner(max_steps=1, max_grad_norm=0.01)
+    norms: list[float] = []
+    learner.optimizer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: norms.append(
+            float(torch.cat([p.grad.ravel() for g in optimizer.param_groups for p in g["params"]]).norm())
+        )
+    )
+    train(learner, lambda model, batch: {"loss": 1000 * cross_entropy(model, batch)["loss"]})
+    assert norms == [pytest.approx(0.01, rel=1e-3)]
+
+
+def test_matrices_decay_and_biases_and_layer_norms_do_not() -> None:
+    net = Net()
+    decaying, others = loops._groups(net, 0.1)
+    assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0.0
+    assert {id(p) for p in decaying["params"]} == {id(net.embeddings.weight), id(net.classifier.weight)}
+    assert {id(p) for p in others["params"]} == {id(net.norm.weight), id(net.norm.bias), id(net.classifier.bias)}
+
+
+# -- when ----------------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
+    learner = make_learner(max_steps=4, warmup_ratio=0.5, learning_rate=1e-2, logging_steps=1)
+    rates = [row["learning_rate"] for row in events(train(learner), "train")]
+    assert rates == pytest.approx([0.005, 0.01, 0.005, 0.0])
+
+
+def test_a_constant_learning_rate_stays() -> None:
+    learner = make_learner(max_steps=3, lr_scheduler_type="constant", learning_rate=1e-2, logging_steps=1)
+    assert {row["learning_rate"] for row in events(train(learner), "train")} == {1e-2}
+
+
+def test_the_learning_rate_counts_steps_and_not_batches() -> None:
+    learner = make_learner(warmup_ratio=0.0, gradient_accumulation_steps=2, num_train_epochs=1.0, logging_steps=1)
+    rates = [row["learning_rate"] for row in events(train(learner), "train")]
+    assert rates == pytest.approx([0.008, 0.006, 0.004, 0.002, 0.0])
+
+
+def test_the_log_has_a_line_every_so_many_steps_and_at_the_end() -> None:
+    rows = train(make_learner(max_steps=7, logging_steps=3))
+    assert [row["step"] for row in events(rows, "train")] == [3, 6, 7]
+
+
+def test_a_line_of_the_log_is_the_mean_since_the_one_before() -> None:
+    values = iter([1.0, 2.0, 6.0, 10.0])
+
+    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        value = cross_entropy(model, batch)["loss"]
+        return {"loss": value - value.detach() + next(values), "part": torch.tensor(0.5)}
+
+    rows = events(train(make_learner(max_steps=4, logging_steps=2), loss), "train")
+    assert [row["loss"] for row in rows] == [1.5, 8.0] and rows[0]["part"] == 0.5
+
+
+def scoring(*objectives: float) -> Callable[[], dict[str, float]]:
+    values = iter(objectives)
+
+    def evaluate() -> dict[str, float]:
+        value = next(values)
+        return {"accuracy": value, "objective": value}
+
+    return evaluate
+
+
+def test_every_epoch_is_evaluated_and_saved() -> None:
+    rows = train(make_learner(), evaluate=scoring(0.5, 0.6, 0.7))
+    assert [row["step"] for row in events(rows, "evaluate")] == [10, 20, 30]
+    assert [row["step"] for row in events(rows, "checkpoint")] == [10, 20]  # after the last one the folder is finished
+
+
+def test_evaluation_by_steps_also_comes_at_the_end() -> None:
+    learner = make_learner(eval_strategy="steps", eval_steps=4, max_steps=10)
+    assert [row["step"] for row in events(train(learner, evaluate=scoring(1, 2, 3)), "evaluate")] == [4, 8, 10]
+
+
+def test_save_steps_saves_without_an_evaluation() -> None:
+    rows = train(make_learner(save_steps=4, max_steps=10))
+    assert [row["step"] for row in events(rows, "checkpoint")] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("better", "best"), [(1.0, [True, True, False]), (-1.0, [True, False, True])], ids=["more", "less"]
+)
+def test_the_best_score_is_the_largest_or_the_smallest(better: float, best: list[bool]) -> None:
+    rows = train(make_learner(), evaluate=scoring(0.5, 0.7, 0.3), better=better)
+    assert [row["is_best"] for row in events(rows, "evaluate")] == best
+
+
+def test_an_equal_score_is_not_better() -> None:
+    learner = make_learner()
+    train(learner, evaluate=scoring(0.5, 0.5, 0.5))
+    assert learner.progress.best_step == 10
+
+
+def test_patience_ends_the_training() -> None:
+    learner = make_learner(num_train_epochs=9.0, early_stopping_patience=2)
+    rows = train(learner, evaluate=scoring(0.5, 0.7, 0.6, 0.6, 0.9))
+    assert len(events(rows, "evaluate")) == 4 and learner.progress.best == 0.7
+
+
+def test_patience_that_ran_out_before_a_checkpoint_stays_out(tmp_path: Path) -> None:
+    learner = make_learner(num_train_epochs=9.0, early_stopping_patience=1)
+    train(learner, evaluate=scoring(0.5, 0.4))
+    learner.save(tmp_path)
+    resumed = make_learner(num_train_epochs=9.0, early_stopping_patience=1)
+    resumed.load(tmp_path)
+    assert train(resumed, evaluate=scoring(0.9)) == []
+
+
+def test_dropout_is_on_again_after_an_evaluation() -> None:
+    learner = make_learner()
+    modes: list[bool] = []
+
+    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        modes.append(model.training)
+        return cross_entropy(model, batch)
+
+    def evaluate() -> dict[str, float]:
+        learner.model.eval()
+        return {"objective": 0.0}
+
+    train(learner, loss, evaluate=evaluate)
+    assert all(modes)
+
+
+def test_the_summary_counts_every_row_once() -> None:
+    learner = make_learner(num_train_epochs=2.0)
+    train(learner)
+    summary = learner.summary()
+    assert summary["steps"] == 20 and learner.progress.rows == 2 * ROWS
+    assert summary["train_samples_per_second"] == pytest.approx(2 * ROWS / summary["train_runtime"])
+
+
+# -- prediction ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(5)
+    return Net(dropout=0.9)
+
+
+def one_by_one(net: Net, examples: Examples) -> np.ndarray[Any, Any]:
+    with torch.no_grad():
+        return np.concatenate([loops.forward(net.eval(), examples[[i]])["logits"].numpy() for i in range(len(examples))])
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_predictions_come_in_the_order_of_the_rows(size: int, net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Examples, "__getitem__", Examples.__getitems__, raising=False)
+    examples = make_examples()
+    found = loops.predict_all(net, examples, sorted_batches(examples.lengths, size))
+    np.testing.assert_allclose(found, one_by_one(net, examples), atol=1e-6)
+
+
+def test_every_batch_comes_with_the_positions_of_its_rows(net: Net) -> None:
+    examples = make_examples()
+    batches = sorted_batches(examples.lengths, 16)
+    assert [rows for rows, _ in loops.predict(net, examples, batches)] == batches
+
+
+def test_prediction_switches_dropout_off(net: Net) -> None:
+    examples = make_examples()
+    order = sorted_batches(examples.lengths, 8)
+    net.train()
+    np.testing.assert_array_equal(loops.predict_all(net, examples, order), loops.predict_all(net.train(), examples, order))
+
+
+def test_prediction_builds_no_graph(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    net.register_forward_hook(lambda *_: asked.append(torch.is_grad_enabled()))
+    examples = make_examples()
+    loops.predict_all(net, examples, sorted_batches(examples.lengths, 20))
+    assert asked == [False, False] and torch.is_grad_enabled()
+
+
+def test_a_model_in_bf16_answers_in_float32(net: Net) -> None:
+    examples = make_examples()
+    order = sorted_batches(examples.lengths, 8)
+    full = loops.predict_all(net, examples, order)
+    half = loops.predict_all(net.to(torch.bfloat16), examples, order)
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half, full, atol=0.05)
+
+
+def test_columns_that_are_no_model_inputs_are_not_passed_on(net: Net) -> None:
+    batch = make_examples().__getitems__([0, 1])
+    assert "labels" in batch and loops.forward(net, batch)["logits"].shape == (2, 2)
+
+
+class Slow(Net):
+    """Takes its time, a little more at every third call."""
+
+    def __init__(self, ticks: list[float]) -> None:
+        super().__init__()
+        self.ticks = ticks
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        CLOCK[0] += self.ticks.pop(0)
+        return super().forward(input_ids, attention_mask)
+
+
+CLOCK = [0.0]
+
+
+def test_the_latency_of_every_model_is_its_median_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops.time, "perf_counter", lambda: CLOCK[0])
+    examples = make_examples()
+    batches = [examples.__getitems__([row]) for row in range(5)]
+    warm = [9.0, 9.0, 9.0]
+    nets = {"teacher": Slow([*warm, 0.4, 0.2, 0.3, 7.0, 0.1]), "student": Slow([*warm, 0.1, 0.1, 0.1, 0.1, 5.0])}
+    found = loops.latencies(nets, {"teacher": batches, "student": batches})
+    assert found == pytest.approx({"teacher": 300.0, "student": 100.0})
+
+
+def test_bf16_is_taken_where_it_is_asked_for(net: Net) -> None:
+    assert loops.to_bf16_if_faster(net, "bf16") == "bf16" and net.classifier.weight.dtype == torch.bfloat16
+
+
+def test_full_precision_stays_where_it_is_asked_for(net: Net) -> None:
+    assert loops.to_bf16_if_faster(net, "no") == "no" and net.classifier.weight.dtype == torch.float32

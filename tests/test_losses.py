@@ -1,0 +1,247 @@
+"""Losses give the numbers of their papers, whatever the temperature, the classes and the batch size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tinybert_cli import losses
+from tinybert_cli.errors import ConfigError
+
+LN3 = math.log(3)
+
+
+def said(*rows: list[float]) -> dict[str, Tensor]:
+    return {"logits": torch.tensor(rows, dtype=torch.float64)}
+
+
+def shown(*labels: int) -> dict[str, Tensor]:
+    return {"labels": torch.tensor(labels)}
+
+
+def at_random(rows: int, classes: int, seed: int = 0, scale: float = 1.0) -> dict[str, Tensor]:
+    values = np.random.default_rng(seed).normal(size=(rows, classes)) * scale
+    return {"logits": torch.from_numpy(values - values.mean(-1, keepdims=True)).float()}
+
+
+def gradient(student: dict[str, Tensor], teacher: dict[str, Tensor], temperature: float) -> Tensor:
+    leaf = student["logits"].clone().requires_grad_()
+    losses.soft_labels({"logits": leaf}, teacher, {}, temperature=temperature).backward()
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+# -- soft labels ---------------------------------------------------------------------------------------------
+
+
+def test_soft_labels_are_the_cross_entropy_of_the_two_distributions() -> None:
+    loss = losses.soft_labels(said([0.0, LN3]), said([LN3, 0.0]), {}, temperature=1.0)  # (3, 1) / 4 against (1, 3) / 4
+    assert loss.item() == pytest.approx(-(0.75 * math.log(0.25) + 0.25 * math.log(0.75)))
+
+
+def test_temperature_softens_both_and_multiplies_by_its_square() -> None:
+    loss = losses.soft_labels(said([0.0, 2 * LN3]), said([4 * LN3, 0.0]), {}, temperature=2.0)
+    # the teacher says (9, 1) / 10, the student (1, 3) / 4
+    assert loss.item() == pytest.approx(4 * -(0.9 * math.log(0.25) + 0.1 * math.log(0.75)))
+
+
+def test_default_temperature_is_two() -> None:
+    student, teacher = at_random(4, 3), at_random(4, 3, seed=1)
+    assert losses.soft_labels(student, teacher, {}).item() == pytest.approx(
+        losses.soft_labels(student, teacher, {}, temperature=2.0).item()
+    )
+
+
+def test_soft_labels_agree_with_numpy_on_many_rows() -> None:
+    student, teacher = at_random(7, 5, scale=3), at_random(7, 5, seed=1, scale=3)
+    s, t = (values["logits"].double().numpy() / 3 for values in (student, teacher))
+    p = np.exp(t) / np.exp(t).sum(1, keepdims=True)
+    q = np.exp(s) / np.exp(s).sum(1, keepdims=True)
+    expected = 9 * -(p * np.log(q)).sum(1).mean()
+    assert losses.soft_labels(student, teacher, {}, temperature=3.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_student_that_says_what_the_teacher_says_has_nothing_to_learn(temperature: float) -> None:
+    teacher = at_random(6, 4, scale=2)
+    assert gradient(teacher, teacher, temperature).abs().max() < 1e-6
+
+
+def test_equal_answers_are_the_minimum() -> None:
+    teacher = at_random(6, 4)
+    least = losses.soft_labels(teacher, teacher, {})
+    for seed in range(5):
+        other = {"logits": teacher["logits"] + at_random(6, 4, seed=seed + 1, scale=0.1)["logits"]}
+        assert losses.soft_labels(other, teacher, {}) > least
+
+
+def test_size_of_the_gradient_does_not_depend_on_the_temperature() -> None:
+    student, teacher = at_random(8, 3, scale=0.01), at_random(8, 3, seed=1, scale=0.01)
+    torch.testing.assert_close(gradient(student, teacher, 4.0), gradient(student, teacher, 1.0), rtol=0.05, atol=1e-5)
+
+
+def test_gradient_at_a_high_temperature_is_the_difference_of_the_logits_over_classes() -> None:
+    """Hinton et al. 2015, equation 4, times T²; logits of mean zero, and a mean over the rows."""
+    student, teacher = at_random(8, 3), at_random(8, 3, seed=1)
+    expected = (student["logits"] - teacher["logits"]) / 3 / 8
+    torch.testing.assert_close(gradient(student, teacher, 1000.0), expected, rtol=0.01, atol=1e-4)
+
+
+def test_soft_labels_are_not_divided_by_the_number_of_classes() -> None:
+    """Classes that nobody believes in change nothing."""
+    student, teacher = at_random(4, 2), at_random(4, 2, seed=1)
+    wide = [{"logits": torch.cat([v["logits"], torch.full((4, 6), -1e4)], dim=1)} for v in (student, teacher)]
+    assert losses.soft_labels(wide[0], wide[1], {}).item() == pytest.approx(
+        losses.soft_labels(student, teacher, {}).item(), rel=1e-5
+    )
+
+
+def test_soft_labels_take_no_part_in_half_precision() -> None:
+    student, teacher = at_random(4, 3, scale=4), at_random(4, 3, seed=1, scale=4)
+    half = losses.soft_labels({"logits": student["logits"].bfloat16()}, teacher, {})
+    full = losses.soft_labels({"logits": student["logits"].bfloat16().float()}, teacher, {})
+    assert half.dtype == torch.float32
+    assert half.item() == full.item()
+
+
+@pytest.mark.parametrize("name", ["soft_labels", "hard_labels"])
+def test_batch_twice_as_large_of_the_same_rows_has_the_same_loss(name: str) -> None:
+    student, teacher, batch = at_random(5, 3), at_random(5, 3, seed=1), shown(0, 1, 2, 1, 0)
+    twice = [{key: torch.cat([value, value]) for key, value in part.items()} for part in (student, teacher, batch)]
+    assert losses.LOSSES[name](*twice).item() == pytest.approx(losses.LOSSES[name](student, teacher, batch).item())
+
+
+# -- hard labels ---------------------------------------------------------------------------------------------
+
+
+def test_hard_labels_are_the_cross_entropy_with_the_gold_label() -> None:
+    loss = losses.hard_labels(said([LN3, 0.0], [LN3, 0.0]), {}, shown(0, 1))
+    assert loss.item() == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
+
+
+def test_rows_without_a_label_count_for_nothing() -> None:
+    loss = losses.hard_labels(said([LN3, 0.0], [9.0, -9.0], [5.0, 5.0]), {}, shown(1, -100, -100))
+    assert loss.item() == pytest.approx(math.log(4))
+
+
+def test_batch_without_any_label_has_the_loss_zero_and_no_gradient() -> None:
+    student = {"logits": torch.randn(2, 3, requires_grad=True)}
+    loss = losses.hard_labels(student, {}, shown(-100, -100))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert student["logits"].grad is not None
+    assert student["logits"].grad.abs().max() == 0.0
+
+
+def test_label_smoothing_spreads_its_share_over_all_classes() -> None:
+    loss = losses.hard_labels(said([LN3, 0.0]), {}, shown(0), label_smoothing=0.2)  # the target is (0.9, 0.1)
+    assert loss.item() == pytest.approx(-(0.9 * math.log(0.75) + 0.1 * math.log(0.25)))
+
+
+def test_label_smoothing_ignores_rows_without_a_label() -> None:
+    loss = losses.hard_labels(said([LN3, 0.0], [7.0, 0.0]), {}, shown(0, -100), label_smoothing=0.2)
+    assert loss.item() == pytest.approx(-(0.9 * math.log(0.75) + 0.1 * math.log(0.25)))
+
+
+# -- R-Drop --------------------------------------------------------------------------------------------------
+
+
+def test_r_drop_is_the_mean_of_both_divergences() -> None:
+    first, second = said([LN3, 0.0])["logits"], said([0.0, 0.0])["logits"]  # (3, 1) / 4 against (1, 1) / 2
+    there = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    back = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    assert losses.r_drop(first, second).item() == pytest.approx((there + back) / 2)
+
+
+def test_r_drop_is_symmetric() -> None:
+    first, second = at_random(4, 3)["logits"], at_random(4, 3, seed=1)["logits"]
+    assert losses.r_drop(first, second).item() == pytest.approx(losses.r_drop(second, first).item())
+
+
+def test_r_drop_of_equal_passes_is_zero() -> None:
+    logits = at_random(4, 3)["logits"]
+    assert losses.r_drop(logits, logits + 5).item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_r_drop_is_a_mean_over_rows() -> None:
+    first, second = at_random(4, 3)["logits"], at_random(4, 3, seed=1)["logits"]
+    rows = [losses.r_drop(first[i : i + 1], second[i : i + 1]).item() for i in range(4)]
+    assert losses.r_drop(first, second).item() == pytest.approx(sum(rows) / 4)
+
+
+# -- combine -------------------------------------------------------------------------------------------------
+
+STUDENT, TEACHER, BATCH = at_random(5, 3), at_random(5, 3, seed=1), shown(0, 1, 2, -100, 0)
+
+
+def test_combined_loss_is_the_weighted_sum_and_each_part_stands_beside_it() -> None:
+    found = losses.combine({"soft_labels": 0.7, "hard_labels": {"weight": 0.3, "label_smoothing": 0.1}})(
+        STUDENT, TEACHER, BATCH
+    )
+    soft = losses.soft_labels(STUDENT, TEACHER, BATCH).item()
+    hard = losses.hard_labels(STUDENT, TEACHER, BATCH, label_smoothing=0.1).item()
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        {"loss": 0.7 * soft + 0.3 * hard, "soft_labels": soft, "hard_labels": hard}
+    )
+
+
+def test_options_reach_the_loss_and_the_weight_is_one_unless_said() -> None:
+    found = losses.combine({"soft_labels": {"temperature": 5}})(STUDENT, TEACHER, BATCH)
+    assert found["loss"].item() == pytest.approx(losses.soft_labels(STUDENT, TEACHER, BATCH, temperature=5.0).item())
+
+
+def test_gradients_flow_through_the_combined_loss() -> None:
+    leaf = STUDENT["logits"].clone().requires_grad_()
+    losses.combine({"soft_labels": 2.0})({"logits": leaf}, TEACHER, BATCH)["loss"].backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(leaf.grad, 2 * gradient(STUDENT, TEACHER, 2.0))
+
+
+def test_loss_of_weight_zero_is_not_computed() -> None:
+    """There are no labels here: computing hard_labels would fail."""
+    found = losses.combine({"soft_labels": 1.0, "hard_labels": 0.0})(STUDENT, TEACHER, {})
+    assert list(found) == ["loss", "soft_labels"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "message"),
+    [
+        ({"soft_lables": 1.0}, ("soft_lables",), r"unknown loss 'soft_lables'\n   = did you mean 'soft_labels'\?"),
+        (
+            {"soft_labels": {"temprature": 2.0}},
+            ("soft_labels", "temprature"),
+            r"unknown option 'temprature' of the loss `soft_labels`\n   = did you mean 'temperature'\?",
+        ),
+        ({"hard_labels": {"temperature": 2.0}}, ("hard_labels", "temperature"), "one of: weight, label_smoothing"),
+        ({"soft_labels": -1.0}, ("soft_labels", "weight"), "greater than or equal to 0, found -1.0"),
+        ({"soft_labels": {"weight": "1"}}, ("soft_labels", "weight"), "should be a number, found '1'"),
+        ({"soft_labels": True}, ("soft_labels", "weight"), "should be a number, found True"),
+        ({"soft_labels": None}, ("soft_labels", "weight"), "should be a number, found None"),
+        ({"soft_labels": {"weight": math.inf}}, ("soft_labels", "weight"), "finite number, found inf"),
+        ({"soft_labels": {"temperature": 0.0}}, ("soft_labels", "temperature"), "greater than 0, found 0.0"),
+        ({"soft_labels": {"temperature": math.nan}}, ("soft_labels", "temperature"), "found nan"),
+        ({"soft_labels": {"temperature": math.inf}}, ("soft_labels", "temperature"), "finite number, found inf"),
+        ({"hard_labels": {"label_smoothing": 1.0}}, ("hard_labels", "label_smoothing"), "less than 1, found 1.0"),
+        ({"hard_labels": {"weight": 0.0, "label_smoothing": 2}}, ("hard_labels", "label_smoothing"), "less than 1"),
+        ({}, (), "every loss has the weight 0"),
+        ({"soft_labels": 0.0, "hard_labels": {"weight": 0.0}}, (), "every loss has the weight 0"),
+    ],
+)
+def test_setting_that_cannot_be_is_refused_with_its_place(
+    setting: dict[str, Any], key: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        losses.combine(setting)
+    assert caught.value.key == key
+
+
+def test_options_of_a_loss_are_its_keyword_only_parameters() -> None:
+    assert {name: list(losses.options_of(loss)) for name, loss in losses.LOSSES.items()} == {
+        "soft_labels": ["temperature"],
+        "hard_labels": ["label_smoothing"],
+    }
