@@ -283,7 +283,9 @@ def test_file_goes_before_the_dataset(tmp_path: Path) -> None:
 
 def test_sources_name_files_and_hub_datasets_with_their_revision(tmp_path: Path) -> None:
     file = save(tmp_path / "v.csv", "text\na\n")
-    settings = Data(dataset_name="org/name", dataset_config_name="sst2", dataset_revision="v1", validation_file=str(file))
+    settings = Data(
+        dataset_name="org/name", dataset_config_name="sst2", dataset_revision="v1", validation_file=str(file)
+    )
     assert data.sources(settings, ["train", "validation"]) == {
         "data.dataset_name": {"hub_id": "org/name", "config": "sst2", "revision": "v1"},
         "data.validation_file": [file],
@@ -307,7 +309,7 @@ def test_hub_out_of_reach_says_how_to_go_on(message: str, monkeypatch: pytest.Mo
 
 def test_unknown_split_of_a_dataset_passes_its_message_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*args: object, **kwargs: object) -> None:
-        raise ValueError('Unknown split "validation". Should be one of [\'train\'].')
+        raise ValueError("Unknown split \"validation\". Should be one of ['train'].")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(InputError, match="Unknown split"):
@@ -324,9 +326,7 @@ def test_dataset_brings_its_label_names_and_is_asked_for_the_named_split(monkeyp
         return loaded
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    settings = Data(
-        dataset_name="org/name", dataset_config_name="c", dataset_revision="r", validation_split_name="dev"
-    )
+    settings = Data(dataset_name="org/name", dataset_config_name="c", dataset_revision="r", validation_split_name="dev")
     rows = data.read(settings, "validation")
     assert (rows.columns, rows.label_names) == ({"text": ["a", "b"], "label": [1, 0]}, ["no", "yes"])
     assert rows.place(1) == "org/name[dev], row 2"
@@ -426,7 +426,10 @@ def shards(tmp_path: Path) -> tuple[Path, np.ndarray[Any, Any]]:
     logits = np.random.default_rng(3).normal(size=(5, 3)).astype(np.float32)
     train = Rows({"text": ["a", "b", "c"], "label": ["x", "y", "z"]}, (("t", 3),))
     extra = Rows({"text": ["d", "e"]}, (("u", 2),))
-    for name, rows, part in (("train-00000-of-00001", train, logits[:3]), ("unlabeled-00000-of-00001", extra, logits[3:])):
+    for name, rows, part in (
+        ("train-00000-of-00001", train, logits[:3]),
+        ("unlabeled-00000-of-00001", extra, logits[3:]),
+    ):
         answers = {"prediction": ["x"] * len(rows)}
         data.write_labels(tmp_path / f"{name}.parquet", rows, part, columns=answers, dtype="float32")
     return tmp_path, logits

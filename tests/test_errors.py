@@ -23,7 +23,14 @@ def test_message_without_place_and_hint_is_one_line() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [("UserError", 1), ("ConfigError", 2), ("ConfigErrors", 2), ("InputError", 3), ("OutputError", 4), ("GateError", 5)],
+    [
+        ("UserError", 1),
+        ("ConfigError", 2),
+        ("ConfigErrors", 2),
+        ("InputError", 3),
+        ("OutputError", 4),
+        ("GateError", 5),
+    ],
 )
 def test_each_kind_has_its_exit_code(kind: str, code: int) -> None:
     error = getattr(errors, kind)("what")

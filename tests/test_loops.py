@@ -128,7 +128,7 @@ def test_a_stopped_run_that_goes_on_ends_with_the_very_same_weights(step: int, a
 
 
 def test_saving_on_the_way_changes_nothing(tmp_path: Path) -> None:
-    plain, saving = make_learner(0.5), make_learner(0.5)
+    plain = make_learner(0.5)
     train(plain)
     saving = make_learner(0.5)
     for row in saving.train(cross_entropy, None, better=1.0, stop=never):
@@ -171,12 +171,12 @@ def test_a_signal_ends_the_run_after_a_checkpoint(number: int) -> None:
 
 
 def test_the_same_seed_trains_the_same_weights() -> None:
-    one, other, third = make_learner(0.5, seed=3), make_learner(0.5, seed=3), make_learner(0.5, seed=4)
-    for learner in (one, other, third):
-        loops_seed = 3 if learner is not third else 4
-        torch.manual_seed(loops_seed)
+    found = []
+    for seed in (3, 3, 4):
+        learner = make_learner(0.5, seed=seed)
         train(learner)
-    assert same(weights(one), weights(other)) and not same(weights(one), weights(third))
+        found.append(weights(learner))
+    assert same(found[0], found[1]) and not same(found[0], found[2])
 
 
 # -- one step ------------------------------------------------------------------------------------------------
@@ -184,8 +184,8 @@ def test_the_same_seed_trains_the_same_weights() -> None:
 
 def test_two_half_batches_add_up_to_one_whole_batch() -> None:
     whole = make_learner(batches=InOrder(8), num_train_epochs=1.0)
-    halves = make_learner(batches=InOrder(4), num_train_epochs=1.0, gradient_accumulation_steps=2)
     train(whole)
+    halves = make_learner(batches=InOrder(4), num_train_epochs=1.0, gradient_accumulation_steps=2)
     train(halves)
     assert halves.progress.step == whole.progress.step == 5 and halves.progress.batches == 10
     for name, value in weights(whole).items():

@@ -38,7 +38,11 @@ def labelled(*values: Any) -> Rows:
 
 
 def test_names_in_the_data_are_sorted() -> None:
-    assert TASK.label_names(labelled("no", "yes", None, "maybe", "no"), Data(), model_names=None) == ["maybe", "no", "yes"]
+    assert TASK.label_names(labelled("no", "yes", None, "maybe", "no"), Data(), model_names=None) == [
+        "maybe",
+        "no",
+        "yes",
+    ]
 
 
 def test_names_of_a_dataset_keep_their_order() -> None:
@@ -218,7 +222,9 @@ def test_rows_without_any_text_are_listed(tokenizer: PreTrainedTokenizerFast) ->
 
 def test_tokenizer_without_token_types_gives_none(tokenizer: PreTrainedTokenizerFast) -> None:
     plain = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]", model_input_names=["input_ids", "attention_mask"]
+        tokenizer_object=tokenizer.backend_tokenizer,
+        pad_token="[PAD]",
+        model_input_names=["input_ids", "attention_mask"],
     )
     assert list(TASK.encode(rows_of(text=["tea"]), Data(), plain).tokens) == ["input_ids"]
 
@@ -338,7 +344,9 @@ def test_fidelity_to_itself_is_perfect() -> None:
     assert TASK.fidelity(logits, logits + 3) == pytest.approx({"agreement": 1.0, "kl": 0.0}, abs=1e-6)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("auto", ("accuracy", 1.0)), ("loss", ("loss", -1.0)), ("ece", ("ece", -1.0))])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("auto", ("accuracy", 1.0)), ("loss", ("loss", -1.0)), ("ece", ("ece", -1.0))]
+)
 def test_best_checkpoint_is_chosen_by_a_metric_and_its_direction(name: str, expected: tuple[str, float]) -> None:
     assert TASK.objective(name) == expected
 

@@ -88,6 +88,7 @@ class Screen:
             self.bar = Progress(
                 TextColumn("{task.fields[phase]}"), BarColumn(), MofNCompleteColumn(),
                 TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=self.talk, transient=True,
+                redirect_stdout=False, redirect_stderr=False,  # chatter goes to run.log, bar or no bar
             )  # fmt: skip
             self.bar.start()
             self.bar_id = self.bar.add_task("", total=row["max_steps"], phase=self.command, speed="")
@@ -135,7 +136,7 @@ class Screen:
                 file.write(trace)
         if self.verbose or not kept:
             self.talk.print(escape(trace), end="")
-        where = f"; traceback in {folder}/run.log" if kept else ""
+        where = f"; traceback in {escape(str(folder))}/run.log" if kept else ""
         self.talk.print(
             f"[red]error:[/] this is a bug in tinybert: {escape(f'{type(error).__name__}: {error}')}{where}"
         )

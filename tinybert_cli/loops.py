@@ -82,6 +82,7 @@ class Learner:
             batch_sampler=batches,  # type: ignore[arg-type]
             collate_fn=_as_it_is,
             num_workers=training.dataloader_num_workers,
+            generator=torch.Generator(),  # else each epoch, and each resumed one, takes a number from dropout's
         )
         optimizer = torch.optim.AdamW(_groups(model, training.weight_decay), lr=training.learning_rate, fused=True)
         self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)

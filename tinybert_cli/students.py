@@ -131,7 +131,6 @@ def build(
       queries are scaled so that the scores, which are divided by sqrt(D), keep their size. Larger heads are filled
       up with dimensions that change nothing yet.
 
-    On MiniLM-L6 this beat random units, norms of the weights around a unit, and statistics of random tokens.
     """
     config, teacher_config = shape(setting, teacher_model.config), teacher_model.config
     student = _fresh(type(teacher_model), config, seed)

@@ -1,0 +1,375 @@
+"""A pipe gets plain lines, a program one JSON object, a terminal a bar, and library chatter goes to run.log."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinybert_cli.console import Screen
+from tinybert_cli.errors import InputError
+
+Capture = pytest.CaptureFixture[str]
+FILE = Path("task.yaml")
+PLAN = {
+    "event": "plan", "rows": 1200, "steps": 150, "parameters": 14_350_000, "layers_copied_from": [2, 5],
+    "label_names": ["no", "yes"], "device": "cpu", "precision": "no",
+}  # fmt: skip
+PROGRESS = {"event": "progress", "step": 5, "max_steps": 150, "rows": 160, "seconds": 2.0, "loss": 0.7}
+TRAIN = {"event": "train", "step": 50, "epoch": 1.25, "loss": 0.43214, "samples_per_second": 1234.5}
+EVALUATE = {"event": "evaluate", "step": 75, "epoch": 2.0, "accuracy": 0.875, "loss": 0.31, "is_best": True}
+WARNING = {"event": "warning", "message": "2 of 8 rows were cut"}
+DONE = {"event": "done", "output_dir": "runs/student", "accuracy": 0.875, "train_seconds": 61.5, "device": "cpu"}
+MODELS = [
+    {"event": "model", "model": "teacher", "is_reference": True, "accuracy": 0.93, "accuracy_low": 0.91,
+     "accuracy_high": 0.95, "parameters": 109_500_000, "bytes": 438_000_000, "latency_ms_b1": 30.0},
+    {"event": "model", "model": "student", "is_reference": False, "accuracy": 0.91, "accuracy_low": 0.89,
+     "accuracy_high": 0.93, "retention": 0.978, "agreement": 0.952, "parameters": 14_350_000, "bytes": 57_400_000,
+     "latency_ms_b1": 3.0, "speedup_b1": 10.0},
+]  # fmt: skip
+ALL = [PLAN, PROGRESS, TRAIN, EVALUATE, WARNING, DONE]
+
+
+@pytest.fixture(autouse=True)
+def plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CI", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def screen(command: str = "finetune", **options: bool) -> Screen:
+    return Screen(command, **{"as_json": False, "quiet": False, "verbose": False, **options})
+
+
+def shown(*rows: dict[str, Any], **options: bool) -> Screen:
+    found = screen(**options)
+    for row in rows:
+        found.show(row)
+    return found
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+# -- rows ----------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_plain_lines_where_nobody_watches(capsys: Capture) -> None:
+    shown(*ALL)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "1,200 rows  150 steps  14.3 M parameters  layers 2, 5 of the model it comes from  labels no, yes  cpu  float32",
+        "step     50  epoch 1.25   loss 0.4321  1,234 rows/s",
+        "step     75  epoch 2.0    accuracy 0.8750  loss 0.3100  (best)",
+        "warning: 2 of 8 rows were cut",
+        "done: runs/student  accuracy 0.875  train_seconds 61.5",
+    ]
+
+
+def test_plain_lines_have_no_escape_codes_or_carriage_returns(capsys: Capture) -> None:
+    found = shown(*ALL)
+    found.fail(InputError("what", where="where", hint="hint"))
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert "\r" not in err
+
+
+def test_long_lines_are_not_wrapped(capsys: Capture) -> None:
+    shown({"event": "warning", "message": "word " * 100 + "end"})
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_rows_without_a_line_are_not_shown(capsys: Capture) -> None:
+    shown({"event": "verify", "agreement": 1.0})
+    assert capsys.readouterr().err == ""
+
+
+def test_brackets_in_messages_are_no_markup(capsys: Capture) -> None:
+    shown({"event": "warning", "message": "the label [red] and [/]"})
+    assert capsys.readouterr().err == "warning: the label [red] and [/]\n"
+
+
+def test_line_number_between_colons_is_no_emoji(capsys: Capture) -> None:
+    screen().fail(InputError("malformed JSON", where="train.jsonl:100:7"))
+    assert "train.jsonl:100:7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"event": "labels", "rows": 1000, "kept": 900, "min_confidence": 0.8}, "900 of 1,000 answers are at least 0.8 sure"),
+        ({"event": "resume", "step": 1000, "max_steps": 2000}, "going on from step 1,000 of 2,000"),
+        ({"event": "shard", "step": 10, "max_steps": 20, "shard": "train-0.parquet"}, "10 of 20 rows  train-0.parquet"),
+        ({"event": "scored", "model": "student"}, "scored student"),
+        ({"event": "up to date", "output_dir": "runs/t"}, "up to date: runs/t"),
+        ({"event": "teacher check", "checked_rows": 9, "accuracy": 0.9, "majority": 0.5},
+         "teacher check: accuracy 0.9000  majority 0.5000"),
+        ({**EVALUATE, "is_best": False}, "step     75  epoch 2.0    accuracy 0.8750  loss 0.3100"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_row_has_its_line(row: dict[str, Any], line: str, capsys: Capture) -> None:
+    shown(row)
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_quiet_shows_warnings_and_errors_only(capsys: Capture) -> None:
+    found = shown(*ALL, quiet=True)
+    found.say("by the way")
+    found.finish(FILE, "runs/student", dry_run=False)
+    found.fail(InputError("no such file"))
+    out, err = capsys.readouterr()
+    assert err == "warning: 2 of 8 rows were cut\nerror: no such file\n"
+    assert out == "runs/student\n"
+
+
+# -- a terminal ----------------------------------------------------------------------------------------------
+
+
+def test_terminal_gets_a_bar_and_it_goes_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    found = screen()
+    with found.hushed(tmp_path):
+        found.show(PROGRESS)
+        assert found.bar is not None
+    assert found.bar is None
+    assert "80 rows/s" in found.stderr.getvalue()
+
+
+@pytest.mark.parametrize("reason", ["CI", "quiet", "pipe"])
+def test_no_bar_where_it_would_disturb(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO() if reason == "pipe" else Terminal())
+    if reason == "CI":
+        monkeypatch.setenv("CI", "true")
+    found = shown(PROGRESS, quiet=reason == "quiet")
+    assert found.bar is None
+    assert found.stderr.getvalue() == ""
+
+
+def test_chatter_stays_out_of_the_terminal_while_the_bar_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    found = screen()
+    with found.hushed(tmp_path):
+        found.show(PROGRESS)
+        print("a library says hello")
+    assert "hello" not in found.stderr.getvalue()
+    assert "hello" in (tmp_path / "run.log").read_text()
+
+
+# -- chatter -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path
+
+
+def chat() -> None:
+    print("printed")
+    print("complained", file=sys.stderr)
+    logging.getLogger("some.library").warning("logged")
+    warnings.warn("warned", stacklevel=1)
+
+
+def test_what_libraries_say_goes_to_the_run_log(folder: Path, capsys: Capture) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)  # not pytest's
+        with screen().hushed(folder):
+            chat()
+    log = (folder / "run.log").read_text()
+    assert all(word in log for word in ("printed", "complained", "WARNING some.library: logged", "warned"))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_rows_are_shown_while_the_libraries_are_hushed(folder: Path, capsys: Capture) -> None:
+    found = screen()
+    with found.hushed(folder):
+        found.show(WARNING)
+    assert capsys.readouterr().err == "warning: 2 of 8 rows were cut\n"
+
+
+def test_chatter_from_before_the_folder_is_kept_for_it(tmp_path: Path) -> None:
+    with screen().hushed(tmp_path):
+        print("early")
+        assert not (tmp_path / "run.log").exists()
+        (tmp_path / "checkpoints").mkdir()
+        print("late")
+    assert (tmp_path / "run.log").read_text() == "early\nlate\n"
+
+
+def test_verbose_shows_the_chatter_too(folder: Path, capsys: Capture) -> None:
+    with screen(verbose=True).hushed(folder):
+        print("printed")
+    assert capsys.readouterr() == ("", "printed\n")
+    assert (folder / "run.log").read_text() == "printed\n"
+
+
+def test_streams_and_loggers_are_given_back_after_a_failure(folder: Path) -> None:
+    before = sys.stdout, sys.stderr, list(logging.getLogger().handlers)
+    with pytest.raises(ZeroDivisionError), screen().hushed(folder):
+        raise ZeroDivisionError
+    assert (sys.stdout, sys.stderr, list(logging.getLogger().handlers)) == before
+
+
+# -- results -------------------------------------------------------------------------------------------------
+
+
+def test_json_is_exactly_one_object(folder: Path, capsys: Capture) -> None:
+    found = screen(as_json=True)
+    with found.hushed(folder):
+        print("a library says hello")
+        for row in ALL:
+            found.show(row)
+    found.finish(FILE, "runs/student", dry_run=False)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert json.loads(out) == {
+        "command": "finetune", "status": "done", "output_dir": "runs/student", "accuracy": 0.875,
+        "train_seconds": 61.5, "device": "cpu",
+    }  # fmt: skip
+
+
+def test_json_of_an_evaluation_is_no_table(capsys: Capture) -> None:
+    found = shown(*MODELS, {**DONE, "teacher.accuracy": 0.93}, command="eval", as_json=True)
+    found.finish(FILE, "runs/eval", dry_run=False)
+    assert json.loads(capsys.readouterr().out)["teacher.accuracy"] == 0.93
+
+
+@pytest.mark.parametrize(
+    ("last", "dry_run", "status"),
+    [(DONE, False, "done"), ({"event": "up to date", "output_dir": "x"}, False, "up to date"), (PLAN, True, "dry run")],
+)
+def test_json_says_how_it_ended(last: dict[str, Any], dry_run: bool, status: str, capsys: Capture) -> None:
+    shown(last, as_json=True).finish(FILE, "runs/x", dry_run=dry_run)
+    assert json.loads(capsys.readouterr().out)["status"] == status
+
+
+def test_json_of_an_error_has_its_exit_code_and_text(capsys: Capture) -> None:
+    shown(PLAN, as_json=True).fail(InputError("no such file", where="data.train_file"))
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {
+        "command": "finetune", "status": "error", "exit_code": 3, "error": "no such file\n  --> data.train_file",
+    }  # fmt: skip
+    assert err.endswith("error: no such file\n  --> data.train_file\n")
+
+
+def test_pipe_gets_the_folder(capsys: Capture) -> None:
+    shown(DONE).finish(FILE, "runs/student", dry_run=False)
+    assert capsys.readouterr().out == "runs/student\n"
+
+
+def test_dry_run_writes_nothing_to_the_pipe_and_says_so(capsys: Capture) -> None:
+    shown(PLAN).finish(FILE, "runs/student", dry_run=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("dry run: nothing was written\n")
+
+
+def table(capsys: Capture) -> list[str]:
+    shown(*MODELS, DONE, command="eval").finish(FILE, "runs/eval", dry_run=False)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_evaluation_is_a_table_of_models(capsys: Capture) -> None:
+    head, teacher, student = ([cell.strip() for cell in line.split("  ") if cell.strip()] for line in table(capsys))
+    assert head == ["model", "accuracy (95 %)", "retention", "agreement", "parameters", "size", "ms, batch 1"]
+    assert teacher == ["teacher", "0.9300 (0.910-0.950)", "-", "-", "109.5 M", "438.0 MB", "30.00"]
+    assert student == ["student", "0.9100 (0.890-0.930)", "97.8%", "95.2%", "14.3 M", "57.4 MB", "3.00 (10.0x)"]
+
+
+def test_table_in_a_pipe_is_plain_text_of_one_line_per_model(capsys: Capture) -> None:
+    lines = table(capsys)
+    assert len(lines) == 3
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_numbers_of_the_table_stand_below_each_other(capsys: Capture) -> None:
+    head, *lines = table(capsys)
+    end = head.index("size") + len("size")
+    assert [line[:end].rstrip()[-2:] for line in lines] == ["MB", "MB"]
+
+
+def test_export_says_what_was_gained_and_lost(capsys: Capture) -> None:
+    last = {
+        "event": "done", "output_dir": "runs/onnx", "bytes": 15_200_000, "bytes_ratio": 3.77, "latency_ratio_b1": 2.44,
+        "agreement": 0.996, "metric_difference": -0.0023,
+    }  # fmt: skip
+    shown(last, command="export").finish(FILE, "runs/onnx", dry_run=False)
+    assert capsys.readouterr().out == (
+        "runs/onnx: 15.2 MB, 3.8x smaller and 2.4x faster at batch 1 than the original; 99.6% the same answers; "
+        "-0.0023 in the task's metric\n"
+    )
+
+
+# -- what comes next -----------------------------------------------------------------------------------------
+
+
+def test_next_command_is_that_of_the_next_file_of_the_recipe(tmp_path: Path, capsys: Capture) -> None:
+    following = tmp_path / "2-teacher-labels.yaml"
+    following.write_text("# tinybert gen-soft-labels configs/x/2-teacher-labels.yaml   1 min\nseed: 1\n")
+    shown(DONE).finish(tmp_path / "1-teacher.yaml", "runs/teacher", dry_run=False)
+    assert capsys.readouterr().err.endswith(f"next: tinybert gen-soft-labels {following}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("finetune", "tinybert gen-soft-labels with `teacher: runs/x`"),
+        ("distill", "tinybert eval with `models: {student: runs/x}`"),
+        ("export", "ship runs/x; its README.md says how to load it"),
+    ],
+)
+def test_next_command_outside_a_recipe_is_that_of_the_stage(command: str, said: str, capsys: Capture) -> None:
+    shown(DONE, command=command).finish(FILE, "runs/x", dry_run=False)
+    assert capsys.readouterr().err.endswith(f"next: {said}\n")
+
+
+# -- bugs ----------------------------------------------------------------------------------------------------
+
+
+def bug() -> Exception:
+    try:
+        raise RuntimeError("shapes [2, 3] do not fit")
+    except RuntimeError as error:
+        return error
+
+
+def test_bug_is_one_line_and_its_traceback_stands_in_the_run_log(tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "[runs]"
+    folder.mkdir()
+    screen().fail_with_bug(bug(), folder)
+    assert capsys.readouterr().err == (
+        f"error: this is a bug in tinybert: RuntimeError: shapes [2, 3] do not fit; traceback in {folder}/run.log\n"
+    )
+    assert "Traceback (most recent call last)" in (folder / "run.log").read_text()
+
+
+def test_bug_before_there_is_a_folder_shows_its_traceback(tmp_path: Path, capsys: Capture) -> None:
+    screen().fail_with_bug(bug(), tmp_path / "missing")
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert "run.log" not in err
+
+
+def test_verbose_bug_shows_its_traceback(tmp_path: Path, capsys: Capture) -> None:
+    screen(verbose=True).fail_with_bug(bug(), tmp_path)
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_json_of_a_bug_is_one_object(capsys: Capture) -> None:
+    screen(as_json=True).fail_with_bug(bug(), None)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["status"], found["exit_code"], found["error"]) == ("error", 1, "shapes [2, 3] do not fit")
