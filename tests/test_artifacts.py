@@ -118,7 +118,9 @@ def test_the_manifest_of_a_run_that_is_up_to_date_becomes_newer_for_make(folder:
 
 
 @pytest.mark.parametrize("make", [finish, interrupt], ids=["finished", "unfinished"])
-def test_other_settings_are_refused_and_the_keys_that_differ_are_listed(make: Callable[[Path], None], folder: Path) -> None:
+def test_other_settings_are_refused_and_the_keys_that_differ_are_listed(
+    make: Callable[[Path], None], folder: Path
+) -> None:
     make(folder)
     before = files(folder)
     with pytest.raises(OutputError) as error, open_output("finetune", stage(folder, seed=7, max_seq_length=64), INPUTS):
@@ -251,7 +253,10 @@ def test_an_output_that_was_changed_is_noticed(text: str, folder: Path) -> None:
 def test_an_output_that_is_missing_is_noticed(folder: Path) -> None:
     finish(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"model\.safetensors' is missing"), open_output("finetune", stage(folder), INPUTS):
+    with (
+        pytest.raises(InputError, match=r"model\.safetensors' is missing"),
+        open_output("finetune", stage(folder), INPUTS),
+    ):
         pass
 
 
@@ -295,7 +300,9 @@ def check_origin(command: str = "gen-soft-labels", **wanted: Any) -> None:
 
 
 def test_labels_of_the_same_files_elsewhere_are_taken() -> None:
-    check_origin(teacher=[{"path": "/data/teacher", "manifest": "t1"}], **{"data.train_file": MADE_FROM["data.train_file"]})
+    check_origin(
+        teacher=[{"path": "/data/teacher", "manifest": "t1"}], **{"data.train_file": MADE_FROM["data.train_file"]}
+    )
 
 
 def test_labels_from_other_data_are_refused() -> None:
@@ -420,7 +427,10 @@ def test_a_full_disk_leaves_no_half_written_output(error: Exception, folder: Pat
         (at / "model.safetensors").write_text("weig")
         raise error
 
-    with pytest.raises(UserError, match="disk is full") as caught, open_output("finetune", stage(folder), INPUTS) as output:
+    with (
+        pytest.raises(UserError, match="disk is full") as caught,
+        open_output("finetune", stage(folder), INPUTS) as output,
+    ):
         output.put(writing("train-0.parquet"))
         output.put(write)
     assert caught.value.exit_code == 1
@@ -534,7 +544,9 @@ def test_a_better_model_replaces_the_one_before_when_its_state_is_saved(output: 
 
 
 def test_a_worse_model_is_not_kept(output: Output) -> None:
-    pass_on(output, {"event": "evaluate", "step": 5, "is_best": True}, {"event": "evaluate", "step": 9, "is_best": False})
+    pass_on(
+        output, {"event": "evaluate", "step": 5, "is_best": True}, {"event": "evaluate", "step": 9, "is_best": False}
+    )
     assert output.best_model() == output.folder / "checkpoints" / "best-00000005"
 
 

@@ -114,5 +114,3 @@ def test_nothing_in_a_pipe_has_escape_codes(reviews: Path) -> None:
 def test_schema_explains_one_setting() -> None:
     done = tinybert("schema", "distill", "losses.soft_labels.temperature")
     assert done.returncode == 0 and "default 2.0" in done.stdout
-
-

@@ -1,5 +1,7 @@
 """A pipe gets plain lines, a program one JSON object, a terminal a bar, and library chatter goes to run.log."""
 
+# ruff: noqa: T201 (what libraries do)
+
 from __future__ import annotations
 
 import io

@@ -307,6 +307,13 @@ def test_hub_out_of_reach_says_how_to_go_on(message: str, monkeypatch: pytest.Mo
     assert "hf download --repo-type dataset org/name" in caught.value.hint
 
 
+def test_hub_dataset_without_network_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library itself, told that it is offline."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="hf download --repo-type dataset made-up-org/no-such-data"):
+        data.read(Data(dataset_name="made-up-org/no-such-data"), "train")
+
+
 def test_unknown_split_of_a_dataset_passes_its_message_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*args: object, **kwargs: object) -> None:
         raise ValueError("Unknown split \"validation\". Should be one of ['train'].")

@@ -64,7 +64,9 @@ def make_examples(rows: int = ROWS) -> Examples:
     return Examples({"input_ids": (ids.astype(np.int32), 0)}, offsets, {"labels": labels})
 
 
-def make_learner(dropout: float = 0.0, *, batches: Any = None, rows: int = ROWS, seed: int = 3, **settings: Any) -> Learner:
+def make_learner(
+    dropout: float = 0.0, *, batches: Any = None, rows: int = ROWS, seed: int = 3, **settings: Any
+) -> Learner:
     torch.manual_seed(1)
     training = Training(**(SETTINGS | settings))
     examples = make_examples(rows)
@@ -112,7 +114,9 @@ def stop_at(learner: Learner, step: int) -> Callable[[], int]:
 
 @pytest.mark.parametrize("accumulation", [1, 2, 3])  # of 10 batches: 10, 5 or, the last one short, 4 steps an epoch
 @pytest.mark.parametrize("step", [1, 4, 5, 7, 10])
-def test_a_stopped_run_that_goes_on_ends_with_the_very_same_weights(step: int, accumulation: int, tmp_path: Path) -> None:
+def test_a_stopped_run_that_goes_on_ends_with_the_very_same_weights(
+    step: int, accumulation: int, tmp_path: Path
+) -> None:
     whole = make_learner(0.5, gradient_accumulation_steps=accumulation)
     train(whole)
     stopped = make_learner(0.5, gradient_accumulation_steps=accumulation)
@@ -402,7 +406,9 @@ def net() -> Net:
 
 def one_by_one(net: Net, examples: Examples) -> np.ndarray[Any, Any]:
     with torch.no_grad():
-        return np.concatenate([loops.forward(net.eval(), examples[[i]])["logits"].numpy() for i in range(len(examples))])
+        return np.concatenate(
+            [loops.forward(net.eval(), examples[[i]])["logits"].numpy() for i in range(len(examples))]
+        )
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
@@ -423,7 +429,9 @@ def test_prediction_switches_dropout_off(net: Net) -> None:
     examples = make_examples()
     order = sorted_batches(examples.lengths, 8)
     net.train()
-    np.testing.assert_array_equal(loops.predict_all(net, examples, order), loops.predict_all(net.train(), examples, order))
+    np.testing.assert_array_equal(
+        loops.predict_all(net, examples, order), loops.predict_all(net.train(), examples, order)
+    )
 
 
 def test_prediction_builds_no_graph(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:

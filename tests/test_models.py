@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -238,7 +239,7 @@ def test_an_empty_vocabulary_is_refused(teacher: models.Source, tmp_path: Path) 
 
 
 def test_the_same_tokenizer_matches_itself_after_saving(teacher: models.Source) -> None:
-    models.check_tokenizers_match(models.load_tokenizer(teacher), models.load_tokenizer(teacher))
+    assert models.tokenizer_difference(models.load_tokenizer(teacher), models.load_tokenizer(teacher)) is None
 
 
 @pytest.mark.parametrize(
@@ -252,15 +253,13 @@ def test_the_same_tokenizer_matches_itself_after_saving(teacher: models.Source) 
 def test_tokenizers_that_differ_are_named(other: PreTrainedTokenizerFast, difference: str) -> None:
     words = [*WORDS[:-1], "vu"] if difference == "they split" else WORDS
     other = make_tokenizer(words, lowercase=False) if difference == "they split" else other
-    with pytest.raises(InputError, match=f"of teacher and student do not match: .*{difference}"):
-        models.check_tokenizers_match(make_tokenizer(words), other, first_name="teacher", second_name="student")
+    assert re.search(difference, models.tokenizer_difference(make_tokenizer(words), other) or "")
 
 
 def test_other_special_tokens_do_not_match() -> None:
     other = make_tokenizer()
     other.pad_token = "[MASK]"
-    with pytest.raises(InputError, match="pad_token is"):
-        models.check_tokenizers_match(make_tokenizer(), other)
+    assert "pad_token is" in (models.tokenizer_difference(make_tokenizer(), other) or "")
 
 
 # Saving

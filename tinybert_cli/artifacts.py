@@ -453,10 +453,10 @@ def _called(described: Any) -> str:
     return " ".join(str(value)[:80] for value in described.values() if value is not None)
 
 
-def model_card(title: str, facts: Mapping[str, object], *, load: str) -> str:
+def model_card(title: str, facts: Mapping[str, object], *, task: str, load: str) -> str:
     """README.md of a model folder: what it is, where it comes from, its numbers, how to load it."""
     lines = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
-    front = "---\nlibrary_name: transformers\npipeline_tag: text-classification\ntags: [knowledge-distillation]\n---\n"
+    front = f"---\npipeline_tag: {task}\ntags: [knowledge-distillation, tinybert]\n---\n"
     table = "\n".join(["| | |", "|---|---|", *lines])
     origin = "Made by `tinybert`; `run.yaml` repeats the run, `manifest.json` names every input."
     return f"{front}\n# {title}\n\n{origin}\n\n{table}\n\n```python\n{load}\n```\n"

@@ -107,8 +107,7 @@ def execute(
         folder = Path(config.output_dir)
         with screen.hushed(folder):
             for row in stage.run(config, force=force, dry_run=dry_run):
-                if int(os.environ.get("RANK", "0")) == 0:
-                    screen.show(row)
+                screen.show(row)
         screen.finish(file, config.output_dir, dry_run=dry_run)
         return 0
     except ConfigError as error:

@@ -40,6 +40,7 @@ class Screen:
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
+        self.main = int(os.environ.get("RANK", "0")) == 0  # of several processes one speaks
         self.stdout, self.stderr = sys.stdout, sys.stderr
         self.talk = Console(file=self.stderr, highlight=False, emoji=False, soft_wrap=True)  # :100: is a line, no emoji
         self.live = self.stderr.isatty() and not os.environ.get("CI") and not quiet
@@ -68,6 +69,8 @@ class Screen:
 
     def show(self, row: Row) -> None:
         """One row of a stage."""
+        if not self.main:
+            return
         event = row["event"]
         self.last = row
         if event == "model":
@@ -105,6 +108,8 @@ class Screen:
 
     def finish(self, file: Path, folder: str, *, dry_run: bool) -> None:
         """The result on stdout, and the next command on stderr."""
+        if not self.main:
+            return
         if self.as_json:
             status = "dry run" if dry_run else self.last["event"]
             self._print_json({"command": self.command, "status": status, "output_dir": folder, **_facts(self.last)})

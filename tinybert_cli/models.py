@@ -213,20 +213,19 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
         )
 
 
-def check_tokenizers_match(
-    first: PreTrainedTokenizerFast,
-    second: PreTrainedTokenizerFast,
-    *,
-    first_name: str = "the first model",
-    second_name: str = "the second model",
-) -> None:
-    """An InputError unless both turn every text into the same ids; what a layer or a cached label compares needs it."""
-    difference = _tokenizer_difference(first, second)
-    if difference:
-        raise InputError(
-            f"the tokenizers of {first_name} and {second_name} do not match: {difference}",
-            hint="build one of them from the other (`from:`), or use models with one vocabulary",
-        )
+def tokenizer_difference(first: PreTrainedTokenizerFast, second: PreTrainedTokenizerFast) -> str | None:
+    """What two tokenizers do differently, in words; None if both turn every text into the same ids."""
+    one, two = first.get_vocab(), second.get_vocab()
+    if one != two:
+        apart = sorted(piece for piece in one.keys() | two.keys() if one.get(piece) != two.get(piece))
+        return f"{len(one)} and {len(two)} pieces, {len(apart)} of them different, such as {_some(apart[:3])}"
+    for name in sorted(first.SPECIAL_TOKENS_ATTRIBUTES):
+        if first.special_tokens_map.get(name) != second.special_tokens_map.get(name):
+            return f"{name} is {first.special_tokens_map.get(name)} and {second.special_tokens_map.get(name)}"
+    for text in PROBES:
+        if first(text, text)["input_ids"] != second(text, text)["input_ids"]:
+            return f"they split {text!r} into {first.tokenize(text)} and {second.tokenize(text)}"
+    return None
 
 
 def _locate_in_package(name: str) -> Source:
@@ -519,20 +518,6 @@ def _write_wordpiece_vocabulary(tokenizer: PreTrainedTokenizerFast, folder: Path
     pieces = sorted(ids, key=ids.__getitem__)
     if [ids[piece] for piece in pieces] == list(range(len(pieces))):
         (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
-
-
-def _tokenizer_difference(first: PreTrainedTokenizerFast, second: PreTrainedTokenizerFast) -> str | None:
-    one, two = first.get_vocab(), second.get_vocab()
-    if one != two:
-        apart = sorted(piece for piece in one.keys() | two.keys() if one.get(piece) != two.get(piece))
-        return f"{len(one)} and {len(two)} pieces, {len(apart)} of them different, such as {_some(apart[:3])}"
-    for name in sorted(first.SPECIAL_TOKENS_ATTRIBUTES):
-        if first.special_tokens_map.get(name) != second.special_tokens_map.get(name):
-            return f"{name} is {first.special_tokens_map.get(name)} and {second.special_tokens_map.get(name)}"
-    for text in PROBES:
-        if first(text, text)["input_ids"] != second(text, text)["input_ids"]:
-            return f"they split {text!r} into {first.tokenize(text)} and {second.tokenize(text)}"
-    return None
 
 
 RUN_AGAIN = "run again to finish: the same command goes on from the last checkpoint"

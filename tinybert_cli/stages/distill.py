@@ -48,6 +48,8 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     if config.teacher is not None:
         wanted["teacher"] = [output.inputs["teacher"]]
     artifacts.check_origin(folder, manifest, wanted)
+    if config.teacher is not None:
+        yield from _other_tokenizer(models.locate(config.teacher), source)
     answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     answers = answers.head(config.data.max_train_samples)
     names = manifest["label_names"]
@@ -69,3 +71,10 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
         card={"made by": "distill", "from": config.student.from_, "soft labels": config.soft_labels},
     )
     yield from fit(config, lesson, output)
+
+
+def _other_tokenizer(teacher: models.Source, student: models.Source) -> Iterator[artifacts.Row]:
+    """Allowed, for the soft labels are of whole texts; but rarely what was meant."""
+    difference = models.tokenizer_difference(models.load_tokenizer(teacher), models.load_tokenizer(student))
+    if difference is not None:
+        yield {"event": "warning", "message": f"teacher and student split text differently: {difference}"}

@@ -66,7 +66,9 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         facts = {"made by": "export", "from": config.model, "label names": ", ".join(names), **metrics}
-        card = artifacts.model_card(output.folder.name, facts, load=_USAGE.format(folder=output.folder))
+        card = artifacts.model_card(
+            output.folder.name, facts, task=config.task, load=_USAGE.format(folder=output.folder)
+        )
         (folder / "README.md").write_text(card, encoding="utf-8")
         output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
     output.finish(metrics, label_names=names, device="cpu", precision=config.quantize)

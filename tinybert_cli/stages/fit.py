@@ -104,7 +104,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     def write(folder: Path) -> None:
         shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
         facts = {**lesson.card, "label names": ", ".join(lesson.names), **size, **metrics}
-        card = artifacts.model_card(output.folder.name, facts, load=task.usage(str(output.folder)))
+        card = artifacts.model_card(output.folder.name, facts, task=config.task, load=task.usage(str(output.folder)))
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     output.put(write)
