@@ -27,7 +27,7 @@ BAD = ["dull", "awful", "boring", "weak", "cold", "poor"]
 FILL = ["the", "a", "film", "plot", "cast", "is", "was", "and", "very", "this", "##ly", "."]
 ROWS = {"train": 96, "validation": 48, "test": 24, "unlabeled": 32}
 QUICK = {
-    "num_train_epochs": 4.0, "per_device_train_batch_size": 8, "learning_rate": 3e-3,
+    "num_train_epochs": 6.0, "per_device_train_batch_size": 8, "learning_rate": 3e-3,
     "mixed_precision": "no", "logging_steps": 6,
 }  # fmt: skip
 

@@ -625,8 +625,9 @@ def test_grouping_by_length_leaves_next_to_no_padding() -> None:
 
 
 def test_grouped_batches_come_in_no_order_of_length() -> None:
-    longest = [int(LENGTHS[rows].max()) for rows in BucketBatches(LENGTHS, 8, seed=1)]
-    assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.3
+    lengths = np.arange(8 * data.POOL)  # one pool
+    longest = [int(lengths[rows].max()) for rows in BucketBatches(lengths, 8, seed=1)]
+    assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.5
 
 
 def test_sorted_batches_begin_with_the_longest_rows_and_hold_each_once() -> None:

@@ -407,13 +407,12 @@ def net() -> Net:
 def one_by_one(net: Net, examples: Examples) -> np.ndarray[Any, Any]:
     with torch.no_grad():
         return np.concatenate(
-            [loops.forward(net.eval(), examples[[i]])["logits"].numpy() for i in range(len(examples))]
+            [loops.forward(net.eval(), examples.__getitems__([i]))["logits"].numpy() for i in range(len(examples))]
         )
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
-def test_predictions_come_in_the_order_of_the_rows(size: int, net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Examples, "__getitem__", Examples.__getitems__, raising=False)
+def test_predictions_come_in_the_order_of_the_rows(size: int, net: Net) -> None:
     examples = make_examples()
     found = loops.predict_all(net, examples, sorted_batches(examples.lengths, size))
     np.testing.assert_allclose(found, one_by_one(net, examples), atol=1e-6)
@@ -434,7 +433,7 @@ def test_prediction_switches_dropout_off(net: Net) -> None:
     )
 
 
-def test_prediction_builds_no_graph(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prediction_builds_no_graph(net: Net) -> None:
     asked: list[bool] = []
     net.register_forward_hook(lambda *_: asked.append(torch.is_grad_enabled()))
     examples = make_examples()

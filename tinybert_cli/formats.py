@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tinybert_cli.errors import ConfigError, InputError, look_up
 
 FUSED = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}  # whose attention the optimizer knows
+SMALL_TABLE = 50_000  # numbers in an embedding table that is not worth quantizing
 NEWEST_OPSET = 20  # that torch.onnx.export(dynamo=False) writes
 
 
@@ -58,7 +60,7 @@ def write_onnx(
         inputs: a batch of real rows, (B, T) each, to trace the model with.
         quantize: `int8` for dynamic quantization, weights with one scale per output channel.
     """
-    onnx, _ = _need_onnx()
+    _need_onnx()
     if opset is not None and opset > NEWEST_OPSET:
         raise ConfigError(f"`opset` {opset} cannot be written", key=("opset",), hint=f"at most {NEWEST_OPSET}")
     model = copy.deepcopy(model).float().cpu().eval()
@@ -80,14 +82,7 @@ def write_onnx(
     _optimize(plain, path, model.config)
     plain.unlink()
     if quantize == "int8":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        full = path.rename(folder / "full.onnx")
-        quantize_dynamic(
-            full, path, per_channel=True, weight_type=QuantType.QInt8,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # types are lost in fused graphs
-        )  # fmt: skip
-        full.unlink()
+        _quantize(path)
 
 
 def read_onnx(folder: Path) -> torch.nn.Module:
@@ -135,11 +130,69 @@ def _optimize(source: Path, target: Path, config: Any) -> None:
         source.touch()
         return
     from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.fusion_options import FusionOptions
 
+    options = FusionOptions("bert")
+    options.enable_embed_layer_norm = False  # its int8 form has one scale for the whole table; see _quantize_tables
     optimized = optimizer.optimize_model(
-        str(source), model_type="bert", num_heads=config.num_attention_heads, hidden_size=config.hidden_size
+        str(source),
+        model_type="bert",
+        num_heads=config.num_attention_heads,
+        hidden_size=config.hidden_size,
+        optimization_options=options,
     )
     optimized.save_model_to_file(str(target))
+
+
+def _quantize(path: Path) -> None:
+    """Matrices dynamically to int8, one scale per output channel; embedding tables to int8, one scale per row."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    full = path.rename(path.with_name("full.onnx"))
+    model = onnx.load(full)
+    _quantize_tables(model)
+    onnx.save(model, full)
+    quantize_dynamic(
+        full,
+        path,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul", "Gemm", "Attention"],
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # types are lost in fused graphs
+    )
+    full.unlink()
+
+
+def _quantize_tables(model: Any) -> None:
+    """Replaces Gather(table, ids) by Cast(Gather(int8 table, ids)) * Gather(scales, ids).
+
+    ONNX Runtime quantizes a table with a single scale, and a few large pieces then cost all the others their digits.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    tables = {tensor.name: tensor for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type != "Gather" or node.input[0] not in tables:
+            continue
+        values = numpy_helper.to_array(tables[node.input[0]])
+        if values.ndim != 2 or values.size < SMALL_TABLE or values.dtype != np.float32:
+            continue
+        scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-12) / 127  # (V, 1)
+        name, ids, out = node.input[0], node.input[1], node.output[0]
+        graph.initializer.remove(tables.pop(name))
+        graph.initializer.append(numpy_helper.from_array(np.rint(values / scales).astype(np.int8), f"{name}_int8"))
+        graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), f"{name}_scales"))
+        place = list(graph.node).index(node)
+        graph.node.remove(node)
+        for offset, new in enumerate([
+            helper.make_node("Gather", [f"{name}_int8", ids], [f"{out}_int8"], axis=0),
+            helper.make_node("Cast", [f"{out}_int8"], [f"{out}_float"], to=1),
+            helper.make_node("Gather", [f"{name}_scales", ids], [f"{out}_scales"], axis=0),
+            helper.make_node("Mul", [f"{out}_float", f"{out}_scales"], [out]),
+        ]):  # fmt: skip
+            graph.node.insert(place + offset, new)
 
 
 def _need_onnx() -> tuple[Any, Any]:
