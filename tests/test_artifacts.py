@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from tinybert_cli import artifacts
 from tinybert_cli.artifacts import Output, open_output
+from tinybert_cli.artifacts.files import write_json
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
 
@@ -456,7 +457,7 @@ def test_a_disk_that_is_full_before_the_start_is_said_and_does_not_block_the_fol
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts, "write_json", full)
+        patch.setattr(artifacts.output, "write_json", full)
         with pytest.raises(UserError, match="disk is full"), open_output("finetune", stage(folder), INPUTS):
             pass
     with open_output("finetune", stage(folder), INPUTS) as output:
@@ -466,14 +467,14 @@ def test_a_disk_that_is_full_before_the_start_is_said_and_does_not_block_the_fol
 def test_a_disk_that_is_full_at_the_manifest_leaves_a_run_to_go_on_with(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = artifacts.write_json
+    really = write_json
 
     def full(path: Path, value: object) -> None:
         if path.name == "manifest.json":
             raise OSError(errno.ENOSPC, "No space left on device")
         really(path, value)
 
-    monkeypatch.setattr(artifacts, "write_json", full)
+    monkeypatch.setattr(artifacts.output, "write_json", full)
     with pytest.raises(UserError, match="disk is full"):
         finish(folder)
     assert not (folder / "manifest.json").exists()

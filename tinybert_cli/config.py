@@ -139,18 +139,16 @@ class Training(Section):
     """Which weights the finished folder holds."""
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 = the training process itself."""
-    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
     """Experiment trackers; nothing is reported unless asked."""
 
 
 class Latency(Section):
     """How the time of one forward pass is taken."""
 
-    batch_sizes: Annotated[list[Positive], Field(min_length=1)] = Field(default_factory=lambda: [1, 32])
+    batch_sizes: Annotated[list[Positive], Field(min_length=1)] = [1, 32]
     """Rows of one pass."""
-    lengths: Annotated[list[Literal["data"] | Positive], Field(min_length=1)] = Field(
-        default_factory=lambda: ["data", 128]
-    )
+    lengths: Annotated[list[Literal["data"] | Positive], Field(min_length=1)] = ["data", 128]
     """`data` = the rows' own lengths; a number = all rows of so many tokens."""
 
 
@@ -203,9 +201,7 @@ class GenSoftLabels(Stage):
     """A model folder or Hub id; of a list (an ensemble) the mean of the probabilities is stored."""
     teacher_weights: list[Annotated[float, Field(gt=0)]] | None = None
     """Weights of that mean, one per teacher; null = all alike."""
-    splits: Annotated[list[Literal["train", "validation", "test", "unlabeled"]], Field(min_length=1)] = Field(
-        default_factory=lambda: ["train"]
-    )
+    splits: Annotated[list[Literal["train", "validation", "test", "unlabeled"]], Field(min_length=1)] = ["train"]
     """Which splits to label."""
     per_device_eval_batch_size: Positive = 128
     """Rows of one batch on one device."""
@@ -226,7 +222,7 @@ class Distill(Stage):
     """The student to start from: usually the teacher, with fewer layers."""
     teacher: str | None = None
     """The teacher that the labels must come from; labels of any other model are refused. null = whoever wrote them."""
-    losses: dict[str, float | dict[str, Any]] = Field(default_factory=lambda: {"soft_labels": 1.0})
+    losses: dict[str, float | dict[str, Any]] = {"soft_labels": 1.0}
     """name: weight, or name: {weight: 1.0, option: value}; they are added up."""
     layer_mapping: Literal["uniform", "first", "last"] | list[Positive] = "uniform"
     """Which layers of `from` the student's layers are copied from: a rule, or a list like [2, 4, 6], counted from 1."""
@@ -251,7 +247,7 @@ class Eval(Stage):
     """null = not measured."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples for the 95 % interval; 0 = none."""
-    require: dict[str, dict[str, float]] = Field(default_factory=dict)
+    require: dict[str, dict[str, float]] = {}
     """model: {metric: least value}; if one is not met, the exit code is 5."""
 
 

@@ -77,10 +77,10 @@ class Learner:
         )
         set_seed(seed)
         self.batches = batches
-        loader = torch.utils.data.DataLoader(
+        loader: Any = torch.utils.data.DataLoader(
             examples,  # type: ignore[arg-type]
             batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
             num_workers=training.dataloader_num_workers,
             generator=torch.Generator(),  # else each epoch, and each resumed one, takes a number from dropout's
         )

@@ -157,7 +157,7 @@ class _Loader(yaml.SafeLoader):
         self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if not isinstance(event, yaml.AliasEvent) and event.tag is not None:
             self.reader.refuse_tag(event.start_mark.index)
             event.tag = None
@@ -208,6 +208,7 @@ class _Reader:
             return Node(self._mapping(node, depth), place)
         if isinstance(node, yaml.SequenceNode):
             return Node([self._node(item, depth + 1) for item in node.value], place)
+        assert isinstance(node, yaml.ScalarNode)
         quoted = node.style is not None
         return Node(node.value if quoted else scalar(node.value), place, spelled=node.value, quoted=quoted)
 
@@ -249,6 +250,7 @@ class _Reader:
         mark = error.problem_mark or error.context_mark
         begun = error.context_mark or mark
         hint = next((hint for pattern, hint in _SYNTAX_HINTS if re.search(pattern, problem)), "")
+        assert mark is not None  # the scanner and the parser always say where
         line = self.lines.place(mark.index, mark.index + 1).text
         if re.search("expected ',' or|flow (mapping|sequence)", problem + context):
             problem, mark = "this bracket is not closed", begun

@@ -61,7 +61,7 @@ def _label(
         agreed = task.label_names(rows, config.data, model_names=names)
         labels[split] = None if split == "unlabeled" else task.labels(rows, config.data, agreed)
 
-    def logits_of(rows: data.Rows) -> Iterator[tuple[int, np.ndarray[Any, Any] | None]]:
+    def logits_of(rows: data.Rows) -> Iterator[tuple[int, data.Array | None]]:
         """Rows done so far and None, again and again; at last all rows and their logits (N, C)."""
         parts = []
         for number, teacher in enumerate(teachers):
@@ -92,36 +92,34 @@ def _label(
         metrics |= _check(config, task, answered, gold, names)
         yield {"event": "teacher check", "checked_rows": len(rows), **metrics}
 
-    begin, labelled, seen = time.perf_counter(), 0, 0
+    shards = {
+        f"{split}-{number:05d}-of-{-(-len(rows) // ROWS_PER_SHARD):05d}.parquet": (
+            split,
+            range(number * ROWS_PER_SHARD, min((number + 1) * ROWS_PER_SHARD, len(rows))),
+        )
+        for split, rows in splits.items()
+        for number in range(-(-len(rows) // ROWS_PER_SHARD))
+    }
+    missing = [name for name in shards if not (output.folder / name).exists()]
+    seen = total - sum(len(shards[name][1]) for name in missing)
+    if seen:
+        yield {"event": "resume", "step": seen, "max_steps": total}
     for split, rows in splits.items():
-        shards = range(0, len(rows), ROWS_PER_SHARD)
-        for number, first in enumerate(shards):
-            name = f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
-            part = rows.select(range(first, min(first + ROWS_PER_SHARD, len(rows))))
-            if (output.folder / name).exists():
-                seen += len(part)
-                yield {"event": "resume", "step": seen, "max_steps": total, "shard": name}
-                continue
-            if number == 0:
-                for teacher in teachers[:1]:
-                    yield from data.remarks(split, task.encode(rows, config.data, teacher.tokenizer), config.data)
-            answered = None
-            for done, values in logits_of(part):
-                answered = values
-                spent = time.perf_counter() - begin
-                yield {
-                    "event": "progress",
-                    "step": seen + done,
-                    "max_steps": total,
-                    "rows": labelled + done,
-                    "seconds": spent,
-                }
-            assert answered is not None
-            said = task.answers(answered, names)
-            columns = {"teacher_prediction": said["prediction"]}
-            output.put(_writer(name, part, answered, columns, config.logits_dtype))
-            labelled, seen = labelled + len(part), seen + len(part)
-            yield {"event": "shard", "step": seen, "max_steps": total, "shard": name, "rows": len(part)}
+        yield from data.remarks(split, task.encode(rows, config.data, teachers[0].tokenizer), config.data)
+    begin, labelled = time.perf_counter(), 0
+    for name in missing:
+        split, places = shards[name]
+        part = splits[split].select(places)
+        logits: data.Array | None = None
+        for done, values in logits_of(part):
+            logits = values
+            yield {"event": "progress", "step": seen + labelled + done, "max_steps": total,
+                   "rows": labelled + done, "seconds": time.perf_counter() - begin}  # fmt: skip
+        assert logits is not None
+        columns = {"teacher_prediction": task.answers(logits, names)["prediction"]}
+        output.put(_writer(name, part, logits, columns, config.logits_dtype))
+        labelled += len(part)
+        yield {"event": "shard", "step": seen + labelled, "max_steps": total, "shard": name, "rows": len(part)}
     spent = time.perf_counter() - begin
     if labelled:
         metrics["rows_per_second"] = labelled / spent

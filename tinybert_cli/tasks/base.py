@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -43,10 +43,10 @@ class Encoded:
 class Task(ABC):
     """One task; C classes, N rows."""
 
-    name: str
-    head: str  # the model head, by its name in models.HEADS
-    main_metric: str
-    metrics: Mapping[str, bool]  # every metric, and whether more of it is better
+    name: ClassVar[str]
+    head: ClassVar[str]  # the model head, by its name in models.HEADS
+    main_metric: ClassVar[str]
+    metrics: ClassVar[Mapping[str, bool]]  # every metric, and whether more of it is better
 
     def objective(self, name: str) -> tuple[str, float]:
         """The metric that checkpoints are chosen by, and +1 if more of it is better, else -1."""

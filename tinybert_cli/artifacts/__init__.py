@@ -1,0 +1,30 @@
+"""The folders where stages meet: lock, atomic output, checkpoints, manifest, log."""
+
+from tinybert_cli.artifacts.manifests import (
+    Description,
+    check_origin,
+    describe,
+    describe_all,
+    describe_model,
+    read_manifest,
+    verify_folder,
+)
+from tinybert_cli.artifacts.output import Output, Row, open_output
+from tinybert_cli.artifacts.pages import markdown_table, model_card, read_metrics, read_rows
+
+__all__ = [
+    "Description",
+    "Output",
+    "Row",
+    "check_origin",
+    "describe",
+    "describe_all",
+    "describe_model",
+    "markdown_table",
+    "model_card",
+    "open_output",
+    "read_manifest",
+    "read_metrics",
+    "read_rows",
+    "verify_folder",
+]
