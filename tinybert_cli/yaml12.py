@@ -248,9 +248,9 @@ class _Reader:
         problem, context = error.problem or "", error.context or ""
         problem = problem.replace("'\\t'", "TAB").removeprefix("but ")
         mark = error.problem_mark or error.context_mark
+        assert mark is not None  # the scanner and the parser always say where
         begun = error.context_mark or mark
         hint = next((hint for pattern, hint in _SYNTAX_HINTS if re.search(pattern, problem)), "")
-        assert mark is not None  # the scanner and the parser always say where
         line = self.lines.place(mark.index, mark.index + 1).text
         if re.search("expected ',' or|flow (mapping|sequence)", problem + context):
             problem, mark = "this bracket is not closed", begun

@@ -1,0 +1,66 @@
+"""What the documents say is so: links lead somewhere, commands exist, the YAML loads."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tinybert_cli import config, configfile
+from tinybert_cli.cli import STAGES
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_config_that_a_page_names_exists(page: Path) -> None:
+    for target in re.findall(r"configs/[\w./-]+\.yaml", page.read_text()):
+        assert (ROOT / target).exists() or "teecher" in target, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_names_exists(page: Path) -> None:
+    for command in re.findall(r"`tinybert ([a-z][a-z-]+)", page.read_text()):
+        assert command in {*STAGES, "schema"}, command
+
+
+def test_the_readme_names_every_command() -> None:
+    assert all(f"`tinybert {command} CONFIG`" in README for command in STAGES)
+
+
+def test_the_config_for_your_own_data_loads_and_has_five_lines(tmp_path: Path) -> None:
+    block = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert block and len(block[1].splitlines()) == 5
+    (tmp_path / "teacher.yaml").write_text(block[1])
+    assert isinstance(configfile.load("finetune", tmp_path / "teacher.yaml"), config.Finetune)
+
+
+def test_the_example_override_changes_settings_that_exist() -> None:
+    said = re.search(r"`tinybert distill (configs/demo/3-student.yaml)\s+([^`]+)`", README)
+    assert said
+    loaded = configfile.load("distill", ROOT / said[1], said[2].split())
+    assert isinstance(loaded, config.Distill) and loaded.student.num_hidden_layers == 2
+
+
+def test_make_targets_that_the_pages_name_exist() -> None:
+    known = set(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split())
+    for page in PAGES:
+        for words in re.findall(r"(?:^|`)make ((?:[a-z0-9-]+ ?)+)", page.read_text(), re.MULTILINE):
+            assert set(words.split()) <= known, page
+
+
+def test_ci_runs_checks_smoke_and_tests() -> None:
+    assert re.findall(r"^make (\w+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE) == ["check", "smoke", "test"]
+
+
+def test_every_shipped_yaml_is_yaml_for_other_tools_too() -> None:
+    for file in (ROOT / "configs").rglob("*.yaml"):
+        assert isinstance(yaml.safe_load(file.read_text()), dict)

@@ -1,0 +1,123 @@
+"""Batches of like lengths out of tokenized rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray[Any, np.dtype[Any]]
+POOL = 50  # batches that are sorted together: enough to leave next to no padding, few enough to stay random
+
+
+class Encoded(Protocol):
+    """Tokenized rows as a task gives them."""
+
+    @property
+    def tokens(self) -> Mapping[str, tuple[Array, int]]: ...
+    @property
+    def offsets(self) -> Array: ...
+    @property
+    def truncated(self) -> int: ...
+    @property
+    def empty(self) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Tokenized rows, unpadded, in flat arrays: 67,000 sentences take 4 MB."""
+
+    tokens: Mapping[str, tuple[Array, int]]  # name → (all values in one row (ΣT,), the value of padding)
+    offsets: Array  # (N + 1,) where each row begins
+    targets: Mapping[str, Array] = field(default_factory=dict)  # name → (N, ...): labels, teacher_logits
+
+    @classmethod
+    def of(cls, encoded: Encoded, **targets: Array) -> Examples:
+        return cls(encoded.tokens, encoded.offsets, targets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Array:
+        """Tokens of each row, (N,)."""
+        return np.diff(self.offsets)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The rows as one batch, padded to the longest of them: input_ids and so on (B, T), targets (B, ...)."""
+        rows = np.asarray(indices)
+        lengths = self.lengths[rows]
+        mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
+        taken = np.concatenate([np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows])
+        batch = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        for name, (values, padding) in self.tokens.items():
+            padded = np.full(mask.shape, padding, dtype=np.int64)
+            padded[mask] = values[taken]
+            batch[name] = torch.from_numpy(padded)
+        return batch | {name: torch.from_numpy(values[rows]) for name, values in self.targets.items()}
+
+    def timing_batches(self, size: int, length: int | None, rows: int) -> list[dict[str, Tensor]]:
+        """The first `rows` rows in batches of `size`, with their own lengths or all of `length` tokens (B, T)."""
+        count = min(rows, len(self)) // size * size or size
+        chosen = np.arange(max(count, size)) % len(self)
+        batches = [self.__getitems__(part.tolist()) for part in np.split(chosen, range(size, len(chosen), size))]
+        return batches if length is None else [_of_length(batch, length) for batch in batches[: max(3, 64 // size)]]
+
+    def select(self, rows: Array) -> Examples:
+        """Only these rows, in this order."""
+        lengths = self.lengths[rows]
+        taken = np.concatenate([np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows])
+        return Examples(
+            {name: (values[taken], padding) for name, (values, padding) in self.tokens.items()},
+            np.concatenate([[0], np.cumsum(lengths)]),
+            {name: values[rows] for name, values in self.targets.items()},
+        )
+
+
+def _of_length(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
+    """The same rows, their tokens repeated or cut so that each has `length` of them, none of it padding."""
+    repeats = -(-length // batch["input_ids"].shape[1])
+    shown = {name: values.repeat(1, repeats)[:, :length] for name, values in batch.items()}
+    return {**shown, "attention_mask": torch.ones_like(shown["attention_mask"])}
+
+
+class BucketBatches(torch.utils.data.Sampler[list[int]]):
+    """Shuffled batches of like lengths: shuffle, sort within pools of batches, shuffle the batches.
+
+    The order depends on `seed` and `epoch` alone, so that a resumed run goes on with the same batches.
+    """
+
+    def __init__(self, lengths: Array, batch_size: int, *, seed: int, group_by_length: bool = True) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.group_by_length = group_by_length
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(len(self.lengths))
+        if self.group_by_length:
+            pool = POOL * self.batch_size
+            order = np.concatenate(
+                [
+                    rows[np.argsort(self.lengths[rows], kind="stable")]
+                    for rows in np.split(order, range(pool, len(order), pool))
+                ]
+            )
+        batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
+        for index in random.permutation(len(batches)):
+            yield batches[index].tolist()
+
+
+def sorted_batches(lengths: Array, batch_size: int) -> list[list[int]]:
+    """Batches for prediction, longest rows first: next to no padding, and too little memory shows at once."""
+    order = np.argsort(-lengths, kind="stable")
+    return [rows.tolist() for rows in np.split(order, range(batch_size, len(order), batch_size))]

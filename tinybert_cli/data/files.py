@@ -1,0 +1,188 @@
+"""Files of rows: csv, tsv, json, jsonl, parquet, txt; complaints name file and line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinybert_cli.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows, column by column, and where each came from."""
+
+    columns: dict[str, list[Any]]
+    origins: tuple[tuple[str, int], ...]  # (file or dataset, number of its rows), in order
+    label_names: list[str] | None = None  # if the data itself says so
+    chosen: list[int] | None = None  # which of the rows there these are; None = all
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    def column(self, name: str) -> list[Any]:
+        """One column; InputError with the names that there are if it is missing."""
+        if name not in self.columns:
+            where = ", ".join(origin for origin, _ in self.origins)
+            raise InputError(
+                f"no column '{name}' in {where}",
+                hint=f"{did_you_mean(name, self.columns)}; columns here: {', '.join(self.columns)}",
+            )
+        return self.columns[name]
+
+    def place(self, index: int) -> str:
+        """`file, row 17` for a complaint about row `index`; rows count from 1."""
+        index = index if self.chosen is None else self.chosen[index]
+        for origin, count in self.origins:
+            if index < count:
+                return f"{origin}, row {index + 1}"
+            index -= count
+        raise IndexError(index)
+
+    def head(self, count: int | None) -> Rows:
+        """The first `count` rows, or all."""
+        return self if count is None or count >= len(self) else self.select(range(count))
+
+    def select(self, rows: Sequence[int]) -> Rows:
+        """Only these rows; complaints about them still say where they stand."""
+        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        chosen = [row if self.chosen is None else self.chosen[row] for row in rows]
+        return Rows(columns, self.origins, self.label_names, chosen)
+
+
+def existing_file(path: Path, split: str) -> Path:
+    if path.is_file():
+        return path
+    what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    near = did_you_mean(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
+    raise InputError(f"'{path}' {what}", where=f"data.{split}_file", hint=near)
+
+
+def kind_of(path: Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[2].lower()
+
+
+def read_file(path: Path) -> Rows:
+    if kind_of(path) not in READERS:
+        raise InputError(f"cannot read '{path}': unknown kind of file", hint=f"one of: {', '.join(READERS)}; .gz too")
+    columns = READERS[kind_of(path)](path)
+    return Rows(columns, ((str(path), len(next(iter(columns.values()), []))),))
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    first = parts[0]
+    for part in parts[1:]:
+        odd = sorted(part.columns.keys() ^ first.columns.keys())
+        if odd:
+            raise InputError(f"other columns than in {first.origins[0][0]}: {', '.join(odd)}", where=part.origins[0][0])
+    columns = {name: [value for part in parts for value in part.columns[name]] for name in first.columns}
+    return Rows(columns, tuple(origin for part in parts for origin in part.origins), first.label_names)
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"'{path}' is not a whole gzip file: {error}") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise InputError(f"'{path}' is not UTF-8", where=f"{path}:{line}", hint="convert it: iconv -t UTF-8") from error
+    if not text.strip():
+        raise InputError(f"'{path}' is empty")
+    return text
+
+
+def _csv(path: Path, delimiter: str = ",") -> dict[str, list[Any]]:
+    """Every cell as the text it is: `NA`, `null` and the empty cell are no missing values."""
+    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader)
+        columns: dict[str, list[Any]] = {name: [] for name in header}
+        if len(columns) != len(header):
+            raise InputError(f"'{path}' has two columns of the same name", where=f"{path}:1")
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise InputError(
+                    f"{len(cells)} cells, but the header has {len(header)}",
+                    where=f"{path}:{reader.line_num}",
+                    hint="a cell with a comma, quote or line break in it must stand in double quotes",
+                )
+            for name, cell in zip(header, cells, strict=True):
+                columns[name].append(cell)
+    except csv.Error as error:
+        raise InputError(f"malformed CSV: {error}", where=f"{path}:{reader.line_num}") from error
+    if not columns[header[0]]:
+        raise InputError(f"'{path}' has a header but no rows")
+    return columns
+
+
+def _tsv(path: Path) -> dict[str, list[Any]]:
+    return _csv(path, "\t")
+
+
+def _txt(path: Path) -> dict[str, list[Any]]:
+    return {"text": [line.strip() for line in _text(path).split("\n") if line.strip()]}
+
+
+def _json(path: Path) -> dict[str, list[Any]]:
+    """One object per line, or one list of objects."""
+    text = _text(path)
+    records: list[tuple[int, Any]] = []
+    try:
+        if text.lstrip().startswith("["):
+            records = [(1, record) for record in json.loads(text)]
+        else:
+            records = [(n, json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    except json.JSONDecodeError as error:
+        line = error.lineno if text.lstrip().startswith("[") else _bad_line(text)
+        raise InputError(f"malformed JSON: {error.msg}", where=f"{path}:{line}:{error.colno}") from error
+    columns: dict[str, list[Any]] = {}
+    for line, record in records:
+        if not isinstance(record, dict):
+            raise InputError("expected one JSON object per line", where=f"{path}:{line}")
+        if columns and record.keys() != columns.keys():
+            odd = sorted(record.keys() ^ columns.keys())
+            raise InputError(f"other keys than in the first row: {', '.join(odd)}", where=f"{path}:{line}")
+        for name, value in record.items():
+            columns.setdefault(name, []).append(value)
+    return columns
+
+
+def _bad_line(text: str) -> int:
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            json.loads(line if line.strip() else "0")
+        except json.JSONDecodeError:
+            return number
+    return 1
+
+
+def _parquet(path: Path) -> dict[str, list[Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return dict(pq.read_table(path, page_checksum_verification=True).to_pydict())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"cannot read '{path}': {error}") from error
+
+
+READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
+    "csv": _csv,
+    "tsv": _tsv,
+    "json": _json,
+    "jsonl": _json,
+    "parquet": _parquet,
+    "txt": _txt,
+}

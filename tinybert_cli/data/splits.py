@@ -1,0 +1,126 @@
+"""The splits that a config names: from files, a local folder or the Hub, and what is odd about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from tinybert_cli.config import Data
+from tinybert_cli.data.batches import Encoded
+from tinybert_cli.data.files import READERS, Rows, existing_file, joined, kind_of, read_file
+from tinybert_cli.errors import ConfigError, InputError
+
+Split = Literal["train", "validation", "test", "unlabeled"]
+
+
+def has(data: Data, split: Split) -> bool:
+    """Whether the config names rows for this split; a dataset on the Hub is taken to have all but unlabeled ones."""
+    on_hub = data.dataset_name is not None and not Path(data.dataset_name).is_dir()
+    return _files(data, split) is not None or (on_hub and split != "unlabeled")
+
+
+def sources(data: Data, splits: Iterable[Split]) -> dict[str, list[Path] | dict[str, str | None]]:
+    """What the splits are read from: `data.<split>_file` → the files, or `data.dataset` → its name and revision."""
+    found: dict[str, list[Path] | dict[str, str | None]] = {}
+    for split in splits:
+        files = _files(data, split)
+        if files:
+            found[f"data.{split}_file"] = [existing_file(Path(file), split) for file in files]
+        elif data.dataset_name and Path(data.dataset_name).exists():
+            found["data.dataset_name"] = [Path(data.dataset_name)]
+        elif data.dataset_name:
+            found["data.dataset_name"] = {
+                "hub_id": data.dataset_name,
+                "config": data.dataset_config_name,
+                "revision": data.dataset_revision,
+            }
+    return found
+
+
+def read(data: Data, split: Split) -> Rows:
+    """All rows of a split, cut to max_train_samples or max_eval_samples.
+
+    Raises:
+        ConfigError: the config names no source for this split.
+        InputError: a source is missing, empty or unreadable; says file and line.
+    """
+    files = _files(data, split)
+    if files:
+        rows = joined([read_file(existing_file(Path(file), split)) for file in files])
+    elif data.dataset_name and split != "unlabeled":
+        rows = _read_dataset(data, split)
+    else:
+        raise ConfigError(f"no rows for the split '{split}'", key=("data",), hint=f"set data.{split}_file")
+    if not len(rows):
+        raise InputError(f"no rows in {', '.join(origin for origin, _ in rows.origins)}", hint="the file has no data")
+    return rows.head(data.max_train_samples if split in ("train", "unlabeled") else data.max_eval_samples)
+
+
+def text_columns(data: Data) -> list[str]:
+    """The names of the text columns, one or two."""
+    return [data.text_column_names] if isinstance(data.text_column_names, str) else list(data.text_column_names)
+
+
+def remarks(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
+    """Warnings about rows that were cut or say nothing."""
+    count = len(encoded.offsets) - 1
+    if encoded.truncated:
+        share = f"{encoded.truncated:,} of {count:,} rows of {split} ({encoded.truncated / count:.1%})"
+        yield {"event": "warning", "message": f"{share} are longer than {data.max_seq_length} tokens and were cut"}
+    if encoded.empty:
+        where = ", ".join(str(row + 1) for row in encoded.empty[:5])
+        yield {"event": "warning", "message": f"{len(encoded.empty):,} rows of {split} have no text (row {where})"}
+
+
+def overlap(train: Rows, other: Rows, data: Data) -> Iterator[dict[str, Any]]:
+    """A warning if rows of train stand in the evaluation rows too: scores on them flatter."""
+    names = text_columns(data)
+    seen = set(zip(*(train.column(name) for name in names), strict=True))
+    twice = sum(row in seen for row in zip(*(other.column(name) for name in names), strict=True))
+    if twice:
+        yield {"event": "warning", "message": f"{twice:,} of {len(other):,} evaluation rows are in train as well: "
+               "the scores will flatter"}  # fmt: skip
+
+
+def _files(data: Data, split: Split) -> list[str] | None:
+    """The files of a split: named one by one, or found in a local dataset folder by the split's name."""
+    value = {
+        "train": data.train_file,
+        "validation": data.validation_file,
+        "test": data.test_file,
+        "unlabeled": data.unlabeled_file,
+    }[split]
+    if value is None and data.dataset_name and split != "unlabeled":
+        folder = Path(data.dataset_name)
+        found = [path for path in folder.glob(f"{_split_name(data, split)}[.-]*") if kind_of(path) in READERS]
+        return [str(path) for path in sorted(found)] or None
+    return [value] if isinstance(value, str) else value
+
+
+def _split_name(data: Data, split: Split) -> str:
+    names = {"train": data.train_split_name, "validation": data.validation_split_name, "test": data.test_split_name}
+    return names.get(split, split)
+
+
+def _read_dataset(data: Data, split: Split) -> Rows:
+    import datasets
+
+    assert data.dataset_name is not None
+    name = _split_name(data, split)
+    try:
+        loaded = datasets.load_dataset(
+            data.dataset_name, data.dataset_config_name, split=name, revision=data.dataset_revision
+        )
+    except ValueError as error:  # an unknown configuration or split; the message lists what there is
+        raise InputError(f"cannot load the dataset '{data.dataset_name}': {error}") from error
+    except (OSError, datasets.exceptions.DatasetsError) as error:  # among them every way of having no network
+        message, _, _ = str(error).partition("\n")
+        raise InputError(
+            f"cannot load the dataset '{data.dataset_name}': {message}",
+            hint="without network: set data.train_file and data.validation_file to local files, or fill the cache "
+            f"where there is one: hf download --repo-type dataset {data.dataset_name}",
+        ) from error
+    feature = loaded.features.get(data.label_column_name)
+    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    return Rows(loaded.to_dict(), ((f"{data.dataset_name}[{name}]", len(loaded)),), names)

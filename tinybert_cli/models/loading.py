@@ -1,0 +1,237 @@
+"""Models loaded whole or not at all, and saved so that any tool reads them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tinybert_cli.errors import InputError, UserError
+from tinybert_cli.models.sources import Source, fetch
+from tinybert_cli.models.weights import is_finite, read_json, read_weights, some_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+
+def load(
+    source: Source,
+    head: str,
+    *,
+    num_labels: int | None = None,
+    label_names: list[str] | None = None,
+    new_head: bool = False,
+    dropout: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+) -> PreTrainedModel:
+    """The model in eval mode; every weight that it has comes from the file, or an InputError says which does not.
+
+    `new_head=True` (finetune) allows a missing head, and makes a fresh one: seed torch before. Whatever head there is
+    must answer `label_names` (or `num_labels`) in that order; without either, the model's own labels stand.
+    """
+    from transformers.models.auto import modeling_auto
+
+    folder = fetch(source)
+    config = _read_config(folder)
+    mapping, suffix = HEADS[head]
+    has_head = any(name.endswith(suffix) for name in config.architectures or [])
+    if not has_head and not new_head:
+        raise _no_head(source, config, head)
+    if has_head:
+        _check_labels(source, config, num_labels, label_names)
+    _set_labels(config, num_labels, label_names)
+    _set_dropout(config, dropout)
+    families = getattr(modeling_auto, mapping)
+    if type(config) not in families:
+        raise InputError(f"the family of '{source.name}', {config.model_type}, has no {head} head", where=str(folder))
+    family = families[type(config)]
+
+    weights = read_weights(folder)
+    prefix = f"{family.base_model_prefix}."
+    if not has_head and any(key.startswith(prefix) for key in weights):
+        # A head for another task may have the same names and shapes: it would pass for this one.
+        weights = {key: tensor for key, tensor in weights.items() if key.startswith(prefix)}
+    model, report = family.from_pretrained(
+        None,
+        config=config,
+        state_dict=weights,
+        dtype=dtype,
+        # Explicit, because config.json may name a kernel to download; for 32 x 16 tokens sdpa is as fast as eager.
+        attn_implementation=attention if family._supports_sdpa else "eager",
+        ignore_mismatched_sizes=True,  # they are refused below, all at once
+        output_loading_info=True,
+        trust_remote_code=False,
+    )
+    _check_report(report, folder, prefix, new_head=new_head)
+    return model
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a folder that `AutoModelFor....from_pretrained` and older runtimes read; float32 safetensors only."""
+    from safetensors import SafetensorError
+
+    for name, tensor in model.state_dict().items():
+        if not is_finite(tensor):
+            raise UserError(
+                f"the model is broken: '{name}' holds NaN or infinity; nothing was saved",
+                hint="lower the learning rate, or train without mixed precision",
+            )
+    if model.dtype != torch.float32:
+        model = copy.deepcopy(model).float()
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # a full disk, without an errno
+        raise UserError(f"the weights could not be written: {error}", where=str(folder)) from error
+    tokenizer.save_pretrained(folder)
+    _write_wordpiece_vocabulary(tokenizer, folder)
+
+
+def label_names(model: PreTrainedModel) -> list[str] | None:
+    """The model's labels in the order of its outputs; None if nobody named them (LABEL_0, LABEL_1, ...)."""
+    return _label_names(model.config)
+
+
+def read_label_names(source: Source) -> list[str] | None:
+    """The labels that config.json names, in the order of the outputs; None if nobody named them. Loads no weights."""
+    return _label_names(_read_config(fetch(source, weights=False)))
+
+
+def size(model: PreTrainedModel) -> dict[str, int]:
+    """`parameters`, and how many of them are `embedding_parameters`, which cost memory but next to no time."""
+    embeddings = {
+        id(weight)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding)
+        for weight in module.parameters()
+    }
+    weights = list(model.parameters())  # a tied weight is listed once
+    return {
+        "parameters": sum(weight.numel() for weight in weights),
+        "embedding_parameters": sum(weight.numel() for weight in weights if id(weight) in embeddings),
+    }
+
+
+def weights_bytes(folder: Path) -> int:
+    """Bytes on disk of a model's weights, whatever format they are in."""
+    files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx")]
+    return sum(path.stat().st_size for path in files or folder.glob("pytorch_model*.bin"))
+
+
+def _read_config(folder: Path) -> PreTrainedConfig:
+    """config.json as the library's own class; nothing in it can name code, a kernel or another file to load."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
+
+    file = folder / "config.json"
+    values = read_json(file)
+    model_type = str(values.get("model_type"))
+    if model_type not in CONFIG_MAPPING:
+        reason = "its code comes with it, and code from a model is never run" if "auto_map" in values else "unknown"
+        raise InputError(
+            f"model type '{model_type}': {reason}",
+            where=str(file),
+            hint="use a model whose family transformers has built in: bert, roberta, distilbert, electra, ...",
+        )
+    if "quantization_config" in values:
+        raise InputError("this model is quantized; a full-precision one is needed", where=str(file))
+    try:
+        return CONFIG_MAPPING[model_type].from_dict({k: v for k, v in values.items() if k not in IGNORED_SETTINGS})
+    except (StrictDataclassError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"the config cannot be read: {error}", where=str(file)) from error
+
+
+def _no_head(source: Source, config: PreTrainedConfig, head: str) -> InputError:
+    made_as = ", ".join(config.architectures or []) or config.model_type
+    return InputError(
+        f"'{source.name}' is a {made_as} model: it has no {head} head",
+        hint="fine-tune it first: tinybert finetune",
+    )
+
+
+def _label_names(config: PreTrainedConfig) -> list[str] | None:
+    names = [str(config.id2label[index]) for index in sorted(config.id2label)]
+    return None if names == _unnamed(len(names)) else names
+
+
+def _unnamed(count: int) -> list[str]:
+    return [f"LABEL_{index}" for index in range(count)]
+
+
+def _check_labels(source: Source, config: PreTrainedConfig, count: int | None, names: list[str] | None) -> None:
+    own = _label_names(config)
+    if names is not None and own is not None and own != names:
+        what = "in another order" if sorted(own) == sorted(names) else "that are not those of the data"
+        raise InputError(
+            f"'{source.name}' answers with labels {what}:\n  model: {', '.join(own)}\n  data:  {', '.join(names)}",
+            hint="set data.label_names to the model's order, or start from the model without its head",
+        )
+    wanted = len(names) if names is not None else count
+    if wanted is not None and wanted != config.num_labels:
+        raise InputError(
+            f"'{source.name}' has {config.num_labels} labels, the data has {wanted}",
+            hint="start from the model without its head, or check data.label_column_name",
+        )
+
+
+def _set_labels(config: PreTrainedConfig, count: int | None, names: list[str] | None) -> None:
+    if names is None and (count is None or count == config.num_labels):
+        return
+    names = names if names is not None else _unnamed(int(count or 0))
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
+    if dropout is None:
+        return
+    for field in DROPOUT_SETTINGS & config.to_dict().keys():
+        setattr(config, field, dropout)
+
+
+def _check_report(report: dict[str, Any], folder: Path, prefix: str, *, new_head: bool) -> None:
+    """Refuse weights that would be random (missing), or that nothing would use (whole layers too many)."""
+    body = {key for key in report["missing_keys"] if key.startswith(prefix) and f"{prefix}pooler." not in key}
+    missing = sorted(body if new_head else report["missing_keys"])
+    mismatched = sorted(key for key, *_ in report["mismatched_keys"])
+    left_over = sorted(key for key in report["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key))
+    complaints = {"missing": missing, "of another shape": mismatched, "too many": left_over}
+    found = [f"{what}: {some_of(keys)}" for what, keys in complaints.items() if keys]
+    if found:
+        raise InputError(
+            "the weights do not fit config.json; " + "; ".join(found),
+            where=str(folder),
+            hint="one of the two files is from another model",
+        )
+
+
+def _write_wordpiece_vocabulary(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """vocab.txt, which transformers 5 no longer writes and older runtimes read: the line number is the id."""
+    from tokenizers.models import WordPiece
+
+    if not isinstance(tokenizer.backend_tokenizer.model, WordPiece):
+        return
+    ids = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
+    pieces = sorted(ids, key=ids.__getitem__)
+    if [ids[piece] for piece in pieces] == list(range(len(pieces))):
+        (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+
+
+# Settings of config.json that would make the library fetch or run something.
+IGNORED_SETTINGS = {
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
+    "auto_map", "fusion_config", "transformers_weights", "distributed_config",
+}  # fmt: skip
+
+DROPOUT_SETTINGS = {
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",  # BERT and its kin
+    "dropout", "attention_dropout", "seq_classif_dropout",  # DistilBERT
+}  # fmt: skip
+
+# head -> where transformers lists the classes that have it, and how their names end.
+HEADS = {
+    "sequence-classification": ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING", "ForSequenceClassification"),
+}

