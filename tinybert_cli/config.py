@@ -224,8 +224,11 @@ class Distill(Stage):
     """The teacher that the labels must come from; labels of any other model are refused. null = whoever wrote them."""
     losses: dict[str, float | dict[str, Any]] = {"soft_labels": 1.0}
     """name: weight, or name: {weight: 1.0, option: value}; they are added up."""
-    layer_mapping: Literal["uniform", "first", "last"] | list[Positive] = "uniform"
-    """Which layers of `from` the student's layers are copied from: a rule, or a list like [2, 4, 6], counted from 1."""
+    layer_mapping: Literal["uniform", "spread", "first", "last"] | list[Positive] = "uniform"
+    """Which layers of `from` the student's layers are copied from: a list like [1, 3, 6], counted from 1, or a rule.
+
+    uniform: the last of each equal group (of 6: 2, 4, 6); spread: the first, the last and those evenly between (1, 3, 6).
+    """
     training: Training = Training()
     """Epochs, batches, learning rate."""
 

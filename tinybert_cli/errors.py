@@ -91,5 +91,10 @@ def look_up(table: Mapping[str, T], name: str, what: str, *, key: tuple[str | in
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`did you mean 'x'?` for the nearest name, else the list of names."""
     known = list(names)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    return f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(known)}"
+    return nearest(name, known) or f"one of: {', '.join(known)}"
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """`did you mean 'x'?` for the nearest name, or None if none is near."""
+    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli.errors import InputError, did_you_mean
+from tinybert_cli.errors import InputError, did_you_mean, nearest
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def existing_file(path: Path, split: str) -> Path:
     if path.is_file():
         return path
     what = "is a folder, not a file" if path.is_dir() else "does not exist"
-    near = did_you_mean(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
+    near = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
     raise InputError(f"'{path}' {what}", where=f"data.{split}_file", hint=near)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinybert_cli.data.batches import Array
 from tinybert_cli.data.files import Rows, read_file
-from tinybert_cli.errors import InputError, did_you_mean
+from tinybert_cli.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def existing_folder(name: str, key: str) -> Path:
     """A folder that an earlier stage wrote; InputError with near names if it is not there or not finished."""
     path = Path(name)
     if not path.is_dir():
-        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
+        near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
         raise InputError(
             f"there is no folder '{name}'",
             where=key,

@@ -28,7 +28,7 @@ class Lesson:
     loss: loops.StepLoss
     model: Model
     source: models.Source  # where `model.from` is
-    layer_mapping: str | list[int] = "uniform"
+    layer_mapping: str | list[int] = "spread"
     dropout: float | None = None
     card: dict[str, Any] = field(default_factory=dict)  # what the model card says of it
 
