@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUNS   ?= runs
 BIN    := $(VENV)/bin
-TINYBERT = RUNS=$(RUNS) $(BIN)/tinybert
+TINYBERT = $(BIN)/tinybert
+
+export RUNS SST2_DATA
 
 .PHONY: install demo sst2 sst2-minilm smoke test check fix schemas benchmark clean
 .DELETE_ON_ERROR:

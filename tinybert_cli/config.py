@@ -227,7 +227,7 @@ class Distill(Stage):
     layer_mapping: Literal["uniform", "spread", "first", "last"] | list[Positive] = "uniform"
     """Which layers of `from` the student's layers are copied from: a list like [1, 3, 6], counted from 1, or a rule.
 
-    uniform: the last of each equal group (of 6: 2, 4, 6); spread: the first, the last and those evenly between (1, 3, 6).
+    uniform: the last of each equal group (of 6: 2, 4, 6); spread: the first, the last and those between (1, 3, 6).
     """
     training: Training = Training()
     """Epochs, batches, learning rate."""

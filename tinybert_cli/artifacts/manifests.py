@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
@@ -101,7 +102,7 @@ def settings_of(config: Stage) -> dict[str, Any]:
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     before, after = _flat(_comparable(earlier)), _flat(_comparable(now))
     return [
-        f"{key}: {before.get(key, 'absent')} there, {after.get(key, 'absent')} now"
+        f"{key}: {_short(before.get(key, 'absent'))} there, {_short(after.get(key, 'absent'))} now"
         for key in [*before, *(key for key in after if key not in before)]
         if before.get(key) != after.get(key)
     ]
@@ -138,6 +139,12 @@ def _called(described: Any) -> str:
     if isinstance(described, list):
         return ", ".join(map(_called, described))
     return " ".join(str(value)[:80] for value in described.values() if value is not None)
+
+
+def _short(value: Any) -> str:
+    """A hash by its first digits; anything else as it is."""
+    text = str(value)
+    return f"{text[:12]}..." if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _comparable(run: Mapping[str, Any]) -> dict[str, Any]:
