@@ -33,25 +33,25 @@ stage = $(TINYBERT) $(1) $(settings) >/dev/null || { test $$? -eq 4 && $(TINYBER
 # $(call recipe,NAME,FILES THAT ITS CONFIGS EXTEND): one rule per stage.
 define recipe
 $(RUNS)/$(1)/teacher/manifest.json: configs/$(1)/1-teacher.yaml $(2) | install
-	$$(call stage,finetune,$$<)
+	@$$(call stage,finetune,$$<)
 $(RUNS)/$(1)/teacher-labels/manifest.json: configs/$(1)/2-teacher-labels.yaml $(2) \
     $(RUNS)/$(1)/teacher/manifest.json | install
-	$$(call stage,gen-soft-labels,$$<)
+	@$$(call stage,gen-soft-labels,$$<)
 $(RUNS)/$(1)/student/manifest.json: configs/$(1)/3-student.yaml $(2) $(RUNS)/$(1)/teacher-labels/manifest.json | install
-	$$(call stage,distill,$$<)
+	@$$(call stage,distill,$$<)
 $(RUNS)/$(1)/student-labels/manifest.json: configs/$(1)/4-student-labels.yaml $(2) \
     $(RUNS)/$(1)/student/manifest.json | install
-	$$(call stage,gen-soft-labels,$$<)
+	@$$(call stage,gen-soft-labels,$$<)
 $(RUNS)/$(1)/student2/manifest.json: configs/$(1)/5-student2.yaml $(2) $(RUNS)/$(1)/student-labels/manifest.json | install
-	$$(call stage,finetune,$$<)
+	@$$(call stage,finetune,$$<)
 $(RUNS)/$(1)/student2-plain/manifest.json: configs/$(1)/6-student2-plain.yaml $(2) | install
-	$$(call stage,finetune,$$<)
+	@$$(call stage,finetune,$$<)
 $(RUNS)/$(1)/eval/manifest.json: configs/$(1)/7-eval.yaml $(2) $(RUNS)/$(1)/teacher/manifest.json \
     $(RUNS)/$(1)/student/manifest.json $(RUNS)/$(1)/student2/manifest.json $(RUNS)/$(1)/student2-plain/manifest.json \
     | install
-	$$(call stage,eval,$$<)
+	@$$(call stage,eval,$$<)
 $(RUNS)/$(1)/export/manifest.json: configs/$(1)/8-export.yaml $(2) $(RUNS)/$(1)/eval/manifest.json | install
-	$$(call stage,export,$$<)
+	@$$(call stage,export,$$<)
 endef
 
 $(eval $(call recipe,demo,configs/demo/task.yaml $(wildcard configs/demo/reviews/*.jsonl)))
