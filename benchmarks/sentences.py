@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from tinybert_cli import data, models
 from tinybert_cli.config import Data
@@ -44,6 +44,3 @@ def texts(settings: Data) -> list[str]:
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="tinybert-benchmark-")
-
-
-__all__ = ["AutoModelForSequenceClassification", "AutoTokenizer", "scratch", "sentences", "teacher", "texts"]
