@@ -64,13 +64,13 @@ def _trainer(teacher_folder: Path, shown: list[str], folder: Path) -> float:
         TrainingArguments,
     )
 
-    from tinybert_cli import models, students
+    from tinybert_cli import models
 
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
     online = AutoModelForSequenceClassification.from_pretrained(teacher_folder).eval()
     setting = Model(**{"from": str(teacher_folder), **STUDENT})
     base = models.load(models.locate(str(teacher_folder)), "sequence-classification")
-    student = students.build(setting, base, [], seed=1)
+    student = models.build(setting, base, [], seed=1)
 
     class Distiller(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore

@@ -79,7 +79,7 @@ def cross_entropy(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[s
 
 
 def weights(learner: Learner) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in learner.plain_model.state_dict().items()}
+    return {name: value.detach().clone() for name, value in learner.model.state_dict().items()}
 
 
 def never() -> int:

@@ -241,7 +241,154 @@ def test_setting_that_cannot_be_is_refused_with_its_place(
 
 
 def test_options_of_a_loss_are_its_keyword_only_parameters() -> None:
-    assert {name: list(losses.options_of(loss)) for name, loss in losses.LOSSES.items()} == {
+    options = {name: list(losses.options_of(loss)) for name, loss in losses.LOSSES.items()}
+    assert {name: found for name, found in options.items() if found} == {
         "soft_labels": ["temperature"],
         "hard_labels": ["label_smoothing"],
+        "relations": ["relation_heads"],
     }
+
+
+# -- layer losses --------------------------------------------------------------------------------------------
+
+MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])  # two rows, the second with two tokens of padding
+LAYERS, HEADS, SIZE = 2, 3, 4
+
+
+def states(seed: int, width: int = HEADS * SIZE, heads: int = HEADS) -> dict[str, Any]:
+    """All that a model could say of MASK: layers of (B, T, H) and (B, A, T, D), float64."""
+    draw = np.random.default_rng(seed)
+    answers: dict[str, Any] = {"embeddings": torch.from_numpy(draw.normal(size=(2, 5, width)))}
+    answers["hidden_states"] = [torch.from_numpy(draw.normal(size=(2, 5, width))) for _ in range(LAYERS)]
+    for name in ("queries", "keys", "values"):
+        shape = (2, heads, 5, width // heads)
+        answers[name] = [torch.from_numpy(draw.normal(size=shape)) for _ in range(LAYERS)]
+    return answers
+
+
+MASKED = {"attention_mask": torch.from_numpy(MASK)}
+
+
+def numpy_hidden(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    real = MASK.astype(bool)
+    return sum(float(((s.numpy() - t.numpy())[real] ** 2).mean()) for s, t in zip(ours, theirs, strict=True))
+
+
+def numpy_attentions(student: dict[str, Any], teacher: dict[str, Any]) -> float:
+    total = 0.0
+    for layer in range(LAYERS):
+        squared = []
+        for row, head in np.ndindex(2, HEADS):
+            real = MASK[row].astype(bool)
+            scores = [
+                said["queries"][layer][row, head].numpy()[real]
+                @ said["keys"][layer][row, head].numpy()[real].T
+                / np.sqrt(said["keys"][layer].shape[-1])
+                for said in (student, teacher)
+            ]
+            squared += ((scores[0] - scores[1]) ** 2).ravel().tolist()
+        total += float(np.mean(squared))
+    return total
+
+
+def numpy_relations(student: dict[str, Any], teacher: dict[str, Any], heads: int) -> float:
+    total = 0.0
+    for name in ("queries", "keys", "values"):
+        found = []
+        for row in range(2):
+            real = MASK[row].astype(bool)
+            tables = []
+            for said in (student, teacher):
+                whole = np.concatenate(list(said[name][-1][row].numpy()), axis=-1)[real]  # (T, A·D)
+                parts = np.split(whole, heads, axis=-1)
+                scores = np.stack([part @ part.T / np.sqrt(part.shape[-1]) for part in parts])
+                tables.append(np.exp(scores) / np.exp(scores).sum(-1, keepdims=True))
+            ours, theirs = tables
+            found += (theirs * np.log(theirs / ours)).sum(-1).mean(0).tolist()
+        total += float(np.mean(found))
+    return total
+
+
+def test_layer_losses_are_what_numpy_says() -> None:
+    student, teacher = states(1), states(2)
+    said = {name: float(losses.LOSSES[name](student, teacher, MASKED)) for name in losses.READS if name != "relations"}
+    cosines = []
+    ours, theirs = student["hidden_states"][-1].numpy(), teacher["hidden_states"][-1].numpy()
+    for row, token in zip(*MASK.nonzero(), strict=True):
+        s, t = ours[row, token], theirs[row, token]
+        cosines.append(1 - s @ t / np.linalg.norm(s) / np.linalg.norm(t))
+    heads = [[said["hidden_states"][layer][:, 0].numpy() for said in (student, teacher)] for layer in range(LAYERS)]
+    unit = [[state / np.linalg.norm(state, axis=-1, keepdims=True) for state in pair] for pair in heads]
+    assert said == pytest.approx(
+        {
+            "hidden_states": numpy_hidden(student["hidden_states"], teacher["hidden_states"]),
+            "embeddings": numpy_hidden([student["embeddings"]], [teacher["embeddings"]]),
+            "attentions": numpy_attentions(student, teacher),
+            "cosine": float(np.mean(cosines)),
+            "pooled": sum(float(((s - t) ** 2).sum(-1).mean()) for s, t in unit),
+        },
+        rel=1e-5,
+    )
+
+
+@pytest.mark.parametrize("heads", [1, 2, 6])
+def test_relations_are_what_numpy_says_whatever_the_heads_and_widths(heads: int) -> None:
+    student, teacher = states(1, width=6, heads=2), states(2)
+    loss = losses.relations(student, teacher, MASKED, relation_heads=heads)
+    assert float(loss) == pytest.approx(numpy_relations(student, teacher, heads), rel=1e-5)
+
+
+def test_layer_losses_by_hand() -> None:
+    mask = {"attention_mask": torch.tensor([[1, 1, 0]])}
+    ours = {"hidden_states": [torch.tensor([[[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]]])]}
+    theirs = {"hidden_states": [torch.tensor([[[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])]}
+    assert float(losses.hidden_states(ours, theirs, mask)) == (1 + 0 + 0 + 4) / 4
+    theirs = {"hidden_states": [torch.tensor([[[0.0, 3.0], [0.0, 1.0], [5.0, 0.0]]])]}
+    assert float(losses.cosine(ours, theirs, mask)) == (1 + 0) / 2  # at a right angle, and along
+    assert float(losses.pooled(ours, theirs, mask)) == pytest.approx(2.0)  # (1, -1)
+    # one head of one dimension: scores are products; the third token is padding
+    ours = {"queries": [torch.tensor([[[[1.0], [2.0], [7.0]]]])], "keys": [torch.tensor([[[[1.0], [3.0], [7.0]]]])]}
+    theirs = {name: [torch.ones(1, 1, 3, 1)] for name in ("queries", "keys")}
+    assert float(losses.attentions(ours, theirs, mask)) == (0 + 4 + 1 + 25) / 4
+
+
+@pytest.mark.parametrize("name", losses.READS)
+def test_padding_changes_no_layer_loss(name: str) -> None:
+    student, teacher = states(1), states(2)
+    loss, before = losses.LOSSES[name], losses.LOSSES[name](student, teacher, MASKED)
+    for said in (student, teacher):
+        for values in said.values():
+            for tensor in [values] if isinstance(values, Tensor) else values:
+                padded = tensor[1, ..., 3:, :]
+                padded.copy_(torch.randn_like(padded) * 100)
+    assert float(loss(student, teacher, MASKED)) == pytest.approx(float(before), rel=1e-6)
+
+    def longer(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, 50 * torch.ones_like(tensor[..., :2, :])], dim=-2)
+
+    padded_answers = [
+        {k: longer(v) if isinstance(v, Tensor) else [longer(t) for t in v] for k, v in said.items()}
+        for said in (student, teacher)
+    ]
+    mask = {"attention_mask": torch.nn.functional.pad(MASKED["attention_mask"], (0, 2))}
+    assert float(loss(*padded_answers, mask)) == pytest.approx(float(before), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", losses.READS)
+def test_a_student_like_its_teacher_has_no_layer_loss(name: str) -> None:
+    teacher = states(3)
+    assert float(losses.LOSSES[name](teacher, teacher, MASKED)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_heads_that_do_not_match_are_refused() -> None:
+    with pytest.raises(ConfigError, match="2 attention heads, its teacher 3") as caught:
+        losses.attentions(states(1, heads=2), states(2), MASKED)
+    assert caught.value.hint and "relations" in caught.value.hint
+    with pytest.raises(ConfigError, match="width of 12 cannot be shared by 5"):
+        losses.relations(states(1), states(2), MASKED, relation_heads=5)
+
+
+def test_only_layer_losses_need_the_teacher_itself() -> None:
+    assert losses.combine({"soft_labels": 1.0, "hard_labels": 1.0, "attentions": 0.0}).reads == frozenset()
+    reads = losses.combine({"hidden_states": 1.0, "attentions": 0.5}).reads
+    assert reads == {"hidden_states", "queries", "keys"}

@@ -213,11 +213,63 @@ def test_a_student_says_what_its_teacher_says(teacher: Path, student: Path, conf
     assert metrics["student.parameters"] < metrics["teacher.parameters"]
 
 
-def test_the_students_layers_come_from_evenly_spread_layers_of_the_teacher(
+def test_the_students_layers_come_from_the_last_layer_of_each_equal_group_of_the_teachers(
     teacher: Path, teacher_labels: Path, configs: Configs
 ) -> None:
     config = configs("distill", "out", soft_labels=teacher_labels, student={"from": str(teacher), **SMALL})
     assert last(run("distill", config, dry_run=True), "plan")["layers_copied_from"] == [2, 4]
+
+
+LAYER_LOSSES = {"hidden_states": 1.0, "attentions": 0.5, "embeddings": 1.0}
+
+
+def layer_config(configs: Configs, teacher: Path, labels: Path, output: str = "out", **settings: Any) -> Stage:
+    narrow = {"from": str(teacher), **SMALL, "hidden_size": 8, "num_attention_heads": 2}
+    settings = {"student": narrow, "losses": LAYER_LOSSES, "training__keep": "last", **settings}
+    return configs("distill", output, soft_labels=labels, teacher=teacher, **settings)
+
+
+def test_layer_losses_bring_the_students_layers_near_the_teachers(
+    teacher: Path, teacher_labels: Path, configs: Configs
+) -> None:
+    rows = run("distill", layer_config(configs, teacher, teacher_labels))
+    first, *_, end = events(rows, "train")
+    assert all(end[name] < 0.8 * first[name] for name in LAYER_LOSSES)
+    assert "soft_labels" not in end
+
+
+def test_a_student_of_layer_losses_is_a_plain_model_that_goes_on_with_the_prediction_loss(
+    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+) -> None:
+    run("distill", layer_config(configs, teacher, teacher_labels, "first"))
+    assert not [name for name in load_file(tmp_path / "first" / "model.safetensors") if "projection" in name]
+    rows = run("distill", configs("distill", "second", soft_labels=teacher_labels, student=tmp_path / "first"))
+    assert last(rows)["eval_accuracy"] >= 0.9
+
+
+def test_layer_losses_need_a_teacher(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
+    with pytest.raises(ConfigError, match="there is no teacher") as caught:
+        config = layer_config(configs, teacher, teacher_labels)
+        run("distill", config.model_copy(update={"teacher": None}))
+    assert caught.value.key == ("teacher",)
+
+
+def test_keeping_the_best_by_layer_losses_alone_is_warned_of(
+    teacher: Path, teacher_labels: Path, configs: Configs
+) -> None:
+    config = layer_config(configs, teacher, teacher_labels, training__keep="best", training__max_steps=2)
+    warning = last(run("distill", config), "warning")
+    assert "keep: last" in warning["message"]
+
+
+def test_layers_of_another_tokenizer_cannot_be_compared(
+    teacher: Path, teacher_labels: Path, base_model: Path, configs: Configs
+) -> None:
+    file = base_model / "tokenizer.json"
+    file.write_text(file.read_text().replace('"lowercase":true', '"lowercase":false'))
+    config = layer_config(configs, teacher, teacher_labels, student=base_model)
+    with pytest.raises(InputError, match="their layers cannot be compared"):
+        run("distill", config)
 
 
 def test_gold_labels_may_be_mixed_in(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
@@ -621,8 +673,8 @@ def stop_in_the_middle(process: subprocess.Popen[str], folder: Path, number: int
 @pytest.fixture
 def long_run(teacher: Path, teacher_labels: Path, configs: Configs) -> Callable[[str], Stage]:
     settings = {"training__max_steps": 200, "training__eval_strategy": "no", "training__logging_steps": 5}
-    student = {"from": str(teacher), **SMALL}
-    return lambda output: configs("distill", output, soft_labels=teacher_labels, student=student, **settings)
+    settings["losses"] = LAYER_LOSSES | {"soft_labels": 1.0}
+    return lambda output: layer_config(configs, teacher, teacher_labels, output, **settings)
 
 
 def test_sigterm_in_the_middle_and_the_same_command_again_make_the_same_weights(

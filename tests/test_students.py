@@ -25,7 +25,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from tinybert_cli import students
+from tinybert_cli import models
 from tinybert_cli.config import Model
 from tinybert_cli.errors import ConfigError, InputError
 
@@ -69,7 +69,7 @@ def make_teacher(name: str) -> PreTrainedModel:
 
 def make_student(teacher: PreTrainedModel, rule: str | list[int] = "uniform", **numbers: Any) -> PreTrainedModel:
     setting = Model(**{"from": "teacher"}, **numbers)
-    return students.build(setting, teacher, students.mapping(setting, rule, teacher.config), seed=1)
+    return models.build(setting, teacher, models.copied_layers(setting, rule, teacher.config), seed=1)
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -85,7 +85,7 @@ def layer(model: PreTrainedModel, number: int) -> torch.nn.Module:
 
 def parts(model: PreTrainedModel, number: int) -> dict[str, torch.nn.Module]:
     """The named parts of a layer that take part in attention and feed-forward."""
-    family = students.FAMILIES[model.config.model_type]
+    family = models.FAMILIES[model.config.model_type]
     names = {"query": family.query, "key": family.key, "value": family.value, "output": family.output,
              "up": family.up, "down": family.down}  # fmt: skip
     return {name: layer(model, number).get_submodule(path) for name, path in names.items()}
@@ -105,21 +105,21 @@ def kill_units(model: PreTrainedModel, live: torch.Tensor) -> None:
 
 def test_a_preset_gives_the_published_shape_and_numbers_override_it() -> None:
     base = BertConfig()
-    config = students.shape(Model(**{"from": "x"}, preset="tinybert-4l-312", num_hidden_layers=3), base)
+    config = models.shape(Model(**{"from": "x"}, preset="tinybert-4l-312", num_hidden_layers=3), base)
     assert (config.num_hidden_layers, config.hidden_size) == (3, 312)
     assert (config.num_attention_heads, config.intermediate_size) == (12, 1200)
     assert base.num_hidden_layers == 12
 
 
-@pytest.mark.parametrize("preset", students.PRESETS)
+@pytest.mark.parametrize("preset", models.PRESETS)
 def test_every_preset_fits_bert_base(preset: str) -> None:
-    config = students.shape(Model(**{"from": "x"}, preset=preset), BertConfig())
+    config = models.shape(Model(**{"from": "x"}, preset=preset), BertConfig())
     assert config.hidden_size % config.num_attention_heads == 0
 
 
 @pytest.mark.parametrize(("width", "heads", "neurons"), [(768, 12, 3072), (384, 6, 1536), (300, 12, 1200)])
 def test_numbers_left_out_follow_the_width(width: int, heads: int, neurons: int) -> None:
-    config = students.shape(Model(**{"from": "x"}, hidden_size=width), BertConfig())
+    config = models.shape(Model(**{"from": "x"}, hidden_size=width), BertConfig())
     assert (config.num_attention_heads, config.intermediate_size) == (heads, neurons)
 
 
@@ -146,13 +146,13 @@ def test_every_family_takes_the_four_numbers(name: str) -> None:
 )
 def test_an_impossible_shape_names_the_setting(numbers: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        students.shape(Model(**{"from": "x"}, **numbers), BertConfig())
+        models.shape(Model(**{"from": "x"}, **numbers), BertConfig())
     assert caught.value.key == (key,)
 
 
 def test_a_preset_larger_than_its_base_is_the_fault_of_the_preset() -> None:
     with pytest.raises(ConfigError) as caught:
-        students.shape(Model(**{"from": "x"}, preset="tinybert-6l-768"), CONFIGS["bert"])
+        models.shape(Model(**{"from": "x"}, preset="tinybert-6l-768"), CONFIGS["bert"])
     assert caught.value.key == ("preset",)
 
 
@@ -178,13 +178,13 @@ def test_random_weights_may_be_larger_than_the_base() -> None:
     ],
 )
 def test_layer_maps(rule: str | list[int], student_layers: int, teacher_layers: int, expected: list[int]) -> None:
-    assert students.layer_map(rule, student_layers, teacher_layers) == expected
+    assert models.layer_map(rule, student_layers, teacher_layers) == expected
 
 
 @pytest.mark.parametrize("teacher_layers", range(1, 25))
 def test_a_uniform_map_rises_and_ends_at_the_top(teacher_layers: int) -> None:
     for student_layers in range(1, teacher_layers + 1):
-        found = students.layer_map("uniform", student_layers, teacher_layers)
+        found = models.layer_map("uniform", student_layers, teacher_layers)
         assert found == sorted(set(found)) and found[0] >= 0 and found[-1] == teacher_layers - 1
 
 
@@ -199,13 +199,13 @@ def test_a_uniform_map_rises_and_ends_at_the_top(teacher_layers: int) -> None:
 )
 def test_an_impossible_layer_map_is_refused(rule: str | list[int], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint) as caught:
-        students.layer_map(rule, 3, 12)
+        models.layer_map(rule, 3, 12)
     assert caught.value.key == ("layer_mapping",)
 
 
 def test_no_rule_maps_more_layers_than_there_are() -> None:
     with pytest.raises(ConfigError, match="more layers"):
-        students.layer_map("uniform", 4, 3)
+        models.layer_map("uniform", 4, 3)
 
 
 # Building
@@ -357,9 +357,9 @@ def test_random_weights_follow_the_seed_and_leave_the_generator_alone() -> None:
     teacher = make_teacher("bert")
     setting = Model(**{"from": "x"}, initialize="random", num_hidden_layers=2)
     torch.manual_seed(5)
-    first, drawn = students.build(setting, teacher, [], seed=3), torch.rand(1)
+    first, drawn = models.build(setting, teacher, [], seed=3), torch.rand(1)
     torch.manual_seed(6)
-    same, other = (students.build(setting, teacher, [], seed=seed) for seed in (3, 4))
+    same, other = (models.build(setting, teacher, [], seed=seed) for seed in (3, 4))
     assert torch.equal(logits(first), logits(same)) and not torch.equal(logits(first), logits(other))
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))

@@ -221,14 +221,16 @@ class Distill(Stage):
     student: ModelSetting
     """The student to start from: usually the teacher, with fewer layers."""
     teacher: str | None = None
-    """The teacher that the labels must come from; labels of any other model are refused. null = whoever wrote them."""
+    """Whose layers the layer losses compare. The labels must be its own; null = whoever wrote them."""
     losses: dict[str, float | dict[str, Any]] = {"soft_labels": 1.0}
     """name: weight, or name: {weight: 1.0, option: value}; they are added up."""
-    layer_mapping: Literal["uniform", "spread", "first", "last"] | list[Positive] = "uniform"
-    """Which layers of `from` the student's layers are copied from: a list like [1, 3, 6], counted from 1, or a rule.
+    layer_mapping: Literal["uniform", "first", "last"] | list[Positive] = "uniform"
+    """Which layer of the teacher each student layer is copied from and compared with: a rule, or a list like [2, 4, 6].
 
-    uniform: the last of each equal group (of 6: 2, 4, 6); spread: the first, the last and those between (1, 3, 6).
+    Layers count from 1. uniform: the last of each equal group (3 of 6: 2, 4, 6); first: 1, 2, 3; last: 4, 5, 6.
     """
+    projections: Literal["per_layer", "shared"] = "per_layer"
+    """If the student is narrower: learned matrices that widen what it compares, one per layer or one for all."""
     training: Training = Training()
     """Epochs, batches, learning rate."""
 

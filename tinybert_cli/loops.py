@@ -62,7 +62,7 @@ class Learner:
     """A model in training: `train` goes on from wherever `load` left off, and `save` may be called at any row."""
 
     def __init__(self, model: torch.nn.Module, examples: Examples, batches: Batches, training: Training, *, seed: int):
-        from accelerate import Accelerator, DataLoaderConfiguration
+        from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
         from accelerate.utils import set_seed
         from transformers import get_scheduler
 
@@ -73,6 +73,8 @@ class Learner:
             gradient_accumulation_steps=training.gradient_accumulation_steps,
             log_with=list(training.report_to) or None,
             dataloader_config=DataLoaderConfiguration(even_batches=True),
+            # layer losses leave the head alone, and most families have a pooler that nothing reads
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             step_scheduler_with_optimizer=False,
         )
         set_seed(seed)
@@ -101,12 +103,6 @@ class Learner:
     @property
     def device(self) -> str:
         return str(self.accelerator.device.type)
-
-    @property
-    def plain_model(self) -> torch.nn.Module:
-        """The model without what Accelerate wrapped around it."""
-        model: torch.nn.Module = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        return model
 
     def save(self, folder: Path) -> None:
         """Everything that is needed to go on as if nothing had happened; every process must call it."""

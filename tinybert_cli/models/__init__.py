@@ -1,21 +1,34 @@
-"""Finding, loading and saving models: the one place where weights and tokenizers are read."""
+"""Finding, loading, building and saving models: the one place where weights and tokenizers are read."""
 
+from tinybert_cli.models.building import build
+from tinybert_cli.models.families import FAMILIES
+from tinybert_cli.models.layers import Student, Teacher
 from tinybert_cli.models.loading import HEADS, label_names, load, read_label_names, save, size, weights_bytes
+from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
 from tinybert_cli.models.sources import PACKAGES, Source, fetch, locate
 from tinybert_cli.models.tokenizers import check_vocabulary, load_tokenizer, tokenizer_difference
 
 __all__ = [
+    "FAMILIES",
     "HEADS",
     "PACKAGES",
+    "PRESETS",
     "Source",
+    "Student",
+    "Teacher",
+    "build",
+    "check_preset",
     "check_vocabulary",
+    "copied_layers",
     "fetch",
     "label_names",
+    "layer_map",
     "load",
     "load_tokenizer",
     "locate",
     "read_label_names",
     "save",
+    "shape",
     "size",
     "tokenizer_difference",
     "weights_bytes",

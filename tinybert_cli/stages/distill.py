@@ -10,19 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinybert_cli import artifacts, data, loops, losses, models, students, tasks
+from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Distill
+from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages.fit import Lesson, fit
 
 CHECKS: dict[str, Callable[[Any], object]] = {
     "task": tasks.find,
-    "student": students.check,
+    "student": models.check_preset,
     "losses": losses.combine,
 }
 
 
 def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
     """Writes a model folder; yields what happens on the way."""
+    reads = losses.combine(config.losses).reads
+    if reads and config.teacher is None:
+        raise ConfigError(
+            f"the losses compare the layers of student and teacher ({', '.join(sorted(reads))}), but there is no teacher",
+            key=("teacher",),
+            hint="name its folder; it runs next to the student, for the label dataset holds only its last answers",
+        )
     source = models.locate(config.student.from_)
     inputs = {
         "student": artifacts.describe_model(source.folder, source.name, source.revision),
@@ -49,7 +57,10 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
         wanted["teacher"] = [output.inputs["teacher"]]
     artifacts.check_origin(folder, manifest, wanted)
     if config.teacher is not None:
-        yield from _other_tokenizer(models.locate(config.teacher), source)
+        yield from _other_tokenizer(models.locate(config.teacher), source, combined)
+    if config.training.keep == "best" and not combined.trains_head:
+        yield {"event": "warning", "message": "these losses leave the classifier untrained, so its scores mean nothing: "
+               "set `keep: last` under training"}  # fmt: skip
     answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     answers = answers.head(config.data.max_train_samples)
     names = manifest["label_names"]
@@ -57,14 +68,11 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     if labels is None:
         labels = np.full(len(answers.rows), losses.NO_LABEL)
 
-    def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
-        return combined(loops.forward(model, batch), {"logits": batch["teacher_logits"]}, batch)
-
     lesson = Lesson(
         answers.rows,
         {"labels": labels, "teacher_logits": answers.logits},
         names,
-        loss,
+        lambda student: _compared(config, combined, student),
         config.student,
         source,
         layer_mapping=config.layer_mapping,
@@ -73,8 +81,38 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     yield from fit(config, lesson, output)
 
 
-def _other_tokenizer(teacher: models.Source, student: models.Source) -> Iterator[artifacts.Row]:
-    """Allowed, for the soft labels are of whole texts; but rarely what was meant."""
+def _compared(config: Distill, combined: losses.Combined, student: Any) -> tuple[torch.nn.Module, loops.StepLoss]:
+    """The student with what its losses compare, and the loss; a teacher runs beside it if they look at its layers."""
+    if not combined.reads:
+        return student, lambda model, batch: combined(loops.forward(model, batch), _from_disk(batch), batch)
+    assert config.teacher is not None
+    base = models.load(models.locate(config.teacher), tasks.find(config.task).head).to(loops.device())
+    loops.to_bf16_if_faster(base, config.training.mixed_precision)
+    layers = models.layer_map(config.layer_mapping, student.config.num_hidden_layers, base.config.num_hidden_layers)
+    teacher = models.Teacher(base, layers, combined.reads)
+
+    def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
+        shown = teacher(batch, loops.MODEL_INPUTS)
+        return combined(loops.forward(model, batch), {**_from_disk(batch), **shown}, batch)
+
+    return models.Student(student, teacher, shared=config.projections == "shared"), loss
+
+
+def _from_disk(batch: loops.Batch) -> dict[str, Tensor]:
+    return {"logits": batch["teacher_logits"]}
+
+
+def _other_tokenizer(
+    teacher: models.Source, student: models.Source, combined: losses.Combined
+) -> Iterator[artifacts.Row]:
+    """Allowed where whole texts are compared, but rarely what was meant; impossible where tokens are."""
     difference = models.tokenizer_difference(models.load_tokenizer(teacher), models.load_tokenizer(student))
-    if difference is not None:
-        yield {"event": "warning", "message": f"teacher and student split text differently: {difference}"}
+    if difference is None:
+        return
+    if combined.reads:
+        raise InputError(
+            f"teacher and student split text differently, so their layers cannot be compared: {difference}",
+            where=student.name,
+            hint="take a student with the teacher's tokenizer, or the losses soft_labels and hard_labels alone",
+        )
+    yield {"event": "warning", "message": f"teacher and student split text differently: {difference}"}

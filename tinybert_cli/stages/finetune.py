@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinybert_cli import artifacts, data, loops, losses, models, students, tasks
+from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune, Regularization
 from tinybert_cli.errors import ConfigError
 from tinybert_cli.stages.fit import Lesson, fit
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find, "model": students.check}
+CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find, "model": models.check_preset}
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -63,7 +63,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         rows,
         {"labels": labels},
         names,
-        _loss(config.regularization),
+        lambda model: (model, _loss(config.regularization)),
         config.model,
         source,
         dropout=config.regularization.dropout,

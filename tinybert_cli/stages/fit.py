@@ -6,14 +6,14 @@ No stage of its own, and it knows neither of them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tinybert_cli import artifacts, data, loops, models, students, tasks
+from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Distill, Finetune, Model
 from tinybert_cli.errors import ConfigError
 
@@ -25,10 +25,10 @@ class Lesson:
     rows: data.Rows
     targets: dict[str, data.Array]  # name → (N, ...), what the loss finds in a batch
     names: list[str]  # the classes in their order
-    loss: loops.StepLoss
+    teach: Callable[[Any], tuple[torch.nn.Module, loops.StepLoss]]  # the model → what is trained around it, and its loss
     model: Model
     source: models.Source  # where `model.from` is
-    layer_mapping: str | list[int] = "spread"
+    layer_mapping: str | list[int] = "uniform"
     dropout: float | None = None
     card: dict[str, Any] = field(default_factory=dict)  # what the model card says of it
 
@@ -64,7 +64,8 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         examples.lengths, training.per_device_train_batch_size,
         seed=config.seed, group_by_length=training.group_by_length,
     )  # fmt: skip
-    learner = loops.Learner(model, examples, batches, training, seed=config.seed)
+    trained, loss = lesson.teach(model)
+    learner = loops.Learner(trained, examples, batches, training, seed=config.seed)
     evaluated = gold is not None and training.eval_strategy != "no"
     yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, "layers_copied_from": copied,
            "label_names": lesson.names, "evaluated": evaluated, "device": learner.device,
@@ -82,7 +83,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         return {**found, "objective": found[metric]}
 
     def save_model(folder: Path) -> None:
-        models.save(learner.plain_model, tokenizer, folder)
+        models.save(model, tokenizer, folder)
 
     state = output.latest_state()
     if state is not None:
@@ -90,7 +91,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         yield {"event": "resume", "step": learner.progress.step, "max_steps": learner.max_steps}
     keep_best = training.keep == "best" and evaluated
     yield from output.keep(
-        learner.train(lesson.loss, evaluate if evaluated else None, better=better, stop=output.signals.asked),
+        learner.train(loss, evaluate if evaluated else None, better=better, stop=output.signals.asked),
         save_state=learner.save,
         save_model=save_model if keep_best else None,
     )
@@ -118,8 +119,8 @@ def _student(config: Finetune | Distill, lesson: Lesson, base: Any) -> tuple[Any
     """The model in its new shape, and the layers of `from` (counted from 0) that its layers were copied from."""
     section = "model" if isinstance(config, Finetune) else "student"
     try:
-        mapping = students.mapping(lesson.model, lesson.layer_mapping, base.config)
-        return students.build(lesson.model, base, mapping, seed=config.seed), mapping
+        mapping = models.copied_layers(lesson.model, lesson.layer_mapping, base.config)
+        return models.build(lesson.model, base, mapping, seed=config.seed), mapping
     except ConfigError as error:
         key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error

@@ -1,0 +1,137 @@
+"""What models say besides their logits: the states of their layers, which a student compares with its teacher's.
+
+Shapes: B batch, T tokens, H width, A heads, D dimensions of one head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tinybert_cli.errors import InputError
+from tinybert_cli.models.families import FAMILIES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Answers = dict[str, Any]
+PROJECTED = {"queries": "query", "keys": "key", "values": "value"}  # answer → the field of Family
+
+
+class Teacher:
+    """A model that answers with the states of some of its layers; no gradients, no dropout, nothing above the last one.
+
+    Args:
+        model: any model that transformers has; it loses the layers above the last of `layers`.
+        layers: which layers are compared, counted from 0.
+        reads: what is wanted of them: embeddings, hidden_states, queries, keys, values.
+
+    Raises:
+        InputError: the family hides its queries, keys and values.
+    """
+
+    def __init__(self, model: PreTrainedModel, layers: Sequence[int], reads: frozenset[str]) -> None:
+        _check_readable(model, reads)
+        self.layers, self.reads = layers, reads
+        self.width = int(model.config.hidden_size)
+        self.body = model.base_model.eval().requires_grad_(False)
+        if model.config.model_type in FAMILIES:
+            del _layers(self.body)[max(layers) + 1 :]
+
+    def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> Answers:
+        """What `reads` names, of every compared layer; `inputs` are the names in the batch that the model takes."""
+        with torch.no_grad(), _listening(self.body, self.layers, self.reads) as heard:
+            shown = {name: value for name, value in batch.items() if name in inputs}
+            said = self.body(**shown, output_hidden_states=True)
+        return heard | _states(said.hidden_states, self.layers, self.reads)
+
+
+class Student(torch.nn.Module):
+    """A model in training that answers with the states of all its layers, brought to its teacher's width.
+
+    The projections are learned with it and dropped with this wrapper: there are none where the widths are the same,
+    one for all layers if they are `shared`, else one for the embeddings and one per layer. In eval mode it is the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, teacher: Teacher, *, shared: bool) -> None:
+        super().__init__()
+        _check_readable(model, teacher.reads)
+        self.model, self.reads = model, teacher.reads
+        self.layers = range(model.config.num_hidden_layers)
+        width = int(model.config.hidden_size)
+        count = 0 if width == teacher.width else 1 if shared else 1 + len(self.layers)
+        self.projections = torch.nn.ModuleList(torch.nn.Linear(width, teacher.width) for _ in range(count))
+
+    def forward(self, **inputs: Tensor) -> Mapping[str, Any]:
+        if not self.training:
+            return self.model(**inputs)  # type: ignore[no-any-return]
+        with _listening(self.model.base_model, self.layers, self.reads) as heard:
+            said = self.model(**inputs, output_hidden_states=True)
+        states = _states(said.hidden_states, self.layers, self.reads)
+        if "embeddings" in states:
+            states["embeddings"] = self._project(0, states["embeddings"])
+        if "hidden_states" in states:
+            states["hidden_states"] = [self._project(1 + i, state) for i, state in enumerate(states["hidden_states"])]
+        return {"logits": said.logits, **heard, **states}
+
+    def _project(self, index: int, state: Tensor) -> Tensor:
+        if not len(self.projections):
+            return state
+        projected: Tensor = self.projections[index % len(self.projections)](state)
+        return projected
+
+
+def _states(outputs: Sequence[Tensor], layers: Sequence[int], reads: frozenset[str]) -> Answers:
+    """From what enters the first layer and leaves each one, all (B, T, H)."""
+    found: Answers = {}
+    if "embeddings" in reads:
+        found["embeddings"] = outputs[0]
+    if "hidden_states" in reads:
+        found["hidden_states"] = [outputs[1 + layer] for layer in layers]
+    return found
+
+
+@contextmanager
+def _listening(body: torch.nn.Module, layers: Sequence[int], reads: frozenset[str]) -> Iterator[Answers]:
+    """While the model runs, the projections that `reads` names are kept: one (B, A, T, D) per layer.
+
+    The attention itself may then be computed in any way, for it is not looked at.
+    """
+    wanted = [name for name in PROJECTED if name in reads]
+    heard: Answers = {name: [] for name in wanted}
+    hooks = []
+    for name in wanted:
+        for layer in layers:
+            config: Any = body.config
+            module = _layers(body)[layer].get_submodule(getattr(FAMILIES[config.model_type], PROJECTED[name]))
+            hooks.append(module.register_forward_hook(_keeper(heard[name], config.num_attention_heads)))
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _keeper(kept: list[Tensor], heads: int) -> Any:
+    def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        kept.append(output.unflatten(-1, (heads, -1)).transpose(1, 2))  # (B, T, A·D) → (B, A, T, D)
+
+    return keep
+
+
+def _layers(body: torch.nn.Module) -> Any:
+    config: Any = body.config
+    return body.get_submodule(FAMILIES[config.model_type].layers)
+
+
+def _check_readable(model: PreTrainedModel, reads: frozenset[str]) -> None:
+    family = model.config.model_type
+    if reads & PROJECTED.keys() and family not in FAMILIES:
+        raise InputError(
+            f"the attention of {family} models cannot be read: the losses attentions and relations need it",
+            hint=f"leave these two out, or take one of {', '.join(FAMILIES)}",
+        )
