@@ -25,6 +25,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 GOOD = ["fine", "great", "lovely", "witty", "warm", "rich"]
 BAD = ["dull", "awful", "boring", "weak", "cold", "poor"]
 FILL = ["the", "a", "film", "plot", "cast", "is", "was", "and", "very", "this", "##ly", "."]
+UNUSED = ["zebra", "##zle"]  # pieces that no sentence needs
 ROWS = {"train": 96, "validation": 48, "test": 24, "unlabeled": 32}
 QUICK = {
     "num_train_epochs": 6.0, "per_device_train_batch_size": 8, "learning_rate": 3e-3,
@@ -80,7 +81,7 @@ def write_base_model(folder: Path) -> Path:
     """A random BERT of 4 layers without a head, and its WordPiece tokenizer."""
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    vocabulary = [*SPECIAL, *GOOD, *BAD, *FILL]
+    vocabulary = [*SPECIAL, *GOOD, *BAD, *FILL, *UNUSED]
     backend = Tokenizer(pieces.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -266,7 +266,7 @@ def test_layers_of_another_tokenizer_cannot_be_compared(
     teacher: Path, teacher_labels: Path, base_model: Path, configs: Configs
 ) -> None:
     file = base_model / "tokenizer.json"
-    file.write_text(file.read_text().replace('"lowercase":true', '"lowercase":false'))
+    file.write_text(file.read_text().replace('"zebra"', '"zebu"'))
     config = layer_config(configs, teacher, teacher_labels, student=base_model)
     with pytest.raises(InputError, match="their layers cannot be compared"):
         run("distill", config)
@@ -279,6 +279,28 @@ def test_gold_labels_may_be_mixed_in(teacher: Path, teacher_labels: Path, config
     )  # fmt: skip
     row = last(run("distill", config), "train")
     assert row["loss"] == pytest.approx(0.5 * row["soft_labels"] + 2.0 * row["hard_labels"], rel=1e-4)
+
+
+def test_a_students_vocabulary_may_be_trimmed_to_what_its_training_text_needs(
+    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+) -> None:
+    student = {"from": str(teacher), **SMALL, "trim_vocabulary": True}
+    rows = run("distill", configs("distill", "out", soft_labels=teacher_labels, student=student))
+    assert last(rows, "plan")["pieces_kept"] < last(rows, "plan")["pieces"]
+    assert last(rows)["eval_accuracy"] >= 0.9
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["bytes_saved"] == 4 * 16 * (manifest["pieces"] - manifest["pieces_kept"])
+    named = {"teacher": str(teacher), "student": str(tmp_path / "out")}
+    scores = last(run("eval", configs("eval", "eval", models=named, latency=None, bootstrap=0)))
+    assert scores["student.accuracy"] == last(rows)["eval_accuracy"]
+
+
+def test_a_trimmed_student_cannot_be_compared_layer_by_layer(
+    teacher: Path, teacher_labels: Path, configs: Configs
+) -> None:
+    student = {"from": str(teacher), **SMALL, "trim_vocabulary": True}
+    with pytest.raises(ConfigError, match="trimmed vocabulary"):
+        run("distill", layer_config(configs, teacher, teacher_labels, student=student))
 
 
 def test_labels_of_another_teacher_are_refused(

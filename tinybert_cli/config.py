@@ -74,6 +74,8 @@ class Model(Section):
     """Neurons of the feed-forward layers; null = as in `from`, scaled with the width."""
     initialize: Literal["teacher", "random"] = "teacher"
     """teacher: copy the mapped layers of `from`, narrowed where the shape asks for it; random: fresh weights."""
+    trim_vocabulary: bool = False
+    """Keep only the pieces that the training text needs, the special ones and single characters."""
 
 
 def _model_mapping(value: Any) -> Any:

@@ -193,6 +193,7 @@ def _plan(row: Row) -> str:
     parts = [f"{row['rows']:,} rows"]
     parts += [f"{row['steps']:,} steps"] if "steps" in row else []
     parts += [f"{row['parameters'] / 1e6:.1f} M parameters"] if "parameters" in row else []
+    parts += [f"{row['pieces_kept']:,} of {row['pieces']:,} pieces"] if "pieces_kept" in row else []
     copied = row.get("layers_copied_from", [])
     parts += [f"layers {', '.join(map(str, copied))} of the model it comes from"] if copied else []
     parts += [f"labels {', '.join(row['label_names'])}"] if "label_names" in row else []

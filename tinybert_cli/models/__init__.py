@@ -7,6 +7,7 @@ from tinybert_cli.models.loading import HEADS, label_names, load, read_label_nam
 from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
 from tinybert_cli.models.sources import PACKAGES, Source, fetch, locate
 from tinybert_cli.models.tokenizers import check_vocabulary, load_tokenizer, tokenizer_difference
+from tinybert_cli.models.vocabulary import trim_vocabulary
 
 __all__ = [
     "FAMILIES",
@@ -31,5 +32,6 @@ __all__ = [
     "shape",
     "size",
     "tokenizer_difference",
+    "trim_vocabulary",
     "weights_bytes",
 ]

@@ -31,6 +31,12 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
             key=("teacher",),
             hint="name its folder; it runs next to the student, for the label dataset holds only its last answers",
         )
+    if reads and config.student.trim_vocabulary:
+        raise ConfigError(
+            "a student with a trimmed vocabulary cannot be compared layer by layer with a teacher that has all of it",
+            key=("student", "trim_vocabulary"),
+            hint="trim it in the second step, with soft_labels alone",
+        )
     source = models.locate(config.student.from_)
     inputs = {
         "student": artifacts.describe_model(source.folder, source.name, source.revision),

@@ -25,7 +25,9 @@ class Lesson:
     rows: data.Rows
     targets: dict[str, data.Array]  # name → (N, ...), what the loss finds in a batch
     names: list[str]  # the classes in their order
-    teach: Callable[[Any], tuple[torch.nn.Module, loops.StepLoss]]  # the model → what is trained around it, and its loss
+    teach: Callable[
+        [Any], tuple[torch.nn.Module, loops.StepLoss]
+    ]  # the model → what is trained around it, and its loss
     model: Model
     source: models.Source  # where `model.from` is
     layer_mapping: str | list[int] = "uniform"
@@ -40,6 +42,12 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     tokenizer = models.load_tokenizer(lesson.source)
     encoded = task.encode(lesson.rows, config.data, tokenizer)
     yield from data.remarks("train", encoded, config.data)
+    torch.manual_seed(config.seed)
+    model, copied = _student(config, lesson, tokenizer)
+    vocabulary: dict[str, int] = {}
+    if lesson.model.trim_vocabulary:
+        tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(encoded.tokens["input_ids"][0].tolist()))
+        encoded = task.encode(lesson.rows, config.data, tokenizer)
     examples = data.Examples.of(encoded, **lesson.targets)
 
     gold = shown = None
@@ -51,15 +59,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         yield from data.overlap(lesson.rows, seen, config.data)
         shown = data.Examples.of(encoded)
 
-    torch.manual_seed(config.seed)
-    attention = loops.fastest_attention(str(loops.device()), config.data.max_seq_length)
-    base = models.load(
-        lesson.source, task.head,
-        label_names=lesson.names, new_head=True, dropout=lesson.dropout, attention=attention,
-    )  # fmt: skip
-    models.check_vocabulary(base, tokenizer, lesson.source)
-    model, mapping = _student(config, lesson, base)
-    size, copied = models.size(model), [layer + 1 for layer in mapping]
+    size = models.size(model)
     batches = data.BucketBatches(
         examples.lengths, training.per_device_train_batch_size,
         seed=config.seed, group_by_length=training.group_by_length,
@@ -67,7 +67,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     trained, loss = lesson.teach(model)
     learner = loops.Learner(trained, examples, batches, training, seed=config.seed)
     evaluated = gold is not None and training.eval_strategy != "no"
-    yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, "layers_copied_from": copied,
+    yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, **vocabulary, "layers_copied_from": copied,
            "label_names": lesson.names, "evaluated": evaluated, "device": learner.device,
            "precision": learner.precision}  # fmt: skip
     if output.dry_run:
@@ -104,23 +104,30 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
 
     def write(folder: Path) -> None:
         shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
-        facts = {**lesson.card, "label names": ", ".join(lesson.names), **size, **metrics}
+        facts = {**lesson.card, "label names": ", ".join(lesson.names), **size, **vocabulary, **metrics}
         card = artifacts.model_card(output.folder.name, facts, task=config.task, load=task.usage(str(output.folder)))
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     output.put(write)
     output.finish(
-        metrics, label_names=lesson.names, layer_mapping=copied, device=learner.device, precision=learner.precision
-    )
+        metrics, label_names=lesson.names, layer_mapping=copied, device=learner.device, precision=learner.precision,
+        **vocabulary,
+    )  # fmt: skip
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
 
 
-def _student(config: Finetune | Distill, lesson: Lesson, base: Any) -> tuple[Any, list[int]]:
-    """The model in its new shape, and the layers of `from` (counted from 0) that its layers were copied from."""
+def _student(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> tuple[Any, list[int]]:
+    """The model in its new shape, and the layers of `from` (counted from 1) that its layers were copied from."""
     section = "model" if isinstance(config, Finetune) else "student"
+    attention = loops.fastest_attention(str(loops.device()), config.data.max_seq_length)
+    base = models.load(
+        lesson.source, tasks.find(config.task).head,
+        label_names=lesson.names, new_head=True, dropout=lesson.dropout, attention=attention,
+    )  # fmt: skip
+    models.check_vocabulary(base, tokenizer, lesson.source)
     try:
         mapping = models.copied_layers(lesson.model, lesson.layer_mapping, base.config)
-        return models.build(lesson.model, base, mapping, seed=config.seed), mapping
+        return models.build(lesson.model, base, mapping, seed=config.seed), [layer + 1 for layer in mapping]
     except ConfigError as error:
         key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error
