@@ -107,7 +107,7 @@ def test_a_student_as_wide_as_its_teacher_is_compared_as_it_is() -> None:
     teacher = models.Teacher(copy.deepcopy(net), range(4), ALL)
     student = models.Student(net, teacher, shared=False).train()
     said = student(**{name: BATCH[name] for name in INPUTS})
-    parts = losses.combine({name: 1.0 for name in losses.READS})(said, answers(teacher), BATCH)
+    parts = losses.combine(dict.fromkeys(losses.READS, 1.0))(said, answers(teacher), BATCH)
     assert parts["loss"].item() == pytest.approx(0.0, abs=1e-5)
     assert not list(student.projections)
 

@@ -11,16 +11,48 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import models as kinds
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-from transformers import RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from tinybert_cli import models
 from tinybert_cli.errors import InputError
 
-WORDS = (
-    "the film was warm witty moving hardly never dull boring overlong unwatchable watchable rewatching films".split()
-)
-EXTRA = "zebra quartz jumping vexed foxes kayak walking walked talking hymn rhythm crypt".split()
+WORDS = [
+    "the",
+    "film",
+    "was",
+    "warm",
+    "witty",
+    "moving",
+    "hardly",
+    "never",
+    "dull",
+    "boring",
+    "overlong",
+    "unwatchable",
+    "watchable",
+    "rewatching",
+    "films",
+]
+EXTRA = [
+    "zebra",
+    "quartz",
+    "jumping",
+    "vexed",
+    "foxes",
+    "kayak",
+    "walking",
+    "walked",
+    "talking",
+    "hymn",
+    "rhythm",
+    "crypt",
+]
 SPECIAL = {
     "WordPiece": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
     "BPE": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],

@@ -115,7 +115,7 @@ def cosine(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
 
 
 def pooled(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
-    """Squared distance of the normalised [CLS] states, layers summed (Sun et al. 2019, arXiv 1908.09355, equation 7)."""
+    """Squared distance of the normalised [CLS] states, layers summed (Sun et al. 2019, arXiv 1908.09355, eq. 7)."""
     pairs = zip(student["hidden_states"], teacher["hidden_states"], strict=True)
     distances = [F.normalize(s[:, 0].float(), dim=-1) - F.normalize(t[:, 0].float(), dim=-1) for s, t in pairs]
     return torch.stack([distance.square().sum(-1).mean() for distance in distances]).sum()

@@ -54,7 +54,8 @@ class Student(torch.nn.Module):
     """A model in training that answers with the states of all its layers, brought to its teacher's width.
 
     The projections are learned with it and dropped with this wrapper: there are none where the widths are the same,
-    one for all layers if they are `shared`, else one for the embeddings and one per layer. In eval mode it is the model.
+    one for all layers if they are `shared`, else one for the embeddings and one per layer. In eval mode it is the
+    model.
     """
 
     def __init__(self, model: PreTrainedModel, teacher: Teacher, *, shared: bool) -> None:

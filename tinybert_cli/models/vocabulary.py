@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,7 +110,7 @@ def _parts(piece: str, merges: Mapping[tuple[str, str], int], suffix: str) -> It
         symbols[-1] += suffix
     while True:
         yield from (symbol for symbol in symbols if len(symbol) > 1)
-        pairs = list(zip(symbols, symbols[1:], strict=False))
+        pairs = list(pairwise(symbols))
         rank, place = min(((merges.get(pair, len(merges)), place) for place, pair in enumerate(pairs)), default=(0, -1))
         if place < 0 or rank == len(merges):
             return

@@ -27,7 +27,7 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     reads = losses.combine(config.losses).reads
     if reads and config.teacher is None:
         raise ConfigError(
-            f"the losses compare the layers of student and teacher ({', '.join(sorted(reads))}), but there is no teacher",
+            f"the losses compare layers ({', '.join(sorted(reads))}), but there is no teacher",
             key=("teacher",),
             hint="name its folder; it runs next to the student, for the label dataset holds only its last answers",
         )
@@ -65,8 +65,8 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     if config.teacher is not None:
         yield from _other_tokenizer(models.locate(config.teacher), source, combined)
     if config.training.keep == "best" and not combined.trains_head:
-        yield {"event": "warning", "message": "these losses leave the classifier untrained, so its scores mean nothing: "
-               "set `keep: last` under training"}  # fmt: skip
+        yield {"event": "warning", "message": "these losses leave the classifier untrained and its scores mean "
+               "nothing: set `keep: last` under training"}  # fmt: skip
     answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     answers = answers.head(config.data.max_train_samples)
     names = manifest["label_names"]

@@ -67,8 +67,8 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     trained, loss = lesson.teach(model)
     learner = loops.Learner(trained, examples, batches, training, seed=config.seed)
     evaluated = gold is not None and training.eval_strategy != "no"
-    yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, **vocabulary, "layers_copied_from": copied,
-           "label_names": lesson.names, "evaluated": evaluated, "device": learner.device,
+    yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, **vocabulary,
+           "layers_copied_from": copied, "label_names": lesson.names, "evaluated": evaluated, "device": learner.device,
            "precision": learner.precision}  # fmt: skip
     if output.dry_run:
         return
