@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinybert_cli import config, configfile
+from tinybert_cli import config, configfile, losses
 from tinybert_cli.cli import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +55,11 @@ def test_make_targets_that_the_pages_name_exist() -> None:
     for page in PAGES:
         for words in re.findall(r"(?:^|`)make ((?:[a-z0-9-]+ ?)+)", page.read_text(), re.MULTILINE):
             assert set(words.split()) <= known, page
+
+
+def test_every_loss_is_explained() -> None:
+    page = (ROOT / "docs" / "students.md").read_text()
+    assert all(f"| `{name}` |" in page for name in losses.LOSSES)
 
 
 def test_ci_runs_checks_smoke_and_tests() -> None:

@@ -202,6 +202,16 @@ def test_a_short_last_group_of_batches_still_makes_a_step() -> None:
     assert learner.max_steps == 6 and learner.progress.batches == 20
 
 
+def test_a_short_last_group_weighs_its_batches_like_a_group_of_its_own() -> None:
+    whole = make_learner(batches=InOrder(16, rows=20), rows=20, num_train_epochs=1.0)  # 16 rows, and 4
+    train(whole)
+    parts = make_learner(batches=InOrder(4, rows=20), rows=20, num_train_epochs=1.0, gradient_accumulation_steps=4)
+    train(parts)
+    assert whole.progress.step == parts.progress.step == 2
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value, rtol=0, atol=1e-5)
+
+
 def test_max_steps_goes_before_epochs() -> None:
     learner = make_learner(max_steps=7)
     assert len(events(train(learner), "progress")) == 7

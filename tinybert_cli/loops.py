@@ -152,7 +152,7 @@ class Learner:
                 begin = time.perf_counter()
                 with self.accelerator.accumulate(self.model):
                     parts = loss(self.model, batch)
-                    self.accelerator.backward(parts["loss"])
+                    self.accelerator.backward(parts["loss"] * self._of_short_group())
                     if self.accelerator.sync_gradients:
                         self._check_finite(parts["loss"])
                     self.optimizer.step()
@@ -193,6 +193,12 @@ class Learner:
                     )  # fmt: skip
                 if done or self._out_of_patience():
                     return
+
+    def _of_short_group(self) -> float:
+        """Accelerate divides every loss by the size of a full group; the last one of an epoch may be smaller."""
+        full = self.training.gradient_accumulation_steps
+        short = len(self.loader) % full
+        return full / short if short and self.progress.batch >= len(self.loader) - short else 1.0
 
     def _rest_of_epoch(self) -> Iterator[Batch]:
         self.batches.epoch = self.progress.epoch
