@@ -719,7 +719,7 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
         (
             "distill",
             "layer_mapping: unifrom",
-            "expected one of: uniform, first, last; or a list of whole numbers of at least 1, found 'unifrom'",
+            "expected one of: uniform, spread, first, last; or a list of whole numbers of at least 1, found 'unifrom'",
             "did you mean 'uniform'?",
         ),
         (

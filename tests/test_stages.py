@@ -182,6 +182,13 @@ def test_a_student2_learns_from_a_label_dataset(teacher_labels: Path, base_model
     assert last(rows)["eval_accuracy"] >= 0.85 and last(rows, "labels")["kept"] == 96
 
 
+def test_a_shallower_model_is_copied_from_the_layers_that_the_settings_name(base_model: Path, configs: Configs) -> None:
+    model = {"from": str(base_model), **SMALL}
+    for rule, layers in (("uniform", [2, 4]), ("spread", [1, 4]), ([3, 4], [3, 4])):
+        config = configs("finetune", "out", model=model, layer_mapping=rule)
+        assert last(run("finetune", config, dry_run=True), "plan")["layers_copied_from"] == layers
+
+
 def test_answers_that_are_not_sure_enough_are_left_out(
     teacher_labels: Path, base_model: Path, configs: Configs
 ) -> None:

@@ -83,6 +83,7 @@ def _model_mapping(value: Any) -> Any:
 
 
 ModelSetting = Annotated[Model, BeforeValidator(_model_mapping, json_schema_input_type=str | Model)]
+LayerMapping = Literal["uniform", "spread", "first", "last"] | list[Positive]
 
 
 class Regularization(Section):
@@ -186,6 +187,8 @@ class Finetune(Stage):
 
     model: ModelSetting
     """The model to start from, and its new shape if it is to be smaller."""
+    layer_mapping: LayerMapping = "uniform"
+    """Which layers of `from` a shallower model is copied from: uniform, spread, first, last, or a list; see distill."""
     labels: str = "gold"
     """`gold`, or the folder of a label dataset whose answers become the labels."""
     min_confidence: Share = 0.0
@@ -226,10 +229,11 @@ class Distill(Stage):
     """Whose layers the layer losses compare. The labels must be its own; null = whoever wrote them."""
     losses: dict[str, float | dict[str, Any]] = {"soft_labels": 1.0}
     """name: weight, or name: {weight: 1.0, option: value}; they are added up."""
-    layer_mapping: Literal["uniform", "first", "last"] | list[Positive] = "uniform"
-    """Which layer of the teacher each student layer is copied from and compared with: a rule, or a list like [2, 4, 6].
+    layer_mapping: LayerMapping = "uniform"
+    """Which layer of the teacher each student layer is copied from and compared with: a rule, or a list like [1, 3, 6].
 
-    Layers count from 1. uniform: the last of each equal group (3 of 6: 2, 4, 6); first: 1, 2, 3; last: 4, 5, 6.
+    Layers count from 1. uniform: the last of each equal group (3 of 6: 2, 4, 6); spread: the first, the last and those
+    between (1, 3, 6); first: 1, 2, 3; last: 4, 5, 6.
     """
     projections: Literal["per_layer", "shared"] = "per_layer"
     """If the student is narrower: learned matrices that widen what it compares, one per layer or one for all."""

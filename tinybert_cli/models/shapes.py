@@ -151,8 +151,14 @@ def _uniform(index: int, student_layers: int, teacher_layers: int) -> int:
     return round((index + 1) * teacher_layers / student_layers) - 1
 
 
+def _spread(index: int, student_layers: int, teacher_layers: int) -> int:
+    """The first, the last, and those evenly between; a single layer is the first."""
+    return round(index * (teacher_layers - 1) / max(1, student_layers - 1))
+
+
 RULES: dict[str, Callable[[int, int, int], int]] = {
     "uniform": _uniform,
+    "spread": _spread,
     "first": lambda index, student_layers, teacher_layers: index,
     "last": lambda index, student_layers, teacher_layers: teacher_layers - student_layers + index,
 }

@@ -81,7 +81,6 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
         lambda student: _compared(config, combined, student),
         config.student,
         source,
-        layer_mapping=config.layer_mapping,
         card={"made by": "distill", "from": config.student.from_, "soft labels": config.soft_labels},
     )
     yield from fit(config, lesson, output)

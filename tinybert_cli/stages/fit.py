@@ -30,7 +30,6 @@ class Lesson:
     ]  # the model → what is trained around it, and its loss
     model: Model
     source: models.Source  # where `model.from` is
-    layer_mapping: str | list[int] = "uniform"
     dropout: float | None = None
     card: dict[str, Any] = field(default_factory=dict)  # what the model card says of it
 
@@ -126,7 +125,7 @@ def _student(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> tupl
     )  # fmt: skip
     models.check_vocabulary(base, tokenizer, lesson.source)
     try:
-        mapping = models.copied_layers(lesson.model, lesson.layer_mapping, base.config)
+        mapping = models.copied_layers(lesson.model, config.layer_mapping, base.config)
         return models.build(lesson.model, base, mapping, seed=config.seed), [layer + 1 for layer in mapping]
     except ConfigError as error:
         key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
