@@ -11,6 +11,7 @@ from tinybert_cli.cli import STAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+HELPERS = {"schema", "predict", "report", "init", "doctor"}
 README = (ROOT / "README.md").read_text()
 
 
@@ -29,7 +30,7 @@ def test_every_config_that_a_page_names_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_a_page_names_exists(page: Path) -> None:
     for command in re.findall(r"`tinybert ([a-z][a-z-]+)", page.read_text()):
-        assert command in {*STAGES, "schema"}, command
+        assert command in {*STAGES, *HELPERS}, command
 
 
 def test_the_readme_names_every_command() -> None:

@@ -418,6 +418,29 @@ def killed_at_shard(number: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gen_soft_labels.data, "write_labels", write_or_die)
 
 
+def test_changed_copies_of_the_training_rows_are_labelled_and_learnt_from(
+    teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    config = configs("gen-soft-labels", "out", teacher=teacher, augment={"copies": 3, "candidates": 4})
+    rows = run("gen-soft-labels", config)
+    made = last(rows, "augmented")["copies"]
+    copied = table(tmp_path / "out", "augmented-*.parquet")
+    original = table(tmp_path / "out")["text"]
+    assert 96 < made == len(copied["text"]) <= 3 * 96 and "label" not in copied
+    assert not set(copied["text"]) & set(original)
+    assert last(rows)["rows"] == 96 + made
+    config = configs("distill", "student", soft_labels=tmp_path / "out", student=teacher, training__max_steps=2)
+    assert last(run("distill", config), "plan")["rows"] == 96 + made
+    again = configs("gen-soft-labels", "again", teacher=teacher, augment={"copies": 3, "candidates": 4})
+    run("gen-soft-labels", again)
+    assert table(tmp_path / "again", "augmented-*.parquet") == copied
+
+
+def test_there_is_nothing_to_augment_without_training_rows(teacher: Path, configs: Configs) -> None:
+    with pytest.raises(ConfigError, match="nothing to augment"):
+        run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, splits=["unlabeled"], augment={}))
+
+
 def test_a_killed_run_goes_on_after_its_last_shard_and_ends_like_an_undisturbed_one(
     teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

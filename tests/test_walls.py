@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tinybert_cli"
-PARTS = ["losses", "loops", "formats"]
+PARTS = ["losses", "loops", "formats", "augment"]
 STAGES = ["finetune", "gen_soft_labels", "distill", "evaluate", "export"]
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tinybert_cli.errors import ConfigError, ConfigErrors, UserError
+from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, UserError
 
 app = typer.Typer(
     name="tinybert",
@@ -78,8 +79,80 @@ def schema(
 ) -> None:
     from tinybert_cli.helpers import schema as helper
 
+    _say(lambda: [helper.as_json(stage, key) if as_json else helper.as_text(stage, key)])
+
+
+@app.command("predict", help="Ask a model folder, or an export, about some texts; without any, the lines of stdin.")
+def predict(
+    model: Annotated[str, typer.Argument(help="A model folder, an export folder or a Hub id.")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="A tab parts a pair.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A text file, one text a line.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with all probabilities.")] = False,
+) -> None:
+    from tinybert_cli.helpers import predict as helper
+
+    def lines() -> Iterator[str]:
+        if texts:
+            yield from texts
+        elif file is not None:
+            if not file.is_file():
+                raise InputError(f"there is no file '{file}'")
+            yield from file.read_text(encoding="utf-8").splitlines()
+        else:
+            yield from (line.rstrip("\n") for line in sys.stdin)
+
+    def answers() -> Iterator[str]:
+        found = helper.run(model, lines())
+        if as_json:
+            yield json.dumps({"model": model, "answers": list(found)}, ensure_ascii=False)
+        else:
+            yield from (f"{row['prediction']}\t{row['confidence']:.4f}\t{row['text']}" for row in found)
+
+    _say(answers)
+
+
+@app.command("report", help="Finished runs side by side; without folders, all those under runs/.")
+def report(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders that stages wrote.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with every metric.")] = False,
+) -> None:
+    from tinybert_cli.helpers import report as helper
+
+    def table() -> Iterator[str]:
+        rows = helper.run(runs or [])
+        yield json.dumps({"runs": rows}, ensure_ascii=False) if as_json else helper.as_markdown(rows)
+
+    _say(table)
+
+
+@app.command("init", help="Copy a recipe into a folder of your own; nothing is overwritten.")
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the YAML files go.")],
+    task: Annotated[str, typer.Option("--task", help="What the model is to do.")] = "text-classification",
+    demo: Annotated[bool, typer.Option("--demo", help="The offline demo, with its reviews.")] = False,
+) -> None:
+    from tinybert_cli.helpers import init as helper
+
+    _say(lambda: map(str, helper.run(folder, task, demo=demo)))
+
+
+@app.command("doctor", help="What a bug report should hold: versions, machine, device, caches.")
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    from tinybert_cli.helpers import doctor as helper
+
+    found = helper.run()
+    print(json.dumps(found) if as_json else helper.as_text(found))
+
+
+def _say(answers: Callable[[], Iterable[str]]) -> None:
+    """A helper's answers on stdout as they come; what the user can mend goes to stderr, as for a stage."""
+    from tinybert_cli import console
+
+    out = sys.stdout
     try:
-        print(helper.as_json(stage, key) if as_json else helper.as_text(stage, key))
+        with console.hushed():
+            for line in answers():
+                print(line, file=out, flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error

@@ -170,6 +170,19 @@ class Verify(Section):
     """Most that the task's main metric may lose."""
 
 
+class Augment(Section):
+    """Copies of the training texts in which some words give way to others (Jiao et al. 2020)."""
+
+    copies: Positive = 20
+    """Changed copies of each row, at most: none is there twice."""
+    probability: Share = 0.4
+    """Share of the words that give way."""
+    candidates: Positive = 15
+    """Nearest neighbours among which the other word is drawn."""
+    embeddings: str | None = None
+    """The model whose word embeddings say what is near; null = the first teacher."""
+
+
 class Stage(Section):
     """What every stage is told."""
 
@@ -214,6 +227,8 @@ class GenSoftLabels(Stage):
     """float16 halves the file."""
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     """auto: the teacher's weights in bf16 where the device computes it faster than float32."""
+    augment: Augment | None = None
+    """Also label changed copies of the training rows; null = none."""
     check_teacher: bool = True
     """Stop before anything is written if the teacher is no better than always saying the most frequent class."""
 

@@ -32,6 +32,14 @@ NEXT = {
 }
 
 
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """For a helper: what libraries print is not shown."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
 class Screen:
     """One command's talk; knows the terminal, the pipe, CI, --json, -q and -v."""
 
@@ -238,6 +246,7 @@ _LINES = {
     ),
     "resume": lambda row: f"going on from step {row['step']:,} of {row['max_steps']:,}",
     "shard": lambda row: f"{row['step']:,} of {row['max_steps']:,} rows  {row['shard']}",
+    "augmented": lambda row: f"{row['copies']:,} changed copies of {row['rows']:,} rows",
     "scored": lambda row: f"scored {row['model']}",
     "written": lambda row: f"written: {row['bytes'] / 1e6:.1f} MB; comparing it with the original",
     "up to date": lambda row: f"up to date: {row['output_dir']}",

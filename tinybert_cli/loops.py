@@ -67,7 +67,7 @@ class Learner:
         from transformers import get_scheduler
 
         self.training = training
-        self.precision = _precision(training.mixed_precision)
+        self.precision = precision(training.mixed_precision)
         self.accelerator = Accelerator(
             mixed_precision=self.precision,
             gradient_accumulation_steps=training.gradient_accumulation_steps,
@@ -320,10 +320,10 @@ def _device_of(model: torch.nn.Module) -> torch.device:
 
 def to_bf16_if_faster(model: torch.nn.Module, asked: str) -> str:
     """For prediction: bf16 weights where the machine multiplies them faster; says which precision was taken."""
-    precision = _precision(asked)
-    if precision == "bf16":
+    taken = precision(asked)
+    if taken == "bf16":
         model.to(torch.bfloat16)
-    return precision
+    return taken
 
 
 def fastest_attention(device: str, max_seq_length: int) -> str:
@@ -342,7 +342,8 @@ def _logits(model: torch.nn.Module, examples: Examples, rows: list[int], device:
     return logits
 
 
-def _precision(asked: str) -> str:
+def precision(asked: str) -> str:
+    """What `auto` comes to: bf16 where the device computes it faster than float32 (no); fp16 on older GPUs."""
     if asked != "auto":
         return asked
     if torch.cuda.is_available():

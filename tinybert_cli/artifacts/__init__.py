@@ -8,6 +8,7 @@ from tinybert_cli.artifacts.manifests import (
     describe_model,
     read_manifest,
     verify_folder,
+    versions,
 )
 from tinybert_cli.artifacts.output import Output, Row, open_output
 from tinybert_cli.artifacts.pages import markdown_table, model_card, read_metrics, read_rows
@@ -27,4 +28,5 @@ __all__ = [
     "read_metrics",
     "read_rows",
     "verify_folder",
+    "versions",
 ]

@@ -14,6 +14,9 @@ from tinybert_cli.data.files import Rows, read_file
 from tinybert_cli.errors import InputError, nearest
 
 
+TRAINING = ("train-", "augmented-", "unlabeled-")
+
+
 @dataclass(frozen=True)
 class Labels:
     """A label dataset: the rows that a teacher was shown, and its logits (N, C)."""
@@ -29,8 +32,8 @@ class Labels:
 
 
 def read_labels(folder: Path, files: Iterable[str]) -> Labels:
-    """The train and unlabeled rows of a label dataset; what it holds of other splits is not for training."""
-    shards = sorted(name for name in files if name.startswith(("train-", "unlabeled-")))
+    """The train, augmented and unlabeled rows of a label dataset; what it holds of other splits is not for training."""
+    shards = sorted((name for name in files if name.startswith(TRAINING)), key=lambda name: (_split(name), name))
     if not shards:
         raise InputError(f"'{folder}' has no rows of train or unlabeled", hint="gen-soft-labels: splits: [train]")
     parts = [read_file(folder / name) for name in shards]
@@ -38,6 +41,10 @@ def read_labels(folder: Path, files: Iterable[str]) -> Labels:
     columns = {name: [v for part in parts for v in part.columns.get(name, [None] * len(part))] for name in names}
     logits = np.asarray(columns.pop("teacher_logits"), dtype=np.float32)
     return Labels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits)
+
+
+def _split(name: str) -> int:
+    return next(place for place, split in enumerate(TRAINING) if name.startswith(split))
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

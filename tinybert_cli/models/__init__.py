@@ -7,7 +7,7 @@ from tinybert_cli.models.loading import HEADS, label_names, load, read_label_nam
 from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
 from tinybert_cli.models.sources import PACKAGES, Source, fetch, locate
 from tinybert_cli.models.tokenizers import check_vocabulary, load_tokenizer, tokenizer_difference
-from tinybert_cli.models.vocabulary import trim_vocabulary
+from tinybert_cli.models.vocabulary import trim_vocabulary, whole_words
 
 __all__ = [
     "FAMILIES",
@@ -34,4 +34,5 @@ __all__ = [
     "tokenizer_difference",
     "trim_vocabulary",
     "weights_bytes",
+    "whole_words",
 ]

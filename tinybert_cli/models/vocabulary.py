@@ -62,6 +62,21 @@ def trim_vocabulary(
     return trimmed, {"pieces": len(before), "pieces_kept": len(after), "bytes_saved": saved}
 
 
+def whole_words(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """Every piece that is a word of letters by itself, in lower case, with its id; of two spellings the first id."""
+    special = set(tokenizer.all_special_tokens)
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    starts = any(piece.startswith(("Ġ", "▁")) for piece, _ in pieces)  # BPE and Unigram mark where words begin
+    found: dict[str, int] = {}
+    for piece, number in pieces:
+        if piece in special or piece.startswith("##") or (starts and not piece.startswith(("Ġ", "▁"))):
+            continue
+        word = tokenizer.convert_tokens_to_string([piece]).strip().lower() if starts else piece.lower()
+        if word.isalpha() and (len(word) > 1 or not word.isascii()):
+            found.setdefault(word, number)
+    return found
+
+
 def _keep_rows(model: PreTrainedModel, order: list[int], new: New) -> None:
     old: Any = model.get_input_embeddings()
     padding = None if old.padding_idx is None else new[old.padding_idx]

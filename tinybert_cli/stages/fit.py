@@ -110,7 +110,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     output.put(write)
     output.finish(
         metrics, label_names=lesson.names, layer_mapping=copied, device=learner.device, precision=learner.precision,
-        **vocabulary,
+        **size, **vocabulary,
     )  # fmt: skip
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from tinybert_cli import artifacts, data, loops, models, tasks
-from tinybert_cli.config import GenSoftLabels
+from tinybert_cli import artifacts, augment, data, loops, models, tasks
+from tinybert_cli.config import Augment, GenSoftLabels
 from tinybert_cli.errors import ConfigError, InputError
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find}
@@ -30,10 +30,15 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
             f"{len(config.teacher_weights)} weights for {len(names)} teachers", key=("teacher_weights",),
             hint="one weight per teacher",
         )  # fmt: skip
+    if config.augment is not None and "train" not in config.splits:
+        raise ConfigError("there is nothing to augment without train", key=("splits",), hint="splits: [train]")
     found = [models.locate(name) for name in names]
     inputs: dict[str, Any] = {
         "teacher": [artifacts.describe_model(source.folder, source.name, source.revision) for source in found]
     }
+    if config.augment is not None and config.augment.embeddings is not None:
+        source = models.locate(config.augment.embeddings)
+        inputs["augment.embeddings"] = artifacts.describe_model(source.folder, source.name, source.revision)
     inputs |= artifacts.describe_all(data.sources(config.data, config.splits))
     with artifacts.open_output("gen-soft-labels", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
@@ -55,11 +60,15 @@ def _label(
     task = tasks.find(config.task)
     accelerator = Accelerator()
     teachers, names, precision = _load(config, sources, task, accelerator.device)
-    splits = {split: data.read(config.data, split) for split in config.splits}
+    splits: dict[str, data.Rows] = {split: data.read(config.data, split) for split in config.splits}
     labels = {}
     for split, rows in splits.items():
         agreed = task.label_names(rows, config.data, model_names=names)
         labels[split] = None if split == "unlabeled" else task.labels(rows, config.data, agreed)
+
+    if config.augment is not None:
+        splits["augmented"], labels["augmented"] = _copies(config, config.augment, splits["train"], teachers[0]), None
+        yield {"event": "augmented", "rows": len(splits["train"]), "copies": len(splits["augmented"])}
 
     def logits_of(rows: data.Rows) -> Iterator[tuple[int, data.Array | None]]:
         """Rows done so far and None, again and again; at last all rows and their logits (N, C)."""
@@ -144,8 +153,28 @@ def _load(
     return teachers, names, precision
 
 
+def _copies(config: GenSoftLabels, setting: Augment, rows: data.Rows, teacher: _Teacher) -> data.Rows:
+    """Changed copies of the training rows: their texts and nothing else, for their labels may have changed, too."""
+    model, tokenizer = teacher.model, teacher.tokenizer
+    if setting.embeddings is not None:
+        source = models.locate(setting.embeddings)
+        model, tokenizer = models.load(source, tasks.find(config.task).head, new_head=True), models.load_tokenizer(source)
+    names = data.text_columns(config.data)
+    texts = list(zip(*(rows.column(name) for name in names), strict=True))
+    near = augment.neighbours(
+        models.whole_words(tokenizer),
+        model.get_input_embeddings().weight.detach().cpu(),
+        {word.lower() for row in texts for text in row for word in augment.words(text)},
+        setting.candidates,
+    )
+    made = list(augment.copies(texts, near, count=setting.copies, probability=setting.probability, seed=config.seed))
+    chosen = rows.select([index for index, _ in made])
+    columns = {name: [copy[place] for _, copy in made] for place, name in enumerate(names)}
+    return replace(chosen, columns=columns)
+
+
 def _rows_to_check(
-    config: GenSoftLabels, splits: dict[data.Split, data.Rows], labels: dict[data.Split, Any]
+    config: GenSoftLabels, splits: dict[str, data.Rows], labels: dict[str, Any]
 ) -> tuple[data.Rows, Any] | None:
     """Up to CHECKED_ROWS rows with gold labels, drawn from the first split that has any."""
     if not config.check_teacher:

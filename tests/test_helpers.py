@@ -1,0 +1,160 @@
+"""The helpers: asking a model, comparing runs, starting a recipe, describing the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Configs, run
+
+from tinybert_cli import configfile
+from tinybert_cli.errors import ConfigError, InputError, OutputError
+from tinybert_cli.helpers import doctor, init, predict, report
+
+ROOT = Path(__file__).parents[1]
+TEXTS = ["the film was great and lovely .", "a dull and awful plot .", "very warm , very witty ."]
+
+
+def tinybert(*words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tinybert_cli", *words],
+        input=given, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT,
+    )  # fmt: skip
+
+
+# -- predict -------------------------------------------------------------------------------------------------
+
+
+def test_a_model_says_its_label_and_how_sure_it_is(teacher: Path) -> None:
+    rows = list(predict.run(str(teacher), TEXTS))
+    assert [row["prediction"] for row in rows] == ["good", "bad", "good"]
+    assert [row["text"] for row in rows] == TEXTS
+    for row in rows:
+        assert row["confidence"] == pytest.approx(max(row["probabilities"].values()), abs=1e-6)
+        assert sum(row["probabilities"].values()) == pytest.approx(1.0)
+
+
+def test_batches_of_any_size_give_the_same_answers(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = [row["confidence"] for row in predict.run(str(teacher), TEXTS)]
+    monkeypatch.setattr(predict, "BATCH_SIZE", 1)
+    assert [row["confidence"] for row in predict.run(str(teacher), TEXTS)] == pytest.approx(together, abs=1e-5)
+
+
+def test_an_export_says_the_same_without_torch(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    run("export", configs("export", "export", model=teacher, verify={"min_agreement": 0.9, "split": "validation"}))
+    expected = [(row["prediction"], row["confidence"]) for row in predict.run(str(teacher), TEXTS)]
+    code = f"""
+import json, sys
+from tinybert_cli.helpers import predict
+rows = list(predict.run({str(tmp_path / "export")!r}, {TEXTS!r}))
+print(json.dumps([rows, [name for name in ("torch", "transformers") if name in sys.modules]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    rows, heavy = json.loads(done.stdout)
+    assert heavy == []
+    assert [row["prediction"] for row in rows] == [said for said, _ in expected]
+    assert [row["confidence"] for row in rows] == pytest.approx([sure for _, sure in expected], abs=1e-4)
+
+
+def test_text_comes_from_arguments_a_file_or_stdin(teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    words = tinybert("predict", str(teacher), *TEXTS)
+    assert words.returncode == 0, words.stderr
+    assert [line.split("\t")[0] for line in words.stdout.splitlines()] == ["good", "bad", "good"]
+    assert tinybert("predict", str(teacher), "--file", str(tmp_path / "texts.txt")).stdout == words.stdout
+    piped = tinybert("predict", str(teacher), "--json", given="\n".join(TEXTS))
+    said = json.loads(piped.stdout)
+    assert [row["prediction"] for row in said["answers"]] == ["good", "bad", "good"]
+    assert piped.stderr == ""
+
+
+def test_an_empty_text_is_refused_by_its_number(teacher: Path) -> None:
+    with pytest.raises(InputError, match="text 2 is empty"):
+        list(predict.run(str(teacher), ["fine", " "]))
+
+
+def test_a_model_that_is_not_there_is_a_missing_input() -> None:
+    done = tinybert("predict", "runs/no-such-model", "fine")
+    assert done.returncode == 3 and "no folder 'runs/no-such-model'" in done.stderr
+
+
+# -- report --------------------------------------------------------------------------------------------------
+
+
+def test_finished_runs_stand_side_by_side(teacher: Path, teacher_labels: Path) -> None:
+    rows = report.run([teacher, teacher_labels])
+    assert [row["command"] for row in rows] == ["finetune", "gen-soft-labels"]
+    metrics = json.loads((teacher / "metrics.json").read_text())
+    assert rows[0]["eval_accuracy"] == metrics["eval_accuracy"] and rows[0]["parameters"] > 0
+    head, _, first, second = report.as_markdown(rows).splitlines()
+    assert "eval_accuracy" in head and f"{metrics['eval_accuracy']:.4g}" in first
+    assert head.count("|") == first.count("|") == second.count("|")
+
+
+def test_without_folders_all_finished_runs_are_found(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no finished run"):
+        report.run([])
+    (tmp_path / "runs" / "mine" / "unfinished").mkdir(parents=True)
+    teacher.rename(tmp_path / "runs" / "mine" / "teacher")
+    assert [row["run"] for row in report.run([])] == ["runs/mine/teacher"]
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no manifest\.json"):
+        report.run([tmp_path])
+
+
+# -- init ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("demo", [True, False])
+def test_a_copied_recipe_loads_and_writes_to_folders_of_its_own(
+    demo: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = init.run(Path("mine"), demo=demo)
+    stages = sorted(path for path in written if path.suffix == ".yaml" and path.name[0].isdigit())
+    assert len(stages) == 8
+    for file in stages:
+        command = file.read_text().splitlines()[0].split()[2]
+        config: Any = configfile.load(command, file)
+        assert config.output_dir.startswith("runs/mine/")
+        assert "demo" not in json.dumps(yaml.safe_load(file.read_text()))
+        if demo:
+            assert Path(config.data.train_file).is_file()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    init.run(tmp_path / "mine")
+    mine = tmp_path / "mine" / "task.yaml"
+    mine.write_text("task: mine\n")
+    (tmp_path / "mine" / "3-student.yaml").unlink()
+    with pytest.raises(OutputError, match="there already"):
+        init.run(tmp_path / "mine")
+    assert mine.read_text() == "task: mine\n" and not (tmp_path / "mine" / "3-student.yaml").exists()
+
+
+def test_a_task_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="text-clasification"):
+        init.run(tmp_path / "mine", "text-clasification")
+
+
+# -- doctor --------------------------------------------------------------------------------------------------
+
+
+def test_doctor_says_what_a_bug_report_needs() -> None:
+    found = doctor.run()
+    assert found["versions"]["torch"] and found["machine"]["cores"] >= 1
+    text = doctor.as_text(found)
+    assert all(section in text for section in found)
+    assert json.loads(json.dumps(found)) == found

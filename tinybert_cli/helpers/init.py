@@ -1,0 +1,44 @@
+"""init: a recipe of one's own, copied from the ones that come with the program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tinybert_cli import tasks
+from tinybert_cli.errors import InputError, OutputError
+
+RECIPES = {"text-classification": "sst2"}  # task → the recipe to start from
+DEMO = "demo"
+
+
+def run(folder: Path, task: str = "text-classification", *, demo: bool = False) -> list[Path]:
+    """Copies the files of a recipe into `folder`, their paths and output folders changed to its name.
+
+    Raises:
+        ConfigError: no such task.
+        OutputError: a file is there already; nothing is written then.
+    """
+    tasks.find(task)
+    name = DEMO if demo else RECIPES[task]
+    source = _shipped() / name
+    copies = {file: folder / file.relative_to(source) for file in sorted(source.rglob("*")) if file.is_file()}
+    for target in copies.values():
+        if target.exists():
+            raise OutputError(f"'{target}' is there already", hint="name a new folder; init never overwrites")
+    for file, target in copies.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".yaml":
+            text = text.replace(f"configs/{name}/", f"{folder.as_posix()}/")
+            text = text.replace(f"runs}}/{name}/", f"runs}}/{folder.name}/")
+        target.write_text(text, encoding="utf-8")
+    return list(copies.values())
+
+
+def _shipped() -> Path:
+    """configs/ inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / DEMO).is_dir():
+            return folder
+    raise InputError("the recipes did not come with this installation", hint="install tinybert from its wheel or git")

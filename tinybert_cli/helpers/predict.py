@@ -1,0 +1,106 @@
+"""predict: ask a finished model, or an export, about some texts; an export is asked without importing torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli import tasks
+from tinybert_cli.errors import InputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Ask = Callable[[Sequence[Any]], Array]  # texts, or pairs of them → logits (N, C)
+
+BATCH_SIZE = 32
+
+
+def run(model: str, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Of each text its `prediction`, its `confidence` and, of every class, its `probabilities`, as they come.
+
+    A tab in a text parts the two texts of a pair.
+
+    Raises:
+        InputError: the model is missing or no classifier, or a text is empty.
+    """
+    folder = Path(model).expanduser()
+    ask, names = _exported(folder) if (folder / "model.onnx").is_file() else _trained(model)
+    task = tasks.find("text-classification")
+    numbered = enumerate(texts, start=1)
+    while batch := list(islice(numbered, BATCH_SIZE)):
+        for number, text in batch:
+            if not text.strip():
+                raise InputError(f"text {number} is empty")
+        shown = [tuple(text.split("\t", 1)) if "\t" in text else text for _, text in batch]
+        logits = ask(shown)
+        said = task.answers(logits, names)
+        for index, (_, text) in enumerate(batch):
+            exponents = np.exp(logits[index].astype(np.float64) - logits[index].max())
+            shares = (exponents / exponents.sum()).tolist()
+            yield {
+                "text": text,
+                "prediction": said["prediction"][index],
+                "confidence": said["confidence"][index],
+                "probabilities": dict(zip(names, shares, strict=True)),
+            }
+
+
+def _exported(folder: Path) -> tuple[Ask, list[str]]:
+    """An export folder: onnxruntime and tokenizers are enough."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError("the package 'onnxruntime' is not installed", hint="pip install 'tinybert[onnx]'") from error
+    from tokenizers import Tokenizer
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    padding = config.get("pad_token_id") or 0
+    tokenizer.enable_truncation(_longest(config))
+    tokenizer.enable_padding(pad_id=padding, pad_token=tokenizer.id_to_token(padding))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+    wanted = [node.name for node in session.get_inputs()]
+
+    def ask(texts: Sequence[Any]) -> Array:
+        encodings = tokenizer.encode_batch(list(texts))
+        shown = {name: np.array([getattr(one, fields[name]) for one in encodings]) for name in wanted}
+        logits: Array = session.run(None, shown)[0]
+        return logits
+
+    return ask, names
+
+
+def _trained(model: str) -> tuple[Ask, list[str]]:
+    import torch
+
+    from tinybert_cli import loops, models
+
+    source = models.locate(model)
+    net = models.load(source, tasks.find("text-classification").head).to(loops.device())
+    tokenizer = models.load_tokenizer(source)
+    models.check_vocabulary(net, tokenizer, source)
+    names = models.label_names(net) or [str(index) for index in range(net.config.num_labels)]
+    longest = _longest(net.config.to_dict())
+
+    def ask(texts: Sequence[Any]) -> Array:
+        shown = tokenizer(list(texts), truncation=True, max_length=longest, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            said = loops.forward(net, {name: value.to(loops.device()) for name, value in shown.items()})
+        logits: Array = said["logits"].float().cpu().numpy()
+        return logits
+
+    return ask, names
+
+
+def _longest(config: dict[str, Any]) -> int:
+    """Tokens that the model has positions for; families that count them from the padding have two fewer."""
+    positions = int(config.get("max_position_embeddings") or 512)
+    return positions - 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else positions
