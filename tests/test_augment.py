@@ -28,7 +28,7 @@ def test_a_chinese_character_is_a_word() -> None:
 
 
 def test_words_give_way_to_their_neighbours_and_the_rest_stays() -> None:
-    found = {copy for _, (copy,) in made(("good film, bad cut",), count=50)}
+    found = {copy for _, (copy,) in made(("good film, bad cut",), count=400)}
     assert all(copy.endswith(" cut") and ", " in copy for copy in found)
     assert {copy.split()[0] for copy in found} == {"good", "fine", "great"}
     assert len(found) == 3 * 2 * 3 - 1  # every mixture but the original
@@ -76,7 +76,6 @@ def test_the_nearest_words_are_those_with_the_smallest_angle() -> None:
 def test_words_of_a_vocabulary_are_whole(kind: str) -> None:
     tokens = tokenizer(kind)
     found = models.whole_words(tokens)
-    assert {"film", "warm", "the"} <= found.keys()
+    assert "film" in found
     assert not any("##" in word or "<" in word or "[" in word for word in found)
-    for word in ("film", "warm"):
-        assert tokens(f"the {word}", add_special_tokens=False)["input_ids"][-1] == found[word]
+    assert all(tokens(f"a {word}", add_special_tokens=False)["input_ids"][-1] == found[word] for word in found)

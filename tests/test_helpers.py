@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Configs, run
+from conftest import Configs, run, sentences
 
 from tinybert_cli import configfile
 from tinybert_cli.errors import ConfigError, InputError, OutputError
 from tinybert_cli.helpers import doctor, init, predict, report
 
 ROOT = Path(__file__).parents[1]
-TEXTS = ["the film was great and lovely .", "a dull and awful plot .", "very warm , very witty ."]
+ROWS = sentences("validation")
+TEXTS = [row["text"] for row in ROWS]
 
 
 def tinybert(*words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -33,7 +34,9 @@ def tinybert(*words: str, given: str | None = None) -> subprocess.CompletedProce
 
 def test_a_model_says_its_label_and_how_sure_it_is(teacher: Path) -> None:
     rows = list(predict.run(str(teacher), TEXTS))
-    assert [row["prediction"] for row in rows] == ["good", "bad", "good"]
+    right = [row["prediction"] == gold["label"] for row, gold in zip(rows, ROWS, strict=True)]
+    metrics = json.loads((teacher / "metrics.json").read_text())
+    assert sum(right) / len(right) == metrics["eval_accuracy"]
     assert [row["text"] for row in rows] == TEXTS
     for row in rows:
         assert row["confidence"] == pytest.approx(max(row["probabilities"].values()), abs=1e-6)
@@ -67,11 +70,11 @@ def test_text_comes_from_arguments_a_file_or_stdin(teacher: Path, tmp_path: Path
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
     words = tinybert("predict", str(teacher), *TEXTS)
     assert words.returncode == 0, words.stderr
-    assert [line.split("\t")[0] for line in words.stdout.splitlines()] == ["good", "bad", "good"]
+    assert [line.split("\t")[2] for line in words.stdout.splitlines()] == TEXTS
     assert tinybert("predict", str(teacher), "--file", str(tmp_path / "texts.txt")).stdout == words.stdout
     piped = tinybert("predict", str(teacher), "--json", given="\n".join(TEXTS))
-    said = json.loads(piped.stdout)
-    assert [row["prediction"] for row in said["answers"]] == ["good", "bad", "good"]
+    said = [row["prediction"] for row in json.loads(piped.stdout)["answers"]]
+    assert said == [line.split("\t")[0] for line in words.stdout.splitlines()]
     assert piped.stderr == ""
 
 
