@@ -8,7 +8,14 @@ from test_vocabulary import SPECIAL, tokenizer
 
 from tinybert_cli import augment, models
 
-NEAR = {"good": ["fine", "great"], "bad": ["poor", "awful"], "not": ["very"], "film": ["movie"], "电": ["光"], "影": ["形"]}
+NEAR = {
+    "good": ["fine", "great"],
+    "bad": ["poor", "awful"],
+    "not": ["very"],
+    "film": ["movie"],
+    "电": ["光"],
+    "影": ["形"],
+}
 
 
 def made(*rows: tuple[str, ...], **settings: float) -> list[tuple[int, tuple[str, ...]]]:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 Near = Mapping[str, Sequence[str]]
 
-WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\d_\u3400-\u9fff\uf900-\ufaff]+(?:['’][^\W\d_]+)?|\d+|\s+|.", re.DOTALL)
+WORD = re.compile(
+    r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\d_\u3400-\u9fff\uf900-\ufaff]+(?:['’][^\W\d_]+)?|\d+|\s+|.", re.DOTALL
+)
 CHUNK = 1024  # words whose neighbours are looked for at once
 
 
@@ -85,7 +87,7 @@ def _is_kept(word: str) -> bool:
 
 
 SENTENCE_ENDS = frozenset(".!?。！？\n")
-NEGATIONS = frozenset(
-    "no not nor never none nobody nothing nowhere neither without hardly barely scarcely cannot "
-    "不 没 未 无 非 别 莫 勿 否".split()  # noqa: SIM905
-)
+NEGATIONS = frozenset({
+    "no", "not", "nor", "never", "none", "nobody", "nothing", "nowhere", "neither", "without", "hardly", "barely",
+    "scarcely", "cannot", "不", "没", "未", "无", "非", "别", "莫", "勿", "否",
+})  # fmt: skip

@@ -13,7 +13,6 @@ from tinybert_cli.data.batches import Array
 from tinybert_cli.data.files import Rows, read_file
 from tinybert_cli.errors import InputError, nearest
 
-
 TRAINING = ("train-", "augmented-", "unlabeled-")
 
 

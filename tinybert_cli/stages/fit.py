@@ -6,7 +6,7 @@ No stage of its own, and it knows neither of them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Distill, Finetune, Model
 from tinybert_cli.errors import ConfigError
 
+Teach = Callable[[Any], tuple[torch.nn.Module, loops.StepLoss]]
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -25,13 +27,27 @@ class Lesson:
     rows: data.Rows
     targets: dict[str, data.Array]  # name → (N, ...), what the loss finds in a batch
     names: list[str]  # the classes in their order
-    teach: Callable[
-        [Any], tuple[torch.nn.Module, loops.StepLoss]
-    ]  # the model → what is trained around it, and its loss
+    teach: Teach  # of the model: what is trained around it, and the loss of that
     model: Model
     source: models.Source  # where `model.from` is
     dropout: float | None = None
     card: dict[str, Any] = field(default_factory=dict)  # what the model card says of it
+
+
+@dataclass(frozen=True)
+class _Exam:
+    """The validation rows, N of them, and how well a model does on them."""
+
+    task: tasks.Task
+    examples: data.Examples
+    gold: data.Array  # (N,)
+    batch_size: int
+
+    def scores(self, model: torch.nn.Module, learner: loops.Learner) -> dict[str, float]:
+        order = data.sorted_batches(self.examples.lengths, self.batch_size)
+        return self.task.score(
+            loops.predict_all(model, self.examples, order, accelerator=learner.accelerator), self.gold
+        )
 
 
 def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) -> Iterator[artifacts.Row]:
@@ -48,15 +64,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(encoded.tokens["input_ids"][0].tolist()))
         encoded = task.encode(lesson.rows, config.data, tokenizer)
     examples = data.Examples.of(encoded, **lesson.targets)
-
-    gold = shown = None
-    if data.has(config.data, "validation"):
-        seen = data.read(config.data, "validation")
-        gold = task.labels(seen, config.data, task.label_names(seen, config.data, model_names=lesson.names))
-        encoded = task.encode(seen, config.data, tokenizer)
-        yield from data.remarks("validation", encoded, config.data)
-        yield from data.overlap(lesson.rows, seen, config.data)
-        shown = data.Examples.of(encoded)
+    exam = yield from _exam(config, lesson, tokenizer)
 
     size = models.size(model)
     batches = data.BucketBatches(
@@ -65,20 +73,16 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     )  # fmt: skip
     trained, loss = lesson.teach(model)
     learner = loops.Learner(trained, examples, batches, training, seed=config.seed)
-    evaluated = gold is not None and training.eval_strategy != "no"
+    evaluated = exam is not None and training.eval_strategy != "no"
     yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, **vocabulary,
            "layers_copied_from": copied, "label_names": lesson.names, "evaluated": evaluated, "device": learner.device,
            "precision": learner.precision}  # fmt: skip
     if output.dry_run:
         return
 
-    def scores(model: torch.nn.Module) -> dict[str, float]:
-        assert gold is not None and shown is not None
-        order = data.sorted_batches(shown.lengths, training.per_device_eval_batch_size)
-        return task.score(loops.predict_all(model, shown, order, accelerator=learner.accelerator), gold)
-
     def evaluate() -> dict[str, float]:
-        found = scores(learner.model)
+        assert exam is not None
+        found = exam.scores(learner.model, learner)
         return {**found, "objective": found[metric]}
 
     def save_model(folder: Path) -> None:
@@ -97,9 +101,9 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
 
     final = (output.best_model() if keep_best else None) or output.seal("final", save_model)
     metrics = learner.summary()
-    if gold is not None:  # of the weights that are kept, in float32, as `eval` will find them
+    if exam is not None:  # of the weights that are kept, in float32, as `eval` will find them
         kept = models.load(models.locate(str(final)), task.head).to(learner.accelerator.device)
-        metrics |= {f"eval_{name}": value for name, value in scores(kept).items()}
+        metrics |= {f"eval_{name}": value for name, value in exam.scores(kept, learner).items()}
 
     def write(folder: Path) -> None:
         shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
@@ -113,6 +117,21 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         **size, **vocabulary,
     )  # fmt: skip
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
+
+
+def _exam(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> Generator[artifacts.Row, None, _Exam | None]:
+    """The validation rows, if the config names any; yields what is odd about them."""
+    if not data.has(config.data, "validation"):
+        return None
+    task = tasks.find(config.task)
+    rows = data.read(config.data, "validation")
+    gold = task.labels(rows, config.data, task.label_names(rows, config.data, model_names=lesson.names))
+    encoded = task.encode(rows, config.data, tokenizer)
+    yield from data.remarks("validation", encoded, config.data)
+    yield from data.overlap(lesson.rows, rows, config.data)
+    if gold is None:
+        return None
+    return _Exam(task, data.Examples.of(encoded), gold, config.training.per_device_eval_batch_size)
 
 
 def _student(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> tuple[Any, list[int]]:

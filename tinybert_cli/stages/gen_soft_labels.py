@@ -158,7 +158,10 @@ def _copies(config: GenSoftLabels, setting: Augment, rows: data.Rows, teacher: _
     model, tokenizer = teacher.model, teacher.tokenizer
     if setting.embeddings is not None:
         source = models.locate(setting.embeddings)
-        model, tokenizer = models.load(source, tasks.find(config.task).head, new_head=True), models.load_tokenizer(source)
+        model, tokenizer = (
+            models.load(source, tasks.find(config.task).head, new_head=True),
+            models.load_tokenizer(source),
+        )
     names = data.text_columns(config.data)
     texts = list(zip(*(rows.column(name) for name in names), strict=True))
     near = augment.neighbours(
