@@ -763,7 +763,7 @@ def test_two_processes_train_one_model_and_label_every_row_once(
         file.write_text(yaml.safe_dump(config.model_dump(mode="json", by_alias=True)))
         words = ["--standalone", "--nproc_per_node", "2", "-m", "tinybert_cli", command, str(file)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run([sys.executable, "-m", "torch.distributed.run", *words], env=environment, timeout=180,
+        done = subprocess.run([sys.executable, "-m", "torch.distributed.run", *words], env=environment, timeout=90,
                               capture_output=True, text=True)  # fmt: skip
         assert done.returncode == 0, done.stderr
 

@@ -104,6 +104,12 @@ class Learner:
     def device(self) -> str:
         return str(self.accelerator.device.type)
 
+    @property
+    def plain_model(self) -> torch.nn.Module:
+        """The model to predict with: what Accelerate wraps around it waits for the other processes at every batch."""
+        model: torch.nn.Module = self.accelerator.unwrap_model(self.model)
+        return model
+
     def save(self, folder: Path) -> None:
         """Everything that is needed to go on as if nothing had happened; every process must call it."""
         self.accelerator.wait_for_everyone()

@@ -82,11 +82,12 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
 
     def evaluate() -> dict[str, float]:
         assert exam is not None
-        found = exam.scores(learner.model, learner)
+        found = exam.scores(learner.plain_model, learner)
         return {**found, "objective": found[metric]}
 
     def save_model(folder: Path) -> None:
-        models.save(model, tokenizer, folder)
+        if learner.accelerator.is_main_process:
+            models.save(model, tokenizer, folder)
 
     state = output.latest_state()
     if state is not None:
@@ -99,7 +100,9 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         save_model=save_model if keep_best else None,
     )
 
+    learner.accelerator.wait_for_everyone()  # the others must not look for what the first has not written yet
     final = (output.best_model() if keep_best else None) or output.seal("final", save_model)
+    learner.accelerator.wait_for_everyone()
     metrics = learner.summary()
     if exam is not None:  # of the weights that are kept, in float32, as `eval` will find them
         kept = models.load(models.locate(str(final)), task.head).to(learner.accelerator.device)
