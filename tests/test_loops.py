@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.tracking import GeneralTracker
 from torch import Tensor
 from torch.nn import functional as F
 
 from tinybert_cli import loops
 from tinybert_cli.config import Training
 from tinybert_cli.data import BucketBatches, Examples, sorted_batches
-from tinybert_cli.errors import Interrupted, UserError
-from tinybert_cli.loops import Learner
+from tinybert_cli.errors import InputError, Interrupted, UserError
+from tinybert_cli.loops import Learner, prediction, training
 
 ROWS, WORDS, WIDTH = 40, 20, 8
 SETTINGS: dict[str, Any] = {
@@ -284,7 +285,7 @@ def test_gradients_are_clipped_to_the_norm() -> None:
 
 def test_matrices_decay_and_biases_and_layer_norms_do_not() -> None:
     net = Net()
-    decaying, others = loops._groups(net, 0.1)
+    decaying, others = training._groups(net, 0.1)
     assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0.0
     assert {id(p) for p in decaying["params"]} == {id(net.embeddings.weight), id(net.classifier.weight)}
     assert {id(p) for p in others["params"]} == {id(net.norm.weight), id(net.norm.bias), id(net.classifier.bias)}
@@ -308,6 +309,39 @@ def test_the_learning_rate_counts_steps_and_not_batches() -> None:
     learner = make_learner(warmup_ratio=0.0, gradient_accumulation_steps=2, num_train_epochs=1.0, logging_steps=1)
     rates = [row["learning_rate"] for row in events(train(learner), "train")]
     assert rates == pytest.approx([0.008, 0.006, 0.004, 0.002, 0.0])
+
+
+def test_trackers_are_told_what_the_log_says() -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+
+    class Tracker(GeneralTracker):
+        name = "told"
+        requires_logging_directory = False
+        tracker: Any = None
+
+        def store_init_configuration(self, values: dict[str, Any]) -> None: ...
+        def log(self, values: dict[str, float], step: int, **options: Any) -> None:
+            told.append((step, values))
+
+    learner = make_learner(num_train_epochs=1.0, logging_steps=5, eval_strategy="epoch")
+    learner.accelerator.trackers = [Tracker()]
+    rows = [row for row in train(learner, evaluate=scoring(0.5)) if row["event"] in ("train", "evaluate")]
+    assert [step for step, _ in told] == [row["step"] for row in rows] == [5, 10, 10]
+    assert told[0][1]["train/loss"] == rows[0]["loss"]
+    assert told[-1][1]["evaluate/accuracy"] == rows[-1]["accuracy"]
+
+
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="'mlflow' is not installed"):
+        make_learner(report_to=["mlflow"])
+
+
+def test_processes_that_prepare_batches_change_nothing() -> None:
+    alone, helped = make_learner(0.5), make_learner(0.5, dataloader_num_workers=1)
+    train(alone)
+    train(helped)
+    assert same(weights(alone), weights(helped))
 
 
 def test_the_log_has_a_line_every_so_many_steps_and_at_the_end() -> None:
@@ -481,7 +515,7 @@ CLOCK = [0.0]
 
 
 def test_the_latency_of_every_model_is_its_median_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops.time, "perf_counter", lambda: CLOCK[0])
+    monkeypatch.setattr(prediction.time, "perf_counter", lambda: CLOCK[0])
     examples = make_examples()
     batches = [examples.__getitems__([row]) for row in range(5)]
     warm = [9.0, 9.0, 9.0]

@@ -72,7 +72,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         seed=config.seed, group_by_length=training.group_by_length,
     )  # fmt: skip
     trained, loss = lesson.teach(model)
-    learner = loops.Learner(trained, examples, batches, training, seed=config.seed)
+    learner = loops.Learner(trained, examples, batches, training, seed=config.seed, logs=output.folder)
     evaluated = exam is not None and training.eval_strategy != "no"
     yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, **vocabulary,
            "layers_copied_from": copied, "label_names": lesson.names, "evaluated": evaluated, "device": learner.device,

@@ -1,28 +1,25 @@
-"""The only loops over batches: training, with everything a checkpoint needs, and prediction."""
+"""Training: one loop, with everything that a checkpoint needs."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tinybert_cli.config import Training
-from tinybert_cli.errors import Interrupted, UserError
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from tinybert_cli.errors import InputError, Interrupted, UserError
+from tinybert_cli.loops.devices import precision
+from tinybert_cli.loops.prediction import Batch, Examples
 
 Row = dict[str, Any]
-Batch = dict[str, Tensor]
-Array = np.ndarray[Any, np.dtype[Any]]
 StepLoss = Callable[[torch.nn.Module, Batch], Mapping[str, Tensor]]  # must return "loss", and may name its parts
 
 
@@ -33,13 +30,6 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[list[int]]: ...
-
-
-class Examples(Protocol):
-    """Rows that come as batches."""
-
-    def __len__(self) -> int: ...
-    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
 
 
 @dataclass
@@ -61,7 +51,16 @@ class Progress:
 class Learner:
     """A model in training: `train` goes on from wherever `load` left off, and `save` may be called at any row."""
 
-    def __init__(self, model: torch.nn.Module, examples: Examples, batches: Batches, training: Training, *, seed: int):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        examples: Examples,
+        batches: Batches,
+        training: Training,
+        *,
+        seed: int,
+        logs: Path | None = None,  # where a tracker that writes files may put them
+    ):
         from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
         from accelerate.utils import set_seed
         from transformers import get_scheduler
@@ -71,7 +70,8 @@ class Learner:
         self.accelerator = Accelerator(
             mixed_precision=self.precision,
             gradient_accumulation_steps=training.gradient_accumulation_steps,
-            log_with=list(training.report_to) or None,
+            log_with=_trackers(training) or None,
+            project_dir=logs,
             dataloader_config=DataLoaderConfiguration(even_batches=True),
             # layer losses leave the head alone, and most families have a pooler that nothing reads
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -149,6 +149,18 @@ class Learner:
             UserError: the loss is NaN or infinite.
             Interrupted: `stop()` said so; the row before it is a `checkpoint`.
         """
+        if self.training.report_to:
+            settings = self.training.model_dump(exclude={"report_to"}, exclude_none=True)
+            self.accelerator.init_trackers("tinybert", config=settings)
+        try:
+            yield from self._train(loss, evaluate, better, stop)
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+
+    def _train(
+        self, loss: StepLoss, evaluate: Callable[[], dict[str, float]] | None, better: float, stop: Callable[[], int]
+    ) -> Iterator[Row]:
         progress, training = self.progress, self.training
         since_log: list[Mapping[str, Tensor]] = []
         rows_logged, seconds_logged = progress.rows, progress.seconds
@@ -182,12 +194,16 @@ class Learner:
                 if progress.step % training.logging_steps == 0 or done:
                     speed = (progress.rows - rows_logged) / max(1e-9, progress.seconds - seconds_logged)
                     rate = self.scheduler.get_last_lr()[0]
-                    yield {"event": "train", "step": progress.step, "epoch": self._epochs(), **_means(since_log),
+                    row = {"event": "train", "step": progress.step, "epoch": self._epochs(), **_means(since_log),
                            "learning_rate": rate, "samples_per_second": round(speed, 1)}  # fmt: skip
+                    self._track(row)
+                    yield row
                     since_log, rows_logged, seconds_logged = [], progress.rows, progress.seconds
                 evaluated = evaluate is not None and (done or self._is_due(epoch_ends))
                 if evaluate is not None and evaluated:
-                    yield self._evaluated(evaluate, better)
+                    row = self._evaluated(evaluate, better)
+                    self._track(row)
+                    yield row
                     self.model.train()
                 signum = self._agreed(stop())
                 if signum or (not done and self._saves(evaluated)):
@@ -205,6 +221,11 @@ class Learner:
         full = self.training.gradient_accumulation_steps
         short = len(self.loader) % full
         return full / short if short and self.progress.batch >= len(self.loader) - short else 1.0
+
+    def _track(self, row: Row) -> None:
+        """To the trackers of `report_to`, if any: `train/loss`, `evaluate/accuracy`, ..."""
+        numbers = {f"{row['event']}/{name}": value for name, value in row.items() if isinstance(value, float)}
+        self.accelerator.log(numbers, step=row["step"])
 
     def _rest_of_epoch(self) -> Iterator[Batch]:
         self.batches.epoch = self.progress.epoch
@@ -263,99 +284,15 @@ class Learner:
         return int(self.accelerator.gather(asked).max())
 
 
-def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """What the model says about a batch: `logits` (B, ...)."""
-    said: Mapping[str, Tensor] = model(**{name: value for name, value in batch.items() if name in MODEL_INPUTS})
-    return said
-
-
-def predict(
-    model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], *, accelerator: Accelerator | None = None
-) -> Iterator[tuple[list[int], Array]]:
-    """The logits of each batch, float32 (B, ...), with the positions of its rows; in eval mode, without gradients.
-
-    With several processes each takes every n-th batch; every process is given all the answers.
-    """
-    model.eval()
-    device = _device_of(model)
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    with torch.no_grad():
-        for begin in range(0, len(batches), world):
-            mine = batches[begin + rank] if begin + rank < len(batches) else []
-            answer = (mine, _logits(model, examples, mine, device)) if mine else None
-            if world == 1:
-                assert answer is not None
-                yield answer
-                continue
-            from accelerate.utils import gather_object
-
-            yield from (item for item in gather_object([answer]) if item is not None)
-
-
-def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], **options: Any) -> Array:
-    """The logits of all rows, in their order (N, ...)."""
-    parts = list(predict(model, examples, batches, **options))
-    order = np.concatenate([np.asarray(rows) for rows, _ in parts])
-    logits: Array = np.concatenate([values for _, values in parts])
-    return logits[np.argsort(order)]
-
-
-def latencies(nets: Mapping[str, torch.nn.Module], batches: Mapping[str, Sequence[Batch]]) -> dict[str, float]:
-    """Median milliseconds of one forward pass of each model over its batches, after a warm-up.
-
-    The models take turns batch by batch, so that the ratios hold on a machine whose speed drifts.
-    """
-    taken: dict[str, list[float]] = {name: [] for name in nets}
-    places = {name: _device_of(net) for name, net in nets.items()}
-    rounds = list(zip(*batches.values(), strict=True))
-    with torch.no_grad():
-        for number, shown in enumerate([*rounds[:3], *rounds]):  # the first three are the warm-up
-            for name, batch in zip(batches, shown, strict=True):
-                on_device = {key: value.to(places[name]) for key, value in batch.items()}
-                begin = time.perf_counter()
-                forward(nets[name].eval(), on_device)["logits"].cpu()
-                if number >= len(rounds[:3]):
-                    taken[name].append(1000 * (time.perf_counter() - begin))
-    return {name: float(np.median(values)) for name, values in taken.items()}
-
-
-def _device_of(model: torch.nn.Module) -> torch.device:
-    """Where the model's weights are; an exported model has none, and takes its input on the CPU."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def to_bf16_if_faster(model: torch.nn.Module, asked: str) -> str:
-    """For prediction: bf16 weights where the machine multiplies them faster; says which precision was taken."""
-    taken = precision(asked)
-    if taken == "bf16":
-        model.to(torch.bfloat16)
-    return taken
-
-
-def fastest_attention(device: str, max_seq_length: int) -> str:
-    """`eager` for training on short text on a CPU, where sdpa with dropout falls back to a slower path; else `sdpa`."""
-    return "eager" if device == "cpu" and max_seq_length <= SHORT else "sdpa"
-
-
-def device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-
-
-def _logits(model: torch.nn.Module, examples: Examples, rows: list[int], device: torch.device) -> Array:
-    batch = {name: value.to(device) for name, value in examples.__getitems__(rows).items()}
-    logits: Array = forward(model, batch)["logits"].float().cpu().numpy()
-    return logits
-
-
-def precision(asked: str) -> str:
-    """What `auto` comes to: bf16 where the device computes it faster than float32 (no); fp16 on older GPUs."""
-    if asked != "auto":
-        return asked
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    cpu = torch.cpu.get_capabilities()
-    return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "no"
+def _trackers(training: Training) -> list[str]:
+    """The names in `report_to`; Accelerate would leave out, without a word, one whose package is missing."""
+    for name in training.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"training.report_to: the package '{name}' is not installed",
+                hint=f"pip install {name}, or leave it out",
+            )
+    return list(training.report_to)
 
 
 def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -375,7 +312,3 @@ def _means(values: list[Mapping[str, Tensor]]) -> dict[str, float]:
 
 def _as_it_is(batch: Batch) -> Batch:
     return batch
-
-
-SHORT = 256  # tokens; below it sdpa gains nothing on a CPU
-MODEL_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}

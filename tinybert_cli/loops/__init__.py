@@ -1,0 +1,22 @@
+"""The only loops over batches: training and prediction."""
+
+from tinybert_cli.loops.devices import device, fastest_attention, precision, to_bf16_if_faster
+from tinybert_cli.loops.prediction import MODEL_INPUTS, Array, Batch, forward, latencies, predict, predict_all
+from tinybert_cli.loops.training import Learner, Row, StepLoss
+
+__all__ = [
+    "MODEL_INPUTS",
+    "Array",
+    "Batch",
+    "Learner",
+    "Row",
+    "StepLoss",
+    "device",
+    "fastest_attention",
+    "forward",
+    "latencies",
+    "precision",
+    "predict",
+    "predict_all",
+    "to_bf16_if_faster",
+]

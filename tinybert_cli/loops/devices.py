@@ -1,0 +1,36 @@
+"""Which device, which precision and which attention are the fastest here."""
+
+from __future__ import annotations
+
+import torch
+
+
+def to_bf16_if_faster(model: torch.nn.Module, asked: str) -> str:
+    """For prediction: bf16 weights where the machine multiplies them faster; says which precision was taken."""
+    taken = precision(asked)
+    if taken == "bf16":
+        model.to(torch.bfloat16)
+    return taken
+
+
+def fastest_attention(device: str, max_seq_length: int) -> str:
+    """`eager` for training on short text on a CPU, where sdpa with dropout falls back to a slower path; else `sdpa`."""
+    return "eager" if device == "cpu" and max_seq_length <= SHORT else "sdpa"
+
+
+def device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def precision(asked: str) -> str:
+    """What `auto` comes to: bf16 where the device computes it faster than float32 (no); fp16 on older GPUs."""
+    if asked != "auto":
+        return asked
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    cpu = torch.cpu.get_capabilities()
+    return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "no"
+
+
+SHORT = 256  # tokens; below it sdpa gains nothing on a CPU
