@@ -338,8 +338,9 @@ def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 def test_processes_that_prepare_batches_change_nothing() -> None:
-    alone, helped = make_learner(0.5), make_learner(0.5, dataloader_num_workers=1)
+    alone = make_learner(0.5)
     train(alone)
+    helped = make_learner(0.5, dataloader_num_workers=1)
     train(helped)
     assert same(weights(alone), weights(helped))
 

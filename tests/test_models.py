@@ -412,6 +412,56 @@ def test_an_index_that_leaves_the_folder_is_refused(path: str, teacher: models.S
         models.load(teacher, HEAD)
 
 
+# Checkpoints from the time when there was only BERT, TinyBERT's among them
+
+
+@pytest.fixture
+def general(teacher: models.Source) -> models.Source:
+    """A folder like TinyBERT_General_4L_312D: no family, vocab.txt, a pickle, layer norms by old names, projections."""
+    folder = Path(str(teacher.folder))
+    torch.manual_seed(3)
+    body = BertModel(make_config())
+    weights = {f"bert.{key}": tensor for key, tensor in body.state_dict().items()}
+    for new, old in (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")):
+        weights = {key.replace(new, old): tensor for key, tensor in weights.items()}
+    weights |= {f"fit_denses.{i}.weight": torch.ones(4, 4) for i in range(3)} | {
+        "cls.predictions.bias": torch.ones(len(WORDS))
+    }
+    for file in folder.iterdir():
+        file.unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    config = {"cell": {}, "emb_size": 312, "pre_trained": "", "training": "", "structure": []} | {
+        name: getattr(body.config, name)
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+                     "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "type_vocab_size",
+                     "max_position_embeddings", "vocab_size")
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return teacher
+
+
+def test_a_general_tinybert_becomes_a_plain_bert(general: models.Source, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = BertModel(make_config()).state_dict()
+    model = models.load(general, HEAD, label_names=["no", "yes"], new_head=True)
+    found = {key.removeprefix("bert."): value for key, value in model.state_dict().items() if key.startswith("bert.")}
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+    tokenizer = models.load_tokenizer(general)
+    assert tokenizer.get_vocab() == {word: number for number, word in enumerate(WORDS)}
+    assert tokenizer(WORDS[-1].upper())["input_ids"] == [WORDS.index("[CLS]"), len(WORDS) - 1, WORDS.index("[SEP]")]
+    models.save(model, tokenizer, tmp_path / "student")
+    again = models.load(models.locate(str(tmp_path / "student")), HEAD)
+    assert torch.equal(again.bert.embeddings.LayerNorm.weight, model.bert.embeddings.LayerNorm.weight)
+
+
+def test_a_config_without_a_family_that_is_no_bert_is_refused(general: models.Source) -> None:
+    file = Path(str(general.folder)) / "config.json"
+    file.write_text(json.dumps({"hidden_size": 8}))
+    with pytest.raises(InputError, match="model type 'None'"):
+        models.load(general, HEAD, new_head=True)
+
+
 # Old pickled weights
 
 

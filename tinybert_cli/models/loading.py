@@ -11,7 +11,7 @@ import torch
 
 from tinybert_cli.errors import InputError, UserError
 from tinybert_cli.models.sources import Source, fetch
-from tinybert_cli.models.weights import is_finite, read_json, read_weights, some_of
+from tinybert_cli.models.weights import family_of, is_finite, read_json, read_weights, some_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -128,7 +128,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
 
     file = folder / "config.json"
     values = read_json(file)
-    model_type = str(values.get("model_type"))
+    model_type = family_of(values)
     if model_type not in CONFIG_MAPPING:
         reason = "its code comes with it, and code from a model is never run" if "auto_map" in values else "unknown"
         raise InputError(

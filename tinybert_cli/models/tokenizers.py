@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinybert_cli.errors import InputError
 from tinybert_cli.models.sources import TOKENIZER_FILES, Source, fetch
-from tinybert_cli.models.weights import some_of
+from tinybert_cli.models.weights import family_of, read_json, some_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -24,7 +25,9 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
             hint="copy the tokenizer files of the model that it was made from into the folder",
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, tokenizer_type=_kind(folder)
+        )
     except Exception as error:  # the Rust library raises bare Exception for a file that it cannot read
         raise InputError(f"the tokenizer of '{source.name}' cannot be read: {error}", where=str(folder)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -40,6 +43,13 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
             hint="its vocabulary file is missing or empty",
         )
     return tokenizer
+
+
+def _kind(folder: Path) -> str | None:
+    """For a folder that names no family itself: the library would not know whose vocab.txt it is."""
+    config = read_json(folder / "config.json")
+    named = "model_type" in config or (folder / "tokenizer_config.json").is_file()
+    return "bert" if not named and family_of(config) == "bert" else None
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: Source) -> None:

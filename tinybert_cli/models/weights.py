@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
             break
     else:
         raise InputError(f"there are no weights: none of {', '.join(WEIGHTS_FILES)}", where=str(folder))
+    weights = {_today(key): tensor for key, tensor in weights.items()}
     broken = [key for key, tensor in weights.items() if not is_finite(tensor)]
     if broken:
         raise InputError(f"the model is broken: NaN or infinity in {some_of(broken)}", where=str(folder))
@@ -40,6 +42,18 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError("this is not a JSON object", where=str(file))
     return values
+
+
+def family_of(config: dict[str, Any]) -> str:
+    """`model_type`; a config from the time when there was only BERT, as TinyBERT's are, names none."""
+    if "model_type" not in config and config.keys() >= {"hidden_size", "type_vocab_size", "num_attention_heads"}:
+        return "bert"
+    return str(config.get("model_type"))
+
+
+def _today(key: str) -> str:
+    """Layer norms had other names in the first checkpoints."""
+    return re.sub(r"(LayerNorm)\.gamma$", r"\1.weight", re.sub(r"(LayerNorm)\.beta$", r"\1.bias", key))
 
 
 def _read_shards(index: Path) -> dict[str, torch.Tensor]:
