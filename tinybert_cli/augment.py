@@ -36,7 +36,7 @@ def neighbours(table: Mapping[str, int], vectors: Tensor, wanted: Iterable[str],
     unit = torch.nn.functional.normalize(vectors[[table[word] for word in known]].float(), dim=-1)
     place = {word: index for index, word in enumerate(known)}
     asked = sorted({word for word in wanted if word in place})
-    found = {}
+    found: dict[str, list[str]] = {}
     for begin in range(0, len(asked), CHUNK):
         chunk = asked[begin : begin + CHUNK]
         rows = torch.tensor([place[word] for word in chunk])

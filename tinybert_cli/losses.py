@@ -133,7 +133,8 @@ def _token_mean(values: Tensor, batch: Batch) -> Tensor:
 
 
 def _scores(query: Tensor, key: Tensor) -> Tensor:
-    return query.float() @ key.float().mT / query.shape[-1] ** 0.5
+    scores: Tensor = query.float() @ key.float().mT / query.shape[-1] ** 0.5
+    return scores
 
 
 def _log_relations(projected: Tensor, mask: Tensor, heads: int) -> Tensor:

@@ -119,7 +119,8 @@ def _listening(body: torch.nn.Module, layers: Sequence[int], reads: frozenset[st
 
 def _keeper(kept: list[Tensor], heads: int) -> Any:
     def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kept.append(output.unflatten(-1, (heads, -1)).transpose(1, 2))  # (B, T, A·D) → (B, A, T, D)
+        batch, tokens, _ = output.shape
+        kept.append(output.view(batch, tokens, heads, -1).transpose(1, 2))  # (B, T, A·D) → (B, A, T, D)
 
     return keep
 
