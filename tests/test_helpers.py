@@ -78,6 +78,13 @@ def test_text_comes_from_arguments_a_file_or_stdin(teacher: Path, tmp_path: Path
     assert piped.stderr == ""
 
 
+def test_a_broken_export_is_a_missing_input(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(InputError, match="the export cannot be read"):
+        list(predict.run(str(tmp_path), ["fine"]))
+
+
 def test_an_empty_text_is_refused_by_its_number(teacher: Path) -> None:
     with pytest.raises(InputError, match="text 2 is empty"):
         list(predict.run(str(teacher), ["fine", " "]))

@@ -7,34 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from test_students import CONFIGS, SIZES
 from torch import Tensor
-from transformers import (
-    AutoModelForSequenceClassification,
-    BertConfig,
-    CamembertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
-    ElectraConfig,
-    PreTrainedConfig,
-    RobertaConfig,
-    XLMRobertaConfig,
-)
+from transformers import AutoModelForSequenceClassification, DebertaV2Config
 
 from tinybert_cli import losses, models
 from tinybert_cli.errors import InputError
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 30, "max_position_embeddings": 24, "hidden_size": 24, "num_attention_heads": 4,
-    "num_hidden_layers": 4, "intermediate_size": 40, "initializer_range": 0.3,
-}  # fmt: skip
-FAMILIES: dict[str, PreTrainedConfig] = {
-    "bert": BertConfig(**SIZES),
-    "roberta": RobertaConfig(**SIZES),
-    "xlm-roberta": XLMRobertaConfig(**SIZES),
-    "camembert": CamembertConfig(**SIZES),
-    "electra": ElectraConfig(**SIZES, embedding_size=16),
-    "distilbert": DistilBertConfig(vocab_size=30, max_position_embeddings=24, dim=24, n_heads=4, n_layers=4, hidden_dim=40),
-}  # fmt: skip
 ALL = frozenset({"embeddings", "hidden_states", "queries", "keys", "values"})
 INPUTS = {"input_ids", "attention_mask"}
 BATCH = {
@@ -46,7 +25,7 @@ BATCH = {
 
 def model(family: str, attention: str = "eager", **changes: Any) -> Any:
     torch.manual_seed(0)
-    config = copy.deepcopy(FAMILIES[family])
+    config = copy.deepcopy(CONFIGS[family])
     for name, value in changes.items():
         setattr(config, name, value)
     return AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).eval()
@@ -56,7 +35,7 @@ def answers(teacher: models.Teacher) -> dict[str, Any]:
     return teacher(BATCH, INPUTS)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CONFIGS)
 def test_the_scores_give_the_attention_that_the_model_computes(family: str) -> None:
     reference = model(family)
     with torch.no_grad():

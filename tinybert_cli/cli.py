@@ -97,7 +97,10 @@ def predict(
         elif file is not None:
             if not file.is_file():
                 raise InputError(f"there is no file '{file}'")
-            yield from file.read_text(encoding="utf-8").splitlines()
+            try:
+                yield from file.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise InputError(f"'{file}' is not UTF-8: {error}", hint="convert it: iconv -t utf-8") from error
         else:
             yield from (line.rstrip("\n") for line in sys.stdin)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tinybert_cli import tasks
 from tinybert_cli.errors import InputError
+from tinybert_cli.tasks.text_classification import softmax
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Ask = Callable[[Sequence[Any]], Array]  # texts, or pairs of them → logits (N, C)
@@ -37,15 +38,13 @@ def run(model: str, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
                 raise InputError(f"text {number} is empty")
         shown = [tuple(text.split("\t", 1)) if "\t" in text else text for _, text in batch]
         logits = ask(shown)
-        said = task.answers(logits, names)
+        said, shares = task.answers(logits, names), softmax(logits)
         for index, (_, text) in enumerate(batch):
-            exponents = np.exp(logits[index].astype(np.float64) - logits[index].max())
-            shares = (exponents / exponents.sum()).tolist()
             yield {
                 "text": text,
                 "prediction": said["prediction"][index],
                 "confidence": said["confidence"][index],
-                "probabilities": dict(zip(names, shares, strict=True)),
+                "probabilities": dict(zip(names, shares[index].tolist(), strict=True)),
             }
 
 
@@ -57,15 +56,19 @@ def _exported(folder: Path) -> tuple[Ask, list[str]]:
         raise InputError("the package 'onnxruntime' is not installed", hint="pip install 'tinybert[onnx]'") from error
     from tokenizers import Tokenizer
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # both libraries have classes of their own for every kind of broken file
+        message, _, _ = str(error).partition("\n")
+        raise InputError(f"the export cannot be read: {message}", where=str(folder), hint="export it again") from error
     names = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     padding = config.get("pad_token_id") or 0
     tokenizer.enable_truncation(_longest(config))
     tokenizer.enable_padding(pad_id=padding, pad_token=tokenizer.id_to_token(padding))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
     wanted = [node.name for node in session.get_inputs()]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,11 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def _row(folder: Path) -> Row:
     manifest = artifacts.read_manifest(folder)
     begin, end = (datetime.fromisoformat(manifest[name]) for name in ("start", "end"))
-    facts: Mapping[str, Any] = {name: manifest[name] for name in ("parameters",) if name in manifest}
     return {
         "run": str(folder),
         "command": manifest["command"],
         "seconds": round((end - begin).total_seconds()),
-        **facts,
+        **({"parameters": manifest["parameters"]} if "parameters" in manifest else {}),
         "bytes": sum(entry["bytes"] for entry in manifest["outputs"]),
         **artifacts.read_metrics(folder),
     }
