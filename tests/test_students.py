@@ -217,7 +217,7 @@ def test_no_rule_maps_more_layers_than_there_are() -> None:
 @every_family
 def test_the_same_shape_gives_the_same_answers(name: str) -> None:
     teacher = make_teacher(name)
-    assert torch.equal(logits(make_student(teacher)), logits(teacher))
+    assert torch.allclose(logits(make_student(teacher)), logits(teacher), atol=1e-6)
 
 
 @every_family
@@ -242,7 +242,7 @@ def test_a_student_runs_and_its_folder_loads_whole(name: str, initialize: str, t
     student.save_pretrained(tmp_path)
     loaded, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())
-    assert torch.equal(logits(loaded), logits(student)) and logits(loaded).isfinite().all()
+    assert torch.allclose(logits(loaded), logits(student), atol=1e-6) and logits(loaded).isfinite().all()
     assert loaded.config.id2label == LABELS["id2label"]
     assert not student.training and {weight.dtype for weight in student.parameters()} == {torch.float32}
 
@@ -383,14 +383,14 @@ def test_a_family_that_cannot_be_shrunk_is_named() -> None:
 @pytest.mark.parametrize("config", [AlbertConfig, DebertaV2Config, MPNetConfig])
 def test_other_families_can_be_kept_as_they_are_or_be_drawn_anew(config: type[PreTrainedConfig]) -> None:
     teacher = AutoModelForSequenceClassification.from_config(config(**SIZES, **LABELS)).eval()
-    assert torch.equal(logits(make_student(teacher)), logits(teacher))
+    assert torch.allclose(logits(make_student(teacher)), logits(teacher), atol=1e-6)
     assert logits(make_student(teacher, initialize="random", num_hidden_layers=2, hidden_size=12)).shape == (2, 3)
 
 
 def test_a_config_with_other_numbers_can_only_be_kept_as_it_is() -> None:
     config = XLMConfig(vocab_size=30, emb_dim=24, n_heads=4, n_layers=2, pad_index=1, **LABELS)
     teacher = AutoModelForSequenceClassification.from_config(config).eval()
-    assert torch.equal(logits(make_student(teacher)), logits(teacher))
+    assert torch.allclose(logits(make_student(teacher)), logits(teacher), atol=1e-6)
     with pytest.raises(InputError, match="other numbers"):
         make_student(teacher, initialize="random", hidden_size=12)
 

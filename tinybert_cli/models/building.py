@@ -13,6 +13,7 @@ import torch
 from tinybert_cli import config as settings
 from tinybert_cli.errors import InputError
 from tinybert_cli.models.families import FAMILIES, Axes, Family, Shape, shape_of
+from tinybert_cli.models.first_token import skip_unread
 from tinybert_cli.models.shapes import check_family, is_as_it_is, shape
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def build(
 def _fresh(model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return model_class(config)
+        return skip_unread(model_class(config))
 
 
 def _narrow(weights: Tensors, base: Shape, config: PreTrainedConfig, mapping: Sequence[int], seed: int) -> Tensors:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tinybert_cli.errors import InputError
 from tinybert_cli.models.families import FAMILIES
+from tinybert_cli.models.first_token import read_all
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +37,7 @@ class Teacher:
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int], reads: frozenset[str]) -> None:
         _check_readable(model, reads)
+        read_all(model)
         self.layers, self.reads = layers, reads
         self.width = int(model.config.hidden_size)
         self.body = model.base_model.eval().requires_grad_(False)
@@ -61,6 +63,7 @@ class Student(torch.nn.Module):
     def __init__(self, model: PreTrainedModel, teacher: Teacher, *, shared: bool) -> None:
         super().__init__()
         _check_readable(model, teacher.reads)
+        read_all(model)
         self.model, self.reads = model, teacher.reads
         self.layers = range(model.config.num_hidden_layers)
         width = int(model.config.hidden_size)

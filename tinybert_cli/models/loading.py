@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tinybert_cli.errors import InputError, UserError
+from tinybert_cli.models.first_token import skip_unread
 from tinybert_cli.models.sources import Source, fetch
 from tinybert_cli.models.weights import family_of, is_finite, read_json, read_weights, some_of
 
@@ -67,7 +68,7 @@ def load(
         trust_remote_code=False,
     )
     _check_report(report, folder, prefix, new_head=new_head)
-    return model
+    return skip_unread(model)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
