@@ -69,8 +69,7 @@ def _trainer(teacher_folder: Path, shown: list[str], folder: Path) -> float:
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
     online = AutoModelForSequenceClassification.from_pretrained(teacher_folder).eval()
     setting = Model(**{"from": str(teacher_folder), **STUDENT})
-    base = models.load(models.locate(str(teacher_folder)), "sequence-classification")
-    student = models.build(setting, base, [], seed=1)
+    student = AutoModelForSequenceClassification.from_config(models.shape(setting, online.config))
 
     class Distiller(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore

@@ -18,7 +18,7 @@ from tinybert_cli import loops
 from tinybert_cli.config import Training
 from tinybert_cli.data import BucketBatches, Examples, sorted_batches
 from tinybert_cli.errors import InputError, Interrupted, UserError
-from tinybert_cli.loops import Learner, prediction, training
+from tinybert_cli.loops import Learner, costs, training
 
 ROWS, WORDS, WIDTH = 40, 20, 8
 SETTINGS: dict[str, Any] = {
@@ -515,14 +515,35 @@ class Slow(Net):
 CLOCK = [0.0]
 
 
-def test_the_latency_of_every_model_is_its_median_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction.time, "perf_counter", lambda: CLOCK[0])
+def test_the_latency_of_every_pass_is_taken_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: CLOCK[0])
     examples = make_examples()
     batches = [examples.__getitems__([row]) for row in range(5)]
     warm = [9.0, 9.0, 9.0]
     nets = {"teacher": Slow([*warm, 0.4, 0.2, 0.3, 7.0, 0.1]), "student": Slow([*warm, 0.1, 0.1, 0.1, 0.1, 5.0])}
     found = loops.latencies(nets, {"teacher": batches, "student": batches})
-    assert found == pytest.approx({"teacher": 300.0, "student": 100.0})
+    assert found["teacher"] == pytest.approx([400.0, 200.0, 300.0, 7000.0, 100.0])
+    assert found["student"] == pytest.approx([100.0, 100.0, 100.0, 100.0, 5000.0])
+
+
+def test_multiplications_are_counted_row_by_row() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.Linear(8, 2, bias=False))
+
+    class Counted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.net(input_ids.float())}
+
+    batches = [{"input_ids": torch.ones(1, 4)}, {"input_ids": torch.ones(3, 4)}]
+    assert loops.multiply_adds(Counted(), batches) == 4 * 8 + 8 * 2
+
+
+def test_a_model_that_cannot_answer_has_no_start_up_time(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        loops.first_answer(str(tmp_path / "nothing"), "text")
 
 
 def test_bf16_is_taken_where_it_is_asked_for(net: Net) -> None:

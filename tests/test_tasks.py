@@ -17,7 +17,8 @@ from tinybert_cli import tasks
 from tinybert_cli.config import Data
 from tinybert_cli.data import Rows
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.tasks.text_classification import TextClassification, expected_calibration_error, softmax
+from tinybert_cli.tasks.scores import calibration_error, softmax
+from tinybert_cli.tasks.text_classification import TextClassification
 
 TASK = TextClassification()
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "tea", "was", "hot", "cold", "##er", "not"]
@@ -280,68 +281,103 @@ def test_calibration_error_is_the_mean_gap_of_the_bins_weighted_by_rows() -> Non
     confidence = np.array([0.92, 0.94, 0.55, 0.65])  # bins of a tenth: two rows, one row, one row
     correct = np.array([True, False, True, True])
     expected = (2 * abs(0.93 - 0.5) + abs(0.55 - 1) + abs(0.65 - 1)) / 4
-    assert expected_calibration_error(confidence, correct, bins=10) == pytest.approx(expected)
+    assert calibration_error(confidence, correct, bins=10) == pytest.approx(expected)
 
 
 def test_calibration_error_counts_full_confidence_in_the_last_bin() -> None:
-    assert expected_calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
+    assert calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
 
 
-def by_rows(logits: Array, labels: Array, resamples: int) -> dict[str, list[float]]:
-    """The bootstrap as it is told: draw rows with replacement and score them."""
-    random = np.random.default_rng(99)
-    said, values = logits.argmax(-1), {"accuracy": [], "f1_macro": []}
-    for _ in range(resamples):
-        rows = random.integers(len(labels), size=len(labels))
-        gold, answer = labels[rows], said[rows]
-        values["accuracy"].append((gold == answer).mean())
-        f1 = [
-            2 * ((gold == c) & (answer == c)).sum() / ((gold == c).sum() + (answer == c).sum())
-            for c in range(logits.shape[-1]) if (gold == c).any() or (answer == c).any()
-        ]  # fmt: skip
-        values["f1_macro"].append(np.mean(f1))
-    return {name: np.percentile(found, [2.5, 97.5]).tolist() for name, found in values.items()}
+def names_of(classes: int) -> list[str]:
+    return [f"c{index}" for index in range(classes)]
 
 
-@pytest.mark.parametrize(("rows", "classes"), [(200, 3), (12, 4)])
-def test_intervals_are_those_of_drawing_rows(rows: int, classes: int) -> None:
+@pytest.mark.parametrize("classes", [2, 4])
+def test_details_are_those_of_scikit_learn(classes: int) -> None:
+    logits, labels = made_up(150, classes)
+    said, names = logits.argmax(-1), names_of(classes)
+    found = TASK.details(logits, labels, names)
+    assert found["f1_weighted"] == pytest.approx(metrics.f1_score(labels, said, average="weighted"))
+    assert found["precision[c1]"] == pytest.approx(metrics.precision_score(labels, said, labels=[1], average="macro"))
+    assert found["recall[c1]"] == pytest.approx(metrics.recall_score(labels, said, labels=[1], average="macro"))
+    assert {name.partition("[")[0] for name in found} == set(TASK.detailed)
+
+
+def test_brier_score_is_the_squared_distance_from_the_right_answer() -> None:
+    logits = np.log([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]])
+    expected = ((0.3**2 + 0.2**2 + 0.1**2) + (0.1**2 + 0.6**2 + 0.7**2)) / 2
+    assert TASK.details(logits, np.array([0, 2]), names_of(3))["brier"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(60, 3), (9, 4)])
+def test_each_resample_is_scored_as_its_rows_would_be(rows: int, classes: int) -> None:
     logits, labels = made_up(rows, classes)
-    found = TASK.intervals(logits, labels, resamples=4000, seed=1)
-    expected = by_rows(logits, labels, 3000)
-    assert found.keys() == expected.keys()
-    for name, limits in expected.items():
-        assert found[name] == pytest.approx(limits, abs=0.012 if rows == 200 else 0.04)
+    found = TASK.resampled(logits, labels, names_of(classes), resamples=20, seed=5)
+    random = np.random.default_rng(5)
+    for index in range(20):
+        drawn = random.integers(rows, size=rows)
+        expected = TASK.score(logits[drawn], labels[drawn]) | TASK.details(
+            logits[drawn], labels[drawn], names_of(classes)
+        )
+        assert found.keys() == expected.keys()
+        assert {name: values[index] for name, values in found.items()} == pytest.approx(expected)
 
 
-def test_intervals_hold_the_score_and_depend_on_the_seed_alone() -> None:
+def test_resamples_depend_on_the_seed_alone() -> None:
     logits, labels = made_up(80, 3)
-    found = TASK.intervals(logits, labels, resamples=500, seed=7)
-    score = TASK.score(logits, labels)
-    assert all(low < score[name] < high for name, (low, high) in found.items())
-    assert found == TASK.intervals(logits, labels, resamples=500, seed=7)
-    assert found != TASK.intervals(logits, labels, resamples=500, seed=8)
+    first, same, other = (
+        TASK.resampled(logits, labels, names_of(3), resamples=50, seed=seed)["accuracy"].tolist() for seed in (7, 7, 8)
+    )
+    assert first == same != other
 
 
-def test_interval_of_answers_that_are_all_right_is_a_point() -> None:
-    found = TASK.intervals(np.eye(2)[[0, 1, 1]], np.array([0, 1, 1]), resamples=100, seed=0)
-    assert found == {"accuracy": (1.0, 1.0), "f1_macro": (1.0, 1.0)}
+def test_mcnemar_counts_the_rows_that_only_one_of_both_gets_right() -> None:
+    labels = np.zeros(12, dtype=int)
+    reference = np.eye(2)[[0] * 9 + [1] * 3]
+    logits = np.eye(2)[[1] * 8 + [0] * 2 + [1] * 2]  # loses 8 of the reference's, wins 1
+    found = TASK.discordant(logits, reference, labels)
+    assert (found["rows_lost"], found["rows_won"]) == (8, 1)
+    assert found["mcnemar_p"] == pytest.approx(2 * (1 + 9) / 2**9)  # P(at most 1 of 9 fair tosses), both sides
+    assert TASK.discordant(reference, reference, labels)["mcnemar_p"] == 1.0
+
+
+def test_scaling_finds_the_temperature_that_the_logits_were_divided_by() -> None:
+    random = np.random.default_rng(3)
+    honest = random.normal(size=(4000, 3)) * 2
+    shares = softmax(honest)
+    labels = np.array([random.choice(3, p=row) for row in shares])
+    found = TASK.calibrated(honest * 3, labels)
+    assert found["temperature"] == pytest.approx(3.0, rel=0.1)
+    assert found["ece_scaled"] < 0.03 < TASK.score(honest * 3, labels)["ece"]
+
+
+def test_scaling_changes_no_answer_and_one_row_is_enough() -> None:
+    found = TASK.calibrated(np.array([[2.0, 0.0]]), np.array([0]))
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_credit_adds_up_to_the_accuracy() -> None:
+    logits, labels = made_up(50, 3)
+    assert TASK.credit(logits, labels).mean() == TASK.score(logits, labels)["accuracy"]
 
 
 def test_majority_is_the_share_of_the_most_frequent_class() -> None:
     assert TASK.majority(np.array([1, 0, 1, 2, 1])) == pytest.approx(0.6)
 
 
-def test_fidelity_is_agreement_and_divergence_from_the_reference() -> None:
+def test_fidelity_is_agreement_divergence_and_the_order_of_confidence() -> None:
     reference = np.log([[0.75, 0.25], [0.5, 0.5]])
     logits = np.log([[0.25, 0.75], [0.8, 0.2]])
     first = 0.75 * math.log(3) + 0.25 * math.log(1 / 3)
     second = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)
-    assert TASK.fidelity(logits, reference) == pytest.approx({"agreement": 0.5, "kl": (first + second) / 2})
+    expected = {"agreement": 0.5, "kl": (first + second) / 2, "confidence_correlation": -1.0}
+    assert TASK.fidelity(logits, reference) == pytest.approx(expected)
 
 
 def test_fidelity_to_itself_is_perfect() -> None:
     logits, _ = made_up(20, 3)
-    assert TASK.fidelity(logits, logits + 3) == pytest.approx({"agreement": 1.0, "kl": 0.0}, abs=1e-6)
+    expected = {"agreement": 1.0, "kl": 0.0, "confidence_correlation": 1.0}
+    assert TASK.fidelity(logits, logits + 3) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,8 @@ class Latency(Section):
     """Rows of one pass."""
     lengths: Annotated[list[Literal["data"] | Positive], Field(min_length=1)] = ["data", 128]
     """`data` = the rows' own lengths; a number = all rows of so many tokens."""
+    startup: bool = False
+    """Also the time from the start of a new process to its first answer, and the memory that it takes."""
 
 
 class Verify(Section):
@@ -271,6 +273,8 @@ class Eval(Stage):
     """Rows of one batch."""
     latency: Latency | None = Latency()
     """null = not measured."""
+    slices: list[str] = []
+    """Columns whose values are scored one by one, besides length, label and the reference's confidence."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples for the 95 % interval; 0 = none."""
     require: dict[str, dict[str, float]] = {}

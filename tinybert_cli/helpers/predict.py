@@ -12,7 +12,7 @@ import numpy as np
 
 from tinybert_cli import tasks
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks.text_classification import softmax
+from tinybert_cli.tasks.scores import softmax
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Ask = Callable[[Sequence[Any]], Array]  # texts, or pairs of them → logits (N, C)

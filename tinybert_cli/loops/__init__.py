@@ -1,7 +1,8 @@
 """The only loops over batches: training and prediction."""
 
+from tinybert_cli.loops.costs import first_answer, latencies, multiply_adds
 from tinybert_cli.loops.devices import device, fastest_attention, precision, to_bf16_if_faster
-from tinybert_cli.loops.prediction import MODEL_INPUTS, Array, Batch, forward, latencies, predict, predict_all
+from tinybert_cli.loops.prediction import MODEL_INPUTS, Array, Batch, forward, predict, predict_all
 from tinybert_cli.loops.training import Learner, Row, StepLoss
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "StepLoss",
     "device",
     "fastest_attention",
+    "first_answer",
     "forward",
     "latencies",
+    "multiply_adds",
     "precision",
     "predict",
     "predict_all",

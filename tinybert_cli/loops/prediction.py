@@ -1,8 +1,7 @@
-"""Prediction: what a model says of every batch, and how long it takes to say it."""
+"""Prediction: what a model says of every batch."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,7 +37,7 @@ def predict(
     With several processes each takes every n-th batch; every process is given all the answers.
     """
     model.eval()
-    device = _device_of(model)
+    device = device_of(model)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     with torch.no_grad():
         for begin in range(0, len(batches), world):
@@ -61,26 +60,7 @@ def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[li
     return logits[np.argsort(order)]
 
 
-def latencies(nets: Mapping[str, torch.nn.Module], batches: Mapping[str, Sequence[Batch]]) -> dict[str, float]:
-    """Median milliseconds of one forward pass of each model over its batches, after a warm-up.
-
-    The models take turns batch by batch, so that the ratios hold on a machine whose speed drifts.
-    """
-    taken: dict[str, list[float]] = {name: [] for name in nets}
-    places = {name: _device_of(net) for name, net in nets.items()}
-    rounds = list(zip(*batches.values(), strict=True))
-    with torch.no_grad():
-        for number, shown in enumerate([*rounds[:3], *rounds]):  # the first three are the warm-up
-            for name, batch in zip(batches, shown, strict=True):
-                on_device = {key: value.to(places[name]) for key, value in batch.items()}
-                begin = time.perf_counter()
-                forward(nets[name].eval(), on_device)["logits"].cpu()
-                if number >= len(rounds[:3]):
-                    taken[name].append(1000 * (time.perf_counter() - begin))
-    return {name: float(np.median(values)) for name, values in taken.items()}
-
-
-def _device_of(model: torch.nn.Module) -> torch.device:
+def device_of(model: torch.nn.Module) -> torch.device:
     """Where the model's weights are; an exported model has none, and takes its input on the CPU."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 

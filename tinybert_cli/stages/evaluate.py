@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinybert_cli import artifacts, data, formats, loops, models, tasks
-from tinybert_cli.config import Eval, Latency
+from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, did_you_mean
+from tinybert_cli.stages import findings
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find}
 
-MEASURES = ("retention", "agreement", "speedup_b1", "speedup_b32")  # what `require` may ask for besides the metrics
+MEASURES = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
 TIMED_ROWS = 256  # rows that the latencies are taken on, or as many as there are
+COUNTED_ROWS = 64  # rows whose multiplications are counted
 
 
 def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -52,25 +57,31 @@ def _check(config: Eval) -> str:
     if reference not in names:
         raise ConfigError(f"`reference` '{reference}' is not among the models", key=("reference",),
                           hint=did_you_mean(reference, names))  # fmt: skip
+    scored = [*task.metrics, *task.detailed]
     for index, metric in enumerate([] if config.metrics == "auto" else config.metrics):
-        if metric not in task.metrics:
-            raise ConfigError(
-                f"unknown metric '{metric}'", key=("metrics", index), hint=did_you_mean(metric, task.metrics)
-            )
-    known = [*task.metrics, *(f"{metric}_low" for metric in task.metrics), *MEASURES]
+        if _of_all_classes(metric) not in scored:
+            raise ConfigError(f"unknown metric '{metric}'", key=("metrics", index), hint=did_you_mean(metric, scored))
+    known = [*(f"{metric}{end}" for metric in scored for end in ("", "_low", "_difference_low")), *MEASURES]
     for name, wanted in config.require.items():
         if name not in names:
             raise ConfigError(f"unknown model '{name}' in `require`", key=("require", name),
                               hint=did_you_mean(name, names))  # fmt: skip
         for metric in wanted:
-            if metric not in known:
+            if _of_all_classes(metric) not in known:
                 raise ConfigError(f"unknown metric '{metric}'", key=("require", name, metric),
                                   hint=did_you_mean(metric, known))  # fmt: skip
     return reference
 
 
+def _of_all_classes(metric: str) -> str:
+    """`recall[negative]_low` → `recall_low`: the names of the classes are not known before the data is read."""
+    return re.sub(r"\[.*\]", "", metric)
+
+
 @dataclass(frozen=True)
 class _Contestant:
+    name: str
+    source: models.Source
     model: Any
     examples: data.Examples
     facts: dict[str, float]
@@ -86,10 +97,11 @@ def _evaluate(
     if gold is None:
         rows.column(config.data.label_column_name)  # raises, with the columns that there are
     assert gold is not None
+    columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
     yield {"event": "plan", "rows": len(rows), "models": list(sources), "reference": reference, "split": config.split}
     contestants = {}
     for name, source in sources.items():
-        contestants[name], encoded = _enter(config, task, source, rows, names)
+        contestants[name], encoded = _enter(config, task, name, source, rows, names)
         if name == reference:
             yield from data.remarks(config.split, encoded, config.data)
     if output.dry_run:
@@ -100,26 +112,37 @@ def _evaluate(
         order = data.sorted_batches(contestant.examples.lengths, config.per_device_eval_batch_size)
         logits[name] = loops.predict_all(contestant.model, contestant.examples, order)
         yield {"event": "scored", "model": name}
-    times = {} if config.latency is None else _latencies(contestants, config.latency)
-    metrics: dict[str, float] = {}
+    said = {name: task.answers(values, names) for name, values in logits.items()}
+    judge = _Judge(config, task, gold, names, logits[reference])
+    slices = findings.slices(
+        contestants[reference].examples.lengths, [names[label] for label in gold],
+        said[reference]["confidence"], columns,
+    )  # fmt: skip
+    costs = {} if config.latency is None else _costs(contestants, config.latency, rows, config.data)
+    table: dict[str, dict[str, float]] = {}
     for name, contestant in contestants.items():
-        found = _scores(config, task, logits[name], gold, logits[reference], is_reference=name == reference)
-        found |= contestant.facts | {key: value[name] for key, value in times.items()}
-        found |= {
-            key.replace("latency_ms", "speedup"): value[reference] / value[name]
-            for key, value in times.items()
-            if name != reference
-        }
-        metrics |= {f"{name}.{key}": value for key, value in found.items()}
+        found = judge.scores(logits[name], is_reference=name == reference) | contestant.facts
+        found |= {key: value[name] for key, value in costs.items() if name in value}
+        if name != reference:
+            found |= {
+                key.replace("latency_ms", "speedup"): value[reference] / value[name]
+                for key, value in costs.items()
+                if key.startswith("latency_ms") and not key.endswith("_p95")
+            }
+        credit = task.credit(logits[name], gold)
+        found |= {f"{task.main_metric}[{key}]": float(credit[rows_in].mean()) for key, rows_in in slices.items()}
+        table[name] = found
         yield {"event": "model", "model": name, "is_reference": name == reference, **found}
 
+    metrics = {f"{name}.{key}": value for name, found in table.items() for key, value in found.items()}
+    texts = {key: rows.columns[key] for key in data.text_columns(config.data)}
+    labels = [names[label] for label in gold]
+
     def write(folder: Path) -> None:
-        columns: dict[str, Any] = {key: rows.columns[key] for key in data.text_columns(config.data)}
-        columns["label"] = [names[label] for label in gold]
-        for name, values in logits.items():
-            said = task.answers(values, names)
-            columns |= {f"{name}_prediction": said["prediction"], f"{name}_confidence": said["confidence"]}
-        data.write_table(folder / "predictions.parquet", columns)
+        answers = {f"{name}_{key}": values for name, columns in said.items() for key, values in columns.items()}
+        data.write_table(folder / "predictions.parquet", {**texts, "label": labels, **answers})
+        lost = findings.regressions({**texts, "label": labels}, said, reference)
+        data.write_table(folder / "regressions.parquet", lost)
         title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
         (folder / "report.md").write_text(artifacts.markdown_table(title, metrics, list(sources)), encoding="utf-8")
 
@@ -129,7 +152,7 @@ def _evaluate(
 
 
 def _enter(
-    config: Eval, task: tasks.Task, source: models.Source, rows: data.Rows, names: list[str]
+    config: Eval, task: tasks.Task, name: str, source: models.Source, rows: data.Rows, names: list[str]
 ) -> tuple[_Contestant, Any]:
     """A model with the rows as it wants them; its labels must be the reference's, in their order."""
     tokenizer = models.load_tokenizer(source)
@@ -140,34 +163,68 @@ def _enter(
     if model is None:
         model = models.load(source, task.head, label_names=names)
         models.check_vocabulary(model, tokenizer, source)
-        facts["parameters"] = models.size(model)["parameters"]
+        facts |= models.size(model)
         model = model.to(loops.device())
     encoded = task.encode(rows, config.data, tokenizer)
-    return _Contestant(model, data.Examples.of(encoded), facts), encoded
+    return _Contestant(name, source, model, data.Examples.of(encoded), facts), encoded
 
 
-def _scores(
-    config: Eval, task: tasks.Task, logits: data.Array, gold: data.Array, reference: data.Array, *, is_reference: bool
-) -> dict[str, float]:
-    """Quality with its 95 % intervals, and, but for the reference itself, retention and fidelity."""
-    scores = task.score(logits, gold)
-    wanted = list(scores) if config.metrics == "auto" else config.metrics
-    found = {}
-    intervals = task.intervals(logits, gold, resamples=config.bootstrap, seed=config.seed) if config.bootstrap else {}
-    for name in wanted:
-        found[name] = scores[name]
-        if name in intervals:
-            found[f"{name}_low"], found[f"{name}_high"] = intervals[name]
-    if not is_reference:
-        best = task.score(reference, gold)[task.main_metric]
-        found["retention"] = scores[task.main_metric] / best if best else 0.0
-        found |= task.fidelity(logits, reference)
-    return found
+class _Judge:
+    """What the gold labels (N,) and the reference's answers (N, C) say of a model's."""
+
+    def __init__(
+        self, config: Eval, task: tasks.Task, gold: data.Array, names: list[str], reference: data.Array
+    ) -> None:
+        self.config, self.task, self.gold, self.names, self.reference = config, task, gold, names, reference
+        self.reference_scores = self._points(reference)
+        self.reference_draws = self._draws(reference)
+
+    def scores(self, logits: data.Array, *, is_reference: bool) -> dict[str, float]:
+        """Quality with its 95 % intervals, and, but for the reference itself, what it keeps of the reference."""
+        task, points = self.task, self._points(logits)
+        wanted = list(points) if self.config.metrics == "auto" else self.config.metrics
+        draws = self.reference_draws if is_reference else self._draws(logits)
+        found: dict[str, float] = {}
+        for name in wanted:
+            if name not in points:
+                raise ConfigError(f"unknown metric '{name}'", key=("metrics",), hint=did_you_mean(name, points))
+            found |= {name: points[name], **_interval(name, draws)}
+        found |= task.calibrated(logits, self.gold)
+        if is_reference:
+            return found
+        paired = {name: values - self.reference_draws[name] for name, values in draws.items()}
+        for name in wanted:
+            found[f"{name}_difference"] = points[name] - self.reference_scores[name]
+            found |= {f"{key}": value for key, value in _interval(name, paired, end="_difference").items()}
+        best = self.reference_scores[task.main_metric]
+        found["retention"] = points[task.main_metric] / best if best else 0.0
+        return found | task.fidelity(logits, self.reference) | task.discordant(logits, self.reference, self.gold)
+
+    def _points(self, logits: data.Array) -> dict[str, float]:
+        return self.task.score(logits, self.gold) | self.task.details(logits, self.gold, self.names)
+
+    def _draws(self, logits: data.Array) -> dict[str, data.Array]:
+        if not self.config.bootstrap:
+            return {}
+        return self.task.resampled(
+            logits, self.gold, self.names, resamples=self.config.bootstrap, seed=self.config.seed
+        )
 
 
-def _latencies(contestants: Mapping[str, _Contestant], latency: Latency) -> dict[str, dict[str, float]]:
-    """`latency_ms_b1`, `latency_ms_b32_t128`, ... → model → median milliseconds."""
-    found = {}
+def _interval(name: str, draws: Mapping[str, data.Array], *, end: str = "") -> dict[str, float]:
+    """The middle 95 % of what was drawn."""
+    if name not in draws:
+        return {}
+    low, high = np.percentile(draws[name], [2.5, 97.5])
+    return {f"{name}{end}_low": float(low), f"{name}{end}_high": float(high)}
+
+
+def _costs(
+    contestants: Mapping[str, _Contestant], latency: Latency, rows: data.Rows, settings: Data
+) -> dict[str, dict[str, float]]:
+    """`latency_ms_b1`, `latency_ms_b32_t128_p95`, `multiply_adds`, ... → model → number."""
+    found: dict[str, dict[str, float]] = {}
+    nets = {name: contestant.model for name, contestant in contestants.items()}
     for size in latency.batch_sizes:
         for length in latency.lengths:
             key = f"latency_ms_b{size}" + ("" if length == "data" else f"_t{length}")
@@ -175,7 +232,19 @@ def _latencies(contestants: Mapping[str, _Contestant], latency: Latency) -> dict
                 name: contestant.examples.timing_batches(size, None if length == "data" else length, TIMED_ROWS)
                 for name, contestant in contestants.items()
             }
-            found[key] = loops.latencies({name: contestant.model for name, contestant in contestants.items()}, shown)
+            taken = loops.latencies(nets, shown)
+            found[key] = {name: float(np.median(values)) for name, values in taken.items()}
+            found[f"{key}_p95"] = {name: float(np.percentile(values, 95)) for name, values in taken.items()}
+    found["multiply_adds"] = {
+        name: loops.multiply_adds(contestant.model, contestant.examples.timing_batches(1, None, COUNTED_ROWS))
+        for name, contestant in contestants.items()
+        if "parameters" in contestant.facts
+    }
+    if latency.startup:
+        text = "\t".join(str(rows.column(column)[0]) for column in data.text_columns(settings))
+        first = {name: loops.first_answer(contestant.source.name, text) for name, contestant in contestants.items()}
+        found["startup_ms"] = {name: taken for name, (taken, _) in first.items()}
+        found["peak_memory_bytes"] = {name: held for name, (_, held) in first.items()}
     return found
 
 

@@ -46,7 +46,8 @@ class Task(ABC):
     name: ClassVar[str]
     head: ClassVar[str]  # the model head, by its name in models.HEADS
     main_metric: ClassVar[str]
-    metrics: ClassVar[Mapping[str, bool]]  # every metric, and whether more of it is better
+    metrics: ClassVar[Mapping[str, bool]]  # those of `score`, and whether more of it is better
+    detailed: ClassVar[tuple[str, ...]]  # those of `details`; one of each class stands for `recall[negative]`, ...
 
     def objective(self, name: str) -> tuple[str, float]:
         """The metric that checkpoints are chosen by, and +1 if more of it is better, else -1."""
@@ -84,12 +85,30 @@ class Task(ABC):
         """Every metric of the logits (N, C) against the gold labels (N,)."""
 
     @abstractmethod
-    def intervals(self, logits: Array, labels: Array, *, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
-        """metric → its 95 % bootstrap interval, for the metrics that have one."""
+    def details(self, logits: Array, labels: Array, names: Sequence[str]) -> dict[str, float]:
+        """What a finished model is judged by besides `score`: more metrics, and those of each class."""
+
+    @abstractmethod
+    def resampled(
+        self, logits: Array, labels: Array, names: Sequence[str], *, resamples: int, seed: int
+    ) -> dict[str, Array]:
+        """`score` and `details` on rows drawn with replacement (R,); the same seed draws the same rows."""
 
     @abstractmethod
     def fidelity(self, logits: Array, reference: Array) -> dict[str, float]:
         """How far the logits (N, C) say what the reference's (N, C) say."""
+
+    @abstractmethod
+    def discordant(self, logits: Array, reference: Array, labels: Array) -> dict[str, float]:
+        """`rows_lost` and `rows_won` against the reference (N, C), and a paired test of their numbers."""
+
+    @abstractmethod
+    def calibrated(self, logits: Array, labels: Array) -> dict[str, float]:
+        """How far confidence can be believed once the logits are divided by one number."""
+
+    @abstractmethod
+    def credit(self, logits: Array, labels: Array) -> Array:
+        """What each row adds to the main metric, 0 to 1 (N,): its mean over some rows is their score."""
 
     @abstractmethod
     def majority(self, labels: Array) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError, did_you_mean
+from tinybert_cli.tasks import scores
 from tinybert_cli.tasks.base import Array, Encoded, Rows, Task
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class TextClassification(Task):
         "loss": False,
         "ece": False,
     }
+    detailed = ("f1_weighted", "brier", "precision", "recall")
 
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         texts = _texts(rows, data)
@@ -102,43 +104,24 @@ class TextClassification(Task):
             )
 
     def hard_answers(self, logits: Array, min_confidence: float) -> tuple[Array, Array]:
-        probabilities = softmax(logits)
+        probabilities = scores.softmax(logits)
         return probabilities.argmax(-1), probabilities.max(-1) >= min_confidence
 
     def answers(self, logits: Array, names: Sequence[str]) -> dict[str, list[Any]]:
-        probabilities = softmax(logits)
+        probabilities = scores.softmax(logits)
         best = probabilities.argmax(-1)
         return {"prediction": [names[i] for i in best], "confidence": probabilities.max(-1).tolist()}
 
-    def score(self, logits: Array, labels: Array) -> dict[str, float]:
-        from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+    score = staticmethod(scores.score)
+    details = staticmethod(scores.details)
+    resampled = staticmethod(scores.resampled)
+    fidelity = staticmethod(scores.fidelity)
+    discordant = staticmethod(scores.discordant)
+    calibrated = staticmethod(scores.calibrated)
 
-        predicted = logits.argmax(-1)
-        probabilities = softmax(logits)
-        return {
-            "accuracy": float(accuracy_score(labels, predicted)),
-            "f1_macro": float(f1_score(labels, predicted, average="macro", zero_division=0)),
-            "mcc": float(matthews_corrcoef(labels, predicted)),
-            "loss": float(-np.log(probabilities[np.arange(len(labels)), labels].clip(1e-12)).mean()),
-            "ece": expected_calibration_error(probabilities.max(-1), predicted == labels),
-        }
-
-    def intervals(self, logits: Array, labels: Array, *, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
-        """Rows drawn with replacement give multinomial confusion counts: those are drawn, all at once."""
-        classes = logits.shape[-1]
-        counts = np.bincount(labels * classes + logits.argmax(-1), minlength=classes**2)
-        drawn = np.random.default_rng(seed).multinomial(len(labels), counts / counts.sum(), size=resamples)
-        tables = drawn.reshape(resamples, classes, classes)  # (resamples, gold, predicted)
-        hits = np.diagonal(tables, axis1=1, axis2=2)
-        present = (tables.sum(1) + tables.sum(2)) > 0  # a class that was not drawn has no F1
-        f1 = np.divide(2 * hits, tables.sum(1) + tables.sum(2), out=np.zeros(hits.shape), where=present)
-        values = {"accuracy": hits.sum(-1) / len(labels), "f1_macro": f1.sum(-1) / present.sum(-1)}
-        return {name: tuple(np.percentile(value, [2.5, 97.5]).tolist()) for name, value in values.items()}
-
-    def fidelity(self, logits: Array, reference: Array) -> dict[str, float]:
-        p, q = softmax(reference), softmax(logits)
-        kl = (p * (np.log(p.clip(1e-12)) - np.log(q.clip(1e-12)))).sum(-1).mean()
-        return {"agreement": float((logits.argmax(-1) == reference.argmax(-1)).mean()), "kl": max(0.0, float(kl))}
+    def credit(self, logits: Array, labels: Array) -> Array:
+        right: Array = logits.argmax(-1) == labels
+        return right.astype(np.float64)
 
     def majority(self, labels: Array) -> float:
         return float(np.bincount(labels).max() / len(labels))
@@ -147,7 +130,7 @@ class TextClassification(Task):
         """The logarithm of the weighted mean of the probabilities; of a single model its own logits."""
         if len(logits) == 1:
             return logits[0]
-        mean = np.average([softmax(values) for values in logits], axis=0, weights=weights)
+        mean = np.average([scores.softmax(values) for values in logits], axis=0, weights=weights)
         logits_of_mean: Array = np.log(mean.clip(1e-12)).astype(np.float32)
         return logits_of_mean
 
@@ -163,20 +146,6 @@ class TextClassification(Task):
         return (
             f'from transformers import pipeline\n\npipeline("text-classification", "{folder}")("Better than it looks.")'
         )
-
-
-def softmax(logits: Array) -> Array:
-    """Probabilities (N, C) in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    result: Array = shifted / shifted.sum(-1, keepdims=True)
-    return result
-
-
-def expected_calibration_error(confidence: Array, correct: Array, *, bins: int = 15) -> float:
-    """Mean distance of confidence and accuracy over equally wide bins (Guo et al. 2017, equation 3)."""
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(which, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def _texts(rows: Rows, data: Data) -> list[list[str]]:

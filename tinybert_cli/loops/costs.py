@@ -1,0 +1,60 @@
+"""What one answer of a model costs: time, multiplications, and, from a cold start, memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from tinybert_cli.loops.prediction import Batch, device_of, forward
+
+WARM_UP = 3  # rounds that are not counted
+
+
+def latencies(nets: Mapping[str, torch.nn.Module], batches: Mapping[str, Sequence[Batch]]) -> dict[str, list[float]]:
+    """Milliseconds of every forward pass of each model over its batches, after a warm-up.
+
+    The models take turns batch by batch, so that the ratios hold on a machine whose speed drifts.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in nets}
+    places = {name: device_of(net) for name, net in nets.items()}
+    rounds = list(zip(*batches.values(), strict=True))
+    with torch.no_grad():
+        for number, shown in enumerate([*rounds[:WARM_UP], *rounds]):
+            for name, batch in zip(batches, shown, strict=True):
+                on_device = {key: value.to(places[name]) for key, value in batch.items()}
+                begin = time.perf_counter()
+                forward(nets[name].eval(), on_device)["logits"].cpu()
+                if number >= len(rounds[:WARM_UP]):
+                    taken[name].append(1000 * (time.perf_counter() - begin))
+    return taken
+
+
+def multiply_adds(net: torch.nn.Module, batches: Sequence[Batch]) -> float:
+    """Multiply-accumulate operations per row, in matrix products, embeddings and the like not counted."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    place = device_of(net)
+    # The plain kernel, because the counter does not know all of the fused ones.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        for batch in batches:
+            forward(net.eval(), {key: value.to(place) for key, value in batch.items()})
+    return float(counter.get_total_flops()) / 2 / sum(len(batch["input_ids"]) for batch in batches)
+
+
+def first_answer(model: str, text: str) -> tuple[float, int]:
+    """Milliseconds from the start of a new process to its answer, and the most bytes of memory that it held."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "tinybert_cli", "predict", model, text]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"tinybert predict {model} ended with exit code {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return 1000 * (time.perf_counter() - begin), usage.ru_maxrss * unit
