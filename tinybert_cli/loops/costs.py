@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
 import time
@@ -49,12 +49,19 @@ def multiply_adds(net: torch.nn.Module, batches: Sequence[Batch]) -> float:
 
 def first_answer(model: str, text: str) -> tuple[float, int]:
     """Milliseconds from the start of a new process to its answer, and the most bytes of memory that it held."""
-    begin = time.perf_counter()
     command = [sys.executable, "-m", "tinybert_cli", "predict", model, text]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"tinybert predict {model} ended with exit code {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return 1000 * (time.perf_counter() - begin), usage.ru_maxrss * unit
+    said = subprocess.run([sys.executable, "-c", _STARTER, *command], check=True, capture_output=True, text=True)
+    code, seconds, held = json.loads(said.stdout)
+    if code:
+        raise RuntimeError(f"tinybert predict {model} ended with exit code {code}")
+    return 1000 * seconds, held * (1 if sys.platform == "darwin" else 1024)
+
+
+# A process of its own and a small one, because a child's memory on record begins with that of its parent.
+_STARTER = """
+import json, resource, subprocess, sys, time
+begin = time.perf_counter()
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+seconds = time.perf_counter() - begin
+print(json.dumps([code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+"""
