@@ -224,7 +224,8 @@ def _evaluate(row: Row) -> str:
 
 
 def _done(row: Row) -> str:
-    numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and "." not in key}
+    ends = ("_low", "_high")  # of intervals; they are in metrics.json
+    numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and "." not in k and not k.endswith(ends)}
     return "  ".join([f"done: {row['output_dir']}", *(f"{key} {value:,.4g}" for key, value in numbers.items())])
 
 
