@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -159,6 +161,13 @@ def test_the_last_eval_of_a_model_counts(cascade: Path) -> None:
     assert [m.quality for m in report.run([cascade]).models if m.name == str(student)] == [0.89]
 
 
+def test_a_model_that_was_made_anew_after_it_was_scored_is_told_apart(cascade: Path) -> None:
+    shutil.rmtree(cascade / "student")
+    model(cascade / "student", 0.70, 50, seed=7)
+    found = {model.name: model.quality for model in report.run([cascade]).models}
+    assert found[str(cascade / "student")] == 0.70 and found[f"{cascade / 'student'} (an earlier one)"] == 0.88
+
+
 def test_an_export_stands_where_its_model_would_with_the_difference_that_was_found(cascade: Path) -> None:
     finished(
         cascade / "int8", "export", {"metric_difference": -0.004, "latency_ms_b1": 3.0, "agreement": 0.99},
@@ -197,6 +206,16 @@ def test_scores_on_different_rows_are_told_apart(cascade: Path) -> None:
         ("student", "validation, validation.jsonl"),
         ("tiny", "validation, validation.jsonl"),
     ]
+    with pytest.raises(InputError, match="different rows"):
+        budget.choose(found.models, budget.limits(["size_mb=60"], found.models))
+
+
+def test_other_rows_under_the_same_name_are_other_rows(cascade: Path) -> None:
+    model(
+        cascade / "other", 0.99, 1, inputs={"data.validation_file": [{"path": "else/validation.jsonl", "sha256": "c3"}]}
+    )
+    found = report.run([cascade])
+    assert len({model.scored_on for model in found.models}) == 2
     with pytest.raises(InputError, match="different rows"):
         budget.choose(found.models, budget.limits(["size_mb=60"], found.models))
 
@@ -290,7 +309,7 @@ def test_the_best_that_fits_is_chosen_and_its_neighbours_named(
 
 def test_the_neighbours_are_told_with_what_they_cost(cascade: Path) -> None:
     lines = "\n".join(budget.as_lines(choose(cascade, "latency_ms=12")))
-    assert "accuracy -0.0800, -7.50 ms, -38.0 MB\n" in lines
+    assert "  accuracy -0.0800, -7.50 ms, -38.0 MB\n" in lines
     assert lines.endswith("accuracy +0.0200, +10.00 ms, +40.0 MB, their 95 % intervals overlap")
 
 
@@ -342,3 +361,37 @@ def test_in_a_pipe_the_table_is_plain_and_whole(cascade: Path) -> None:
         capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "COLUMNS": "40", "TERM": "xterm"},
     )  # fmt: skip
     assert "\x1b" not in done.stdout and "12.0 MB" in done.stdout and done.stderr == ""
+
+
+# -- the page ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_holds_the_table_the_plots_and_the_choice(cascade: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows = [
+        *({"event": "train", "step": step, "loss": 1.0 / step} for step in (1, 2, 3)),
+        *({"event": "evaluate", "step": step, "accuracy": 0.5, "is_best": True} for step in (2, 3)),
+    ]
+    model(cascade / "watched", 0.85, 30, rows=rows)
+    file = tmp_path / "out" / "report.html"
+    done = CliRunner().invoke(app, ["report", str(cascade), "--html", str(file), "--budget", "latency_ms=12"])
+    assert done.exit_code == 0 and done.stderr == f"written: {file}\n" and "student" in done.stdout
+    text = file.read_text()
+    titles = re.findall(r"<title[^>]*>([^<]*)</title>", text)[1:]
+    assert titles == [
+        "accuracy against milliseconds for one text", "accuracy against MB of weights", "loss by step", "accuracy by step",
+    ]  # fmt: skip
+    assert re.search(r'<tr class="marked"><th scope="row">student</th>', text)
+    assert text.count('class="marked"') == 1 and "next smaller" in text and "one machine, 2 cores" in text
+
+
+def test_a_page_cannot_be_written_over_a_folder(cascade: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = CliRunner().invoke(app, ["report", str(cascade), "--html", str(cascade)])
+    assert done.exit_code == 4 and "cannot write" in done.stderr and "written: " not in done.stderr
+
+
+def test_without_matplotlib_the_extra_is_named(cascade: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = CliRunner().invoke(app, ["report", str(cascade), "--html", str(tmp_path / "report.html")])
+    assert done.exit_code == 3 and "tinybert[report]" in done.stderr and not (tmp_path / "report.html").exists()

@@ -125,10 +125,14 @@ def report(
     ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with every metric.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page, too, with plots; it needs no network.")
+    ] = None,
 ) -> None:
     from tinybert_cli import console
     from tinybert_cli.helpers import budget as budgets
     from tinybert_cli.helpers import report as helper
+    from tinybert_cli.helpers import report_page
 
     if as_markdown and as_json:
         raise typer.BadParameter("--markdown and --json: choose one")
@@ -151,10 +155,14 @@ def report(
             yield helper.as_markdown(header, rows) if as_markdown else console.table(header, rows, width=width)
             said = [*found.notes(), *(budgets.as_lines(choice) if choice else [])]
             yield from ["", *said] if said else []
+        if html is not None:
+            report_page.write(html, found, choice)
         if missed is not None:
             raise missed
 
     _say(answers)
+    if html is not None:
+        print(f"written: {html}", file=sys.stderr)
 
 
 @app.command("init", help="Copy a recipe into a folder of your own; nothing is overwritten.")

@@ -102,17 +102,24 @@ def choose(models: Sequence[Model], limits: Sequence[Limit]) -> Choice:
     )
 
 
-def as_lines(choice: Choice) -> Iterator[str]:
-    """The choice in words."""
-    yield f"{', '.join(map(str, choice.limits))}: {choice.best.name}"
-    yield f"  {', '.join(_facts(choice.best))}"
-    for title, other, none in (
+def as_rows(choice: Choice) -> Iterator[tuple[str, str, str, str]]:
+    """The choice and its neighbours: which it is, its name, its numbers, and how those differ from the choice's."""
+    yield f"best with {', '.join(map(str, choice.limits))}", choice.best.name, ", ".join(_facts(choice.best)), ""
+    for which, other, none in (
         ("next smaller", choice.smaller, "nothing cheaper was scored"),
         ("next larger", choice.larger, "nothing better was scored"),
     ):
-        yield f"{title}: {none}" if other is None else f"{title}: {other.name}"
-        if other is not None:
-            yield f"  {', '.join(_facts(other))}; {', '.join(_differences(other, choice.best))}"
+        if other is None:
+            yield which, none, "", ""
+        else:
+            yield which, other.name, ", ".join(_facts(other)), ", ".join(_differences(other, choice.best))
+
+
+def as_lines(choice: Choice) -> Iterator[str]:
+    """The choice in words."""
+    for which, name, facts, differences in as_rows(choice):
+        yield f"{which}: {name}"
+        yield from [f"  {text}" for text in (facts, differences) if text]
 
 
 def fact(model: Model, name: str) -> float | None:

@@ -161,8 +161,22 @@ def _models(runs: Sequence[Run]) -> list[Model]:
         if run.command == "export":
             found |= _exported(run, found, own)
     scored = {identity for (identity, _), model in found.items() if model.quality is not None}
-    models = [model for (identity, _), model in found.items() if model.quality is not None or identity not in scored]
+    called = _unlike({rows: model.scored_on for (_, rows), model in found.items()})
+    models = [
+        replace(model, scored_on=called[rows])
+        for (identity, rows), model in found.items()
+        if model.quality is not None or identity not in scored
+    ]
     return sorted(models, key=lambda model: (model.scored_on or "~", -model.rank, model.bytes or 0, model.name))
+
+
+def _unlike(names: Mapping[str | None, str | None]) -> dict[str | None, str | None]:
+    """The names of sets of rows; of different sets with the same name each with a number of its own."""
+    alike = {name: [rows for rows, other in names.items() if other == name] for name in names.values()}
+    return {
+        rows: name if name is None or len(alike[name]) == 1 else f"{name} ({alike[name].index(rows) + 1})"
+        for rows, name in names.items()
+    }
 
 
 def _fitted(run: Run) -> Model:
@@ -190,7 +204,7 @@ def _scored(run: Run, own: Mapping[str, Run]) -> Iterator[tuple[str, Model]]:
         numbers: dict[str, Any] = {
             key.removeprefix(f"{name}."): value for key, value in run.metrics.items() if key.startswith(f"{name}.")
         }
-        base = _as_model(own[identity]) if identity in own else Model(where)
+        base = _as_model(own[identity]) if identity in own else Model(_called(where, own))
         yield (
             identity,
             replace(
@@ -211,6 +225,12 @@ def _scored(run: Run, own: Mapping[str, Run]) -> Iterator[tuple[str, Model]]:
                 machine=run.manifest.get("machine"),
             ),
         )
+
+
+def _called(where: str, own: Mapping[str, Run]) -> str:
+    """A scored model that is none of the runs; one whose folder holds another by now is told apart from that."""
+    made_anew = os.path.realpath(where) in {os.path.realpath(run.folder) for run in own.values()}
+    return f"{where} (an earlier one)" if made_anew else where
 
 
 def _exported(
