@@ -1,4 +1,4 @@
-"""The helpers: asking a model, comparing runs, starting a recipe, describing the machine."""
+"""The helpers: asking a model, starting a recipe, describing the machine; test_report has the one that compares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conftest import Configs, run, sentences
 
 from tinybert_cli import configfile
 from tinybert_cli.errors import ConfigError, InputError, OutputError
-from tinybert_cli.helpers import doctor, init, predict, report
+from tinybert_cli.helpers import doctor, init, predict
 
 ROOT = Path(__file__).parents[1]
 ROWS = sentences("validation")
@@ -93,35 +93,6 @@ def test_an_empty_text_is_refused_by_its_number(teacher: Path) -> None:
 def test_a_model_that_is_not_there_is_a_missing_input() -> None:
     done = tinybert("predict", "runs/no-such-model", "fine")
     assert done.returncode == 3 and "no folder 'runs/no-such-model'" in done.stderr
-
-
-# -- report --------------------------------------------------------------------------------------------------
-
-
-def test_finished_runs_stand_side_by_side(teacher: Path, teacher_labels: Path) -> None:
-    rows = report.run([teacher, teacher_labels])
-    assert [row["command"] for row in rows] == ["finetune", "gen-soft-labels"]
-    metrics = json.loads((teacher / "metrics.json").read_text())
-    assert rows[0]["eval_accuracy"] == metrics["eval_accuracy"] and rows[0]["parameters"] > 0
-    head, _, first, second = report.as_markdown(rows).splitlines()
-    assert "eval_accuracy" in head and f"{metrics['eval_accuracy']:.4g}" in first
-    assert head.count("|") == first.count("|") == second.count("|")
-
-
-def test_without_folders_all_finished_runs_are_found(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="no finished run"):
-        report.run([])
-    (tmp_path / "runs" / "mine" / "unfinished").mkdir(parents=True)
-    teacher.rename(tmp_path / "runs" / "mine" / "teacher")
-    assert [row["run"] for row in report.run([])] == ["runs/mine/teacher"]
-
-
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no manifest\.json"):
-        report.run([tmp_path])
 
 
 # -- init ----------------------------------------------------------------------------------------------------

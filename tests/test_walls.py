@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tinybert_cli"
-PARTS = ["losses", "formats", "augment"]
+PARTS = ["losses", "formats", "augment", "plots", "page"]
 STAGES = ["finetune", "gen_soft_labels", "distill", "evaluate", "export"]
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
@@ -62,6 +62,6 @@ def test_only_models_reads_models() -> None:
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:
-    code = "import tinybert_cli.cli, sys; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    code = "import tinybert_cli.cli, sys; print([m for m in ('torch', 'transformers', 'datasets', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

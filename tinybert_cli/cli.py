@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, UserError
+from tinybert_cli.errors import ConfigError, ConfigErrors, GateError, InputError, UserError
 
 app = typer.Typer(
     name="tinybert",
@@ -117,15 +119,50 @@ def predict(
 @app.command("report", help="Finished runs side by side; without folders, all those under runs/.")
 def report(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders that stages wrote.")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="The best model within latency_ms=3, size_mb=15, retention=0.97, ..."),
+    ] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with every metric.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page, too, with plots; it needs no network.")
+    ] = None,
 ) -> None:
+    from tinybert_cli import console
+    from tinybert_cli.helpers import budget as budgets
     from tinybert_cli.helpers import report as helper
+    from tinybert_cli.helpers import report_page
 
-    def table() -> Iterator[str]:
-        rows = helper.run(runs or [])
-        yield json.dumps({"runs": rows}, ensure_ascii=False) if as_json else helper.as_markdown(rows)
+    if as_markdown and as_json:
+        raise typer.BadParameter("--markdown and --json: choose one")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
-    _say(table)
+    def answers() -> Iterator[str]:
+        found = helper.run(runs or [])
+        limits = budgets.limits(budget, found.models) if budget else []
+        choice: budgets.Choice | None = None
+        missed: GateError | None = None
+        try:
+            choice = budgets.choose(found.models, limits) if limits else None
+        except GateError as error:
+            missed = error
+        if as_json:
+            chosen = {"budget": asdict(choice) if choice else None} if limits else {}
+            yield json.dumps({**helper.as_json(found), **chosen}, ensure_ascii=False)
+        else:
+            header, rows = helper.table(found)
+            yield helper.as_markdown(header, rows) if as_markdown else console.table(header, rows, width=width)
+            said = [*found.notes(), *(budgets.as_lines(choice) if choice else [])]
+            yield from ["", *said] if said else []
+        if html is not None:
+            report_page.write(html, found, choice)
+        if missed is not None:
+            raise missed
+
+    _say(answers)
+    if html is not None:
+        print(f"written: {html}", file=sys.stderr)
 
 
 @app.command("init", help="Copy a recipe into a folder of your own; nothing is overwritten.")

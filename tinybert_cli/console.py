@@ -10,10 +10,11 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,6 +39,29 @@ def hushed() -> Iterator[None]:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None) -> str:
+    """A table as text; of the columns on the right as many as fit the width (None: all), with a line that says so."""
+    widths = [max(cell_len(row[index]) for row in (header, *rows)) + 2 for index in range(len(header))]
+    shown = len(header)
+    while width is not None and shown > 3 and sum(widths[:shown]) - 2 > width:
+        shown -= 1
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    found.add_column(header[0], overflow="fold")
+    for title in header[1:shown]:
+        found.add_column(title, justify="left" if title == header[1] else "right", no_wrap=True)
+    for row in rows:
+        found.add_row(*map(escape, row[:shown]))
+    screen = Console(
+        file=io.StringIO(), force_terminal=width is not None or None, highlight=False, emoji=False,
+        width=width or sum(widths),
+    )  # fmt: skip
+    with screen.capture() as captured:
+        screen.print(found)
+        if shown < len(header):
+            screen.print(f"({', '.join(header[shown:])}: in a wider window, or with --markdown)", style="dim")
+    return captured.get().rstrip("\n")
 
 
 class Screen:
@@ -224,7 +248,8 @@ def _evaluate(row: Row) -> str:
 
 
 def _done(row: Row) -> str:
-    numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and "." not in key}
+    ends = ("_low", "_high")  # of intervals; they are in metrics.json
+    numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and "." not in k and not k.endswith(ends)}
     return "  ".join([f"done: {row['output_dir']}", *(f"{key} {value:,.4g}" for key, value in numbers.items())])
 
 

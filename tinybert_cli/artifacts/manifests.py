@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -117,6 +118,16 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return {"python": platform.python_version(), **found}
+
+
+def machine() -> str:
+    """The processor and its cores: what a latency has to be read with."""
+    name = platform.processor() or platform.machine()
+    try:
+        said = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:  # not Linux
+        said = None
+    return f"{said[1].strip() if said else name}, {os.cpu_count()} cores"
 
 
 def git_commit() -> str | None:

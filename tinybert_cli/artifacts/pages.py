@@ -1,4 +1,4 @@
-"""What people read in a finished folder: the model card, the table, the numbers and rows on record."""
+"""What a finished folder has on record: the table, the numbers, the rows."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.artifacts.files import read_json
-
-
-def model_card(title: str, facts: Mapping[str, object], *, task: str, load: str) -> str:
-    """README.md of a model folder: what it is, where it comes from, its numbers, how to load it."""
-    lines = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
-    front = f"---\npipeline_tag: {task}\ntags: [knowledge-distillation, tinybert]\n---\n"
-    table = "\n".join(["| | |", "|---|---|", *lines])
-    origin = "Made by `tinybert`; `run.yaml` repeats the run, `manifest.json` names every input."
-    return f"{front}\n# {title}\n\n{origin}\n\n{table}\n\n```python\n{load}\n```\n"
 
 
 def markdown_table(title: str, metrics: Mapping[str, float], columns: Sequence[str]) -> str:

@@ -81,9 +81,20 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
         lambda student: _compared(config, combined, student),
         config.student,
         source,
-        card={"made by": "distill", "from": config.student.from_, "soft labels": config.soft_labels},
+        origin=manifest["inputs"],
+        card={
+            "starts from": config.student.from_,
+            "learned from": config.soft_labels,
+            "losses": "; ".join(_spoken(name, weight) for name, weight in config.losses.items()),
+        },
     )
     yield from fit(config, lesson, output)
+
+
+def _spoken(name: str, setting: float | Mapping[str, Any]) -> str:
+    """One loss with its weight and its options."""
+    options = {"weight": setting} if isinstance(setting, (int, float)) else setting
+    return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
 def _compared(config: Distill, combined: losses.Combined, student: Any) -> tuple[torch.nn.Module, loops.StepLoss]:

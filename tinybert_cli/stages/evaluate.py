@@ -12,8 +12,8 @@ import numpy as np
 
 from tinybert_cli import artifacts, data, formats, loops, models, tasks
 from tinybert_cli.config import Data, Eval, Latency
-from tinybert_cli.errors import ConfigError, GateError, did_you_mean
-from tinybert_cli.stages import findings
+from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
+from tinybert_cli.stages import evaluation_page, findings
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find}
 
@@ -115,7 +115,7 @@ def _evaluate(
     said = {name: task.answers(values, names) for name, values in logits.items()}
     judge = _Judge(config, task, gold, names, logits[reference])
     slices = findings.slices(
-        contestants[reference].examples.lengths, [names[label] for label in gold],
+        contestants[reference].examples.lengths, judge.labels,
         said[reference]["confidence"], columns,
     )  # fmt: skip
     costs = {} if config.latency is None else _costs(contestants, config.latency, rows, config.data)
@@ -135,20 +135,43 @@ def _evaluate(
         yield {"event": "model", "model": name, "is_reference": name == reference, **found}
 
     metrics = {f"{name}.{key}": value for name, found in table.items() for key, value in found.items()}
-    texts = {key: rows.columns[key] for key in data.text_columns(config.data)}
-    labels = [names[label] for label in gold]
+    shown = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": judge.labels}
+    lost = findings.regressions(shown, said, reference)
+    title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
+    pages = {"report.md": artifacts.markdown_table(title, metrics, list(sources))}
+    try:
+        pages["report.html"] = evaluation_page.as_html(
+            evaluation_page.Evaluation(
+                title=output.folder.name,
+                lead=f"{len(rows):,} rows of {config.split}, scored on {artifacts.machine()}.",
+                metric=task.main_metric, more_is_better=task.objective("auto")[1] > 0, reference=reference,
+                models=table, answers={name: judge.answers(values) for name, values in logits.items()},
+                classes=names,
+                confusions={name: task.confusion(values, gold, len(names)).tolist() for name, values in logits.items()},
+                slices={key: int(chosen.sum()) for key, chosen in slices.items()}, mistakes=lost,
+                curves={name: _log(source) for name, source in sources.items()},
+            )
+        )  # fmt: skip
+    except InputError as error:  # matplotlib is missing
+        yield {"event": "warning", "message": f"no report.html: {error.what}; {error.hint}"}
 
     def write(folder: Path) -> None:
         answers = {f"{name}_{key}": values for name, columns in said.items() for key, values in columns.items()}
-        data.write_table(folder / "predictions.parquet", {**texts, "label": labels, **answers})
-        lost = findings.regressions({**texts, "label": labels}, said, reference)
+        data.write_table(folder / "predictions.parquet", {**shown, **answers})
         data.write_table(folder / "regressions.parquet", lost)
-        title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
-        (folder / "report.md").write_text(artifacts.markdown_table(title, metrics, list(sources)), encoding="utf-8")
+        for name, text in pages.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
     output.put(write)
     output.finish(metrics, label_names=names, device=str(loops.device()), precision="no")
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
+
+
+def _log(source: models.Source) -> list[artifacts.Row]:
+    """How a model of ours learned; nothing of others."""
+    if source.folder is None or not (source.folder / "log.jsonl").is_file():
+        return []
+    return [row for event in ("train", "evaluate") for row in artifacts.read_rows(source.folder, event)]
 
 
 def _enter(
@@ -176,6 +199,7 @@ class _Judge:
         self, config: Eval, task: tasks.Task, gold: data.Array, names: list[str], reference: data.Array
     ) -> None:
         self.config, self.task, self.gold, self.names, self.reference = config, task, gold, names, reference
+        self.labels = [names[label] for label in gold]
         self.reference_scores = self._points(reference)
         self.reference_draws = self._draws(reference)
 
@@ -200,6 +224,11 @@ class _Judge:
         found["retention"] = points[task.main_metric] / best if best else 0.0
         return found | task.fidelity(logits, self.reference) | task.discordant(logits, self.reference, self.gold)
 
+    def answers(self, logits: data.Array) -> tuple[list[float], list[bool]]:
+        """How sure each row's answer is, and whether it is right."""
+        sure = self.task.answers(logits, self.names)["confidence"]
+        return sure, (self.task.credit(logits, self.gold) == 1).tolist()
+
     def _points(self, logits: data.Array) -> dict[str, float]:
         return self.task.score(logits, self.gold) | self.task.details(logits, self.gold, self.names)
 
@@ -215,8 +244,8 @@ def _interval(name: str, draws: Mapping[str, data.Array], *, end: str = "") -> d
     """The middle 95 % of what was drawn."""
     if name not in draws:
         return {}
-    low, high = np.percentile(draws[name], [2.5, 97.5])
-    return {f"{name}{end}_low": float(low), f"{name}{end}_high": float(high)}
+    low, high = tasks.interval(draws[name])
+    return {f"{name}{end}_low": low, f"{name}{end}_high": high}
 
 
 def _costs(

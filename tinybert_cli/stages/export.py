@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tinybert_cli.errors import GateError
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find, "format": formats.find}
 
 BATCH_SIZE = 32
+RESAMPLES = 1000  # for the 95 % intervals in the model card
 TIMED_ROWS = 64  # rows whose batch-1 latency is taken, original and export in turn
 
 
@@ -58,18 +59,16 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
         form.write(model, sample, folder, quantize=config.quantize, opset=config.opset)
         written = folder / form.weights
         yield {"event": "written", "bytes": written.stat().st_size}
-        metrics = _compared(task, model, form.read(folder), examples, gold)
+        metrics, said = _compared(task, model, form.read(folder), examples, gold)
         metrics["bytes"] = written.stat().st_size
         metrics["bytes_ratio"] = models.weights_bytes(models.fetch(source)) / written.stat().st_size
         yield {"event": "verify", **metrics}
         _verify(metrics, config.verify, config.quantize, output.folder)
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        facts = {"made by": "export", "from": config.model, "label names": ", ".join(names), **metrics}
-        card = artifacts.model_card(
-            output.folder.name, facts, task=config.task, load=_USAGE.format(folder=output.folder)
-        )
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        result = None if gold is None else _result(config, task, said, gold, names)
+        card = _card(config, output, result, names, {**metrics, **models.size(model)})
+        (folder / "README.md").write_text(artifacts.model_card(card), encoding="utf-8")
         output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
     output.finish(metrics, label_names=names, device="cpu", precision=config.quantize)
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
@@ -77,8 +76,8 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
 
 def _compared(
     task: tasks.Task, model: Any, exported: Any, examples: data.Examples, gold: data.Array | None
-) -> dict[str, float]:
-    """How far the export says what the model says, and how much faster, on the same rows one by one."""
+) -> tuple[dict[str, float], data.Array]:
+    """How far the export says what the model says, how much faster on the same rows one by one; and what it says."""
     order = data.sorted_batches(examples.lengths, BATCH_SIZE)
     original, said = (loops.predict_all(net, examples, order) for net in (model, exported))
     difference = np.abs(original - said)
@@ -95,7 +94,59 @@ def _compared(
     original_ms, export_ms = np.median(times["original"]), np.median(times["export"])
     metrics["latency_ms_b1"] = float(export_ms)
     metrics["latency_ratio_b1"] = float(original_ms / export_ms)
-    return metrics
+    return metrics, said
+
+
+def _result(config: Export, task: tasks.Task, said: data.Array, gold: data.Array, names: list[str]) -> artifacts.Result:
+    intervals = task.intervals(said, gold, names, resamples=RESAMPLES, seed=config.seed)
+    return artifacts.Result(config.verify.split, len(gold), task.score(said, gold), intervals)
+
+
+def _card(
+    config: Export,
+    output: artifacts.Output,
+    result: artifacts.Result | None,
+    names: list[str],
+    facts: Mapping[str, float],
+) -> artifacts.Card:
+    kind = "int8" if config.quantize == "int8" else "float32"
+    limits = [
+        f"Its answers are those of {config.model} on {facts['agreement']:.2%} of the rows that it was verified on, "
+        f"where a logit differs by {facts['max_abs_logit_difference']:.2g} at most. That model's limits are its own.",
+        f"Longer input than {config.data.max_seq_length} tokens was cut when it was verified.",
+    ]
+    lost = f"{facts['metric_difference']:+.4f}" if "metric_difference" in facts else None
+    return artifacts.Card(
+        name=output.folder.name,
+        task=config.task,
+        summary=f"{config.model} for ONNX Runtime, in {kind}.",
+        inputs=output.inputs,
+        made={
+            "command": "`tinybert export`",
+            "model": config.model,
+            "format": config.format,
+            "weights": kind,
+            "verified on": artifacts.data_names(output.inputs),
+            "agreement with the model": f"{facts['agreement']:.4f}",
+            f"{tasks.find(config.task).main_metric} against the model's": lost,
+            "labels": ", ".join(names),
+        },
+        result=result,
+        costs={
+            "parameters": f"{facts['parameters']:,}",
+            "weights": f"{facts['bytes'] / 1e6:.1f} MB, {facts['bytes_ratio']:.1f}x smaller than the model's",
+            "latency": f"{facts['latency_ms_b1']:.2f} ms for one text (median), {facts['latency_ratio_b1']:.1f}x faster"
+            " than the model in torch",
+            "measured on": artifacts.machine(),
+        },
+        usage={
+            "ONNX Runtime": f"```python\n{_USAGE.format(folder=output.folder)}\n```",
+            "tinybert": f'```sh\ntinybert predict {output.folder} "Better than it looks."\n```\n\nIt needs no torch.',
+            "transformers": f"It loads {config.model}, the original; an export is for ONNX Runtime.",
+        },
+        limits=[*limits, *artifacts.UNTESTED],
+        tags=["onnx", *([] if config.quantize == "none" else [config.quantize])],
+    )
 
 
 def _verify(metrics: dict[str, float], verify: Verify, quantize: str, folder: Path) -> None:

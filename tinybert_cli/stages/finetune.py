@@ -40,6 +40,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
 
 def _finetune(config: Finetune, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task = tasks.find(config.task)
+    manifest: dict[str, Any] = {"inputs": {}}
     if config.labels == "gold":
         rows = data.read(config.data, "train")
         names = task.label_names(rows, config.data, model_names=None)
@@ -67,9 +68,19 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         config.model,
         source,
         dropout=config.regularization.dropout,
-        card={"made by": "finetune", "from": config.model.from_, "labels": config.labels},
+        origin=manifest["inputs"],
+        card={
+            "starts from": config.model.from_,
+            "learned from": "gold labels" if config.labels == "gold" else config.labels,
+            "loss": _spoken(config.regularization),
+        },
     )
     yield from fit(config, lesson, output)
+
+
+def _spoken(regularization: Regularization) -> str:
+    parts = [f"{name.replace('_', ' ')} {value:g}" for name, value in regularization if value]
+    return ", ".join(["cross-entropy", *parts])
 
 
 def _loss(regularization: Regularization) -> loops.StepLoss:

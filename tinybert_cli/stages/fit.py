@@ -6,7 +6,7 @@ No stage of its own, and it knows neither of them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Distill, Finetune, Model
 from tinybert_cli.errors import ConfigError
+
+RESAMPLES = 1000  # for the 95 % intervals, as many as `eval` draws unless it is told otherwise
 
 Teach = Callable[[Any], tuple[torch.nn.Module, loops.StepLoss]]
 
@@ -31,7 +33,8 @@ class Lesson:
     model: Model
     source: models.Source  # where `model.from` is
     dropout: float | None = None
-    card: dict[str, Any] = field(default_factory=dict)  # what the model card says of it
+    origin: Mapping[str, Any] = field(default_factory=dict)  # of a label dataset what its manifest names as inputs
+    card: Mapping[str, object] = field(default_factory=dict)  # what the model card says of it
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,21 @@ class _Exam:
     task: tasks.Task
     examples: data.Examples
     gold: data.Array  # (N,)
+    names: list[str]  # the classes in their order
     batch_size: int
 
     def scores(self, model: torch.nn.Module, learner: loops.Learner) -> dict[str, float]:
+        return self.task.score(self._logits(model, learner), self.gold)
+
+    def result(self, model: torch.nn.Module, learner: loops.Learner, *, split: str, seed: int) -> artifacts.Result:
+        """The scores with their 95 % intervals."""
+        logits = self._logits(model, learner)
+        intervals = self.task.intervals(logits, self.gold, self.names, resamples=RESAMPLES, seed=seed)
+        return artifacts.Result(split, len(self.gold), self.task.score(logits, self.gold), intervals)
+
+    def _logits(self, model: torch.nn.Module, learner: loops.Learner) -> data.Array:
         order = data.sorted_batches(self.examples.lengths, self.batch_size)
-        return self.task.score(
-            loops.predict_all(model, self.examples, order, accelerator=learner.accelerator), self.gold
-        )
+        return loops.predict_all(model, self.examples, order, accelerator=learner.accelerator)
 
 
 def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) -> Iterator[artifacts.Row]:
@@ -104,15 +115,21 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     final = (output.best_model() if keep_best else None) or output.seal("final", save_model)
     learner.accelerator.wait_for_everyone()
     metrics = learner.summary()
+    result = None
     if exam is not None:  # of the weights that are kept, in float32, as `eval` will find them
         kept = models.load(models.locate(str(final)), task.head).to(learner.accelerator.device)
-        metrics |= {f"eval_{name}": value for name, value in exam.scores(kept, learner).items()}
+        result = exam.result(kept, learner, split="validation", seed=config.seed)
+        for name, value in result.scores.items():
+            metrics[f"eval_{name}"] = value
+            if name in result.intervals:
+                metrics[f"eval_{name}_low"], metrics[f"eval_{name}_high"] = result.intervals[name]
 
     def write(folder: Path) -> None:
         shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
-        facts = {**lesson.card, "label names": ", ".join(lesson.names), **size, **vocabulary, **metrics}
-        card = artifacts.model_card(output.folder.name, facts, task=config.task, load=task.usage(str(output.folder)))
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        facts = {**size, **vocabulary, **metrics, "bytes": models.weights_bytes(folder)}
+        ran = {"device": learner.device, "precision": learner.precision, "layers": model.config.num_hidden_layers}
+        card = _card(config, lesson, output, result, copied, {**facts, **ran}, chosen=keep_best)
+        (folder / "README.md").write_text(artifacts.model_card(card), encoding="utf-8")
 
     output.put(write)
     output.finish(
@@ -120,6 +137,69 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         **size, **vocabulary,
     )  # fmt: skip
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
+
+
+def _card(
+    config: Finetune | Distill, lesson: Lesson, output: artifacts.Output, result: artifacts.Result | None,
+    copied: Sequence[int], facts: Mapping[str, Any], *, chosen: bool,
+) -> artifacts.Card:  # fmt: skip
+    """What the model card says; `chosen`: the weights were chosen on the rows of the exam."""
+    training, folder = config.training, str(output.folder)
+    inputs = {**artifacts.data_inputs(lesson.origin), **output.inputs}
+    teacher = artifacts.model_names(lesson.origin["teacher"]) if "teacher" in lesson.origin else None
+    precision = "float32" if facts["precision"] == "no" else facts["precision"]
+    limits = [f"Longer input than {config.data.max_seq_length} tokens was cut in training."]
+    if lesson.names:
+        limits.append(
+            f"It answers any text with one of its labels ({', '.join(lesson.names)}), however far the text is from "
+            "those that it learned from; how sure it says it is, is no proof."
+        )
+    if result is not None and chosen:
+        limits.append(
+            f"Its checkpoint was chosen on the same {result.rows:,} rows that the numbers are of: "
+            "on new text expect a little less."
+        )
+    if teacher:
+        limits.append(f"It learned the mistakes of {teacher} along with the answers.")
+    if "pieces_kept" in facts:
+        limits.append(
+            f"Of {facts['pieces']:,} pieces of the vocabulary {facts['pieces_kept']:,} are left, those that its "
+            "training text needs: it spells other words out in smaller pieces, or does not know them."
+        )
+    return artifacts.Card(
+        name=output.folder.name,
+        task=config.task,
+        summary=f"A model for {config.task} with {facts['layers']} layers and {facts['parameters'] / 1e6:.1f} M "
+        f"parameters{f', which learned the answers of {teacher}' if teacher else ''}.",
+        inputs=inputs,
+        made={
+            "command": f"`tinybert {output.command}`",
+            **lesson.card,
+            "teacher": teacher,
+            "layers copied": ", ".join(map(str, copied)),
+            "data": artifacts.data_names(inputs),
+            "labels": ", ".join(lesson.names),
+            "training rows": f"{len(lesson.rows):,}",
+            "steps": f"{facts['steps']:,} of {training.per_device_train_batch_size} rows on each device",
+            "learning rate": f"{training.learning_rate:g}, {training.lr_scheduler_type}",
+            "seed": config.seed,
+            "machine": f"{artifacts.machine()}; {precision} on {facts['device']}",
+            "time": f"{facts['train_runtime'] / 60:,.1f} minutes",
+        },
+        result=result,
+        costs={
+            "parameters": f"{facts['parameters']:,}, of which embeddings {facts['embedding_parameters']:,}",
+            "weights": f"{facts['bytes'] / 1e6:.1f} MB",
+            "latency": "not measured in training; `tinybert eval` measures it",
+        },
+        usage={
+            "transformers": f"```python\n{tasks.find(config.task).usage(folder)}\n```",
+            "ONNX Runtime": "`tinybert export` writes it as ONNX, float32 or int8, and verifies that on real rows.",
+            "tinybert": f'```sh\ntinybert predict {folder} "Better than it looks."\n```',
+        },
+        limits=[*limits, *artifacts.UNTESTED],
+        library="transformers",
+    )
 
 
 def _exam(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> Generator[artifacts.Row, None, _Exam | None]:
@@ -134,7 +214,7 @@ def _exam(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> Generat
     yield from data.overlap(lesson.rows, rows, config.data)
     if gold is None:
         return None
-    return _Exam(task, data.Examples.of(encoded), gold, config.training.per_device_eval_batch_size)
+    return _Exam(task, data.Examples.of(encoded), gold, lesson.names, config.training.per_device_eval_batch_size)
 
 
 def _student(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> tuple[Any, list[int]]:

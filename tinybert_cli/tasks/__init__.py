@@ -1,7 +1,7 @@
 """The tasks, by the name that a config gives them."""
 
 from tinybert_cli.errors import look_up
-from tinybert_cli.tasks.base import Encoded, Task
+from tinybert_cli.tasks.base import Encoded, Task, interval
 from tinybert_cli.tasks.text_classification import TextClassification
 
 TASKS: dict[str, Task] = {
@@ -14,4 +14,4 @@ def find(name: str) -> Task:
     return look_up(TASKS, name, "task")
 
 
-__all__ = ["TASKS", "Encoded", "Task", "find"]
+__all__ = ["TASKS", "Encoded", "Task", "find", "interval"]

@@ -40,6 +40,12 @@ class Encoded:
     empty: list[int]  # rows without any text
 
 
+def interval(draws: Array) -> tuple[float, float]:
+    """The middle 95 % of what was drawn (R,)."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
 class Task(ABC):
     """One task; C classes, N rows."""
 
@@ -94,6 +100,13 @@ class Task(ABC):
     ) -> dict[str, Array]:
         """`score` and `details` on rows drawn with replacement (R,); the same seed draws the same rows."""
 
+    def intervals(
+        self, logits: Array, labels: Array, names: Sequence[str], *, resamples: int, seed: int
+    ) -> dict[str, tuple[float, float]]:
+        """metric of `score` → its 95 % bootstrap interval."""
+        drawn = self.resampled(logits, labels, names, resamples=resamples, seed=seed)
+        return {name: interval(drawn[name]) for name in self.metrics}
+
     @abstractmethod
     def fidelity(self, logits: Array, reference: Array) -> dict[str, float]:
         """How far the logits (N, C) say what the reference's (N, C) say."""
@@ -105,6 +118,10 @@ class Task(ABC):
     @abstractmethod
     def calibrated(self, logits: Array, labels: Array) -> dict[str, float]:
         """How far confidence can be believed once the logits are divided by one number."""
+
+    @abstractmethod
+    def confusion(self, logits: Array, labels: Array, classes: int) -> Array:
+        """Rows of each gold class (first axis) that were given each class (C, C)."""
 
     @abstractmethod
     def credit(self, logits: Array, labels: Array) -> Array:

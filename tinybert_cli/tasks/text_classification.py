@@ -118,6 +118,7 @@ class TextClassification(Task):
     fidelity = staticmethod(scores.fidelity)
     discordant = staticmethod(scores.discordant)
     calibrated = staticmethod(scores.calibrated)
+    confusion = staticmethod(scores.confusion)
 
     def credit(self, logits: Array, labels: Array) -> Array:
         right: Array = logits.argmax(-1) == labels

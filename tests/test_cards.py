@@ -1,0 +1,105 @@
+"""A model card is what the Hub can read, and says what a person wants to know before using the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Configs, run
+from huggingface_hub import ModelCard
+
+from tinybert_cli.artifacts import Card, Result, model_card
+
+
+def card(**changes: Any) -> Card:
+    facts: dict[str, Any] = {
+        "name": "mine", "task": "text-classification", "summary": "A model.", "inputs": {}, "made": {}, "costs": {},
+        "usage": {}, "limits": [], **changes,
+    }  # fmt: skip
+    return Card(**facts)
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    front: dict[str, Any] = yaml.safe_load(text.split("---")[1])
+    return front
+
+
+def test_the_results_in_a_model_card_are_those_of_the_run(teacher: Path) -> None:
+    loaded = ModelCard.load(teacher / "README.md")
+    metrics = json.loads((teacher / "metrics.json").read_text())
+    found = {result.metric_name: result for result in loaded.data.eval_results}
+    assert {f"eval_{name}": result.metric_value for name, result in found.items()} == {
+        name: pytest.approx(value, abs=1e-6)
+        for name, value in metrics.items()
+        if name.startswith("eval_") and not name.endswith(("_low", "_high"))
+    }
+    assert found["accuracy"].dataset_name == "validation.jsonl" and found["accuracy"].dataset_split == "validation"
+    assert found["f1_macro"].metric_type == "f1" and found["f1_macro"].metric_args == {"average": "macro"}
+    low, high = metrics["eval_accuracy_low"], metrics["eval_accuracy_high"]
+    assert low <= metrics["eval_accuracy"] <= high
+    assert f"| accuracy | {metrics['eval_accuracy']:.4f} | {low:.4f} to {high:.4f} |" in loaded.text
+
+
+def test_nothing_local_is_passed_off_as_something_on_the_hub(teacher: Path) -> None:
+    front = front_matter((teacher / "README.md").read_text())
+    assert front["pipeline_tag"] == "text-classification" and "distillation" in " ".join(front["tags"])
+    assert not {"base_model", "datasets", "license"} & set(front)
+    assert front["model-index"][0]["results"][0]["dataset"]["type"] == "local"
+
+
+def test_what_is_on_the_hub_is_named_by_its_id() -> None:
+    inputs = {
+        "model": {"hub_id": "google-bert/bert-base-uncased", "revision": None},
+        "data.dataset_name": {"hub_id": "nyu-mll/glue", "config": "sst2", "revision": "abc"},
+    }
+    text = model_card(card(inputs=inputs, result=Result("validation", 872, {"accuracy": 0.9})))
+    front = front_matter(text)
+    assert front["base_model"] == ["google-bert/bert-base-uncased"] and front["datasets"] == ["nyu-mll/glue"]
+    (found,) = ModelCard(text).data.eval_results
+    assert (found.dataset_type, found.dataset_config, found.dataset_revision) == ("nyu-mll/glue", "sst2", "abc")
+
+
+def test_a_model_that_nothing_was_asked_has_no_results() -> None:
+    text = model_card(card(result=None))
+    assert "model-index" not in front_matter(text) and ModelCard(text).data.eval_results is None
+    assert "no labelled rows" in text
+
+
+def test_a_number_that_is_none_stays_out_of_the_front_matter() -> None:
+    text = model_card(card(result=Result("validation", 3, {"accuracy": 1.0, "mcc": float("nan")})))
+    assert [result.metric_name for result in ModelCard(text).data.eval_results] == ["accuracy"]
+
+
+def test_no_name_breaks_the_table_or_the_front_matter() -> None:
+    text = model_card(
+        card(name="yes: [no", made={"labels": "a|b, c\nd"}, result=Result("validation", 3, {"accuracy": 1.0}))
+    )
+    assert "| labels | a\\|b, c d |" in text
+    assert front_matter(text)["model-index"][0]["name"] == "yes: [no"
+
+
+def test_a_student_names_its_teacher_and_its_losses(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
+    config = configs(
+        "distill", "student", soft_labels=teacher_labels, student={"from": str(teacher), "num_hidden_layers": 2},
+        losses={"soft_labels": {"weight": 1.0, "temperature": 3.0}}, training__max_steps=2,
+    )  # fmt: skip
+    run("distill", config)
+    text = (Path(config.output_dir) / "README.md").read_text()
+    manifest = json.loads((teacher_labels / "manifest.json").read_text())
+    assert f"| teacher | {manifest['inputs']['teacher'][0]['path']} |" in text
+    assert "temperature=3.0" in text and "2 layers" in text and "chosen on the same 48 rows" in text
+    assert f"tinybert predict {config.output_dir}" in text
+
+
+def test_an_export_says_what_it_scores_itself_and_on_which_machine(teacher: Path, configs: Configs) -> None:
+    pytest.importorskip("onnxruntime")
+    config = configs("export", "export", model=teacher, verify={"split": "validation", "max_samples": 24})
+    run("export", config)
+    file = Path(config.output_dir) / "README.md"
+    loaded = ModelCard.load(file)
+    accuracy = next(result for result in loaded.data.eval_results if result.metric_name == "accuracy")
+    assert 0.8 <= accuracy.metric_value <= 1.0 and "On 24 rows of validation" in loaded.text
+    assert "onnx" in loaded.data.tags and "cores |" in loaded.text and "ms for one text" in loaded.text
