@@ -10,10 +10,10 @@ from typing import Any
 from tinybert_cli.artifacts.files import read_json
 
 
-def model_card(title: str, facts: Mapping[str, object], *, task: str, load: str) -> str:
+def model_card(title: str, facts: Mapping[str, object], *, pipeline: str, load: str) -> str:
     """README.md of a model folder: what it is, where it comes from, its numbers, how to load it."""
     lines = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
-    front = f"---\npipeline_tag: {task}\ntags: [knowledge-distillation, tinybert]\n---\n"
+    front = f"---\npipeline_tag: {pipeline}\ntags: [knowledge-distillation, tinybert]\n---\n"
     table = "\n".join(["| | |", "|---|---|", *lines])
     origin = "Made by `tinybert`; `run.yaml` repeats the run, `manifest.json` names every input."
     return f"{front}\n# {title}\n\n{origin}\n\n{table}\n\n```python\n{load}\n```\n"

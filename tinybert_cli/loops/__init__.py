@@ -1,8 +1,18 @@
 """The only loops over batches: training and prediction."""
 
 from tinybert_cli.loops.devices import device, fastest_attention, precision, to_bf16_if_faster
-from tinybert_cli.loops.prediction import MODEL_INPUTS, Array, Batch, forward, latencies, predict, predict_all
-from tinybert_cli.loops.training import Learner, Row, StepLoss
+from tinybert_cli.loops.prediction import (
+    MODEL_INPUTS,
+    Array,
+    Batch,
+    StepLoss,
+    forward,
+    latencies,
+    mean_loss,
+    predict,
+    predict_all,
+)
+from tinybert_cli.loops.training import Learner, Row
 
 __all__ = [
     "MODEL_INPUTS",
@@ -15,6 +25,7 @@ __all__ = [
     "fastest_attention",
     "forward",
     "latencies",
+    "mean_loss",
     "precision",
     "predict",
     "predict_all",

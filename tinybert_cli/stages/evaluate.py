@@ -11,7 +11,7 @@ from tinybert_cli import artifacts, data, formats, loops, models, tasks
 from tinybert_cli.config import Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, did_you_mean
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find}
+CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
 
 MEASURES = ("retention", "agreement", "speedup_b1", "speedup_b32")  # what `require` may ask for besides the metrics
 TIMED_ROWS = 256  # rows that the latencies are taken on, or as many as there are
@@ -46,7 +46,7 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
 
 
 def _check(config: Eval) -> str:
-    task = tasks.find(config.task)
+    task = tasks.find_answering(config.task)
     names = list(config.models)
     reference = names[0] if config.reference is None else config.reference
     if reference not in names:
@@ -79,7 +79,7 @@ class _Contestant:
 def _evaluate(
     config: Eval, sources: Mapping[str, models.Source], reference: str, output: artifacts.Output
 ) -> Iterator[artifacts.Row]:
-    task = tasks.find(config.task)
+    task = tasks.find_answering(config.task)
     rows = data.read(config.data, config.split)
     names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
     gold = task.labels(rows, config.data, names)
@@ -129,7 +129,7 @@ def _evaluate(
 
 
 def _enter(
-    config: Eval, task: tasks.Task, source: models.Source, rows: data.Rows, names: list[str]
+    config: Eval, task: tasks.Answering, source: models.Source, rows: data.Rows, names: list[str]
 ) -> tuple[_Contestant, Any]:
     """A model with the rows as it wants them; its labels must be the reference's, in their order."""
     tokenizer = models.load_tokenizer(source)
@@ -147,7 +147,13 @@ def _enter(
 
 
 def _scores(
-    config: Eval, task: tasks.Task, logits: data.Array, gold: data.Array, reference: data.Array, *, is_reference: bool
+    config: Eval,
+    task: tasks.Answering,
+    logits: data.Array,
+    gold: data.Array,
+    reference: data.Array,
+    *,
+    is_reference: bool,
 ) -> dict[str, float]:
     """Quality with its 95 % intervals, and, but for the reference itself, retention and fidelity."""
     scores = task.score(logits, gold)

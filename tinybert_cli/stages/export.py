@@ -13,7 +13,7 @@ from tinybert_cli import artifacts, data, formats, loops, models, tasks
 from tinybert_cli.config import Export, Verify
 from tinybert_cli.errors import GateError
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find, "format": formats.find}
+CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering, "format": formats.find}
 
 BATCH_SIZE = 32
 TIMED_ROWS = 64  # rows whose batch-1 latency is taken, original and export in turn
@@ -36,7 +36,7 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
 
 
 def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    task, form = tasks.find(config.task), formats.find(config.format)
+    task, form = tasks.find_answering(config.task), formats.find(config.format)
     model = models.load(source, task.head, label_names=config.data.label_names)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
@@ -67,7 +67,7 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
         tokenizer.save_pretrained(folder)
         facts = {"made by": "export", "from": config.model, "label names": ", ".join(names), **metrics}
         card = artifacts.model_card(
-            output.folder.name, facts, task=config.task, load=_USAGE.format(folder=output.folder)
+            output.folder.name, facts, pipeline=task.pipeline, load=_USAGE.format(folder=output.folder)
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
         output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
@@ -76,7 +76,7 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
 
 
 def _compared(
-    task: tasks.Task, model: Any, exported: Any, examples: data.Examples, gold: data.Array | None
+    task: tasks.Answering, model: Any, exported: Any, examples: data.Examples, gold: data.Array | None
 ) -> dict[str, float]:
     """How far the export says what the model says, and how much faster, on the same rows one by one."""
     order = data.sorted_batches(examples.lengths, BATCH_SIZE)
