@@ -332,8 +332,7 @@ def test_next_command_is_that_of_the_next_file_of_the_recipe(tmp_path: Path, cap
         ("finetune", "tinybert gen-soft-labels with `teacher: runs/x`"),
         (
             "distill",
-            "tinybert eval with `models: {student: runs/x}`; a general student: tinybert finetune with `model: runs/x`, "
-            "or tinybert distill with `student: runs/x`",
+            "tinybert eval with `models: {student: runs/x}`, or, of a general student, tinybert finetune with `model: runs/x`",
         ),
         ("export", "ship runs/x; its README.md says how to load it"),
     ],
