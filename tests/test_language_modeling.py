@@ -15,10 +15,11 @@ import torch
 from conftest import Configs, make_config, run, sentences, write_rows
 from safetensors.torch import load_file, save_file
 from test_stages import events, last, sha256, start, stop_in_the_middle
+from test_students import CONFIGS, make_teacher
 from transformers import AutoModel, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast, T5Config
 
 from tinybert_cli import configfile, models, tasks
-from tinybert_cli.config import Data, Stage
+from tinybert_cli.config import Data, Model, Stage
 from tinybert_cli.data import Examples, Rows
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, OutputError
 from tinybert_cli.stages import distill, evaluate, export, finetune, gen_soft_labels
@@ -137,6 +138,21 @@ def test_a_model_with_a_head_gives_the_encoder_below_it(teacher: Path) -> None:
     assert type(base) is BertModel
     body = BertForSequenceClassification.from_pretrained(teacher).bert.state_dict()
     assert all(torch.equal(body[name], weight) for name, weight in base.state_dict().items())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_encoder_of_every_family_is_taken_from_below_its_head_and_shrunk(name: str, tmp_path: Path) -> None:
+    whole = make_teacher(name)
+    whole.save_pretrained(tmp_path)
+    base = models.load(models.locate(str(tmp_path)), "base")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected, found = (model(ids, output_hidden_states=True).hidden_states for model in (whole.base_model, base))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[:-1], expected[:-1], strict=True))
+    setting = {"from": "teacher", "num_hidden_layers": 2, "hidden_size": 12}
+    student = models.build(Model.model_validate(setting), base, [1, 3], seed=1)
+    assert student.base_model is student and type(student) is type(base)
+    assert student(ids).last_hidden_state.shape == (1, 4, 12)
 
 
 def edit(folder: Path, drop: str) -> None:
