@@ -16,7 +16,7 @@ from tinybert_cli.artifacts import Card, Result, model_card
 
 def card(**changes: Any) -> Card:
     facts: dict[str, Any] = {
-        "name": "mine", "task": "text-classification", "summary": "A model.", "inputs": {}, "made": {}, "costs": {},
+        "name": "mine", "task": "text-classification", "pipeline": "text-classification", "summary": "A model.", "inputs": {}, "made": {}, "costs": {},
         "usage": {}, "limits": [], **changes,
     }  # fmt: skip
     return Card(**facts)

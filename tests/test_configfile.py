@@ -635,6 +635,8 @@ def test_a_missing_top_level_key_points_at_the_file() -> None:
         ("finetune", "training: {decay: 0}", "did you mean 'weight_decay'?"),
         ("finetune", "training: {scheduler: linear}", "did you mean 'lr_scheduler_type'?"),
         ("export", "max_length: 64", "did you mean 'max_seq_length' in `data`?"),
+        ("distill", "data: {block_size: 64}", "did you mean 'max_seq_length'?"),
+        ("distill", "corpus: x.txt", "did you mean 'train_file' in `data`?"),
         ("export", "data: {dataset: x}", "did you mean 'dataset_name'?"),
         ("export", "data: {text_column: x}", "did you mean 'text_column_names'?"),
         ("export", "data: {label_key: x}", "did you mean 'label_column_name'?"),
@@ -648,6 +650,7 @@ def test_a_key_from_elsewhere_is_told_its_name_here(command: str, text: str, mea
     ("name", "words"),
     [
         ("alpha", "losses: {soft_labels: ..., hard_labels: ...}; alpha weighs the hard loss in one tool"),
+        ("mlm_probability", "nothing is masked"),
         ("overwrite_output_dir", "tinybert distill CONFIG --force"),
         ("warmup_steps", "`warmup_ratio` in `training`"),
         ("fp16", "`mixed_precision`"),
@@ -880,6 +883,30 @@ def test_a_check_that_knows_no_such_key_points_at_the_key() -> None:
 def test_a_check_that_misses_a_key_points_at_its_section() -> None:
     said = checked("losses:\n  soft_labels: {weight: 1}\n", "losses", refuse("hard_labels"))
     assert said.splitlines()[-2:] == ["2 | losses:", "  | ^^^^^^ mend it"]
+
+
+def test_a_check_of_several_settings_is_given_all_of_them_and_names_the_whole_key() -> None:
+    seen: list[Any] = []
+
+    def check(*values: Any) -> None:
+        seen.extend(values)
+        raise ConfigError("no", key=("losses", "a"))
+
+    write("a.yaml", "extends: base/distill.yaml\nlosses: {a: 1}\n")
+    with pytest.raises(ConfigErrors, match=r"^no\n --> a\.yaml:2:13\n"):
+        configfile.load("distill", "a.yaml", checks={("task", "losses", "teacher"): check})
+    assert seen == ["text-classification", {"a": 1}, None]
+
+
+@pytest.mark.parametrize("text", ["losses: [1]\n", "losses: {a: 1}\n"])
+def test_a_check_of_several_settings_is_not_run_if_one_of_them_is_wrong_already(text: str) -> None:
+    write("a.yaml", f"extends: base/distill.yaml\n{text}")
+    seen: list[Any] = []
+    with pytest.raises(ConfigErrors):
+        configfile.load(
+            "distill", "a.yaml", checks={("task", "losses"): lambda *_: seen.append(1), "losses": refuse("a")}
+        )
+    assert not seen
 
 
 def test_a_check_of_an_invalid_setting_is_not_run() -> None:

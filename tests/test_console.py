@@ -330,7 +330,10 @@ def test_next_command_is_that_of_the_next_file_of_the_recipe(tmp_path: Path, cap
     ("command", "said"),
     [
         ("finetune", "tinybert gen-soft-labels with `teacher: runs/x`"),
-        ("distill", "tinybert eval with `models: {student: runs/x}`"),
+        (
+            "distill",
+            "tinybert eval with `models: {student: runs/x}`, or, of a general student, tinybert finetune with `model: runs/x`",
+        ),
         ("export", "ship runs/x; its README.md says how to load it"),
     ],
 )

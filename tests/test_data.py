@@ -599,6 +599,11 @@ def test_all_batches_but_one_are_full() -> None:
     assert sizes == [3] + [8] * 125
 
 
+def test_the_batch_that_is_not_full_comes_last() -> None:
+    assert len(LENGTHS) % 8
+    assert [len(rows) for rows in BucketBatches(LENGTHS, 8, seed=3)][:-1] == [8] * (len(LENGTHS) // 8)
+
+
 def test_batches_depend_on_seed_and_epoch_alone() -> None:
     one, other = BucketBatches(LENGTHS, 8, seed=5), BucketBatches(LENGTHS, 8, seed=5)
     list(one)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import Configs, run, sentences
 
-from tinybert_cli import configfile
+from tinybert_cli import configfile, tasks
 from tinybert_cli.errors import ConfigError, InputError, OutputError
 from tinybert_cli.helpers import doctor, init, predict
 
@@ -123,6 +123,14 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there already"):
         init.run(tmp_path / "mine")
     assert mine.read_text() == "task: mine\n" and not (tmp_path / "mine" / "3-student.yaml").exists()
+
+
+def test_every_task_has_a_recipe_to_start_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for task in tasks.TASKS:
+        written = init.run(Path(task), task)
+        first = next(path for path in sorted(written) if path.name[0].isdigit())
+        assert configfile.load(first.read_text().split()[2], first).task == task
 
 
 def test_a_task_that_nobody_knows_is_refused(tmp_path: Path) -> None:

@@ -486,6 +486,22 @@ def test_prediction_builds_no_graph(net: Net) -> None:
     assert asked == [False, False] and torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_the_mean_loss_counts_every_token_alike_however_the_rows_are_batched(size: int) -> None:
+    def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
+        said = model(batch["input_ids"], batch["attention_mask"])["logits"]  # of a row, so of each of its tokens
+        mask = batch["attention_mask"].float()
+        length = (mask.sum(1) * said[:, 0]).sum() / mask.sum()
+        words = (batch["input_ids"] * mask).sum() / mask.sum()
+        return {"loss": length + words, "words": words}
+
+    examples, net = make_examples(), Net(dropout=0.5)
+    logits = one_by_one(net, examples)[:, 0]
+    found = loops.mean_loss(net.train(), loss, examples, sorted_batches(examples.lengths, size))
+    words = examples.tokens["input_ids"][0].mean()
+    assert found == pytest.approx({"loss": np.average(logits, weights=examples.lengths) + words, "words": words})
+
+
 def test_a_model_in_bf16_answers_in_float32(net: Net) -> None:
     examples = make_examples()
     order = sorted_batches(examples.lengths, 8)

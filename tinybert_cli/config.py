@@ -50,7 +50,10 @@ class Data(Section):
     test_split_name: str = "test"
     """What the dataset calls its test split."""
     max_seq_length: Annotated[int, Field(ge=4)] = 128
-    """Tokens of one input, special tokens included; longer text is cut, counted and reported."""
+    """Tokens of one input, special tokens included; longer text is cut, counted and reported.
+
+    In language-modeling nothing is cut off: the texts, one after the other, are parted into blocks of this length.
+    """
     max_train_samples: Positive | None = None
     """Use only the first so many rows of train and unlabeled."""
     max_eval_samples: Positive | None = None
@@ -189,7 +192,7 @@ class Stage(Section):
     """What every stage is told."""
 
     task: str
-    """What the model does: text-classification."""
+    """What the model does: text-classification; or language-modeling, with which distill makes a general student."""
     data: Data
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Makes the run repeatable: shuffling, dropout, new weights."""
@@ -238,8 +241,8 @@ class GenSoftLabels(Stage):
 class Distill(Stage):
     """Train a student to say what the teacher says."""
 
-    soft_labels: str
-    """The label dataset: the folder that gen-soft-labels wrote."""
+    soft_labels: str | None = None
+    """The label dataset: the folder that gen-soft-labels wrote. Needed but for language-modeling, which has none."""
     student: ModelSetting
     """The student to start from: usually the teacher, with fewer layers."""
     teacher: str | None = None

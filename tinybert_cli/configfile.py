@@ -17,17 +17,21 @@ from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
 from tinybert_cli.yaml12 import COMMAND_LINE, Complaint, Node, Place
 
-Check = Callable[[Any], object]
+Check = Callable[..., object]
 Key = tuple[str | int, ...]
 
 
 def load(
-    command: str, file: str | Path, overrides: Sequence[str] = (), checks: Mapping[str, Check] | None = None
+    command: str,
+    file: str | Path,
+    overrides: Sequence[str] = (),
+    checks: Mapping[str | tuple[str, ...], Check] | None = None,
 ) -> Stage:
     """The settings of `command` from a file, the files it extends and the command line's `KEY=VALUE`s.
 
     `checks` are for what the types cannot say: each is called with the setting of its top-level key, as plain data,
-    unless that is invalid already; the ConfigErrors it raises have keys relative to that setting.
+    unless that is invalid already; the ConfigErrors it raises have keys relative to that setting. A check of several
+    keys, after the others, is called with all their settings, and its ConfigErrors have whole keys.
 
     Raises:
         ConfigErrors: all that is wrong, in the order of the files and then of the command line.
@@ -42,9 +46,12 @@ def load(
     config, invalid = _validated(command, composed.tree)
     complaints += [complaint for _, complaint in invalid]
     bad_keys = {key[:1] for key, _ in invalid}
-    for key, check in (checks or {}).items():
-        if (key,) not in bad_keys and key in COMMANDS[command].model_fields:
-            complaints += _checked(command, composed.tree, key, check)
+    for keys, check in sorted((checks or {}).items(), key=lambda entry: isinstance(entry[0], tuple)):
+        names = keys if isinstance(keys, tuple) else (keys,)
+        if not bad_keys & {(name,) for name in names} and COMMANDS[command].model_fields.keys() >= set(names):
+            found = _checked(command, composed.tree, names, check, within=() if isinstance(keys, tuple) else names)
+            complaints += found
+            bad_keys |= {names[:1] for _ in found if len(names) == 1}
     if complaints or config is None:
         raise composed.errors(complaints)
     return config
@@ -376,13 +383,12 @@ def _key_hint(command: str, key: Key, place: Place) -> str:
     return f"did you mean '{path[-1]}' {' or '.join(sections)}?"
 
 
-def _checked(command: str, tree: Node, key: str, check: Check) -> list[Complaint]:
-    node = _entries(tree).get(key)
-    value = node.plain() if node else _default_of(command, key)
+def _checked(command: str, tree: Node, keys: Sequence[str], check: Check, *, within: Key) -> list[Complaint]:
+    nodes = {key: _entries(tree).get(key) for key in keys}
     try:
-        check(value)
+        check(*(_default_of(command, key) if node is None else node.plain() for key, node in nodes.items()))
     except ConfigError as error:
-        return [_placed(error, (key, *error.key), tree)]
+        return [_placed(error, (*within, *error.key), tree)]
     return []
 
 

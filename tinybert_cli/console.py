@@ -27,7 +27,8 @@ Row = dict[str, Any]
 NEXT = {
     "finetune": "tinybert gen-soft-labels with `teacher: {folder}`",
     "gen-soft-labels": "tinybert distill with `soft_labels: {folder}`, or tinybert finetune with `labels: {folder}`",
-    "distill": "tinybert eval with `models: {{student: {folder}}}`",
+    "distill": "tinybert eval with `models: {{student: {folder}}}`, or, of a general student, "
+    "tinybert finetune with `model: {folder}`",
     "eval": "tinybert export with the `model:` you would ship",
     "export": "ship {folder}; its README.md says how to load it",
 }

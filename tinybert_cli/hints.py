@@ -278,6 +278,9 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "max_seq_len": ("max_seq_length",),
     "patience": ("early_stopping_patience",),
     "random_seed": ("seed",),
+    "block_size": ("max_seq_length",),
+    "corpus": ("train_file",),
+    "corpus_file": ("train_file",),
     "dataset": ("dataset_name",),
     "dataset_config": ("dataset_config_name",),
     "text_column": ("text_column_names",),
@@ -323,6 +326,11 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "num_classes": (
         "label_names",
         "the labels come from the data; their order, if need be, from `label_names` in `data`",
+    ),
+    "mlm": ("losses", "there is no masked-LM loss: a general student learns from its teacher's layers; see `losses`"),
+    "mlm_probability": (
+        "losses",
+        "nothing is masked: a general student learns from its teacher's layers; see `losses`",
     ),
     "gradient_checkpointing": (
         "gradient_accumulation_steps",

@@ -174,6 +174,11 @@ class Combined:
         return frozenset(answer for name in self.parts for answer in READS.get(name, ()))
 
     @property
+    def of_texts(self) -> list[str]:
+        """The losses that compare what is said of a whole text: blocks of running text have nothing of the kind."""
+        return [name for name in self.parts if name in OF_TEXTS]
+
+    @property
     def trains_head(self) -> bool:
         """Whether any of them looks at the logits."""
         return not self.parts.keys() <= READS.keys()
@@ -240,3 +245,4 @@ READS: dict[str, tuple[str, ...]] = {
     "cosine": ("hidden_states",),
     "pooled": ("hidden_states",),
 }
+OF_TEXTS = ("soft_labels", "hard_labels", "pooled")

@@ -8,12 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PIPELINE_TAGS = {  # what the Hub calls a task, where it has another name for it
-    "multi-label-classification": "text-classification",
-    "regression": "text-classification",
-    "language-modeling": "fill-mask",
-}
-METRICS: dict[str, tuple[str, dict[str, str]]] = {  # and a metric, with what it is computed with
+METRICS: dict[str, tuple[str, dict[str, str]]] = {  # what the Hub calls a metric, with what it is computed with
     "f1_macro": ("f1", {"average": "macro"}),
     "mcc": ("matthews_correlation", {}),
 }
@@ -40,6 +35,7 @@ class Card:
 
     name: str
     task: str
+    pipeline: str  # what the Hub calls models of that task
     summary: str
     inputs: Mapping[str, Any]  # as the manifest describes them: what of them is on the Hub goes into the front matter
     made: Mapping[str, object]  # how it was made
@@ -58,7 +54,7 @@ def model_card(card: Card) -> str:
     results = _results(card)
     bases = (card.inputs[name] for name in ("model", "student") if name in card.inputs)
     front = ModelCardData(
-        pipeline_tag=PIPELINE_TAGS.get(card.task, card.task),
+        pipeline_tag=card.pipeline,
         library_name=card.library,
         tags=["knowledge-distillation", "tinybert", *card.tags],
         base_model=_hub_ids(bases),
@@ -107,7 +103,7 @@ def _results(card: Card) -> list[Any]:
 
     if card.result is None:
         return []
-    task, split = PIPELINE_TAGS.get(card.task, card.task), card.result.split
+    task, split = card.pipeline, card.result.split
     source = data_inputs(card.inputs)
     hub: dict[str, Any] = next((value for value in source.values() if _on_hub(value)), {})
     local = {name: value for name, value in source.items() if name == f"data.{split}_file"} or source

@@ -88,7 +88,8 @@ def _of_length(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
 class BucketBatches(torch.utils.data.Sampler[list[int]]):
     """Shuffled batches of like lengths: shuffle, sort within pools of batches, shuffle the batches.
 
-    The order depends on `seed` and `epoch` alone, so that a resumed run goes on with the same batches.
+    The order depends on `seed` and `epoch` alone, so that a resumed run goes on with the same batches. A batch that is
+    not full comes last: several processes share the batches, and Accelerate looks for a short one nowhere else.
     """
 
     def __init__(self, lengths: Array, batch_size: int, *, seed: int, group_by_length: bool = True) -> None:
@@ -113,7 +114,8 @@ class BucketBatches(torch.utils.data.Sampler[list[int]]):
                 ]
             )
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
-        for index in random.permutation(len(batches)):
+        full = len(order) // self.batch_size
+        for index in [*random.permutation(full), *range(full, len(batches))]:
             yield batches[index].tolist()
 
 

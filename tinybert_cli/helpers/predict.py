@@ -30,7 +30,7 @@ def run(model: str, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
     """
     folder = Path(model).expanduser()
     ask, names = _exported(folder) if (folder / "model.onnx").is_file() else _trained(model)
-    task = tasks.find("text-classification")
+    task = tasks.find_answering("text-classification")
     numbered = enumerate(texts, start=1)
     while batch := list(islice(numbered, BATCH_SIZE)):
         for number, text in batch:

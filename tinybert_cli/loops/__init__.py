@@ -2,8 +2,17 @@
 
 from tinybert_cli.loops.costs import first_answer, latencies, multiply_adds
 from tinybert_cli.loops.devices import device, fastest_attention, precision, to_bf16_if_faster
-from tinybert_cli.loops.prediction import MODEL_INPUTS, Array, Batch, forward, predict, predict_all
-from tinybert_cli.loops.training import Learner, Row, StepLoss
+from tinybert_cli.loops.prediction import (
+    MODEL_INPUTS,
+    Array,
+    Batch,
+    StepLoss,
+    forward,
+    mean_loss,
+    predict,
+    predict_all,
+)
+from tinybert_cli.loops.training import Learner, Row
 
 __all__ = [
     "MODEL_INPUTS",
@@ -17,6 +26,7 @@ __all__ = [
     "first_answer",
     "forward",
     "latencies",
+    "mean_loss",
     "multiply_adds",
     "precision",
     "predict",

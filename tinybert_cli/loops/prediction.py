@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Tensor]
 Array = np.ndarray[Any, np.dtype[Any]]
+StepLoss = Callable[[torch.nn.Module, Batch], Mapping[str, Tensor]]  # must return "loss", and may name its parts
+T = TypeVar("T")
 
 
 class Examples(Protocol):
@@ -36,20 +38,12 @@ def predict(
 
     With several processes each takes every n-th batch; every process is given all the answers.
     """
-    model.eval()
-    device = device_of(model)
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    with torch.no_grad():
-        for begin in range(0, len(batches), world):
-            mine = batches[begin + rank] if begin + rank < len(batches) else []
-            answer = (mine, _logits(model, examples, mine, device)) if mine else None
-            if world == 1:
-                assert answer is not None
-                yield answer
-                continue
-            from accelerate.utils import gather_object
 
-            yield from (item for item in gather_object([answer]) if item is not None)
+    def logits(batch: Batch) -> Array:
+        said: Array = forward(model, batch)["logits"].float().cpu().numpy()
+        return said
+
+    return _each(logits, model, examples, batches, accelerator)
 
 
 def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], **options: Any) -> Array:
@@ -60,15 +54,53 @@ def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[li
     return logits[np.argsort(order)]
 
 
+def mean_loss(
+    model: torch.nn.Module,
+    loss: StepLoss,
+    examples: Examples,
+    batches: Sequence[list[int]],
+    *,
+    accelerator: Accelerator | None = None,
+) -> dict[str, float]:
+    """The loss and its parts over all tokens, in eval mode, without gradients; `predict` says how it is shared."""
+
+    def parts(batch: Batch) -> tuple[int, dict[str, float]]:
+        found = {name: float(value) for name, value in loss(model, batch).items()}
+        return int(batch["attention_mask"].sum()), found
+
+    found = [answer for _, answer in _each(parts, model, examples, batches, accelerator)]
+    tokens = sum(count for count, _ in found)
+    return {name: sum(count * values[name] for count, values in found) / tokens for name in found[0][1]}
+
+
 def device_of(model: torch.nn.Module) -> torch.device:
     """Where the model's weights are; an exported model has none, and takes its input on the CPU."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _logits(model: torch.nn.Module, examples: Examples, rows: list[int], device: torch.device) -> Array:
-    batch = {name: value.to(device) for name, value in examples.__getitems__(rows).items()}
-    logits: Array = forward(model, batch)["logits"].float().cpu().numpy()
-    return logits
+def _each(
+    answer: Callable[[Batch], T],
+    model: torch.nn.Module,
+    examples: Examples,
+    batches: Sequence[list[int]],
+    accelerator: Accelerator | None,
+) -> Iterator[tuple[list[int], T]]:
+    """What is to be said of each batch, with the positions of its rows."""
+    model.eval()
+    device = device_of(model)
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    with torch.no_grad():
+        for begin in range(0, len(batches), world):
+            mine = batches[begin + rank] if begin + rank < len(batches) else []
+            batch = {name: value.to(device) for name, value in examples.__getitems__(mine).items()} if mine else {}
+            said = (mine, answer(batch)) if mine else None
+            if world == 1:
+                assert said is not None
+                yield said
+                continue
+            from accelerate.utils import gather_object
+
+            yield from (item for item in gather_object([said]) if item is not None)
 
 
 MODEL_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}

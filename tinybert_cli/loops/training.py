@@ -17,10 +17,9 @@ from torch import Tensor
 from tinybert_cli.config import Training
 from tinybert_cli.errors import InputError, Interrupted, UserError
 from tinybert_cli.loops.devices import precision
-from tinybert_cli.loops.prediction import Batch, Examples
+from tinybert_cli.loops.prediction import Batch, Examples, StepLoss
 
 Row = dict[str, Any]
-StepLoss = Callable[[torch.nn.Module, Batch], Mapping[str, Tensor]]  # must return "loss", and may name its parts
 
 
 class Batches(Protocol):

@@ -6,7 +6,7 @@ from tinybert_cli.models.layers import Student, Teacher
 from tinybert_cli.models.loading import HEADS, label_names, load, read_label_names, save, size, weights_bytes
 from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
 from tinybert_cli.models.sources import PACKAGES, Source, fetch, locate
-from tinybert_cli.models.tokenizers import check_vocabulary, load_tokenizer, tokenizer_difference
+from tinybert_cli.models.tokenizers import check_length, check_vocabulary, load_tokenizer, tokenizer_difference
 from tinybert_cli.models.vocabulary import trim_vocabulary, whole_words
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Student",
     "Teacher",
     "build",
+    "check_length",
     "check_preset",
     "check_vocabulary",
     "copied_layers",

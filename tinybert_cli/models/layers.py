@@ -57,7 +57,7 @@ class Student(torch.nn.Module):
 
     The projections are learned with it and dropped with this wrapper: there are none where the widths are the same,
     one for all layers if they are `shared`, else one for the embeddings and one per layer. In eval mode it is the
-    model.
+    model, unless that has no head: its layers are all that it has to say.
     """
 
     def __init__(self, model: PreTrainedModel, teacher: Teacher, *, shared: bool) -> None:
@@ -65,13 +65,14 @@ class Student(torch.nn.Module):
         _check_readable(model, teacher.reads)
         read_all(model)
         self.model, self.reads = model, teacher.reads
+        self.has_head = model.base_model is not model
         self.layers = range(model.config.num_hidden_layers)
         width = int(model.config.hidden_size)
         count = 0 if width == teacher.width else 1 if shared else 1 + len(self.layers)
         self.projections = torch.nn.ModuleList(torch.nn.Linear(width, teacher.width) for _ in range(count))
 
     def forward(self, **inputs: Tensor) -> Mapping[str, Any]:
-        if not self.training:
+        if self.has_head and not self.training:
             return self.model(**inputs)  # type: ignore[no-any-return]
         with _listening(self.model.base_model, self.layers, self.reads) as heard:
             said = self.model(**inputs, output_hidden_states=True)
@@ -80,7 +81,7 @@ class Student(torch.nn.Module):
             states["embeddings"] = self._project(0, states["embeddings"])
         if "hidden_states" in states:
             states["hidden_states"] = [self._project(1 + i, state) for i, state in enumerate(states["hidden_states"])]
-        return {"logits": said.logits, **heard, **states}
+        return {**({"logits": said.logits} if self.has_head else {}), **heard, **states}
 
     def _project(self, index: int, state: Tensor) -> Tensor:
         if not len(self.projections):

@@ -33,13 +33,14 @@ def load(
 
     `new_head=True` (finetune) allows a missing head, and makes a fresh one: seed torch before. Whatever head there is
     must answer `label_names` (or `num_labels`) in that order; without either, the model's own labels stand.
+    `base` is the model below any head; the pooler that some families have on top may be missing, and is fresh then.
     """
     from transformers.models.auto import modeling_auto
 
     folder = fetch(source)
     config = _read_config(folder)
     mapping, suffix = HEADS[head]
-    has_head = any(name.endswith(suffix) for name in config.architectures or [])
+    has_head = not suffix or any(name.endswith(suffix) for name in config.architectures or [])
     if not has_head and not new_head:
         raise _no_head(source, config, head)
     if has_head:
@@ -47,15 +48,19 @@ def load(
     _set_labels(config, num_labels, label_names)
     _set_dropout(config, dropout)
     families = getattr(modeling_auto, mapping)
-    if type(config) not in families:
-        raise InputError(f"the family of '{source.name}', {config.model_type}, has no {head} head", where=str(folder))
-    family = families[type(config)]
+    if type(config) not in families or (not suffix and config.is_encoder_decoder):
+        what = f"{head} head" if suffix else "encoder of its own"
+        raise InputError(f"the family of '{source.name}', {config.model_type}, has no {what}", where=str(folder))
+    found = families[type(config)]
+    family = found[0] if isinstance(found, tuple) else found  # Funnel has two, the whole one first
 
     weights = read_weights(folder)
     prefix = f"{family.base_model_prefix}."
-    if not has_head and any(key.startswith(prefix) for key in weights):
+    if not (suffix and has_head) and any(key.startswith(prefix) for key in weights):
         # A head for another task may have the same names and shapes: it would pass for this one.
         weights = {key: tensor for key, tensor in weights.items() if key.startswith(prefix)}
+    if not suffix:
+        weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
     model, report = family.from_pretrained(
         None,
         config=config,
@@ -67,7 +72,7 @@ def load(
         output_loading_info=True,
         trust_remote_code=False,
     )
-    _check_report(report, folder, prefix, new_head=new_head)
+    _check_report(report, folder, prefix if suffix else "", new_head=new_head or not suffix)
     return skip_unread(model)
 
 
@@ -232,7 +237,8 @@ DROPOUT_SETTINGS = {
     "dropout", "attention_dropout", "seq_classif_dropout",  # DistilBERT
 }  # fmt: skip
 
-# head -> where transformers lists the classes that have it, and how their names end.
+# head -> where transformers lists the classes that have it, and how their names end; "" if it is no head at all.
 HEADS = {
+    "base": ("MODEL_MAPPING", ""),
     "sequence-classification": ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING", "ForSequenceClassification"),
 }

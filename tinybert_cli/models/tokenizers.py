@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinybert_cli.errors import InputError
+from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.sources import TOKENIZER_FILES, Source, fetch
 from tinybert_cli.models.weights import family_of, read_json, some_of
 
@@ -65,6 +66,21 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
             f"the tokenizer of '{source.name}' is not its own: it pads with {tokenizer.pad_token_id}, "
             f"the model expects {model.config.pad_token_id}",
             hint="copy the tokenizer files of the model that it was made from into the folder",
+        )
+
+
+def check_length(model: PreTrainedModel, tokens: int, source: Source) -> None:
+    """A ConfigError if so many tokens are more than the model has positions for."""
+    kind = model.config.model_type
+    if kind not in FAMILIES:
+        return  # many count positions from token to token, and know no end
+    after_padding = kind in ("roberta", "xlm-roberta", "camembert")
+    positions = model.config.max_position_embeddings - (model.config.pad_token_id + 1 if after_padding else 0)
+    if tokens > positions:
+        raise ConfigError(
+            f"'{source.name}' has positions for {positions} tokens, the longest row has {tokens}",
+            key=("data", "max_seq_length"),
+            hint=f"data.max_seq_length: {positions}",
         )
 
 

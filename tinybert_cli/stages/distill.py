@@ -1,4 +1,4 @@
-"""distill: train a student to say what the teacher says, from the label dataset on disk."""
+"""distill: train a student to say what the teacher says, from the label dataset on disk or from its layers alone."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ from tinybert_cli.config import Distill
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages.fit import Lesson, fit
 
-CHECKS: dict[str, Callable[[Any], object]] = {
-    "task": tasks.find,
-    "student": models.check_preset,
-    "losses": losses.combine,
-}
-
 
 def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
     """Writes a model folder; yields what happens on the way."""
+    _check_soft_labels(config.task, config.soft_labels)
+    _check_losses(config.task, config.losses)
     reads = losses.combine(config.losses).reads
     if reads and config.teacher is None:
         raise ConfigError(
@@ -38,14 +34,15 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
             hint="trim it in the second step, with soft_labels alone",
         )
     source = models.locate(config.student.from_)
-    inputs = {
-        "student": artifacts.describe_model(source.folder, source.name, source.revision),
-        "soft_labels": artifacts.describe(data.existing_folder(config.soft_labels, "soft_labels")),
-    }
+    inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, source.revision)}
+    splits: list[data.Split] = ["train", "validation"]
+    if config.soft_labels is not None:
+        inputs["soft_labels"] = artifacts.describe(data.existing_folder(config.soft_labels, "soft_labels"))
+        splits = ["validation"]
     if config.teacher is not None:
         teacher = models.locate(config.teacher)
         inputs["teacher"] = artifacts.describe_model(teacher.folder, teacher.name, teacher.revision)
-    inputs |= artifacts.describe_all(data.sources(config.data, ["validation"]))
+    inputs |= artifacts.describe_all(data.sources(config.data, splits))
     with artifacts.open_output("distill", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
             yield output.up_to_date()
@@ -53,30 +50,49 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
             yield from output.record(_distill(config, source, output))
 
 
+def _check_soft_labels(task: str, soft_labels: str | None) -> None:
+    """Answers are learnt from a label dataset, and without answers there is none."""
+    answering = isinstance(tasks.find(task), tasks.Answering)
+    if answering and soft_labels is None:
+        raise ConfigError(
+            "missing key 'soft_labels'",
+            key=("soft_labels",),
+            hint="soft_labels: the label dataset, which is the folder that gen-soft-labels wrote",
+        )
+    if not answering and soft_labels is not None:
+        raise ConfigError(
+            f"{task} takes no soft labels: it knows no answers",
+            key=("soft_labels",),
+            hint="leave them out: the student learns from `data.train_file` and the layers of its `teacher:`",
+        )
+
+
+def _check_losses(task: str, named: Mapping[str, Any]) -> None:
+    """Without answers there are only tokens to compare."""
+    if isinstance(tasks.find(task), tasks.Answering):
+        return
+    others = ", ".join(other for other in losses.LOSSES if other not in losses.OF_TEXTS)
+    for name in losses.combine(named).of_texts:
+        raise ConfigError(
+            f"the loss `{name}` compares whole texts, and {task} has none: its rows are blocks of running text",
+            key=("losses", name),
+            hint=f"name losses of {others}; for example losses: {{hidden_states: 1.0, attentions: 1.0}}",
+        )
+
+
 def _distill(config: Distill, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    task = tasks.find(config.task)
     combined = losses.combine(config.losses)
-    folder = Path(config.soft_labels)
-    manifest = artifacts.verify_folder(folder)
-    wanted = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
-    if config.teacher is not None:
-        wanted["teacher"] = [output.inputs["teacher"]]
-    artifacts.check_origin(folder, manifest, wanted)
     if config.teacher is not None:
         yield from _other_tokenizer(models.locate(config.teacher), source, combined)
-    if config.training.keep == "best" and not combined.trains_head:
+    labels = None if config.soft_labels is None else Path(config.soft_labels)
+    if labels is not None and config.training.keep == "best" and not combined.trains_head:
         yield {"event": "warning", "message": "these losses leave the classifier untrained and its scores mean "
                "nothing: set `keep: last` under training"}  # fmt: skip
-    answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
-    answers = answers.head(config.data.max_train_samples)
-    names = manifest["label_names"]
-    labels = task.labels(answers.rows, config.data, names)
-    if labels is None:
-        labels = np.full(len(answers.rows), losses.NO_LABEL)
-
+    manifest = {"inputs": {}} if labels is None else artifacts.verify_folder(labels)
+    rows, targets, names = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
     lesson = Lesson(
-        answers.rows,
-        {"labels": labels, "teacher_logits": answers.logits},
+        rows,
+        targets,
         names,
         lambda student: _compared(config, combined, student),
         config.student,
@@ -89,6 +105,28 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
         },
     )
     yield from fit(config, lesson, output)
+
+
+def _from_text(config: Distill) -> tuple[data.Rows, dict[str, data.Array], None]:
+    """The rows alone; what is to be learnt of them stands in the teacher's layers."""
+    return data.read(config.data, "train"), {}, None
+
+
+def _from_labels(
+    config: Distill, folder: Path, manifest: Mapping[str, Any], output: artifacts.Output
+) -> tuple[data.Rows, dict[str, data.Array], list[str]]:
+    """The rows of the label dataset, with the teacher's answers and the gold labels, and the names of the classes."""
+    wanted = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
+    if config.teacher is not None:
+        wanted["teacher"] = [output.inputs["teacher"]]
+    artifacts.check_origin(folder, manifest, wanted)
+    answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
+    answers = answers.head(config.data.max_train_samples)
+    names: list[str] = manifest["label_names"]
+    labels = tasks.find_answering(config.task).labels(answers.rows, config.data, names)
+    if labels is None:
+        labels = np.full(len(answers.rows), losses.NO_LABEL)
+    return answers.rows, {"labels": labels, "teacher_logits": answers.logits}, names
 
 
 def _spoken(name: str, setting: float | Mapping[str, Any]) -> str:
@@ -115,7 +153,7 @@ def _compared(config: Distill, combined: losses.Combined, student: Any) -> tuple
 
 
 def _from_disk(batch: loops.Batch) -> dict[str, Tensor]:
-    return {"logits": batch["teacher_logits"]}
+    return {"logits": batch["teacher_logits"]} if "teacher_logits" in batch else {}
 
 
 def _other_tokenizer(
@@ -132,3 +170,12 @@ def _other_tokenizer(
             hint="take a student with the teacher's tokenizer, or the losses soft_labels and hard_labels alone",
         )
     yield {"event": "warning", "message": f"teacher and student split text differently: {difference}"}
+
+
+CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
+    "task": tasks.find,
+    "student": models.check_preset,
+    "losses": losses.combine,
+    ("task", "soft_labels"): _check_soft_labels,
+    ("task", "losses"): _check_losses,
+}

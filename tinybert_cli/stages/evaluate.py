@@ -15,7 +15,7 @@ from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
 from tinybert_cli.stages import evaluation_page, findings
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find}
+CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
 
 MEASURES = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
 TIMED_ROWS = 256  # rows that the latencies are taken on, or as many as there are
@@ -51,7 +51,7 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
 
 
 def _check(config: Eval) -> str:
-    task = tasks.find(config.task)
+    task = tasks.find_answering(config.task)
     names = list(config.models)
     reference = names[0] if config.reference is None else config.reference
     if reference not in names:
@@ -90,7 +90,7 @@ class _Contestant:
 def _evaluate(
     config: Eval, sources: Mapping[str, models.Source], reference: str, output: artifacts.Output
 ) -> Iterator[artifacts.Row]:
-    task = tasks.find(config.task)
+    task = tasks.find_answering(config.task)
     rows = data.read(config.data, config.split)
     names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
     gold = task.labels(rows, config.data, names)
@@ -175,7 +175,7 @@ def _log(source: models.Source) -> list[artifacts.Row]:
 
 
 def _enter(
-    config: Eval, task: tasks.Task, name: str, source: models.Source, rows: data.Rows, names: list[str]
+    config: Eval, task: tasks.Answering, name: str, source: models.Source, rows: data.Rows, names: list[str]
 ) -> tuple[_Contestant, Any]:
     """A model with the rows as it wants them; its labels must be the reference's, in their order."""
     tokenizer = models.load_tokenizer(source)
@@ -196,7 +196,7 @@ class _Judge:
     """What the gold labels (N,) and the reference's answers (N, C) say of a model's."""
 
     def __init__(
-        self, config: Eval, task: tasks.Task, gold: data.Array, names: list[str], reference: data.Array
+        self, config: Eval, task: tasks.Answering, gold: data.Array, names: list[str], reference: data.Array
     ) -> None:
         self.config, self.task, self.gold, self.names, self.reference = config, task, gold, names, reference
         self.labels = [names[label] for label in gold]

@@ -13,7 +13,7 @@ from tinybert_cli import artifacts, data, formats, loops, models, tasks
 from tinybert_cli.config import Export, Verify
 from tinybert_cli.errors import GateError
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find, "format": formats.find}
+CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering, "format": formats.find}
 
 BATCH_SIZE = 32
 RESAMPLES = 1000  # for the 95 % intervals in the model card
@@ -37,7 +37,7 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
 
 
 def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    task, form = tasks.find(config.task), formats.find(config.format)
+    task, form = tasks.find_answering(config.task), formats.find(config.format)
     model = models.load(source, task.head, label_names=config.data.label_names)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
@@ -75,7 +75,7 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
 
 
 def _compared(
-    task: tasks.Task, model: Any, exported: Any, examples: data.Examples, gold: data.Array | None
+    task: tasks.Answering, model: Any, exported: Any, examples: data.Examples, gold: data.Array | None
 ) -> tuple[dict[str, float], data.Array]:
     """How far the export says what the model says, how much faster on the same rows one by one; and what it says."""
     order = data.sorted_batches(examples.lengths, BATCH_SIZE)
@@ -97,7 +97,9 @@ def _compared(
     return metrics, said
 
 
-def _result(config: Export, task: tasks.Task, said: data.Array, gold: data.Array, names: list[str]) -> artifacts.Result:
+def _result(
+    config: Export, task: tasks.Answering, said: data.Array, gold: data.Array, names: list[str]
+) -> artifacts.Result:
     intervals = task.intervals(said, gold, names, resamples=RESAMPLES, seed=config.seed)
     return artifacts.Result(config.verify.split, len(gold), task.score(said, gold), intervals)
 
@@ -119,6 +121,7 @@ def _card(
     return artifacts.Card(
         name=output.folder.name,
         task=config.task,
+        pipeline=tasks.find(config.task).pipeline,
         summary=f"{config.model} for ONNX Runtime, in {kind}.",
         inputs=output.inputs,
         made={

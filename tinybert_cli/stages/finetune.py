@@ -14,7 +14,7 @@ from tinybert_cli.config import Finetune, Regularization
 from tinybert_cli.errors import ConfigError
 from tinybert_cli.stages.fit import Lesson, fit
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find, "model": models.check_preset}
+CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering, "model": models.check_preset}
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -39,7 +39,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
 
 
 def _finetune(config: Finetune, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    task = tasks.find(config.task)
+    task = tasks.find_answering(config.task)
     manifest: dict[str, Any] = {"inputs": {}}
     if config.labels == "gold":
         rows = data.read(config.data, "train")

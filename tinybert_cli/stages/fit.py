@@ -1,4 +1,4 @@
-"""What finetune and distill stand on: from rows, labels to learn and a loss to a finished model folder.
+"""What finetune and distill stand on: from rows, what to learn of them and a loss to a finished model folder.
 
 No stage of its own, and it knows neither of them.
 """
@@ -6,6 +6,7 @@ No stage of its own, and it knows neither of them.
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ class Lesson:
 
     rows: data.Rows
     targets: dict[str, data.Array]  # name → (N, ...), what the loss finds in a batch
-    names: list[str]  # the classes in their order
+    names: list[str] | None  # the classes in their order; None = the task has no answers
     teach: Teach  # of the model: what is trained around it, and the loss of that
     model: Model
     source: models.Source  # where `model.from` is
@@ -37,28 +38,59 @@ class Lesson:
     card: Mapping[str, object] = field(default_factory=dict)  # what the model card says of it
 
 
+class _Exam(ABC):
+    """How well a model does on the validation rows."""
+
+    @abstractmethod
+    def scores(self, model: torch.nn.Module) -> dict[str, float]:
+        """Of what is trained, as it stands; the task's metrics are among them."""
+
+    @abstractmethod
+    def result(self, kept: Path, trained: torch.nn.Module, best: float | None) -> artifacts.Result:
+        """The metrics of the folder `kept`: the last of `trained`, or the one that was the best, if it was sought."""
+
+
 @dataclass(frozen=True)
-class _Exam:
-    """The validation rows, N of them, and how well a model does on them."""
+class _Answers(_Exam):
+    """By the model's answers: to the gold labels, which are among the targets."""
 
-    task: tasks.Task
+    task: tasks.Answering
     examples: data.Examples
-    gold: data.Array  # (N,)
+    batches: list[list[int]]
+    accelerator: Any
     names: list[str]  # the classes in their order
-    batch_size: int
+    seed: int  # of the resampling
 
-    def scores(self, model: torch.nn.Module, learner: loops.Learner) -> dict[str, float]:
-        return self.task.score(self._logits(model, learner), self.gold)
+    def scores(self, model: torch.nn.Module) -> dict[str, float]:
+        return self.task.score(self._logits(model), self.examples.targets["labels"])
 
-    def result(self, model: torch.nn.Module, learner: loops.Learner, *, split: str, seed: int) -> artifacts.Result:
-        """The scores with their 95 % intervals."""
-        logits = self._logits(model, learner)
-        intervals = self.task.intervals(logits, self.gold, self.names, resamples=RESAMPLES, seed=seed)
-        return artifacts.Result(split, len(self.gold), self.task.score(logits, self.gold), intervals)
+    def result(self, kept: Path, trained: torch.nn.Module, best: float | None) -> artifacts.Result:
+        """Of the weights that are kept, in float32, as `eval` will find them, with 95 % intervals."""
+        logits = self._logits(models.load(models.locate(str(kept)), self.task.head).to(self.accelerator.device))
+        gold = self.examples.targets["labels"]
+        intervals = self.task.intervals(logits, gold, self.names, resamples=RESAMPLES, seed=self.seed)
+        return artifacts.Result("validation", len(gold), self.task.score(logits, gold), intervals)
 
-    def _logits(self, model: torch.nn.Module, learner: loops.Learner) -> data.Array:
-        order = data.sorted_batches(self.examples.lengths, self.batch_size)
-        return loops.predict_all(model, self.examples, order, accelerator=learner.accelerator)
+    def _logits(self, model: torch.nn.Module) -> data.Array:
+        return loops.predict_all(model, self.examples, self.batches, accelerator=self.accelerator)
+
+
+@dataclass(frozen=True)
+class _Nearness(_Exam):
+    """By the loss: of a model that has no answers yet, only a teacher to be near to."""
+
+    loss: loops.StepLoss
+    examples: data.Examples
+    batches: list[list[int]]
+    accelerator: Any
+
+    def scores(self, model: torch.nn.Module) -> dict[str, float]:
+        return loops.mean_loss(model, self.loss, self.examples, self.batches, accelerator=self.accelerator)
+
+    def result(self, kept: Path, trained: torch.nn.Module, best: float | None) -> artifacts.Result:
+        """The folder alone does not say: the projections to the teacher's width are not in it."""
+        loss = self.scores(trained)["loss"] if best is None else best
+        return artifacts.Result("validation", len(self.examples), {"loss": loss}, {})
 
 
 def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) -> Iterator[artifacts.Row]:
@@ -75,7 +107,8 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(encoded.tokens["input_ids"][0].tolist()))
         encoded = task.encode(lesson.rows, config.data, tokenizer)
     examples = data.Examples.of(encoded, **lesson.targets)
-    exam = yield from _exam(config, lesson, tokenizer)
+    models.check_length(model, int(examples.lengths.max()), lesson.source)
+    validation = yield from _validation(config, lesson, tokenizer)
 
     size = models.size(model)
     batches = data.BucketBatches(
@@ -84,16 +117,18 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     )  # fmt: skip
     trained, loss = lesson.teach(model)
     learner = loops.Learner(trained, examples, batches, training, seed=config.seed, logs=output.folder)
+    exam = None if validation is None else _exam(config, lesson, validation, loss, learner)
     evaluated = exam is not None and training.eval_strategy != "no"
+    labels = {} if lesson.names is None else {"label_names": lesson.names}
     yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, **vocabulary,
-           "layers_copied_from": copied, "label_names": lesson.names, "evaluated": evaluated, "device": learner.device,
+           "layers_copied_from": copied, **labels, "evaluated": evaluated, "device": learner.device,
            "precision": learner.precision}  # fmt: skip
     if output.dry_run:
         return
 
     def evaluate() -> dict[str, float]:
         assert exam is not None
-        found = exam.scores(learner.plain_model, learner)
+        found = exam.scores(learner.plain_model)
         return {**found, "objective": found[metric]}
 
     def save_model(folder: Path) -> None:
@@ -116,9 +151,8 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     learner.accelerator.wait_for_everyone()
     metrics = learner.summary()
     result = None
-    if exam is not None:  # of the weights that are kept, in float32, as `eval` will find them
-        kept = models.load(models.locate(str(final)), task.head).to(learner.accelerator.device)
-        result = exam.result(kept, learner, split="validation", seed=config.seed)
+    if exam is not None:
+        result = exam.result(final, learner.plain_model, learner.progress.best if keep_best else None)
         for name, value in result.scores.items():
             metrics[f"eval_{name}"] = value
             if name in result.intervals:
@@ -133,7 +167,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
 
     output.put(write)
     output.finish(
-        metrics, label_names=lesson.names, layer_mapping=copied, device=learner.device, precision=learner.precision,
+        metrics, **labels, layer_mapping=copied, device=learner.device, precision=learner.precision,
         **size, **vocabulary,
     )  # fmt: skip
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
@@ -144,7 +178,13 @@ def _card(
     copied: Sequence[int], facts: Mapping[str, Any], *, chosen: bool,
 ) -> artifacts.Card:  # fmt: skip
     """What the model card says; `chosen`: the weights were chosen on the rows of the exam."""
-    training, folder = config.training, str(output.folder)
+    task, training, folder = tasks.find(config.task), config.training, str(output.folder)
+    usage = {"transformers": f"```python\n{task.usage(folder)}\n```"}
+    if lesson.names is not None:
+        usage |= {
+            "ONNX Runtime": "`tinybert export` writes it as ONNX, float32 or int8, and verifies that on real rows.",
+            "tinybert": f'```sh\ntinybert predict {folder} "Better than it looks."\n```',
+        }
     inputs = {**artifacts.data_inputs(lesson.origin), **output.inputs}
     teacher = artifacts.model_names(lesson.origin["teacher"]) if "teacher" in lesson.origin else None
     precision = "float32" if facts["precision"] == "no" else facts["precision"]
@@ -169,6 +209,7 @@ def _card(
     return artifacts.Card(
         name=output.folder.name,
         task=config.task,
+        pipeline=task.pipeline,
         summary=f"A model for {config.task} with {facts['layers']} layers and {facts['parameters'] / 1e6:.1f} M "
         f"parameters{f', which learned the answers of {teacher}' if teacher else ''}.",
         inputs=inputs,
@@ -178,7 +219,7 @@ def _card(
             "teacher": teacher,
             "layers copied": ", ".join(map(str, copied)),
             "data": artifacts.data_names(inputs),
-            "labels": ", ".join(lesson.names),
+            "labels": None if lesson.names is None else ", ".join(lesson.names),
             "training rows": f"{len(lesson.rows):,}",
             "steps": f"{facts['steps']:,} of {training.per_device_train_batch_size} rows on each device",
             "learning rate": f"{training.learning_rate:g}, {training.lr_scheduler_type}",
@@ -192,29 +233,43 @@ def _card(
             "weights": f"{facts['bytes'] / 1e6:.1f} MB",
             "latency": "not measured in training; `tinybert eval` measures it",
         },
-        usage={
-            "transformers": f"```python\n{tasks.find(config.task).usage(folder)}\n```",
-            "ONNX Runtime": "`tinybert export` writes it as ONNX, float32 or int8, and verifies that on real rows.",
-            "tinybert": f'```sh\ntinybert predict {folder} "Better than it looks."\n```',
-        },
+        usage=usage,
         limits=[*limits, *artifacts.UNTESTED],
         library="transformers",
     )
 
 
-def _exam(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> Generator[artifacts.Row, None, _Exam | None]:
-    """The validation rows, if the config names any; yields what is odd about them."""
+def _validation(
+    config: Finetune | Distill, lesson: Lesson, tokenizer: Any
+) -> Generator[artifacts.Row, None, data.Examples | None]:
+    """The validation rows, if the config names any that say something; yields what is odd about them."""
     if not data.has(config.data, "validation"):
         return None
-    task = tasks.find(config.task)
     rows = data.read(config.data, "validation")
-    gold = task.labels(rows, config.data, task.label_names(rows, config.data, model_names=lesson.names))
-    encoded = task.encode(rows, config.data, tokenizer)
+    targets = _targets(config, rows, lesson.names)
+    encoded = tasks.find(config.task).encode(rows, config.data, tokenizer)
     yield from data.remarks("validation", encoded, config.data)
     yield from data.overlap(lesson.rows, rows, config.data)
-    if gold is None:
-        return None
-    return _Exam(task, data.Examples.of(encoded), gold, lesson.names, config.training.per_device_eval_batch_size)
+    return None if targets is None else data.Examples.of(encoded, **targets)
+
+
+def _targets(config: Finetune | Distill, rows: data.Rows, names: list[str] | None) -> dict[str, data.Array] | None:
+    """What validation rows are scored against: gold labels, if the task has answers; None if the rows lack them."""
+    if names is None:
+        return {}
+    task = tasks.find_answering(config.task)
+    labels = task.labels(rows, config.data, task.label_names(rows, config.data, model_names=names))
+    return None if labels is None else {"labels": labels}
+
+
+def _exam(
+    config: Finetune | Distill, lesson: Lesson, rows: data.Examples, loss: loops.StepLoss, learner: loops.Learner
+) -> _Exam:
+    batches = data.sorted_batches(rows.lengths, config.training.per_device_eval_batch_size)
+    if lesson.names is None:
+        return _Nearness(loss, rows, batches, learner.accelerator)
+    task = tasks.find_answering(config.task)
+    return _Answers(task, rows, batches, learner.accelerator, lesson.names, config.seed)
 
 
 def _student(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> tuple[Any, list[int]]:

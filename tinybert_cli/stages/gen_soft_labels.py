@@ -16,7 +16,7 @@ from tinybert_cli import artifacts, augment, data, loops, models, tasks
 from tinybert_cli.config import Augment, GenSoftLabels
 from tinybert_cli.errors import ConfigError, InputError
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find}
+CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
 
 ROWS_PER_SHARD = 16_384  # one file; a killed run loses at most this much work
 CHECKED_ROWS = 1_000  # enough to see that a teacher is no better than chance
@@ -57,7 +57,7 @@ class _Teacher:
 def _label(
     config: GenSoftLabels, sources: Sequence[models.Source], output: artifacts.Output
 ) -> Iterator[artifacts.Row]:
-    task = tasks.find(config.task)
+    task = tasks.find_answering(config.task)
     accelerator = Accelerator()
     teachers, names, precision = _load(config, sources, task, accelerator.device)
     splits: dict[str, data.Rows] = {split: data.read(config.data, split) for split in config.splits}
@@ -137,7 +137,7 @@ def _label(
 
 
 def _load(
-    config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.Task, device: torch.device
+    config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.Answering, device: torch.device
 ) -> tuple[list[_Teacher], list[str], str]:
     teachers: list[_Teacher] = []
     names: list[str] | None = config.data.label_names
@@ -159,7 +159,7 @@ def _copies(config: GenSoftLabels, setting: Augment, rows: data.Rows, teacher: _
     if setting.embeddings is not None:
         source = models.locate(setting.embeddings)
         model, tokenizer = (
-            models.load(source, tasks.find(config.task).head, new_head=True),
+            models.load(source, tasks.find_answering(config.task).head, new_head=True),
             models.load_tokenizer(source),
         )
     names = data.text_columns(config.data)
@@ -190,7 +190,9 @@ def _rows_to_check(
     return None
 
 
-def _check(config: GenSoftLabels, task: tasks.Task, logits: Any, gold: Any, names: Sequence[str]) -> dict[str, float]:
+def _check(
+    config: GenSoftLabels, task: tasks.Answering, logits: Any, gold: Any, names: Sequence[str]
+) -> dict[str, float]:
     """The teacher against always saying the most frequent class.
 
     Raises:

@@ -1,11 +1,13 @@
 """The tasks, by the name that a config gives them."""
 
-from tinybert_cli.errors import look_up
-from tinybert_cli.tasks.base import Encoded, Task, interval
+from tinybert_cli.errors import ConfigError, look_up
+from tinybert_cli.tasks.base import Answering, Encoded, Task, interval
+from tinybert_cli.tasks.language_modeling import LanguageModeling
 from tinybert_cli.tasks.text_classification import TextClassification
 
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
+    "language-modeling": LanguageModeling(),
 }
 
 
@@ -14,4 +16,16 @@ def find(name: str) -> Task:
     return look_up(TASKS, name, "task")
 
 
-__all__ = ["TASKS", "Encoded", "Task", "find", "interval"]
+def find_answering(name: str) -> Answering:
+    """The same for the stages that ask models for answers; a ConfigError if this task has none."""
+    task = find(name)
+    if isinstance(task, Answering):
+        return task
+    others = ", ".join(other for other, known in TASKS.items() if isinstance(known, Answering))
+    raise ConfigError(
+        f"'{name}' is a task for `tinybert distill` alone: the general student that it makes has no answers yet",
+        hint=f"name the task that the student is for, one of: {others}; its folder is the model to start from",
+    )
+
+
+__all__ = ["TASKS", "Answering", "Encoded", "Task", "find", "find_answering", "interval"]

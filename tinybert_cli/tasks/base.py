@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from tinybert_cli.config import Data
-from tinybert_cli.errors import look_up
+from tinybert_cli.errors import InputError, look_up
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,13 +47,13 @@ def interval(draws: Array) -> tuple[float, float]:
 
 
 class Task(ABC):
-    """One task; C classes, N rows."""
+    """What every task has, whether its models answer anything or not."""
 
     name: ClassVar[str]
     head: ClassVar[str]  # the model head, by its name in models.HEADS
+    pipeline: ClassVar[str]  # what the Hub calls models that do this
     main_metric: ClassVar[str]
     metrics: ClassVar[Mapping[str, bool]]  # those of `score`, and whether more of it is better
-    detailed: ClassVar[tuple[str, ...]]  # those of `details`; one of each class stands for `recall[negative]`, ...
 
     def objective(self, name: str) -> tuple[str, float]:
         """The metric that checkpoints are chosen by, and +1 if more of it is better, else -1."""
@@ -64,7 +64,17 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """The rows' inputs as token ids; InputError for a missing column or a row that is no text."""
+        """What models are shown, as token ids; InputError for a missing column or a row that is no text."""
+
+    @abstractmethod
+    def usage(self, folder: str) -> str:
+        """The lines of Python that load and ask a finished model folder."""
+
+
+class Answering(Task):
+    """A task whose models answer every row, so that they can label, be scored and be exported; C classes, N rows."""
+
+    detailed: ClassVar[tuple[str, ...]]  # those of `details`; one of each class stands for `recall[negative]`, ...
 
     @abstractmethod
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
@@ -139,6 +149,13 @@ class Task(ABC):
     def best_order(self, logits: Array, labels: Array) -> tuple[list[int], float]:
         """The order of the classes under which the logits (N, C) fit the labels best, and the main metric then."""
 
-    @abstractmethod
-    def usage(self, folder: str) -> str:
-        """The lines of Python that load and ask a finished model folder."""
+
+def texts_of(rows: Rows, data: Data) -> list[list[str]]:
+    """The text columns; InputError for a missing one, or for a row that is no text."""
+    names = [data.text_column_names] if isinstance(data.text_column_names, str) else data.text_column_names
+    columns = [rows.column(name) for name in names]
+    for name, column in zip(names, columns, strict=True):
+        for index, value in enumerate(column):
+            if not isinstance(value, str):
+                raise InputError(f"'{name}' is not text but {value!r}", where=rows.place(index))
+    return columns

@@ -10,7 +10,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError, did_you_mean
 from tinybert_cli.tasks import scores
-from tinybert_cli.tasks.base import Array, Encoded, Rows, Task
+from tinybert_cli.tasks.base import Answering, Array, Encoded, Rows, texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,9 +20,10 @@ _UNKNOWN = -1
 _CHUNK = 1000  # rows that are tokenized in one call
 
 
-class TextClassification(Task):
+class TextClassification(Answering):
     name = "text-classification"
     head = "sequence-classification"
+    pipeline = "text-classification"
     main_metric = "accuracy"
     metrics: ClassVar[Mapping[str, bool]] = {
         "accuracy": True,
@@ -34,7 +35,7 @@ class TextClassification(Task):
     detailed = ("f1_weighted", "brier", "precision", "recall")
 
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        texts = _texts(rows, data)
+        texts = texts_of(rows, data)
         names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
         padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         parts: dict[str, list[Array]] = {name: [] for name in names}
@@ -147,16 +148,6 @@ class TextClassification(Task):
         return (
             f'from transformers import pipeline\n\npipeline("text-classification", "{folder}")("Better than it looks.")'
         )
-
-
-def _texts(rows: Rows, data: Data) -> list[list[str]]:
-    names = [data.text_column_names] if isinstance(data.text_column_names, str) else data.text_column_names
-    columns = [rows.column(name) for name in names]
-    for name, column in zip(names, columns, strict=True):
-        for index, value in enumerate(column):
-            if not isinstance(value, str):
-                raise InputError(f"'{name}' is not text but {value!r}", where=rows.place(index))
-    return columns
 
 
 def _is_position(value: object) -> bool:
