@@ -135,7 +135,9 @@ def _slices(found: Evaluation) -> Iterator[page.Block]:
     drawn = []
     for name, numbers in found.models.items():
         values = {f"{key} ({found.slices[key]:,})": numbers[f"{found.metric}[{key}]"] for key in shown}
-        drawn.append(page.figure(plots.bars(values, found.metric, reference=numbers.get(found.metric), title=name)))
+        drawn.append(
+            page.figure(plots.bars(values, found.metric, reference=numbers.get(found.metric), title=name), name)
+        )
     if shown:
         said = "Thirds of length in tokens, each label, and thirds of the reference's confidence; rows in brackets."
         yield page.section("Where it hurts", page.paragraph(said), page.side_by_side(*drawn))
@@ -149,13 +151,14 @@ def _confidence(found: Evaluation) -> Iterator[page.Block]:
     ]
     head = ["", "ece", "ece, scaled", "brier", "brier, scaled", "temperature"]
     drawn = page.figure(plots.reliability(found.answers), "On the line, a model is as often right as it is sure.")
-    yield page.section("Is its confidence to be believed?", page.side_by_side(drawn, page.table(head, lines)))
+    yield page.section("Is its confidence to be believed?", drawn, page.table(head, lines))
 
 
 def _confusions(found: Evaluation) -> Iterator[page.Block]:
     if len(found.classes) <= MOST_CLASSES:
         drawn = [
-            page.figure(plots.confusion(matrix, found.classes, title=name)) for name, matrix in found.confusions.items()
+            page.figure(plots.confusion(matrix, found.classes, title=name), name)
+            for name, matrix in found.confusions.items()
         ]
         yield page.section("Gold labels (rows) and answers (columns)", page.side_by_side(*drawn))
 
