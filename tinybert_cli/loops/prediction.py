@@ -31,9 +31,14 @@ def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
 
 
 def predict(
-    model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], *, accelerator: Accelerator | None = None
+    model: torch.nn.Module,
+    examples: Examples,
+    batches: Sequence[list[int]],
+    *,
+    accelerator: Accelerator | None = None,
+    answer: str = "logits",
 ) -> Iterator[tuple[list[int], Array]]:
-    """The logits of each batch, float32 (B, ...), with the positions of its rows; in eval mode, without gradients.
+    """The model's `answer` to each batch (B, ...), with the positions of its rows; in eval mode, without gradients.
 
     With several processes each takes every n-th batch; every process is given all the answers.
     """
@@ -43,14 +48,14 @@ def predict(
     with torch.no_grad():
         for begin in range(0, len(batches), world):
             mine = batches[begin + rank] if begin + rank < len(batches) else []
-            answer = (mine, _logits(model, examples, mine, device)) if mine else None
+            said = (mine, _answer(model, examples, mine, device, answer)) if mine else None
             if world == 1:
-                assert answer is not None
-                yield answer
+                assert said is not None
+                yield said
                 continue
             from accelerate.utils import gather_object
 
-            yield from (item for item in gather_object([answer]) if item is not None)
+            yield from (item for item in gather_object([said]) if item is not None)
 
 
 def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], **options: Any) -> Array:
@@ -85,10 +90,11 @@ def _device_of(model: torch.nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _logits(model: torch.nn.Module, examples: Examples, rows: list[int], device: torch.device) -> Array:
+def _answer(model: torch.nn.Module, examples: Examples, rows: list[int], device: torch.device, name: str) -> Array:
     batch = {name: value.to(device) for name, value in examples.__getitems__(rows).items()}
-    logits: Array = forward(model, batch)["logits"].float().cpu().numpy()
-    return logits
+    said = forward(model, batch)[name]
+    values: Array = (said.float() if said.is_floating_point() else said).cpu().numpy()  # numpy has no bfloat16
+    return values
 
 
-MODEL_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+MODEL_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "own_words"}

@@ -38,8 +38,8 @@ def load(
 
     folder = fetch(source)
     config = _read_config(folder)
-    mapping, suffix = HEADS[head]
-    has_head = any(name.endswith(suffix) for name in config.architectures or [])
+    mapping, suffixes, _ = HEADS[head]
+    has_head = any(name.endswith(suffixes) for name in config.architectures or [])
     if not has_head and not new_head:
         raise _no_head(source, config, head)
     if has_head:
@@ -149,7 +149,7 @@ def _no_head(source: Source, config: PreTrainedConfig, head: str) -> InputError:
     made_as = ", ".join(config.architectures or []) or config.model_type
     return InputError(
         f"'{source.name}' is a {made_as} model: it has no {head} head",
-        hint="fine-tune it first: tinybert finetune",
+        hint=HEADS[head][2],
     )
 
 
@@ -232,7 +232,16 @@ DROPOUT_SETTINGS = {
     "dropout", "attention_dropout", "seq_classif_dropout",  # DistilBERT
 }  # fmt: skip
 
-# head -> where transformers lists the classes that have it, and how their names end.
+# head -> where transformers lists the classes that have it, how the names of models with it end, and where to get one.
 HEADS = {
-    "sequence-classification": ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING", "ForSequenceClassification"),
+    "sequence-classification": (
+        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+        ("ForSequenceClassification",),
+        "fine-tune it first: tinybert finetune",
+    ),
+    "masked-lm": (
+        "MODEL_FOR_MASKED_LM_MAPPING",
+        ("ForMaskedLM", "BertForPreTraining"),
+        "give a model as it was pre-trained, with the head that fills in words, such as google-bert/bert-base-uncased",
+    ),
 }
