@@ -88,6 +88,7 @@ benchmark: install
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/labelling.py
 	$(BIN)/python benchmarks/distilling.py
+	$(BIN)/python benchmarks/augmenting.py
 
 clean:
 	rm -rf $(RUNS) .pytest_cache .mypy_cache .ruff_cache dist

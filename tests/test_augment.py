@@ -20,7 +20,8 @@ NEAR = {
 
 def made(*rows: tuple[str, ...], **settings: float) -> list[tuple[int, tuple[str, ...]]]:
     options = {"count": 5, "probability": 0.5, "seed": 1} | settings
-    return list(augment.copies(rows, NEAR, **options))  # type: ignore[arg-type]
+    choices = [[augment.choices(text, NEAR) for text in row] for row in rows]
+    return list(augment.copies(rows, choices, **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,15 @@ def numbers(accuracy: float, **more: float) -> dict[str, float]:
     spread = {"accuracy_low": accuracy - 0.02, "accuracy_high": accuracy + 0.02}
     slices = {"accuracy[label=bad]": accuracy - 0.1, "accuracy[label=good]": accuracy + 0.1}
     sure = {"ece": 0.05, "ece_scaled": 0.02, "brier": 0.2, "brier_scaled": 0.18, "temperature": 1.4}
-    return {"accuracy": accuracy, "bytes": 9e7 * accuracy, "latency_ms_b1": 20 * accuracy, **spread, **slices, **sure, **more}
+    return {
+        "accuracy": accuracy,
+        "bytes": 9e7 * accuracy,
+        "latency_ms_b1": 20 * accuracy,
+        **spread,
+        **slices,
+        **sure,
+        **more,
+    }
 
 
 DIFFERENCE = {

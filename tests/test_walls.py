@@ -42,8 +42,9 @@ def test_no_stage_imports_another(stage: str) -> None:
     assert not {name for name in names for other in STAGES if name.startswith(f"stages.{other}")}
 
 
-def test_what_two_stages_share_knows_neither_of_them() -> None:
-    assert not any(name.startswith("stages") for name in imports(PACKAGE / "stages" / "fit.py"))
+@pytest.mark.parametrize("module", ["fit", "augmenting"])
+def test_what_stages_stand_on_knows_none_of_them(module: str) -> None:
+    assert not any(name.startswith("stages") for name in imports(PACKAGE / "stages" / f"{module}.py"))
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name not in ("cli.py", "console.py")])

@@ -1,11 +1,13 @@
-"""More text to learn from: copies of sentences in which some words give way to their nearest neighbours.
+"""More text to learn from: copies of sentences in which some words give way to others.
 
-The word-by-word replacement of TinyBERT (Jiao et al. 2020, algorithm 1) with a static embedding table for every word;
-the teacher then labels the copies, so that a copy whose meaning has changed teaches what it says now.
+The word-by-word replacement of TinyBERT (Jiao et al. 2020, algorithm 1): what a masked language model says of a word in
+its sentence, or else its nearest neighbours in a static embedding table. The teacher then labels the copies, so that a
+copy whose meaning has changed teaches what it says now.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -13,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Near = Mapping[str, Sequence[str]]
+Near = Mapping[str, Sequence[str]]  # word → its neighbours
+Choices = Mapping[int, Sequence[str]]  # the place of a part in its text → the words that it may give way to
 
 WORD = re.compile(
     r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\d_\u3400-\u9fff\uf900-\ufaff]+(?:['’][^\W\d_]+)?|\d+|\s+|.", re.DOTALL
@@ -32,7 +35,7 @@ def neighbours(table: Mapping[str, int], vectors: Tensor, wanted: Iterable[str],
     Args:
         table: word → row of `vectors` (V, H).
     """
-    known = [word for word in table if not _is_kept(word)]
+    known = [word for word in table if not is_kept(word)]
     unit = torch.nn.functional.normalize(vectors[[table[word] for word in known]].float(), dim=-1)
     place = {word: index for index, word in enumerate(known)}
     asked = sorted({word for word in wanted if word in place})
@@ -47,41 +50,67 @@ def neighbours(table: Mapping[str, int], vectors: Tensor, wanted: Iterable[str],
     return found
 
 
+def changeable(parts: Sequence[str]) -> list[int]:
+    """The places of the words that may give way: no number, no name (a capital inside a sentence), no negation."""
+    opens = True  # whether a word would be the first of its sentence
+    found = []
+    for place, part in enumerate(parts):
+        is_name = part[0].isupper() and not opens
+        if not part.isspace():
+            opens = part in SENTENCE_ENDS
+        if part.isalpha() and not is_name and not is_kept(part.lower()):
+            found.append(place)
+    return found
+
+
+def spans(parts: Sequence[str], places: Iterable[int]) -> list[tuple[int, int]]:
+    """Where the parts at these places begin and end in their text."""
+    ends = list(itertools.accumulate(len(part) for part in parts))
+    return [(ends[place] - len(parts[place]), ends[place]) for place in places]
+
+
+def choices(text: str, near: Near, in_context: Choices | None = None) -> Choices:
+    """What each word of the text may give way to: what was said of its place `in_context`, or else its neighbours."""
+    parts, said = words(text), in_context or {}
+    found = {place: said.get(place) or near.get(parts[place].lower(), ()) for place in changeable(parts)}
+    return {place: others for place, others in found.items() if others}
+
+
 def copies(
-    rows: Sequence[tuple[str, ...]], near: Near, *, count: int, probability: float, seed: int
+    rows: Sequence[tuple[str, ...]],
+    choices: Iterable[Sequence[Choices]],
+    *,
+    count: int,
+    probability: float,
+    seed: int,
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Up to `count` changed copies of each row, with its position; none is there twice or like an original.
 
-    A row is one text or a pair, whose texts stay together. Each word with neighbours gives way with `probability`;
-    numbers, names (capitals inside a sentence) and negations stay. What a row becomes depends on `seed` and its place.
+    A row is one text or a pair, whose texts stay together, and has `choices` for each. A word that has any gives way
+    with `probability`. What a row becomes depends on `seed`, its place and its choices alone.
     """
     seen = set(rows)
-    for index, row in enumerate(rows):
+    for index, (row, chosen) in enumerate(zip(rows, choices, strict=True)):
         draw = np.random.default_rng([seed, index])
         split = [words(text) for text in row]
         for _ in range(count):
-            copy = tuple("".join(_changed(parts, near, probability, draw)) for parts in split)
+            texts = zip(split, chosen, strict=True)
+            copy = tuple("".join(_changed(parts, others, probability, draw)) for parts, others in texts)
             if copy not in seen:
                 seen.add(copy)
                 yield index, copy
 
 
-def _changed(parts: Sequence[str], near: Near, probability: float, draw: np.random.Generator) -> Iterator[str]:
-    opens = True  # whether a word would be the first of its sentence
-    for part in parts:
-        word = part.lower()
-        name = part[0].isupper() and not opens
-        chosen = draw.random() < probability
-        if not part.isspace():
-            opens = part in SENTENCE_ENDS
-        if chosen and word in near and not name and not _is_kept(word):
-            other = near[word][int(draw.integers(len(near[word])))]
+def _changed(parts: Sequence[str], choices: Choices, probability: float, draw: np.random.Generator) -> Iterator[str]:
+    for place, part in enumerate(parts):
+        if draw.random() < probability and place in choices:
+            other = choices[place][int(draw.integers(len(choices[place])))]
             yield other.capitalize() if part[0].isupper() else other
         else:
             yield part
 
 
-def _is_kept(word: str) -> bool:
+def is_kept(word: str) -> bool:
     """A word that turns the meaning round, or part of one."""
     return word in NEGATIONS or word.endswith(("n't", "n’t"))
 

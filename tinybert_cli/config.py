@@ -183,9 +183,14 @@ class Augment(Section):
     probability: Share = 0.4
     """Share of the words that give way."""
     candidates: Positive = 15
-    """Nearest neighbours among which the other word is drawn."""
+    """Words among which the other one is drawn: those that `masked_lm` finds likeliest, or the nearest neighbours."""
+    masked_lm: str | None = None
+    """A model that fills in words, asked what else could stand in each place of a sentence; null = neighbours alone.
+
+    It is asked about the words that its vocabulary has whole; all others give way to their nearest neighbours.
+    """
     embeddings: str | None = None
-    """The model whose word embeddings say what is near; null = the first teacher."""
+    """The model whose word embeddings say what is near; null = `masked_lm` or, without one, the first teacher."""
 
 
 class Stage(Section):

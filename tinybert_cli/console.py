@@ -130,7 +130,7 @@ class Screen:
             self.bar_id = self.bar.add_task("", total=row["max_steps"], phase=self.command, speed="")
         speed = f"{row['rows'] / max(row['seconds'], 1e-9):,.0f} rows/s"
         loss = f"loss {row['loss']:.4f}  " if "loss" in row else ""
-        self.bar.update(self.bar_id, completed=row["step"], speed=loss + speed)
+        self.bar.update(self.bar_id, completed=row["step"], total=row["max_steps"], speed=loss + speed)
 
     def _stop_bar(self) -> None:
         if self.bar is not None:
@@ -272,7 +272,10 @@ _LINES = {
     ),
     "resume": lambda row: f"going on from step {row['step']:,} of {row['max_steps']:,}",
     "shard": lambda row: f"{row['step']:,} of {row['max_steps']:,} rows  {row['shard']}",
-    "augmented": lambda row: f"{row['copies']:,} changed copies of {row['rows']:,} rows",
+    "asked": lambda row: f"other words for {row['texts']:,} of {row['of']:,} texts",
+    "augmented": lambda row: (
+        f"{'at most ' if row.get('at_most') else ''}{row['copies']:,} changed copies of {row['rows']:,} rows"
+    ),
     "scored": lambda row: f"scored {row['model']}",
     "written": lambda row: f"written: {row['bytes'] / 1e6:.1f} MB; comparing it with the original",
     "up to date": lambda row: f"up to date: {row['output_dir']}",

@@ -34,6 +34,7 @@ log = logging.getLogger("tinybert")
 
 STARTED = "checkpoints/started.json"
 LOGS = {"run.log", "log.jsonl"}  # still written to when the manifest is sealed
+PROGRESS = ("step-", "candidates-")  # checkpoints that are worth going on from: of training, of augmentation
 _STATE, _BEST = "step-{:0>8}", "best-{:0>8}"  # checkpoints by the step that they were made at
 
 
@@ -134,7 +135,8 @@ class Output:
         if not (self.folder / STARTED).exists():
             return False
         finished = set(read_json(self.folder / STARTED)["files"]) - LOGS
-        return bool(finished) or any((self.folder / "checkpoints").glob("step-*"))
+        checkpoints = (path.name for path in (self.folder / "checkpoints").iterdir())
+        return bool(finished) or any(name.startswith(PROGRESS) for name in checkpoints)
 
     def _identity(self) -> dict[str, Any]:
         return {"command": self.command, "settings": self.settings, "inputs": self.inputs}

@@ -32,18 +32,24 @@ def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
 
 
 def predict(
-    model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], *, accelerator: Accelerator | None = None
+    model: torch.nn.Module,
+    examples: Examples,
+    batches: Sequence[list[int]],
+    *,
+    accelerator: Accelerator | None = None,
+    answer: str = "logits",
 ) -> Iterator[tuple[list[int], Array]]:
-    """The logits of each batch, float32 (B, ...), with the positions of its rows; in eval mode, without gradients.
+    """The model's `answer` to each batch (B, ...), with the positions of its rows; in eval mode, without gradients.
 
     With several processes each takes every n-th batch; every process is given all the answers.
     """
 
-    def logits(batch: Batch) -> Array:
-        said: Array = forward(model, batch)["logits"].float().cpu().numpy()
-        return said
+    def said(batch: Batch) -> Array:
+        values = forward(model, batch)[answer]
+        found: Array = (values.float() if values.is_floating_point() else values).cpu().numpy()  # numpy has no bfloat16
+        return found
 
-    return _each(logits, model, examples, batches, accelerator)
+    return _each(said, model, examples, batches, accelerator)
 
 
 def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], **options: Any) -> Array:
@@ -103,4 +109,4 @@ def _each(
             yield from (item for item in gather_object([said]) if item is not None)
 
 
-MODEL_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+MODEL_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "own_words"}

@@ -4,6 +4,7 @@ from tinybert_cli.models.building import build
 from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.layers import Student, Teacher
 from tinybert_cli.models.loading import HEADS, label_names, load, read_label_names, save, size, weights_bytes
+from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
 from tinybert_cli.models.sources import PACKAGES, Source, fetch, locate
 from tinybert_cli.models.tokenizers import check_length, check_vocabulary, load_tokenizer, tokenizer_difference
@@ -14,6 +15,7 @@ __all__ = [
     "HEADS",
     "PACKAGES",
     "PRESETS",
+    "MaskedLM",
     "Source",
     "Student",
     "Teacher",

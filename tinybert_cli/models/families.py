@@ -36,6 +36,9 @@ class Family:
     up: str
     down: str
     norms: tuple[str, str]
+    lm_head: tuple[
+        str, ...
+    ]  # of the masked language model, in the order in which they are asked; not in the base model
     elsewhere: Mapping[str, Axes]
 
     def axes(self, key: str) -> Axes:
@@ -81,16 +84,23 @@ _BERT = Family(
     up="intermediate.dense",
     down="output.dense",
     norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    lm_head=("cls",),
     elsewhere=_EMBEDDINGS | {"pooler.dense": ("units", "units"), "classifier": ("labels", "units")},
 )
-_ROBERTA = replace(_BERT, elsewhere=_EMBEDDINGS | _DENSE_HEAD | {"pooler.dense": ("units", "units")})
+_ROBERTA = replace(
+    _BERT, lm_head=("lm_head",), elsewhere=_EMBEDDINGS | _DENSE_HEAD | {"pooler.dense": ("units", "units")}
+)
 
 FAMILIES = {
     "bert": _BERT,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "electra": replace(_BERT, elsewhere=_EMBEDDINGS | _DENSE_HEAD | {"embeddings_project": ("units", "embedding")}),
+    "electra": replace(
+        _BERT,
+        lm_head=("generator_predictions", "generator_lm_head"),
+        elsewhere=_EMBEDDINGS | _DENSE_HEAD | {"embeddings_project": ("units", "embedding")},
+    ),
     "distilbert": Family(
         layers="transformer.layer",
         query="attention.q_lin",
@@ -100,6 +110,7 @@ FAMILIES = {
         up="ffn.lin1",
         down="ffn.lin2",
         norms=("sa_layer_norm", "output_layer_norm"),
+        lm_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
         elsewhere=_EMBEDDINGS | {"pre_classifier": ("units", "units"), "classifier": ("labels", "units")},
     ),
 }

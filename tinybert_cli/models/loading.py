@@ -39,8 +39,8 @@ def load(
 
     folder = fetch(source)
     config = _read_config(folder)
-    mapping, suffix = HEADS[head]
-    has_head = not suffix or any(name.endswith(suffix) for name in config.architectures or [])
+    mapping, suffixes, _ = HEADS[head]
+    has_head = not suffixes or any(name.endswith(suffixes) for name in config.architectures or [])
     if not has_head and not new_head:
         raise _no_head(source, config, head)
     if has_head:
@@ -48,18 +48,18 @@ def load(
     _set_labels(config, num_labels, label_names)
     _set_dropout(config, dropout)
     families = getattr(modeling_auto, mapping)
-    if type(config) not in families or (not suffix and config.is_encoder_decoder):
-        what = f"{head} head" if suffix else "encoder of its own"
+    if type(config) not in families or (not suffixes and config.is_encoder_decoder):
+        what = f"{head} head" if suffixes else "encoder of its own"
         raise InputError(f"the family of '{source.name}', {config.model_type}, has no {what}", where=str(folder))
     found = families[type(config)]
     family = found[0] if isinstance(found, tuple) else found  # Funnel has two, the whole one first
 
     weights = read_weights(folder)
     prefix = f"{family.base_model_prefix}."
-    if not (suffix and has_head) and any(key.startswith(prefix) for key in weights):
+    if not (suffixes and has_head) and any(key.startswith(prefix) for key in weights):
         # A head for another task may have the same names and shapes: it would pass for this one.
         weights = {key: tensor for key, tensor in weights.items() if key.startswith(prefix)}
-    if not suffix:
+    if not suffixes:
         weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
     model, report = family.from_pretrained(
         None,
@@ -72,7 +72,7 @@ def load(
         output_loading_info=True,
         trust_remote_code=False,
     )
-    _check_report(report, folder, prefix if suffix else "", new_head=new_head or not suffix)
+    _check_report(report, folder, prefix if suffixes else "", new_head=new_head or not suffixes)
     return skip_unread(model)
 
 
@@ -154,7 +154,7 @@ def _no_head(source: Source, config: PreTrainedConfig, head: str) -> InputError:
     made_as = ", ".join(config.architectures or []) or config.model_type
     return InputError(
         f"'{source.name}' is a {made_as} model: it has no {head} head",
-        hint="fine-tune it first: tinybert finetune",
+        hint=HEADS[head][2],
     )
 
 
@@ -237,8 +237,18 @@ DROPOUT_SETTINGS = {
     "dropout", "attention_dropout", "seq_classif_dropout",  # DistilBERT
 }  # fmt: skip
 
-# head -> where transformers lists the classes that have it, and how their names end; "" if it is no head at all.
-HEADS = {
-    "base": ("MODEL_MAPPING", ""),
-    "sequence-classification": ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING", "ForSequenceClassification"),
+# head -> where transformers lists the classes that have it, how the names of models with it end (nothing if it is no
+# head at all), and where to get one.
+HEADS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "base": ("MODEL_MAPPING", (), "any encoder has one"),
+    "sequence-classification": (
+        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+        ("ForSequenceClassification",),
+        "fine-tune it first: tinybert finetune",
+    ),
+    "masked-lm": (
+        "MODEL_FOR_MASKED_LM_MAPPING",
+        ("ForMaskedLM", "BertForPreTraining"),
+        "give a model as it was pre-trained, with the head that fills in words, such as google-bert/bert-base-uncased",
+    ),
 }

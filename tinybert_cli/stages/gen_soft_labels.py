@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from tinybert_cli import artifacts, augment, data, loops, models, tasks
-from tinybert_cli.config import Augment, GenSoftLabels
+from tinybert_cli import artifacts, data, loops, models, tasks
+from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.stages import augmenting
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
 
@@ -36,9 +37,8 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
     inputs: dict[str, Any] = {
         "teacher": [artifacts.describe_model(source.folder, source.name, source.revision) for source in found]
     }
-    if config.augment is not None and config.augment.embeddings is not None:
-        source = models.locate(config.augment.embeddings)
-        inputs["augment.embeddings"] = artifacts.describe_model(source.folder, source.name, source.revision)
+    for key, source in augmenting.sources(config.augment).items():
+        inputs[f"augment.{key}"] = artifacts.describe_model(source.folder, source.name, source.revision)
     inputs |= artifacts.describe_all(data.sources(config.data, config.splits))
     with artifacts.open_output("gen-soft-labels", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
@@ -67,8 +67,12 @@ def _label(
         labels[split] = None if split == "unlabeled" else task.labels(rows, config.data, agreed)
 
     if config.augment is not None:
-        splits["augmented"], labels["augmented"] = _copies(config, config.augment, splits["train"], teachers[0]), None
-        yield {"event": "augmented", "rows": len(splits["train"]), "copies": len(splits["augmented"])}
+        copies = yield from augmenting.copies(
+            config, config.augment, splits["train"], teachers[0].model, teachers[0].tokenizer, output=output,
+            accelerator=accelerator,
+        )  # fmt: skip
+        if len(copies):
+            splits["augmented"], labels["augmented"] = copies, None
 
     def logits_of(rows: data.Rows) -> Iterator[tuple[int, data.Array | None]]:
         """Rows done so far and None, again and again; at last all rows and their logits (N, C)."""
@@ -151,29 +155,6 @@ def _load(
         teachers.append(_Teacher(model, tokenizer, weight))
     assert names is not None
     return teachers, names, precision
-
-
-def _copies(config: GenSoftLabels, setting: Augment, rows: data.Rows, teacher: _Teacher) -> data.Rows:
-    """Changed copies of the training rows: their texts and nothing else, for their labels may have changed, too."""
-    model, tokenizer = teacher.model, teacher.tokenizer
-    if setting.embeddings is not None:
-        source = models.locate(setting.embeddings)
-        model, tokenizer = (
-            models.load(source, tasks.find_answering(config.task).head, new_head=True),
-            models.load_tokenizer(source),
-        )
-    names = data.text_columns(config.data)
-    texts = list(zip(*(rows.column(name) for name in names), strict=True))
-    near = augment.neighbours(
-        models.whole_words(tokenizer),
-        model.get_input_embeddings().weight.detach().cpu(),
-        {word.lower() for row in texts for text in row for word in augment.words(text)},
-        setting.candidates,
-    )
-    made = list(augment.copies(texts, near, count=setting.copies, probability=setting.probability, seed=config.seed))
-    chosen = rows.select([index for index, _ in made])
-    columns = {name: [copy[place] for _, copy in made] for place, name in enumerate(names)}
-    return replace(chosen, columns=columns)
 
 
 def _rows_to_check(

@@ -1,0 +1,206 @@
+"""gen-soft-labels asks a masked language model for other words, once, and makes copies of the rows with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import BAD, FILL, GOOD, SPECIAL, Configs, run, sentences, write_rows
+from test_masked_lm import SIZES, answers, asker
+from test_models import make_tokenizer
+from test_stages import killed_at_shard, last, table
+from transformers import BertConfig, BertForMaskedLM
+
+from tinybert_cli import augment, models
+from tinybert_cli.errors import InputError, OutputError
+from tinybert_cli.stages import augmenting, gen_soft_labels
+
+SETTING = {"copies": 4, "candidates": 3, "probability": 0.5}
+PAIR = {"data__text_column_names": ["first", "second"], "check_teacher": False}
+
+
+@pytest.fixture
+def lm(tmp_path: Path) -> Path:
+    """A masked language model that has the words of conftest's sentences whole, but for `plot`."""
+    words = [*SPECIAL, *GOOD, *BAD, *(word for word in FILL if word != "plot"), "pl", "##ot", "电", "影", "好", "看"]
+    torch.manual_seed(1)
+    settings = BertConfig(vocab_size=len(words), max_position_embeddings=32, initializer_range=0.5, **SIZES)
+    models.save(BertForMaskedLM(settings), make_tokenizer(words), tmp_path / "lm")
+    return tmp_path / "lm"
+
+
+def copies(folder: Path, *names: str) -> list[tuple[str, ...]]:
+    columns = table(folder, "augmented-*.parquet")
+    return list(zip(*(columns[name] for name in names or ("text",)), strict=True))
+
+
+def nobody_may_ask(patch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was asked")
+
+    patch.setattr(models.MaskedLM, "forward", refuse)
+
+
+def test_words_give_way_to_what_the_model_says_of_their_sentence(
+    lm: Path, teacher: Path, data: Path, configs: Configs, tmp_path: Path
+) -> None:
+    text = "This film was lovely and never dull, 3 plot is fine."
+    write_rows(data / "train.jsonl", [{"text": text, "label": "good"}])
+    setting = SETTING | {"copies": 60, "masked_lm": str(lm)}
+    rows = run(
+        "gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=setting)
+    )
+    source = models.locate(str(lm))
+    (said,) = answers(asker(models.load_tokenizer(source), models.load(source, "masked-lm"), 3), [text])
+    assert said.keys() == {"This", "film", "was", "lovely", "and", "dull", "is", "fine"}
+    parts, seen = augment.words(text), set()
+    for (copy,) in copies(tmp_path / "out"):
+        for one, other in zip(parts, augment.words(copy), strict=True):
+            assert other == one or other.lower() in said[one]
+            seen.add((one, other.lower()))
+    assert all((one, other) in seen for one, others in said.items() for other in others)
+    assert last(rows, "asked") == {"event": "asked", "texts": 1, "of": 1}
+    assert last(rows, "augmented")["copies"] == len(copies(tmp_path / "out"))
+
+
+def test_words_in_pieces_give_way_to_their_neighbours_in_the_other_model(
+    lm: Path, teacher: Path, base_model: Path, data: Path, configs: Configs, tmp_path: Path
+) -> None:
+    write_rows(data / "train.jsonl", [{"text": f"the plot was {word}", "label": "good"} for word in GOOD])
+    for name, extra in (("alone", {}), ("both", {"embeddings": str(base_model)})):
+        setting = SETTING | {"masked_lm": str(lm), "copies": 20, **extra}
+        run("gen-soft-labels", configs("gen-soft-labels", name, teacher=teacher, check_teacher=False, augment=setting))
+    alone, both = ({copy.split()[1] for (copy,) in copies(tmp_path / name)} for name in ("alone", "both"))
+    tokens, base = models.load_tokenizer(models.locate(str(base_model))), models.locate(str(base_model))
+    vectors = models.load(base, "sequence-classification", new_head=True).get_input_embeddings().weight.detach()
+    near = augment.neighbours(models.whole_words(tokens), vectors, ["plot"], 3)
+    assert alone == {"plot"} and both == {"plot", *near["plot"]}
+
+
+def test_pairs_stay_together_and_a_text_that_many_rows_have_is_asked_about_once(
+    lm: Path, teacher: Path, data: Path, configs: Configs, tmp_path: Path
+) -> None:
+    pairs = [{"first": "9 a film is fine", "second": f"{n} {BAD[n]} {BAD[-n]} cast ."} for n in range(5)]
+    write_rows(data / "train.jsonl", pairs)
+    setting = SETTING | {"masked_lm": str(lm)}
+    rows = run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, augment=setting, **PAIR))
+    made = copies(tmp_path / "out", "first", "second")
+    assert last(rows, "asked")["of"] == 1 + 5 and len(made) > 10
+    for first, second in made:
+        assert first.split()[0] == "9" and len(first.split()) == 5
+        assert second.split()[0] in "01234" and len(second.split()) == 5 and second.endswith(".")
+    changed = {(first == pairs[0]["first"], second in {pair["second"] for pair in pairs}) for first, second in made}
+    assert changed == {(True, False), (False, True), (False, False)}
+
+
+def test_chinese_gives_way_character_by_character(
+    lm: Path, teacher: Path, data: Path, configs: Configs, tmp_path: Path
+) -> None:
+    write_rows(data / "train.jsonl", [{"text": "电影不好看", "label": "good"}])
+    setting = SETTING | {"masked_lm": str(lm), "copies": 30}
+    run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=setting))
+    made = [augment.words(copy) for (copy,) in copies(tmp_path / "out")]
+    assert len(made) > 5 and all("不" in parts and parts != list("电影不好看") for parts in made)
+
+
+def test_rows_without_a_word_have_no_copies(
+    lm: Path, teacher: Path, data: Path, configs: Configs, tmp_path: Path
+) -> None:
+    write_rows(data / "train.jsonl", [{"text": text, "label": "good"} for text in ("7 .", "never", "!")])
+    setting = SETTING | {"masked_lm": str(lm)}
+    config = configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=setting)
+    assert last(run("gen-soft-labels", config), "augmented")["copies"] == 0
+    assert len(table(tmp_path / "out")["text"]) == 3
+
+
+def test_the_same_settings_make_the_same_copies_whatever_the_batches(
+    lm: Path, teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    setting = SETTING | {"masked_lm": str(lm)}
+    for size in (128, 5):
+        config = configs(
+            "gen-soft-labels", f"by-{size}", teacher=teacher, augment=setting, per_device_eval_batch_size=size
+        )
+        run("gen-soft-labels", config)
+    assert copies(tmp_path / "by-128") == copies(tmp_path / "by-5")
+    config = configs("gen-soft-labels", "other", teacher=teacher, augment=setting, seed=43)
+    run("gen-soft-labels", config)
+    assert copies(tmp_path / "other") != copies(tmp_path / "by-5")
+
+
+def test_a_killed_run_makes_the_same_copies_and_asks_nothing_twice(
+    lm: Path, teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(augmenting, "TEXTS_PER_FILE", 30)
+    monkeypatch.setattr(gen_soft_labels, "ROWS_PER_SHARD", 100)
+    setting = SETTING | {"masked_lm": str(lm)}
+    whole = run("gen-soft-labels", configs("gen-soft-labels", "whole", teacher=teacher, augment=setting))
+    files = len([row for row in whole if row["event"] == "asked"])
+    assert files >= 3
+    config = configs("gen-soft-labels", "killed", teacher=teacher, augment=setting)
+
+    write, written = augmenting._write, []
+
+    def write_or_die(told: Any, folder: Path) -> None:
+        if len(written) == files - 1:
+            raise RuntimeError("killed")
+        written.append(folder)
+        write(told, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(augmenting, "_write", write_or_die)
+        with pytest.raises(RuntimeError, match="killed"):
+            run("gen-soft-labels", config)
+    with monkeypatch.context() as patch:
+        killed_at_shard(2, patch)
+        with pytest.raises(RuntimeError, match="killed"):
+            run("gen-soft-labels", config)
+    asked = [json.loads(line) for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
+    assert len([row for row in asked if row["event"] == "asked"]) == files
+    with monkeypatch.context() as patch:
+        nobody_may_ask(patch)
+        run("gen-soft-labels", config)
+    names = sorted(file.name for file in (tmp_path / "whole").glob("*.parquet"))
+    assert len(names) > 2
+    assert all((tmp_path / "whole" / n).read_bytes() == (tmp_path / "killed" / n).read_bytes() for n in names)
+    assert not (tmp_path / "killed/checkpoints").exists()
+
+
+def test_a_dry_run_loads_the_model_and_does_not_ask_it(
+    lm: Path, teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody_may_ask(monkeypatch)
+    config = configs("gen-soft-labels", "out", teacher=teacher, augment=SETTING | {"masked_lm": str(lm)})
+    rows = run("gen-soft-labels", config, dry_run=True)
+    assert last(rows, "augmented") == {"event": "augmented", "rows": 96, "copies": 4 * 96, "at_most": True}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_fills_in_no_words_is_refused(
+    base_model: Path, teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    config = configs("gen-soft-labels", "out", teacher=teacher, augment=SETTING | {"masked_lm": str(base_model)})
+    with pytest.raises(InputError, match="BertModel model: it has no masked-lm head") as caught:
+        run("gen-soft-labels", config)
+    assert caught.value.exit_code == 3 and not (tmp_path / "out").exists()
+
+
+def test_labels_made_with_another_model_are_not_up_to_date(
+    lm: Path, teacher: Path, configs: Configs, data: Path, tmp_path: Path
+) -> None:
+    write_rows(data / "train.jsonl", sentences("train")[:8])
+    config = configs(
+        "gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=SETTING | {"masked_lm": str(lm)}
+    )
+    run("gen-soft-labels", config)
+    assert "augment.masked_lm" in json.loads((tmp_path / "out/manifest.json").read_text())["inputs"]
+    models.save(
+        BertForMaskedLM(BertConfig(vocab_size=31, **SIZES)),
+        models.load_tokenizer(models.locate(str(lm))),
+        lm,
+    )
+    with pytest.raises(OutputError, match=r"augment\.masked_lm"):
+        run("gen-soft-labels", config)
