@@ -23,8 +23,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 # OVERRIDES are KEY=VALUE settings for every stage, OVERRIDES_distill (and so on) for one.
 
 demo sst2 sst2-minilm: %: $(RUNS)/%/export/manifest.json
-	@$(TINYBERT) eval -q configs/$@/7-eval.yaml $(OVERRIDES) $(OVERRIDES_eval)
-	@$(TINYBERT) export -q configs/$@/8-export.yaml $(OVERRIDES) $(OVERRIDES_export)
+	@$(TINYBERT) report $(RUNS)/$@
 
 # The same settings again: up to date, or resumed. Other settings (exit code 4): made anew.
 settings = $(2) $(OVERRIDES) $(OVERRIDES_$(1))

@@ -16,6 +16,7 @@ from transformers import MPNetForSequenceClassification as MPNet
 
 from tinybert_cli import formats
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.formats import int8
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -51,14 +52,14 @@ def logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
 @pytest.fixture(scope="module")
 def exported(bert: BertForSequenceClassification, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx")
-    formats.find("onnx").write(bert, padded([9, 5]), folder, quantize="none", opset=None)
+    formats.find("onnx").write(bert, padded([9, 5]), folder, opset=None)
     return folder
 
 
 @pytest.fixture(scope="module")
-def small(bert: BertForSequenceClassification, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8")
-    formats.find("onnx").write(bert, padded([9, 5]), folder, quantize="int8", opset=None)
+    formats.find("onnx").quantize(exported / "model.onnx", folder / "model.onnx", ())
     return folder
 
 
@@ -131,7 +132,7 @@ def test_an_embedding_table_keeps_a_scale_for_each_row() -> None:
         [numpy_helper.from_array(table, "table")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    formats._quantize_tables(model)
+    int8._quantize_tables(model, kept=())
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (rows,) = session.run(None, {"ids": np.arange(1000)})
@@ -144,6 +145,53 @@ def test_int8_says_nearly_the_same(small: Path, bert: BertForSequenceClassificat
     expected = original(bert, batch)
     difference = (logits(formats.read_onnx(small), batch) - expected).abs().max()
     assert 0 < difference < 0.25 * expected.abs().max()
+
+
+def weights(file: Path) -> dict[str, int]:
+    """Node → bytes of what it is multiplied by or looks up."""
+    import onnx
+
+    graph = onnx.load(file).graph
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in graph.initializer}
+    return {node.name: sum(sizes.get(name, 0) for name in node.input) for node in graph.node}
+
+
+def test_parts_are_the_embeddings_each_layer_and_the_head(exported: Path) -> None:
+    assert formats.parts_of_onnx(exported / "model.onnx") == [
+        "embeddings", "encoder.layer.0", "encoder.layer.1", "pooler", "classifier",
+    ]  # fmt: skip
+
+
+def test_a_part_that_is_left_out_keeps_its_float32_weights(exported: Path, tmp_path: Path) -> None:
+    formats.quantize_onnx(exported / "model.onnx", tmp_path / "part.onnx", ["encoder.layer.0", "classifier"])
+    before, after = weights(exported / "model.onnx"), weights(tmp_path / "part.onnx")
+    kept = {name for name, size in before.items() if size > 64 and after.get(name) == size}
+    assert {"Attention_0", "/model/bert/encoder/layer.0/output/dense/MatMul", "/model/classifier/Gemm"} <= kept
+    assert not {"Attention_1", "/model/bert/encoder/layer.1/output/dense/MatMul"} & kept
+
+
+def test_int8_without_any_part_of_it_is_float32(exported: Path, tmp_path: Path) -> None:
+    parts = formats.parts_of_onnx(exported / "model.onnx")
+    formats.quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", parts)
+    batch = padded([12, 7], seed=3)
+    found = logits(formats.read_onnx(tmp_path), batch)
+    assert torch.allclose(found, logits(formats.read_onnx(exported), batch), atol=1e-6)
+
+
+def test_a_part_that_there_is_not_is_refused(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no part 'encoder\.layer\.7'") as error:
+        formats.quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", ["classifier", "encoder.layer.7"])
+    assert error.value.key == ("quantize_exclude", 1) and "encoder.layer" in str(error.value.hint)
+
+
+def test_exporting_twice_gives_the_same_bytes(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+    made = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        formats.write_onnx(bert, padded([9, 5]), tmp_path / name)
+        formats.quantize_onnx(tmp_path / name / "model.onnx", tmp_path / name / "int8.onnx")
+        made.append([(tmp_path / name / file).read_bytes() for file in ("model.onnx", "int8.onnx")])
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("family", ["distilbert", "mpnet"])

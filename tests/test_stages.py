@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -695,15 +696,47 @@ class Contrary(torch.nn.Module):
 
 
 @pytest.mark.usefixtures("onnx")
-def test_an_int8_export_that_says_something_else_is_not_kept(
+def test_an_export_that_says_something_else_is_not_kept(
     student: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx = formats.FORMATS["onnx"]
-    contrary = formats.Format(onnx.write, lambda folder: Contrary(onnx.read(folder)), onnx.weights)
+    contrary = replace(onnx, read=lambda folder: Contrary(onnx.read(folder)))
     monkeypatch.setattr(export.formats, "find", lambda name: contrary)
     with pytest.raises(GateError, match=r"agreement 0\.0000.*the metric falls by") as error:
-        run("export", configs("export", "out", model=student, quantize="int8"))
+        run("export", configs("export", "out", model=student))
     assert error.value.exit_code == 5 and not (tmp_path / "out").exists()
+
+
+def scrambled(source: Path, target: Path, exclude: Any) -> None:
+    """int8 in which the rows of one layer's weight are in another order, unless that layer is left out."""
+    import onnx as graphs
+    from onnx import numpy_helper
+
+    formats.quantize_onnx(source, target, exclude)
+    model = graphs.load(target)
+    if "encoder.layer.1" in exclude:
+        return
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("onnx::MatMul") and tensor.name.endswith("_quantized"):
+            last = tensor
+    last.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(last)[::-1].copy(), last.name))
+    graphs.save(model, target)
+
+
+@pytest.mark.usefixtures("onnx")
+def test_ruined_int8_leaves_float32_names_the_layer_and_fails_again(
+    teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ruined = replace(formats.FORMATS["onnx"], quantize=scrambled)
+    monkeypatch.setattr(export.formats, "find", lambda name: ruined)
+    config = configs("export", "out", model=teacher, quantize="int8", verify__min_agreement=1.0)
+    for _ in range(2):
+        with pytest.raises(GateError, match=r"int8 was refused.*they alone are int8: encoder\.layer\.\d") as error:
+            run("export", config)
+        assert error.value.exit_code == 5
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["agreement"] == 1.0 > metrics["int8_agreement"]
+    assert artifacts.verify_folder(tmp_path / "out")["precision"] == "none"
 
 
 @pytest.mark.usefixtures("onnx")

@@ -298,6 +298,8 @@ class Export(Stage):
     """What to write."""
     quantize: Literal["none", "int8"] = "none"
     """int8: dynamic quantization of the weights, one scale per channel."""
+    quantize_exclude: list[str] = []
+    """Parts of the model that stay float32, by the names of its modules: encoder.layer.0, classifier, ..."""
     opset: Annotated[int, Field(ge=11)] | None = None
     """ONNX operator set; null = the newest that the exporter writes."""
     verify: Verify = Verify()

@@ -277,6 +277,7 @@ _LINES = {
         f"{'at most ' if row.get('at_most') else ''}{row['copies']:,} changed copies of {row['rows']:,} rows"
     ),
     "scored": lambda row: f"scored {row['model']}",
+    "refused": lambda row: f"int8 is refused: {row['message']}",
     "written": lambda row: f"written: {row['bytes'] / 1e6:.1f} MB; comparing it with the original",
     "up to date": lambda row: f"up to date: {row['output_dir']}",
     "done": _done,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering, "for
 
 BATCH_SIZE = 32
 RESAMPLES = 1000  # for the 95 % intervals in the model card
+BLAMED = 3  # parts that are named when int8 is refused
 TIMED_ROWS = 64  # rows whose batch-1 latency is taken, original and export in turn
 
 
@@ -24,16 +26,28 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
     """Writes an export folder; yields what happens on the way.
 
     Raises:
-        GateError: the export does not keep what `verify` asks for; nothing is left under a final name.
+        GateError: float32 does not keep what `verify` asks for: nothing is left under a final name. Or int8 does not:
+            then the folder holds float32, and asking again says so again.
     """
     source = models.locate(config.model)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, source.revision)}
     inputs |= artifacts.describe_all(data.sources(config.data, [config.verify.split]))
     with artifacts.open_output("export", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
+            refused = [row["message"] for row in artifacts.read_rows(output.folder, "refused")]
             yield output.up_to_date()
         else:
-            yield from output.record(_export(config, source, output))
+            refused = []
+            for row in output.record(_export(config, source, output)):
+                yield row
+                if row["event"] == "refused":
+                    refused.append(row["message"])
+    if refused:
+        raise GateError(
+            f"int8 was refused: {refused[-1]}",
+            where=config.output_dir,
+            hint="the folder holds float32; leave out what hurts with quantize_exclude, or loosen verify",
+        )
 
 
 def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
@@ -46,55 +60,118 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
     gold = task.labels(rows, config.data, task.label_names(rows, config.data, model_names=names))
     encoded = task.encode(rows, config.data, tokenizer)
     yield from data.remarks(config.verify.split, encoded, config.data)
-    examples = data.Examples.of(encoded)
-    order = data.sorted_batches(examples.lengths, BATCH_SIZE)
+    check = _Check(task, model, data.Examples.of(encoded), gold, models.weights_bytes(models.fetch(source)))
     yield {"event": "plan", "rows": len(rows), "format": config.format, "quantize": config.quantize,
            **models.size(model)}  # fmt: skip
     if output.dry_run:
         return
 
-    batch = examples.__getitems__(order[0][:2])
-    sample = {name: value for name, value in batch.items() if name in loops.MODEL_INPUTS}
     with output.scratch() as folder:
-        form.write(model, sample, folder, quantize=config.quantize, opset=config.opset)
-        written = folder / form.weights
-        yield {"event": "written", "bytes": written.stat().st_size}
-        metrics, said = _compared(task, model, form.read(folder), examples, gold)
-        metrics["bytes"] = written.stat().st_size
-        metrics["bytes_ratio"] = models.weights_bytes(models.fetch(source)) / written.stat().st_size
+        weights = folder / form.weights
+        form.write(model, check.sample(), folder, opset=config.opset)
+        yield {"event": "written", "bytes": weights.stat().st_size}
+        metrics, said = check.compare(form.read(folder), weights)
+        complaints = check.complaints(metrics, config.verify, atol=config.verify.atol)
+        if complaints:
+            raise GateError(
+                "the export is not what the model was: " + "; ".join(complaints),
+                where=str(output.folder),
+                hint="nothing was kept; loosen verify if you can live with it",
+            )
+        kept = "none"
+        if config.quantize == "int8":
+            small = folder / "int8"
+            small.mkdir()
+            form.quantize(weights, small / form.weights, config.quantize_exclude)
+            found, answers = check.compare(form.read(small), small / form.weights)
+            complaints = check.complaints(found, config.verify)
+            if complaints:
+                blame = check.blame(form, folder, small, config.quantize_exclude)
+                yield {"event": "refused", "message": "; ".join([*complaints, _spoken(blame)])}
+                metrics |= {f"int8_{name}": value for name, value in found.items()}
+            else:
+                kept, metrics, said = "int8", found, answers
+                (small / form.weights).replace(weights)
+            shutil.rmtree(small)
         yield {"event": "verify", **metrics}
-        _verify(metrics, config.verify, config.quantize, output.folder)
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         result = None if gold is None else _result(config, task, said, gold, names)
-        card = _card(config, output, result, names, {**metrics, **models.size(model)})
+        card = _card(config, kept, output, result, names, {**metrics, **models.size(model)})
         (folder / "README.md").write_text(artifacts.model_card(card), encoding="utf-8")
         output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
-    output.finish(metrics, label_names=names, device="cpu", precision=config.quantize)
+    output.finish(metrics, label_names=names, device="cpu", precision=kept)
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
 
 
-def _compared(
-    task: tasks.Answering, model: Any, exported: Any, examples: data.Examples, gold: data.Array | None
-) -> tuple[dict[str, float], data.Array]:
-    """How far the export says what the model says, how much faster on the same rows one by one; and what it says."""
-    order = data.sorted_batches(examples.lengths, BATCH_SIZE)
-    original, said = (loops.predict_all(net, examples, order) for net in (model, exported))
-    difference = np.abs(original - said)
-    metrics = {
-        "max_abs_logit_difference": float(difference.max()),
-        "mean_abs_logit_difference": float(difference.mean()),
-        "agreement": task.fidelity(said, original)["agreement"],
-    }
-    if gold is not None:
-        before, after = (task.score(logits, gold)[task.main_metric] for logits in (original, said))
-        metrics["metric_difference"] = after - before
-    single = examples.timing_batches(1, None, TIMED_ROWS)
-    times = loops.latencies({"original": model, "export": exported}, {"original": single, "export": single})
-    original_ms, export_ms = np.median(times["original"]), np.median(times["export"])
-    metrics["latency_ms_b1"] = float(export_ms)
-    metrics["latency_ratio_b1"] = float(original_ms / export_ms)
-    return metrics, said
+@dataclass(frozen=True)
+class _Check:
+    """The original and the rows on which an export is compared with it."""
+
+    task: tasks.Answering
+    model: Any
+    examples: data.Examples
+    gold: data.Array | None
+    bytes: int  # of the original's weights
+
+    def sample(self) -> dict[str, Any]:
+        """Two rows as the model takes them, to trace it with."""
+        batch = self.examples.__getitems__(self._order()[0][:2])
+        return {name: value for name, value in batch.items() if name in loops.MODEL_INPUTS}
+
+    def compare(self, exported: Any, weights: Path) -> tuple[dict[str, float], data.Array]:
+        """How far the export says what the model says, how much faster on the same rows one by one; what it says."""
+        original, said = (self._logits(net) for net in (self.model, exported))
+        difference = np.abs(original - said)
+        metrics = {
+            "max_abs_logit_difference": float(difference.max()),
+            "mean_abs_logit_difference": float(difference.mean()),
+            "agreement": self.task.fidelity(said, original)["agreement"],
+        }
+        if self.gold is not None:
+            before, after = (self.task.score(logits, self.gold)[self.task.main_metric] for logits in (original, said))
+            metrics["metric_difference"] = after - before
+        single = self.examples.timing_batches(1, None, TIMED_ROWS)
+        times = loops.latencies({"original": self.model, "export": exported}, {"original": single, "export": single})
+        original_ms, export_ms = np.median(times["original"]), np.median(times["export"])
+        metrics["latency_ms_b1"] = float(export_ms)
+        metrics["latency_ratio_b1"] = float(original_ms / export_ms)
+        metrics["bytes"] = weights.stat().st_size
+        metrics["bytes_ratio"] = self.bytes / metrics["bytes"]
+        return metrics, said
+
+    def complaints(self, metrics: Mapping[str, float], verify: Verify, *, atol: float | None = None) -> list[str]:
+        """What `verify` asks for and these metrics do not have."""
+        found = []
+        if atol is not None and metrics["max_abs_logit_difference"] > atol:
+            found.append(f"logits differ by {metrics['max_abs_logit_difference']:.2g}, more than atol {atol:g}")
+        if metrics["agreement"] < verify.min_agreement:
+            found.append(f"agreement {metrics['agreement']:.4f}, less than min_agreement {verify.min_agreement:g}")
+        drop = -metrics.get("metric_difference", 0.0)
+        if drop > verify.max_metric_drop:
+            found.append(f"the metric falls by {drop:.4f}, more than max_metric_drop {verify.max_metric_drop:g}")
+        return found
+
+    def blame(self, form: formats.Format, folder: Path, small: Path, exclude: Sequence[str]) -> list[tuple[str, float]]:
+        """Each part of the model, and how far the logits move (mean) when it alone is int8; the worst first."""
+        parts = form.parts(folder / form.weights)
+        original = self._logits(self.model)
+        found = []
+        for part in parts:
+            form.quantize(folder / form.weights, small / form.weights, [*exclude, *(p for p in parts if p != part)])
+            found.append((part, float(np.abs(self._logits(form.read(small)) - original).mean())))
+        return sorted(found, key=lambda pair: -pair[1])
+
+    def _logits(self, net: Any) -> data.Array:
+        return loops.predict_all(net, self.examples, self._order())
+
+    def _order(self) -> list[list[int]]:
+        return data.sorted_batches(self.examples.lengths, BATCH_SIZE)
+
+
+def _spoken(blame: Sequence[tuple[str, float]]) -> str:
+    worst = ", ".join(f"{part} {moved:.3f}" for part, moved in blame[:BLAMED])
+    return f"parts that move the logits most when they alone are int8: {worst}"
 
 
 def _result(
@@ -106,12 +183,13 @@ def _result(
 
 def _card(
     config: Export,
+    quantize: str,
     output: artifacts.Output,
     result: artifacts.Result | None,
     names: list[str],
     facts: Mapping[str, float],
 ) -> artifacts.Card:
-    kind = "int8" if config.quantize == "int8" else "float32"
+    kind = "int8" if quantize == "int8" else "float32"
     limits = [
         f"Its answers are those of {config.model} on {facts['agreement']:.2%} of the rows that it was verified on, "
         f"where a logit differs by {facts['max_abs_logit_difference']:.2g} at most. That model's limits are its own.",
@@ -148,25 +226,8 @@ def _card(
             "transformers": f"It loads {config.model}, the original; an export is for ONNX Runtime.",
         },
         limits=[*limits, *artifacts.UNTESTED],
-        tags=["onnx", *([] if config.quantize == "none" else [config.quantize])],
+        tags=["onnx", *([] if quantize == "none" else [quantize])],
     )
-
-
-def _verify(metrics: dict[str, float], verify: Verify, quantize: str, folder: Path) -> None:
-    complaints = []
-    if quantize == "none" and metrics["max_abs_logit_difference"] > verify.atol:
-        complaints.append(f"logits differ by {metrics['max_abs_logit_difference']:.2g}, more than atol {verify.atol:g}")
-    if metrics["agreement"] < verify.min_agreement:
-        complaints.append(f"agreement {metrics['agreement']:.4f}, less than min_agreement {verify.min_agreement:g}")
-    if -metrics.get("metric_difference", 0.0) > verify.max_metric_drop:
-        drop = -metrics["metric_difference"]
-        complaints.append(f"the metric falls by {drop:.4f}, more than max_metric_drop {verify.max_metric_drop:g}")
-    if complaints:
-        raise GateError(
-            "the export is not what the model was: " + "; ".join(complaints),
-            where=str(folder),
-            hint="nothing was kept; try quantize: none, or loosen verify if you can live with it",
-        )
 
 
 _USAGE = """import numpy as np, onnxruntime, tokenizers

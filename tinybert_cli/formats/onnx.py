@@ -1,0 +1,110 @@
+"""ONNX: written by torch, its attention fused by ONNX Runtime's optimizer, read back as a model."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.formats.int8 import need_onnx
+
+FILE = "model.onnx"
+FUSED = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}  # whose attention the optimizer knows
+NEWEST_OPSET = 20  # that torch.onnx.export(dynamo=False) writes
+
+
+def write_onnx(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, opset: int | None = None) -> None:
+    """Writes model.onnx with dynamic batch and length, attention fused where ONNX Runtime's optimizer knows the family.
+
+    The TorchScript exporter, because ONNX Runtime fuses the attention of its graphs and not of torch.export's; eager
+    attention, because scaled_dot_product_attention becomes a pattern that is not recognised.
+
+    Args:
+        inputs: a batch of real rows, (B, T) each, to trace the model with.
+    """
+    need_onnx()
+    if opset is not None and opset > NEWEST_OPSET:
+        raise ConfigError(f"`opset` {opset} cannot be written", key=("opset",), hint=f"at most {NEWEST_OPSET}")
+    model = copy.deepcopy(model).float().cpu().eval()
+    model.set_attn_implementation("eager")
+    names = list(inputs)
+    path, plain = folder / FILE, folder / "plain.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about shapes that the parity check settles
+        torch.onnx.export(
+            _Logits(model, names).eval(),  # a fresh module is in train mode, with dropout
+            tuple(inputs.values()),
+            str(plain),
+            dynamo=False,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={**{name: {0: "batch", 1: "length"} for name in names}, "logits": {0: "batch"}},
+            opset_version=opset or NEWEST_OPSET,
+        )
+    _optimize(plain, path, model.config)
+    plain.unlink()
+
+
+def read_onnx(folder: Path) -> torch.nn.Module:
+    """model.onnx behind the interface of a model."""
+    return OnnxModel(folder / FILE)
+
+
+class OnnxModel(torch.nn.Module):
+    """An ONNX Runtime session on the CPU that is called like a transformers model."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        _, runtime = need_onnx()
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # every kind of broken file has its own class there
+            message, _, _ = str(error).partition("\n")
+            raise InputError(f"ONNX Runtime cannot read '{path}': {message}") from error
+        self.names = [node.name for node in self.session.get_inputs()]
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """Logits (B, C) of input_ids, attention_mask, ... (B, T)."""
+        (logits,) = self.session.run(None, {name: inputs[name].numpy() for name in self.names})
+        return {"logits": torch.from_numpy(logits)}
+
+
+class _Logits(torch.nn.Module):
+    """The model as a function of tensors in a fixed order."""
+
+    def __init__(self, model: Any, names: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        logits: Tensor = self.model(**dict(zip(self.names, tensors, strict=True))).logits
+        return logits
+
+
+def _optimize(source: Path, target: Path, config: Any) -> None:
+    if config.model_type not in FUSED:
+        source.replace(target)
+        source.touch()
+        return
+    from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.fusion_options import FusionOptions
+
+    options = FusionOptions("bert")
+    options.enable_embed_layer_norm = False  # its int8 form has one scale for the whole table; see _quantize_tables
+    optimized = optimizer.optimize_model(
+        str(source),
+        model_type="bert",
+        num_heads=config.num_attention_heads,
+        hidden_size=config.hidden_size,
+        optimization_options=options,
+    )
+    optimized.save_model_to_file(str(target))
