@@ -8,7 +8,7 @@ TINYBERT = $(BIN)/tinybert
 
 export RUNS SST2_DATA
 
-.PHONY: install demo sst2 sst2-minilm smoke test check fix schemas benchmark clean
+.PHONY: install demo sst2 sst2-minilm sweep-demo smoke test check fix schemas benchmark clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -56,6 +56,23 @@ endef
 $(eval $(call recipe,demo,configs/demo/task.yaml $(wildcard configs/demo/reviews/*.jsonl)))
 $(eval $(call recipe,sst2,configs/sst2/task.yaml))
 $(eval $(call recipe,sst2-minilm,configs/sst2/task.yaml $(wildcard configs/sst2/*.yaml)))
+
+# Students of several shapes from one label dataset, and what each costs.
+SHAPES := $(patsubst configs/sweep-demo/%.yaml,%,$(filter-out %-eval.yaml,$(wildcard configs/sweep-demo/[0-9]-*.yaml)))
+SWEEP  := $(foreach shape,$(SHAPES),$(RUNS)/sweep-demo/$(shell echo $(shape) | cut -d- -f2-)/manifest.json)
+
+sweep-demo: $(RUNS)/sweep-demo/eval/manifest.json
+	@$(TINYBERT) report $(RUNS)/demo/teacher $(RUNS)/sweep-demo --html $(RUNS)/sweep-demo/report.html
+
+define sweep
+$(RUNS)/sweep-demo/$(shell echo $(1) | cut -d- -f2-)/manifest.json: configs/sweep-demo/$(1).yaml \
+    configs/demo/3-student.yaml $(RUNS)/demo/teacher-labels/manifest.json | install
+	@$$(call stage,distill,$$<)
+endef
+$(foreach shape,$(SHAPES),$(eval $(call sweep,$(shape))))
+
+$(RUNS)/sweep-demo/eval/manifest.json: configs/sweep-demo/7-eval.yaml configs/demo/7-eval.yaml $(SWEEP) | install
+	@$(call stage,eval,$<)
 
 # -- checks --------------------------------------------------------------------------------------------------
 
