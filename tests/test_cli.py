@@ -33,6 +33,19 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("tinybert distill configs/demo/3", ["configs/demo/3-student.yaml"]),
+        ("tinybert distill configs/demo/3-student.yaml training.learning", ["training.learning_rate="]),
+        ("tinybert export configs/demo/8-export.yaml verify.min", ["verify.min_agreement="]),
+    ],
+)
+def test_tab_offers_config_files_and_then_the_settings_of_the_stage(words: str, offered: list[str]) -> None:
+    done = tinybert(_TINYBERT_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    assert done.stdout.split() == offered
+
+
 def test_help_names_every_command_and_h_is_help() -> None:
     done = tinybert("-h")
     assert done.returncode == 0

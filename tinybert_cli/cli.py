@@ -37,17 +37,31 @@ STAGES = {
 def main() -> None:
     """The console script; also `python -m tinybert_cli`."""
     try:
-        app()
+        app(prog_name="tinybert")
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _completions(context: typer.Context, incomplete: str) -> list[str]:
+    """For the shell's TAB: a config file first, then the settings of the stage."""
+    from tinybert_cli.helpers import schema as helper
+
+    if context.params.get("arguments") or context.params.get("config"):
+        return [f"{key}=" for key in helper.keys(str(context.info_name)) if key.startswith(incomplete)]
+    found = sorted(Path().glob(f"{incomplete}*"))
+    return [f"{path}/" if path.is_dir() else str(path) for path in found if path.is_dir() or path.suffix == ".yaml"]
 
 
 def _command(command: str) -> Callable[..., None]:
     def run(
         arguments: Annotated[
             list[str] | None,
-            typer.Argument(metavar="CONFIG [KEY=VALUE]...", help="A YAML file, and settings to change."),
+            typer.Argument(
+                metavar="CONFIG [KEY=VALUE]...",
+                help="A YAML file, and settings to change.",
+                autocompletion=_completions,
+            ),
         ] = None,
         config: Annotated[
             Path | None, typer.Option("--config", metavar="FILE", help="The YAML file, in place of the argument.")

@@ -36,6 +36,12 @@ def as_text(stage: str | None = None, key: str | None = None) -> str:
     return "\n".join(f"{path}: {_kind(field)}\n    {field.get('description', '')}".rstrip() for path, field in found)
 
 
+def keys(stage: str) -> list[str]:
+    """Every dotted setting of a stage but the options of losses, which torch would have to be imported for."""
+    schema = COMMANDS[stage].model_json_schema()
+    return [path for path, _ in _settings(schema, schema)]
+
+
 def of_stage(stage: str) -> Schema:
     """The JSON Schema of a stage's config file, `extends` and the losses with their options among it."""
     schema = look_up(COMMANDS, stage, "stage").model_json_schema()
