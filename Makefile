@@ -102,6 +102,7 @@ schemas: install
 
 benchmark: install
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/last_layer.py
 	$(BIN)/python benchmarks/labelling.py
 	$(BIN)/python benchmarks/distilling.py
 	$(BIN)/python benchmarks/augmenting.py
