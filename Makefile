@@ -23,7 +23,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 # OVERRIDES are KEY=VALUE settings for every stage, OVERRIDES_distill (and so on) for one.
 
 demo sst2 sst2-minilm: %: $(RUNS)/%/export/manifest.json
-	@$(TINYBERT) report $(RUNS)/$@
+	@$(TINYBERT) report $(RUNS)/$@/eval $(RUNS)/$@/export
+	@echo 'pictures, slices, mistakes: $(RUNS)/$@/eval/report.html'
 
 # The same settings again: up to date, or resumed. Other settings (exit code 4): made anew.
 settings = $(2) $(OVERRIDES) $(OVERRIDES_$(1))
