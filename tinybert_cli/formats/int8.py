@@ -45,7 +45,7 @@ def quantize_onnx(source: Path, target: Path, exclude: Sequence[str] = ()) -> No
         per_channel=True,
         weight_type=QuantType.QInt8,
         op_types_to_quantize=list(MATRICES),
-        nodes_to_exclude=[node for node in kept if node],
+        nodes_to_exclude=[*kept, *(f"{node}_MatMul" for node in kept)],  # what it makes of a Gemm
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # types are lost in fused graphs
     )
     tables.unlink()
