@@ -739,6 +739,12 @@ def test_ruined_int8_leaves_float32_names_the_layer_and_fails_again(
     assert artifacts.verify_folder(tmp_path / "out")["precision"] == "none"
 
 
+def test_parts_are_left_out_of_int8_alone(student: Path, configs: Configs) -> None:
+    with pytest.raises(ConfigError, match="nothing is quantized") as error:
+        run("export", configs("export", "out", model=student, quantize_exclude=["classifier"]))
+    assert error.value.key == ("quantize_exclude",)
+
+
 @pytest.mark.usefixtures("onnx")
 def test_after_a_failed_gate_other_settings_may_be_tried_at_once(student: Path, configs: Configs) -> None:
     with pytest.raises(GateError, match="more than atol"):

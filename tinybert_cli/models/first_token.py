@@ -1,7 +1,7 @@
 """A last layer that works for the first token alone: heads for whole texts read nothing else of it.
 
 The other tokens are still read there, as keys and values, but they ask nothing and pass no feed-forward network. The
-logits are the same but for rounding, and a model of N layers saves most of one: half the time at N = 2.
+logits are the same but for rounding, and a model of N layers saves most of one; benchmarks/last_layer.py says how much.
 
 Shapes: B batch, T tokens, H width, A heads, D dimensions of one head.
 """

@@ -80,7 +80,6 @@ def _of_all_classes(metric: str) -> str:
 
 @dataclass(frozen=True)
 class _Contestant:
-    name: str
     source: models.Source
     model: Any
     examples: data.Examples
@@ -101,7 +100,7 @@ def _evaluate(
     yield {"event": "plan", "rows": len(rows), "models": list(sources), "reference": reference, "split": config.split}
     contestants = {}
     for name, source in sources.items():
-        contestants[name], encoded = _enter(config, task, name, source, rows, names)
+        contestants[name], encoded = _enter(config, task, source, rows, names)
         if name == reference:
             yield from data.remarks(config.split, encoded, config.data)
     if output.dry_run:
@@ -175,7 +174,7 @@ def _log(source: models.Source) -> list[artifacts.Row]:
 
 
 def _enter(
-    config: Eval, task: tasks.Answering, name: str, source: models.Source, rows: data.Rows, names: list[str]
+    config: Eval, task: tasks.Answering, source: models.Source, rows: data.Rows, names: list[str]
 ) -> tuple[_Contestant, Any]:
     """A model with the rows as it wants them; its labels must be the reference's, in their order."""
     tokenizer = models.load_tokenizer(source)
@@ -189,7 +188,7 @@ def _enter(
         facts |= models.size(model)
         model = model.to(loops.device())
     encoded = task.encode(rows, config.data, tokenizer)
-    return _Contestant(name, source, model, data.Examples.of(encoded), facts), encoded
+    return _Contestant(source, model, data.Examples.of(encoded), facts), encoded
 
 
 class _Judge:
@@ -219,7 +218,7 @@ class _Judge:
         paired = {name: values - self.reference_draws[name] for name, values in draws.items()}
         for name in wanted:
             found[f"{name}_difference"] = points[name] - self.reference_scores[name]
-            found |= {f"{key}": value for key, value in _interval(name, paired, end="_difference").items()}
+            found |= _interval(name, paired, end="_difference")
         best = self.reference_scores[task.main_metric]
         found["retention"] = points[task.main_metric] / best if best else 0.0
         return found | task.fidelity(logits, self.reference) | task.discordant(logits, self.reference, self.gold)

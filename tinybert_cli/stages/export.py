@@ -12,7 +12,7 @@ import numpy as np
 
 from tinybert_cli import artifacts, data, formats, loops, models, tasks
 from tinybert_cli.config import Export, Verify
-from tinybert_cli.errors import GateError
+from tinybert_cli.errors import ConfigError, GateError
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering, "format": formats.find}
 
@@ -29,6 +29,10 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
         GateError: float32 does not keep what `verify` asks for: nothing is left under a final name. Or int8 does not:
             then the folder holds float32, and asking again says so again.
     """
+    if config.quantize_exclude and config.quantize == "none":
+        raise ConfigError(
+            "there is nothing to leave out of: nothing is quantized", key=("quantize_exclude",), hint="quantize: int8"
+        )
     source = models.locate(config.model)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, source.revision)}
     inputs |= artifacts.describe_all(data.sources(config.data, [config.verify.split]))
