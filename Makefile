@@ -6,9 +6,12 @@ RUNS   ?= runs
 BIN    := $(VENV)/bin
 TINYBERT = $(BIN)/tinybert
 
-export RUNS SST2_DATA
+export RUNS
 
-.PHONY: install demo sst2 sst2-minilm sweep-demo smoke test check fix schemas benchmark clean
+# Every folder of configs that goes from a teacher to an export is a target.
+RECIPES := $(patsubst configs/%/8-export.yaml,%,$(wildcard configs/*/8-export.yaml))
+
+.PHONY: install $(RECIPES) sweep-demo smoke test check fix schemas benchmark clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -22,7 +25,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # OVERRIDES are KEY=VALUE settings for every stage, OVERRIDES_distill (and so on) for one.
 
-demo sst2 sst2-minilm: %: $(RUNS)/%/export/manifest.json
+$(RECIPES): %: $(RUNS)/%/export/manifest.json
 	@$(TINYBERT) report $(RUNS)/$@/eval $(RUNS)/$@/export
 	@echo 'pictures, slices, mistakes: $(RUNS)/$@/eval/report.html'
 
@@ -54,9 +57,9 @@ $(RUNS)/$(1)/export/manifest.json: configs/$(1)/8-export.yaml $(2) $(RUNS)/$(1)/
 	@$$(call stage,export,$$<)
 endef
 
-$(eval $(call recipe,demo,configs/demo/task.yaml $(wildcard configs/demo/reviews/*.jsonl)))
-$(eval $(call recipe,sst2,configs/sst2/task.yaml))
-$(eval $(call recipe,sst2-minilm,configs/sst2/task.yaml $(wildcard configs/sst2/*.yaml)))
+EXTENDED_sst2-minilm = $(wildcard configs/sst2/*.yaml)
+shared = $(wildcard configs/$(1)/task.yaml configs/$(1)/reviews/*.jsonl) $(EXTENDED_$(1))
+$(foreach name,$(RECIPES),$(eval $(call recipe,$(name),$(call shared,$(name)))))
 
 # Students of several shapes from one label dataset, and what each costs.
 SHAPES := $(patsubst configs/sweep-demo/%.yaml,%,$(filter-out %-eval.yaml,$(wildcard configs/sweep-demo/[0-9]-*.yaml)))

@@ -438,7 +438,7 @@ def shards(tmp_path: Path) -> tuple[Path, np.ndarray[Any, Any]]:
         ("unlabeled-00000-of-00001", extra, logits[3:]),
     ):
         answers = {"prediction": ["x"] * len(rows)}
-        data.write_labels(tmp_path / f"{name}.parquet", rows, part, columns=answers, dtype="float32")
+        data.write_labels(tmp_path / f"{name}.parquet", rows, part, None, columns=answers, dtype="float32")
     return tmp_path, logits
 
 
@@ -466,7 +466,7 @@ def test_unlabeled_shard_has_no_label_column(shards: tuple[Path, np.ndarray[Any,
 def test_label_dataset_of_float16_is_rounded_and_half_as_wide(tmp_path: Path) -> None:
     logits = np.array([[1 / 3, -2.0], [1e-3, 4096.5]], dtype=np.float32)
     rows = Rows({"text": ["a", "b"]}, (("t", 2),))
-    data.write_labels(tmp_path / "train-0.parquet", rows, logits, columns={}, dtype="float16")
+    data.write_labels(tmp_path / "train-0.parquet", rows, logits, None, columns={}, dtype="float16")
     stored = pq.read_schema(tmp_path / "train-0.parquet").field("teacher_logits").type
     assert (str(stored.value_type), stored.list_size) == ("halffloat", 2)
     read = data.read_labels(tmp_path, ["train-0.parquet"]).logits
@@ -477,7 +477,7 @@ def test_label_dataset_of_float16_is_rounded_and_half_as_wide(tmp_path: Path) ->
 def test_label_dataset_leaves_out_rows_for_evaluation(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
     folder, logits = shards
     rows = Rows({"text": ["for the exam"]}, (("v", 1),))
-    data.write_labels(folder / "validation-00000-of-00001.parquet", rows, logits[:1], columns={}, dtype="float32")
+    data.write_labels(folder / "validation-00000-of-00001.parquet", rows, logits[:1], None, columns={}, dtype="float32")
     assert len(data.read_labels(folder, [path.name for path in folder.iterdir()]).rows) == 5
 
 
@@ -506,6 +506,19 @@ def test_labels_keep_rows_and_logits_together() -> None:
     chosen = labels.select(np.array([2, 0])).head(1)
     assert chosen.rows.column("text") == ["c"]
     assert chosen.logits.tolist() == [[2.0]]
+
+
+def test_several_answers_of_a_row_come_back_row_by_row(tmp_path: Path) -> None:
+    rows = Rows({"tokens": [["a", "b"], [], ["c"]]}, (("t", 3),))
+    logits = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], dtype=np.float32)
+    data.write_labels(tmp_path / "train-0.parquet", rows, logits, np.array([0, 2, 2, 3]), columns={}, dtype="float32")
+    read = data.read_labels(tmp_path, ["train-0.parquet"])
+    assert read.offsets is not None
+    assert (read.logits.tolist(), read.offsets.tolist()) == (logits.tolist(), [0, 2, 2, 3])
+    chosen = read.select(np.array([2, 0]))
+    assert chosen.rows.column("tokens") == [["c"], ["a", "b"]]
+    assert chosen.offsets is not None
+    assert (chosen.logits[:, 0].tolist(), chosen.offsets.tolist()) == ([4.0, 0.0, 2.0], [0, 1, 3])
 
 
 def test_labels_head_beyond_the_rows_is_all_of_them() -> None:
@@ -567,13 +580,17 @@ def test_lengths_are_tokens_per_row(examples: Examples) -> None:
     assert (len(examples), examples.lengths.tolist()) == (3, [2, 1, 3])
 
 
-def test_selected_examples_are_the_same_rows_in_the_new_order(examples: Examples) -> None:
-    chosen = examples.select(np.array([2, 1]))
-    assert chosen.lengths.tolist() == [3, 1]
-    batch = chosen.__getitems__([0, 1])
-    assert batch["input_ids"].tolist() == [[4, 5, 6], [3, 0, 0]]
-    assert batch["token_type_ids"].tolist() == [[0, 1, 0], [1, 9, 9]]
-    assert batch["labels"].tolist() == [12, 11]
+def test_answers_of_a_window_are_read_at_their_places() -> None:
+    examples = Examples(
+        {"input_ids": (np.arange(1, 8), 0)}, np.array([0, 4, 7]), {"labels": np.array([10, 11, 12])},
+        answers=np.array([0, 2, 3]), places=np.array([1, 3, 2]),
+    )  # fmt: skip
+    batch = examples.__getitems__([1, 0])
+    ids = batch["input_ids"].flatten()
+    assert ids[batch["places"]].tolist() == [7, 2, 4]
+    assert batch["labels"].tolist() == [12, 10, 11]
+    assert examples.answers_of([1, 0]).tolist() == [2, 0, 1]
+    assert "places" not in examples.timing_batches(1, None, 2)[0]
 
 
 LENGTHS = np.minimum(1 + np.random.default_rng(0).lognormal(2.2, 0.9, size=1003).astype(int), 128)

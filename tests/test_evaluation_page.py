@@ -35,7 +35,7 @@ DIFFERENCE = {
     "rows_won": 1, "mcnemar_p": 0.03, "retention": 0.89, "agreement": 0.9,
 }  # fmt: skip
 FOUND = Evaluation(
-    title="eval", lead="4 rows of test.", metric="accuracy", more_is_better=True, reference="teacher",
+    title="eval", lead="4 rows of test.", metric="accuracy", sliced="accuracy", more_is_better=True, reference="teacher",
     models={"teacher": numbers(0.9), "<student>": numbers(0.8, **DIFFERENCE)},
     answers={"teacher": ([0.9, 0.8, 0.7, 0.6], [True] * 4), "<student>": ([0.9, 0.6, 0.7, 0.8], [True, False] * 2)},
     classes=["bad", "good"],

@@ -12,12 +12,17 @@ from torch import Tensor
 
 from tinybert_cli import losses
 from tinybert_cli.errors import ConfigError
+from tinybert_cli.losses import answers, layers
 
 LN3 = math.log(3)
 
 
 def said(*rows: list[float]) -> dict[str, Tensor]:
     return {"logits": torch.tensor(rows, dtype=torch.float64)}
+
+
+def r_drop(first: Tensor, second: Tensor) -> Tensor:
+    return answers.r_drop({"logits": first}, {"logits": second}, {})
 
 
 def shown(*labels: int) -> dict[str, Tensor]:
@@ -31,7 +36,7 @@ def at_random(rows: int, classes: int, seed: int = 0, scale: float = 1.0) -> dic
 
 def gradient(student: dict[str, Tensor], teacher: dict[str, Tensor], temperature: float) -> Tensor:
     leaf = student["logits"].clone().requires_grad_()
-    losses.soft_labels({"logits": leaf}, teacher, {}, temperature=temperature).backward()
+    answers.soft_labels({"logits": leaf}, teacher, {}, temperature=temperature).backward()
     assert leaf.grad is not None
     return leaf.grad
 
@@ -40,20 +45,20 @@ def gradient(student: dict[str, Tensor], teacher: dict[str, Tensor], temperature
 
 
 def test_soft_labels_are_the_cross_entropy_of_the_two_distributions() -> None:
-    loss = losses.soft_labels(said([0.0, LN3]), said([LN3, 0.0]), {}, temperature=1.0)  # (3, 1) / 4 against (1, 3) / 4
+    loss = answers.soft_labels(said([0.0, LN3]), said([LN3, 0.0]), {}, temperature=1.0)  # (3, 1) / 4 against (1, 3) / 4
     assert loss.item() == pytest.approx(-(0.75 * math.log(0.25) + 0.25 * math.log(0.75)))
 
 
 def test_temperature_softens_both_and_multiplies_by_its_square() -> None:
-    loss = losses.soft_labels(said([0.0, 2 * LN3]), said([4 * LN3, 0.0]), {}, temperature=2.0)
+    loss = answers.soft_labels(said([0.0, 2 * LN3]), said([4 * LN3, 0.0]), {}, temperature=2.0)
     # the teacher says (9, 1) / 10, the student (1, 3) / 4
     assert loss.item() == pytest.approx(4 * -(0.9 * math.log(0.25) + 0.1 * math.log(0.75)))
 
 
 def test_default_temperature_is_two() -> None:
     student, teacher = at_random(4, 3), at_random(4, 3, seed=1)
-    assert losses.soft_labels(student, teacher, {}).item() == pytest.approx(
-        losses.soft_labels(student, teacher, {}, temperature=2.0).item()
+    assert answers.soft_labels(student, teacher, {}).item() == pytest.approx(
+        answers.soft_labels(student, teacher, {}, temperature=2.0).item()
     )
 
 
@@ -63,7 +68,7 @@ def test_soft_labels_agree_with_numpy_on_many_rows() -> None:
     p = np.exp(t) / np.exp(t).sum(1, keepdims=True)
     q = np.exp(s) / np.exp(s).sum(1, keepdims=True)
     expected = 9 * -(p * np.log(q)).sum(1).mean()
-    assert losses.soft_labels(student, teacher, {}, temperature=3.0).item() == pytest.approx(expected, rel=1e-5)
+    assert answers.soft_labels(student, teacher, {}, temperature=3.0).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
@@ -74,10 +79,10 @@ def test_student_that_says_what_the_teacher_says_has_nothing_to_learn(temperatur
 
 def test_equal_answers_are_the_minimum() -> None:
     teacher = at_random(6, 4)
-    least = losses.soft_labels(teacher, teacher, {})
+    least = answers.soft_labels(teacher, teacher, {})
     for seed in range(5):
         other = {"logits": teacher["logits"] + at_random(6, 4, seed=seed + 1, scale=0.1)["logits"]}
-        assert losses.soft_labels(other, teacher, {}) > least
+        assert answers.soft_labels(other, teacher, {}) > least
 
 
 def test_size_of_the_gradient_does_not_depend_on_the_temperature() -> None:
@@ -96,15 +101,15 @@ def test_soft_labels_are_not_divided_by_the_number_of_classes() -> None:
     """Classes that nobody believes in change nothing."""
     student, teacher = at_random(4, 2), at_random(4, 2, seed=1)
     wide = [{"logits": torch.cat([v["logits"], torch.full((4, 6), -1e4)], dim=1)} for v in (student, teacher)]
-    assert losses.soft_labels(wide[0], wide[1], {}).item() == pytest.approx(
-        losses.soft_labels(student, teacher, {}).item(), rel=1e-5
+    assert answers.soft_labels(wide[0], wide[1], {}).item() == pytest.approx(
+        answers.soft_labels(student, teacher, {}).item(), rel=1e-5
     )
 
 
 def test_soft_labels_are_computed_in_float32() -> None:
     student, teacher = at_random(4, 3, scale=4), at_random(4, 3, seed=1, scale=4)
-    half = losses.soft_labels({"logits": student["logits"].bfloat16()}, teacher, {})
-    full = losses.soft_labels({"logits": student["logits"].bfloat16().float()}, teacher, {})
+    half = answers.soft_labels({"logits": student["logits"].bfloat16()}, teacher, {})
+    full = answers.soft_labels({"logits": student["logits"].bfloat16().float()}, teacher, {})
     assert half.dtype == torch.float32
     assert half.item() == full.item()
 
@@ -120,18 +125,18 @@ def test_batch_twice_as_large_of_the_same_rows_has_the_same_loss(name: str) -> N
 
 
 def test_hard_labels_are_the_cross_entropy_with_the_gold_label() -> None:
-    loss = losses.hard_labels(said([LN3, 0.0], [LN3, 0.0]), {}, shown(0, 1))
+    loss = answers.hard_labels(said([LN3, 0.0], [LN3, 0.0]), {}, shown(0, 1))
     assert loss.item() == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
 
 
 def test_rows_without_a_label_count_for_nothing() -> None:
-    loss = losses.hard_labels(said([LN3, 0.0], [9.0, -9.0], [5.0, 5.0]), {}, shown(1, -100, -100))
+    loss = answers.hard_labels(said([LN3, 0.0], [9.0, -9.0], [5.0, 5.0]), {}, shown(1, -100, -100))
     assert loss.item() == pytest.approx(math.log(4))
 
 
 def test_batch_without_any_label_has_the_loss_zero_and_no_gradient() -> None:
     student = {"logits": torch.randn(2, 3, requires_grad=True)}
-    loss = losses.hard_labels(student, {}, shown(-100, -100))
+    loss = answers.hard_labels(student, {}, shown(-100, -100))
     loss.backward()
     assert loss.item() == 0.0
     assert student["logits"].grad is not None
@@ -139,12 +144,12 @@ def test_batch_without_any_label_has_the_loss_zero_and_no_gradient() -> None:
 
 
 def test_label_smoothing_spreads_its_share_over_all_classes() -> None:
-    loss = losses.hard_labels(said([LN3, 0.0]), {}, shown(0), label_smoothing=0.2)  # the target is (0.9, 0.1)
+    loss = answers.hard_labels(said([LN3, 0.0]), {}, shown(0), label_smoothing=0.2)  # the target is (0.9, 0.1)
     assert loss.item() == pytest.approx(-(0.9 * math.log(0.75) + 0.1 * math.log(0.25)))
 
 
 def test_label_smoothing_ignores_rows_without_a_label() -> None:
-    loss = losses.hard_labels(said([LN3, 0.0], [7.0, 0.0]), {}, shown(0, -100), label_smoothing=0.2)
+    loss = answers.hard_labels(said([LN3, 0.0], [7.0, 0.0]), {}, shown(0, -100), label_smoothing=0.2)
     assert loss.item() == pytest.approx(-(0.9 * math.log(0.75) + 0.1 * math.log(0.25)))
 
 
@@ -155,23 +160,23 @@ def test_r_drop_is_the_mean_of_both_divergences() -> None:
     first, second = said([LN3, 0.0])["logits"], said([0.0, 0.0])["logits"]  # (3, 1) / 4 against (1, 1) / 2
     there = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     back = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
-    assert losses.r_drop(first, second).item() == pytest.approx((there + back) / 2)
+    assert r_drop(first, second).item() == pytest.approx((there + back) / 2)
 
 
 def test_r_drop_is_symmetric() -> None:
     first, second = at_random(4, 3)["logits"], at_random(4, 3, seed=1)["logits"]
-    assert losses.r_drop(first, second).item() == pytest.approx(losses.r_drop(second, first).item())
+    assert r_drop(first, second).item() == pytest.approx(r_drop(second, first).item())
 
 
 def test_r_drop_of_equal_passes_is_zero() -> None:
     logits = at_random(4, 3)["logits"]
-    assert losses.r_drop(logits, logits + 5).item() == pytest.approx(0.0, abs=1e-7)
+    assert r_drop(logits, logits + 5).item() == pytest.approx(0.0, abs=1e-7)
 
 
 def test_r_drop_is_a_mean_over_rows() -> None:
     first, second = at_random(4, 3)["logits"], at_random(4, 3, seed=1)["logits"]
-    rows = [losses.r_drop(first[i : i + 1], second[i : i + 1]).item() for i in range(4)]
-    assert losses.r_drop(first, second).item() == pytest.approx(sum(rows) / 4)
+    rows = [r_drop(first[i : i + 1], second[i : i + 1]).item() for i in range(4)]
+    assert r_drop(first, second).item() == pytest.approx(sum(rows) / 4)
 
 
 # -- combine -------------------------------------------------------------------------------------------------
@@ -183,8 +188,8 @@ def test_combined_loss_is_the_weighted_sum_and_each_part_stands_beside_it() -> N
     found = losses.combine({"soft_labels": 0.7, "hard_labels": {"weight": 0.3, "label_smoothing": 0.1}})(
         STUDENT, TEACHER, BATCH
     )
-    soft = losses.soft_labels(STUDENT, TEACHER, BATCH).item()
-    hard = losses.hard_labels(STUDENT, TEACHER, BATCH, label_smoothing=0.1).item()
+    soft = answers.soft_labels(STUDENT, TEACHER, BATCH).item()
+    hard = answers.hard_labels(STUDENT, TEACHER, BATCH, label_smoothing=0.1).item()
     assert {name: value.item() for name, value in found.items()} == pytest.approx(
         {"loss": 0.7 * soft + 0.3 * hard, "soft_labels": soft, "hard_labels": hard}
     )
@@ -192,7 +197,7 @@ def test_combined_loss_is_the_weighted_sum_and_each_part_stands_beside_it() -> N
 
 def test_options_reach_the_loss_and_the_weight_is_one_unless_said() -> None:
     found = losses.combine({"soft_labels": {"temperature": 5}})(STUDENT, TEACHER, BATCH)
-    assert found["loss"].item() == pytest.approx(losses.soft_labels(STUDENT, TEACHER, BATCH, temperature=5.0).item())
+    assert found["loss"].item() == pytest.approx(answers.soft_labels(STUDENT, TEACHER, BATCH, temperature=5.0).item())
 
 
 def test_gradients_flow_through_the_combined_loss() -> None:
@@ -334,7 +339,7 @@ def test_layer_losses_are_what_numpy_says() -> None:
 @pytest.mark.parametrize("heads", [1, 2, 6])
 def test_relations_are_what_numpy_says_whatever_the_heads_and_widths(heads: int) -> None:
     student, teacher = states(1, width=6, heads=2), states(2)
-    loss = losses.relations(student, teacher, MASKED, relation_heads=heads)
+    loss = layers.relations(student, teacher, MASKED, relation_heads=heads)
     assert float(loss) == pytest.approx(numpy_relations(student, teacher, heads), rel=1e-5)
 
 
@@ -342,14 +347,14 @@ def test_layer_losses_by_hand() -> None:
     mask = {"attention_mask": torch.tensor([[1, 1, 0]])}
     ours = {"hidden_states": [torch.tensor([[[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]]])]}
     theirs = {"hidden_states": [torch.tensor([[[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])]}
-    assert float(losses.hidden_states(ours, theirs, mask)) == (1 + 0 + 0 + 4) / 4
+    assert float(layers.hidden_states(ours, theirs, mask)) == (1 + 0 + 0 + 4) / 4
     theirs = {"hidden_states": [torch.tensor([[[0.0, 3.0], [0.0, 1.0], [5.0, 0.0]]])]}
-    assert float(losses.cosine(ours, theirs, mask)) == (1 + 0) / 2  # at a right angle, and along
-    assert float(losses.pooled(ours, theirs, mask)) == pytest.approx(2.0)  # (1, -1)
+    assert float(layers.cosine(ours, theirs, mask)) == (1 + 0) / 2  # at a right angle, and along
+    assert float(layers.pooled(ours, theirs, mask)) == pytest.approx(2.0)  # (1, -1)
     # one head of one dimension: scores are products; the third token is padding
     ours = {"queries": [torch.tensor([[[[1.0], [2.0], [7.0]]]])], "keys": [torch.tensor([[[[1.0], [3.0], [7.0]]]])]}
     theirs = {name: [torch.ones(1, 1, 3, 1)] for name in ("queries", "keys")}
-    assert float(losses.attentions(ours, theirs, mask)) == (0 + 4 + 1 + 25) / 4
+    assert float(layers.attentions(ours, theirs, mask)) == (0 + 4 + 1 + 25) / 4
 
 
 @pytest.mark.parametrize("name", losses.READS)
@@ -382,10 +387,10 @@ def test_a_student_like_its_teacher_has_no_layer_loss(name: str) -> None:
 
 def test_heads_that_do_not_match_are_refused() -> None:
     with pytest.raises(ConfigError, match="2 attention heads, its teacher 3") as caught:
-        losses.attentions(states(1, heads=2), states(2), MASKED)
+        layers.attentions(states(1, heads=2), states(2), MASKED)
     assert caught.value.hint and "relations" in caught.value.hint
     with pytest.raises(ConfigError, match="width of 12 cannot be shared by 5"):
-        losses.relations(states(1), states(2), MASKED, relation_heads=5)
+        layers.relations(states(1), states(2), MASKED, relation_heads=5)
 
 
 def test_only_layer_losses_need_the_teacher_itself() -> None:

@@ -18,7 +18,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.data import Rows
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks.scores import calibration_error, softmax
-from tinybert_cli.tasks.text_classification import TextClassification
+from tinybert_cli.tasks.text_classification import ClassExam, TextClassification
 
 TASK = TextClassification()
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "tea", "was", "hot", "cold", "##er", "not"]
@@ -29,6 +29,16 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def rows_of(**columns: list[Any]) -> Rows:
     return Rows(columns, (("rows.csv", len(next(iter(columns.values())))),))
+
+
+def exam(labels: Sequence[int] | Array, names: Sequence[str] | None = None) -> ClassExam:
+    gold = np.asarray(labels)
+    known = names_of(max(2, 1 + int(gold.max()))) if names is None else list(names)
+    return ClassExam(gold, known, [known[label] for label in gold])
+
+
+def scored(logits: Array, labels: Array) -> dict[str, float]:
+    return exam(labels).score(logits)
 
 
 def labelled(*values: Any) -> Rows:
@@ -258,7 +268,7 @@ def made_up(rows: int, classes: int, seed: int = 0) -> tuple[Array, Array]:
 def test_metrics_are_those_of_scikit_learn(classes: int) -> None:
     logits, labels = made_up(150, classes)
     said = logits.argmax(-1)
-    found = TASK.score(logits, labels)
+    found = scored(logits, labels)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, said))
     assert found["f1_macro"] == pytest.approx(metrics.f1_score(labels, said, average="macro"))
     assert found["mcc"] == pytest.approx(metrics.matthews_corrcoef(labels, said))
@@ -266,11 +276,11 @@ def test_metrics_are_those_of_scikit_learn(classes: int) -> None:
 
 
 def test_every_metric_of_the_task_is_scored() -> None:
-    assert set(TASK.score(*made_up(20, 3))) == set(TASK.metrics)
+    assert set(scored(*made_up(20, 3))) == set(TASK.metrics)
 
 
 def test_loss_of_a_sure_and_wrong_answer_stays_finite() -> None:
-    assert TASK.score(np.array([[999.0, -999.0]]), np.array([1]))["loss"] == pytest.approx(-math.log(1e-12))
+    assert scored(np.array([[999.0, -999.0]]), np.array([1]))["loss"] == pytest.approx(-math.log(1e-12))
 
 
 def test_softmax_of_large_logits_is_exact() -> None:
@@ -296,7 +306,7 @@ def names_of(classes: int) -> list[str]:
 def test_details_are_those_of_scikit_learn(classes: int) -> None:
     logits, labels = made_up(150, classes)
     said, names = logits.argmax(-1), names_of(classes)
-    found = TASK.details(logits, labels, names)
+    found = exam(labels, names).details(logits)
     assert found["f1_weighted"] == pytest.approx(metrics.f1_score(labels, said, average="weighted"))
     assert found["precision[c1]"] == pytest.approx(metrics.precision_score(labels, said, labels=[1], average="macro"))
     assert found["recall[c1]"] == pytest.approx(metrics.recall_score(labels, said, labels=[1], average="macro"))
@@ -306,19 +316,17 @@ def test_details_are_those_of_scikit_learn(classes: int) -> None:
 def test_brier_score_is_the_squared_distance_from_the_right_answer() -> None:
     logits = np.log([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]])
     expected = ((0.3**2 + 0.2**2 + 0.1**2) + (0.1**2 + 0.6**2 + 0.7**2)) / 2
-    assert TASK.details(logits, np.array([0, 2]), names_of(3))["brier"] == pytest.approx(expected)
+    assert exam([0, 2]).details(logits)["brier"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(60, 3), (9, 4)])
 def test_each_resample_is_scored_as_its_rows_would_be(rows: int, classes: int) -> None:
     logits, labels = made_up(rows, classes)
-    found = TASK.resampled(logits, labels, names_of(classes), resamples=20, seed=5)
+    found = exam(labels, names_of(classes)).resampled(logits, resamples=20, seed=5)
     random = np.random.default_rng(5)
     for index in range(20):
         drawn = random.integers(rows, size=rows)
-        expected = TASK.score(logits[drawn], labels[drawn]) | TASK.details(
-            logits[drawn], labels[drawn], names_of(classes)
-        )
+        expected = scored(logits[drawn], labels[drawn]) | exam(labels[drawn], names_of(classes)).details(logits[drawn])
         assert found.keys() == expected.keys()
         assert {name: values[index] for name, values in found.items()} == pytest.approx(expected)
 
@@ -326,7 +334,7 @@ def test_each_resample_is_scored_as_its_rows_would_be(rows: int, classes: int) -
 def test_resamples_depend_on_the_seed_alone() -> None:
     logits, labels = made_up(80, 3)
     first, same, other = (
-        TASK.resampled(logits, labels, names_of(3), resamples=50, seed=seed)["accuracy"].tolist() for seed in (7, 7, 8)
+        exam(labels).resampled(logits, resamples=50, seed=seed)["accuracy"].tolist() for seed in (7, 7, 8)
     )
     assert first == same != other
 
@@ -335,10 +343,10 @@ def test_mcnemar_counts_the_rows_that_only_one_of_both_gets_right() -> None:
     labels = np.zeros(12, dtype=int)
     reference = np.eye(2)[[0] * 9 + [1] * 3]
     logits = np.eye(2)[[1] * 8 + [0] * 2 + [1] * 2]  # loses 8 of the reference's, wins 1
-    found = TASK.discordant(logits, reference, labels)
+    found = exam(labels).discordant(logits, reference)
     assert (found["rows_lost"], found["rows_won"]) == (8, 1)
     assert found["mcnemar_p"] == pytest.approx(2 * (1 + 9) / 2**9)  # P(at most 1 of 9 fair tosses), both sides
-    assert TASK.discordant(reference, reference, labels)["mcnemar_p"] == 1.0
+    assert exam(labels).discordant(reference, reference)["mcnemar_p"] == 1.0
 
 
 def test_scaling_finds_the_temperature_that_the_logits_were_divided_by() -> None:
@@ -346,23 +354,23 @@ def test_scaling_finds_the_temperature_that_the_logits_were_divided_by() -> None
     honest = random.normal(size=(4000, 3)) * 2
     shares = softmax(honest)
     labels = np.array([random.choice(3, p=row) for row in shares])
-    found = TASK.calibrated(honest * 3, labels)
+    found = exam(labels).calibrated(honest * 3)
     assert found["temperature"] == pytest.approx(3.0, rel=0.1)
-    assert found["ece_scaled"] < 0.03 < TASK.score(honest * 3, labels)["ece"]
+    assert found["ece_scaled"] < 0.03 < scored(honest * 3, labels)["ece"]
 
 
 def test_scaling_changes_no_answer_and_one_row_is_enough() -> None:
-    found = TASK.calibrated(np.array([[2.0, 0.0]]), np.array([0]))
+    found = exam([0]).calibrated(np.array([[2.0, 0.0]]))
     assert all(math.isfinite(value) for value in found.values())
 
 
 def test_credit_adds_up_to_the_accuracy() -> None:
     logits, labels = made_up(50, 3)
-    assert TASK.credit(logits, labels).mean() == TASK.score(logits, labels)["accuracy"]
+    assert exam(labels).credit(logits).mean() == scored(logits, labels)["accuracy"]
 
 
 def test_majority_is_the_share_of_the_most_frequent_class() -> None:
-    assert TASK.majority(np.array([1, 0, 1, 2, 1])) == pytest.approx(0.6)
+    assert exam([1, 0, 1, 2, 1]).trivial() == pytest.approx(0.6)
 
 
 def test_fidelity_is_agreement_divergence_and_the_order_of_confidence() -> None:
@@ -371,13 +379,13 @@ def test_fidelity_is_agreement_divergence_and_the_order_of_confidence() -> None:
     first = 0.75 * math.log(3) + 0.25 * math.log(1 / 3)
     second = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)
     expected = {"agreement": 0.5, "kl": (first + second) / 2, "confidence_correlation": -1.0}
-    assert TASK.fidelity(logits, reference) == pytest.approx(expected)
+    assert TASK.fidelity(logits, reference, None) == pytest.approx(expected)
 
 
 def test_fidelity_to_itself_is_perfect() -> None:
     logits, _ = made_up(20, 3)
     expected = {"agreement": 1.0, "kl": 0.0, "confidence_correlation": 1.0}
-    assert TASK.fidelity(logits, logits + 3) == pytest.approx(expected, abs=1e-6)
+    assert TASK.fidelity(logits, logits + 3, None) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -412,29 +420,29 @@ def test_best_order_finds_how_the_classes_were_swapped() -> None:
     truth = (logits.argmax(-1) == labels).mean()
     swapped = np.empty_like(logits)
     swapped[:, [2, 0, 3, 1]] = logits
-    order, accuracy = TASK.best_order(swapped, labels)
+    order, accuracy = exam(labels).best_order(swapped)
     assert order == [2, 0, 3, 1]
     assert accuracy == pytest.approx(truth)
     np.testing.assert_array_equal(swapped[:, order], logits)
 
 
 def test_best_order_of_classes_in_order_is_their_order() -> None:
-    assert TASK.best_order(np.eye(3)[[0, 1, 2, 2]], np.array([0, 1, 2, 1])) == ([0, 1, 2], 0.75)
+    assert exam([0, 1, 2, 1]).best_order(np.eye(3)[[0, 1, 2, 2]]) == ([0, 1, 2], 0.75)
 
 
 def test_hard_answers_are_sure_from_the_least_confidence_on() -> None:
-    labels, sure = TASK.hard_answers(np.log([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]]), 0.59)
-    assert labels.tolist() == [0, 1, 0]
+    labels, sure = TASK.hard_answers(np.log([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]]), None, 0.59)
+    assert labels.tolist() == [0, 1, -100]
     assert sure.tolist() == [True, True, False]
 
 
 def test_every_answer_is_sure_enough_by_default() -> None:
-    _, sure = TASK.hard_answers(made_up(20, 3)[0], 0.0)
+    _, sure = TASK.hard_answers(made_up(20, 3)[0], None, 0.0)
     assert sure.all()
 
 
 def test_answers_are_names_and_confidences() -> None:
-    found = TASK.answers(np.log([[0.9, 0.1], [0.25, 0.75]]), ["no", "yes"])
+    found = TASK.answers(np.log([[0.9, 0.1], [0.25, 0.75]]), None, ["no", "yes"], labelled("no", "no"), Data())
     assert found["prediction"] == ["no", "yes"]
     assert found["confidence"] == pytest.approx([0.9, 0.75])
 

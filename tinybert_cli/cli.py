@@ -125,7 +125,7 @@ def predict(
         if as_json:
             yield json.dumps({"model": model, "answers": list(found)}, ensure_ascii=False)
         else:
-            yield from (f"{row['prediction']}\t{row['confidence']:.4f}\t{row['text']}" for row in found)
+            yield from ("\t".join([*helper.as_fields(row), row["text"]]) for row in found)
 
     _say(answers)
 
@@ -252,3 +252,13 @@ def execute(
     except Exception as error:
         screen.fail_with_bug(error, folder)
         return 1
+    finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Ends what several processes that ran this stage together had in common."""
+    if "torch" in sys.modules:
+        from tinybert_cli import loops
+
+        loops.leave()

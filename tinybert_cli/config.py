@@ -54,6 +54,8 @@ class Data(Section):
 
     In language-modeling nothing is cut off: the texts, one after the other, are parted into blocks of this length.
     """
+    doc_stride: Annotated[int, Field(ge=0)] = 128
+    """Tokens that two windows have in common where a long text is read in several (question-answering)."""
     max_train_samples: Positive | None = None
     """Use only the first so many rows of train and unlabeled."""
     max_eval_samples: Positive | None = None
@@ -226,7 +228,7 @@ class GenSoftLabels(Stage):
     """Run a model once over the data and store its answers."""
 
     teacher: str | Annotated[list[str], Field(min_length=1)]
-    """A model folder or Hub id; of a list (an ensemble) the mean of the probabilities is stored."""
+    """A model folder, a Hub id or an export folder; of a list (an ensemble) the mean of the probabilities is stored."""
     teacher_weights: list[Annotated[float, Field(gt=0)]] | None = None
     """Weights of that mean, one per teacher; null = all alike."""
     splits: Annotated[list[Literal["train", "validation", "test", "unlabeled"]], Field(min_length=1)] = ["train"]
@@ -240,7 +242,7 @@ class GenSoftLabels(Stage):
     augment: Augment | None = None
     """Also label changed copies of the training rows; null = none."""
     check_teacher: bool = True
-    """Stop before anything is written if the teacher is no better than always saying the most frequent class."""
+    """Stop before anything is written if the teacher is no better than always giving the most frequent answer."""
 
 
 class Distill(Stage):

@@ -25,57 +25,77 @@ class Encoded(Protocol):
     def truncated(self) -> int: ...
     @property
     def empty(self) -> list[int]: ...
+    @property
+    def places(self) -> Array | None: ...
+    @property
+    def answers(self) -> Array | None: ...
+    @property
+    def rows(self) -> Array | None: ...
 
 
 @dataclass(frozen=True)
 class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Tokenized rows, unpadded, in flat arrays: 67,000 sentences take 4 MB."""
+    """Tokenized rows, unpadded, in flat arrays: 67,000 sentences take 4 MB.
+
+    N windows, each a row or a part of a long one, and the A answers that are to be given: one to a window, or several.
+    """
 
     tokens: Mapping[str, tuple[Array, int]]  # name → (all values in one row (ΣT,), the value of padding)
-    offsets: Array  # (N + 1,) where each row begins
-    targets: Mapping[str, Array] = field(default_factory=dict)  # name → (N, ...): labels, teacher_logits
+    offsets: Array  # (N + 1,) where each window begins
+    targets: Mapping[str, Array] = field(default_factory=dict)  # name → (A, ...): labels, teacher_logits
+    answers: Array | None = None  # (N + 1,) where the answers of each window begin; None: one each
+    places: Array | None = None  # (A,), or (A, C) for each of its numbers: the token that an answer is read at
 
     @classmethod
     def of(cls, encoded: Encoded, **targets: Array) -> Examples:
-        return cls(encoded.tokens, encoded.offsets, targets)
+        return cls(encoded.tokens, encoded.offsets, targets, encoded.answers, encoded.places)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> Array:
-        """Tokens of each row, (N,)."""
+        """Tokens of each window, (N,)."""
         return np.diff(self.offsets)
 
+    def answers_of(self, indices: Sequence[int] | Array) -> Array:
+        """Which of the A answers are given in these windows, in their order."""
+        windows = np.asarray(indices)
+        return windows if self.answers is None else ranges(self.answers, windows)
+
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The rows as one batch, padded to the longest of them: input_ids and so on (B, T), targets (B, ...)."""
+        """The windows as one batch, padded to the longest of them: input_ids and so on (B, T), targets (A, ...).
+
+        `places` (A,) says where each answer is read in the B x T tokens, if a window has several.
+        """
         rows = np.asarray(indices)
         lengths = self.lengths[rows]
         mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-        taken = np.concatenate([np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows])
+        taken = ranges(self.offsets, rows)
         batch = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
         for name, (values, padding) in self.tokens.items():
             padded = np.full(mask.shape, padding, dtype=np.int64)
             padded[mask] = values[taken]
             batch[name] = torch.from_numpy(padded)
-        return batch | {name: torch.from_numpy(values[rows]) for name, values in self.targets.items()}
+        answers = self.answers_of(rows)
+        if self.answers is not None and self.places is not None:
+            first = np.repeat(np.arange(len(rows)) * mask.shape[1], np.diff(self.answers)[rows])
+            places = self.places[answers]
+            batch["places"] = torch.from_numpy(first.reshape(-1, *[1] * (places.ndim - 1)) + places)
+        return batch | {name: torch.from_numpy(values[answers]) for name, values in self.targets.items()}
 
     def timing_batches(self, size: int, length: int | None, rows: int) -> list[dict[str, Tensor]]:
         """The first `rows` rows in batches of `size`, with their own lengths or all of `length` tokens (B, T)."""
         count = min(rows, len(self)) // size * size or size
         chosen = np.arange(max(count, size)) % len(self)
-        batches = [self.__getitems__(part.tolist()) for part in np.split(chosen, range(size, len(chosen), size))]
+        shown = Examples(self.tokens, self.offsets)
+        batches = [shown.__getitems__(part.tolist()) for part in np.split(chosen, range(size, len(chosen), size))]
         return batches if length is None else [_of_length(batch, length) for batch in batches[: max(3, 64 // size)]]
 
-    def select(self, rows: Array) -> Examples:
-        """Only these rows, in this order."""
-        lengths = self.lengths[rows]
-        taken = np.concatenate([np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows])
-        return Examples(
-            {name: (values[taken], padding) for name, (values, padding) in self.tokens.items()},
-            np.concatenate([[0], np.cumsum(lengths)]),
-            {name: values[rows] for name, values in self.targets.items()},
-        )
+
+def ranges(offsets: Array, chosen: Array) -> Array:
+    """The places from offsets[i] to offsets[i + 1], for each i that was chosen."""
+    return np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in chosen])
 
 
 def _of_length(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:

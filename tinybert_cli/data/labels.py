@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.data.batches import Array
+from tinybert_cli.data.batches import Array, ranges
 from tinybert_cli.data.files import Rows, read_file
 from tinybert_cli.errors import InputError, nearest
 
@@ -18,13 +18,23 @@ TRAINING = ("train-", "augmented-", "unlabeled-")
 
 @dataclass(frozen=True)
 class Labels:
-    """A label dataset: the rows that a teacher was shown, and its logits (N, C)."""
+    """A label dataset: the N rows that a teacher was shown, and the logits of its A answers, of C numbers each."""
 
     rows: Rows
-    logits: Array
+    logits: Array  # (A, C)
+    offsets: Array | None = None  # (N + 1,) where the answers of each row begin; None: one each
+
+    def answers_of(self, rows: Array) -> Array:
+        """Which of the A answers belong to these rows."""
+        return rows if self.offsets is None else ranges(self.offsets, rows)
 
     def select(self, rows: Array) -> Labels:
-        return Labels(self.rows.select(rows.tolist()), self.logits[rows])
+        counts = None if self.offsets is None else np.diff(self.offsets)[rows]
+        return Labels(
+            self.rows.select(rows.tolist()),
+            self.logits[self.answers_of(rows)],
+            None if counts is None else np.concatenate([[0], np.cumsum(counts)]),
+        )
 
     def head(self, count: int | None) -> Labels:
         return self if count is None else self.select(np.arange(min(count, len(self.rows))))
@@ -38,8 +48,17 @@ def read_labels(folder: Path, files: Iterable[str]) -> Labels:
     parts = [read_file(folder / name) for name in shards]
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
     columns = {name: [v for part in parts for v in part.columns.get(name, [None] * len(part))] for name in names}
-    logits = np.asarray(columns.pop("teacher_logits"), dtype=np.float32)
-    return Labels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits)
+    logits, offsets = _flat(columns.pop("teacher_logits"))
+    return Labels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits, offsets)
+
+
+def _flat(answers: list[Any]) -> tuple[Array, Array | None]:
+    """One answer of C numbers per row → (N, C), None; a list of them per row → (A, C), and where each row begins."""
+    several = any(answer and isinstance(answer[0], list) for answer in answers)
+    if not several:
+        return np.asarray(answers, dtype=np.float32), None
+    flat = np.asarray([one for answer in answers for one in answer], dtype=np.float32)
+    return flat, np.concatenate([[0], np.cumsum([len(answer) for answer in answers])])
 
 
 def _split(name: str) -> int:
@@ -54,12 +73,21 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     pq.write_table(pa.table(dict(columns)), path, write_page_checksum=True)
 
 
-def write_labels(path: Path, rows: Rows, logits: Array, *, columns: Mapping[str, Sequence[Any]], dtype: str) -> None:
-    """One shard: the input columns, the `columns` of answers, and teacher_logits (N, C)."""
+def write_labels(
+    path: Path, rows: Rows, logits: Array, offsets: Array | None, *, columns: Mapping[str, Sequence[Any]], dtype: str
+) -> None:
+    """One shard: the input columns, the `columns` of answers, and teacher_logits: C numbers, or a list of such lists.
+
+    Args:
+        logits: (A, C).
+        offsets: (N + 1,) where the answers of each row begin; None: one each.
+    """
     import pyarrow as pa
 
     flat = pa.array(logits.astype(dtype).ravel(), type=pa.float16() if dtype == "float16" else pa.float32())
     answers = pa.FixedSizeListArray.from_arrays(flat, logits.shape[-1])
+    if offsets is not None:
+        answers = pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), answers)
     write_table(path, {**rows.columns, **columns, "teacher_logits": answers})
 
 

@@ -64,7 +64,7 @@ def text_columns(data: Data) -> list[str]:
 
 def remarks(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
     """Warnings about rows that were cut or say nothing."""
-    count = len(encoded.offsets) - 1
+    count = len(encoded.offsets if encoded.rows is None else encoded.rows) - 1
     if encoded.truncated:
         share = f"{encoded.truncated:,} of {count:,} rows of {split} ({encoded.truncated / count:.1%})"
         yield {"event": "warning", "message": f"{share} are longer than {data.max_seq_length} tokens and were cut"}
@@ -76,8 +76,13 @@ def remarks(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]
 def overlap(train: Rows, other: Rows, data: Data) -> Iterator[dict[str, Any]]:
     """A warning if rows of train stand in the evaluation rows too: scores on them flatter."""
     names = text_columns(data)
-    seen = set(zip(*(train.column(name) for name in names), strict=True))
-    twice = sum(row in seen for row in zip(*(other.column(name) for name in names), strict=True))
+
+    def texts(rows: Rows) -> Iterator[tuple[Any, ...]]:
+        for row in zip(*(rows.column(name) for name in names), strict=True):
+            yield tuple(tuple(text) if isinstance(text, list) else text for text in row)
+
+    seen = set(texts(train))
+    twice = sum(row in seen for row in texts(other))
     if twice:
         yield {"event": "warning", "message": f"{twice:,} of {len(other):,} evaluation rows are in train as well: "
                "the scores will flatter"}  # fmt: skip
@@ -122,5 +127,6 @@ def _read_dataset(data: Data, split: Split) -> Rows:
             f"where there is one: hf download --repo-type dataset {data.dataset_name}",
         ) from error
     feature = loaded.features.get(data.label_column_name)
+    feature = getattr(feature, "feature", feature)  # of a list: what it is a list of
     names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     return Rows(loaded.to_dict(), ((f"{data.dataset_name}[{name}]", len(loaded)),), names)

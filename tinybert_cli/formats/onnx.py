@@ -37,14 +37,17 @@ def write_onnx(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, opset:
     path, plain = folder / FILE, folder / "plain.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about shapes that the parity check settles
+        traced = _Logits(model, names).eval()  # a fresh module is in train mode, with dropout
+        axes = dict(enumerate(("batch", "length")))
+        of_tokens = traced(*inputs.values()).dim() == 3  # (B, T, C), not (B, C)
         torch.onnx.export(
-            _Logits(model, names).eval(),  # a fresh module is in train mode, with dropout
+            traced,
             tuple(inputs.values()),
             str(plain),
             dynamo=False,
             input_names=names,
             output_names=["logits"],
-            dynamic_axes={**{name: {0: "batch", 1: "length"} for name in names}, "logits": {0: "batch"}},
+            dynamic_axes={**dict.fromkeys(names, axes), "logits": axes if of_tokens else {0: "batch"}},
             opset_version=opset or NEWEST_OPSET,
         )
     _optimize(plain, path, model.config)
@@ -72,7 +75,7 @@ class OnnxModel(torch.nn.Module):
         self.names = [node.name for node in self.session.get_inputs()]
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Logits (B, C) of input_ids, attention_mask, ... (B, T)."""
+        """Logits, (B, C) or (B, T, C), of input_ids, attention_mask, ... (B, T)."""
         (logits,) = self.session.run(None, {name: inputs[name].numpy() for name in self.names})
         return {"logits": torch.from_numpy(logits)}
 
@@ -86,7 +89,10 @@ class _Logits(torch.nn.Module):
         self.names = names
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        logits: Tensor = self.model(**dict(zip(self.names, tensors, strict=True))).logits
+        said = self.model(**dict(zip(self.names, tensors, strict=True)))
+        if "start_logits" in said:
+            return torch.stack([said.start_logits, said.end_logits], dim=-1)  # (B, T, 2)
+        logits: Tensor = said.logits
         return logits
 
 

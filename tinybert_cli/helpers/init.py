@@ -7,7 +7,14 @@ from pathlib import Path
 from tinybert_cli import tasks
 from tinybert_cli.errors import InputError, OutputError
 
-RECIPES = {"text-classification": "sst2", "language-modeling": "general"}  # task → the recipe to start from
+RECIPES = {
+    "text-classification": "sst2",
+    "multi-label-classification": "go-emotions",
+    "regression": "stsb",
+    "token-classification": "conll2003",
+    "question-answering": "squad",
+    "language-modeling": "general",
+}  # task → the recipe to start from
 DEMO = "demo"
 
 

@@ -12,43 +12,45 @@ import numpy as np
 
 from tinybert_cli import tasks
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks.scores import softmax
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Ask = Callable[[Sequence[Any]], Array]  # texts, or pairs of them → logits (N, C)
+Said = tuple[Array, tasks.Pieces]  # logits, (C,) or (T, C), and what the tokenizer made of the text
+Ask = Callable[[Sequence[Any]], list[Said]]  # what `Answering.asked` says → what the model says
 
 BATCH_SIZE = 32
 
 
 def run(model: str, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Of each text its `prediction`, its `confidence` and, of every class, its `probabilities`, as they come.
+    """Of each text what the model's task has to say of it, `prediction` among it, as they come.
 
     A tab in a text parts the two texts of a pair.
 
     Raises:
-        InputError: the model is missing or no classifier, or a text is empty.
+        InputError: the model is missing or has no answers, or a text is empty.
     """
     folder = Path(model).expanduser()
-    ask, names = _exported(folder) if (folder / "model.onnx").is_file() else _trained(model)
-    task = tasks.find_answering("text-classification")
+    ask, task, names = _exported(folder) if (folder / "model.onnx").is_file() else _trained(model)
     numbered = enumerate(texts, start=1)
     while batch := list(islice(numbered, BATCH_SIZE)):
         for number, text in batch:
             if not text.strip():
                 raise InputError(f"text {number} is empty")
-        shown = [tuple(text.split("\t", 1)) if "\t" in text else text for _, text in batch]
-        logits = ask(shown)
-        said, shares = task.answers(logits, names), softmax(logits)
-        for index, (_, text) in enumerate(batch):
-            yield {
-                "text": text,
-                "prediction": said["prediction"][index],
-                "confidence": said["confidence"][index],
-                "probabilities": dict(zip(names, shares[index].tolist(), strict=True)),
-            }
+        for (_, text), (logits, pieces) in zip(batch, ask([task.asked(text) for _, text in batch]), strict=True):
+            yield {"text": text, **task.reply(text, logits, pieces, names)}
 
 
-def _exported(folder: Path) -> tuple[Ask, list[str]]:
+def as_fields(row: dict[str, Any]) -> list[str]:
+    """The prediction on one line, and how sure it is, if it says so."""
+    said = row["prediction"]
+    if isinstance(said, list):
+        parts = [f"{one['text']}/{one['type']}" if isinstance(one, dict) else str(one) for one in said]
+        said = ", ".join(parts) or "-"
+    elif isinstance(said, float):
+        said = f"{said:.4f}"
+    return [said or "-", *([f"{row['confidence']:.4f}"] if "confidence" in row else [])]
+
+
+def _exported(folder: Path) -> tuple[Ask, tasks.Answering, list[str]]:
     """An export folder: onnxruntime and tokenizers are enough."""
     try:
         import onnxruntime
@@ -72,35 +74,39 @@ def _exported(folder: Path) -> tuple[Ask, list[str]]:
     fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
     wanted = [node.name for node in session.get_inputs()]
 
-    def ask(texts: Sequence[Any]) -> Array:
-        encodings = tokenizer.encode_batch(list(texts))
+    def ask(texts: Sequence[Any]) -> list[Said]:
+        encodings = tokenizer.encode_batch(list(texts), is_pretokenized=isinstance(texts[0], list))
         shown = {name: np.array([getattr(one, fields[name]) for one in encodings]) for name in wanted}
-        logits: Array = session.run(None, shown)[0]
-        return logits
+        logits = session.run(None, shown)[0]
+        return list(zip(logits, encodings, strict=True))
 
-    return ask, names
+    return ask, tasks.of_model(config), names
 
 
-def _trained(model: str) -> tuple[Ask, list[str]]:
+def _trained(model: str) -> tuple[Ask, tasks.Answering, list[str]]:
     import torch
 
     from tinybert_cli import loops, models
 
     source = models.locate(model)
-    net = models.load(source, tasks.find("text-classification").head).to(loops.device())
+    task = tasks.of_model(models.read_config(source))
+    net = models.load(source, task.head, problem=task.problem).to(loops.device())
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(net, tokenizer, source)
     names = models.label_names(net) or [str(index) for index in range(net.config.num_labels)]
     longest = _longest(net.config.to_dict())
 
-    def ask(texts: Sequence[Any]) -> Array:
-        shown = tokenizer(list(texts), truncation=True, max_length=longest, padding=True, return_tensors="pt")
+    def ask(texts: Sequence[Any]) -> list[Said]:
+        shown = tokenizer(
+            list(texts), truncation=True, max_length=longest, padding=True, return_tensors="pt",
+            is_split_into_words=isinstance(texts[0], list),
+        )  # fmt: skip
         with torch.no_grad():
             said = loops.forward(net, {name: value.to(loops.device()) for name, value in shown.items()})
-        logits: Array = said["logits"].float().cpu().numpy()
-        return logits
+        logits = said["logits"].float().cpu().numpy()
+        return list(zip(logits, shown.encodings, strict=True))
 
-    return ask, names
+    return ask, task, names
 
 
 def _longest(config: dict[str, Any]) -> int:

@@ -23,6 +23,12 @@ def device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def leave() -> None:
+    """Takes this process out of the group that it ran in, if any: left to the end, its threads may abort it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def precision(asked: str) -> str:
     """What `auto` comes to: bf16 where the device computes it faster than float32 (no); fp16 on older GPUs."""
     if asked != "auto":

@@ -23,12 +23,21 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
     def __getitems__(self, indices: Sequence[int]) -> Batch: ...
+    def answers_of(self, indices: Sequence[int]) -> Array: ...
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """What the model says about a batch: `logits` (B, ...)."""
+    """What the model says about a batch: `logits` (A, C), one of each window, or of each of its `places`.
+
+    Places (A,) are of all the numbers of an answer, (A, C) of each of them.
+    """
     said: Mapping[str, Tensor] = model(**{name: value for name, value in batch.items() if name in MODEL_INPUTS})
-    return said
+    if "start_logits" in said:  # (B, T) each, where a model of transformers points at both ends of a span
+        said = {**said, "logits": torch.stack([said["start_logits"], said["end_logits"]], dim=-1)}
+    if "places" not in batch:
+        return said
+    logits, places = said["logits"].flatten(0, 1), batch["places"]  # (B · T, C)
+    return {**said, "logits": logits[places] if places.dim() == 1 else logits.gather(0, places)}
 
 
 def predict(
@@ -39,7 +48,7 @@ def predict(
     accelerator: Accelerator | None = None,
     answer: str = "logits",
 ) -> Iterator[tuple[list[int], Array]]:
-    """The model's `answer` to each batch (B, ...), with the positions of its rows; in eval mode, without gradients.
+    """The model's `answer` to each batch (A, ...), with the positions of its rows; in eval mode, without gradients.
 
     With several processes each takes every n-th batch; every process is given all the answers.
     """
@@ -53,9 +62,9 @@ def predict(
 
 
 def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], **options: Any) -> Array:
-    """The logits of all rows, in their order (N, ...)."""
+    """The logits of all rows, in their order (A, C)."""
     parts = list(predict(model, examples, batches, **options))
-    order = np.concatenate([np.asarray(rows) for rows, _ in parts])
+    order = np.concatenate([examples.answers_of(rows) for rows, _ in parts])
     logits: Array = np.concatenate([values for _, values in parts])
     return logits[np.argsort(order)]
 

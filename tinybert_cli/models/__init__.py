@@ -3,7 +3,17 @@
 from tinybert_cli.models.building import build
 from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.layers import Student, Teacher
-from tinybert_cli.models.loading import HEADS, label_names, load, read_label_names, save, size, weights_bytes
+from tinybert_cli.models.loading import (
+    HEADS,
+    check_outputs,
+    label_names,
+    load,
+    read_config,
+    read_label_names,
+    save,
+    size,
+    weights_bytes,
+)
 from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
 from tinybert_cli.models.sources import PACKAGES, Source, fetch, locate
@@ -21,6 +31,7 @@ __all__ = [
     "Teacher",
     "build",
     "check_length",
+    "check_outputs",
     "check_preset",
     "check_vocabulary",
     "copied_layers",
@@ -30,6 +41,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "locate",
+    "read_config",
     "read_label_names",
     "save",
     "shape",

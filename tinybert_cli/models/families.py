@@ -74,7 +74,8 @@ _EMBEDDINGS: dict[str, Axes] = {
     "embeddings.token_type_embeddings": ("types", "units"),
     "embeddings.LayerNorm": ("units",),
 }
-_DENSE_HEAD: dict[str, Axes] = {"classifier.dense": ("units", "units"), "classifier.out_proj": ("labels", "units")}
+_HEAD: dict[str, Axes] = {"classifier": ("labels", "units"), "qa_outputs": ("labels", "units")}
+_DENSE_HEAD = _HEAD | {"classifier.dense": ("units", "units"), "classifier.out_proj": ("labels", "units")}
 _BERT = Family(
     layers="encoder.layer",
     query="attention.self.query",
@@ -85,7 +86,7 @@ _BERT = Family(
     down="output.dense",
     norms=("attention.output.LayerNorm", "output.LayerNorm"),
     lm_head=("cls",),
-    elsewhere=_EMBEDDINGS | {"pooler.dense": ("units", "units"), "classifier": ("labels", "units")},
+    elsewhere=_EMBEDDINGS | _HEAD | {"pooler.dense": ("units", "units")},
 )
 _ROBERTA = replace(
     _BERT, lm_head=("lm_head",), elsewhere=_EMBEDDINGS | _DENSE_HEAD | {"pooler.dense": ("units", "units")}
@@ -111,6 +112,6 @@ FAMILIES = {
         down="ffn.lin2",
         norms=("sa_layer_norm", "output_layer_norm"),
         lm_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
-        elsewhere=_EMBEDDINGS | {"pre_classifier": ("units", "units"), "classifier": ("labels", "units")},
+        elsewhere=_EMBEDDINGS | _HEAD | {"pre_classifier": ("units", "units")},
     ),
 }

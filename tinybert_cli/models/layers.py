@@ -81,7 +81,7 @@ class Student(torch.nn.Module):
             states["embeddings"] = self._project(0, states["embeddings"])
         if "hidden_states" in states:
             states["hidden_states"] = [self._project(1 + i, state) for i, state in enumerate(states["hidden_states"])]
-        return {**({"logits": said.logits} if self.has_head else {}), **heard, **states}
+        return {**{name: said[name] for name in said if name.endswith("logits")}, **heard, **states}
 
     def _project(self, index: int, state: Tensor) -> Tensor:
         if not len(self.projections):

@@ -24,6 +24,7 @@ def load(
     *,
     num_labels: int | None = None,
     label_names: list[str] | None = None,
+    problem: str | None = None,
     new_head: bool = False,
     dropout: float | None = None,
     dtype: torch.dtype = torch.float32,
@@ -33,6 +34,7 @@ def load(
 
     `new_head=True` (finetune) allows a missing head, and makes a fresh one: seed torch before. Whatever head there is
     must answer `label_names` (or `num_labels`) in that order; without either, the model's own labels stand.
+    `problem` is what the outputs of a sequence-classification head are, as config.json says it in `problem_type`.
     `base` is the model below any head; the pooler that some families have on top may be missing, and is fresh then.
     """
     from transformers.models.auto import modeling_auto
@@ -44,8 +46,10 @@ def load(
     if not has_head and not new_head:
         raise _no_head(source, config, head)
     if has_head:
+        _check_problem(source, config, problem)
         _check_labels(source, config, num_labels, label_names)
     _set_labels(config, num_labels, label_names)
+    config.problem_type = problem or config.problem_type
     _set_dropout(config, dropout)
     families = getattr(modeling_auto, mapping)
     if type(config) not in families or (not suffixes and config.is_encoder_decoder):
@@ -104,6 +108,20 @@ def label_names(model: PreTrainedModel) -> list[str] | None:
 def read_label_names(source: Source) -> list[str] | None:
     """The labels that config.json names, in the order of the outputs; None if nobody named them. Loads no weights."""
     return _label_names(_read_config(fetch(source, weights=False)))
+
+
+def check_outputs(source: Source, names: list[str] | None, problem: str | None) -> list[str]:
+    """The classes in the order of the outputs, by config.json alone; InputError if they are not `names`."""
+    config = _read_config(fetch(source, weights=False))
+    _check_problem(source, config, problem)
+    _check_labels(source, config, None, names)
+    return names or _label_names(config) or [str(index) for index in range(config.num_labels)]
+
+
+def read_config(source: Source) -> dict[str, Any]:
+    """config.json, with what transformers assumes where it says nothing. Loads no weights."""
+    values: dict[str, Any] = _read_config(fetch(source, weights=False)).to_dict()
+    return values
 
 
 def size(model: PreTrainedModel) -> dict[str, int]:
@@ -183,6 +201,17 @@ def _check_labels(source: Source, config: PreTrainedConfig, count: int | None, n
         )
 
 
+def _check_problem(source: Source, config: PreTrainedConfig, problem: str | None) -> None:
+    """A head of the same shape may have learnt something else; one that does not say what is taken at our word."""
+    own = config.problem_type
+    if problem is not None and own is not None and own != problem:
+        raise InputError(
+            f"'{source.name}' was made for another task: its outputs are {own.replace('_', ' ')}, "
+            f"not {problem.replace('_', ' ')}",
+            hint="change `task`, or start from the model without its head",
+        )
+
+
 def _set_labels(config: PreTrainedConfig, count: int | None, names: list[str] | None) -> None:
     if names is None and (count is None or count == config.num_labels):
         return
@@ -244,6 +273,16 @@ HEADS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "sequence-classification": (
         "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
         ("ForSequenceClassification",),
+        "fine-tune it first: tinybert finetune",
+    ),
+    "token-classification": (
+        "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
+        ("ForTokenClassification",),
+        "fine-tune it first: tinybert finetune",
+    ),
+    "question-answering": (
+        "MODEL_FOR_QUESTION_ANSWERING_MAPPING",
+        ("ForQuestionAnswering",),
         "fine-tune it first: tinybert finetune",
     ),
     "masked-lm": (

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from tinybert_cli import artifacts, augment, data, loops, models, tasks
 from tinybert_cli.config import Augment, GenSoftLabels
+from tinybert_cli.errors import ConfigError
 
 TEXTS_PER_FILE = 4096  # a killed run loses at most this much work
 
@@ -58,6 +59,11 @@ def copies(
     if "embeddings" in named:
         model = models.load(named["embeddings"], tasks.find_answering(config.task).head, new_head=True)
         tokenizer = models.load_tokenizer(named["embeddings"])
+    if not hasattr(model, "get_input_embeddings"):
+        raise ConfigError(
+            "an export keeps no word embeddings that could say what is near", key=("augment", "embeddings"),
+            hint="name a model folder there, such as the one that it was exported from",
+        )  # fmt: skip
     near = augment.neighbours(
         models.whole_words(tokenizer),
         model.get_input_embeddings().weight.detach().cpu(),

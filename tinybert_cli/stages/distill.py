@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     """Writes a model folder; yields what happens on the way."""
     _check_soft_labels(config.task, config.soft_labels)
     _check_losses(config.task, config.losses)
-    reads = losses.combine(config.losses).reads
+    reads = _combined(config).reads
     if reads and config.teacher is None:
         raise ConfigError(
             f"the losses compare layers ({', '.join(sorted(reads))}), but there is no teacher",
@@ -67,21 +66,35 @@ def _check_soft_labels(task: str, soft_labels: str | None) -> None:
         )
 
 
-def _check_losses(task: str, named: Mapping[str, Any]) -> None:
-    """Without answers there are only tokens to compare."""
-    if isinstance(tasks.find(task), tasks.Answering):
+def _check_losses(name: str, named: Mapping[str, Any]) -> None:
+    """The options are those of the task's outputs; and without answers there are only tokens to compare."""
+    task = tasks.find(name)
+    if isinstance(task, tasks.Answering):
+        try:
+            losses.combine(named, task.outputs)
+        except ConfigError as error:
+            raise ConfigError(error.what, key=("losses", *error.key), hint=error.hint) from error
         return
     others = ", ".join(other for other in losses.LOSSES if other not in losses.OF_TEXTS)
-    for name in losses.combine(named).of_texts:
+    for loss in losses.combine(named).of_texts:
         raise ConfigError(
-            f"the loss `{name}` compares whole texts, and {task} has none: its rows are blocks of running text",
-            key=("losses", name),
+            f"the loss `{loss}` compares whole texts, and {name} has none: its rows are blocks of running text",
+            key=("losses", loss),
             hint=f"name losses of {others}; for example losses: {{hidden_states: 1.0, attentions: 1.0}}",
         )
 
 
+def _combined(config: Distill) -> losses.Combined:
+    task = tasks.find(config.task)
+    return (
+        losses.combine(config.losses, task.outputs)
+        if isinstance(task, tasks.Answering)
+        else losses.combine(config.losses)
+    )
+
+
 def _distill(config: Distill, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    combined = losses.combine(config.losses)
+    combined = _combined(config)
     if config.teacher is not None:
         yield from _other_tokenizer(models.locate(config.teacher), source, combined)
     labels = None if config.soft_labels is None else Path(config.soft_labels)
@@ -123,10 +136,13 @@ def _from_labels(
     answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     answers = answers.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]
+    targets = {"teacher_logits": answers.logits}
     labels = tasks.find_answering(config.task).labels(answers.rows, config.data, names)
-    if labels is None:
-        labels = np.full(len(answers.rows), losses.NO_LABEL)
-    return answers.rows, {"labels": labels, "teacher_logits": answers.logits}, names
+    if labels is not None:
+        targets["labels"] = labels
+    elif "hard_labels" in _combined(config).parts:
+        answers.rows.column(config.data.label_column_name)  # raises, with the columns that there are
+    return answers.rows, targets, names
 
 
 def _spoken(name: str, setting: float | Mapping[str, Any]) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli import artifacts, data, formats, loops, models, tasks
+from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
 from tinybert_cli.stages import evaluation_page, findings
+from tinybert_cli.stages.opening import opened
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
 
@@ -82,8 +83,9 @@ def _of_all_classes(metric: str) -> str:
 class _Contestant:
     source: models.Source
     model: Any
+    encoded: tasks.Encoded
     examples: data.Examples
-    facts: dict[str, float]
+    facts: Mapping[str, float]
 
 
 def _evaluate(
@@ -92,17 +94,15 @@ def _evaluate(
     task = tasks.find_answering(config.task)
     rows = data.read(config.data, config.split)
     names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
-    gold = task.labels(rows, config.data, names)
+    gold = task.exam(rows, config.data, names)
     if gold is None:
         rows.column(config.data.label_column_name)  # raises, with the columns that there are
     assert gold is not None
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
     yield {"event": "plan", "rows": len(rows), "models": list(sources), "reference": reference, "split": config.split}
-    contestants = {}
-    for name, source in sources.items():
-        contestants[name], encoded = _enter(config, task, source, rows, names)
-        if name == reference:
-            yield from data.remarks(config.split, encoded, config.data)
+    contestants = {name: _enter(config, task, source, rows, names) for name, source in sources.items()}
+    shown_to_reference = contestants[reference].encoded
+    yield from data.remarks(config.split, shown_to_reference, config.data)
     if output.dry_run:
         return
 
@@ -111,16 +111,15 @@ def _evaluate(
         order = data.sorted_batches(contestant.examples.lengths, config.per_device_eval_batch_size)
         logits[name] = loops.predict_all(contestant.model, contestant.examples, order)
         yield {"event": "scored", "model": name}
-    said = {name: task.answers(values, names) for name, values in logits.items()}
-    judge = _Judge(config, task, gold, names, logits[reference])
-    slices = findings.slices(
-        contestants[reference].examples.lengths, judge.labels,
-        said[reference]["confidence"], columns,
-    )  # fmt: skip
+    offsets = shown_to_reference.rows
+    said = {name: task.answers(values, offsets, names, rows, config.data) for name, values in logits.items()}
+    judge = _Judge(config, task, gold, logits[reference], offsets)
+    slices = findings.slices(_row_lengths(shown_to_reference), gold.kinds(), said[reference].get("confidence"), columns)
+    credits = {name: gold.credit(values) for name, values in logits.items()}
     costs = {} if config.latency is None else _costs(contestants, config.latency, rows, config.data)
     table: dict[str, dict[str, float]] = {}
     for name, contestant in contestants.items():
-        found = judge.scores(logits[name], is_reference=name == reference) | contestant.facts
+        found = judge.scores(logits[name], is_reference=name == reference) | dict(contestant.facts)
         found |= {key: value[name] for key, value in costs.items() if name in value}
         if name != reference:
             found |= {
@@ -128,14 +127,13 @@ def _evaluate(
                 for key, value in costs.items()
                 if key.startswith("latency_ms") and not key.endswith("_p95")
             }
-        credit = task.credit(logits[name], gold)
-        found |= {f"{task.main_metric}[{key}]": float(credit[rows_in].mean()) for key, rows_in in slices.items()}
+        found |= {f"{task.sliced}[{key}]": float(credits[name][rows_in].mean()) for key, rows_in in slices.items()}
         table[name] = found
         yield {"event": "model", "model": name, "is_reference": name == reference, **found}
 
     metrics = {f"{name}.{key}": value for name, found in table.items() for key, value in found.items()}
-    shown = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": judge.labels}
-    lost = findings.regressions(shown, said, reference)
+    shown = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": gold.words}
+    lost = findings.regressions(shown, said, credits, reference)
     title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
     pages = {"report.md": artifacts.markdown_table(title, metrics, list(sources))}
     try:
@@ -143,10 +141,13 @@ def _evaluate(
             evaluation_page.Evaluation(
                 title=output.folder.name,
                 lead=f"{len(rows):,} rows of {config.split}, scored on {artifacts.machine()}.",
-                metric=task.main_metric, more_is_better=task.objective("auto")[1] > 0, reference=reference,
-                models=table, answers={name: judge.answers(values) for name, values in logits.items()},
-                classes=names,
-                confusions={name: task.confusion(values, gold, len(names)).tolist() for name, values in logits.items()},
+                metric=task.main_metric, sliced=task.sliced, more_is_better=task.objective("auto")[1] > 0,
+                reference=reference, models=table, classes=names,
+                answers={name: sure for name, values in logits.items() if (sure := gold.certainty(values))},
+                confusions={
+                    name: matrix.tolist()
+                    for name, values in logits.items() if (matrix := gold.confusion(values)) is not None
+                },
                 slices={key: int(chosen.sum()) for key, chosen in slices.items()}, mistakes=lost,
                 curves={name: _log(source) for name, source in sources.items()},
             )
@@ -175,36 +176,37 @@ def _log(source: models.Source) -> list[artifacts.Row]:
 
 def _enter(
     config: Eval, task: tasks.Answering, source: models.Source, rows: data.Rows, names: list[str]
-) -> tuple[_Contestant, Any]:
+) -> _Contestant:
     """A model with the rows as it wants them; its labels must be the reference's, in their order."""
-    tokenizer = models.load_tokenizer(source)
-    folder = models.fetch(source)
-    model = formats.read_exported(folder)
-    facts: dict[str, float] = {"bytes": models.weights_bytes(folder)}
     task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
-    if model is None:
-        model = models.load(source, task.head, label_names=names)
-        models.check_vocabulary(model, tokenizer, source)
-        facts |= models.size(model)
-        model = model.to(loops.device())
-    encoded = task.encode(rows, config.data, tokenizer)
-    return _Contestant(source, model, data.Examples.of(encoded), facts), encoded
+    model = opened(source, task, names)
+    encoded = task.encode(rows, config.data, model.tokenizer)
+    facts = {"bytes": models.weights_bytes(models.fetch(source)), **model.size}
+    return _Contestant(source, model.net, encoded, data.Examples.of(encoded), facts)
+
+
+def _row_lengths(encoded: tasks.Encoded) -> data.Array:
+    """Tokens of each row (N,), whatever windows it was parted into."""
+    lengths = np.diff(encoded.offsets)
+    if encoded.rows is None or encoded.answers is None:
+        return lengths
+    row = np.searchsorted(encoded.rows, encoded.answers[:-1], side="right") - 1  # of each window
+    return np.bincount(row, weights=lengths, minlength=len(encoded.rows) - 1)
 
 
 class _Judge:
-    """What the gold labels (N,) and the reference's answers (N, C) say of a model's."""
+    """What the gold answers and the reference's logits say of a model's."""
 
     def __init__(
-        self, config: Eval, task: tasks.Answering, gold: data.Array, names: list[str], reference: data.Array
+        self, config: Eval, task: tasks.Answering, gold: tasks.Exam, reference: data.Array, offsets: data.Array | None
     ) -> None:
-        self.config, self.task, self.gold, self.names, self.reference = config, task, gold, names, reference
-        self.labels = [names[label] for label in gold]
+        self.config, self.task, self.gold, self.reference, self.offsets = config, task, gold, reference, offsets
         self.reference_scores = self._points(reference)
         self.reference_draws = self._draws(reference)
 
     def scores(self, logits: data.Array, *, is_reference: bool) -> dict[str, float]:
         """Quality with its 95 % intervals, and, but for the reference itself, what it keeps of the reference."""
-        task, points = self.task, self._points(logits)
+        gold, points = self.gold, self._points(logits)
         wanted = list(points) if self.config.metrics == "auto" else self.config.metrics
         draws = self.reference_draws if is_reference else self._draws(logits)
         found: dict[str, float] = {}
@@ -212,31 +214,26 @@ class _Judge:
             if name not in points:
                 raise ConfigError(f"unknown metric '{name}'", key=("metrics",), hint=did_you_mean(name, points))
             found |= {name: points[name], **_interval(name, draws)}
-        found |= task.calibrated(logits, self.gold)
+        found |= gold.calibrated(logits)
         if is_reference:
             return found
         paired = {name: values - self.reference_draws[name] for name, values in draws.items()}
         for name in wanted:
             found[f"{name}_difference"] = points[name] - self.reference_scores[name]
             found |= _interval(name, paired, end="_difference")
-        best = self.reference_scores[task.main_metric]
-        found["retention"] = points[task.main_metric] / best if best else 0.0
-        return found | task.fidelity(logits, self.reference) | task.discordant(logits, self.reference, self.gold)
-
-    def answers(self, logits: data.Array) -> tuple[list[float], list[bool]]:
-        """How sure each row's answer is, and whether it is right."""
-        sure = self.task.answers(logits, self.names)["confidence"]
-        return sure, (self.task.credit(logits, self.gold) == 1).tolist()
+        main = self.task.main_metric
+        best = self.reference_scores[main]
+        found["retention"] = points[main] / best if best else 0.0
+        found |= self.task.fidelity(logits, self.reference, self.offsets)
+        return found | gold.discordant(logits, self.reference)
 
     def _points(self, logits: data.Array) -> dict[str, float]:
-        return self.task.score(logits, self.gold) | self.task.details(logits, self.gold, self.names)
+        return self.gold.score(logits) | self.gold.details(logits)
 
     def _draws(self, logits: data.Array) -> dict[str, data.Array]:
         if not self.config.bootstrap:
             return {}
-        return self.task.resampled(
-            logits, self.gold, self.names, resamples=self.config.bootstrap, seed=self.config.seed
-        )
+        return self.gold.resampled(logits, resamples=self.config.bootstrap, seed=self.config.seed)
 
 
 def _interval(name: str, draws: Mapping[str, data.Array], *, end: str = "") -> dict[str, float]:

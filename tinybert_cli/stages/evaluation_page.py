@@ -27,12 +27,15 @@ class Evaluation:
     title: str
     lead: str
     metric: str  # the main one
+    sliced: str  # the one that slices are scored by
     more_is_better: bool
     reference: str
     models: Mapping[str, Numbers]  # model → every number of it
-    answers: Mapping[str, tuple[Sequence[float], Sequence[bool]]]  # model → confidence and whether it is right (N,)
+    answers: Mapping[
+        str, tuple[Sequence[float], Sequence[bool]]
+    ]  # model → how sure each answer is, whether it is right
     classes: Sequence[str]
-    confusions: Mapping[str, Sequence[Sequence[float]]]  # model → gold by predicted (C, C)
+    confusions: Mapping[str, Sequence[Sequence[float]]]  # model → gold by predicted (C, C); empty without classes
     slices: Mapping[str, int]  # slice → its rows
     mistakes: Mapping[str, Sequence[Any]]  # columns of what `findings.regressions` says
     curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # model → rows of its log
@@ -102,9 +105,10 @@ def _verdict(found: Evaluation) -> page.Block:
         if low is None or high is None:
             continue
         sure = "no difference can be told" if low <= 0 <= high else "the difference is no accident"
+        p = f"{numbers['mcnemar_p']:.3g}" if "mcnemar_p" in numbers else ""
         lines.append([
             name, f"{numbers[f'{found.metric}_difference']:+.4f}", f"{low:+.4f} to {high:+.4f}",
-            f"{numbers['rows_lost']:,.0f}", f"{numbers['rows_won']:,.0f}", f"{numbers['mcnemar_p']:.3g}", sure,
+            f"{numbers['rows_lost']:,.0f}", f"{numbers['rows_won']:,.0f}", p, sure,
         ])  # fmt: skip
     head = ["against the reference", found.metric, "95 %", "rows lost", "rows won", "McNemar p", "so"]
     return page.table(head, lines) if lines else page.paragraph("There is no other model.")
@@ -134,9 +138,9 @@ def _slices(found: Evaluation) -> Iterator[page.Block]:
     shown = list(found.slices)[:MOST_SLICES]
     drawn = []
     for name, numbers in found.models.items():
-        values = {f"{key} ({found.slices[key]:,})": numbers[f"{found.metric}[{key}]"] for key in shown}
+        values = {f"{key} ({found.slices[key]:,})": numbers[f"{found.sliced}[{key}]"] for key in shown}
         drawn.append(
-            page.figure(plots.bars(values, found.metric, reference=numbers.get(found.metric), title=name), name)
+            page.figure(plots.bars(values, found.sliced, reference=numbers.get(found.sliced), title=name), name)
         )
     if shown:
         said = "Thirds of length in tokens, each label, and thirds of the reference's confidence; rows in brackets."
@@ -149,13 +153,15 @@ def _confidence(found: Evaluation) -> Iterator[page.Block]:
         for name, numbers in found.models.items()
         if "ece" in numbers and "brier" in numbers
     ]
+    if not found.answers:
+        return
     head = ["", "ece", "ece, scaled", "brier", "brier, scaled", "temperature"]
     drawn = page.figure(plots.reliability(found.answers), "On the line, a model is as often right as it is sure.")
     yield page.section("Is its confidence to be believed?", drawn, page.table(head, lines))
 
 
 def _confusions(found: Evaluation) -> Iterator[page.Block]:
-    if len(found.classes) <= MOST_CLASSES:
+    if found.confusions and len(found.classes) <= MOST_CLASSES:
         drawn = [
             page.figure(plots.confusion(matrix, found.classes, title=name), name)
             for name, matrix in found.confusions.items()

@@ -56,15 +56,17 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
 
 def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task, form = tasks.find_answering(config.task), formats.find(config.format)
-    model = models.load(source, task.head, label_names=config.data.label_names)
+    model = models.load(source, task.head, label_names=config.data.label_names, problem=task.problem)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
     names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
     rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
-    gold = task.labels(rows, config.data, task.label_names(rows, config.data, model_names=names))
+    gold = task.exam(rows, config.data, task.label_names(rows, config.data, model_names=names))
     encoded = task.encode(rows, config.data, tokenizer)
     yield from data.remarks(config.verify.split, encoded, config.data)
-    check = _Check(task, model, data.Examples.of(encoded), gold, models.weights_bytes(models.fetch(source)))
+    check = _Check(
+        task, model, data.Examples.of(encoded), encoded.rows, gold, models.weights_bytes(models.fetch(source))
+    )
     yield {"event": "plan", "rows": len(rows), "format": config.format, "quantize": config.quantize,
            **models.size(model)}  # fmt: skip
     if output.dry_run:
@@ -100,7 +102,7 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
         yield {"event": "verify", **metrics}
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        result = None if gold is None else _result(config, task, said, gold, names)
+        result = None if gold is None else _result(config, task, said, gold)
         card = _card(config, kept, output, result, names, {**metrics, **models.size(model)})
         (folder / "README.md").write_text(artifacts.model_card(card), encoding="utf-8")
         output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
@@ -115,7 +117,8 @@ class _Check:
     task: tasks.Answering
     model: Any
     examples: data.Examples
-    gold: data.Array | None
+    offsets: data.Array | None  # where the answers of each row begin
+    gold: tasks.Exam | None
     bytes: int  # of the original's weights
 
     def sample(self) -> dict[str, Any]:
@@ -130,10 +133,10 @@ class _Check:
         metrics = {
             "max_abs_logit_difference": float(difference.max()),
             "mean_abs_logit_difference": float(difference.mean()),
-            "agreement": self.task.fidelity(said, original)["agreement"],
+            "agreement": self.task.fidelity(said, original, self.offsets)["agreement"],
         }
         if self.gold is not None:
-            before, after = (self.task.score(logits, self.gold)[self.task.main_metric] for logits in (original, said))
+            before, after = (self.gold.score(logits)[self.task.main_metric] for logits in (original, said))
             metrics["metric_difference"] = after - before
         single = self.examples.timing_batches(1, None, TIMED_ROWS)
         times = loops.latencies({"original": self.model, "export": exported}, {"original": single, "export": single})
@@ -178,11 +181,9 @@ def _spoken(blame: Sequence[tuple[str, float]]) -> str:
     return f"parts that move the logits most when they alone are int8: {worst}"
 
 
-def _result(
-    config: Export, task: tasks.Answering, said: data.Array, gold: data.Array, names: list[str]
-) -> artifacts.Result:
-    intervals = task.intervals(said, gold, names, resamples=RESAMPLES, seed=config.seed)
-    return artifacts.Result(config.verify.split, len(gold), task.score(said, gold), intervals)
+def _result(config: Export, task: tasks.Answering, said: data.Array, gold: tasks.Exam) -> artifacts.Result:
+    intervals = gold.intervals(said, task.metrics, resamples=RESAMPLES, seed=config.seed)
+    return artifacts.Result(config.verify.split, len(gold.words), gold.score(said), intervals)
 
 
 def _card(

@@ -14,8 +14,6 @@ from tinybert_cli.config import Finetune, Regularization
 from tinybert_cli.errors import ConfigError
 from tinybert_cli.stages.fit import Lesson, fit
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering, "model": models.check_preset}
-
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
     """Writes a model folder; yields what happens on the way."""
@@ -55,16 +53,17 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
         answers = answers.head(config.data.max_train_samples)
         names = manifest["label_names"]
-        labels, sure = task.hard_answers(answers.logits, config.min_confidence)
-        rows, labels = answers.rows.select(sure.nonzero()[0].tolist()), labels[sure]
-        yield {"event": "labels", "rows": len(sure), "kept": int(sure.sum()), "min_confidence": config.min_confidence}
+        labels, sure = task.hard_answers(answers.logits, answers.offsets, config.min_confidence)
+        chosen = sure.nonzero()[0]
+        rows, labels = answers.rows.select(chosen.tolist()), labels[answers.answers_of(chosen)]
+        yield {"event": "labels", "rows": len(sure), "kept": len(chosen), "min_confidence": config.min_confidence}
     assert labels is not None
     task.check_trainable(labels, names, rows)
     lesson = Lesson(
         rows,
         {"labels": labels},
         names,
-        lambda model: (model, _loss(config.regularization)),
+        lambda model: (model, _loss(config.regularization, losses.OUTPUTS[task.outputs])),
         config.model,
         source,
         dropout=config.regularization.dropout,
@@ -72,28 +71,60 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         card={
             "starts from": config.model.from_,
             "learned from": "gold labels" if config.labels == "gold" else config.labels,
-            "loss": _spoken(config.regularization),
+            "loss": _spoken(config.regularization, task.outputs),
         },
     )
     yield from fit(config, lesson, output)
 
 
-def _spoken(regularization: Regularization) -> str:
+LOSS_OF = {
+    "class": "cross-entropy",
+    "classes": "binary cross-entropy",
+    "span": "cross-entropy",
+    "value": "squared error",
+}
+
+
+def _spoken(regularization: Regularization, outputs: str) -> str:
     parts = [f"{name.replace('_', ' ')} {value:g}" for name, value in regularization if value]
-    return ", ".join(["cross-entropy", *parts])
+    return ", ".join([LOSS_OF[outputs], *parts])
 
 
-def _loss(regularization: Regularization) -> loops.StepLoss:
-    smoothing = regularization.label_smoothing
+def _loss(regularization: Regularization, compare: losses.Outputs) -> loops.StepLoss:
+    options = {"label_smoothing": regularization.label_smoothing} if regularization.label_smoothing else {}
 
     def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
         said = loops.forward(model, batch)
-        hard = losses.hard_labels(said, said, batch, label_smoothing=smoothing)
+        hard = compare.hard_labels(said, said, batch, **options)
         if not regularization.r_drop:
             return {"loss": hard}
         again = loops.forward(model, batch)  # the same rows under another dropout
-        hard = (hard + losses.hard_labels(again, again, batch, label_smoothing=smoothing)) / 2
-        apart = losses.r_drop(said["logits"], again["logits"])
+        hard = (hard + compare.hard_labels(again, again, batch, **options)) / 2
+        apart = compare.r_drop(said, again, batch)
         return {"loss": hard + regularization.r_drop * apart, "hard_labels": hard, "r_drop": apart}
 
     return loss
+
+
+def _check_smoothing(task: str, regularization: Mapping[str, Any]) -> None:
+    if regularization.get("label_smoothing") and tasks.find_answering(task).outputs == "value":
+        raise ConfigError(
+            f"{task} has no classes to smooth the labels over", key=("regularization", "label_smoothing"),
+            hint="leave label_smoothing out",
+        )  # fmt: skip
+
+
+def _check_confidence(task: str, min_confidence: float) -> None:
+    if min_confidence and tasks.find_answering(task).outputs == "value":
+        raise ConfigError(
+            f"the answers of {task} are numbers, which have no confidence", key=("min_confidence",),
+            hint="leave min_confidence out",
+        )  # fmt: skip
+
+
+CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
+    "task": tasks.find_answering,
+    "model": models.check_preset,
+    ("task", "regularization"): _check_smoothing,
+    ("task", "min_confidence"): _check_confidence,
+}

@@ -25,10 +25,10 @@ Teach = Callable[[Any], tuple[torch.nn.Module, loops.StepLoss]]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a model is to learn, and from which model it starts. N rows, C classes."""
+    """What a model is to learn, and from which model it starts."""
 
     rows: data.Rows
-    targets: dict[str, data.Array]  # name → (N, ...), what the loss finds in a batch
+    targets: dict[str, data.Array]  # name → (A, ...) one of each answer to them, what the loss finds in a batch
     names: list[str] | None  # the classes in their order; None = the task has no answers
     teach: Teach  # of the model: what is trained around it, and the loss of that
     model: Model
@@ -52,24 +52,23 @@ class _Exam(ABC):
 
 @dataclass(frozen=True)
 class _Answers(_Exam):
-    """By the model's answers: to the gold labels, which are among the targets."""
+    """By the model's answers to the validation rows."""
 
     task: tasks.Answering
+    gold: tasks.Exam
     examples: data.Examples
     batches: list[list[int]]
     accelerator: Any
-    names: list[str]  # the classes in their order
     seed: int  # of the resampling
 
     def scores(self, model: torch.nn.Module) -> dict[str, float]:
-        return self.task.score(self._logits(model), self.examples.targets["labels"])
+        return self.gold.score(self._logits(model))
 
     def result(self, kept: Path, trained: torch.nn.Module, best: float | None) -> artifacts.Result:
         """Of the weights that are kept, in float32, as `eval` will find them, with 95 % intervals."""
         logits = self._logits(models.load(models.locate(str(kept)), self.task.head).to(self.accelerator.device))
-        gold = self.examples.targets["labels"]
-        intervals = self.task.intervals(logits, gold, self.names, resamples=RESAMPLES, seed=self.seed)
-        return artifacts.Result("validation", len(gold), self.task.score(logits, gold), intervals)
+        intervals = self.gold.intervals(logits, self.task.metrics, resamples=RESAMPLES, seed=self.seed)
+        return artifacts.Result("validation", len(self.gold.words), self.gold.score(logits), intervals)
 
     def _logits(self, model: torch.nn.Module) -> data.Array:
         return loops.predict_all(model, self.examples, self.batches, accelerator=self.accelerator)
@@ -117,7 +116,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     )  # fmt: skip
     trained, loss = lesson.teach(model)
     learner = loops.Learner(trained, examples, batches, training, seed=config.seed, logs=output.folder)
-    exam = None if validation is None else _exam(config, lesson, validation, loss, learner)
+    exam = None if validation is None else _exam(config, validation, loss, learner)
     evaluated = exam is not None and training.eval_strategy != "no"
     labels = {} if lesson.names is None else {"label_names": lesson.names}
     yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, **vocabulary,
@@ -239,46 +238,48 @@ def _card(
     )
 
 
+_Validation = tuple[data.Examples, tasks.Exam | None]
+
+
 def _validation(
     config: Finetune | Distill, lesson: Lesson, tokenizer: Any
-) -> Generator[artifacts.Row, None, data.Examples | None]:
-    """The validation rows, if the config names any that say something; yields what is odd about them."""
+) -> Generator[artifacts.Row, None, _Validation | None]:
+    """The validation rows with their gold answers, if the config names any that say something; what is odd about them.
+
+    Without answers in the task there is no gold either, but the rows will do.
+    """
     if not data.has(config.data, "validation"):
         return None
     rows = data.read(config.data, "validation")
-    targets = _targets(config, rows, lesson.names)
+    gold = None
+    if lesson.names is not None:
+        task = tasks.find_answering(config.task)
+        gold = task.exam(rows, config.data, task.label_names(rows, config.data, model_names=lesson.names))
     encoded = tasks.find(config.task).encode(rows, config.data, tokenizer)
     yield from data.remarks("validation", encoded, config.data)
     yield from data.overlap(lesson.rows, rows, config.data)
-    return None if targets is None else data.Examples.of(encoded, **targets)
+    if gold is None and lesson.names is not None:
+        return None
+    targets = {} if gold is None else {"labels": gold.labels}
+    return data.Examples.of(encoded, **targets), gold
 
 
-def _targets(config: Finetune | Distill, rows: data.Rows, names: list[str] | None) -> dict[str, data.Array] | None:
-    """What validation rows are scored against: gold labels, if the task has answers; None if the rows lack them."""
-    if names is None:
-        return {}
+def _exam(config: Finetune | Distill, validation: _Validation, loss: loops.StepLoss, learner: loops.Learner) -> _Exam:
+    examples, gold = validation
+    batches = data.sorted_batches(examples.lengths, config.training.per_device_eval_batch_size)
+    if gold is None:
+        return _Nearness(loss, examples, batches, learner.accelerator)
     task = tasks.find_answering(config.task)
-    labels = task.labels(rows, config.data, task.label_names(rows, config.data, model_names=names))
-    return None if labels is None else {"labels": labels}
-
-
-def _exam(
-    config: Finetune | Distill, lesson: Lesson, rows: data.Examples, loss: loops.StepLoss, learner: loops.Learner
-) -> _Exam:
-    batches = data.sorted_batches(rows.lengths, config.training.per_device_eval_batch_size)
-    if lesson.names is None:
-        return _Nearness(loss, rows, batches, learner.accelerator)
-    task = tasks.find_answering(config.task)
-    return _Answers(task, rows, batches, learner.accelerator, lesson.names, config.seed)
+    return _Answers(task, gold, examples, batches, learner.accelerator, config.seed)
 
 
 def _student(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> tuple[Any, list[int]]:
     """The model in its new shape, and the layers of `from` (counted from 1) that its layers were copied from."""
-    section = "model" if isinstance(config, Finetune) else "student"
+    task, section = tasks.find(config.task), "model" if isinstance(config, Finetune) else "student"
     attention = loops.fastest_attention(str(loops.device()), config.data.max_seq_length)
     base = models.load(
-        lesson.source, tasks.find(config.task).head,
-        label_names=lesson.names, new_head=True, dropout=lesson.dropout, attention=attention,
+        lesson.source, task.head,
+        label_names=lesson.names, problem=task.problem, new_head=True, dropout=lesson.dropout, attention=attention,
     )  # fmt: skip
     models.check_vocabulary(base, tokenizer, lesson.source)
     try:

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages import augmenting
-
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
+from tinybert_cli.stages.opening import Opened, opened
 
 ROWS_PER_SHARD = 16_384  # one file; a killed run loses at most this much work
 CHECKED_ROWS = 1_000  # enough to see that a teacher is no better than chance
@@ -48,10 +46,11 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
 
 
 @dataclass(frozen=True)
-class _Teacher:
-    model: Any
-    tokenizer: Any
-    weight: float
+class _Said:
+    """The answers to N rows."""
+
+    logits: data.Array  # (A, C)
+    offsets: data.Array | None  # (N + 1,) where the answers of each row begin; None: one each
 
 
 def _label(
@@ -59,7 +58,8 @@ def _label(
 ) -> Iterator[artifacts.Row]:
     task = tasks.find_answering(config.task)
     accelerator = Accelerator()
-    teachers, names, precision = _load(config, sources, task, accelerator.device)
+    teachers, precision = _load(config, sources, task)
+    names, weights = teachers[0].names, config.teacher_weights or [1.0] * len(teachers)
     splits: dict[str, data.Rows] = {split: data.read(config.data, split) for split in config.splits}
     labels = {}
     for split, rows in splits.items():
@@ -68,41 +68,42 @@ def _label(
 
     if config.augment is not None:
         copies = yield from augmenting.copies(
-            config, config.augment, splits["train"], teachers[0].model, teachers[0].tokenizer, output=output,
+            config, config.augment, splits["train"], teachers[0].net, teachers[0].tokenizer, output=output,
             accelerator=accelerator,
         )  # fmt: skip
         if len(copies):
             splits["augmented"], labels["augmented"] = copies, None
 
-    def logits_of(rows: data.Rows) -> Iterator[tuple[int, data.Array | None]]:
-        """Rows done so far and None, again and again; at last all rows and their logits (N, C)."""
+    def said_of(rows: data.Rows) -> Iterator[tuple[int, _Said | None]]:
+        """Rows done so far and None, again and again; at last all rows and what is said of them."""
         parts = []
+        offsets = None
         for number, teacher in enumerate(teachers):
             encoded = task.encode(rows, config.data, teacher.tokenizer)
-            examples = data.Examples.of(encoded)
+            examples, offsets = data.Examples.of(encoded), encoded.rows
             order = data.sorted_batches(examples.lengths, config.per_device_eval_batch_size)
-            logits = np.zeros((len(rows), len(names)), dtype=np.float32)
+            answers = len(rows) if offsets is None else int(offsets[-1])
+            logits = np.zeros((answers, len(names)), dtype=np.float32)
             done = 0
-            for indices, values in loops.predict(teacher.model, examples, order, accelerator=accelerator):
-                logits[indices] = values
+            for indices, values in loops.predict(teacher.net, examples, order, accelerator=accelerator):
+                logits[examples.answers_of(indices)] = values
                 done += len(indices)
-                yield (number * len(rows) + done) // len(teachers), None
+                yield len(rows) * (number * len(examples) + done) // (len(teachers) * len(examples)), None
             parts.append(logits)
-        yield len(rows), task.ensemble(parts, [teacher.weight for teacher in teachers])
+        yield len(rows), _Said(task.ensemble(parts, weights), offsets)
 
-    size = models.size(teachers[0].model)
     total = sum(map(len, splits.values()))
-    yield {"event": "plan", "rows": total, **size, "teachers": len(teachers), "label_names": names,
+    yield {"event": "plan", "rows": total, **teachers[0].size, "teachers": len(teachers), "label_names": names,
            "device": str(accelerator.device), "precision": precision}  # fmt: skip
     if output.dry_run:
         return
 
     metrics: dict[str, float] = {"rows": total}
-    checked = _rows_to_check(config, splits, labels)
+    checked = _rows_to_check(config, task, splits, labels, names)
     if checked is not None:
         rows, gold = checked
-        answered = next(values for _, values in logits_of(rows) if values is not None)
-        metrics |= _check(config, task, answered, gold, names)
+        answered = next(said for _, said in said_of(rows) if said is not None)
+        metrics |= _check(config, task, answered.logits, gold, names)
         yield {"event": "teacher check", "checked_rows": len(rows), **metrics}
 
     shards = {
@@ -123,14 +124,16 @@ def _label(
     for name in missing:
         split, places = shards[name]
         part = splits[split].select(places)
-        logits: data.Array | None = None
-        for done, values in logits_of(part):
-            logits = values
+        said: _Said | None = None
+        for done, last in said_of(part):
+            said = last
             yield {"event": "progress", "step": seen + labelled + done, "max_steps": total,
                    "rows": labelled + done, "seconds": time.perf_counter() - begin}  # fmt: skip
-        assert logits is not None
-        columns = {"teacher_prediction": task.answers(logits, names)["prediction"]}
-        output.put(_writer(name, part, logits, columns, config.logits_dtype))
+        assert said is not None
+        columns = {
+            "teacher_prediction": task.answers(said.logits, said.offsets, names, part, config.data)["prediction"]
+        }
+        output.put(_writer(name, part, said, columns, config.logits_dtype))
         labelled += len(part)
         yield {"event": "shard", "step": seen + labelled, "max_steps": total, "shard": name, "rows": len(part)}
     spent = time.perf_counter() - begin
@@ -140,56 +143,56 @@ def _label(
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
 
 
-def _load(
-    config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.Answering, device: torch.device
-) -> tuple[list[_Teacher], list[str], str]:
-    teachers: list[_Teacher] = []
-    names: list[str] | None = config.data.label_names
+def _load(config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.Answering) -> tuple[list[Opened], str]:
+    """The teachers, all of which have the classes of the first, and the precision of the last."""
+    teachers: list[Opened] = []
     precision = "no"
-    for source, weight in zip(sources, config.teacher_weights or [1.0] * len(sources), strict=True):
-        model = models.load(source, task.head, label_names=names)
-        names = names or models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
-        tokenizer = models.load_tokenizer(source)
-        models.check_vocabulary(model, tokenizer, source)
-        precision = loops.to_bf16_if_faster(model.to(device), config.mixed_precision)
-        teachers.append(_Teacher(model, tokenizer, weight))
-    assert names is not None
-    return teachers, names, precision
+    for source in sources:
+        teachers.append(opened(source, task, teachers[0].names if teachers else config.data.label_names))
+        exported = not teachers[-1].size
+        precision = "as exported" if exported else loops.to_bf16_if_faster(teachers[-1].net, config.mixed_precision)
+    return teachers, precision
 
 
 def _rows_to_check(
-    config: GenSoftLabels, splits: dict[str, data.Rows], labels: dict[str, Any]
-) -> tuple[data.Rows, Any] | None:
+    config: GenSoftLabels,
+    task: tasks.Answering,
+    splits: dict[str, data.Rows],
+    labels: dict[str, data.Array | None],
+    names: Sequence[str],
+) -> tuple[data.Rows, tasks.Exam] | None:
     """Up to CHECKED_ROWS rows with gold labels, drawn from the first split that has any."""
     if not config.check_teacher:
         return None
     for split, rows in splits.items():
         gold = labels[split]
-        if gold is not None and (gold >= 0).all():
+        if gold is not None and not tasks.missing(gold).any():
             drawn = np.sort(np.random.default_rng(config.seed).permutation(len(rows))[:CHECKED_ROWS])
-            return rows.select(drawn.tolist()), gold[drawn]
+            chosen = rows.select(drawn.tolist())
+            exam = task.exam(chosen, config.data, names)
+            return None if exam is None else (chosen, exam)
     return None
 
 
 def _check(
-    config: GenSoftLabels, task: tasks.Answering, logits: Any, gold: Any, names: Sequence[str]
+    config: GenSoftLabels, task: tasks.Answering, logits: data.Array, gold: tasks.Exam, names: Sequence[str]
 ) -> dict[str, float]:
-    """The teacher against always saying the most frequent class.
+    """The teacher against always giving the same answer.
 
     Raises:
         InputError: it is no better; says so if the same answers under other names would be right.
     """
     metric = task.main_metric
-    score, majority = task.score(logits, gold)[metric], task.majority(gold)
+    score, majority = gold.score(logits)[metric], gold.trivial()
     if score > majority:
         return {f"teacher_{metric}": score, f"majority_{metric}": majority}
-    order, permuted = task.best_order(logits, gold)
     hint = "fine-tune the teacher on this data first, or set check_teacher: false"
+    order, permuted = gold.best_order(logits) or ([], 0.0)
     if permuted > max(majority, score) + 0.1:
         right = ", ".join(names[index] for index in order)
         hint = f"its classes seem to mean {right}, in this order ({metric} {permuted:.3f}): name the labels in the data"
     raise InputError(
-        f"the teacher is no better than always saying the most frequent class: {metric} {score:.3f}, "
+        f"the teacher is no better than always giving the most frequent answer: {metric} {score:.3f}, "
         f"majority {majority:.3f}",
         where=config.teacher if isinstance(config.teacher, str) else ", ".join(config.teacher),
         hint=hint,
@@ -197,6 +200,23 @@ def _check(
 
 
 def _writer(
-    name: str, rows: data.Rows, logits: Any, columns: dict[str, list[Any]], dtype: str
+    name: str, rows: data.Rows, said: _Said, columns: dict[str, list[Any]], dtype: str
 ) -> Callable[[Path], None]:
-    return lambda folder: data.write_labels(folder / name, rows, logits, columns=columns, dtype=dtype)
+    return lambda folder: data.write_labels(
+        folder / name, rows, said.logits, said.offsets, columns=columns, dtype=dtype
+    )
+
+
+def _check_augment(task: str, augment: object) -> None:
+    if augment is not None and not tasks.find_answering(task).changeable:
+        raise ConfigError(
+            f"the texts of {task} are words with a tag each, which other words would not keep",
+            key=("augment",),
+            hint="leave augment out, and give more text as data.unlabeled_file",
+        )
+
+
+CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
+    "task": tasks.find_answering,
+    ("task", "augment"): _check_augment,
+}

@@ -1,12 +1,23 @@
 """The tasks, by the name that a config gives them."""
 
-from tinybert_cli.errors import ConfigError, look_up
-from tinybert_cli.tasks.base import Answering, Encoded, Task, interval
+from collections.abc import Mapping
+from typing import Any
+
+from tinybert_cli.errors import ConfigError, InputError, look_up
+from tinybert_cli.tasks.base import Answering, Encoded, Exam, Pieces, Task, interval, missing
 from tinybert_cli.tasks.language_modeling import LanguageModeling
+from tinybert_cli.tasks.multi_label import MultiLabelClassification
+from tinybert_cli.tasks.question_answering import QuestionAnswering
+from tinybert_cli.tasks.regression import Regression
 from tinybert_cli.tasks.text_classification import TextClassification
+from tinybert_cli.tasks.token_classification import TokenClassification
 
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
+    "multi-label-classification": MultiLabelClassification(),
+    "regression": Regression(),
+    "token-classification": TokenClassification(),
+    "question-answering": QuestionAnswering(),
     "language-modeling": LanguageModeling(),
 }
 
@@ -28,4 +39,27 @@ def find_answering(name: str) -> Answering:
     )
 
 
-__all__ = ["TASKS", "Answering", "Encoded", "Task", "find", "find_answering", "interval"]
+def of_model(config: Mapping[str, Any]) -> Answering:
+    """The task that a model with this config.json was made for; InputError if its head answers none of ours."""
+    made_as = (config.get("architectures") or ["a model of no kind"])[0]
+    for task in TASKS.values():
+        ending = "For" + task.head.title().replace("-", "")
+        problem = config.get("problem_type") or task.problem  # one that does not say is taken for the first that fits
+        if isinstance(task, Answering) and made_as.endswith(ending) and problem == task.problem:
+            return task
+    raise InputError(f"{made_as} gives no answers that can be told", hint="fine-tune it first: tinybert finetune")
+
+
+__all__ = [
+    "TASKS",
+    "Answering",
+    "Encoded",
+    "Exam",
+    "Pieces",
+    "Task",
+    "find",
+    "find_answering",
+    "interval",
+    "missing",
+    "of_model",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_CHUNK = 1000  # rows that are tokenized in one call
+NO_LABEL = -100  # the position of a class where there is none, as torch has it
+
+
+class Pieces(Protocol):
+    """What a tokenizer made of one text or pair: of each token (T,) its word, characters and text; None of [CLS]."""
+
+    @property
+    def word_ids(self) -> list[int | None]: ...
+    @property
+    def offsets(self) -> list[tuple[int, int]]: ...
+    @property
+    def sequence_ids(self) -> list[int | None]: ...
 
 
 class Rows(Protocol):
@@ -32,12 +46,18 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Rows as numbers, unpadded: name → (all values in one row (ΣT,), the value of padding), and where rows begin."""
+    """Rows as numbers, unpadded: W windows, of which a long row may need several, and A answers.
 
-    tokens: Mapping[str, tuple[Array, int]]
-    offsets: Array  # (N + 1,)
+    Most tasks answer a row once, and cut it: W = N = A, and the last three fields are None.
+    """
+
+    tokens: Mapping[str, tuple[Array, int]]  # name → all values in one row (ΣT,), and the value of padding
+    offsets: Array  # (W + 1,) where the tokens of each window begin
     truncated: int  # rows that were longer than max_seq_length
     empty: list[int]  # rows without any text
+    places: Array | None = None  # (A,), or (A, C) for each of its numbers: the token of its window that is read
+    answers: Array | None = None  # (W + 1,) where the answers of each window begin
+    rows: Array | None = None  # (N + 1,) where the answers of each row begin
 
 
 def interval(draws: Array) -> tuple[float, float]:
@@ -46,11 +66,18 @@ def interval(draws: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def missing(labels: Array) -> Array:
+    """Which labels are missing: NO_LABEL among positions, NaN among numbers."""
+    gone: Array = labels == NO_LABEL if labels.dtype.kind == "i" else np.isnan(labels)
+    return gone
+
+
 class Task(ABC):
     """What every task has, whether its models answer anything or not."""
 
     name: ClassVar[str]
     head: ClassVar[str]  # the model head, by its name in models.HEADS
+    problem: ClassVar[str | None] = None  # what transformers calls it in config.json, if the head alone does not say
     pipeline: ClassVar[str]  # what the Hub calls models that do this
     main_metric: ClassVar[str]
     metrics: ClassVar[Mapping[str, bool]]  # those of `score`, and whether more of it is better
@@ -71,9 +98,83 @@ class Task(ABC):
         """The lines of Python that load and ask a finished model folder."""
 
 
-class Answering(Task):
-    """A task whose models answer every row, so that they can label, be scored and be exported; C classes, N rows."""
+class Exam(ABC):
+    """The gold answers to N rows, and what they say of a model's logits (A, C).
 
+    A answers, one to a row or several; C numbers each. R resamples.
+    """
+
+    labels: Array  # (A, ...) as the losses take them
+    words: list[Any]  # the gold answer of each row, as `Answering.answers` says its own
+
+    @abstractmethod
+    def score(self, logits: Array) -> dict[str, float]:
+        """Every metric that the task names."""
+
+    @abstractmethod
+    def details(self, logits: Array) -> dict[str, float]:
+        """What a finished model is judged by besides `score`: more metrics, and those of each class."""
+
+    @abstractmethod
+    def resampled(self, logits: Array, *, resamples: int, seed: int) -> dict[str, Array]:
+        """`score` and `details` on rows drawn with replacement (R,), but for what cannot be drawn quickly.
+
+        The same seed draws the same rows.
+        """
+
+    @abstractmethod
+    def discordant(self, logits: Array, reference: Array) -> dict[str, float]:
+        """`rows_lost` and `rows_won` against the reference's logits, and a paired test of their numbers."""
+
+    @abstractmethod
+    def credit(self, logits: Array) -> Array:
+        """How good each row's answer is (N,), 1 at best; `Answering.sliced` names it."""
+
+    @abstractmethod
+    def trivial(self) -> float:
+        """The main metric of a model that gives every row the same answer, the best that there is."""
+
+    def best_order(self, logits: Array) -> tuple[list[int], float] | None:
+        """The order of the classes under which the logits fit best, and the main metric then; None without classes."""
+        return None
+
+    def calibrated(self, logits: Array) -> dict[str, float]:
+        """How far confidence can be believed once the logits are divided by one number; empty without confidence."""
+        return {}
+
+    def certainty(self, logits: Array) -> tuple[list[float], list[bool]] | None:
+        """How sure each answer is, and whether it is right; None if the task knows no such thing."""
+        return None
+
+    def confusion(self, logits: Array) -> Array | None:
+        """How often each gold class (first axis) was given each class (C, C); None without classes."""
+        return None
+
+    def kinds(self) -> dict[str, Array]:
+        """Slices by the gold answer: what it is → which rows have it (N,)."""
+        said = np.asarray([str(word) for word in self.words])
+        return {str(word): said == word for word in np.unique(said)}
+
+    def intervals(
+        self, logits: Array, names: Iterable[str], *, resamples: int, seed: int
+    ) -> dict[str, tuple[float, float]]:
+        """metric → its 95 % bootstrap interval."""
+        drawn = self.resampled(logits, resamples=resamples, seed=seed)
+        return {name: interval(drawn[name]) for name in names if name in drawn}
+
+
+class Answering(Task):
+    """A task whose models answer every row, so that they can label, be scored and be exported.
+
+    N rows, A answers to them (`Encoded`), C numbers for each answer. `offsets` (N + 1,) says where the answers of each
+    row begin; None: one answer a row.
+    """
+
+    outputs: ClassVar[str]  # what the C numbers are, by its name in losses.OUTPUTS
+    changeable: ClassVar[bool] = (
+        True  # whether a text with other words in it, as `augment` makes them, is one to ask of
+    )
+    sliced: ClassVar[str]  # what `Exam.credit` says of a row: the mean over some rows is their score
     detailed: ClassVar[tuple[str, ...]]  # those of `details`; one of each class stands for `recall[negative]`, ...
 
     @abstractmethod
@@ -82,72 +183,41 @@ class Answering(Task):
 
     @abstractmethod
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
-        """Gold labels as positions in `names` (N,), -100 for a missing one; None if the rows have no label column."""
+        """Gold answers as the losses take them (A, ...), `missing` where there is none; None without a label column."""
+
+    @abstractmethod
+    def exam(self, rows: Rows, data: Data, names: Sequence[str]) -> Exam | None:
+        """The gold answers to the rows, which all must have one (InputError); None without a label column."""
 
     @abstractmethod
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
-        """InputError if there is nothing to learn from these labels (N,)."""
+        """InputError if there is nothing to learn from these labels (A, ...)."""
 
     @abstractmethod
-    def hard_answers(self, logits: Array, min_confidence: float) -> tuple[Array, Array]:
-        """The logits' (N, C) answers as labels (N,), and which of them are at least so sure (N,)."""
+    def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
+        """The logits' answers as labels (A, ...), `missing` where less sure, and the rows (N,) that have any."""
 
     @abstractmethod
-    def answers(self, logits: Array, names: Sequence[str]) -> dict[str, list[Any]]:
-        """What the logits (N, C) say in words: the columns `prediction` and `confidence`."""
+    def answers(
+        self, logits: Array, offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
+    ) -> dict[str, list[Any]]:
+        """What the logits say of the rows in words: the column `prediction`, and `confidence` if there is any."""
+
+    def asked(self, text: str) -> Any:
+        """What the tokenizer is given of a text that somebody typed: the text, or, where a tab parts it, a pair."""
+        return tuple(text.split("\t", 1)) if "\t" in text else text
 
     @abstractmethod
-    def score(self, logits: Array, labels: Array) -> dict[str, float]:
-        """Every metric of the logits (N, C) against the gold labels (N,)."""
+    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+        """What `tinybert predict` says of one text, from the logits of it (C,) or of its tokens (T, C)."""
 
     @abstractmethod
-    def details(self, logits: Array, labels: Array, names: Sequence[str]) -> dict[str, float]:
-        """What a finished model is judged by besides `score`: more metrics, and those of each class."""
-
-    @abstractmethod
-    def resampled(
-        self, logits: Array, labels: Array, names: Sequence[str], *, resamples: int, seed: int
-    ) -> dict[str, Array]:
-        """`score` and `details` on rows drawn with replacement (R,); the same seed draws the same rows."""
-
-    def intervals(
-        self, logits: Array, labels: Array, names: Sequence[str], *, resamples: int, seed: int
-    ) -> dict[str, tuple[float, float]]:
-        """metric of `score` → its 95 % bootstrap interval."""
-        drawn = self.resampled(logits, labels, names, resamples=resamples, seed=seed)
-        return {name: interval(drawn[name]) for name in self.metrics}
-
-    @abstractmethod
-    def fidelity(self, logits: Array, reference: Array) -> dict[str, float]:
-        """How far the logits (N, C) say what the reference's (N, C) say."""
-
-    @abstractmethod
-    def discordant(self, logits: Array, reference: Array, labels: Array) -> dict[str, float]:
-        """`rows_lost` and `rows_won` against the reference (N, C), and a paired test of their numbers."""
-
-    @abstractmethod
-    def calibrated(self, logits: Array, labels: Array) -> dict[str, float]:
-        """How far confidence can be believed once the logits are divided by one number."""
-
-    @abstractmethod
-    def confusion(self, logits: Array, labels: Array, classes: int) -> Array:
-        """Rows of each gold class (first axis) that were given each class (C, C)."""
-
-    @abstractmethod
-    def credit(self, logits: Array, labels: Array) -> Array:
-        """What each row adds to the main metric, 0 to 1 (N,): its mean over some rows is their score."""
-
-    @abstractmethod
-    def majority(self, labels: Array) -> float:
-        """The main metric of always giving the most frequent answer."""
+    def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
+        """How far the logits say what the reference's say; `agreement` is among the numbers, 1 at best."""
 
     @abstractmethod
     def ensemble(self, logits: Sequence[Array], weights: Sequence[float]) -> Array:
-        """One set of logits (N, C) that says the weighted mean of what several models say."""
-
-    @abstractmethod
-    def best_order(self, logits: Array, labels: Array) -> tuple[list[int], float]:
-        """The order of the classes under which the logits (N, C) fit the labels best, and the main metric then."""
+        """One set of logits that says the weighted mean of what several models say."""
 
 
 def texts_of(rows: Rows, data: Data) -> list[list[str]]:
@@ -159,3 +229,42 @@ def texts_of(rows: Rows, data: Data) -> list[list[str]]:
             if not isinstance(value, str):
                 raise InputError(f"'{name}' is not text but {value!r}", where=rows.place(index))
     return columns
+
+
+def encode_texts(rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """A text or a pair of them per row, cut to `max_seq_length`: one window and one answer each."""
+    texts = texts_of(rows, data)
+    names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
+    padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    parts: dict[str, list[Array]] = {name: [] for name in names}
+    lengths: list[int] = []
+    truncated = 0
+    for begin in range(0, len(rows), _CHUNK):
+        chunk = tokenizer(
+            *(column[begin : begin + _CHUNK] for column in texts), truncation=True, max_length=data.max_seq_length
+        )
+        lengths += [len(ids) for ids in chunk["input_ids"]]
+        truncated += sum(bool(encoding.overflowing) for encoding in chunk.encodings or [])
+        for name in names:
+            parts[name].append(np.concatenate([np.asarray(ids, dtype=np.int32) for ids in chunk[name]]))
+    return Encoded(
+        tokens={name: (np.concatenate(parts[name]), padding[name]) for name in names},
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        truncated=truncated,
+        empty=[i for i in range(len(rows)) if not any(column[i].strip() for column in texts)],
+    )
+
+
+def check_complete(labels: Array, rows: Rows) -> None:
+    """InputError for the first row without a label (N, ...)."""
+    gone = missing(labels)
+    if gone.any():
+        raise InputError("a row without a label", where=rows.place(int(np.argwhere(gone)[0, 0])))
+
+
+def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[Array, Array]:
+    """The special tokens that the tokenizer puts before a text and after it."""
+    found = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = np.asarray(found["input_ids"], dtype=np.int32), np.asarray(found["special_tokens_mask"], dtype=bool)
+    inside = np.flatnonzero(~special)
+    return ids[: inside[0]], ids[inside[-1] + 1 :]

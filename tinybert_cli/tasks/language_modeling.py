@@ -9,7 +9,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks.base import Array, Encoded, Rows, Task, texts_of
+from tinybert_cli.tasks.base import Array, Encoded, Rows, Task, frame, texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +29,7 @@ class LanguageModeling(Task):
 
         A block begins and ends like a text of its own, [CLS] ... [SEP], and [SEP] parts the texts in it.
         """
-        before, after = _frame(tokenizer)
+        before, after = frame(tokenizer)
         paragraphs = (text for texts in zip(*texts_of(rows, data), strict=True) for text in texts if text.strip())
         ids = _tokenized(paragraphs, tokenizer, after)
         if not len(ids):
@@ -50,14 +50,6 @@ class LanguageModeling(Task):
         return (
             f'from transformers import pipeline\n\npipeline("feature-extraction", "{folder}")("Better than it looks.")'
         )
-
-
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[Array, Array]:
-    """The special tokens that the tokenizer puts before a text and after it."""
-    found = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = np.asarray(found["input_ids"], dtype=np.int32), np.asarray(found["special_tokens_mask"], dtype=bool)
-    inside = np.flatnonzero(~special)
-    return ids[: inside[0]], ids[inside[-1] + 1 :]
 
 
 def _tokenized(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, after: Array) -> Array:

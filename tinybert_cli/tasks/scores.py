@@ -32,7 +32,7 @@ def score(logits: Array, labels: Array) -> dict[str, float]:
         "accuracy": float(accuracy_score(labels, predicted)),
         "f1_macro": float(f1_score(labels, predicted, average="macro", zero_division=0)),
         "mcc": float(matthews_corrcoef(labels, predicted)),
-        "loss": float(_losses(probabilities, labels).mean()),
+        "loss": float(losses(probabilities, labels).mean()),
         "ece": calibration_error(probabilities.max(-1), predicted == labels),
     }
 
@@ -64,7 +64,7 @@ def resampled(logits: Array, labels: Array, names: Sequence[str], *, resamples: 
     confidence = probabilities.max(-1)
     gaps = confidence - (predicted == labels)
     bins = _bins(confidence, BINS)
-    losses, brier = _losses(probabilities, labels), _brier_terms(probabilities, labels)
+    entropies, brier = losses(probabilities, labels), _brier_terms(probabilities, labels)
 
     tables = np.empty((resamples, classes, classes))  # gold, predicted
     found = {name: np.empty(resamples) for name in ("loss", "brier", "ece")}
@@ -72,7 +72,7 @@ def resampled(logits: Array, labels: Array, names: Sequence[str], *, resamples: 
     for index in range(resamples):
         rows = random.integers(count, size=count)
         tables[index] = np.bincount(pairs[rows], minlength=classes**2).reshape(classes, classes)
-        found["loss"][index], found["brier"][index] = losses[rows].mean(), brier[rows].mean()
+        found["loss"][index], found["brier"][index] = entropies[rows].mean(), brier[rows].mean()
         found["ece"][index] = np.abs(np.bincount(bins[rows], weights=gaps[rows], minlength=BINS)).sum() / count
     return _of_tables(tables, names) | found
 
@@ -95,14 +95,13 @@ def fidelity(logits: Array, reference: Array) -> dict[str, float]:
     }
 
 
-def discordant(logits: Array, reference: Array, labels: Array) -> dict[str, float]:
-    """Rows that one of both gets right and the other wrong, and McNemar's exact test of their numbers.
+def discordant(right: Array, reference_right: Array) -> dict[str, float]:
+    """Rows (N,) that one of both gets right and the other wrong, and McNemar's exact test of their numbers.
 
     `mcnemar_p` is the chance of numbers at least so uneven, if both were equally good (Dietterich 1998).
     """
     from scipy.stats import binomtest
 
-    right, reference_right = logits.argmax(-1) == labels, reference.argmax(-1) == labels
     lost, won = int((reference_right & ~right).sum()), int((right & ~reference_right).sum())
     p = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
     return {"rows_lost": lost, "rows_won": won, "mcnemar_p": p}
@@ -147,33 +146,77 @@ def confusion(logits: Array, labels: Array, classes: int) -> Array:
     return np.bincount(labels * classes + logits.argmax(-1), minlength=classes**2).reshape(classes, classes)
 
 
+def counted(tables: Array, names: Sequence[str]) -> dict[str, Array]:
+    """precision, recall and f1 of all decisions, the mean f1_macro of the classes, and all three of each class (R,).
+
+    Args:
+        tables: how many decisions for each class were right, were given, and are gold (R, 3, C).
+    """
+    right, given, gold = tables[:, 0], tables[:, 1], tables[:, 2]
+    precision, recall, f1 = ratio(right, given), ratio(right, gold), ratio(2 * right, given + gold)
+    return {
+        "precision": ratio(right.sum(-1), given.sum(-1)),
+        "recall": ratio(right.sum(-1), gold.sum(-1)),
+        "f1": ratio(2 * right.sum(-1), (given + gold).sum(-1)),
+        "f1_macro": f1.mean(-1) if len(names) else np.zeros(len(tables)),
+        **{f"f1[{name}]": f1[:, index] for index, name in enumerate(names)},
+        **{f"precision[{name}]": precision[:, index] for index, name in enumerate(names)},
+        **{f"recall[{name}]": recall[:, index] for index, name in enumerate(names)},
+    }
+
+
+def drawn_rows(count: int, *, resamples: int, seed: int) -> Array:
+    """How often each of `count` rows is drawn when as many are drawn with replacement (R, N)."""
+    random = np.random.default_rng(seed)
+    return np.stack([np.bincount(random.integers(count, size=count), minlength=count) for _ in range(resamples)])
+
+
+def ensemble(logits: Sequence[Array], weights: Sequence[float]) -> Array:
+    """The logarithm of the weighted mean of the probabilities; of a single model its own logits."""
+    if len(logits) == 1:
+        return logits[0]
+    mean = np.average([softmax(values) for values in logits], axis=0, weights=weights)
+    logits_of_mean: Array = np.log(mean.clip(LEAST)).astype(np.float32)
+    return logits_of_mean
+
+
+def best_order(logits: Array, labels: Array) -> tuple[list[int], float]:
+    """The order of the classes under which the logits fit the labels best, and the accuracy then."""
+    from scipy.optimize import linear_sum_assignment
+
+    table = confusion(logits, labels, logits.shape[-1])
+    gold, predicted = linear_sum_assignment(table, maximize=True)
+    return predicted.tolist(), float(table[gold, predicted].sum() / len(labels))
+
+
 def _of_tables(tables: Array, names: Sequence[str]) -> dict[str, Array]:
     """The metrics that a table of gold and predicted classes (R, C, C) gives, (R,) each."""
     total = tables.sum((1, 2))
     hits = np.diagonal(tables, axis1=1, axis2=2)  # (R, C)
     gold, predicted = tables.sum(2), tables.sum(1)
     present = (gold + predicted) > 0  # a class that was not drawn has no F1
-    f1 = _ratio(2 * hits, gold + predicted)
+    f1 = ratio(2 * hits, gold + predicted)
     covariance = hits.sum(-1) * total - (gold * predicted).sum(-1)  # Gorodkin 2004
     spread = np.sqrt((total**2 - (predicted**2).sum(-1)) * (total**2 - (gold**2).sum(-1)))
-    precision, recall = _ratio(hits, predicted), _ratio(hits, gold)
+    precision, recall = ratio(hits, predicted), ratio(hits, gold)
     return {
         "accuracy": hits.sum(-1) / total,
         "f1_macro": f1.sum(-1) / present.sum(-1),
         "f1_weighted": (f1 * gold).sum(-1) / total,
-        "mcc": _ratio(covariance, spread),
+        "mcc": ratio(covariance, spread),
         **{f"precision[{name}]": precision[:, index] for index, name in enumerate(names)},
         **{f"recall[{name}]": recall[:, index] for index, name in enumerate(names)},
     }
 
 
-def _ratio(above: Array, below: Array) -> Array:
+def ratio(above: Array, below: Array) -> Array:
     """0 where there is nothing to divide by, as scikit-learn has it."""
     result: Array = np.divide(above, below, out=np.zeros(above.shape), where=below > 0)
     return result
 
 
-def _losses(probabilities: Array, labels: Array) -> Array:
+def losses(probabilities: Array, labels: Array) -> Array:
+    """Cross-entropy of each row (N,)."""
     values: Array = -np.log(probabilities[np.arange(len(labels)), labels].clip(LEAST))
     return values
 
@@ -196,6 +239,6 @@ def _temperature(logits: Array, labels: Array) -> float:
     values = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
-        return float(_losses(softmax(values / np.exp(log_temperature)), labels).mean())
+        return float(losses(softmax(values / np.exp(log_temperature)), labels).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))

@@ -1,0 +1,261 @@
+"""One tree of settings out of a file, the files that it extends, the environment and `KEY=VALUE`s."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from tinybert_cli import hints, yaml12
+from tinybert_cli.config import COMMANDS
+from tinybert_cli.errors import ConfigErrors, InputError
+from tinybert_cli.yaml12 import COMMAND_LINE, Complaint, Node, Place
+
+Key = tuple[str | int, ...]
+
+
+class Composed:
+    """The tree of settings before any of it is validated, and what was wrong on the way there.
+
+    If reading had to stop, `fatal` says why, and the tree is of no use.
+    """
+
+    def __init__(self, command: str, file: str | Path, overrides: Sequence[str]) -> None:
+        self.command = command
+        self.complaints: list[Complaint] = []
+        self.fatal: Complaint | None = None
+        self.sources: list[str] = []
+        self.file_keys: list[str] = []
+        self.tree = Node({}, yaml12.file_place("", str(file)))
+        self._files: dict[str, Node] = {}
+        try:
+            self.tree = self._file(Path(file), ())
+            self.file_keys = list(entries_of(self.tree))
+            for number, argument in _arguments(overrides):
+                self._override(number, argument)
+            self.tree = self._finished(self.tree, ())
+        except Complaint as complaint:
+            self.fatal = complaint
+
+    def errors(self, complaints: list[Complaint]) -> ConfigErrors:
+        """All complaints in one text, in the order in which a reader meets their places."""
+        ranks = {source: rank for rank, source in enumerate([*self.sources, COMMAND_LINE])}
+        ordered = sorted(complaints, key=lambda it: (ranks[it.place.source], it.place.line, it.place.column))
+        return ConfigErrors("\n\nerror: ".join(map(str, ordered)))
+
+    def _file(self, file: Path, chain: tuple[Path, ...], asked: Place | None = None) -> Node:
+        """The mapping in a file, with all that it extends below it."""
+        identity = os.path.realpath(file)
+        if identity not in self._files:
+            self.sources.append(str(file))
+            text = _text_of(file, asked)
+            node = yaml12.read(text, str(file), self.complaints)
+            top = yaml12.file_place(text, str(file))
+            if node is None or node.value is None:
+                raise Complaint("the file is empty", top, "write `key: value`")
+            if not isinstance(node.value, dict):
+                raise Complaint(f"expected a mapping, found {hints.found(node)}", node.at, "write `key: value`")
+            self._files[identity] = self._extended(replace(node, at=top), file, (*chain, file))
+        return self._files[identity]
+
+    def _extended(self, tree: Node, file: Path, chain: tuple[Path, ...]) -> Node:
+        entries = dict(entries_of(tree))
+        extends = entries.pop("extends", None)
+        merged = Node({}, tree.at)
+        for entry in [] if extends is None else self._parents(extends):
+            parent = file.parent / str(entry.value)
+            known = [os.path.realpath(one) for one in chain]
+            if os.path.realpath(parent) in known:
+                circle = [*chain[known.index(os.path.realpath(parent)) :], parent]
+                raise Complaint("`extends` goes in a circle", entry.at, " -> ".join(map(str, circle)))
+            merged = _merged(merged, self._file(parent, chain, entry.at))
+        return _merged(merged, replace(tree, value=entries))
+
+    def _parents(self, extends: Node) -> Iterator[Node]:
+        for node in extends.value if isinstance(extends.value, list) else [extends]:
+            if not isinstance(node.value, str) or not node.value or "\0" in node.value:
+                raise Complaint(f"expected a file or a list of files, found {hints.found(node)}", node.at)
+            yield self._expanded(node, node.value, ("extends",))
+
+    def _override(self, number: int, argument: str) -> None:
+        name, sign, _ = argument.partition("=")
+        keys = name.split(".")
+        if not sign or name.startswith("-") or not all(keys):
+            place = yaml12.argument_place(argument, number, 0, len(name) if sign and name else len(argument))
+            what = f"expected KEY=VALUE, found '{argument}'"
+            self.complaints.append(Complaint(what, place, _argument_hint(self.command, argument)))
+            return
+        starts = [len(".".join([*keys[:index], ""])) for index in range(len(keys))]
+        places = [
+            yaml12.argument_place(argument, number, at, at + len(key)) for at, key in zip(starts, keys, strict=True)
+        ]
+        try:
+            node = yaml12.read_argument(argument, number, len(name) + 1, self.complaints)
+        except Complaint as complaint:  # the other arguments can still be read
+            self.complaints.append(complaint)
+            return
+        nothing = Node(None, yaml12.argument_place(argument, number, 0, len(name)))
+        self.tree = self._put(self.tree, (), list(zip(keys, places, strict=True)), node or nothing)
+
+    def _put(self, tree: Node, path: Key, keys: list[tuple[str, Place]], node: Node) -> Node:
+        """The tree with the node at `path` and then `keys`."""
+        (key, place), rest = keys[0], keys[1:]
+        entries = dict(entries_of(tree))
+        if rest:
+            old = entries.get(key) or self._default(key, path, place)
+            opened = _opened(old, hints.may_be(self.command, (*path, key)), place)
+            entries[key] = self._put(opened, (*path, key), rest, node)
+        else:
+            entries[key] = replace(node, key_at=place)
+        return replace(tree, value=entries)
+
+    def _default(self, key: str, path: Key, place: Place) -> Node:
+        """What a dotted key changes if no file says it: `losses.hard_labels=0.5` leaves the other default losses be."""
+        default = None if path else default_of(self.command, key)
+        entries = default.items() if isinstance(default, dict) else ()
+        return Node({name: Node(value, place, place) for name, value in entries}, place, place)
+
+    def _finished(self, node: Node, path: Key) -> Node:
+        """The node with its variables expanded, and without any `extends`, which is out of place here."""
+        if isinstance(node.value, list):
+            return replace(node, value=[self._finished(one, (*path, at)) for at, one in enumerate(node.value)])
+        if isinstance(node.value, dict):
+            entries = dict(node.value)
+            if stray := entries.pop("extends", None):
+                what = "`extends` is allowed only at the top level of a file"
+                self.complaints.append(Complaint(what, stray.key_at or stray.at))
+            return replace(node, value={key: self._finished(one, (*path, key)) for key, one in entries.items()})
+        return self._expanded(node, node.value, path) if isinstance(node.value, str) else node
+
+    def _expanded(self, node: Node, text: str, path: Key) -> Node:
+        def value_of(match: re.Match[str]) -> str:
+            if match[0] == "$$":
+                return "$"
+            name, default = match["name"], match["default"]
+            if name is None or "${" in (default or ""):
+                what, hint = f"cannot read `{match[0]}` in `{hints.dotted(path)}`", "write ${NAME} or ${NAME:-default}"
+            elif default is not None:
+                return os.environ.get(name) or default.replace("$$", "$")
+            elif name in os.environ:
+                return os.environ[name]
+            else:
+                what = f"the environment variable {name} is not set, `{hints.dotted(path)}` needs it"
+                hint = f"set it, or write ${{{name}:-default}}"
+            self.complaints.append(Complaint(what, _inside(node.at, match[0]), hint))
+            return match[0]
+
+        return replace(node, value=_VARIABLE.sub(value_of, text))
+
+
+def _text_of(file: Path, asked: Place | None) -> str:
+    where = f"{asked.source}:{asked.line}:{asked.column}" if asked else None
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"no such config file: '{file}'", where=where, hint=_near_files(file, asked)) from None
+    except IsADirectoryError:
+        what = f"'{file}' is a folder; the config has to be a file"
+        raise InputError(what, where=where, hint=_listed(_configs_in(file))) from None
+    except UnicodeDecodeError as error:
+        what = f"'{file}' is not UTF-8 text (byte {error.start + 1})"
+        raise InputError(what, where=where, hint="save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"cannot read '{file}': {error.strerror}", where=where) from None
+
+
+def _near_files(file: Path, asked: Place | None) -> str | None:
+    if "=" in file.name:
+        return "the config file comes first: tinybert COMMAND CONFIG [KEY=VALUE]..."
+    if not file.parent.is_dir():
+        return f"there is no folder '{file.parent}'"
+    there = {path.name: path for path in _configs_in(file.parent)}
+    if asked:  # `extends` is relative to the file that says it, and cannot mean that file
+        asker = Path(asked.source)
+        there = {name: Path(os.path.relpath(it, asker.parent)) for name, it in there.items() if it != asker}
+    near = difflib.get_close_matches(file.name, there, n=1, cutoff=0.5)
+    return f"did you mean '{there[near[0]]}'?" if near else _listed(list(there.values()))
+
+
+def _configs_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+
+
+def _listed(files: list[Path]) -> str | None:
+    return f"there are: {', '.join(map(str, files[:8]))}{', ...' if len(files) > 8 else ''}" if files else None
+
+
+def entries_of(node: Node) -> Mapping[str, Node]:
+    return node.value if isinstance(node.value, dict) else {}
+
+
+def _merged(below: Node, above: Node) -> Node:
+    """Mappings merge, everything else replaces."""
+    if not isinstance(below.value, dict) or not isinstance(above.value, dict):
+        return above
+    both = {key: _merged(below.value[key], node) if key in below.value else node for key, node in above.value.items()}
+    return replace(above, value=below.value | both)
+
+
+def _inside(place: Place, part: str) -> Place:
+    """The place of `part` in a text, if it can be seen in its first line."""
+    at = place.text.find(part, place.column - 1)
+    return place if at < 0 else replace(place, column=at + 1, width=len(part))
+
+
+def _arguments(overrides: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The arguments by number; the two words of `--learning-rate 3e-5` are one."""
+    left = list(overrides)
+    while left:
+        number, argument = len(overrides) - len(left) + 1, left.pop(0)
+        if argument.startswith("-") and "=" not in argument and left and not re.search("^--|=", left[0]):
+            argument = f"{argument} {left.pop(0)}"
+        yield number, argument
+
+
+def _argument_hint(command: str, argument: str) -> str:
+    """The right form of an argument that is not KEY=VALUE."""
+    name, _, value = argument.replace("=", " ", 1).partition(" ")
+    key = name.lstrip("-").replace("-", "_")
+    right = "settings are written KEY=VALUE, for example seed=7"
+    if not all(key.split(".")) or (argument == name and not name.startswith("-")):
+        return right
+    path = tuple(key.split("."))
+    meant = [path] if hints.may_be(command, path) else hints.meant(command, path[:-1], path[-1])
+    if isinstance(meant, str):
+        return meant or right
+    return settings_hint(meant, (), value or "VALUE")
+
+
+def settings_hint(paths: list[tuple[str, ...]], rest: Key, value: str) -> str:
+    written = [f"'{hints.dotted((*path, *rest))}={value}'" for path in paths]
+    return f"did you mean {' or '.join(written)}?"
+
+
+def _opened(node: Node, choices: list[hints.Schema], place: Place) -> Node:
+    """A node that a dotted key goes into: a weight or a model's name makes room for what belongs beside it."""
+    if isinstance(node.value, dict):
+        return node
+    mappings = [choice for choice in choices if choice.get("type") == "object"]
+    if isinstance(node.value, str) and any("from" in choice.get("properties", {}) for choice in mappings):
+        return replace(node, value={"from": node})
+    if isinstance(node.value, int | float) and any("properties" not in choice for choice in mappings):
+        return replace(node, value={"weight": node})
+    return Node({}, place, place)
+
+
+def default_of(command: str, key: str) -> Any:
+    """The default of a top-level key as plain data; None if it has none."""
+    field = COMMANDS[command].model_fields.get(key)
+    if field is None or field.is_required():
+        return None
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return default.model_dump(by_alias=True) if isinstance(default, BaseModel) else default
+
+
+_VARIABLE = re.compile(r"\$\$|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|[^}]*\}?)")

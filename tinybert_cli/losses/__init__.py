@@ -1,0 +1,142 @@
+"""What a student is told about its mistakes: pure functions that compare it with the teacher."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints
+
+import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+from tinybert_cli.errors import ConfigError, did_you_mean, look_up
+from tinybert_cli.losses import answers, layers
+from tinybert_cli.losses.answers import NO_LABEL
+from tinybert_cli.losses.base import Answers, Batch, Loss
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the numbers of an answer mean, and so how two of them are compared."""
+
+    soft_labels: Loss
+    hard_labels: Loss
+    r_drop: Loss
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The weighted sum of losses, as `loss`, and each part unweighted under its own name."""
+
+    parts: Mapping[str, tuple[float, Callable[[Answers, Answers, Batch], Tensor]]]
+
+    def __call__(self, student: Answers, teacher: Answers, batch: Batch) -> dict[str, Tensor]:
+        values = {name: loss(student, teacher, batch) for name, (_, loss) in self.parts.items()}
+        total = torch.stack([self.parts[name][0] * value for name, value in values.items()]).sum()
+        return {"loss": total, **values}
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What the losses compare besides logits and labels: it needs the teacher itself."""
+        return frozenset(answer for name in self.parts for answer in READS.get(name, ()))
+
+    @property
+    def of_texts(self) -> list[str]:
+        """The losses that compare what is said of a whole text: blocks of running text have nothing of the kind."""
+        return [name for name in self.parts if name in OF_TEXTS]
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether any of them looks at the logits."""
+        return not self.parts.keys() <= READS.keys()
+
+
+def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "class") -> Combined:
+    """The named losses with their weights and options; those of weight 0 are left out.
+
+    Args:
+        outputs: what the numbers of an answer are, a name of OUTPUTS.
+
+    Raises:
+        ConfigError: an unknown loss or option, a value of the wrong type or out of bounds, or all weights 0.
+    """
+    parts: dict[str, tuple[float, Callable[[Answers, Answers, Batch], Tensor]]] = {}
+    for name, setting in losses.items():
+        loss = look_up(LOSSES, name, "loss", key=(name,))
+        loss = getattr(OUTPUTS[outputs], name, loss)
+        options = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
+        weight = _checked(name, "weight", options.pop("weight", 1.0), Annotated[float, Field(ge=0)])
+        known = options_of(loss)
+        for option, value in options.items():
+            if option not in known:
+                hint = did_you_mean(option, ["weight", *known])
+                raise ConfigError(f"unknown option '{option}' of the loss `{name}`", key=(name, option), hint=hint)
+            _checked(name, option, value, known[option])
+        if weight > 0:
+            parts[name] = weight, _with_options(loss, options)
+    if not parts:
+        raise ConfigError("every loss has the weight 0: there is nothing to learn", hint="soft_labels: 1.0")
+    return Combined(parts)
+
+
+def options_of(loss: Loss) -> dict[str, Any]:
+    """The options of a loss, its keyword-only parameters, with their types and bounds."""
+    hints = get_type_hints(loss, include_extras=True)
+    parameters = inspect.signature(loss).parameters.values()
+    return {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _with_options(loss: Loss, options: Mapping[str, Any]) -> Callable[[Answers, Answers, Batch], Tensor]:
+    return lambda student, teacher, batch: loss(student, teacher, batch, **options)
+
+
+def _checked(loss: str, option: str, value: object, kind: Any) -> Any:
+    try:
+        return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
+    except ValidationError as error:
+        expected = error.errors()[0]["msg"].removeprefix("Input ").replace("valid ", "")
+        raise ConfigError(f"`{option}` of the loss `{loss}` {expected}, found {value!r}", key=(loss, option)) from error
+
+
+OUTPUTS: dict[str, Outputs] = {
+    "class": Outputs(answers.soft_labels, answers.hard_labels, answers.r_drop),
+    "classes": Outputs(answers.soft_labels_of_classes, answers.hard_labels_of_classes, answers.r_drop_of_classes),
+    "span": Outputs(answers.soft_labels_of_span, answers.hard_labels_of_span, answers.r_drop_of_span),
+    "value": Outputs(answers.soft_labels_of_value, answers.hard_labels_of_value, answers.r_drop_of_value),
+}
+LOSSES: dict[str, Loss] = {
+    "soft_labels": answers.soft_labels,
+    "hard_labels": answers.hard_labels,
+    "hidden_states": layers.hidden_states,
+    "attentions": layers.attentions,
+    "embeddings": layers.embeddings,
+    "relations": layers.relations,
+    "cosine": layers.cosine,
+    "pooled": layers.pooled,
+}
+READS: dict[str, tuple[str, ...]] = {
+    "hidden_states": ("hidden_states",),
+    "attentions": ("queries", "keys"),
+    "embeddings": ("embeddings",),
+    "relations": ("queries", "keys", "values"),
+    "cosine": ("hidden_states",),
+    "pooled": ("hidden_states",),
+}
+OF_TEXTS = ("soft_labels", "hard_labels", "pooled")
+
+__all__ = [
+    "LOSSES",
+    "NO_LABEL",
+    "OF_TEXTS",
+    "OUTPUTS",
+    "READS",
+    "Answers",
+    "Batch",
+    "Combined",
+    "Loss",
+    "Outputs",
+    "combine",
+    "options_of",
+]

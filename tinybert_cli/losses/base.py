@@ -1,0 +1,15 @@
+"""What every loss is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+Answers = Mapping[str, Any]
+"""What a model says: "logits" (A, C); "embeddings" (B, T, H), what enters the first layer; and one tensor per compared
+layer: "hidden_states" L times (B, T, H), what leaves it; "queries", "keys", "values" L times (B, N, T, D)."""
+Batch = Mapping[str, Tensor]
+"""What it was shown: "labels" (A, ...), one for each answer; "attention_mask" (B, T), 0 where there is padding."""
+Loss = Callable[..., Tensor]

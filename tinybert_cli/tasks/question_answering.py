@@ -1,0 +1,405 @@
+"""Question answering: the piece of a context that answers a question, or nothing, if the context has no answer.
+
+A row is answered word by word: how well the answer would begin there, and how well it would end there. Words are those
+of `spans.word_spans`, whatever pieces a tokenizer makes of them, so that teacher and student may have different ones.
+The first answer of a row stands for having none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tinybert_cli.config import Data
+from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.tasks import scores, spans
+from tinybert_cli.tasks.base import Answering, Array, Encoded, Exam, Pieces, Rows, missing, texts_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_CHUNK = 500  # rows that are tokenized in one call
+
+
+class QuestionAnswering(Answering):
+    name = "question-answering"
+    head = "question-answering"
+    pipeline = "question-answering"
+    outputs = "span"
+    main_metric = "f1"
+    metrics: ClassVar[Mapping[str, bool]] = {"f1": True, "exact_match": True, "loss": False}
+    sliced = "f1"
+    detailed = ("answered", "exact_match_answerable", "f1_answerable", "accuracy_unanswerable")
+
+    def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """Question and context; a context that is too long is read in windows that overlap by `doc_stride` tokens.
+
+        Each word is answered in the window in which it stands furthest from the ends, its begin at its first piece
+        and its end at its last one; that there is no answer is said at the first token of the first window.
+        """
+        questions, contexts = _questions_and_contexts(rows, data)
+        questions, cut = _short_enough(questions, data.max_seq_length // 2, tokenizer)
+        encoder = _Encoder(tokenizer)
+        for begin in range(0, len(rows), _CHUNK):
+            shown = slice(begin, begin + _CHUNK)
+            encoder.add(questions[shown], contexts[shown], data)
+        empty = [index for index, context in enumerate(contexts) if not context.strip()]
+        return encoder.encoded(truncated=cut, empty=empty)
+
+    def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
+        return ["begin", "end"]
+
+    def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
+        """1 where the first gold answer begins and ends, else 0 (A, 2); NaN in a row without gold answers."""
+        gold = _gold(rows, data)
+        if gold is None:
+            return None
+        _, contexts = _questions_and_contexts(rows, data)
+        parts = []
+        for index, (context, answers) in enumerate(zip(contexts, gold, strict=True)):
+            words = spans.word_spans(context)
+            marks = np.zeros((len(words) + 1, 2), dtype=np.float32)
+            if answers is None:
+                marks[:] = np.nan
+            elif not answers:
+                marks[0] = 1
+            else:
+                text, begin = answers[0]
+                first, last = _words_of(words, begin, begin + len(text))
+                if not text or context[begin : begin + len(text)] != text or last < first:
+                    raise InputError(
+                        f"the answer {text!r} does not stand at character {begin} of its context",
+                        where=rows.place(index),
+                        hint="answer_start counts characters from 0",
+                    )
+                marks[first + 1, 0] = marks[last + 1, 1] = 1
+            parts.append(marks)
+        return np.concatenate(parts)
+
+    def exam(self, rows: Rows, data: Data, names: Sequence[str]) -> Exam | None:
+        labels = self.labels(rows, data, names)
+        if labels is None:
+            return None
+        gold, (_, contexts) = _gold(rows, data), _questions_and_contexts(rows, data)
+        assert gold is not None
+        if missing(labels).any():
+            bad = next(index for index, answers in enumerate(gold) if answers is None)
+            raise InputError("a row without answers", where=rows.place(bad))
+        return SpanExam(labels, contexts, [[text for text, _ in answers or []] for answers in gold])
+
+    def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
+        if missing(labels).all():
+            raise InputError("no row has an answer: there is nothing to learn", where=rows.place(0))
+
+    def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
+        labels, sure = np.zeros(logits.shape, dtype=np.float32), []
+        for begin, end in _rows(offsets):
+            first, last, confidence = _answer(logits[begin:end])
+            labels[begin + first, 0] = labels[begin + last, 1] = 1
+            sure.append(confidence >= min_confidence)
+            if not sure[-1]:
+                labels[begin:end] = np.nan
+        return labels, np.array(sure, dtype=bool)
+
+    def answers(
+        self, logits: Array, offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
+    ) -> dict[str, list[Any]]:
+        _, contexts = _questions_and_contexts(rows, data)
+        found = [_answer(logits[begin:end]) for begin, end in _rows(offsets)]
+        return {
+            "prediction": [_text(context, *best[:2]) for context, best in zip(contexts, found, strict=True)],
+            "confidence": [confidence for *_, confidence in found],
+        }
+
+    def asked(self, text: str) -> Any:
+        question, tab, context = text.partition("\t")
+        if not tab or not question.strip() or not context.strip():
+            raise InputError("a question and its context are needed, with a tab between them", where=text[:80])
+        return question, context
+
+    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+        _, _, context = text.partition("\t")
+        places, characters = _pieces(pieces.offsets, pieces.sequence_ids)
+        words = spans.word_spans(context)
+        words = words[words[:, 0] < (characters[-1, 1] if len(characters) else 0)]  # what was not cut
+        (read,) = _parted(words, [(places, characters)])
+        said = np.take_along_axis(logits, read, axis=0)
+        first, last, confidence = _answer(said)
+        begin, end = (int(words[first - 1, 0]), int(words[last - 1, 1])) if first else (0, 0)
+        return {"prediction": context[begin:end], "confidence": confidence, "begin": begin, "end": end}
+
+    def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
+        from scipy.stats import spearmanr
+
+        pairs = [(logits[begin:end], reference[begin:end]) for begin, end in _rows(offsets)]
+        said = [(_answer(ours), _answer(theirs)) for ours, theirs in pairs]
+        sure = [[ours[2] for ours, _ in said], [theirs[2] for _, theirs in said]]
+        varied = all(np.ptp(values) > 0 for values in sure)  # else there is no order to compare
+        return {
+            "agreement": float(np.mean([ours[:2] == theirs[:2] for ours, theirs in said])),
+            "kl": max(0.0, float(np.mean([_divergence(ours, theirs) for ours, theirs in pairs]))),
+            "confidence_correlation": float(spearmanr(*sure).statistic) if varied else 0.0,
+        }
+
+    def ensemble(self, logits: Sequence[Array], weights: Sequence[float]) -> Array:
+        """The weighted mean of the logits: the geometric mean of the probabilities."""
+        mean: Array = np.average(logits, axis=0, weights=weights).astype(np.float32)
+        return mean
+
+    def usage(self, folder: str) -> str:
+        return (
+            "from transformers import pipeline\n\n"
+            f'ask = pipeline("question-answering", "{folder}")\n'
+            'ask(question="Who wrote it?", context="It was written by Ada in 1843.")'
+        )
+
+
+@dataclass(frozen=True)
+class SpanExam(Exam):
+    """N rows with a context each, and as many answers as its words, and one more."""
+
+    labels: Array  # (A, 2)
+    contexts: list[str]
+    gold: list[list[str]]  # the answers of each row that count as right; empty: there is none
+
+    @cached_property
+    def words(self) -> list[Any]:  # type: ignore[override]
+        return [answers[0] if answers else "" for answers in self.gold]
+
+    @cached_property
+    def offsets(self) -> Array:
+        """Where the answers of each row begin (N + 1,)."""
+        return np.cumsum([0, *(len(spans.word_spans(context)) + 1 for context in self.contexts)])
+
+    @cached_property
+    def right(self) -> list[list[list[str]]]:
+        """The gold answers of each row, normalized; of a row without one, that nothing is said."""
+        return [[spans.normalized(answer) for answer in answers] or [[]] for answers in self.gold]
+
+    def score(self, logits: Array) -> dict[str, float]:
+        return {name: float(values.mean()) for name, values in self._of_rows(logits).items() if name in SCORED}
+
+    def details(self, logits: Array) -> dict[str, float]:
+        values = self._of_rows(logits)
+        answerable = np.array([bool(answers) for answers in self.gold])
+        found = {"answered": float(values["answered"].mean())}
+        if answerable.any():
+            found["exact_match_answerable"] = float(values["exact_match"][answerable].mean())
+            found["f1_answerable"] = float(values["f1"][answerable].mean())
+        if not answerable.all():
+            found["accuracy_unanswerable"] = float(values["exact_match"][~answerable].mean())
+        return found
+
+    def resampled(self, logits: Array, *, resamples: int, seed: int) -> dict[str, Array]:
+        values, count = self._of_rows(logits), len(self.gold)
+        answerable = np.array([bool(answers) for answers in self.gold])
+        counted = {"exact_match_answerable": ("exact_match", answerable), "f1_answerable": ("f1", answerable),
+                   "accuracy_unanswerable": ("exact_match", ~answerable)}  # fmt: skip
+        drawn = scores.drawn_rows(count, resamples=resamples, seed=seed)
+        found = {name: drawn @ of_rows / count for name, of_rows in values.items()}
+        for name, (metric, chosen) in counted.items():
+            if chosen.any():
+                found[name] = drawn @ (values[metric] * chosen) / np.maximum(drawn @ chosen, 1)
+        return found
+
+    def discordant(self, logits: Array, reference: Array) -> dict[str, float]:
+        ours, theirs = (self._of_rows(said)["exact_match"] == 1 for said in (logits, reference))
+        return scores.discordant(ours, theirs)
+
+    def credit(self, logits: Array) -> Array:
+        return self._of_rows(logits)["f1"]
+
+    def trivial(self) -> float:
+        """Never answering."""
+        return float(np.mean([not answers for answers in self.gold]))
+
+    def certainty(self, logits: Array) -> tuple[list[float], list[bool]]:
+        sure = [_answer(logits[begin:end])[2] for begin, end in _rows(self.offsets)]
+        return sure, (self._of_rows(logits)["exact_match"] == 1).tolist()
+
+    def kinds(self) -> dict[str, Array]:
+        counts = np.array([len(spans.normalized(answers[0])) if answers else 0 for answers in self.gold])
+        cut = {
+            "none": counts == 0,
+            "1 word": counts == 1,
+            "2-3 words": (counts > 1) & (counts < 4),
+            "longer": counts > 3,
+        }
+        return {name: rows for name, rows in cut.items() if rows.any()}
+
+    def _of_rows(self, logits: Array) -> dict[str, Array]:
+        """f1, exact_match, loss and answered, row by row (N,)."""
+        found = {name: np.zeros(len(self.gold)) for name in (*SCORED, "answered")}
+        for index, (begin, end) in enumerate(_rows(self.offsets)):
+            said = spans.normalized(_text(self.contexts[index], *_answer(logits[begin:end])[:2]))
+            found["f1"][index] = spans.overlap(said, self.right[index])
+            found["exact_match"][index] = spans.exact(said, self.right[index])
+            found["loss"][index] = -(self.labels[begin:end] * _log_softmax(logits[begin:end])).sum() / 2
+            found["answered"][index] = bool(said)
+        return found
+
+
+SCORED = ("f1", "exact_match", "loss")
+
+
+class _Encoder:
+    """Windows over questions and contexts, as they come."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
+        self.tokens: dict[str, list[Array]] = {name: [] for name in names}
+        self.lengths: list[int] = []  # of each window
+        self.places: list[Array] = []
+        self.counts: list[int] = []  # answers of each window
+        self.rows: list[int] = []  # answers of each row
+
+    def add(self, questions: Sequence[str], contexts: Sequence[str], data: Data) -> None:
+        room = data.max_seq_length // 2 - self.tokenizer.num_special_tokens_to_add(pair=True)
+        said = self.tokenizer(
+            list(questions), list(contexts), truncation="only_second", max_length=data.max_seq_length,
+            stride=max(0, min(data.doc_stride, room - 1)), return_overflowing_tokens=True,
+            return_offsets_mapping=True, return_attention_mask=False,
+        )  # fmt: skip
+        for name, parts in self.tokens.items():
+            parts += [np.asarray(ids, dtype=np.int32) for ids in said[name]]
+        self.lengths += [len(ids) for ids in said["input_ids"]]
+        owners = np.asarray(said["overflow_to_sample_mapping"])
+        for row, context in enumerate(contexts):
+            chosen = np.flatnonzero(owners == row)
+            windows = [_pieces(said["offset_mapping"][index], said.sequence_ids(index)) for index in chosen]
+            parts = _parted(spans.word_spans(context), windows)
+            self.places += parts
+            self.counts += [len(part) for part in parts]
+            self.rows.append(sum(map(len, parts)))
+
+    def encoded(self, *, truncated: int, empty: list[int]) -> Encoded:
+        padding = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
+        return Encoded(
+            tokens={name: (np.concatenate(parts), padding[name]) for name, parts in self.tokens.items()},
+            offsets=np.cumsum([0, *self.lengths]),
+            truncated=truncated,
+            empty=empty,
+            places=np.concatenate(self.places),
+            answers=np.cumsum([0, *self.counts]),
+            rows=np.cumsum([0, *self.rows]),
+        )
+
+
+def _parted(words: Array, windows: Sequence[tuple[Array, Array]]) -> list[Array]:
+    """Where the answers to a row are read (A, 2), parted among its windows; each but no answer in one of them.
+
+    Args:
+        words: characters of the context's words (W, 2).
+        windows: the places of the context's pieces (P,) in each, and their characters (P, 2).
+    """
+    owner = np.zeros(len(words), dtype=int)
+    depth = np.full(len(words), -1)
+    read = []
+    for number, (places, characters) in enumerate(windows):
+        if not len(places):  # no context at all
+            read.append(np.zeros((len(words), 2), dtype=np.int64))
+            continue
+        first = np.searchsorted(characters[:, 1], words[:, 0], side="right").clip(max=len(places) - 1)
+        last = np.maximum(np.searchsorted(characters[:, 0], words[:, 1], side="left") - 1, first)
+        read.append(np.stack([places[first], places[last]], axis=1))
+        held = np.ones(len(words), dtype=bool)
+        if number:
+            held &= words[:, 0] >= characters[0, 0]
+        if number < len(windows) - 1:
+            held &= words[:, 1] <= characters[-1, 1]
+        around = np.minimum(first, len(places) - 1 - last)
+        better = held & (around > depth)
+        owner[better], depth[better] = number, around[better]
+    owner = np.maximum.accumulate(owner)
+    none = np.zeros((1, 2), dtype=np.int64)
+    parts = [places[owner == number] for number, places in enumerate(read)]
+    return [np.concatenate([none, parts[0]]), *parts[1:]]
+
+
+def _pieces(characters: Sequence[tuple[int, int]], sequences: Sequence[int | None]) -> tuple[Array, Array]:
+    """The places in a window of the pieces of its context, and the characters that they are of (P, 2)."""
+    places = np.flatnonzero(np.asarray([sequence == 1 for sequence in sequences]))
+    return places, np.asarray(characters, dtype=np.int64).reshape(-1, 2)[places]
+
+
+def _short_enough(questions: Sequence[str], limit: int, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], int]:
+    """The questions, cut to `limit` pieces, and how many were."""
+    said = tokenizer(list(questions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    kept, cut = list(questions), 0
+    for index, characters in enumerate(said["offset_mapping"]):
+        if len(characters) > limit:
+            kept[index], cut = questions[index][: characters[limit - 1][1]], cut + 1
+    return kept, cut
+
+
+def _questions_and_contexts(rows: Rows, data: Data) -> list[list[str]]:
+    texts = texts_of(rows, data)
+    if len(texts) != 2:
+        raise ConfigError(
+            "a question and its context are needed", key=("data", "text_column_names"), hint="[question, context]"
+        )
+    return texts
+
+
+def _gold(rows: Rows, data: Data) -> list[list[tuple[str, int]] | None] | None:
+    """Of each row its gold answers and the characters at which they begin, none of them if it cannot be answered."""
+    if data.label_column_name not in rows.columns:
+        return None
+    found: list[list[tuple[str, int]] | None] = []
+    for index, value in enumerate(rows.column(data.label_column_name)):
+        try:
+            found.append(None if value is None else list(zip(value["text"], value["answer_start"], strict=True)))
+        except (TypeError, KeyError, ValueError) as error:
+            raise InputError(
+                f"these are no answers: {value!r}",
+                where=rows.place(index),
+                hint='{"text": [...], "answer_start": [...]}',
+            ) from error
+    return found
+
+
+def _words_of(words: Array, begin: int, end: int) -> tuple[int, int]:
+    """The first and the last word that have a character of begin:end."""
+    first = int(np.searchsorted(words[:, 1], begin, side="right"))
+    last = int(np.searchsorted(words[:, 0], end, side="left")) - 1
+    return min(first, len(words) - 1), last
+
+
+def _rows(offsets: Array | None) -> Iterator[tuple[int, int]]:
+    assert offsets is not None
+    yield from itertools.pairwise(offsets.tolist())
+
+
+def _answer(logits: Array) -> tuple[int, int, float]:
+    """The first and the last place of a row's answer (W + 1, 2) and its probability; 0, 0: it has none."""
+    shares = _log_softmax(logits)
+    first, last, best = spans.best_span(shares[1:, 0], shares[1:, 1])
+    none = float(shares[0].sum())
+    return (0, 0, float(np.exp(none))) if none >= best else (first + 1, last + 1, float(np.exp(best)))
+
+
+def _text(context: str, first: int, last: int) -> str:
+    if not first:
+        return ""
+    words = spans.word_spans(context)
+    return context[words[first - 1, 0] : words[last - 1, 1]]
+
+
+def _log_softmax(logits: Array) -> Array:
+    """Over the places of a row (W + 1, 2), for its begin and its end apart."""
+    values = logits.astype(np.float64)
+    values -= values.max(0)
+    result: Array = values - np.log(np.exp(values).sum(0))
+    return result
+
+
+def _divergence(logits: Array, reference: Array) -> float:
+    """KL of a row's begin and end from the reference's, the mean of both."""
+    ours, theirs = _log_softmax(logits), _log_softmax(reference)
+    return float((np.exp(theirs) * (theirs - ours)).sum() / 2)
