@@ -236,6 +236,7 @@ def execute(
             for row in stage.run(config, force=force, dry_run=dry_run):
                 screen.show(row)
         screen.finish(file, config.output_dir, dry_run=dry_run)
+        _leave()
         return 0
     except ConfigError as error:
         placed: ConfigErrors = configfile.complain(error, command, file, overrides)
@@ -252,12 +253,10 @@ def execute(
     except Exception as error:
         screen.fail_with_bug(error, folder)
         return 1
-    finally:
-        _leave()
 
 
 def _leave() -> None:
-    """Ends what several processes that ran this stage together had in common."""
+    """If several processes ran this stage together, they end together."""
     if "torch" in sys.modules:
         from tinybert_cli import loops
 

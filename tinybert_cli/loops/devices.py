@@ -24,8 +24,9 @@ def device() -> torch.device:
 
 
 def leave() -> None:
-    """Takes this process out of the group that it ran in, if any: left to the end, its threads may abort it."""
+    """Ends the group of processes that this one ran in, if any, once all are done: one that goes early may abort."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
