@@ -60,7 +60,7 @@ def exported(bert: BertForSequenceClassification, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def small(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8")
-    formats.find("onnx").quantize(exported / "model.onnx", folder / "model.onnx", ())
+    formats.quantize_onnx(exported / "model.onnx", folder / "model.onnx", ())
     return folder
 
 
@@ -98,6 +98,22 @@ def test_attention_of_a_known_family_is_fused(exported: Path) -> None:
 
     kinds = [node.op_type for node in onnx.load(str(exported / "model.onnx")).graph.node]
     assert kinds.count("Attention") == 2
+
+
+def test_padding_may_be_on_the_left(exported: Path, bert: BertForSequenceClassification) -> None:
+    batch = {name: values.flip(1) for name, values in padded([9, 4, 7], seed=2).items()}
+    assert (logits(formats.read_onnx(exported), batch) - original(bert, batch)).abs().max() < 1e-4
+
+
+def test_onnx_runtime_makes_no_slow_norms_of_an_export(exported: Path, small: Path, tmp_path: Path) -> None:
+    import onnx
+
+    for folder in (exported, small):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        kinds = [node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node]
+        assert kinds.count("LayerNormalization") == 5 and "SkipLayerNormalization" not in kinds
 
 
 def test_inputs_keep_their_names_and_lengths_stay_open(exported: Path) -> None:
@@ -268,5 +284,5 @@ def test_operator_set_is_the_one_asked_for_or_the_newest(
 
 
 def test_unknown_format_is_refused_with_the_list() -> None:
-    with pytest.raises(ConfigError, match="unknown format 'tensorrt'\n   = one of: onnx"):
-        formats.find("tensorrt")
+    with pytest.raises(ConfigError, match="unknown format 'gguf'\n   = one of: onnx, safetensors"):
+        formats.find("gguf")

@@ -727,7 +727,7 @@ def scrambled(source: Path, target: Path, exclude: Any) -> None:
 def test_ruined_int8_leaves_float32_names_the_layer_and_fails_again(
     teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ruined = replace(formats.FORMATS["onnx"], quantize=scrambled)
+    ruined = replace(formats.FORMATS["onnx"], int8=formats.Int8(scrambled, formats.parts_of_onnx))
     monkeypatch.setattr(export.formats, "find", lambda name: ruined)
     config = configs("export", "out", model=teacher, quantize="int8", verify__min_agreement=1.0)
     for _ in range(2):
@@ -736,7 +736,7 @@ def test_ruined_int8_leaves_float32_names_the_layer_and_fails_again(
         assert error.value.exit_code == 5
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["agreement"] == 1.0 > metrics["int8_agreement"]
-    assert artifacts.verify_folder(tmp_path / "out")["precision"] == "none"
+    assert artifacts.verify_folder(tmp_path / "out")["precision"] == "float32"
 
 
 def test_parts_are_left_out_of_int8_alone(student: Path, configs: Configs) -> None:
