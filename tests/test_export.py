@@ -85,6 +85,16 @@ def trained(request: pytest.FixtureRequest, made: Path, tmp_path_factory: pytest
     return request.param, folder
 
 
+def answer(row: dict[str, Any]) -> Any:
+    """What `predict` says, but for how sure it is."""
+    said = row["prediction"]
+    if isinstance(said, float):
+        return pytest.approx(said, abs=1e-3)
+    return (
+        [{**one, "score": None} if isinstance(one, dict) else one for one in said] if isinstance(said, list) else said
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "precision", "atol"),
     [
@@ -105,15 +115,13 @@ def test_every_head_is_exported_and_says_the_same(
     assert artifacts.verify_folder(folder / name)["precision"] == precision
     evaluation = config_for(task, "eval", folder, f"{name}-eval", models={"a": str(folder / "model"), "b": str(folder / name)},
                             latency=None, bootstrap=0)  # fmt: skip
-    assert done(run("eval", evaluation))["b.agreement"] == pytest.approx(found["agreement"], abs=1e-6)
-    question = [f"film\t{text}" if task == "question-answering" else text for text in TEXTS]
-    told, original = (list(predict.run(str(folder / where), question)) for where in (name, "model"))
+    assert done(run("eval", evaluation))["b.agreement"] == pytest.approx(
+        found["agreement"], abs=0.03
+    )  # int8 depends on the batch
     if precision == "float32":
-        close = {"abs": 1e-3}
-        assert [row["prediction"] for row in told] == (
-            pytest.approx([row["prediction"] for row in original], **close)
-            if task == "regression" else [row["prediction"] for row in original]
-        ) or task == "token-classification"  # fmt: skip
+        shown = [f"film\t{text}" if task == "question-answering" else text for text in TEXTS]
+        told, original = (list(predict.run(str(folder / where), shown)) for where in (name, "model"))
+        assert [answer(row) for row in told] == [answer(row) for row in original]
 
 
 # -- safetensors ---------------------------------------------------------------------------------------------
@@ -184,6 +192,8 @@ def test_exporting_twice_gives_the_same_bytes(
         ({"format": "safetensors", "quantize_exclude": ["classifier"]}, ("quantize_exclude",), "onnx"),
         ({"format": "safetensors", "opset": 17}, ("opset",), "onnx"),
         ({"format": "safetensors", "verify": {"atol": 1e-5}}, ("verify", "atol"), "min_agreement"),
+        ({"format": "safetensors", "embedding_bits": 6}, ("embedding_bits",), "onnx"),
+        ({"embedding_bits": 6}, ("embedding_bits",), "quantize: int8"),
         ({"dtype": "bfloat16"}, ("dtype",), "safetensors"),
         ({"format": "onnx", "dtype": "float16"}, ("dtype",), "safetensors"),
     ],

@@ -136,7 +136,8 @@ def test_int8_is_smaller(exported: Path, small: Path) -> None:
     assert (small / "model.onnx").stat().st_size < 0.9 * (exported / "model.onnx").stat().st_size
 
 
-def test_an_embedding_table_keeps_a_scale_for_each_row() -> None:
+@pytest.mark.parametrize(("bits", "opset"), [(8, 17), (6, 17), (6, 20)])
+def test_an_embedding_table_keeps_a_scale_for_each_row(bits: int, opset: int) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -148,13 +149,15 @@ def test_an_embedding_table_keeps_a_scale_for_each_row() -> None:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 64])],
         [numpy_helper.from_array(table, "table")],
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    int8._quantize_tables(model, kept=())
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    int8._quantize_tables(model, (), bits)
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (rows,) = session.run(None, {"ids": np.arange(1000)})
-    assert len(model.SerializeToString()) < 0.3 * table.nbytes
-    assert (np.abs(rows - table).max(1) <= np.abs(table).max(1) / 127 * 0.51).all()
+    assert len(model.SerializeToString()) < (0.23 if bits == 6 else 0.3) * table.nbytes
+    steps = 31 if bits == 6 else 127
+    assert (np.abs(rows - table).max(1) <= np.abs(table).max(1) / steps * 0.51).all()
+    assert len(np.unique(np.rint(rows / np.abs(table).max(1, keepdims=True) * steps))) == 2 * steps + 1
 
 
 def test_int8_says_nearly_the_same(small: Path, bert: BertForSequenceClassification) -> None:

@@ -707,12 +707,12 @@ def test_an_export_that_says_something_else_is_not_kept(
     assert error.value.exit_code == 5 and not (tmp_path / "out").exists()
 
 
-def scrambled(source: Path, target: Path, exclude: Any) -> None:
+def scrambled(source: Path, target: Path, exclude: Any, **options: Any) -> None:
     """int8 in which the rows of one layer's weight are in another order, unless that layer is left out."""
     import onnx as graphs
     from onnx import numpy_helper
 
-    formats.quantize_onnx(source, target, exclude)
+    formats.quantize_onnx(source, target, exclude, **options)
     model = graphs.load(target)
     if "encoder.layer.1" in exclude:
         return
@@ -727,7 +727,7 @@ def scrambled(source: Path, target: Path, exclude: Any) -> None:
 def test_ruined_int8_leaves_float32_names_the_layer_and_fails_again(
     teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ruined = replace(formats.FORMATS["onnx"], int8=formats.Int8(scrambled, formats.parts_of_onnx))
+    ruined = replace(formats.FORMATS["onnx"], int8=replace(formats.FORMATS["onnx"].int8, write=scrambled))
     monkeypatch.setattr(export.formats, "find", lambda name: ruined)
     config = configs("export", "out", model=teacher, quantize="int8", verify__min_agreement=1.0)
     for _ in range(2):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,13 @@ from tinybert_cli.formats.safetensors import write_safetensors
 
 @dataclass(frozen=True)
 class Int8:
-    """`write` makes an int8 file of a float32 one, but for some of its `parts`."""
+    """`write(float32 file, int8 file, exclude, **options)`; `options` are settings of export, as those of a Format.
 
-    write: Callable[[Path, Path, Sequence[str]], None]
+    `parts` names what of a float32 file int8 changes, and what can be left out.
+    """
+
+    write: Callable[..., None]
+    options: tuple[str, ...]
     parts: Callable[[Path], list[str]]
 
 
@@ -42,7 +46,7 @@ class Format:
     @property
     def settings(self) -> set[str]:
         """The settings of export that mean something for this format, and not for all."""
-        return {*self.options, *(("quantize", "quantize_exclude") if self.int8 else ())}
+        return {*self.options, *(("quantize", "quantize_exclude", *self.int8.options) if self.int8 else ())}
 
 
 def find(name: str) -> Format:
@@ -59,7 +63,9 @@ def read_exported(folder: Path) -> torch.nn.Module | None:
 
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format(onnx.FILE, "float32", write_onnx, ("opset",), read_onnx, Int8(quantize_onnx, parts_of_onnx)),
+    "onnx": Format(
+        onnx.FILE, "float32", write_onnx, ("opset",), read_onnx, Int8(quantize_onnx, ("embedding_bits",), parts_of_onnx)
+    ),
     "safetensors": Format(safetensors.FILE, safetensors.DTYPE, write_safetensors, ("dtype",)),
 }
 

@@ -1,4 +1,4 @@
-"""int8: matrices and embedding tables of an ONNX graph in a quarter of their bytes, part by part."""
+"""int8: matrices and embedding tables of an ONNX graph in a quarter of their bytes or less, part by part."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SMALL_TABLE = 50_000  # numbers in an embedding table that is not worth quantizi
 MATRICES = ("MatMul", "Gemm", "Attention")
 
 
-def quantize_onnx(source: Path, target: Path, exclude: Sequence[str] = ()) -> None:
-    """Matrices dynamically to int8, one scale per output channel; embedding tables to int8, one scale per row.
+def quantize_onnx(source: Path, target: Path, exclude: Sequence[str] = (), *, embedding_bits: int = 8) -> None:
+    """Matrices dynamically to int8, one scale per output channel; embedding tables to 8 or 6 bits, one scale per row.
 
     Args:
         exclude: parts that stay as they are, by the names of the model's modules: `encoder.layer.0`, `classifier`.
@@ -36,7 +36,7 @@ def quantize_onnx(source: Path, target: Path, exclude: Sequence[str] = ()) -> No
                 f"the model has no part '{name}'", key=("quantize_exclude", index), hint=did_you_mean(name, known)
             )
     kept = [node for node, module in modules.items() if any(_is_in(module, name) for name in exclude)]
-    _quantize_tables(model, kept)
+    _quantize_tables(model, kept, embedding_bits)
     tables = target.with_name("tables.onnx")
     onnx.save(model, tables)
     quantize_dynamic(
@@ -104,35 +104,92 @@ def _is_table(node: Any, tables: set[str]) -> bool:
     return node.op_type == "Gather" and node.input[0] in tables and "embeddings/" in node.name
 
 
-def _quantize_tables(model: Any, kept: Sequence[str]) -> None:
-    """Replaces Gather(table, ids) by Cast(Gather(int8 table, ids)) * Gather(scales, ids).
+def _quantize_tables(model: Any, kept: Sequence[str], bits: int) -> None:
+    """Replaces Gather(table, ids) by Gather(integers, ids) as float * Gather(scales, ids).
 
     ONNX Runtime quantizes a table with a single scale, and a few large pieces then cost all the others their digits.
     """
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     graph = model.graph
     tables = {tensor.name: tensor for tensor in graph.initializer}
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     for node in list(graph.node):
         if node.op_type != "Gather" or node.input[0] not in tables or node.name in kept:
             continue
         values = numpy_helper.to_array(tables[node.input[0]])
         if values.ndim != 2 or values.size < SMALL_TABLE or values.dtype != np.float32:
             continue
-        scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-12) / 127  # (V, 1)
-        name, ids, out = node.input[0], node.input[1], node.output[0]
-        graph.initializer.remove(tables.pop(name))
-        graph.initializer.append(numpy_helper.from_array(np.rint(values / scales).astype(np.int8), f"{name}_int8"))
-        graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), f"{name}_scales"))
+        packed = bits == 6 and values.shape[1] % 4 == 0
+        scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-12) / (31 if packed else 127)  # (V, 1)
+        integers = np.rint(values / scales).astype(np.int8)
+        graph.initializer.remove(tables.pop(node.input[0]))
         place = list(graph.node).index(node)
         graph.node.remove(node)
-        for offset, new in enumerate([
-            helper.make_node("Gather", [f"{name}_int8", ids], [f"{out}_int8"], axis=0),
-            helper.make_node("Cast", [f"{out}_int8"], [f"{out}_float"], to=1),
-            helper.make_node("Gather", [f"{name}_scales", ids], [f"{out}_scales"], axis=0),
-            helper.make_node("Mul", [f"{out}_float", f"{out}_scales"], [out]),
-        ]):  # fmt: skip
+        look_up = _look_up_packed(node, integers, opset) if packed else _look_up(node, integers)
+        stored, steps = _scaled(node, scales.astype(np.float32), *look_up)
+        graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
+        for offset, new in enumerate(steps):
             graph.node.insert(place + offset, new)
+
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def _scaled(node: Any, scales: Any, stored: Arrays, steps: list[Any]) -> tuple[Arrays, list[Any]]:
+    """The last two nodes of a look-up: what is to be stored, and the nodes in their order."""
+    from onnx import helper
+
+    name, ids, out = node.input[0], node.input[1], node.output[0]
+    return stored | {f"{name}_scales": scales}, [
+        *steps,
+        helper.make_node("Gather", [f"{name}_scales", ids], [f"{out}_scales"], axis=0),
+        helper.make_node("Mul", [f"{out}_float", f"{out}_scales"], [out]),
+    ]
+
+
+def _look_up(node: Any, integers: Any) -> tuple[Arrays, list[Any]]:
+    from onnx import helper
+
+    name, ids, out = node.input[0], node.input[1], node.output[0]
+    return {f"{name}_int8": integers}, [
+        helper.make_node("Gather", [f"{name}_int8", ids], [f"{out}_int8"], axis=0),
+        helper.make_node("Cast", [f"{out}_int8"], [f"{out}_float"], to=1),
+    ]
+
+
+def _look_up_packed(node: Any, integers: Any, opset: int) -> tuple[Arrays, list[Any]]:
+    """Integers of 6 bits (V, H), four in three bytes (V, 3 H / 4).
+
+    The first three quarters of a row are the low 6 bits of its bytes; the last one has 2 bits on top of each.
+    """
+    from onnx import helper
+
+    name, ids, out = node.input[0], node.input[1], node.output[0]
+    first, second, third, last = np.split((integers + 32).astype(np.uint8), 4, axis=1)  # 1 to 63, (V, H / 4)
+    low, top = np.concatenate([first, second, third], 1), np.concatenate([last & 3, last >> 2 & 3, last >> 4], 1)
+    constants = {"4": 4.0, "16": 16.0, "32": 32.0, "64": 64.0, "64th": 1 / 64}
+    stored: Arrays = {f"{name}_int6": low | top << 6}
+    stored |= {f"{out}_{called}": np.array(value, dtype=np.float32) for called, value in constants.items()}
+    parts = {"num_outputs": 3} if opset >= 18 else {}
+
+    def step(kind: str, given: Sequence[str], *made: str, **options: Any) -> Any:
+        return helper.make_node(kind, [f"{out}_{one}" for one in given], [f"{out}_{one}" for one in made], **options)
+
+    return stored, [
+        helper.make_node("Gather", [f"{name}_int6", ids], [f"{out}_bytes"], axis=0),
+        step("Cast", ["bytes"], "whole", to=1),
+        step("Mul", ["whole", "64th"], "shifted"),
+        step("Floor", ["shifted"], "top"),
+        step("Mul", ["top", "64"], "high"),
+        step("Sub", ["whole", "high"], "low"),
+        step("Split", ["top"], "top_0", "top_1", "top_2", axis=-1, **parts),
+        step("Mul", ["top_1", "4"], "bits_1"),
+        step("Mul", ["top_2", "16"], "bits_2"),
+        step("Sum", ["top_0", "bits_1", "bits_2"], "last"),
+        step("Concat", ["low", "last"], "shown", axis=-1),
+        step("Sub", ["shown", "32"], "float"),
+    ]
 
 
 def need_onnx() -> tuple[Any, Any]:

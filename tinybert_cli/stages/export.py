@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,9 @@ def _check_settings(config: Export) -> None:
                 key=(name,),
                 hint=f"leave it out, or write format: {' or '.join(readers)}",
             )
-    if config.quantize_exclude and config.quantize == "none":
-        raise ConfigError(
-            "there is nothing to leave out of: nothing is quantized", key=("quantize_exclude",), hint="quantize: int8"
-        )
+    for name in ("quantize_exclude", "embedding_bits"):
+        if config.quantize == "none" and getattr(config, name) != Export.model_fields[name].get_default():
+            raise ConfigError(f"`{name}` means nothing: nothing is quantized", key=(name,), hint="add quantize: int8")
     if form.precision != "float32" and config.verify.atol != Verify().atol:
         raise ConfigError(
             f"`atol` is for float32; `format: {config.format}` writes fewer bits",
@@ -117,11 +117,14 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
         if config.quantize == "int8" and form.int8 is not None:
             small = folder / "int8"
             small.mkdir()
-            form.int8.write(weights, small / form.weights, config.quantize_exclude)
+            quantize = partial(form.int8.write, **{name: getattr(config, name) for name in form.int8.options})
+            quantize(weights, small / form.weights, config.quantize_exclude)
             found, answers = check.compare(read(small), small / form.weights)
             complaints = check.complaints(found, config.verify, exact=False)
             if complaints:
-                blame = check.blame(form.int8, read, weights, small / form.weights, config.quantize_exclude)
+                blame = check.blame(
+                    replace(form.int8, write=quantize), read, weights, small / form.weights, config.quantize_exclude
+                )
                 yield {"event": "refused", "message": "; ".join([*complaints, _spoken(blame)])}
                 metrics |= {f"int8_{name}": value for name, value in found.items()}
             else:
