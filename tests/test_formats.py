@@ -136,8 +136,11 @@ def test_int8_is_smaller(exported: Path, small: Path) -> None:
     assert (small / "model.onnx").stat().st_size < 0.9 * (exported / "model.onnx").stat().st_size
 
 
+@pytest.mark.parametrize("large", [60_000, 70_000])  # the table has 64,000 numbers
 @pytest.mark.parametrize(("bits", "opset"), [(8, 17), (6, 17), (6, 20)])
-def test_an_embedding_table_keeps_a_scale_for_each_row(bits: int, opset: int) -> None:
+def test_an_embedding_table_keeps_a_scale_for_each_row(
+    bits: int, opset: int, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -150,12 +153,14 @@ def test_an_embedding_table_keeps_a_scale_for_each_row(bits: int, opset: int) ->
         [numpy_helper.from_array(table, "table")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    monkeypatch.setattr(int8, "LARGE_TABLE", large)
     int8._quantize_tables(model, (), bits)
+    packed = bits == 6 and large < table.size
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (rows,) = session.run(None, {"ids": np.arange(1000)})
-    assert len(model.SerializeToString()) < (0.23 if bits == 6 else 0.3) * table.nbytes
-    steps = 31 if bits == 6 else 127
+    assert len(model.SerializeToString()) < (0.23 if packed else 0.3) * table.nbytes
+    steps = 31 if packed else 127
     assert (np.abs(rows - table).max(1) <= np.abs(table).max(1) / steps * 0.51).all()
     assert len(np.unique(np.rint(rows / np.abs(table).max(1, keepdims=True) * steps))) == 2 * steps + 1
 
