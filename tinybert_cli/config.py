@@ -292,7 +292,7 @@ class Eval(Stage):
 
 
 class Export(Stage):
-    """Write a model for another runtime, and verify it against the original."""
+    """Write a model in another form, and verify it against the original."""
 
     model: str
     """The model folder or Hub id to export."""
