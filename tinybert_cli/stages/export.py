@@ -79,6 +79,11 @@ def _check_settings(config: Export) -> None:
         )
 
 
+def _options(config: Export, names: Sequence[str]) -> dict[str, Any]:
+    known = {"dtype": config.dtype, "embedding_bits": config.embedding_bits, "opset": config.opset}
+    return {name: known[name] for name in names}
+
+
 def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task, form = tasks.find_answering(config.task), formats.find(config.format)
     model = models.load(source, task.head, label_names=config.data.label_names, problem=task.problem)
@@ -104,7 +109,7 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
 
     with output.scratch() as folder:
         weights, precision = folder / form.weights, config.dtype or form.precision
-        form.write(model, check.sample(), folder, **{name: getattr(config, name) for name in form.options})
+        form.write(model, check.sample(), folder, **_options(config, form.options))
         yield {"event": "written", "bytes": weights.stat().st_size}
         metrics, said = check.compare(read(folder), weights)
         complaints = check.complaints(metrics, config.verify, exact=precision == "float32")
@@ -117,7 +122,7 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
         if config.quantize == "int8" and form.int8 is not None:
             small = folder / "int8"
             small.mkdir()
-            quantize = partial(form.int8.write, **{name: getattr(config, name) for name in form.int8.options})
+            quantize = partial(form.int8.write, **_options(config, form.int8.options))
             quantize(weights, small / form.weights, config.quantize_exclude)
             found, answers = check.compare(read(small), small / form.weights)
             complaints = check.complaints(found, config.verify, exact=False)
