@@ -56,20 +56,15 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
 def _check_settings(config: Export) -> None:
     """A setting that nothing would read is refused, unless it says what is so anyway."""
     form = formats.find(config.format)
-    for name, field in Export.model_fields.items():
+    for name in [key for key, field in Export.model_fields.items() if getattr(config, key) != field.get_default()]:
         readers = [key for key, other in formats.FORMATS.items() if name in other.settings]
-        if (
-            readers
-            and name not in form.settings
-            and getattr(config, name) != field.get_default(call_default_factory=True)
-        ):
+        if readers and config.format not in readers:
             raise ConfigError(
                 f"`{name}` means nothing for `format: {config.format}`",
                 key=(name,),
                 hint=f"leave it out, or write format: {' or '.join(readers)}",
             )
-    for name in ("quantize_exclude", "embedding_bits"):
-        if config.quantize == "none" and getattr(config, name) != Export.model_fields[name].get_default():
+        if name in ("quantize_exclude", "embedding_bits") and config.quantize == "none":
             raise ConfigError(f"`{name}` means nothing: nothing is quantized", key=(name,), hint="add quantize: int8")
     if form.precision != "float32" and config.verify.atol != Verify().atol:
         raise ConfigError(
