@@ -219,7 +219,7 @@ def test_unknown_kind_of_file_lists_the_kinds(tmp_path: Path) -> None:
     path = save(tmp_path / "train.xlsx", "text")
     error = complaint(path)
     assert error.what == f"cannot read '{path}': unknown kind of file"
-    assert error.hint == "one of: csv, tsv, json, jsonl, parquet, txt; .gz too"
+    assert error.hint == "one of: csv, tsv, json, jsonl, parquet, txt, conll; .gz too"
 
 
 def test_missing_file_names_the_one_that_is_like_it(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_options_of_a_loss_are_its_keyword_only_parameters() -> None:
     options = {name: list(losses.options_of(loss)) for name, loss in losses.LOSSES.items()}
     assert {name: found for name, found in options.items() if found} == {
         "soft_labels": ["temperature"],
-        "hard_labels": ["label_smoothing"],
+        "hard_labels": ["label_smoothing", "class_weights"],
         "relations": ["relation_heads"],
     }
 

@@ -29,14 +29,14 @@ def run(model: str, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
         InputError: the model is missing or has no answers, or a text is empty.
     """
     folder = Path(model).expanduser()
-    ask, task, names = _exported(folder) if (folder / "model.onnx").is_file() else _trained(model)
+    ask, task, names, config = _exported(folder) if (folder / "model.onnx").is_file() else _trained(model)
     numbered = enumerate(texts, start=1)
     while batch := list(islice(numbered, BATCH_SIZE)):
         for number, text in batch:
             if not text.strip():
                 raise InputError(f"text {number} is empty")
         for (_, text), (logits, pieces) in zip(batch, ask([task.asked(text) for _, text in batch]), strict=True):
-            yield {"text": text, **task.reply(text, logits, pieces, names)}
+            yield {"text": text, **task.reply(text, logits, pieces, names, config)}
 
 
 def as_fields(row: dict[str, Any]) -> list[str]:
@@ -50,7 +50,10 @@ def as_fields(row: dict[str, Any]) -> list[str]:
     return [said or "-", *([f"{row['confidence']:.4f}"] if "confidence" in row else [])]
 
 
-def _exported(folder: Path) -> tuple[Ask, tasks.Answering, list[str]]:
+Opened = tuple[Ask, tasks.Answering, list[str], dict[str, Any]]  # ..., the classes in their order, config.json
+
+
+def _exported(folder: Path) -> Opened:
     """An export folder: onnxruntime and tokenizers are enough."""
     try:
         import onnxruntime
@@ -80,21 +83,22 @@ def _exported(folder: Path) -> tuple[Ask, tasks.Answering, list[str]]:
         logits = session.run(None, shown)[0]
         return list(zip(logits, encodings, strict=True))
 
-    return ask, tasks.of_model(config), names
+    return ask, tasks.of_model(config), names, config
 
 
-def _trained(model: str) -> tuple[Ask, tasks.Answering, list[str]]:
+def _trained(model: str) -> Opened:
     import torch
 
     from tinybert_cli import loops, models
 
     source = models.locate(model)
-    task = tasks.of_model(models.read_config(source))
+    config = models.read_config(source)
+    task = tasks.of_model(config)
     net = models.load(source, task.head, problem=task.problem).to(loops.device())
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(net, tokenizer, source)
     names = models.label_names(net) or [str(index) for index in range(net.config.num_labels)]
-    longest = _longest(net.config.to_dict())
+    longest = _longest(config)
 
     def ask(texts: Sequence[Any]) -> list[Said]:
         shown = tokenizer(
@@ -106,7 +110,7 @@ def _trained(model: str) -> tuple[Ask, tasks.Answering, list[str]]:
         logits = said["logits"].float().cpu().numpy()
         return list(zip(logits, shown.encodings, strict=True))
 
-    return ask, task, names
+    return ask, task, names, config
 
 
 def _longest(config: dict[str, Any]) -> int:

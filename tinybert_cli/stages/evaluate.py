@@ -106,12 +106,12 @@ def _evaluate(
     if output.dry_run:
         return
 
-    logits = {}
+    logits, offsets = {}, shown_to_reference.rows
     for name, contestant in contestants.items():
         order = data.sorted_batches(contestant.examples.lengths, config.per_device_eval_batch_size)
-        logits[name] = loops.predict_all(contestant.model, contestant.examples, order)
+        raw = loops.predict_all(contestant.model, contestant.examples, order)
+        logits[name] = task.settled(raw, offsets, models.read_config(contestant.source))
         yield {"event": "scored", "model": name}
-    offsets = shown_to_reference.rows
     said = {name: task.answers(values, offsets, names, rows, config.data) for name, values in logits.items()}
     judge = _Judge(config, task, gold, logits[reference], offsets)
     slices = findings.slices(_row_lengths(shown_to_reference), gold.kinds(), said[reference].get("confidence"), columns)
@@ -129,7 +129,7 @@ def _evaluate(
             }
         found |= {f"{task.sliced}[{key}]": float(credits[name][rows_in].mean()) for key, rows_in in slices.items()}
         table[name] = found
-        yield {"event": "model", "model": name, "is_reference": name == reference, **found}
+        yield {"event": "model", "model": name, "is_reference": name == reference, "metric": task.main_metric, **found}
 
     metrics = {f"{name}.{key}": value for name, found in table.items() for key, value in found.items()}
     shown = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": gold.words}

@@ -56,7 +56,7 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
 
 def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task, form = tasks.find_answering(config.task), formats.find(config.format)
-    model = models.load(source, task.head, label_names=config.data.label_names, problem=task.problem)
+    model = models.load(source, task.head, label_names=config.data.class_names, problem=task.problem)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
     names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
@@ -133,8 +133,9 @@ class _Check:
         metrics = {
             "max_abs_logit_difference": float(difference.max()),
             "mean_abs_logit_difference": float(difference.mean()),
-            "agreement": self.task.fidelity(said, original, self.offsets)["agreement"],
         }
+        original, said = self._settled(original), self._settled(said)
+        metrics["agreement"] = self.task.fidelity(said, original, self.offsets)["agreement"]
         if self.gold is not None:
             before, after = (self.gold.score(logits)[self.task.main_metric] for logits in (original, said))
             metrics["metric_difference"] = after - before
@@ -171,6 +172,9 @@ class _Check:
 
     def _logits(self, net: Any) -> data.Array:
         return loops.predict_all(net, self.examples, self._order())
+
+    def _settled(self, logits: data.Array) -> data.Array:
+        return self.task.settled(logits, self.offsets, self.model.config.to_dict())
 
     def _order(self) -> list[list[int]]:
         return data.sorted_batches(self.examples.lengths, BATCH_SIZE)

@@ -78,6 +78,9 @@ class Task(ABC):
     name: ClassVar[str]
     head: ClassVar[str]  # the model head, by its name in models.HEADS
     problem: ClassVar[str | None] = None  # what transformers calls it in config.json, if the head alone does not say
+    decides: ClassVar[
+        tuple[str, ...]
+    ] = ()  # what config.json may say of how the logits are read, see `Answering.settled`
     pipeline: ClassVar[str]  # what the Hub calls models that do this
     main_metric: ClassVar[str]
     metrics: ClassVar[Mapping[str, bool]]  # those of `score`, and whether more of it is better
@@ -134,6 +137,10 @@ class Exam(ABC):
     def trivial(self) -> float:
         """The main metric of a model that gives every row the same answer, the best that there is."""
 
+    def tuned(self, logits: Array) -> dict[str, Any]:
+        """What config.json is to say (`Answering.decides`) so that these logits score best; empty: nothing."""
+        return {}
+
     def best_order(self, logits: Array) -> tuple[list[int], float] | None:
         """The order of the classes under which the logits fit best, and the main metric then; None without classes."""
         return None
@@ -174,6 +181,7 @@ class Answering(Task):
     changeable: ClassVar[bool] = (
         True  # whether a text with other words in it, as `augment` makes them, is one to ask of
     )
+    confident: ClassVar[bool] = True  # whether an answer has a confidence
     sliced: ClassVar[str]  # what `Exam.credit` says of a row: the mean over some rows is their score
     detailed: ClassVar[tuple[str, ...]]  # those of `details`; one of each class stands for `recall[negative]`, ...
 
@@ -193,6 +201,13 @@ class Answering(Task):
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
         """InputError if there is nothing to learn from these labels (A, ...)."""
 
+    def settled(self, logits: Array, offsets: Array | None, config: Mapping[str, Any]) -> Array:
+        """The logits moved as the model's config.json asks for (`decides`), so that everything reads them alike.
+
+        A label dataset holds them as the model said them: what a student learns is no decision.
+        """
+        return logits
+
     @abstractmethod
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         """The logits' answers as labels (A, ...), `missing` where less sure, and the rows (N,) that have any."""
@@ -208,8 +223,14 @@ class Answering(Task):
         return tuple(text.split("\t", 1)) if "\t" in text else text
 
     @abstractmethod
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
-        """What `tinybert predict` says of one text, from the logits of it (C,) or of its tokens (T, C)."""
+    def reply(
+        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What `tinybert predict` says of one text, from the logits of it (C,) or of its tokens (T, C).
+
+        Args:
+            config: the model's config.json, which may say how the logits are read.
+        """
 
     @abstractmethod
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:

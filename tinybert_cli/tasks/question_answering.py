@@ -23,6 +23,10 @@ from tinybert_cli.tasks.base import Answering, Array, Encoded, Exam, Pieces, Row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+NULL_THRESHOLD = "null_score_diff_threshold"  # in config.json, as in run_qa.py: how far none must be before the best
+NEVER = 1e4  # that there is no answer is never said
+N_BEST = 5  # answers that `predict` tells
+
 _CHUNK = 500  # rows that are tokenized in one call
 
 
@@ -34,6 +38,7 @@ class QuestionAnswering(Answering):
     main_metric = "f1"
     metrics: ClassVar[Mapping[str, bool]] = {"f1": True, "exact_match": True, "loss": False}
     sliced = "f1"
+    decides = (NULL_THRESHOLD,)
     detailed = ("answered", "exact_match_answerable", "f1_answerable", "accuracy_unanswerable")
 
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -96,6 +101,16 @@ class QuestionAnswering(Answering):
         if missing(labels).all():
             raise InputError("no row has an answer: there is nothing to learn", where=rows.place(0))
 
+    def settled(self, logits: Array, offsets: Array | None, config: Mapping[str, Any]) -> Array:
+        """The two numbers of no answer less half the threshold each, so that the greater sum decides."""
+        threshold = config.get(NULL_THRESHOLD)
+        if threshold is None:
+            return logits
+        assert offsets is not None
+        moved = logits.copy()
+        moved[offsets[:-1]] -= threshold / 2
+        return moved
+
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         labels, sure = np.zeros(logits.shape, dtype=np.float32), []
         for begin, end in _rows(offsets):
@@ -122,16 +137,22 @@ class QuestionAnswering(Answering):
             raise InputError("a question and its context are needed, with a tab between them", where=text[:80])
         return question, context
 
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+    def reply(
+        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The best answer with its characters in the context, and the `n_best`, "" for none among them."""
         _, _, context = text.partition("\t")
         places, characters = _pieces(pieces.offsets, pieces.sequence_ids)
         words = spans.word_spans(context)
         words = words[words[:, 0] < (characters[-1, 1] if len(characters) else 0)]  # what was not cut
         (read,) = _parted(words, [(places, characters)])
-        said = np.take_along_axis(logits, read, axis=0)
-        first, last, confidence = _answer(said)
-        begin, end = (int(words[first - 1, 0]), int(words[last - 1, 1])) if first else (0, 0)
-        return {"prediction": context[begin:end], "confidence": confidence, "begin": begin, "end": end}
+        said = self.settled(np.take_along_axis(logits, read, axis=0), np.array([0, len(read)]), config)
+        found = []
+        for first, last, confidence in _best_answers(said, N_BEST):
+            begin, end = (int(words[first - 1, 0]), int(words[last - 1, 1])) if first else (0, 0)
+            found.append({"text": context[begin:end], "confidence": confidence, "begin": begin, "end": end})
+        best = dict(found[0])
+        return {"prediction": best.pop("text"), **best, "n_best": found}
 
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
         from scipy.stats import spearmanr
@@ -213,6 +234,29 @@ class SpanExam(Exam):
 
     def credit(self, logits: Array) -> Array:
         return self._of_rows(logits)["f1"]
+
+    def tuned(self, logits: Array) -> dict[str, Any]:
+        """The threshold with the best f1, as `find_all_best_thresh` of the evaluation script of SQuAD 2.0 has it.
+
+        If every row has an answer, then one is always given, as in SQuAD 1.1.
+        """
+        if all(self.gold):
+            return {NULL_THRESHOLD: NEVER}
+        differences, gains = np.zeros(len(self.gold)), np.zeros(len(self.gold))
+        for index, (begin, end) in enumerate(_rows(self.offsets)):
+            shares = _log_softmax(logits[begin:end])
+            first, last, best = spans.best_span(shares[1:, 0], shares[1:, 1])
+            said = _text(self.contexts[index], first + 1, last + 1) if np.isfinite(best) else ""
+            differences[index] = min(NEVER, float(shares[0].sum()) - best)
+            gains[index] = spans.overlap(spans.normalized(said), self.right[index]) - float(not self.gold[index])
+        order = np.argsort(differences, kind="stable")
+        falls = np.concatenate([[0.0], np.cumsum(gains[order])])  # answering the rows that are surest to have one
+        sorted_differences = differences[order]
+        falls[1:-1][sorted_differences[1:] == sorted_differences[:-1]] = -np.inf  # equal ones cannot be parted
+        count = int(falls.argmax())
+        above = sorted_differences[count] if count < len(order) else sorted_differences[-1] + 2
+        below = sorted_differences[count - 1] if count else sorted_differences[0] - 2
+        return {NULL_THRESHOLD: float((above + below) / 2)}
 
     def trivial(self) -> float:
         """Never answering."""
@@ -382,6 +426,16 @@ def _answer(logits: Array) -> tuple[int, int, float]:
     first, last, best = spans.best_span(shares[1:, 0], shares[1:, 1])
     none = float(shares[0].sum())
     return (0, 0, float(np.exp(none))) if none >= best else (first + 1, last + 1, float(np.exp(best)))
+
+
+def _best_answers(logits: Array, count: int) -> list[tuple[int, int, float]]:
+    """The `count` answers with the greatest probability, as `_answer` says the first; no answer is one of them."""
+    shares = _log_softmax(logits)
+    found = [
+        (first + 1, last + 1, score) for first, last, score in spans.best_spans(shares[1:, 0], shares[1:, 1], count)
+    ]
+    found = sorted([(0, 0, float(shares[0].sum())), *found], key=lambda one: -one[2])[:count]
+    return [(first, last, float(np.exp(score))) for first, last, score in found]
 
 
 def _text(context: str, first: int, last: int) -> str:

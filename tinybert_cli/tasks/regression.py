@@ -28,6 +28,7 @@ class Regression(Answering):
         "mae": False,
         "loss": False,
     }
+    confident = False
     sliced = "nearness"
     detailed = ("nearness",)
 
@@ -70,7 +71,9 @@ class Regression(Answering):
     ) -> dict[str, list[Any]]:
         return {"prediction": logits[:, 0].tolist()}
 
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+    def reply(
+        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
         return {"prediction": float(logits[0])}
 
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:

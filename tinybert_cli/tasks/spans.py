@@ -37,6 +37,15 @@ def best_span(begins: Array, ends: Array) -> tuple[int, int, float]:
     return best
 
 
+def best_spans(begins: Array, ends: Array, count: int) -> list[tuple[int, int, float]]:
+    """The `count` best spans, as `best_span` says the first, best first."""
+    found: list[tuple[int, int, float]] = []
+    for length in range(min(LONGEST, len(begins))):
+        sums = begins[: len(begins) - length] + ends[length:]
+        found += [(int(first), int(first) + length, float(sums[first])) for first in np.argsort(-sums)[:count]]
+    return sorted(found, key=lambda one: -one[2])[:count]
+
+
 def normalized(answer: str) -> list[str]:
     """The words that count, as the evaluation script of SQuAD has it: no case, punctuation or articles.
 

@@ -83,7 +83,9 @@ class TextClassification(Answering):
         best = probabilities.argmax(-1)
         return {"prediction": [names[i] for i in best], "confidence": probabilities.max(-1).tolist()}
 
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+    def reply(
+        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
         shares = scores.softmax(logits)
         return {
             "prediction": names[int(shares.argmax())],

@@ -81,7 +81,7 @@ class TokenClassification(Answering):
         """Outside first, then by name, if they are only found in the data."""
         tags = itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or [])
         names = agreed_names(rows, data, tags, model_names=model_names)
-        known = data.label_names or rows.label_names or model_names
+        known = data.class_names or rows.label_names or model_names
         return names if known else sorted(names, key=lambda name: (name != "O", name))
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
@@ -142,7 +142,9 @@ class TokenClassification(Answering):
     def asked(self, text: str) -> Any:
         return " ".join(text[begin:end] for begin, end in word_spans(text))
 
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+    def reply(
+        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The entities with their characters; `score` is the mean probability of their words."""
         own = np.flatnonzero([sequence is not None for sequence in pieces.sequence_ids])
         spans = word_spans(text)
