@@ -20,6 +20,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
 
 MEASURES = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
 TIMED_ROWS = 256  # rows that the latencies are taken on, or as many as there are
+MOST_CLASSES = 25  # whose numbers stand in report.md one by one
 COUNTED_ROWS = 64  # rows whose multiplications are counted
 
 
@@ -135,7 +136,7 @@ def _evaluate(
     shown = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": gold.words}
     lost = findings.regressions(shown, said, credits, reference)
     title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
-    pages = {"report.md": artifacts.markdown_table(title, metrics, list(sources))}
+    pages = {"report.md": artifacts.markdown_table(title, _readable(metrics, names), list(sources))}
     try:
         pages["report.html"] = evaluation_page.as_html(
             evaluation_page.Evaluation(
@@ -165,6 +166,14 @@ def _evaluate(
     output.put(write)
     output.finish(metrics, label_names=names, device=str(loops.device()), precision="no")
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
+
+
+def _readable(metrics: Mapping[str, float], names: list[str]) -> dict[str, float]:
+    """All of them, or, of very many classes, all but the numbers of each class, which metrics.json has."""
+    if len(names) <= MOST_CLASSES:
+        return dict(metrics)
+    of_one = [f"[{name}]" for name in names]
+    return {key: value for key, value in metrics.items() if not any(name in key for name in of_one)}
 
 
 def _log(source: models.Source) -> list[artifacts.Row]:

@@ -198,17 +198,19 @@ def _card(
     names: list[str],
     facts: Mapping[str, float],
 ) -> artifacts.Card:
+    task, pair = tasks.find_answering(config.task), len(data.text_columns(config.data)) == 2
     kind = "int8" if quantize == "int8" else "float32"
     limits = [
         f"Its answers are those of {config.model} on {facts['agreement']:.2%} of the rows that it was verified on, "
         f"where a logit differs by {facts['max_abs_logit_difference']:.2g} at most. That model's limits are its own.",
         f"Longer input than {config.data.max_seq_length} tokens was cut when it was verified.",
+        task.limit(names),
     ]
     lost = f"{facts['metric_difference']:+.4f}" if "metric_difference" in facts else None
     return artifacts.Card(
         name=output.folder.name,
         task=config.task,
-        pipeline=tasks.find(config.task).pipeline,
+        pipeline=task.pipeline,
         summary=f"{config.model} for ONNX Runtime, in {kind}.",
         inputs=output.inputs,
         made={
@@ -218,8 +220,8 @@ def _card(
             "weights": kind,
             "verified on": artifacts.data_names(output.inputs),
             "agreement with the model": f"{facts['agreement']:.4f}",
-            f"{tasks.find(config.task).main_metric} against the model's": lost,
-            "labels": ", ".join(names),
+            f"{task.main_metric} against the model's": lost,
+            "labels": artifacts.listed(names),
         },
         result=result,
         costs={
@@ -231,7 +233,7 @@ def _card(
         },
         usage={
             "ONNX Runtime": f"```python\n{_USAGE.format(folder=output.folder)}\n```",
-            "tinybert": f'```sh\ntinybert predict {output.folder} "Better than it looks."\n```\n\nIt needs no torch.',
+            "tinybert": f"```sh\ntinybert predict {output.folder} {task.example(pair=pair)}\n```\n\nIt needs no torch.",
             "transformers": f"It loads {config.model}, the original; an export is for ONNX Runtime.",
         },
         limits=[*limits, *artifacts.UNTESTED],

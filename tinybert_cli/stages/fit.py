@@ -198,21 +198,19 @@ def _card(
 ) -> artifacts.Card:  # fmt: skip
     """What the model card says; `chosen`: the weights were chosen on the rows of the exam."""
     task, training, folder = tasks.find(config.task), config.training, str(output.folder)
-    usage = {"transformers": f"```python\n{task.usage(folder)}\n```"}
-    if lesson.names is not None:
+    pair = len(data.text_columns(config.data)) == 2
+    usage = {"transformers": f"```python\n{task.usage(folder, pair=pair)}\n```"}
+    if isinstance(task, tasks.Answering):
         usage |= {
             "ONNX Runtime": "`tinybert export` writes it as ONNX, float32 or int8, and verifies that on real rows.",
-            "tinybert": f'```sh\ntinybert predict {folder} "Better than it looks."\n```',
+            "tinybert": f"```sh\ntinybert predict {folder} {task.example(pair=pair)}\n```",
         }
     inputs = {**artifacts.data_inputs(lesson.origin), **output.inputs}
     teacher = artifacts.model_names(lesson.origin["teacher"]) if "teacher" in lesson.origin else None
     precision = "float32" if facts["precision"] == "no" else facts["precision"]
     limits = [f"Longer input than {config.data.max_seq_length} tokens was cut in training."]
-    if lesson.names:
-        limits.append(
-            f"It answers any text with one of its labels ({', '.join(lesson.names)}), however far the text is from "
-            "those that it learned from; how sure it says it is, is no proof."
-        )
+    if isinstance(task, tasks.Answering):
+        limits.append(task.limit(lesson.names or []))
     if result is not None and chosen:
         limits.append(
             f"Its checkpoint was chosen on the same {result.rows:,} rows that the numbers are of: "
@@ -238,7 +236,7 @@ def _card(
             "teacher": teacher,
             "layers copied": ", ".join(map(str, copied)),
             "data": artifacts.data_names(inputs),
-            "labels": None if lesson.names is None else ", ".join(lesson.names),
+            "labels": None if lesson.names is None else artifacts.listed(lesson.names),
             "training rows": f"{len(lesson.rows):,}",
             "steps": f"{facts['steps']:,} of {training.per_device_train_batch_size} rows on each device",
             "learning rate": f"{training.learning_rate:g}, {training.lr_scheduler_type}",

@@ -97,8 +97,8 @@ class Task(ABC):
         """What models are shown, as token ids; InputError for a missing column or a row that is no text."""
 
     @abstractmethod
-    def usage(self, folder: str) -> str:
-        """The lines of Python that load and ask a finished model folder."""
+    def usage(self, folder: str, *, pair: bool) -> str:
+        """The lines of Python that load and ask a finished model folder, about a text or about a pair of them."""
 
 
 class Exam(ABC):
@@ -218,6 +218,17 @@ class Answering(Task):
     ) -> dict[str, list[Any]]:
         """What the logits say of the rows in words: the column `prediction`, and `confidence` if there is any."""
 
+    def example(self, *, pair: bool) -> str:
+        """What `tinybert predict` can be asked, as a word of the shell."""
+        return r"$'Better than it looks.\tIt looks bad.'" if pair else '"Better than it looks."'
+
+    def limit(self, names: Sequence[str]) -> str:
+        """What a model card warns of."""
+        return (
+            "It answers any text with one of its labels, however far the text is from those that it learned from; how "
+            "sure it says it is, is no proof."
+        )
+
     def asked(self, text: str) -> Any:
         """What the tokenizer is given of a text that somebody typed: the text, or, where a tab parts it, a pair."""
         return tuple(text.split("\t", 1)) if "\t" in text else text
@@ -274,6 +285,12 @@ def encode_texts(rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> 
         truncated=truncated,
         empty=[i for i in range(len(rows)) if not any(column[i].strip() for column in texts)],
     )
+
+
+def text_usage(folder: str, options: str, *, pair: bool) -> str:
+    """How transformers is asked about a text, or a pair of them."""
+    asked = '{"text": "Better than it looks.", "text_pair": "It looks bad."}' if pair else '"Better than it looks."'
+    return f'from transformers import pipeline\n\npipeline("text-classification", "{folder}"{options})({asked})'
 
 
 def check_complete(labels: Array, rows: Rows) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.tasks import scores
-from tinybert_cli.tasks.base import Answering, Array, Exam, Pieces, Rows, check_complete, encode_texts
+from tinybert_cli.tasks.base import Answering, Array, Exam, Pieces, Rows, check_complete, encode_texts, text_usage
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
 
 THRESHOLDS = "thresholds"  # in config.json: of each class the probability from which on a row has it
@@ -114,6 +114,12 @@ class MultiLabelClassification(Answering):
         probabilities = dict(zip(names, _sigmoid(logits).tolist(), strict=True))
         return {"prediction": prediction, "confidence": float(confidence), "probabilities": probabilities}
 
+    def limit(self, names: Sequence[str]) -> str:
+        return (
+            f"A row has a label from the probability on that `{THRESHOLDS}` in config.json says, in the order of "
+            "`id2label`; without that, from 0.5 on. Other programs do not read it."
+        )
+
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
         """`agreement` is the share of rows with the same classes; `kl` of each class from the reference's, the mean."""
         from scipy.stats import spearmanr
@@ -136,11 +142,8 @@ class MultiLabelClassification(Answering):
         of_mean: Array = (np.log(mean.clip(scores.LEAST)) - np.log((1 - mean).clip(scores.LEAST))).astype(np.float32)
         return of_mean
 
-    def usage(self, folder: str) -> str:
-        return (
-            "from transformers import pipeline\n\n"
-            f'pipeline("text-classification", "{folder}", top_k=None)("Better than it looks.")'
-        )
+    def usage(self, folder: str, *, pair: bool) -> str:
+        return text_usage(folder, ", top_k=None", pair=pair)
 
 
 @dataclass(frozen=True)

@@ -172,12 +172,17 @@ class QuestionAnswering(Answering):
         mean: Array = np.average(logits, axis=0, weights=weights).astype(np.float32)
         return mean
 
-    def usage(self, folder: str) -> str:
+    def example(self, *, pair: bool) -> str:
+        return r"$'Who wrote it?\tIt was written by Ada in 1843.'"
+
+    def limit(self, names: Sequence[str]) -> str:
         return (
-            "from transformers import pipeline\n\n"
-            f'ask = pipeline("question-answering", "{folder}")\n'
-            'ask(question="Who wrote it?", context="It was written by Ada in 1843.")'
+            f"`{NULL_THRESHOLD}` in config.json says when it has no answer; {NEVER:g} stands for always having one. An "
+            f"answer has {spans.LONGEST} words at most. Other programs set both by options of theirs."
         )
+
+    def usage(self, folder: str, *, pair: bool) -> str:
+        return _USAGE.format(folder=folder)
 
 
 @dataclass(frozen=True)
@@ -287,6 +292,17 @@ class SpanExam(Exam):
             found["answered"][index] = bool(said)
         return found
 
+
+_USAGE = """from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+model = AutoModelForQuestionAnswering.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+context = "It was written by Ada in 1843."
+shown = tokenizer("Who wrote it?", context, return_offsets_mapping=True, return_tensors="pt")
+characters = shown.pop("offset_mapping")[0]
+said = model(**shown)
+begin, end = said.start_logits.argmax(), said.end_logits.argmax()
+context[characters[begin][0] : characters[end][1]]"""
 
 SCORED = ("f1", "exact_match", "loss")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks.base import Answering, Array, Exam, Pieces, Rows, check_complete, encode_texts
+from tinybert_cli.tasks.base import Answering, Array, Exam, Pieces, Rows, check_complete, encode_texts, text_usage
 
 
 class Regression(Answering):
@@ -76,6 +76,12 @@ class Regression(Answering):
     ) -> dict[str, Any]:
         return {"prediction": float(logits[0])}
 
+    def limit(self, names: Sequence[str]) -> str:
+        return (
+            "It answers any text with a number, however far the text is from those that it learned from, and does not "
+            "say how sure it is."
+        )
+
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
         """`agreement` is the correlation of both models' numbers (Pearson); and how far they are apart."""
         ours, theirs = logits[:, 0].astype(np.float64), reference[:, 0].astype(np.float64)
@@ -87,11 +93,8 @@ class Regression(Answering):
         mean: Array = np.average(logits, axis=0, weights=weights).astype(np.float32)
         return mean
 
-    def usage(self, folder: str) -> str:
-        return (
-            "from transformers import pipeline\n\n"
-            f'pipeline("text-classification", "{folder}", function_to_apply="none")("Better than it looks.")'
-        )
+    def usage(self, folder: str, *, pair: bool) -> str:
+        return text_usage(folder, ', function_to_apply="none"', pair=pair)
 
 
 @dataclass(frozen=True)

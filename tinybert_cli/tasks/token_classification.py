@@ -172,7 +172,16 @@ class TokenClassification(Answering):
 
     ensemble = staticmethod(scores.ensemble)
 
-    def usage(self, folder: str) -> str:
+    def example(self, *, pair: bool) -> str:
+        return '"Ada wrote it in London."'
+
+    def limit(self, names: Sequence[str]) -> str:
+        return (
+            "It tags the words of any text, however far it is from those that it learned from. The tag of a word is "
+            "that of its first piece."
+        )
+
+    def usage(self, folder: str, *, pair: bool) -> str:
         return (
             "from transformers import pipeline\n\n"
             f'ask = pipeline("token-classification", "{folder}", aggregation_strategy="first")\n'
