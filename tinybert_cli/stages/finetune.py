@@ -60,6 +60,8 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         yield {"event": "labels", "rows": len(sure), "kept": len(chosen), "min_confidence": config.min_confidence}
     assert labels is not None
     task.check_trainable(labels, names, rows)
+    if config.labels == "gold":
+        yield from ({"event": "warning", "message": message} for message in task.odd(rows, config.data, names))
     outputs, options = losses.OUTPUTS[task.outputs], _options(config)
     targets = {"labels": labels}
     if config.class_weights == "balanced":

@@ -208,6 +208,10 @@ class Answering(Task):
         """
         return logits
 
+    def odd(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        """Sentences about gold answers that may be learnt from, but are not as one expects."""
+        return []
+
     @abstractmethod
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         """The logits' answers as labels (A, ...), `missing` where less sure, and the rows (N,) that have any."""

@@ -14,8 +14,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 LONGEST = 30  # words of an answer, as in the reference BERT code
 
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+|[^\w\s]|_")
+CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]|_")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "，。、；：？！“”‘’（）《》〈〉【】『』「」…—～·")
 
@@ -52,7 +52,7 @@ def normalized(answer: str) -> list[str]:
     Chinese and Japanese characters are words of their own, as in the script of CMRC 2018.
     """
     plain = _ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION))
-    return re.sub(rf"([{_CJK}])", r" \1 ", plain).split()
+    return re.sub(rf"([{CJK}])", r" \1 ", plain).split()
 
 
 def exact(said: Sequence[str], gold: Sequence[Sequence[str]]) -> bool:

@@ -6,6 +6,7 @@ A row is answered word by word, at the first piece of each, so that teacher and 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +18,15 @@ from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks import scores
 from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Encoded, Exam, Pieces, Rows, frame, missing
-from tinybert_cli.tasks.entities import Entity, entities, kinds_of
+from tinybert_cli.tasks.entities import Entity, entities, inside_only, kinds_of, mixed
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
-from tinybert_cli.tasks.spans import word_spans
+from tinybert_cli.tasks.spans import CJK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_LETTER = rf"[^\W_{CJK}]"
+_WORD = re.compile(rf"[{CJK}]|{_LETTER}+(?:(?:[-.'’&/@+_]|(?<=\d),(?=\d)){_LETTER}+)*(?:(?<=\.[^\W\d_])\.)?|[^\w\s]|_")
 
 _CHUNK = 1000  # rows that are tokenized in one call
 
@@ -81,6 +85,15 @@ class TokenClassification(Answering):
         """Outside first, then by name, if they are only found in the data."""
         tags = itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or [])
         names = agreed_names(rows, data, tags, model_names=model_names)
+        schemes = mixed(names)
+        if schemes is not None:
+            prefixes, other = schemes
+            raise InputError(
+                f"tags in two schemes: some begin with {', '.join(prefixes)}, so that entities have a first word, "
+                f"and {other} does not",
+                where=rows.place(0),
+                hint="write all tags alike: B-PER, I-PER, ..., or without a prefix, and O for what is outside",
+            )
         known = data.class_names or rows.label_names or model_names
         return names if known else sorted(names, key=lambda name: (name != "O", name))
 
@@ -122,6 +135,20 @@ class TokenClassification(Answering):
                 hint="check data.label_column_name",
             )
 
+    def odd(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        """Entities that begin with an I-, as IOB1 has it, but IOB2 and BIOES do not."""
+        _, prefixed, outside = kinds_of(names)
+        tags = [
+            [value if isinstance(value, str) else names[int(value)] for value in row]  # type: ignore[call-overload]
+            for row in _tags(rows, data) or []
+            if row is not None
+        ]
+        count = sum(map(inside_only, tags)) if prefixed else 0
+        if not count:
+            return []
+        total = sum(len(entities(row, prefixed=prefixed, outside=outside)) for row in tags)
+        return [f"{count:,} of {total:,} entities begin with I-, E- or L-: as conlleval has it, they count as entities"]
+
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         shares = scores.softmax(logits)
         sure = shares.max(-1) >= min_confidence
@@ -140,14 +167,14 @@ class TokenClassification(Answering):
         }
 
     def asked(self, text: str) -> Any:
-        return " ".join(text[begin:end] for begin, end in word_spans(text))
+        return " ".join(text[begin:end] for begin, end in _spans_in(text))
 
     def reply(
         self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The entities with their characters; `score` is the mean probability of their words."""
         own = np.flatnonzero([sequence is not None for sequence in pieces.sequence_ids])
-        spans = word_spans(text)
+        spans = _spans_in(text)
         characters = [pieces.offsets[place] for place in own]
         joined = _spans_of([text[begin:end] for begin, end in spans])
         read = joined[:, 0] < (characters[-1][1] if characters else 0)  # what was not cut
@@ -315,6 +342,12 @@ def _first_pieces(words: Array, characters: Sequence[tuple[int, int]]) -> Array:
     """
     ends = np.asarray([end for _, end in characters], dtype=np.int64)
     return np.searchsorted(ends, words[:, 0], side="right").clip(0, max(0, len(ends) - 1))
+
+
+def _spans_in(text: str) -> Array:
+    """Where the words of a text begin and end (W, 2), parted as corpora part it: marks from words, but not New-York,
+    U.S. or 1,000; Chinese and Japanese characters one by one."""
+    return np.array([match.span() for match in _WORD.finditer(text)], dtype=np.int64).reshape(-1, 2)
 
 
 def _spans_of(words: Sequence[str]) -> Array:
