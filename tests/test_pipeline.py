@@ -242,12 +242,13 @@ def test_layers_of_models_with_one_tokenizer_are(cascade: Cascade) -> None:
 
 
 def test_a_dry_run_writes_nothing(cascade: Cascade) -> None:
-    for command, given in {
+    asked: dict[str, dict[str, Any]] = {
         "finetune": {"model": cascade.folder / "base"},
         "gen-soft-labels": {"teacher": cascade.folder / "teacher"},
         "distill": {"soft_labels": cascade.folder / "labels", "student": str(cascade.folder / "other")},
         "eval": {"models": {"teacher": str(cascade.folder / "teacher")}},
-    }.items():
+    }
+    for command, given in asked.items():
         (*_, plan) = cascade.stage(command, "dry", dry_run=True, **given)
         assert plan["event"] == "plan" and not (cascade.folder / "dry").exists()
 

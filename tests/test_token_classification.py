@@ -34,7 +34,7 @@ def settings(**given: Any) -> Data:
 
 
 def rows_of(*rows: tuple[list[str], list[Any] | None]) -> Rows:
-    columns = {"tokens": [words for words, _ in rows], "tags": [tags for _, tags in rows]}
+    columns: dict[str, list[Any]] = {"tokens": [words for words, _ in rows], "tags": [tags for _, tags in rows]}
     return Rows(columns, (("ner.jsonl", len(rows)),))
 
 

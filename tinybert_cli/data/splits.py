@@ -102,7 +102,7 @@ def _files(data: Data, split: Split) -> list[str] | None:
     if value is None and data.dataset_name and split != "unlabeled":
         folder, name = Path(data.dataset_name), _split_name(data, split)
         whole = [path for path in folder.glob(f"{name}.*") if kind_of(path) in READERS]
-        shards = [path for path in folder.glob(f"{name}-*-of-*") if kind_of(path) in READERS]
+        shards = [path for path in folder.glob(f"{name}-[0-9]*") if kind_of(path) in READERS]
         return [str(path) for path in sorted(whole or shards)] or None
     return [value] if isinstance(value, str) else value
 

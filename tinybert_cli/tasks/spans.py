@@ -17,7 +17,9 @@ LONGEST = 30  # words of an answer, as in the reference BERT code
 CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]|_")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation + "，。、；：？！“”‘’（）《》〈〉【】『』「」…—～·")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CHINESE_PUNCTUATION = str.maketrans("", "", "，。、；：？！“”‘’（）《》〈〉【】『』「」…—～·")
+_CHINESE = re.compile(rf"([{CJK}])")
 
 
 def word_spans(text: str) -> Array:
@@ -49,10 +51,12 @@ def best_spans(begins: Array, ends: Array, count: int) -> list[tuple[int, int, f
 def normalized(answer: str) -> list[str]:
     """The words that count, as the evaluation script of SQuAD has it: no case, punctuation or articles.
 
-    Chinese and Japanese characters are words of their own, as in the script of CMRC 2018.
+    Chinese and Japanese characters are words of their own, and their marks none, as in the script of CMRC 2018.
     """
     plain = _ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION))
-    return re.sub(rf"([{CJK}])", r" \1 ", plain).split()
+    if _CHINESE.search(plain):
+        plain = _CHINESE.sub(r" \1 ", plain.translate(_CHINESE_PUNCTUATION))
+    return plain.split()
 
 
 def exact(said: Sequence[str], gold: Sequence[Sequence[str]]) -> bool:
