@@ -142,10 +142,10 @@ def test_thresholds_decide_what_is_said_and_leave_the_probabilities_alone() -> N
     logits = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
     pieces: Any = None
     config = {"thresholds": [0.1, 0.9, 0.9]}
-    said = TASK.reply("a", logits, pieces, NAMES, config)
+    said = TASK.reply("a", [(logits, pieces)], NAMES, config)
     assert said["prediction"] == ["arts"]
     assert said["probabilities"]["sport"] == pytest.approx(1 / (1 + np.exp(-1)))
-    assert TASK.reply("a", logits, pieces, NAMES, {})["prediction"] == ["sport"]
+    assert TASK.reply("a", [(logits, pieces)], NAMES, {})["prediction"] == ["sport"]
 
 
 @pytest.mark.parametrize("bad", [[0.5, 0.5], [0.5, 0.5, 1.0]])

@@ -283,6 +283,21 @@ def test_predict_says_what_the_task_says(cascade: Cascade) -> None:
     assert "".join(predict.as_fields(said))
 
 
+def test_predict_reads_a_text_in_windows_that_is_too_long_for_the_model(cascade: Cascade) -> None:
+    made = MADE[cascade.task]
+    if tasks.find_answering(cascade.task).parted is None:
+        pytest.skip("it cuts the text")
+    question, tab, text = made.asked.rpartition("\t")
+    filled = "the a is was and very " * 12
+    (said,) = predict.run(str(cascade.folder / "teacher"), [f"{question}{tab}{filled}{text}"])
+    (alone,) = predict.run(str(cascade.folder / "teacher"), [made.asked])
+    if cascade.task == "token-classification":
+        moved = [(kind, words, begin + len(filled), end + len(filled)) for kind, words, begin, end in made.answer]
+        assert plain(said["prediction"])[-2:] == moved
+    else:
+        assert said["begin"] == alone["begin"] + len(filled) and said["prediction"] == made.answer
+
+
 def test_an_export_answers_the_same_without_torch(cascade: Cascade) -> None:
     pytest.importorskip("onnxruntime")
     cascade.stage("export", "export", model=cascade.folder / "student", verify__atol=1e-3)

@@ -272,7 +272,7 @@ def test_entities_come_with_their_characters_and_scores(tokenizer: Any) -> None:
     said = {"ada": "B-PER", "new": "B-LOC"}
     for place, token in enumerate(pieces.tokens):
         logits[place, NAMES.index(said.get(token, "O"))] = 5.0
-    found = TASK.reply(text, logits, pieces, NAMES, {})["prediction"]
+    found = TASK.reply(text, [(logits, pieces)], NAMES, {})["prediction"]
     assert [(one["type"], one["text"], one["begin"], one["end"]) for one in found] == [
         ("PER", "Ada", 0, 3), ("LOC", "New-York", 13, 21),
     ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -42,6 +42,9 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
     def column(self, name: str) -> list[Any]: ...
     def place(self, index: int) -> str: ...
+
+
+Window = tuple[Array, Pieces]  # the logits of a text (C,) or of its tokens (T, C), and what the tokenizer made of it
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,8 @@ class Answering(Task):
     """
 
     outputs: ClassVar[str]  # what the C numbers are, by its name in losses.OUTPUTS
+    parted: ClassVar[Literal["only_first", "only_second"] | None] = None  # which text is read in windows if it is too
+    # long for the model, as tokenizers call it; None: it is cut
     changeable: ClassVar[bool] = (
         True  # whether a text with other words in it, as `augment` makes them, is one to ask of
     )
@@ -239,11 +244,12 @@ class Answering(Task):
 
     @abstractmethod
     def reply(
-        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """What `tinybert predict` says of one text, from the logits of it (C,) or of its tokens (T, C).
+        """What `tinybert predict` says of one text.
 
         Args:
+            windows: in order; one alone, but of a long text that is `parted`.
             config: the model's config.json, which may say how the logits are read.
         """
 

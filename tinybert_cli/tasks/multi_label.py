@@ -12,7 +12,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.tasks import scores
-from tinybert_cli.tasks.base import Answering, Array, Exam, Pieces, Rows, check_complete, encode_texts, text_usage
+from tinybert_cli.tasks.base import Answering, Array, Exam, Rows, Window, check_complete, encode_texts, text_usage
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
 
 THRESHOLDS = "thresholds"  # in config.json: of each class the probability from which on a row has it
@@ -106,9 +106,10 @@ class MultiLabelClassification(Answering):
         return {"prediction": _named(logits >= 0, names), "confidence": _least_sure(logits).tolist()}
 
     def reply(
-        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The probabilities are the model's own; the thresholds are in the prediction."""
+        ((logits, _),) = windows
         settled = self.settled(logits[None], None, config)
         (prediction,), (confidence,) = _named(settled >= 0, names), _least_sure(settled)
         probabilities = dict(zip(names, _sigmoid(logits).tolist(), strict=True))

@@ -18,7 +18,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks import scores, spans
-from tinybert_cli.tasks.base import Answering, Array, Encoded, Exam, Pieces, Rows, missing, texts_of
+from tinybert_cli.tasks.base import Answering, Array, Encoded, Exam, Rows, Window, missing, texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +35,7 @@ class QuestionAnswering(Answering):
     head = "question-answering"
     pipeline = "question-answering"
     outputs = "span"
+    parted = "only_second"
     main_metric = "f1"
     metrics: ClassVar[Mapping[str, bool]] = {"f1": True, "exact_match": True, "loss": False}
     sliced = "f1"
@@ -138,15 +139,15 @@ class QuestionAnswering(Answering):
         return question, context
 
     def reply(
-        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The best answer with its characters in the context, and the `n_best`, "" for none among them."""
         _, _, context = text.partition("\t")
-        places, characters = _pieces(pieces.offsets, pieces.sequence_ids)
         words = spans.word_spans(context)
-        words = words[words[:, 0] < (characters[-1, 1] if len(characters) else 0)]  # what was not cut
-        (read,) = _parted(words, [(places, characters)])
-        said = self.settled(np.take_along_axis(logits, read, axis=0), np.array([0, len(read)]), config)
+        read = _parted(words, [_pieces(pieces.offsets, pieces.sequence_ids) for _, pieces in windows])
+        parts = [np.take_along_axis(logits, places, axis=0) for (logits, _), places in zip(windows, read, strict=True)]
+        said = np.concatenate(parts)
+        said = self.settled(said, np.array([0, len(said)]), config)
         found = []
         for first, last, confidence in _best_answers(said, N_BEST):
             begin, end = (int(words[first - 1, 0]), int(words[last - 1, 1])) if first else (0, 0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks.base import Answering, Array, Exam, Pieces, Rows, check_complete, encode_texts, text_usage
+from tinybert_cli.tasks.base import Answering, Array, Exam, Rows, Window, check_complete, encode_texts, text_usage
 
 
 class Regression(Answering):
@@ -72,8 +72,9 @@ class Regression(Answering):
         return {"prediction": logits[:, 0].tolist()}
 
     def reply(
-        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
+        ((logits, _),) = windows
         return {"prediction": float(logits[0])}
 
     def limit(self, names: Sequence[str]) -> str:

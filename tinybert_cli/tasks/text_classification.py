@@ -16,8 +16,8 @@ from tinybert_cli.tasks.base import (
     Answering,
     Array,
     Exam,
-    Pieces,
     Rows,
+    Window,
     check_complete,
     encode_texts,
     text_usage,
@@ -94,8 +94,9 @@ class TextClassification(Answering):
         return {"prediction": [names[i] for i in best], "confidence": probabilities.max(-1).tolist()}
 
     def reply(
-        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
+        ((logits, _),) = windows
         shares = scores.softmax(logits)
         return {
             "prediction": names[int(shares.argmax())],

@@ -17,7 +17,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks import scores
-from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Encoded, Exam, Pieces, Rows, frame, missing
+from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Encoded, Exam, Rows, Window, frame, missing
 from tinybert_cli.tasks.entities import Entity, entities, inside_only, kinds_of, mixed
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
 from tinybert_cli.tasks.spans import CJK
@@ -36,6 +36,7 @@ class TokenClassification(Answering):
     head = "token-classification"
     pipeline = "token-classification"
     outputs = "class"
+    parted = "only_first"
     main_metric = "f1"
     metrics: ClassVar[Mapping[str, bool]] = {
         "f1": True,
@@ -170,15 +171,11 @@ class TokenClassification(Answering):
         return " ".join(text[begin:end] for begin, end in _spans_in(text))
 
     def reply(
-        self, text: str, logits: Array, pieces: Pieces, names: Sequence[str], config: Mapping[str, Any]
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The entities with their characters; `score` is the mean probability of their words."""
-        own = np.flatnonzero([sequence is not None for sequence in pieces.sequence_ids])
         spans = _spans_in(text)
-        characters = [pieces.offsets[place] for place in own]
-        joined = _spans_of([text[begin:end] for begin, end in spans])
-        read = joined[:, 0] < (characters[-1][1] if characters else 0)  # what was not cut
-        shares = scores.softmax(logits[own[_first_pieces(joined[read], characters)]])
+        shares = scores.softmax(_at_words(_spans_of([text[begin:end] for begin, end in spans]), windows))
         _, prefixed, outside = kinds_of(names)
         tags = [names[index] for index in shares.argmax(-1)]
         found = [
@@ -332,6 +329,23 @@ def _windows(first: Array, count: int, room: int, stride: int) -> Iterator[tuple
     owner = depth.argmax(0) if len(first) else np.zeros(0, dtype=int)
     for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         yield start, end, np.flatnonzero(owner == number)
+
+
+def _at_words(words: Array, windows: Sequence[Window]) -> Array:
+    """The logits (W, C) of words at these characters (W, 2), each in the window where it stands furthest in."""
+    found = np.zeros((len(words), windows[0][0].shape[-1]))
+    depth = np.full(len(words), -1)
+    for logits, pieces in windows:
+        own = np.flatnonzero([sequence is not None for sequence in pieces.sequence_ids])
+        if not len(own):
+            continue
+        characters = [pieces.offsets[place] for place in own]
+        first = _first_pieces(words, characters)
+        held = (words[:, 1] > characters[0][0]) & (words[:, 0] < characters[-1][1])
+        better = held & (np.minimum(first, len(own) - 1 - first) > depth)
+        depth[better] = np.minimum(first, len(own) - 1 - first)[better]
+        found[better] = logits[own[first[better]]]
+    return found
 
 
 def _first_pieces(words: Array, characters: Sequence[tuple[int, int]]) -> Array:
