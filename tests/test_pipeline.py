@@ -39,6 +39,9 @@ class Made:
     answer: Any
     bar: float  # of teacher and student, in the main metric
     rounds: float = 24.0
+    task: str = ""  # if the case is not called as its task
+    words: tuple[str, ...] = (*GOOD, *BAD, *FILL)
+    other_words: tuple[str, ...] = tuple(OTHER_WORDS)
 
 
 def draw_words(draw: random.Random, moods: list[list[str]]) -> list[str]:
@@ -116,6 +119,27 @@ def write_questions(folder: Path) -> dict[str, Any]:
     return {**files, **columns, "data__max_seq_length": 12, "data__doc_stride": 3}
 
 
+FAMILIES, PLACES = "王李张赵", "京沪渝津"
+CHARACTERS = (*"人我们在去了到和看，。", *FAMILIES, *PLACES, *"小明红市城")
+
+
+def write_chinese(folder: Path) -> dict[str, Any]:
+    """Made-up sentences, character by character: who went where."""
+    for split, count in COUNTS.items():
+        draw = random.Random(split)
+        rows = []
+        for _ in range(count):
+            parts = [
+                (draw.choice(FAMILIES) + draw.choice("小明红"), "PER"), (draw.choice(["去了", "到了", "在"]), None),
+                (draw.choice(PLACES) + draw.choice(["市", "城"]), "LOC"), (draw.choice(["。", "，我们和人看。"]), None),
+            ]  # fmt: skip
+            characters = [character for text, _ in parts for character in text]
+            tags = [f"{'BI'[n > 0]}-{kind}" if kind else "O" for text, kind in parts for n in range(len(text))]
+            rows.append({"tokens": characters, "ner_tags": tags})
+        write_rows(folder / f"{split}.jsonl", rows)
+    return {"data__text_column_names": "tokens", "data__label_column_name": "ner_tags", "data__max_seq_length": 12}
+
+
 MADE = {
     "text-classification": Made(write_moods, "the cast is great and warm .", "good", 0.85, rounds=12.0),
     "multi-label-classification": Made(write_labels, "a great and dull .", ["bad", "good"], 0.85),
@@ -123,6 +147,10 @@ MADE = {
     "token-classification": Made(
         write_tags, "the lovely great and the boring cold .",
         [("GOOD", "lovely great", 4, 16), ("BAD", "boring cold", 25, 36)], 0.85,
+    ),
+    "chinese": Made(
+        write_chinese, "王明去了沪市。", [("PER", "王明", 0, 2), ("LOC", "沪市", 4, 6)], 0.85,
+        task="token-classification", words=CHARACTERS, other_words=tuple(reversed(CHARACTERS)),
     ),
     "question-answering": Made(write_questions, "plot\tthe great and awful .", "awful", 0.7, rounds=30.0),
 }  # fmt: skip
@@ -132,14 +160,22 @@ MADE = {
 class Cascade:
     """Finished folders of one task."""
 
-    task: str
+    case: str
     folder: Path
     settings: dict[str, Any]
+
+    @property
+    def made(self) -> Made:
+        return MADE[self.case]
+
+    @property
+    def task(self) -> str:
+        return self.made.task or self.case
 
     def stage(self, command: str, name: str, *, dry_run: bool = False, **given: Any) -> list[dict[str, Any]]:
         blank = {"data__test_file": None, "data__unlabeled_file": None}
         if command in ("finetune", "distill"):
-            given = {"training__num_train_epochs": MADE[self.task].rounds, **given}
+            given = {"training__num_train_epochs": self.made.rounds, **given}
         options = {**blank, **self.settings, **given}
         config = make_config(command, self.folder / "data", self.folder / name, task=self.task, **options)
         return run(command, config, dry_run=dry_run)
@@ -158,7 +194,8 @@ def cascade(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "data").mkdir()
     made = Cascade(request.param, folder, MADE[request.param].write(folder / "data"))
-    base, other = write_base_model(folder / "base"), write_base_model(folder / "other", OTHER_WORDS)
+    base = write_base_model(folder / "base", made.made.words)
+    other = write_base_model(folder / "other", made.made.other_words)
     made.stage("finetune", "teacher", model=base)
     made.stage("gen-soft-labels", "labels", teacher=folder / "teacher")
     made.stage("distill", "student", soft_labels=folder / "labels", student=str(other))
@@ -169,7 +206,7 @@ def cascade(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_teacher_student_and_student2_learn_whatever_their_tokenizers(cascade: Cascade) -> None:
-    bar = MADE[cascade.task].bar
+    bar = cascade.made.bar
     found = {name: cascade.metrics(name)[f"eval_{cascade.metric}"] for name in ("teacher", "student", "student2")}
     assert found["teacher"] > bar and found["student"] > bar and found["student2"] > bar - 0.15, found
 
@@ -277,18 +314,18 @@ def plain(said: Any) -> Any:
 
 
 def test_predict_says_what_the_task_says(cascade: Cascade) -> None:
-    (said,) = predict.run(str(cascade.folder / "teacher"), [MADE[cascade.task].asked])
-    assert plain(said["prediction"]) == MADE[cascade.task].answer
+    (said,) = predict.run(str(cascade.folder / "teacher"), [cascade.made.asked])
+    assert plain(said["prediction"]) == cascade.made.answer
     assert ("confidence" in said) == tasks.find_answering(cascade.task).confident
     assert "".join(predict.as_fields(said))
 
 
 def test_predict_reads_a_text_in_windows_that_is_too_long_for_the_model(cascade: Cascade) -> None:
-    made = MADE[cascade.task]
+    made = cascade.made
     if tasks.find_answering(cascade.task).parted is None:
         pytest.skip("it cuts the text")
     question, tab, text = made.asked.rpartition("\t")
-    filled = "the a is was and very " * 12
+    filled = "我们在看，" * 14 if cascade.case == "chinese" else "the a is was and very " * 12
     (said,) = predict.run(str(cascade.folder / "teacher"), [f"{question}{tab}{filled}{text}"])
     (alone,) = predict.run(str(cascade.folder / "teacher"), [made.asked])
     if cascade.task == "token-classification":
@@ -302,7 +339,7 @@ def test_an_export_answers_the_same_without_torch(cascade: Cascade) -> None:
     pytest.importorskip("onnxruntime")
     cascade.stage("export", "export", model=cascade.folder / "student", verify__atol=1e-3)
     assert cascade.metrics("export")["agreement"] == pytest.approx(1.0, abs=1e-4)
-    asked = MADE[cascade.task].asked
+    asked = cascade.made.asked
     code = (
         "import json, sys; from tinybert_cli.helpers import predict\n"
         f"print(json.dumps(list(predict.run({str(cascade.folder / 'export')!r}, [{asked!r}]))))\n"
