@@ -265,6 +265,35 @@ def test_text_is_parted_into_words_as_corpora_part_it(text: str, words: str) -> 
     assert TASK.asked(text) == words
 
 
+def test_entities_of_a_text_that_is_read_in_windows_come_from_where_they_stand_furthest_in(tokenizer: Any) -> None:
+    text = "ada wrote it in london in new york and ada wrote it"
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.enable_truncation(8, stride=3)
+    whole = backend.encode(TASK.asked(text))
+    backend.no_truncation()
+    windows = []
+    for pieces in [whole, *whole.overflowing]:
+        logits = np.zeros((len(pieces.ids), len(NAMES)))
+        logits[:, 0] = 1.0
+        for place, token in enumerate(pieces.tokens):
+            if token == "lon":
+                logits[place, NAMES.index("B-LOC")] = 2.0 + min(place, len(pieces.ids) - 1 - place)
+            if token == "ada":
+                logits[place, NAMES.index("B-PER")] = 5.0
+        windows.append((logits, pieces))
+    assert len(windows) > 3
+    found = TASK.reply(text, windows, NAMES, {})["prediction"]
+    assert [(one["text"], one["begin"]) for one in found] == [("ada", 0), ("london", 16), ("ada", 39)]
+    deepest = max(
+        min(place, len(pieces.ids) - 1 - place)
+        for _, pieces in windows
+        for place, token in enumerate(pieces.tokens)
+        if token == "lon"
+    )
+    assert found[1]["score"] == pytest.approx(np.exp(2 + deepest) / (np.exp(2 + deepest) + np.e + 3))
+
+
 def test_entities_come_with_their_characters_and_scores(tokenizer: Any) -> None:
     text = "Ada wrote in New-York."
     pieces = tokenizer(TASK.asked(text)).encodings[0]
