@@ -64,6 +64,14 @@ def test_rows_without_any_label_cannot_be_trained_on() -> None:
         TASK.check_trainable(np.zeros((2, 3), dtype=np.float32), NAMES, rows_of([], []))
 
 
+def test_answers_of_which_some_are_missing_can_be_trained_on_but_none_of_which_all_are() -> None:
+    labels = np.array([[1, np.nan, 0], [np.nan, np.nan, np.nan]], dtype=np.float32)
+    TASK.check_trainable(labels[:1], NAMES, rows_of([]))
+    with pytest.raises(InputError, match="a row without a label") as caught:
+        TASK.check_trainable(labels, NAMES, rows_of(["arts"], None))
+    assert caught.value.where == "rows.jsonl, row 2"
+
+
 # -- scores --------------------------------------------------------------------------------------------------
 
 

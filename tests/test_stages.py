@@ -340,6 +340,21 @@ def test_a_students_vocabulary_may_be_trimmed_to_what_its_training_text_needs(
     assert scores["student.accuracy"] == last(rows)["eval_accuracy"]
 
 
+def test_words_that_only_changed_copies_have_are_trimmed_all_the_same(
+    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+) -> None:
+    augment = {"copies": 3, "probability": 1.0, "candidates": 50}
+    run("gen-soft-labels", configs("gen-soft-labels", "augmented", teacher=teacher, augment=augment))
+    student = {"from": str(teacher), **SMALL, "trim_vocabulary": True}
+    kept, rows = set(), set()
+    for labels in (teacher_labels, tmp_path / "augmented"):
+        plan = last(run("distill", configs("distill", f"from-{labels.name}", soft_labels=labels, student=student,
+                                           training__max_steps=2)), "plan")  # fmt: skip
+        kept.add(plan["pieces_kept"])
+        rows.add(plan["rows"])
+    assert len(kept) == 1 and len(rows) == 2
+
+
 def test_a_trimmed_student_cannot_be_compared_layer_by_layer(
     teacher: Path, teacher_labels: Path, configs: Configs
 ) -> None:

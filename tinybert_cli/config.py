@@ -96,7 +96,10 @@ class Model(Section):
     initialize: Literal["teacher", "random"] = "teacher"
     """teacher: copy the mapped layers of `from`, narrowed where the shape asks for it; random: fresh weights."""
     trim_vocabulary: bool = False
-    """Keep only the pieces that the training text needs, the special ones and single characters."""
+    """Keep only the pieces that the training text needs, the special ones and single characters.
+
+    Changed copies of the text (`augment`) do not count: they are spelled out in what is kept.
+    """
 
 
 def _model_mapping(value: Any) -> Any:

@@ -12,7 +12,17 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.tasks import scores
-from tinybert_cli.tasks.base import Answering, Array, Exam, Rows, Window, check_complete, encode_texts, text_usage
+from tinybert_cli.tasks.base import (
+    Answering,
+    Array,
+    Exam,
+    Rows,
+    Window,
+    check_complete,
+    encode_texts,
+    missing,
+    text_usage,
+)
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
 
 THRESHOLDS = "thresholds"  # in config.json: of each class the probability from which on a row has it
@@ -72,8 +82,9 @@ class MultiLabelClassification(Answering):
         return ClassesExam(labels, list(names), _named(labels, names))
 
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
-        check_complete(labels, rows)
-        if not labels.any():
+        """Of a model's answers some may be missing, but of no row all."""
+        check_complete(np.where(missing(labels).all(-1), np.nan, 0.0), rows)
+        if not (labels == 1).any():
             raise InputError(
                 f"none of {len(labels):,} rows has a label: there is nothing to learn",
                 where=rows.place(0),
