@@ -460,6 +460,15 @@ def test_dataset_brings_its_label_names_and_is_asked_for_the_named_split(monkeyp
     assert asked == [("org/name", "c"), {"split": "dev", "revision": "r"}]
 
 
+def test_names_of_the_labels_in_lists_come_from_the_hub_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = datasets.List(datasets.ClassLabel(names=["O", "B-PER"]))
+    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": tags})
+    loaded = datasets.Dataset.from_dict({"tokens": [["Ada", "wrote"]], "tags": [[1, 0]]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: loaded)
+    rows = data.read(Data(dataset_name="org/name", text_column_names="tokens", label_column_name="tags"), "train")
+    assert (rows.columns, rows.label_names) == ({"tokens": [["Ada", "wrote"]], "tags": [[1, 0]]}, ["O", "B-PER"])
+
+
 # -- rows ----------------------------------------------------------------------------------------------------
 
 

@@ -521,6 +521,13 @@ def test_an_export_answers_the_same_without_torch(cascade: Path) -> None:
     assert exported["confidence"] == pytest.approx(trained["confidence"], abs=1e-4)
 
 
+def test_a_question_that_is_longer_than_the_model_can_read_is_cut(cascade: Path) -> None:
+    from tinybert_cli.helpers import predict
+
+    (said,) = predict.run(str(cascade / "student"), [f"{'plot ' * 99}\tthe great and awful ."])
+    assert said["prediction"] in "the great and awful ."
+
+
 def test_a_question_without_a_context_is_refused(cascade: Path) -> None:
     from tinybert_cli.helpers import predict
 

@@ -40,11 +40,10 @@ class Opened:
         longest = _longest(self.config)
         overlap = min(OVERLAP, longest // 4) if self.task.parted else 0
         self.tokenizer.no_padding()
+        if self.task.parted == "only_second":
+            texts = [(self._cut(first, longest // 2), second) for first, second in texts]
         self.tokenizer.enable_truncation(longest, stride=overlap, strategy=self.task.parted or "longest_first")
-        try:
-            encodings = self.tokenizer.encode_batch(list(texts))
-        except Exception as error:  # tokenizers has no class of its own for it
-            raise InputError(f"a text cannot be read: {error}", hint="a question must be shorter than that") from error
+        encodings = self.tokenizer.encode_batch(list(texts))
         parts = [[one, *(one.overflowing if self.task.parted else [])] for one in encodings]
         windows = [window for part in parts for window in part]
         said: list[tasks.Window] = []
@@ -54,6 +53,12 @@ class Opened:
         for part in parts:
             yield said[: len(part)]
             del said[: len(part)]
+
+    def _cut(self, text: str, count: int) -> str:
+        """The text, or of a long one the first `count` pieces, so that the other text of its pair has room."""
+        self.tokenizer.no_truncation()
+        pieces = self.tokenizer.encode(text, add_special_tokens=False).offsets
+        return text if len(pieces) <= count else text[: pieces[count - 1][1]]
 
     def _shown(self, windows: Sequence[Any]) -> dict[str, Array]:
         padding = {"input_ids": self.config.get("pad_token_id") or 0}
