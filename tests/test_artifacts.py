@@ -199,6 +199,31 @@ def test_a_file_in_place_of_the_folder_is_refused(folder: Path) -> None:
         pass
 
 
+def test_a_folder_that_cannot_be_written_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("tinybert_cli.artifacts.output.write_json", lambda path, value: forbidden(path))
+    with pytest.raises(OutputError, match="Permission denied"), open_output("finetune", stage(folder), INPUTS):
+        pass
+
+
+def test_an_input_that_cannot_be_read_is_not_the_fault_of_the_folder(folder: Path) -> None:
+    with pytest.raises(PermissionError), open_output("finetune", stage(folder), INPUTS):
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/train.jsonl")
+
+
+def test_a_finished_folder_of_somebody_else_is_up_to_date(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    finish(folder)
+    monkeypatch.setattr(os, "utime", forbidden)
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        assert output.finished
+
+
 def test_a_dry_run_touches_nothing(folder: Path) -> None:
     with open_output("finetune", stage(folder), INPUTS, dry_run=True) as output:
         list(output.record([{"event": "plan"}]))

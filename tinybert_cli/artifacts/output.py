@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ class Output:
             self.finished = True
             if not self.dry_run and self.main:
                 shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-                os.utime(finished)  # so that make sees it as newer than what it was made from
+                with suppress(PermissionError):  # somebody else's
+                    os.utime(finished)  # so that make sees it as newer than what it was made from
         elif started.exists():
             earlier = read_json(started)
             self._compare(earlier)
