@@ -200,6 +200,14 @@ def test_what_libraries_say_goes_to_the_run_log(folder: Path, capsys: Capture) -
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_we_ourselves_warn_of_is_shown(tmp_path: Path, capsys: Capture) -> None:
+    with screen().hushed(tmp_path):
+        logging.getLogger("tinybert").warning("an old format")
+        logging.getLogger("transformers.modeling").warning("a long report")
+    logging.getLogger("tinybert").warning("too late")
+    assert capsys.readouterr().err == "warning: an old format\n"
+
+
 def test_rows_are_shown_while_the_libraries_are_hushed(folder: Path, capsys: Capture) -> None:
     found = screen()
     with found.hushed(folder):

@@ -117,13 +117,16 @@ class Screen:
         self.chatter = _Chatter(folder, also=self.stderr if self.verbose else None)
         handler = logging.StreamHandler(self.chatter)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root = logging.getLogger()
+        root, ours = logging.getLogger(), logging.getLogger("tinybert")
         root.addHandler(handler)
+        shown = _Warnings(self)
+        ours.addHandler(shown)
         try:
             with contextlib.redirect_stdout(self.chatter), contextlib.redirect_stderr(self.chatter):
                 yield
         finally:
             root.removeHandler(handler)
+            ours.removeHandler(shown)
             self._stop_bar()
 
     def show(self, row: Row) -> None:
@@ -230,6 +233,18 @@ class Screen:
         for row in self.models:
             table.add_row(escape(row["model"]), *(cell(row) or "-" for _, cell in columns))
         out.print(table)
+
+
+class _Warnings(logging.Handler):
+    """What our own parts warn of is for the user, unlike what libraries say."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.WARNING)
+        self.screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.screen.main:
+            self.screen.talk.print(escape(f"warning: {record.getMessage()}"), style="yellow")
 
 
 class _Chatter(io.TextIOBase):

@@ -85,9 +85,10 @@ def named_disk_error(error: Exception, folder: Path) -> Exception:
     Any other error as it is.
     """
     text = str(error)
-    forbidden = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    if forbidden and error.filename and Path(error.filename).is_relative_to(folder):
-        return OutputError(f"cannot write to output_dir '{folder}': {error.strerror}", hint="choose another output_dir")
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        ours = error.filename is not None and Path(error.filename).is_relative_to(folder)
+        what = f"cannot write to output_dir '{folder}': {error.strerror}"
+        return OutputError(what, hint="choose another output_dir") if ours else error
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or re.search(
         r"No space left|os error 28|disk quota|StorageFull|PytorchStreamWriter failed|file write failed"
         r"|unexpected pos \d+ vs \d+",  # torch, whose stream writer could not even close the file

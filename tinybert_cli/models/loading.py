@@ -51,6 +51,12 @@ def load(
     _set_labels(config, num_labels, label_names)
     config.problem_type = problem or config.problem_type
     _set_dropout(config, dropout)
+    if suffixes and (config.is_encoder_decoder or _only_writes(config)):
+        raise InputError(
+            f"{config.model_type} models write text; what is distilled here are encoders, which read it",
+            where=str(folder),
+            hint="start from an encoder: bert, roberta, distilbert, electra, ...",
+        )
     families = getattr(modeling_auto, mapping)
     if type(config) not in families or (not suffixes and config.is_encoder_decoder):
         what = f"{head} head" if suffixes else "encoder of its own"
@@ -166,6 +172,14 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         return CONFIG_MAPPING[model_type].from_dict({k: v for k, v in values.items() if k not in IGNORED_SETTINGS})
     except (StrictDataclassError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"the config cannot be read: {error}", where=str(file)) from error
+
+
+def _only_writes(config: PreTrainedConfig) -> bool:
+    """Whether each token sees only those before it: such a family says the next word, and never fills one in."""
+    from transformers.models.auto import modeling_auto
+
+    writers, readers = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
+    return type(config) in writers and type(config) not in readers
 
 
 def _no_head(source: Source, config: PreTrainedConfig, head: str) -> InputError:

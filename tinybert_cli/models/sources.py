@@ -160,6 +160,11 @@ def _download(source: Source, patterns: list[str]) -> Path:
             f"there is neither a folder '{source.name}' here nor such a model on the Hub",
             hint="check the spelling; for a private model run: hf auth login",
         ) from error
+    except PermissionError as error:
+        raise InputError(
+            f"'{hub_id}' cannot be downloaded: the cache, {error.filename}, must not be written",
+            hint="set HF_HOME to a folder of yours",
+        ) from error
     except (OSError, HTTPError) as error:
         raise InputError(f"'{hub_id}' is not in the cache, and the Hub cannot be reached", hint=elsewhere) from error
 

@@ -141,7 +141,7 @@ def _from_labels(
     if labels is not None:
         targets["labels"] = labels
     elif "hard_labels" in _combined(config).parts:
-        answers.rows.column(config.data.label_column_name)  # raises, with the columns that there are
+        raise tasks.without_gold(answers.rows, config.data)
     return answers.rows, targets, names
 
 

@@ -96,8 +96,7 @@ def _evaluate(
     names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
     gold = task.exam(rows, config.data, names)
     if gold is None:
-        rows.column(config.data.label_column_name)  # raises, with the columns that there are
-    assert gold is not None
+        raise tasks.without_gold(rows, config.data)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
     yield {"event": "plan", "rows": len(rows), "models": list(sources), "reference": reference, "split": config.split}
     contestants = {name: _enter(config, task, source, rows, names) for name, source in sources.items()}

@@ -44,7 +44,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         names = task.label_names(rows, config.data, model_names=None)
         labels = task.labels(rows, config.data, names)
         if labels is None:
-            rows.column(config.data.label_column_name)  # raises, with the columns that there are
+            raise tasks.without_gold(rows, config.data)
     else:
         folder = Path(config.labels)
         manifest = artifacts.verify_folder(folder)
@@ -57,7 +57,6 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         chosen = sure.nonzero()[0]
         rows, labels = answers.rows.select(chosen.tolist()), labels[answers.answers_of(chosen)]
         yield {"event": "labels", "rows": len(sure), "kept": len(chosen), "min_confidence": config.min_confidence}
-    assert labels is not None
     task.check_trainable(labels, names, rows)
     lesson = Lesson(
         rows,

@@ -259,6 +259,8 @@ def _validation(
     yield from data.remarks("validation", encoded, config.data)
     yield from data.overlap(lesson.rows, rows, config.data)
     if gold is None and lesson.names is not None:
+        yield {"event": "warning", "message": "the validation rows have no labels: no checkpoint is scored, and the "
+               "last one is kept"}  # fmt: skip
         return None
     targets = {} if gold is None else {"labels": gold.labels}
     return data.Examples.of(encoded, **targets), gold
