@@ -429,6 +429,22 @@ def test_an_export_that_was_sealed_but_not_accepted_is_no_progress(folder: Path)
     assert not folder.exists()
 
 
+def test_what_trackers_wrote_goes_with_the_run(folder: Path) -> None:
+    def track(output: Output) -> None:
+        (output.trackers / "tinybert").mkdir(parents=True)
+        (output.trackers / "tinybert" / "events").write_text("loss")
+
+    with pytest.raises(UserError), open_output("finetune", stage(folder), INPUTS) as output:
+        track(output)
+        raise UserError("the loss is not finite")
+    assert not folder.exists()
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        track(output)
+        output.finish({})
+    with open_output("finetune", stage(folder, seed=7), INPUTS, force=True):
+        assert not output.trackers.exists()
+
+
 def test_a_run_that_fails_after_a_checkpoint_keeps_it(folder: Path) -> None:
     with pytest.raises(UserError), open_output("finetune", stage(folder), INPUTS) as output:
         output.seal("step-00000005", writing("state.bin"))

@@ -193,18 +193,29 @@ def test_the_hub_without_a_network_says_how_to_go_on(tmp_path: Path, monkeypatch
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize("revision", ["", "@v1", "@" + "c" * 40])
 def test_a_model_in_the_hub_cache_loads_offline(
-    teacher: models.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    revision: str, teacher: models.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     commit = "c" * 40
     shutil.copytree(tmp_path / "teacher", tmp_path / "hub/models--org--name/snapshots" / commit)
     (tmp_path / "hub/models--org--name/refs").mkdir()
-    (tmp_path / "hub/models--org--name/refs/main").write_text(commit)
-    source = models.locate("org/name")
+    (tmp_path / "hub/models--org--name/refs" / ("v1" if revision else "main")).write_text(commit)
+    source = models.locate(f"org/name{revision}")
     assert models.fetch(source).name == commit
     assert torch.equal(logits(models.load(source, HEAD)), logits(models.load(teacher, HEAD)))
+
+
+def test_a_cache_that_must_not_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied", "/cache/hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", forbidden)
+    with pytest.raises(InputError, match="/cache/hub, must not be written") as caught:
+        models.fetch(models.locate("org/name"))
+    assert "HF_HOME" in str(caught.value)
 
 
 # Tokenizers

@@ -154,7 +154,7 @@ class Training(Section):
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 = the training process itself."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
-    """Experiment trackers; nothing is reported unless asked."""
+    """Experiment trackers; nothing is reported unless asked. Those that write files do so in `trackers/`."""
 
 
 class Latency(Section):

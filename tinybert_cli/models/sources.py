@@ -142,8 +142,11 @@ def _download(source: Source, patterns: list[str]) -> Path:
     )
 
     hub_id = str(source.hub_id)
+    asked, option = (
+        (f"{hub_id}@{source.revision}", f" --revision {source.revision}") if source.revision else (hub_id, "")
+    )
     elsewhere = (
-        f"where there is a network, run: hf download {hub_id}; then set HF_HOME to the folder of that cache, "
+        f"where there is a network, run: hf download {hub_id}{option}; then set HF_HOME to the folder of that cache, "
         "or give the downloaded folder instead of the id"
     )
     try:
@@ -166,7 +169,7 @@ def _download(source: Source, patterns: list[str]) -> Path:
             hint="set HF_HOME to a folder of yours",
         ) from error
     except (OSError, HTTPError) as error:
-        raise InputError(f"'{hub_id}' is not in the cache, and the Hub cannot be reached", hint=elsewhere) from error
+        raise InputError(f"'{asked}' is not in the cache, and the Hub cannot be reached", hint=elsewhere) from error
 
 
 RUN_AGAIN = "run again to finish: the same command goes on from the last checkpoint"

@@ -115,7 +115,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         seed=config.seed, group_by_length=training.group_by_length,
     )  # fmt: skip
     trained, loss = lesson.teach(model)
-    learner = loops.Learner(trained, examples, batches, training, seed=config.seed, logs=output.folder)
+    learner = loops.Learner(trained, examples, batches, training, seed=config.seed, logs=output.trackers)
     exam = None if validation is None else _exam(config, validation, loss, learner)
     evaluated = exam is not None and training.eval_strategy != "no"
     labels = {} if lesson.names is None else {"label_names": lesson.names}
