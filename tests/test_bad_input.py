@@ -137,6 +137,34 @@ def test_an_evaluation_of_hidden_labels_is_refused(say: Say, configs: Configs, d
     assert code == 3 and "every label is -1" in err
 
 
+def test_text_that_is_longer_than_the_model_has_positions_is_refused_by_every_stage(
+    say: Say, configs: Configs, data: Path, base_model: Path, teacher: Path, tmp_path: Path
+) -> None:
+    write_rows(data / "validation.jsonl", [{"text": "fine " * 40, "label": "good"}, {"text": "dull", "label": "bad"}])
+    for command, settings in {
+        "finetune": {"model": base_model},
+        "gen-soft-labels": {"teacher": teacher, "splits": ["validation"], "check_teacher": False},
+        "eval": {"models": {"t": str(teacher)}, "latency": None},
+        "export": {"model": teacher},
+    }.items():
+        code, err = say(command, configs(command, "out", data__max_seq_length=64, **settings))
+        assert code == 2 and "has positions for 32 tokens, not for 42" in err, command
+        assert "data.max_seq_length: at most 32" in err and not (tmp_path / "out").exists()
+
+
+def test_a_length_to_time_that_the_model_has_no_positions_for_is_refused(
+    say: Say, configs: Configs, teacher: Path
+) -> None:
+    code, err = say("eval", configs("eval", "out", models={"t": str(teacher)}))
+    assert code == 2 and "not for 128" in err and "latency.lengths: at most 32" in err
+
+
+def test_answers_none_of_which_is_sure_enough_are_refused(finetune: Say, teacher_labels: Path, tmp_path: Path) -> None:
+    code, err = finetune(labels=teacher_labels, min_confidence=1.0)
+    assert code == 3 and "none of the 96 answers" in err and "lower min_confidence" in err
+    assert not (tmp_path / "out").exists()
+
+
 # -- models --------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +190,14 @@ def test_an_export_cannot_be_trained_any_further(finetune: Say, base_model: Path
     (base_model / "model.safetensors").rename(base_model / "model.onnx")
     code, err = finetune()
     assert code == 3 and "the model that it was made from" in err
+
+
+def test_an_operator_set_that_is_too_old_for_the_model_is_refused(
+    say: Say, configs: Configs, teacher: Path, tmp_path: Path
+) -> None:
+    code, err = say("export", configs("export", "out", model=teacher), "opset=11")
+    assert code == 2 and "`opset` 11 has not all that this model needs" in err and "leave it out" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_half_a_weights_file_is_refused(finetune: Say, base_model: Path) -> None:

@@ -180,8 +180,12 @@ def _enter(
     task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
     model = opened(source, task, names)
     encoded = task.encode(rows, config.data, model.tokenizer)
+    examples = data.Examples.of(encoded)
+    models.check_length(source, int(examples.lengths.max()))
+    timed = [] if config.latency is None else [length for length in config.latency.lengths if isinstance(length, int)]
+    models.check_length(source, max(timed, default=0), key=("latency", "lengths"))
     facts = {"bytes": models.weights_bytes(models.fetch(source)), **model.size}
-    return _Contestant(source, model.net, encoded, data.Examples.of(encoded), facts)
+    return _Contestant(source, model.net, encoded, examples, facts)
 
 
 def _row_lengths(encoded: tasks.Encoded) -> data.Array:

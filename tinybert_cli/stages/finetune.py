@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune, Regularization
-from tinybert_cli.errors import ConfigError
+from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages.fit import Lesson, fit
 
 
@@ -57,6 +57,11 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         chosen = sure.nonzero()[0]
         rows, labels = answers.rows.select(chosen.tolist()), labels[answers.answers_of(chosen)]
         yield {"event": "labels", "rows": len(sure), "kept": len(chosen), "min_confidence": config.min_confidence}
+        if not len(chosen):
+            raise InputError(
+                f"none of the {len(sure):,} answers in '{folder}' is at least {config.min_confidence:g} sure",
+                hint="lower min_confidence",
+            )
     task.check_trainable(labels, names, rows)
     lesson = Lesson(
         rows,

@@ -106,7 +106,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(encoded.tokens["input_ids"][0].tolist()))
         encoded = task.encode(lesson.rows, config.data, tokenizer)
     examples = data.Examples.of(encoded, **lesson.targets)
-    models.check_length(model, int(examples.lengths.max()), lesson.source)
+    models.check_length(lesson.source, int(examples.lengths.max()))
     validation = yield from _validation(config, lesson, tokenizer)
 
     size = models.size(model)
@@ -256,6 +256,7 @@ def _validation(
         task = tasks.find_answering(config.task)
         gold = task.exam(rows, config.data, task.label_names(rows, config.data, model_names=lesson.names))
     encoded = tasks.find(config.task).encode(rows, config.data, tokenizer)
+    models.check_length(lesson.source, int(data.Examples.of(encoded).lengths.max()))
     yield from data.remarks("validation", encoded, config.data)
     yield from data.overlap(lesson.rows, rows, config.data)
     if gold is None and lesson.names is not None:
