@@ -120,7 +120,7 @@ def predict(
             except UnicodeDecodeError as error:
                 raise InputError(f"'{file}' is not UTF-8: {error}", hint="convert it: iconv -t utf-8") from error
         else:
-            yield from (line.rstrip("\n") for line in sys.stdin)
+            yield from (line.decode("utf-8", "surrogateescape").rstrip("\r\n") for line in sys.stdin.buffer)
 
     def answers() -> Iterator[str]:
         found = helper.run(model, lines())
