@@ -320,7 +320,6 @@ def test_a_whole_model_loads_in_eval_mode_and_float32(tmp_path: Path) -> None:
     half.save_pretrained(tmp_path / "model")
     model = models.load(source, HEAD)
     assert model.dtype == torch.float32 and not model.training
-    assert models.load(source, HEAD, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_an_attention_kernel_named_in_the_config_is_ignored(teacher: models.Source) -> None:
@@ -568,14 +567,13 @@ def test_a_head_without_names_is_compared_by_number(tmp_path: Path) -> None:
     source = save_as(make_classifier(("LABEL_0", "LABEL_1")), tmp_path / "model")
     assert models.label_names(models.load(source, HEAD)) is None
     assert models.label_names(models.load(source, HEAD, label_names=["no", "yes"])) == ["no", "yes"]
-    for wanted in ({"label_names": ["a", "b", "c"]}, {"num_labels": 3}):
-        with pytest.raises(InputError, match="has 2 labels, the data has 3"):
-            models.load(source, HEAD, new_head=True, **wanted)
+    with pytest.raises(InputError, match="has 2 labels, the data has 3"):
+        models.load(source, HEAD, new_head=True, label_names=["a", "b", "c"])
 
 
 def test_a_regression_head_has_one_output(tmp_path: Path) -> None:
     source = save_as(BertModel(make_config()), tmp_path / "base")
-    assert logits(models.load(source, HEAD, num_labels=1, new_head=True)).shape == (2, 1)
+    assert logits(models.load(source, HEAD, label_names=["score"], new_head=True)).shape == (2, 1)
 
 
 def test_dropout_is_set_everywhere(teacher: models.Source) -> None:
