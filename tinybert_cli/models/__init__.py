@@ -11,6 +11,7 @@ from tinybert_cli.models.loading import (
     read_config,
     read_label_names,
     save,
+    save_tokenizer,
     size,
     weights_bytes,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "read_config",
     "read_label_names",
     "save",
+    "save_tokenizer",
     "shape",
     "size",
     "tokenizer_difference",

@@ -39,6 +39,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
 def _finetune(config: Finetune, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task = tasks.find_answering(config.task)
     manifest: dict[str, Any] = {"inputs": {}}
+    originals: data.Rows | None = None
     if config.labels == "gold":
         rows = data.read(config.data, "train")
         names = task.label_names(rows, config.data, model_names=None)
@@ -52,7 +53,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
         answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
         answers = answers.head(config.data.max_train_samples)
-        names = manifest["label_names"]
+        names, originals = manifest["label_names"], answers.originals
         labels, sure = task.hard_answers(answers.logits, answers.offsets, config.min_confidence)
         chosen = sure.nonzero()[0]
         rows, labels = answers.rows.select(chosen.tolist()), labels[answers.answers_of(chosen)]
@@ -71,6 +72,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         config.model,
         source,
         dropout=config.regularization.dropout,
+        originals=originals,
         origin=manifest["inputs"],
         card={
             "starts from": config.model.from_,

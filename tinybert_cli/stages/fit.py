@@ -34,6 +34,7 @@ class Lesson:
     model: Model
     source: models.Source  # where `model.from` is
     dropout: float | None = None
+    originals: data.Rows | None = None  # those whose pieces a trimmed vocabulary keeps; None = all
     origin: Mapping[str, Any] = field(default_factory=dict)  # of a label dataset what its manifest names as inputs
     card: Mapping[str, object] = field(default_factory=dict)  # what the model card says of it
 
@@ -103,7 +104,8 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     model, copied = _student(config, lesson, tokenizer)
     vocabulary: dict[str, int] = {}
     if lesson.model.trim_vocabulary:
-        tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(encoded.tokens["input_ids"][0].tolist()))
+        needed = encoded if lesson.originals is None else task.encode(lesson.originals, config.data, tokenizer)
+        tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(needed.tokens["input_ids"][0].tolist()))
         encoded = task.encode(lesson.rows, config.data, tokenizer)
     examples = data.Examples.of(encoded, **lesson.targets)
     models.check_length(lesson.source, int(examples.lengths.max()))
