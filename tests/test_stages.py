@@ -196,6 +196,21 @@ def test_r_drop_adds_the_distance_of_two_passes(base_model: Path, configs: Confi
     assert row["r_drop"] > 0 and row["loss"] == pytest.approx(row["hard_labels"] + 2.0 * row["r_drop"], abs=1e-5)
 
 
+def test_tensorboard_is_told_and_its_files_are_no_obstacle(base_model: Path, configs: Configs, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = {"model": base_model, "training__report_to": ["tensorboard"]}
+    with pytest.raises(UserError, match="not finite"):
+        run(
+            "finetune", configs("finetune", "out", training__learning_rate=1e30, training__warmup_ratio=0.0, **settings)
+        )
+    rows = run("finetune", configs("finetune", "out", training__max_steps=12, **settings))
+    (file,) = (tmp_path / "out" / "trackers" / "tinybert").glob("events.*")
+    told = events.EventAccumulator(str(file))
+    told.Reload()
+    losses = [(row["step"], pytest.approx(row["loss"])) for row in rows if row["event"] == "train"]
+    assert [(event.step, event.value) for event in told.Scalars("train/loss")] == losses
+
+
 def test_a_model_that_becomes_nan_is_never_finished(base_model: Path, configs: Configs, tmp_path: Path) -> None:
     config = configs("finetune", "out", model=base_model, training__learning_rate=1e30, training__warmup_ratio=0.0)
     with pytest.raises(UserError, match="not finite at step") as error:

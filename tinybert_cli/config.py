@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -121,12 +121,18 @@ class Regularization(Section):
     """Weight of the symmetric KL between two passes with different dropout (Wu et al. 2021); doubles the time."""
 
 
+def _some_steps(steps: int) -> int:
+    if steps == 0:
+        raise ValueError("`training.max_steps`: 0 steps train nothing; -1 = as many as num_train_epochs makes")
+    return steps
+
+
 class Training(Section):
     """How a model is trained, in the words of Hugging Face's TrainingArguments."""
 
     num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
     """Passes over the training rows; may be a fraction."""
-    max_steps: Annotated[int, Field(ge=-1)] = -1
+    max_steps: Annotated[int, Field(ge=-1), AfterValidator(_some_steps)] = -1
     """Optimizer steps; -1 = from num_train_epochs."""
     per_device_train_batch_size: Positive = 32
     """Rows of one batch on one device."""
@@ -167,7 +173,7 @@ class Training(Section):
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 = the training process itself."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
-    """Experiment trackers; nothing is reported unless asked."""
+    """Experiment trackers; nothing is reported unless asked. Those that write files do so in `trackers/`."""
 
 
 class Latency(Section):

@@ -88,10 +88,10 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
     rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
     gold = task.exam(rows, config.data, task.label_names(rows, config.data, model_names=names))
     encoded = task.encode(rows, config.data, tokenizer)
+    examples = data.Examples.of(encoded)
+    models.check_length(source, int(examples.lengths.max()))
     yield from data.remarks(config.verify.split, encoded, config.data)
-    check = _Check(
-        task, model, data.Examples.of(encoded), encoded.rows, gold, models.weights_bytes(models.fetch(source))
-    )
+    check = _Check(task, model, examples, encoded.rows, gold, models.weights_bytes(models.fetch(source)))
     yield {"event": "plan", "rows": len(rows), "format": config.format, "quantize": config.quantize,
            **models.size(model)}  # fmt: skip
     if output.dry_run:
