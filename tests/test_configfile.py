@@ -551,6 +551,8 @@ def test_broken_yaml_on_the_command_line_is_shown_there() -> None:
         (["--seed=7"], "did you mean 'seed=7'?"),
         (["--temperature=4"], "did you mean 'losses.soft_labels.temperature=4'?"),
         (["max_length=64"], "did you mean 'data.max_seq_length=64'?"),
+        (["--dryrun"], "did you mean '--dry-run'?"),
+        (["other.yaml"], "one config at a time; a config takes in others with `extends: [FILE, FILE]`"),
         (["learning_rate"], "settings are written KEY=VALUE, for example seed=7"),
         (["=7"], "settings are written KEY=VALUE, for example seed=7"),
         (["training..max_steps=7"], "settings are written KEY=VALUE, for example seed=7"),

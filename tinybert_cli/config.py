@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -121,12 +121,18 @@ class Regularization(Section):
     """Weight of the symmetric KL between two passes with different dropout (Wu et al. 2021); doubles the time."""
 
 
+def _some_steps(steps: int) -> int:
+    if steps == 0:
+        raise ValueError("`training.max_steps`: 0 steps train nothing; -1 = as many as num_train_epochs makes")
+    return steps
+
+
 class Training(Section):
     """How a model is trained, in the words of Hugging Face's TrainingArguments."""
 
     num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
     """Passes over the training rows; may be a fraction."""
-    max_steps: Annotated[int, Field(ge=-1)] = -1
+    max_steps: Annotated[int, Field(ge=-1), AfterValidator(_some_steps)] = -1
     """Optimizer steps; -1 = from num_train_epochs."""
     per_device_train_batch_size: Positive = 32
     """Rows of one batch on one device."""
@@ -167,7 +173,7 @@ class Training(Section):
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 = the training process itself."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
-    """Experiment trackers; nothing is reported unless asked."""
+    """Experiment trackers; nothing is reported unless asked. Those that write files do so in `trackers/`."""
 
 
 class Latency(Section):
@@ -189,7 +195,7 @@ class Verify(Section):
     max_samples: Positive = 256
     """How many of them."""
     atol: Annotated[float, Field(gt=0)] = 1e-3
-    """Largest logit difference of an export that is not quantized."""
+    """Largest logit difference of an export in float32; fewer bits are judged by the two below."""
     min_agreement: Share = 0.99
     """Least share of rows with the same answer."""
     max_metric_drop: Weight = 0.01
@@ -314,18 +320,22 @@ class Eval(Stage):
 
 
 class Export(Stage):
-    """Write a model for another runtime, and verify it against the original."""
+    """Write a model in another form, and verify it against the original."""
 
     model: str
     """The model folder or Hub id to export."""
     format: str = "onnx"
-    """What to write."""
+    """onnx: for ONNX Runtime, without torch; safetensors: a model folder for transformers, in half the bytes."""
+    dtype: Literal["bfloat16", "float16"] | None = None
+    """Of the weights, with `format: safetensors`; null = bfloat16, which a CPU computes with as well."""
     quantize: Literal["none", "int8"] = "none"
-    """int8: dynamic quantization of the weights, one scale per channel."""
+    """int8: dynamic quantization of the weights, one scale per channel; with `format: onnx`."""
     quantize_exclude: list[str] = []
     """Parts of the model that stay float32, by the names of its modules: encoder.layer.0, classifier, ..."""
+    embedding_bits: Literal[8, 6] = 8
+    """Of the embedding tables, with `quantize: int8`; 6 saves a quarter of their bytes and some of their digits."""
     opset: Annotated[int, Field(ge=11)] | None = None
-    """ONNX operator set; null = the newest that the exporter writes."""
+    """Operator set, with `format: onnx`; null = the newest that the exporter writes."""
     verify: Verify = Verify()
     """What the export has to keep."""
 

@@ -61,9 +61,14 @@ class Rows:
 def existing_file(path: Path, split: str) -> Path:
     if path.is_file():
         return path
-    what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    if path.is_dir():
+        raise InputError(
+            f"'{path}' is a folder, not a file",
+            where=f"data.{split}_file",
+            hint="name the files in it; or, if they are called train.jsonl, validation.csv, ..., set data.dataset_name",
+        )
     near = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
-    raise InputError(f"'{path}' {what}", where=f"data.{split}_file", hint=near)
+    raise InputError(f"'{path}' does not exist", where=f"data.{split}_file", hint=near)
 
 
 def kind_of(path: Path) -> str:

@@ -12,6 +12,7 @@ from tinybert_cli.models.loading import (
     read_label_names,
     rewrite_config,
     save,
+    save_tokenizer,
     size,
     weights_bytes,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "read_label_names",
     "rewrite_config",
     "save",
+    "save_tokenizer",
     "shape",
     "size",
     "tokenizer_difference",

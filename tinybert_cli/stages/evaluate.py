@@ -97,8 +97,7 @@ def _evaluate(
     names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
     gold = task.exam(rows, config.data, names)
     if gold is None:
-        rows.column(config.data.label_column_name)  # raises, with the columns that there are
-    assert gold is not None
+        raise tasks.without_gold(rows, config.data)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
     yield {"event": "plan", "rows": len(rows), "models": list(sources), "reference": reference, "split": config.split}
     contestants = {name: _enter(config, task, source, rows, names) for name, source in sources.items()}
@@ -190,8 +189,12 @@ def _enter(
     task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
     model = opened(source, task, names)
     encoded = task.encode(rows, config.data, model.tokenizer)
+    examples = data.Examples.of(encoded)
+    models.check_length(source, int(examples.lengths.max()))
+    timed = [] if config.latency is None else [length for length in config.latency.lengths if isinstance(length, int)]
+    models.check_length(source, max(timed, default=0), key=("latency", "lengths"))
     facts = {"bytes": models.weights_bytes(models.fetch(source)), **model.size}
-    return _Contestant(source, model.net, encoded, data.Examples.of(encoded), facts)
+    return _Contestant(source, model.net, encoded, examples, facts)
 
 
 def _row_lengths(encoded: tasks.Encoded) -> data.Array:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
-from tinybert_cli.errors import ConfigError
+from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages.fit import Lesson, fit
 
 
@@ -45,7 +45,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         names = task.label_names(rows, config.data, model_names=None)
         labels = task.labels(rows, config.data, names)
         if labels is None:
-            rows.column(config.data.label_column_name)  # raises, with the columns that there are
+            raise tasks.without_gold(rows, config.data)
     else:
         folder = Path(config.labels)
         manifest = artifacts.verify_folder(folder)
@@ -59,7 +59,11 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         chosen = sure.nonzero()[0]
         rows, labels = answers.rows.select(chosen.tolist()), labels[answers.answers_of(chosen)]
         yield {"event": "labels", "rows": len(sure), "kept": len(chosen), "min_confidence": config.min_confidence}
-    assert labels is not None
+        if not len(chosen):
+            raise InputError(
+                f"none of the {len(sure):,} answers in '{folder}' is at least {config.min_confidence:g} sure",
+                hint="lower min_confidence",
+            )
     task.check_trainable(labels, names, rows)
     if config.labels == "gold":
         yield from ({"event": "warning", "message": message} for message in task.odd(rows, config.data, names))

@@ -126,7 +126,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(needed.tokens["input_ids"][0].tolist()))
         encoded = task.encode(lesson.rows, config.data, tokenizer)
     examples = data.Examples.of(encoded, **lesson.targets)
-    models.check_length(model, int(examples.lengths.max()), lesson.source)
+    models.check_length(lesson.source, int(examples.lengths.max()))
     validation = yield from _validation(config, lesson, tokenizer)
 
     size = models.size(model)
@@ -135,7 +135,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         seed=config.seed, group_by_length=training.group_by_length,
     )  # fmt: skip
     trained, loss = lesson.teach(model)
-    learner = loops.Learner(trained, examples, batches, training, seed=config.seed, logs=output.folder)
+    learner = loops.Learner(trained, examples, batches, training, seed=config.seed, logs=output.trackers)
     exam = None if validation is None else _exam(config, validation, loss, learner)
     evaluated = exam is not None and training.eval_strategy != "no"
     labels = {} if lesson.names is None else {"label_names": lesson.names}
@@ -276,9 +276,12 @@ def _validation(
         task = tasks.find_answering(config.task)
         gold = task.exam(rows, config.data, task.label_names(rows, config.data, model_names=lesson.names))
     encoded = tasks.find(config.task).encode(rows, config.data, tokenizer)
+    models.check_length(lesson.source, int(data.Examples.of(encoded).lengths.max()))
     yield from data.remarks("validation", encoded, config.data)
     yield from data.overlap(lesson.rows, rows, config.data)
     if gold is None and lesson.names is not None:
+        yield {"event": "warning", "message": "the validation rows have no labels: no checkpoint is scored, and the "
+               "last one is kept"}  # fmt: skip
         return None
     targets = {} if gold is None else {"labels": gold.labels}
     return data.Examples.of(encoded, **targets), encoded.rows, gold

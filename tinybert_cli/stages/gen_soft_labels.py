@@ -82,6 +82,7 @@ def _label(
         for number, teacher in enumerate(teachers):
             encoded = task.encode(rows, config.data, teacher.tokenizer)
             examples, offsets = data.Examples.of(encoded), encoded.rows
+            models.check_length(sources[number], int(examples.lengths.max()))
             order = data.sorted_batches(examples.lengths, config.per_device_eval_batch_size)
             answers = len(rows) if offsets is None else int(offsets[-1])
             logits = np.zeros((answers, len(names)), dtype=np.float32)

@@ -310,6 +310,16 @@ def check_complete(labels: Array, rows: Rows) -> None:
         raise InputError("a row without a label", where=rows.place(int(np.argwhere(gone)[0, 0])))
 
 
+def without_gold(rows: Rows, data: Data) -> InputError:
+    """What to raise where gold labels are needed and `Answering.labels` found none."""
+    rows.column(data.label_column_name)  # raises, with the columns that there are
+    return InputError(
+        "every label is -1, as in a test set whose labels are kept back",
+        where=rows.place(0),
+        hint="name a file or a split with labels",
+    )
+
+
 def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[Array, Array]:
     """The special tokens that the tokenizer puts before a text and after it."""
     found = tokenizer("a", return_special_tokens_mask=True)

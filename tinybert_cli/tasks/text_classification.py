@@ -45,7 +45,15 @@ class TextClassification(Answering):
     encode = staticmethod(encode_texts)
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
-        return agreed_names(rows, data, rows.columns.get(data.label_column_name, []), model_names=model_names)
+        values = rows.columns.get(data.label_column_name, [])
+        for index, value in enumerate(values):
+            if isinstance(value, (list, dict)):
+                raise InputError(
+                    f"a label is a name or a whole number, not {value!r}",
+                    where=rows.place(index),
+                    hint="several labels to a text are another task: multi-label-classification",
+                )
+        return agreed_names(rows, data, values, model_names=model_names)
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
         if data.label_column_name not in rows.columns:
@@ -56,7 +64,7 @@ class TextClassification(Answering):
             return None
         labels = np.full(len(values), NO_LABEL, dtype=np.int64)
         for index, value in enumerate(values):
-            if value is not None:
+            if value not in (None, "") or value in position:
                 place = position_of(value, position)
                 if place is None:
                     raise unknown_label(value, names, rows.place(index))
