@@ -62,6 +62,11 @@ ROWS: dict[str, tuple[str, bytes, str]] = {
     "fractions": ("t.jsonl", b'{"text": "a", "label": 1.0}\n{"text": "b", "label": 0.0}\n', "write 1"),
     "lists": ("t.jsonl", b'{"text": "a", "label": ["good"]}\n', "multi-label-classification"),
     "hidden labels": ("t.jsonl", b'{"text": "a", "label": -1}\n', "every label is -1"),
+    "ids": (
+        "t.jsonl",
+        b'{"text": "a", "label": 1}\n{"text": "b", "label": 1732457000}\n',
+        "check data.label_column_name",
+    ),
     "unknown position": ("t.jsonl", b'{"text": "a", "label": 0}\n{"text": "b", "label": -3}\n', "unknown label -3"),
 }
 
@@ -292,6 +297,11 @@ def test_a_manifest_that_was_edited_by_hand_is_refused(
     assert code == 3 and "manifest.json' was changed after the run that wrote it" in err and "--force" in err
     code, err = say("finetune", configs("finetune", "out", model=teacher, labels=teacher_labels))
     assert code == 3 and "was changed after the run that wrote it" in err
+
+
+def test_a_label_name_that_is_there_twice_is_refused(finetune: Say) -> None:
+    code, err = finetune("data.label_names=[bad, good, bad]")
+    assert code == 2 and "`data.label_names` has bad twice" in err
 
 
 def test_no_steps_at_all_are_refused(finetune: Say) -> None:
