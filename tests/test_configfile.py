@@ -174,8 +174,15 @@ def test_a_merge_key_points_to_extends() -> None:
     """)
 
 
-def test_a_key_that_is_a_number_is_refused() -> None:
-    assert complaint("losses:\n  1: 0.5\n").startswith("a key has to be a text, found 1\n --> a.yaml:3:3\n")
+def test_a_key_that_is_a_whole_number_is_a_text() -> None:
+    complaints: list[yaml12.Complaint] = []
+    node = yaml12.read("label_names: {0: bad, 1: good}\n", "a.yaml", complaints)
+    assert node is not None and not complaints
+    assert node.plain() == {"label_names": {"0": "bad", "1": "good"}}
+
+
+def test_a_key_that_is_a_fraction_is_refused() -> None:
+    assert complaint("losses:\n  1.5: 0.5\n").startswith("a key has to be a text, found 1.5\n --> a.yaml:3:3\n")
 
 
 def test_a_key_that_is_a_list_is_refused() -> None:

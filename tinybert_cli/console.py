@@ -24,6 +24,8 @@ from tinybert_cli.errors import GateError, UserError
 
 Row = dict[str, Any]
 
+MOST_NAMES = 20  # labels that are listed by name
+
 NEXT = {
     "finetune": "tinybert gen-soft-labels with `teacher: {folder}`",
     "gen-soft-labels": "tinybert distill with `soft_labels: {folder}`, or tinybert finetune with `labels: {folder}`",
@@ -226,7 +228,9 @@ class Screen:
     def _table(self) -> None:
         out = _Console(file=self.stdout, highlight=False, emoji=False, width=None if self.stdout.isatty() else 140)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        columns = [column for column in _COLUMNS if any(column[1](row) for row in self.models)]
+        metric = self.models[0].get("metric", "accuracy")
+        columns = [(f"{metric} (95 %)", _with_interval(metric)), *_COLUMNS]
+        columns = [column for column in columns if any(column[1](row) for row in self.models)]
         table.add_column("model")
         for title, _ in columns:
             table.add_column(title, justify="right", no_wrap=True)
@@ -277,11 +281,16 @@ def _plan(row: Row) -> str:
     parts += [f"{row['pieces_kept']:,} of {row['pieces']:,} pieces"] if "pieces_kept" in row else []
     copied = row.get("layers_copied_from", [])
     parts += [f"layers {', '.join(map(str, copied))} of the model it comes from"] if copied else []
-    parts += [f"labels {', '.join(row['label_names'])}"] if "label_names" in row else []
+    parts += [f"labels {_listed(row['label_names'])}"] if "label_names" in row else []
     parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
     parts += [row["device"]] if "device" in row else []
     parts += ["float32" if row["precision"] == "no" else row["precision"]] if "precision" in row else []
     return "  ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, or the first of very many."""
+    return ", ".join(names) if len(names) <= MOST_NAMES else f"{', '.join(names[:MOST_NAMES])}, ... ({len(names)})"
 
 
 def _train(row: Row) -> str:
@@ -361,7 +370,6 @@ def _latency(batch: str) -> Any:
 
 
 _COLUMNS = [
-    ("accuracy (95 %)", _with_interval("accuracy")),
     ("retention", _number("retention", "{:.1%}")),
     ("agreement", _number("agreement", "{:.1%}")),
     ("parameters", _millions("parameters", "M")),

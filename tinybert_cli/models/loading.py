@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +133,13 @@ def read_config(source: Source) -> dict[str, Any]:
     """config.json, with what transformers assumes where it says nothing. Loads no weights."""
     values: dict[str, Any] = _read_config(fetch(source, weights=False)).to_dict()
     return values
+
+
+def rewrite_config(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Puts settings into the config.json of a saved model; those that are None go out of it."""
+    file = folder / "config.json"
+    values = {key: value for key, value in {**read_json(file), **settings}.items() if value is not None}
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def size(model: PreTrainedModel) -> dict[str, int]:

@@ -20,6 +20,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
 
 MEASURES = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
 TIMED_ROWS = 256  # rows that the latencies are taken on, or as many as there are
+MOST_CLASSES = 25  # whose numbers stand in report.md one by one
 COUNTED_ROWS = 64  # rows whose multiplications are counted
 
 
@@ -105,12 +106,12 @@ def _evaluate(
     if output.dry_run:
         return
 
-    logits = {}
+    logits, offsets = {}, shown_to_reference.rows
     for name, contestant in contestants.items():
         order = data.sorted_batches(contestant.examples.lengths, config.per_device_eval_batch_size)
-        logits[name] = loops.predict_all(contestant.model, contestant.examples, order)
+        raw = loops.predict_all(contestant.model, contestant.examples, order)
+        logits[name] = task.settled(raw, offsets, models.read_config(contestant.source))
         yield {"event": "scored", "model": name}
-    offsets = shown_to_reference.rows
     said = {name: task.answers(values, offsets, names, rows, config.data) for name, values in logits.items()}
     judge = _Judge(config, task, gold, logits[reference], offsets)
     slices = findings.slices(_row_lengths(shown_to_reference), gold.kinds(), said[reference].get("confidence"), columns)
@@ -128,13 +129,13 @@ def _evaluate(
             }
         found |= {f"{task.sliced}[{key}]": float(credits[name][rows_in].mean()) for key, rows_in in slices.items()}
         table[name] = found
-        yield {"event": "model", "model": name, "is_reference": name == reference, **found}
+        yield {"event": "model", "model": name, "is_reference": name == reference, "metric": task.main_metric, **found}
 
     metrics = {f"{name}.{key}": value for name, found in table.items() for key, value in found.items()}
     shown = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": gold.words}
     lost = findings.regressions(shown, said, credits, reference)
     title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
-    pages = {"report.md": artifacts.markdown_table(title, metrics, list(sources))}
+    pages = {"report.md": artifacts.markdown_table(title, _readable(metrics, names), list(sources))}
     try:
         pages["report.html"] = evaluation_page.as_html(
             evaluation_page.Evaluation(
@@ -164,6 +165,14 @@ def _evaluate(
     output.put(write)
     output.finish(metrics, label_names=names, device=str(loops.device()), precision="no")
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
+
+
+def _readable(metrics: Mapping[str, float], names: list[str]) -> dict[str, float]:
+    """All of them, or, of very many classes, all but the numbers of each class, which metrics.json has."""
+    if len(names) <= MOST_CLASSES:
+        return dict(metrics)
+    of_one = [f"[{name}]" for name in names]
+    return {key: value for key, value in metrics.items() if not any(name in key for name in of_one)}
 
 
 def _log(source: models.Source) -> list[artifacts.Row]:

@@ -17,7 +17,7 @@ def agreed_names(rows: Rows, data: Data, values: Iterable[object], *, model_name
     Raises:
         InputError: they differ, with both lists; or nobody names any.
     """
-    said = data.label_names or rows.label_names
+    said = data.class_names or rows.label_names
     found = {value for value in values if value not in (None, "")}
     if said is None and found:
         if all(isinstance(value, str) and not is_position(value) for value in found):

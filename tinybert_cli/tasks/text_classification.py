@@ -11,7 +11,17 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.tasks import scores
-from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Exam, Pieces, Rows, check_complete, encode_texts
+from tinybert_cli.tasks.base import (
+    NO_LABEL,
+    Answering,
+    Array,
+    Exam,
+    Rows,
+    Window,
+    check_complete,
+    encode_texts,
+    text_usage,
+)
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
 
 
@@ -91,7 +101,10 @@ class TextClassification(Answering):
         best = probabilities.argmax(-1)
         return {"prediction": [names[i] for i in best], "confidence": probabilities.max(-1).tolist()}
 
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+    def reply(
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        ((logits, _),) = windows
         shares = scores.softmax(logits)
         return {
             "prediction": names[int(shares.argmax())],
@@ -104,10 +117,8 @@ class TextClassification(Answering):
 
     ensemble = staticmethod(scores.ensemble)
 
-    def usage(self, folder: str) -> str:
-        return (
-            f'from transformers import pipeline\n\npipeline("text-classification", "{folder}")("Better than it looks.")'
-        )
+    def usage(self, folder: str, *, pair: bool) -> str:
+        return text_usage(folder, "", pair=pair)
 
 
 @dataclass(frozen=True)
