@@ -284,7 +284,7 @@ def test_a_dry_run_writes_nothing(cascade: Cascade) -> None:
         "finetune": {"model": cascade.folder / "base"},
         "gen-soft-labels": {"teacher": cascade.folder / "teacher"},
         "distill": {"soft_labels": cascade.folder / "labels", "student": str(cascade.folder / "other")},
-        "eval": {"models": {"teacher": str(cascade.folder / "teacher")}},
+        "eval": {"models": {"teacher": str(cascade.folder / "teacher")}, "latency": None},
     }
     for command, given in asked.items():
         (*_, plan) = cascade.stage(command, "dry", dry_run=True, **given)
