@@ -1,6 +1,7 @@
 """The folders where stages meet: lock, atomic output, checkpoints, manifest, log."""
 
 from tinybert_cli.artifacts.cards import UNTESTED, Card, Result, data_inputs, data_names, model_card, model_names
+from tinybert_cli.artifacts.files import check_room
 from tinybert_cli.artifacts.manifests import (
     Description,
     check_origin,
@@ -23,6 +24,7 @@ __all__ = [
     "Result",
     "Row",
     "check_origin",
+    "check_room",
     "data_inputs",
     "data_names",
     "describe",

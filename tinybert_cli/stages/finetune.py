@@ -12,7 +12,7 @@ from torch import Tensor
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune, Regularization
 from tinybert_cli.errors import ConfigError
-from tinybert_cli.stages.fit import Lesson, fit
+from tinybert_cli.stages.fit import Lesson, Taught, fit
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -63,7 +63,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         rows,
         {"labels": labels},
         names,
-        lambda model: (model, _loss(config.regularization, losses.OUTPUTS[task.outputs])),
+        lambda model: Taught(model, _loss(config.regularization, losses.OUTPUTS[task.outputs])),
         config.model,
         source,
         dropout=config.regularization.dropout,
