@@ -1,7 +1,7 @@
 """What each part of the two-step recipe buys: trains every arm on real data and prints their dev scores, as a table.
 
 Teacher: MiniLM-L6 as packaged, fine-tuned. ABLATION_DATA names a folder with sst2, mrpc, rte (train.jsonl.gz and
-validation.jsonl.gz) and general_en (*.txt.gz). Every step is a folder of runs/ablation with its run.yaml: a run that was
+validation.jsonl.gz) and general_en (*.txt.gz). Every step is a folder of runs/ablation with its run.yaml: what was
 stopped goes on where it was, arms share what they have in common, and the table is of whatever is finished.
 
     ABLATION_DATA=path/to/data python benchmarks/ablation.py mrpc 4x312 --seeds 1 2 --arms none prediction two-steps

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_students import CONFIGS, SIZES
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, DebertaV2Config
+from transformers import AutoModelForSequenceClassification, DebertaV2Config, ModernBertConfig
 
 from tinybert_cli import losses, models
 from tinybert_cli.errors import InputError
@@ -98,10 +98,10 @@ def test_in_eval_mode_a_student_is_its_model() -> None:
     assert torch.equal(student(**shown).logits, net(**shown).logits)
 
 
-def test_a_family_whose_attention_cannot_be_read_is_named() -> None:
-    config = DebertaV2Config(**SIZES)
-    net = AutoModelForSequenceClassification.from_config(config)
-    with pytest.raises(InputError, match=r"deberta-v2 .* attentions and relations"):
+@pytest.mark.parametrize("config", [DebertaV2Config, ModernBertConfig])
+def test_a_family_whose_attention_cannot_be_read_is_named_and_has_its_other_states(config: Any) -> None:
+    net = AutoModelForSequenceClassification.from_config(config(**SIZES, pad_token_id=1))
+    with pytest.raises(InputError, match=rf"{config.model_type} .* attentions and relations"):
         models.Teacher(net, [1], frozenset({"scores"}))
-    heard = models.Teacher(net, [1], frozenset({"hidden_states"}))(BATCH, INPUTS)
-    assert heard["hidden_states"][0].shape == (2, 4, 24)
+    heard = models.Teacher(net, [1], frozenset({"hidden_states", "embeddings"}))(BATCH, INPUTS)
+    assert heard["hidden_states"][0].shape == heard["embeddings"].shape == (2, 4, 24)

@@ -354,6 +354,19 @@ def test_layer_losses_by_hand() -> None:
     assert float(layers.attentions(ours, theirs, mask)) == (0 + 4 + 1 + 25) / 4
 
 
+def test_embeddings_and_relations_by_hand() -> None:
+    mask = {"attention_mask": torch.tensor([[1, 1, 0]])}
+    ours = {"embeddings": torch.tensor([[[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]]])}
+    assert float(layers.embeddings(ours, {"embeddings": torch.zeros(1, 3, 2)}, mask)) == (1 + 0 + 0 + 4) / 4
+    # one head of one dimension: the first token's products with itself and the second are ln 3 and 0, so it looks at
+    # them as 3 to 1; the second looks at both alike, as both of the student's do
+    told = torch.tensor([[[[LN3**0.5], [0.0], [5.0]]]])
+    theirs, ours = ({name: [said] for name in ("queries", "keys", "values")} for said in (told, 0 * told))
+    first = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    loss = layers.relations(ours, theirs, mask, relation_heads=1)
+    assert float(loss) == pytest.approx(3 * (first + 0) / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", losses.READS)
 def test_padding_changes_no_layer_loss(name: str) -> None:
     student, teacher = states(1), states(2)
