@@ -108,7 +108,7 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     if labels is not None and config.training.keep == "best" and not combined.trains_head:
         yield {"event": "warning", "message": "these losses leave the classifier untrained and its scores mean "
                "nothing: set `keep: last` under training"}  # fmt: skip
-    manifest = {"inputs": {}} if labels is None else artifacts.verify_folder(labels)
+    manifest = {"inputs": {}} if labels is None else artifacts.read_manifest(labels)  # `run` has verified its files
     if combined.reads and config.teacher is None and "states" not in manifest:
         raise _no_teacher(config)
     rows, targets, names = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
