@@ -30,7 +30,7 @@ STAGES = {
     "gen-soft-labels": ("gen_soft_labels", "Run a model once over the data and store its answers."),
     "distill": ("distill", "Train a student to say what the teacher says."),
     "eval": ("evaluate", "Score models side by side: quality, fidelity, size, latency."),
-    "export": ("export", "Write ONNX / int8, and verify it against the original."),
+    "export": ("export", "Write ONNX, int8 or half-size safetensors, and verify it against the original."),
 }
 
 

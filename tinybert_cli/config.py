@@ -80,7 +80,10 @@ class Model(Section):
     initialize: Literal["teacher", "random"] = "teacher"
     """teacher: copy the mapped layers of `from`, narrowed where the shape asks for it; random: fresh weights."""
     trim_vocabulary: bool = False
-    """Keep only the pieces that the training text needs, the special ones and single characters."""
+    """Keep only the pieces that the training text needs, the special ones and single characters.
+
+    Changed copies of the text (`augment`) do not count: they are spelled out in what is kept.
+    """
 
 
 def _model_mapping(value: Any) -> Any:
@@ -170,7 +173,7 @@ class Verify(Section):
     max_samples: Positive = 256
     """How many of them."""
     atol: Annotated[float, Field(gt=0)] = 1e-3
-    """Largest logit difference of an export that is not quantized."""
+    """Largest logit difference of an export in float32; fewer bits are judged by the two below."""
     min_agreement: Share = 0.99
     """Least share of rows with the same answer."""
     max_metric_drop: Weight = 0.01
@@ -302,18 +305,22 @@ class Eval(Stage):
 
 
 class Export(Stage):
-    """Write a model for another runtime, and verify it against the original."""
+    """Write a model in another form, and verify it against the original."""
 
     model: str
     """The model folder or Hub id to export."""
     format: str = "onnx"
-    """What to write."""
+    """onnx: for ONNX Runtime, without torch; safetensors: a model folder for transformers, in half the bytes."""
+    dtype: Literal["bfloat16", "float16"] | None = None
+    """Of the weights, with `format: safetensors`; null = bfloat16, which a CPU computes with as well."""
     quantize: Literal["none", "int8"] = "none"
-    """int8: dynamic quantization of the weights, one scale per channel."""
+    """int8: dynamic quantization of the weights, one scale per channel; with `format: onnx`."""
     quantize_exclude: list[str] = []
     """Parts of the model that stay float32, by the names of its modules: encoder.layer.0, classifier, ..."""
+    embedding_bits: Literal[8, 6] = 8
+    """Of the embedding tables, with `quantize: int8`; 6 saves a quarter of their bytes and some of their digits."""
     opset: Annotated[int, Field(ge=11)] | None = None
-    """ONNX operator set; null = the newest that the exporter writes."""
+    """Operator set, with `format: onnx`; null = the newest that the exporter writes."""
     verify: Verify = Verify()
     """What the export has to keep."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.formats.fusions import fuse_first_token, sum_before_norms
 from tinybert_cli.formats.int8 import need_onnx
 
 FILE = "model.onnx"
@@ -106,6 +107,8 @@ def _optimize(source: Path, target: Path, config: Any) -> None:
 
     options = FusionOptions("bert")
     options.enable_embed_layer_norm = False  # its int8 form has one scale for the whole table; see _quantize_tables
+    options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False  # see sum_before_norms
+    options.use_raw_attention_mask(True)  # else padding is thought to be on the right
     optimized = optimizer.optimize_model(
         str(source),
         model_type="bert",
@@ -113,4 +116,6 @@ def _optimize(source: Path, target: Path, config: Any) -> None:
         hidden_size=config.hidden_size,
         optimization_options=options,
     )
+    fuse_first_token(optimized, config.num_attention_heads)
+    sum_before_norms(optimized)
     optimized.save_model_to_file(str(target))

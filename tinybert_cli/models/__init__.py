@@ -12,6 +12,7 @@ from tinybert_cli.models.loading import (
     read_config,
     read_label_names,
     save,
+    save_tokenizer,
     size,
     weights_bytes,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "read_config",
     "read_label_names",
     "save",
+    "save_tokenizer",
     "shape",
     "size",
     "tokenizer_difference",

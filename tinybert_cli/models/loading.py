@@ -98,6 +98,11 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
         model.save_pretrained(folder)
     except SafetensorError as error:  # a full disk, without an errno
         raise UserError(f"the weights could not be written: {error}", where=str(folder)) from error
+    save_tokenizer(tokenizer, folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """The tokenizer's files, and of a WordPiece one vocab.txt, which older runtimes read."""
     tokenizer.save_pretrained(folder)
     _write_wordpiece_vocabulary(tokenizer, folder)
 

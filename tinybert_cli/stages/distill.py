@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Distill
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages import keeping
-from tinybert_cli.stages.fit import Lesson, Taught, fit
+from tinybert_cli.stages.fit import Lesson, Teaching, fit
 
 
 def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -111,7 +112,7 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     manifest = {"inputs": {}} if labels is None else artifacts.read_manifest(labels)  # `run` has verified its files
     if combined.reads and config.teacher is None and "states" not in manifest:
         raise _no_teacher(config)
-    rows, targets, names = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
+    taught = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
     stored, states = None, None
     if combined.reads and labels is not None and "states" in manifest:
         there = manifest["states"]
@@ -128,13 +129,14 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
         else:
             yield {"event": "warning", "message": f"the teacher has to run beside the student: '{labels}' {missing}"}
     lesson = Lesson(
-        rows,
-        targets,
-        names,
-        lambda student: _taught(config, combined, student, stored),
+        taught.rows,
+        taught.targets,
+        taught.names,
+        lambda student: _teaching(config, combined, student, stored),
         config.student,
         source,
         states=states,
+        originals=taught.originals,
         origin=manifest["inputs"],
         card={
             "starts from": config.student.from_,
@@ -145,15 +147,23 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     yield from fit(config, lesson, output)
 
 
-def _from_text(config: Distill) -> tuple[data.Rows, dict[str, data.Array], None]:
+@dataclass(frozen=True)
+class _Taught:
+    """The rows of a lesson, what is to be learnt of them, and the names of the classes."""
+
+    rows: data.Rows
+    targets: dict[str, data.Array] = field(default_factory=dict)
+    names: list[str] | None = None
+    originals: data.Rows | None = None
+
+
+def _from_text(config: Distill) -> _Taught:
     """The rows alone; what is to be learnt of them stands in the teacher's layers."""
-    return data.read(config.data, "train"), {}, None
+    return _Taught(data.read(config.data, "train"))
 
 
-def _from_labels(
-    config: Distill, folder: Path, manifest: Mapping[str, Any], output: artifacts.Output
-) -> tuple[data.Rows, dict[str, data.Array], list[str]]:
-    """The rows of the label dataset, with the teacher's answers and the gold labels, and the names of the classes."""
+def _from_labels(config: Distill, folder: Path, manifest: Mapping[str, Any], output: artifacts.Output) -> _Taught:
+    """The rows of the label dataset, with the teacher's answers and the gold labels."""
     wanted = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
     if config.teacher is not None:
         wanted["teacher"] = [output.inputs["teacher"]]
@@ -167,7 +177,7 @@ def _from_labels(
         targets["labels"] = labels
     elif "hard_labels" in _combined(config).parts:
         answers.rows.column(config.data.label_column_name)  # raises, with the columns that there are
-    return answers.rows, targets, names
+    return _Taught(answers.rows, targets, names, answers.originals)
 
 
 def _spoken(name: str, setting: float | Mapping[str, Any]) -> str:
@@ -176,10 +186,10 @@ def _spoken(name: str, setting: float | Mapping[str, Any]) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
-def _taught(config: Distill, combined: losses.Combined, student: Any, stored: models.Stored | None) -> Taught:
+def _teaching(config: Distill, combined: losses.Combined, student: Any, stored: models.Stored | None) -> Teaching:
     """The student with what its losses compare, and the loss; a teacher runs beside it unless its states are stored."""
     if not combined.reads:
-        return Taught(student, lambda model, batch: combined(loops.forward(model, batch), _from_disk(batch), batch))
+        return Teaching(student, lambda model, batch: combined(loops.forward(model, batch), _from_disk(batch), batch))
     teacher: models.Teacher | models.Stored
     if stored is None:
         assert config.teacher is not None
@@ -196,7 +206,7 @@ def _taught(config: Distill, combined: losses.Combined, student: Any, stored: mo
 
     facts = {"layers_compared_with": [layer + 1 for layer in teacher.layers],
              "teacher_states": "running beside it" if stored is None else "stored"}  # fmt: skip
-    return Taught(models.Student(student, teacher, shared=config.projections == "shared"), loss, facts)
+    return Teaching(models.Student(student, teacher, shared=config.projections == "shared"), loss, facts)
 
 
 def _from_disk(batch: loops.Batch) -> dict[str, Tensor]:

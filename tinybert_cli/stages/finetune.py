@@ -12,7 +12,7 @@ from torch import Tensor
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune, Regularization
 from tinybert_cli.errors import ConfigError
-from tinybert_cli.stages.fit import Lesson, Taught, fit
+from tinybert_cli.stages.fit import Lesson, Teaching, fit
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -39,6 +39,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
 def _finetune(config: Finetune, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task = tasks.find_answering(config.task)
     manifest: dict[str, Any] = {"inputs": {}}
+    originals: data.Rows | None = None
     if config.labels == "gold":
         rows = data.read(config.data, "train")
         names = task.label_names(rows, config.data, model_names=None)
@@ -52,7 +53,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
         answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
         answers = answers.head(config.data.max_train_samples)
-        names = manifest["label_names"]
+        names, originals = manifest["label_names"], answers.originals
         labels, sure = task.hard_answers(answers.logits, answers.offsets, config.min_confidence)
         chosen = sure.nonzero()[0]
         rows, labels = answers.rows.select(chosen.tolist()), labels[answers.answers_of(chosen)]
@@ -63,10 +64,11 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         rows,
         {"labels": labels},
         names,
-        lambda model: Taught(model, _loss(config.regularization, losses.OUTPUTS[task.outputs])),
+        lambda model: Teaching(model, _loss(config.regularization, losses.OUTPUTS[task.outputs])),
         config.model,
         source,
         dropout=config.regularization.dropout,
+        originals=originals,
         origin=manifest["inputs"],
         card={
             "starts from": config.model.from_,

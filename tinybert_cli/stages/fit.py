@@ -22,7 +22,7 @@ RESAMPLES = 1000  # for the 95 % intervals, as many as `eval` draws unless it is
 
 
 @dataclass(frozen=True)
-class Taught:
+class Teaching:
     """What is trained around a model, the loss of that, and what the plan and the manifest say of it."""
 
     model: torch.nn.Module
@@ -30,7 +30,7 @@ class Taught:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-Teach = Callable[[Any], Taught]
+Teach = Callable[[Any], Teaching]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Lesson:
     source: models.Source  # where `model.from` is
     dropout: float | None = None
     states: data.States | None = None  # what a teacher's layers said of the rows
+    originals: data.Rows | None = None  # those whose pieces a trimmed vocabulary keeps; None = all
     origin: Mapping[str, Any] = field(default_factory=dict)  # of a label dataset what its manifest names as inputs
     card: Mapping[str, object] = field(default_factory=dict)  # what the model card says of it
 
@@ -114,7 +115,8 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     model, copied = _student(config, lesson, tokenizer)
     vocabulary: dict[str, int] = {}
     if lesson.model.trim_vocabulary:
-        tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(encoded.tokens["input_ids"][0].tolist()))
+        needed = encoded if lesson.originals is None else task.encode(lesson.originals, config.data, tokenizer)
+        tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(needed.tokens["input_ids"][0].tolist()))
         encoded = task.encode(lesson.rows, config.data, tokenizer)
     if lesson.states is not None:
         lesson.states.check(encoded)
@@ -127,14 +129,14 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         examples.lengths, training.per_device_train_batch_size,
         seed=config.seed, group_by_length=training.group_by_length,
     )  # fmt: skip
-    taught = lesson.teach(model)
-    loss = taught.loss
-    learner = loops.Learner(taught.model, examples, batches, training, seed=config.seed, logs=output.folder)
+    teaching = lesson.teach(model)
+    loss = teaching.loss
+    learner = loops.Learner(teaching.model, examples, batches, training, seed=config.seed, logs=output.folder)
     exam = None if validation is None else _exam(config, validation, loss, learner)
     evaluated = exam is not None and training.eval_strategy != "no"
     labels = {} if lesson.names is None else {"label_names": lesson.names}
     yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, **vocabulary,
-           "layers_copied_from": copied, **taught.facts, **labels, "evaluated": evaluated, "device": learner.device,
+           "layers_copied_from": copied, **teaching.facts, **labels, "evaluated": evaluated, "device": learner.device,
            "precision": learner.precision}  # fmt: skip
     if output.dry_run:
         return
@@ -180,7 +182,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
 
     output.put(write)
     output.finish(
-        metrics, **labels, layer_mapping=copied, **taught.facts, device=learner.device, precision=learner.precision,
+        metrics, **labels, layer_mapping=copied, **teaching.facts, device=learner.device, precision=learner.precision,
         **size, **vocabulary,
     )  # fmt: skip
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
