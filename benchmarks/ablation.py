@@ -45,9 +45,9 @@ class Set:
 
 
 SETS = {
-    "sst2": Set("sentence", ["negative", "positive"], 5, 3, 2, rows=20_000),
-    "mrpc": Set(["sentence1", "sentence2"], ["not_equivalent", "equivalent"], 10, 5, 5),
-    "rte": Set(["sentence1", "sentence2"], ["entailment", "not_entailment"], 10, 5, 5),
+    "sst2": Set("sentence", ["negative", "positive"], 3, 2, 2, rows=20_000),
+    "mrpc": Set(["sentence1", "sentence2"], ["not_equivalent", "equivalent"], 6, 4, 5),
+    "rte": Set(["sentence1", "sentence2"], ["entailment", "not_entailment"], 6, 4, 5),
 }
 GENERAL_EPOCHS = 3
 
@@ -87,7 +87,7 @@ class Ablation:
         return {"task": "text-classification", "data": data}
 
     def teacher(self) -> Path:
-        training = {"num_train_epochs": 5, "learning_rate": 5e-5}
+        training = {"num_train_epochs": 3, "learning_rate": 5e-5}
         return self.step("finetune", self.root / self.name / "teacher", **self.task(), model=BASE, training=training)
 
     def labels(self, *, augmented: bool = False) -> Path:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from sentences import scratch, sentences, teacher, texts
+from sentences import fresh, scratch, sentences, teacher, texts
 
 from tinybert_cli.config import Distill, GenSoftLabels, Model, Training
 from tinybert_cli.stages import distill, gen_soft_labels
@@ -44,6 +44,7 @@ def main(shape: str = "bert-base", count: str = "1536") -> None:
                 training=Training(num_train_epochs=1.0, eval_strategy="no"),
                 output_dir=str(folder / f"student-{turn}"),
             )  # fmt: skip
+            fresh()
             *_, done = distill.run(config)
             speeds["distill"].append(done["train_samples_per_second"])
     print(f"teacher {shape}, student {STUDENT['preset']}, {count} sentences, one epoch at batch 32")
