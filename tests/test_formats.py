@@ -210,6 +210,13 @@ def test_a_part_that_there_is_not_is_refused(exported: Path, tmp_path: Path) -> 
     assert error.value.key == ("quantize_exclude", 1) and "encoder.layer" in str(error.value.hint)
 
 
+def test_a_part_like_no_other_is_answered_with_the_parts(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        formats.quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", ["zzz"])
+    hint = str(error.value.hint)
+    assert hint.startswith("its parts: embeddings, encoder.layer.0, ") and hint.endswith("pooler, classifier")
+
+
 def test_exporting_twice_gives_the_same_bytes(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     made = []
     for name in ("first", "second"):

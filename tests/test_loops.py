@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tinybert_cli import loops
 from tinybert_cli.config import Training
 from tinybert_cli.data import BucketBatches, Examples, sorted_batches
-from tinybert_cli.errors import InputError, Interrupted, UserError
+from tinybert_cli.errors import ConfigError, InputError, Interrupted, UserError
 from tinybert_cli.loops import Learner, costs, training
 
 ROWS, WORDS, WIDTH = 40, 20, 8
@@ -586,3 +586,10 @@ def test_bf16_is_taken_where_it_is_asked_for(net: Net) -> None:
 
 def test_full_precision_stays_where_it_is_asked_for(net: Net) -> None:
     assert loops.to_bf16_if_faster(net, "no") == "no" and net.classifier.weight.dtype == torch.float32
+
+
+def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinybert_cli.loops.devices.device", lambda: torch.device("cpu"))
+    with pytest.raises(ConfigError, match="needs a GPU") as caught:
+        loops.precision("fp16")
+    assert caught.value.key == ("training", "mixed_precision")

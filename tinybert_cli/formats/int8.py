@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.errors import ConfigError, InputError, did_you_mean
+from tinybert_cli.errors import ConfigError, InputError, nearest
 
 SMALL_TABLE = 50_000  # numbers in an embedding table that is not worth quantizing
 LARGE_TABLE = 1_000_000  # numbers in one that stays integers in memory, too
@@ -36,9 +36,9 @@ def quantize_onnx(source: Path, target: Path, exclude: Sequence[str] = (), *, em
     for index, name in enumerate(exclude):
         if not any(_is_in(module, name) for module in modules.values()):
             known = sorted({part for module in modules.values() for part in _names(module)})
-            raise ConfigError(
-                f"the model has no part '{name}'", key=("quantize_exclude", index), hint=did_you_mean(name, known)
-            )
+            parts = ", ".join(dict.fromkeys(map(_part, modules.values())))
+            hint = nearest(name, known) or f"its parts: {parts}"
+            raise ConfigError(f"the model has no part '{name}'", key=("quantize_exclude", index), hint=hint)
     kept = [node for node, module in modules.items() if any(_is_in(module, name) for name in exclude)]
     _quantize_tables(model, kept, embedding_bits)
     tables = target.with_name("tables.onnx")

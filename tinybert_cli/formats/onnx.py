@@ -41,16 +41,21 @@ def write_onnx(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, opset:
         traced = _Logits(model, names).eval()  # a fresh module is in train mode, with dropout
         axes = dict(enumerate(("batch", "length")))
         of_tokens = traced(*inputs.values()).dim() == 3  # (B, T, C), not (B, C)
-        torch.onnx.export(
-            traced,
-            tuple(inputs.values()),
-            str(plain),
-            dynamo=False,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes={**dict.fromkeys(names, axes), "logits": axes if of_tokens else {0: "batch"}},
-            opset_version=opset or NEWEST_OPSET,
-        )
+        try:
+            torch.onnx.export(
+                traced,
+                tuple(inputs.values()),
+                str(plain),
+                dynamo=False,
+                input_names=names,
+                output_names=["logits"],
+                dynamic_axes={**dict.fromkeys(names, axes), "logits": axes if of_tokens else {0: "batch"}},
+                opset_version=opset or NEWEST_OPSET,
+            )
+        except torch.onnx.errors.UnsupportedOperatorError as error:
+            raise ConfigError(
+                f"`opset` {opset} has not all that this model needs: {error}", key=("opset",), hint="leave it out"
+            ) from error
     _optimize(plain, path, model.config)
     plain.unlink()
 

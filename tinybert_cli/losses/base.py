@@ -12,5 +12,6 @@ Answers = Mapping[str, Any]
 layer: "hidden_states" L times (B, T, H), what leaves it; "scores" L times (B, N, T, T), QK^T / sqrt(D) before softmax;
 "queries", "keys", "values" L times (B, N, T, D)."""
 Batch = Mapping[str, Tensor]
-"""What it was shown: "labels" (A, ...), one for each answer; "attention_mask" (B, T), 0 where there is padding."""
+"""What it was shown: "labels" (A, ...), one for each answer, and "label_weights", how much each of them counts;
+"attention_mask" (B, T), 0 where there is padding."""
 Loss = Callable[..., Tensor]

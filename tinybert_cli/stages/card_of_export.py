@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tinybert_cli import artifacts, tasks
+from tinybert_cli import artifacts, data, tasks
 from tinybert_cli.config import Export
 
 
@@ -17,11 +17,13 @@ def card(
     facts: Mapping[str, float],
 ) -> artifacts.Card:
     """`precision` is what the weights are kept in, `facts` what verifying found and the size of the model."""
-    task, folder = tasks.find(config.task), str(output.folder)
+    task, folder = tasks.find_answering(config.task), str(output.folder)
+    pair = len(data.text_columns(config.data)) == 2
     limits = [
         f"Its answers are those of {config.model} on {facts['agreement']:.2%} of the rows that it was verified on, "
         f"where a logit differs by {facts['max_abs_logit_difference']:.2g} at most. That model's limits are its own.",
         f"Longer input than {config.data.max_seq_length} tokens was cut when it was verified.",
+        task.limit(names),
     ]
     if config.format == "safetensors":
         limits.append(
@@ -44,7 +46,7 @@ def card(
             "verified on": artifacts.data_names(output.inputs),
             "agreement with the model": f"{facts['agreement']:.4f}",
             f"{task.main_metric} against the model's": lost,
-            "labels": ", ".join(names),
+            "labels": artifacts.listed(names),
         },
         result=result,
         costs={
@@ -53,29 +55,29 @@ def card(
             "latency": f"{speed} as the model in torch",
             "measured on": artifacts.machine(),
         },
-        usage=_with_transformers(task, folder, precision)
+        usage=_with_transformers(task, folder, precision, pair=pair)
         if config.format == "safetensors"
-        else _with_onnx(config, folder),
+        else _with_onnx(config, task, folder, pair=pair),
         limits=[*limits, *artifacts.UNTESTED],
         library="transformers" if config.format == "safetensors" else None,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )
 
 
-def _with_onnx(config: Export, folder: str) -> dict[str, str]:
+def _with_onnx(config: Export, task: tasks.Answering, folder: str, *, pair: bool) -> dict[str, str]:
     return {
         "ONNX Runtime": f"```python\n{_SNIPPET.format(folder=folder)}\n```",
-        "tinybert": f'```sh\ntinybert predict {folder} "Better than it looks."\n```\n\nIt needs no torch.',
+        "tinybert": f"```sh\ntinybert predict {folder} {task.example(pair=pair)}\n```\n\nIt needs no torch.",
         "transformers": f"It loads {config.model}, the original; an export is for ONNX Runtime.",
     }
 
 
-def _with_transformers(task: tasks.Task, folder: str, precision: str) -> dict[str, str]:
+def _with_transformers(task: tasks.Answering, folder: str, precision: str, *, pair: bool) -> dict[str, str]:
     slow = ", where float16 is unusably slow" if precision == "float16" else ""
     return {
-        "transformers": f"```python\n{task.usage(folder)}\n```\n\nThis computes in {precision}. On a CPU{slow}, give "
-        '`pipeline` the argument `dtype="float32"`: that is how it was verified.',
-        "tinybert": f'```sh\ntinybert predict {folder} "Better than it looks."\n```\n\nIt computes in float32.',
+        "transformers": f"```python\n{task.usage(folder, pair=pair)}\n```\n\nThis computes in {precision}. "
+        f'On a CPU{slow}, give `pipeline` the argument `dtype="float32"`: that is how it was verified.',
+        "tinybert": f"```sh\ntinybert predict {folder} {task.example(pair=pair)}\n```\n\nIt computes in float32.",
     }
 
 

@@ -175,8 +175,11 @@ def _from_labels(config: Distill, folder: Path, manifest: Mapping[str, Any], out
     labels = tasks.find_answering(config.task).labels(answers.rows, config.data, names)
     if labels is not None:
         targets["labels"] = labels
+        balanced = losses.OUTPUTS[tasks.find_answering(config.task).outputs].balanced
+        if balanced is not None:
+            targets["label_weights"] = balanced(labels)
     elif "hard_labels" in _combined(config).parts:
-        answers.rows.column(config.data.label_column_name)  # raises, with the columns that there are
+        raise tasks.without_gold(answers.rows, config.data)
     return _Taught(answers.rows, targets, names, answers.originals)
 
 

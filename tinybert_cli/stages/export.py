@@ -81,17 +81,17 @@ def _options(config: Export, names: Sequence[str]) -> dict[str, Any]:
 
 def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task, form = tasks.find_answering(config.task), formats.find(config.format)
-    model = models.load(source, task.head, label_names=config.data.label_names, problem=task.problem)
+    model = models.load(source, task.head, label_names=config.data.class_names, problem=task.problem)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
     names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
     rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
     gold = task.exam(rows, config.data, task.label_names(rows, config.data, model_names=names))
     encoded = task.encode(rows, config.data, tokenizer)
+    examples = data.Examples.of(encoded)
+    models.check_length(source, int(examples.lengths.max()))
     yield from data.remarks(config.verify.split, encoded, config.data)
-    check = _Check(
-        task, model, data.Examples.of(encoded), encoded.rows, gold, models.weights_bytes(models.fetch(source))
-    )
+    check = _Check(task, model, examples, encoded.rows, gold, models.weights_bytes(models.fetch(source)))
     yield {"event": "plan", "rows": len(rows), "format": config.format, "quantize": config.quantize,
            **models.size(model)}  # fmt: skip
     if output.dry_run:
@@ -168,8 +168,9 @@ class _Check:
         metrics = {
             "max_abs_logit_difference": float(difference.max()),
             "mean_abs_logit_difference": float(difference.mean()),
-            "agreement": self.task.fidelity(said, original, self.offsets)["agreement"],
         }
+        original, said = self._settled(original), self._settled(said)
+        metrics["agreement"] = self.task.fidelity(said, original, self.offsets)["agreement"]
         if self.gold is not None:
             before, after = (self.gold.score(logits)[self.task.main_metric] for logits in (original, said))
             metrics["metric_difference"] = after - before
@@ -213,6 +214,9 @@ class _Check:
 
     def _logits(self, net: Any) -> data.Array:
         return loops.predict_all(net, self.examples, self._order())
+
+    def _settled(self, logits: data.Array) -> data.Array:
+        return self.task.settled(logits, self.offsets, self.model.config.to_dict())
 
     def _order(self) -> list[list[int]]:
         return data.sorted_batches(self.examples.lengths, BATCH_SIZE)

@@ -68,6 +68,7 @@ def _label(
     teachers, precision = _load(config, sources, task)
     names, weights = teachers[0].names, config.teacher_weights or [1.0] * len(teachers)
     kept = keeping.kept(config, [teacher.net if teacher.size else None for teacher in teachers])
+    decision = _decision(task, sources)
     splits: dict[str, data.Rows] = {split: data.read(config.data, split) for split in config.splits}
     labels = {}
     for split, rows in splits.items():
@@ -89,6 +90,7 @@ def _label(
         for number, teacher in enumerate(teachers):
             encoded = task.encode(rows, config.data, teacher.tokenizer)
             examples, offsets = data.Examples.of(encoded), encoded.rows
+            models.check_length(sources[number], int(examples.lengths.max()))
             net, wanted, states = teacher.net, ["logits"], None
             if kept is not None and keep is not None:
                 net, wanted, states = kept.net, ["logits", *kept.shapes], keep(encoded)
@@ -132,7 +134,7 @@ def _label(
     if checked is not None:
         rows, gold = checked
         answered = next(said for _, said in said_of(rows) if said is not None)
-        metrics |= _check(config, task, answered.logits, gold, names)
+        metrics |= _check(config, task, task.settled(answered.logits, answered.offsets, decision), gold, names)
         yield {"event": "teacher check", "checked_rows": len(rows), **metrics}
 
     seen = total - sum(len(shards[name][1]) for name in missing)
@@ -157,7 +159,9 @@ def _label(
                        "rows": labelled + done, "seconds": time.perf_counter() - begin}  # fmt: skip
             assert said is not None
             columns = {
-                "teacher_prediction": task.answers(said.logits, said.offsets, names, part, config.data)["prediction"]
+                "teacher_prediction": task.answers(
+                    task.settled(said.logits, said.offsets, decision), said.offsets, names, part, config.data
+                )["prediction"]
             }
             output.put(_writer(name, part, said, columns, config.logits_dtype, folder))
         labelled += len(part)
@@ -166,7 +170,9 @@ def _label(
     if labelled:
         metrics["rows_per_second"] = labelled / spent
     facts = {} if kept is None else {"states": kept.described()}
-    output.finish(metrics, label_names=names, **facts, device=str(accelerator.device), precision=precision)
+    output.finish(
+        metrics, label_names=names, decision=decision, **facts, device=str(accelerator.device), precision=precision
+    )
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
 
 
@@ -193,10 +199,18 @@ def _load(config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.A
     teachers: list[Opened] = []
     precision = "no"
     for source in sources:
-        teachers.append(opened(source, task, teachers[0].names if teachers else config.data.label_names))
+        teachers.append(opened(source, task, teachers[0].names if teachers else config.data.class_names))
         exported = not teachers[-1].size
         precision = "as exported" if exported else loops.to_bf16_if_faster(teachers[-1].net, config.mixed_precision)
     return teachers, precision
+
+
+def _decision(task: tasks.Answering, sources: Sequence[models.Source]) -> dict[str, Any]:
+    """How the teacher's logits are read, by its config.json; the mean of several is read as it stands."""
+    if len(sources) > 1:
+        return {}
+    said = models.read_config(sources[0])
+    return {name: said[name] for name in task.decides if said.get(name) is not None}
 
 
 def _rows_to_check(

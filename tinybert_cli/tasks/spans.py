@@ -14,10 +14,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 LONGEST = 30  # words of an answer, as in the reference BERT code
 
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+|[^\w\s]|_")
+CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]|_")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation + "，。、；：？！“”‘’（）《》〈〉【】『』「」…—～·")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CHINESE_PUNCTUATION = str.maketrans("", "", "，。、；：？！“”‘’（）《》〈〉【】『』「」…—～·")
+_CHINESE = re.compile(rf"([{CJK}])")
 
 
 def word_spans(text: str) -> Array:
@@ -37,13 +39,24 @@ def best_span(begins: Array, ends: Array) -> tuple[int, int, float]:
     return best
 
 
+def best_spans(begins: Array, ends: Array, count: int) -> list[tuple[int, int, float]]:
+    """The `count` best spans, as `best_span` says the first, best first."""
+    found: list[tuple[int, int, float]] = []
+    for length in range(min(LONGEST, len(begins))):
+        sums = begins[: len(begins) - length] + ends[length:]
+        found += [(int(first), int(first) + length, float(sums[first])) for first in np.argsort(-sums)[:count]]
+    return sorted(found, key=lambda one: -one[2])[:count]
+
+
 def normalized(answer: str) -> list[str]:
     """The words that count, as the evaluation script of SQuAD has it: no case, punctuation or articles.
 
-    Chinese and Japanese characters are words of their own, as in the script of CMRC 2018.
+    Chinese and Japanese characters are words of their own, and their marks none, as in the script of CMRC 2018.
     """
     plain = _ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION))
-    return re.sub(rf"([{_CJK}])", r" \1 ", plain).split()
+    if _CHINESE.search(plain):
+        plain = _CHINESE.sub(r" \1 ", plain.translate(_CHINESE_PUNCTUATION))
+    return plain.split()
 
 
 def exact(said: Sequence[str], gold: Sequence[Sequence[str]]) -> bool:
