@@ -27,8 +27,9 @@ IDS, OFFSETS = "input_ids", "offsets"
 Shapes = Mapping[str, tuple[int, ...]]  # name → what is kept of one unit
 
 
-def states_bytes(lengths: Array, shapes: Shapes) -> int:
-    """Bytes on disk for windows of these lengths (N,), but for a few per token."""
+def states_bytes(encoded: Encoded, shapes: Shapes) -> int:
+    """Bytes on disk for the states of these windows, but for the tokens beside them."""
+    lengths = np.diff(encoded.offsets)
     return sum(int(_units(name, lengths).sum() * np.prod(shape)) * DTYPE.itemsize for name, shape in shapes.items())
 
 

@@ -66,6 +66,7 @@ def _label(
     task = tasks.find_answering(config.task)
     accelerator = Accelerator()
     teachers, precision = _load(config, sources, task)
+    tokenizer = teachers[0].tokenizer
     names, weights = teachers[0].names, config.teacher_weights or [1.0] * len(teachers)
     kept = keeping.kept(config, [teacher.net if teacher.size else None for teacher in teachers])
     decision = _decision(task, sources)
@@ -77,7 +78,7 @@ def _label(
 
     if config.augment is not None:
         copies = yield from augmenting.copies(
-            config, config.augment, splits["train"], teachers[0].net, teachers[0].tokenizer, output=output,
+            config, config.augment, splits["train"], teachers[0].net, tokenizer, output=output,
             accelerator=accelerator,
         )  # fmt: skip
         if len(copies):
@@ -113,16 +114,13 @@ def _label(
     planned: dict[str, Any] = {}
     needed = 0
     if kept is not None:
-        bytes_of = {
-            name: data.states_bytes(
-                np.diff(task.encode(splits[split].select(places), config.data, teachers[0].tokenizer).offsets),
-                kept.shapes,
-            )
+        sizes = {
+            name: data.states_bytes(task.encode(splits[split].select(places), config.data, tokenizer), kept.shapes)
             for name, (split, places) in shards.items()
             if split in TRAINING
         }
-        needed = sum(bytes_of.get(name, 0) for name in missing)
-        planned = {"states_bytes": sum(bytes_of.values()), "states_of_layers": kept.described()["layers"]}
+        needed = sum(sizes[name] for name in missing if name in sizes)
+        planned = {"states_bytes": sum(sizes.values()), "states_of_layers": kept.described()["layers"]}
     yield {"event": "plan", "rows": total, **teachers[0].size, "teachers": len(teachers), "label_names": names,
            **planned, "device": str(accelerator.device), "precision": precision}  # fmt: skip
     artifacts.check_room(output.folder, needed)
@@ -141,7 +139,7 @@ def _label(
     if seen:
         yield {"event": "resume", "step": seen, "max_steps": total}
     for split, rows in splits.items():
-        yield from data.remarks(split, task.encode(rows, config.data, teachers[0].tokenizer), config.data)
+        yield from data.remarks(split, task.encode(rows, config.data, tokenizer), config.data)
     begin, labelled = time.perf_counter(), 0
     for name in missing:
         split, places = shards[name]
