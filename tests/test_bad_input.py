@@ -62,6 +62,11 @@ ROWS: dict[str, tuple[str, bytes, str]] = {
     "fractions": ("t.jsonl", b'{"text": "a", "label": 1.0}\n{"text": "b", "label": 0.0}\n', "write 1"),
     "lists": ("t.jsonl", b'{"text": "a", "label": ["good"]}\n', "multi-label-classification"),
     "hidden labels": ("t.jsonl", b'{"text": "a", "label": -1}\n', "every label is -1"),
+    "ids": (
+        "t.jsonl",
+        b'{"text": "a", "label": 1}\n{"text": "b", "label": 1732457000}\n',
+        "check data.label_column_name",
+    ),
     "unknown position": ("t.jsonl", b'{"text": "a", "label": 0}\n{"text": "b", "label": -3}\n', "unknown label -3"),
 }
 
@@ -271,6 +276,21 @@ def test_a_student_with_another_tokenizer_than_its_teacher_is_warned_of(
     assert code == 3 and "their layers cannot be compared" in err
 
 
+def test_a_branch_of_the_hub_that_moved_on_is_another_model(
+    finetune: Say, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached = tmp_path / "hub/models--org--name"
+    (cached / "refs").mkdir(parents=True)
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(base_model, cached / "snapshots" / commit)
+        (cached / "refs/main").write_text(commit)
+        code, err = finetune(model="org/name")
+        manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+        assert manifest["inputs"]["model"] == {"hub_id": "org/name", "revision": "a" * 40}
+    assert code == 4 and f"inputs.model.revision: {'a' * 40} there, {'b' * 40} now" in err
+
+
 # -- folders and settings ------------------------------------------------------------------------------------
 
 
@@ -280,6 +300,13 @@ def test_nan_names_the_step_and_the_last_good_checkpoint(finetune: Say) -> None:
     assert code == 1 and "not finite at step 2" in err and "there is no checkpoint from before it" in err
     code, err = finetune(**diverging, training__save_steps=1)
     assert code == 1 and "not finite at step 2" in err and "the checkpoint of step 1 is kept" in err
+
+
+def test_a_model_that_is_not_good_enough_fails_the_command(say: Say, configs: Configs, teacher: Path) -> None:
+    settings = {"models": {"t": str(teacher)}, "latency": None, "require": {"t": {"accuracy": 1.0}}}
+    code, err = say("eval", configs("eval", "out", **settings))
+    assert code == 5 and "t.accuracy is 0.9" in err and "required is 1" in err
+    assert say("eval", configs("eval", "out", **settings))[0] == 5
 
 
 def test_a_manifest_that_was_edited_by_hand_is_refused(
@@ -292,6 +319,11 @@ def test_a_manifest_that_was_edited_by_hand_is_refused(
     assert code == 3 and "manifest.json' was changed after the run that wrote it" in err and "--force" in err
     code, err = say("finetune", configs("finetune", "out", model=teacher, labels=teacher_labels))
     assert code == 3 and "was changed after the run that wrote it" in err
+
+
+def test_a_label_name_that_is_there_twice_is_refused(finetune: Say) -> None:
+    code, err = finetune("data.label_names=[bad, good, bad]")
+    assert code == 2 and "`data.label_names` has bad twice" in err
 
 
 def test_no_steps_at_all_are_refused(finetune: Say) -> None:

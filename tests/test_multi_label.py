@@ -52,7 +52,14 @@ def test_labels_are_lists_or_cells_of_names_or_positions() -> None:
     assert np.isnan(labels[5]).all()
 
 
-@pytest.mark.parametrize(("bad", "what"), [(["sprot"], "unknown label 'sprot'"), (3, "3 is no list of labels")])
+@pytest.mark.parametrize(
+    ("bad", "what"),
+    [
+        (["sprot"], "unknown label 'sprot'"),
+        (3, "3 is no list of labels"),
+        ([["arts"]], "[['arts']] is no list of labels"),
+    ],
+)
 def test_bad_labels_are_named_with_their_row(bad: Any, what: str) -> None:
     with pytest.raises(InputError) as caught:
         TASK.labels(rows_of(["arts"], bad), Data(), NAMES)

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from tinybert_cli import artifacts, models, tasks
 from tinybert_cli.errors import InputError
 from tinybert_cli.helpers import predict
+from tinybert_cli.stages import distill
 
 SPLIT = {"great": ["gre", "##at"], "lovely": ["lo", "##vely"], "awful": ["aw", "##ful"], "dull": ["du", "##ll"]}
 OTHER_WORDS = [piece for word in [*BAD, *GOOD, *FILL] for piece in SPLIT.get(word, [word])]
@@ -173,12 +174,14 @@ class Cascade:
         return self.made.task or self.case
 
     def stage(self, command: str, name: str, *, dry_run: bool = False, **given: Any) -> list[dict[str, Any]]:
+        return run(command, self.config(command, name, **given), dry_run=dry_run)
+
+    def config(self, command: str, name: str, **given: Any) -> Any:
         blank = {"data__test_file": None, "data__unlabeled_file": None}
         if command in ("finetune", "distill"):
             given = {"training__num_train_epochs": self.made.rounds, **given}
         options = {**blank, **self.settings, **given}
-        config = make_config(command, self.folder / "data", self.folder / name, task=self.task, **options)
-        return run(command, config, dry_run=dry_run)
+        return make_config(command, self.folder / "data", self.folder / name, task=self.task, **options)
 
     def metrics(self, name: str) -> dict[str, float]:
         return dict(json.loads((self.folder / name / "metrics.json").read_text()))
@@ -262,6 +265,24 @@ def test_labelling_goes_on_where_it_was_stopped(cascade: Cascade, monkeypatch: p
         np.testing.assert_allclose(np.ravel(ours), np.ravel(theirs), atol=1e-4)
 
 
+def test_training_that_was_stopped_goes_on_to_the_same_weights(cascade: Cascade) -> None:
+    given = {
+        "soft_labels": cascade.folder / "labels", "student": str(cascade.folder / "other"), "training__max_steps": 6,
+        "training__eval_strategy": "steps", "training__eval_steps": 2, "losses": {"soft_labels": 1.0, "hard_labels": 0.5},
+    }  # fmt: skip
+    cascade.stage("distill", "whole", **given)
+    rows = distill.run(cascade.config("distill", "halved", **given))
+    for row in rows:
+        if row["event"] == "evaluate" and row["step"] == 4:
+            break
+    rows.close()  # type: ignore[attr-defined]  # it is a generator
+    resumed = cascade.stage("distill", "halved", **given)
+    assert next(row["step"] for row in resumed if row["event"] == "resume") in (2, 4)
+    whole, halved = (load_file(cascade.folder / name / "model.safetensors") for name in ("whole", "halved"))
+    assert all((whole[name] == halved[name]).all() for name in whole)
+    assert cascade.metrics("whole")[f"eval_{cascade.metric}"] == cascade.metrics("halved")[f"eval_{cascade.metric}"]
+
+
 def test_layers_of_models_that_split_text_differently_are_not_compared(cascade: Cascade) -> None:
     with pytest.raises(InputError, match="split text differently, so their layers cannot be compared"):
         cascade.stage(
@@ -284,7 +305,7 @@ def test_a_dry_run_writes_nothing(cascade: Cascade) -> None:
         "finetune": {"model": cascade.folder / "base"},
         "gen-soft-labels": {"teacher": cascade.folder / "teacher"},
         "distill": {"soft_labels": cascade.folder / "labels", "student": str(cascade.folder / "other")},
-        "eval": {"models": {"teacher": str(cascade.folder / "teacher")}},
+        "eval": {"models": {"teacher": str(cascade.folder / "teacher")}, "latency": {"lengths": ["data"]}},
     }
     for command, given in asked.items():
         (*_, plan) = cascade.stage(command, "dry", dry_run=True, **given)

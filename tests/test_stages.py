@@ -830,7 +830,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(
         "finetune": {"model": base_model},
         "gen-soft-labels": {"teacher": teacher},
         "distill": {"soft_labels": teacher_labels, "student": teacher},
-        "eval": {"models": {"teacher": str(teacher)}},
+        "eval": {"models": {"teacher": str(teacher)}, "latency": {"lengths": ["data"]}},
         "export": {"model": teacher},
     }[command]
     before = sorted(tmp_path.rglob("*"))

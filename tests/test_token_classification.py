@@ -96,7 +96,12 @@ def test_labels_are_positions_of_every_words_tag() -> None:
 
 @pytest.mark.parametrize(
     ("tags", "what"),
-    [(["O"], "2 words and 1 tags"), (["O", "B-ORG"], "unknown label 'B-ORG'"), ("O O", "is no list of tags but 'O O'")],
+    [
+        (["O"], "2 words and 1 tags"),
+        (["O", "B-ORG"], "unknown label 'B-ORG'"),
+        ("O O", "is no list of tags but 'O O'"),
+        ([["O"], "O"], "is no list of tags but"),
+    ],
 )
 def test_bad_tags_are_named_with_their_row(tags: Any, what: str) -> None:
     with pytest.raises(InputError, match=what) as caught:

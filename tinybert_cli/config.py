@@ -20,6 +20,16 @@ class Section(BaseModel):
     )  # fmt: skip
 
 
+def _all_different(names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"`data.label_names` has {', '.join(twice)} twice")
+    return names
+
+
+ClassNames = Annotated[list[str], Field(min_length=2), AfterValidator(_all_different)]
+
+
 class Data(Section):
     """Which rows, from where, and which columns of them."""
 
@@ -41,9 +51,7 @@ class Data(Section):
     """The column with the text, or the two columns of a sentence pair."""
     label_column_name: str = "label"
     """The column with the gold label: a name, or an integer position in `label_names`."""
-    label_names: Annotated[list[str], Field(min_length=2)] | Annotated[dict[str, str], Field(min_length=2)] | None = (
-        None
-    )
+    label_names: ClassNames | Annotated[dict[str, str], Field(min_length=2)] | None = None
     """The order of the integer labels, when the data does not say; or a mapping of the labels in the data to names.
 
     In `{0: negative, 1: positive}`, or `{neg: negative, pos: positive}`, the names are the labels from there on, in

@@ -19,7 +19,7 @@ from tinybert_cli.models.loading import (
 )
 from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
-from tinybert_cli.models.sources import PACKAGES, Source, fetch, locate
+from tinybert_cli.models.sources import PACKAGES, Source, commit, fetch, locate
 from tinybert_cli.models.states import Stored, WithStates, kept_shapes
 from tinybert_cli.models.tokenizers import check_length, check_vocabulary, load_tokenizer, tokenizer_difference
 from tinybert_cli.models.vocabulary import trim_vocabulary, whole_words
@@ -40,6 +40,7 @@ __all__ = [
     "check_outputs",
     "check_preset",
     "check_vocabulary",
+    "commit",
     "copied_layers",
     "fetch",
     "kept_shapes",

@@ -51,6 +51,11 @@ def fetch(source: Source, *, weights: bool = True) -> Path:
     return folder
 
 
+def commit(source: Source) -> str | None:
+    """The commit that a Hub id stands for today, for a branch may stand for another one tomorrow; None of a folder."""
+    return None if source.folder is not None else fetch(source, weights=False).name
+
+
 def _locate_in_package(name: str) -> Source:
     import_name, _, inside = name.removeprefix("package://").partition("/")
     if not import_name.isidentifier():

@@ -31,14 +31,14 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
             hint="trim it in the second step, with soft_labels alone",
         )
     source = models.locate(config.student.from_)
-    inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, source.revision)}
+    inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     splits: list[data.Split] = ["train", "validation"]
     if config.soft_labels is not None:
         inputs["soft_labels"] = artifacts.describe(data.existing_folder(config.soft_labels, "soft_labels"))
         splits = ["validation"]
     if config.teacher is not None:
         teacher = models.locate(config.teacher)
-        inputs["teacher"] = artifacts.describe_model(teacher.folder, teacher.name, teacher.revision)
+        inputs["teacher"] = artifacts.describe_model(teacher.folder, teacher.name, models.commit(teacher))
     inputs |= artifacts.describe_all(data.sources(config.data, splits))
     with artifacts.open_output("distill", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:

@@ -33,7 +33,7 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
     reference = _check(config)
     found = {name: models.locate(where) for name, where in config.models.items()}
     inputs: dict[str, Any] = {
-        f"models.{name}": artifacts.describe_model(source.folder, source.name, source.revision)
+        f"models.{name}": artifacts.describe_model(source.folder, source.name, models.commit(source))
         for name, source in found.items()
     }
     inputs |= artifacts.describe_all(data.sources(config.data, [config.split]))

@@ -33,7 +33,7 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
     """
     _check_settings(config)
     source = models.locate(config.model)
-    inputs = {"model": artifacts.describe_model(source.folder, source.name, source.revision)}
+    inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     inputs |= artifacts.describe_all(data.sources(config.data, [config.verify.split]))
     with artifacts.open_output("export", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:

@@ -24,7 +24,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
             hint="set labels to a label dataset, or leave min_confidence out",
         )
     source = models.locate(config.model.from_)
-    inputs = {"model": artifacts.describe_model(source.folder, source.name, source.revision)}
+    inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     if config.labels != "gold":
         inputs["labels"] = artifacts.describe(data.existing_folder(config.labels, "labels"))
     splits: list[data.Split] = ["train", "validation"] if config.labels == "gold" else ["validation"]

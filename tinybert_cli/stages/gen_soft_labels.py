@@ -37,10 +37,10 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
     keeping.check_layers(config.states, config.student_layers, config.layer_mapping)
     found = [models.locate(name) for name in names]
     inputs: dict[str, Any] = {
-        "teacher": [artifacts.describe_model(source.folder, source.name, source.revision) for source in found]
+        "teacher": [artifacts.describe_model(source.folder, source.name, models.commit(source)) for source in found]
     }
     for key, source in augmenting.sources(config.augment).items():
-        inputs[f"augment.{key}"] = artifacts.describe_model(source.folder, source.name, source.revision)
+        inputs[f"augment.{key}"] = artifacts.describe_model(source.folder, source.name, models.commit(source))
     inputs |= artifacts.describe_all(data.sources(config.data, config.splits))
     with artifacts.open_output("gen-soft-labels", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:

@@ -8,6 +8,8 @@ from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.tasks.base import Rows
 
+MOST_CLASSES = 10_000  # that nobody names; a number beyond is an id, a year in seconds or a price
+
 
 def agreed_names(rows: Rows, data: Data, values: Iterable[object], *, model_names: Sequence[str] | None) -> list[str]:
     """The classes in their order: the model's, or those that the config or the data names, or the `values` themselves.
@@ -22,7 +24,14 @@ def agreed_names(rows: Rows, data: Data, values: Iterable[object], *, model_name
             names = sorted(str(value) for value in found)
             return _same_set(names, model_names, rows, data) if model_names else names
         if model_names is None:
-            said = [str(place) for place in range(max([2, *(int(v) + 1 for v in found if is_position(v))]))]  # type: ignore[call-overload]
+            highest = max([1, *(int(value) for value in found if is_position(value))])  # type: ignore[call-overload]
+            if highest >= MOST_CLASSES:
+                raise InputError(
+                    f"the labels are numbers up to {highest:,}: that many classes can hardly be meant",
+                    where=rows.place(0),
+                    hint="check data.label_column_name; for numbers that measure something: task: regression",
+                )
+            said = [str(place) for place in range(highest + 1)]
     if said is None and model_names is None:
         rows.column(data.label_column_name)  # raises, with the columns that there are
         raise InputError(f"no labels in {rows.place(0)}", hint="set data.label_column_name or data.label_names")

@@ -285,7 +285,7 @@ def _said(rows: Rows, data: Data) -> list[list[object] | None] | None:
     for index, value in enumerate(rows.column(data.label_column_name)):
         if isinstance(value, str):
             found.append([name.strip() for name in value.split(SEPARATOR) if name.strip()])
-        elif value is None or isinstance(value, list):
+        elif value is None or (isinstance(value, list) and all(isinstance(name, str | int) for name in value)):
             found.append(value)
         else:
             raise InputError(

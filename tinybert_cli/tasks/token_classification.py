@@ -387,7 +387,7 @@ def _tags(rows: Rows, data: Data) -> list[list[object] | None] | None:
         return None
     column = rows.column(data.label_column_name)
     for index, tags in enumerate(column):
-        if tags is not None and not isinstance(tags, list):
+        if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str | int | None) for tag in tags)):
             raise InputError(f"'{data.label_column_name}' is no list of tags but {tags!r}", where=rows.place(index))
     return column
 
