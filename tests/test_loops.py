@@ -535,7 +535,7 @@ def test_columns_that_are_no_model_inputs_are_not_passed_on(net: Net) -> None:
 
 
 class Slow(Net):
-    """Takes its time, a little more at every third call."""
+    """Takes the time that it is told."""
 
     def __init__(self, ticks: list[float]) -> None:
         super().__init__()
@@ -549,15 +549,18 @@ class Slow(Net):
 CLOCK = [0.0]
 
 
-def test_the_latency_of_every_pass_is_taken_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_latency_of_every_pass_is_taken_after_the_warm_up_of_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs.time, "perf_counter", lambda: CLOCK[0])
+    monkeypatch.setattr(costs, "TURNS", 2)
     examples = make_examples()
     batches = [examples.__getitems__([row]) for row in range(5)]
-    warm = [9.0, 9.0, 9.0]
-    nets = {"teacher": Slow([*warm, 0.4, 0.2, 0.3, 7.0, 0.1]), "student": Slow([*warm, 0.1, 0.1, 0.1, 0.1, 5.0])}
-    found = loops.latencies(nets, {"teacher": batches, "student": batches})
+    long, short = [9.0] * 3, [0.0045] * 5  # by passes, and, of a fast model, by time
+    slow = Slow([*long, 0.4, 0.2, 0.3, *long, 7.0, 0.1])
+    fast = Slow([*short, 0.1, 0.2, 0.3, *short, 0.4, 0.5])
+    found = loops.latencies({"teacher": slow, "student": fast}, {"teacher": batches, "student": batches})
     assert found["teacher"] == pytest.approx([400.0, 200.0, 300.0, 7000.0, 100.0])
-    assert found["student"] == pytest.approx([100.0, 100.0, 100.0, 100.0, 5000.0])
+    assert found["student"] == pytest.approx([100.0, 200.0, 300.0, 400.0, 500.0])
+    assert not slow.ticks and not fast.ticks
 
 
 def test_multiplications_are_counted_row_by_row() -> None:
