@@ -35,7 +35,7 @@ def main(shape: str = "bert-base", count: str = "1536") -> None:
         list(gen_soft_labels.run(labelled))
         speeds: dict[str, list[float]] = {"Trainer, online teacher": [], "distill": []}
         for turn in range(ROUNDS):
-            AcceleratorState._reset_state()  # a process of its own has one precision; here both take turns
+            fresh()
             speeds["Trainer, online teacher"].append(
                 _trainer(source.folder, texts(settings), folder / f"trainer-{turn}")
             )
