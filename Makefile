@@ -8,8 +8,8 @@ TINYBERT = $(BIN)/tinybert
 
 export RUNS
 
-# Every folder of configs that goes from a teacher to an export is a target.
-RECIPES := $(patsubst configs/%/8-export.yaml,%,$(wildcard configs/*/8-export.yaml))
+# Every folder of configs that ends with an export is a target.
+RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
 .PHONY: install $(RECIPES) sweep-demo smoke test check fix schemas benchmark clean
 
@@ -24,7 +24,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # OVERRIDES are KEY=VALUE settings for every stage, OVERRIDES_distill (and so on) for one.
 
-$(RECIPES): %: $(RUNS)/%/export/manifest.json
+$(RECIPES): %: $(RUNS)/%/eval/manifest.json $(RUNS)/%/export/manifest.json
 	@$(TINYBERT) report $(RUNS)/$@/eval $(RUNS)/$@/export
 	@echo 'pictures, slices, mistakes: $(RUNS)/$@/eval/report.html'
 
@@ -36,33 +36,21 @@ forced = $(TINYBERT) $(1) --force $(settings) >/dev/null
 stage = $(run) || { code=$$?; if test $$code -eq 4; then $(forced); code=$$?; fi; \
   test $$code -ne 5 || touch -t 197001020000 $@; exit $$code; }
 
-# $(call recipe,NAME,FILES THAT ITS CONFIGS EXTEND): one rule per stage.
-define recipe
-$(RUNS)/$(1)/teacher/manifest.json: configs/$(1)/1-teacher.yaml $(2) | install
-	@$$(call stage,finetune,$$<)
-$(RUNS)/$(1)/teacher-labels/manifest.json: configs/$(1)/2-teacher-labels.yaml $(2) \
-    $(RUNS)/$(1)/teacher/manifest.json | install
-	@$$(call stage,gen-soft-labels,$$<)
-$(RUNS)/$(1)/student/manifest.json: configs/$(1)/3-student.yaml $(2) $(RUNS)/$(1)/teacher-labels/manifest.json | install
-	@$$(call stage,distill,$$<)
-$(RUNS)/$(1)/student-labels/manifest.json: configs/$(1)/4-student-labels.yaml $(2) \
-    $(RUNS)/$(1)/student/manifest.json | install
-	@$$(call stage,gen-soft-labels,$$<)
-$(RUNS)/$(1)/student2/manifest.json: configs/$(1)/5-student2.yaml $(2) $(RUNS)/$(1)/student-labels/manifest.json | install
-	@$$(call stage,finetune,$$<)
-$(RUNS)/$(1)/student2-plain/manifest.json: configs/$(1)/6-student2-plain.yaml $(2) | install
-	@$$(call stage,finetune,$$<)
-$(RUNS)/$(1)/eval/manifest.json: configs/$(1)/7-eval.yaml $(2) $(RUNS)/$(1)/teacher/manifest.json \
-    $(RUNS)/$(1)/student/manifest.json $(RUNS)/$(1)/student2/manifest.json $(RUNS)/$(1)/student2-plain/manifest.json \
-    | install
-	@$$(call stage,eval,$$<)
-$(RUNS)/$(1)/export/manifest.json: configs/$(1)/8-export.yaml $(2) $(RUNS)/$(1)/eval/manifest.json | install
-	@$$(call stage,export,$$<)
+# $(call step,NAME,FILE,FILES THAT ITS CONFIGS EXTEND): configs/NAME/3-student.yaml makes NAME/student by the command
+# that it opens with, once there is every folder that it names.
+define step
+$(RUNS)/$(1)/$(call made_by,$(2))/manifest.json: $(2) $(3) $(call named_in,$(2)) | install
+	@$$(call stage,$(shell sed -n '1s/^. tinybert \([a-z-]*\) .*/\1/p' $(2)),$$<)
 endef
 
+made_by  = $(shell basename $(1) .yaml | cut -d- -f2-)
+named_in = $(patsubst %,$(RUNS)/%/manifest.json,$(shell sed -n '/^output_dir/d; s/.*:-runs}\/\([a-z0-9/-]*\).*/\1/p' $(1)))
+steps    = $(wildcard configs/$(1)/[0-9]-*.yaml)
+
 EXTENDED_sst2-minilm = $(wildcard configs/sst2/*.yaml)
+EXTENDED_tinybert-sst2 = configs/sst2/task.yaml
 shared = $(wildcard configs/$(1)/task.yaml configs/$(1)/reviews/*.jsonl) $(EXTENDED_$(1))
-$(foreach name,$(RECIPES),$(eval $(call recipe,$(name),$(call shared,$(name)))))
+$(foreach name,$(RECIPES),$(foreach file,$(call steps,$(name)),$(eval $(call step,$(name),$(file),$(call shared,$(name))))))
 
 # Students of several shapes from one label dataset, and what each costs.
 SHAPES := $(patsubst configs/sweep-demo/%.yaml,%,$(filter-out %-eval.yaml,$(wildcard configs/sweep-demo/[0-9]-*.yaml)))

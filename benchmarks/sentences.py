@@ -37,6 +37,14 @@ def teacher(shape: str, folder: Path) -> models.Source:
     return models.locate(str(folder))
 
 
+def fresh() -> None:
+    """Accelerate keeps its precision as long as the process lives; commands have a process each, stages here do not."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
 def texts(settings: Data) -> list[str]:
     rows = data.read(settings, "train")
     return list(rows.column(str(settings.text_column_names)))

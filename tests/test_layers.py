@@ -9,12 +9,12 @@ import pytest
 import torch
 from test_students import CONFIGS, SIZES
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, DebertaV2Config
+from transformers import AutoModelForSequenceClassification, DebertaV2Config, ModernBertConfig
 
 from tinybert_cli import losses, models
 from tinybert_cli.errors import InputError
 
-ALL = frozenset({"embeddings", "hidden_states", "queries", "keys", "values"})
+ALL = frozenset({"embeddings", "hidden_states", "scores", "queries", "keys", "values"})
 INPUTS = {"input_ids", "attention_mask"}
 BATCH = {
     "input_ids": torch.tensor([[5, 6, 7, 8], [9, 10, 1, 1]]),
@@ -42,8 +42,8 @@ def test_the_scores_give_the_attention_that_the_model_computes(family: str) -> N
         out = reference(BATCH["input_ids"], BATCH["attention_mask"], output_attentions=True, output_hidden_states=True)
     heard = answers(models.Teacher(model(family, "sdpa"), [1, 3], ALL))
     for index, layer in enumerate([1, 3]):
-        query, key = heard["queries"][index], heard["keys"][index]
-        scores = query @ key.mT / query.shape[-1] ** 0.5
+        query, key, scores = (heard[name][index] for name in ("queries", "keys", "scores"))
+        assert torch.allclose(scores, query @ key.mT / query.shape[-1] ** 0.5, atol=1e-6)
         scores = scores.masked_fill(BATCH["attention_mask"][:, None, None] == 0, -1e9)
         assert torch.allclose(scores.softmax(-1)[0], out.attentions[layer][0], atol=1e-5)
         assert torch.allclose(scores.softmax(-1)[1, :, :2], out.attentions[layer][1, :, :2], atol=1e-5)
@@ -72,7 +72,7 @@ def test_a_narrower_student_is_brought_to_its_teachers_width(shared: bool, count
     assert len(student.projections) == count
     said = student(**{name: BATCH[name] for name in INPUTS})
     assert said["embeddings"].shape == said["hidden_states"][1].shape == (2, 4, 24)
-    assert said["queries"][0].shape == (2, 4, 4, 3)
+    assert said["queries"][0].shape == (2, 4, 4, 3) and said["scores"][0].shape == (2, 4, 4, 4)
     named: dict[str, Any] = {"hidden_states": 1.0, "attentions": 1.0, "embeddings": 1.0}
     combined = losses.combine(named | {"relations": {"relation_heads": 6}})
     combined(said, answers(teacher), BATCH)["loss"].backward()
@@ -98,10 +98,10 @@ def test_in_eval_mode_a_student_is_its_model() -> None:
     assert torch.equal(student(**shown).logits, net(**shown).logits)
 
 
-def test_a_family_whose_attention_cannot_be_read_is_named() -> None:
-    config = DebertaV2Config(**SIZES)
-    net = AutoModelForSequenceClassification.from_config(config)
-    with pytest.raises(InputError, match=r"deberta-v2 .* attentions and relations"):
-        models.Teacher(net, [1], frozenset({"queries", "keys"}))
-    heard = models.Teacher(net, [1], frozenset({"hidden_states"}))(BATCH, INPUTS)
-    assert heard["hidden_states"][0].shape == (2, 4, 24)
+@pytest.mark.parametrize("config", [DebertaV2Config, ModernBertConfig])
+def test_a_family_whose_attention_cannot_be_read_is_named_and_has_its_other_states(config: Any) -> None:
+    net = AutoModelForSequenceClassification.from_config(config(**SIZES, pad_token_id=1))
+    with pytest.raises(InputError, match=rf"{config.model_type} .* attentions and relations"):
+        models.Teacher(net, [1], frozenset({"scores"}))
+    heard = models.Teacher(net, [1], frozenset({"hidden_states", "embeddings"}))(BATCH, INPUTS)
+    assert heard["hidden_states"][0].shape == heard["embeddings"].shape == (2, 4, 24)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -438,6 +439,23 @@ def test_the_summary_counts_every_row_once() -> None:
     summary = learner.summary()
     assert summary["steps"] == 20 and learner.progress.rows == 2 * ROWS
     assert summary["train_samples_per_second"] == pytest.approx(2 * ROWS / summary["train_runtime"])
+
+
+def test_the_time_of_reading_batches_is_training_time_as_well() -> None:
+    learner = make_learner(num_train_epochs=1.0)
+    examples: Any = learner.loader.dataset
+
+    class Slow:
+        def __len__(self) -> int:
+            return len(examples)
+
+        def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+            time.sleep(0.02)
+            return dict(examples.__getitems__(indices))
+
+    slow = Learner(Net(), Slow(), InOrder(4), learner.training, seed=3)  # type: ignore[arg-type]
+    list(slow.train(cross_entropy, None, better=1.0, stop=lambda: 0))
+    assert slow.summary()["train_runtime"] >= 0.02 * ROWS / 4
 
 
 # -- prediction ----------------------------------------------------------------------------------------------

@@ -279,13 +279,14 @@ LAYERS, HEADS, SIZE = 2, 3, 4
 
 
 def states(seed: int, width: int = HEADS * SIZE, heads: int = HEADS) -> dict[str, Any]:
-    """All that a model could say of MASK: layers of (B, T, H) and (B, A, T, D), float64."""
+    """All that a model could say of MASK: layers of (B, T, H), (B, A, T, D) and (B, A, T, T), float64."""
     draw = np.random.default_rng(seed)
     answers: dict[str, Any] = {"embeddings": torch.from_numpy(draw.normal(size=(2, 5, width)))}
     answers["hidden_states"] = [torch.from_numpy(draw.normal(size=(2, 5, width))) for _ in range(LAYERS)]
     for name in ("queries", "keys", "values"):
         shape = (2, heads, 5, width // heads)
         answers[name] = [torch.from_numpy(draw.normal(size=shape)) for _ in range(LAYERS)]
+    answers["scores"] = [torch.from_numpy(draw.normal(size=(2, heads, 5, 5))) for _ in range(LAYERS)]
     return answers
 
 
@@ -303,12 +304,7 @@ def numpy_attentions(student: dict[str, Any], teacher: dict[str, Any]) -> float:
         squared = []
         for row, head in np.ndindex(2, HEADS):
             real = MASK[row].astype(bool)
-            scores = [
-                said["queries"][layer][row, head].numpy()[real]
-                @ said["keys"][layer][row, head].numpy()[real].T
-                / np.sqrt(said["keys"][layer].shape[-1])
-                for said in (student, teacher)
-            ]
+            scores = [said["scores"][layer][row, head].numpy()[real][:, real] for said in (student, teacher)]
             squared += ((scores[0] - scores[1]) ** 2).ravel().tolist()
         total += float(np.mean(squared))
     return total
@@ -369,10 +365,24 @@ def test_layer_losses_by_hand() -> None:
     theirs = {"hidden_states": [torch.tensor([[[0.0, 3.0], [0.0, 1.0], [5.0, 0.0]]])]}
     assert float(layers.cosine(ours, theirs, mask)) == (1 + 0) / 2  # at a right angle, and along
     assert float(layers.pooled(ours, theirs, mask)) == pytest.approx(2.0)  # (1, -1)
-    # one head of one dimension: scores are products; the third token is padding
-    ours = {"queries": [torch.tensor([[[[1.0], [2.0], [7.0]]]])], "keys": [torch.tensor([[[[1.0], [3.0], [7.0]]]])]}
-    theirs = {name: [torch.ones(1, 1, 3, 1)] for name in ("queries", "keys")}
+    ours = {
+        "scores": [torch.tensor([[[[1.0, 3.0, 7.0], [2.0, 6.0, 14.0], [7.0, 21.0, 49.0]]]])]
+    }  # the third is padding
+    theirs = {"scores": [torch.ones(1, 1, 3, 3)]}
     assert float(layers.attentions(ours, theirs, mask)) == (0 + 4 + 1 + 25) / 4
+
+
+def test_embeddings_and_relations_by_hand() -> None:
+    mask = {"attention_mask": torch.tensor([[1, 1, 0]])}
+    ours = {"embeddings": torch.tensor([[[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]]])}
+    assert float(layers.embeddings(ours, {"embeddings": torch.zeros(1, 3, 2)}, mask)) == (1 + 0 + 0 + 4) / 4
+    # one head of one dimension: the first token's products with itself and the second are ln 3 and 0, so it looks at
+    # them as 3 to 1; the second looks at both alike, as both of the student's do
+    told = torch.tensor([[[[LN3**0.5], [0.0], [5.0]]]])
+    theirs, ours = ({name: [said] for name in ("queries", "keys", "values")} for said in (told, 0 * told))
+    first = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    loss = layers.relations(ours, theirs, mask, relation_heads=1)
+    assert float(loss) == pytest.approx(3 * (first + 0) / 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", losses.READS)
@@ -384,15 +394,19 @@ def test_padding_changes_no_layer_loss(name: str) -> None:
             for tensor in [values] if isinstance(values, Tensor) else values:
                 padded = tensor[1, ..., 3:, :]
                 padded.copy_(torch.randn_like(padded) * 100)
+        for scores in said["scores"]:
+            scores[1, ..., 3:] = 100.0
     assert float(loss(student, teacher, MASKED)) == pytest.approx(float(before), rel=1e-6)
 
     def longer(tensor: Tensor) -> Tensor:
         return torch.cat([tensor, 50 * torch.ones_like(tensor[..., :2, :])], dim=-2)
 
-    padded_answers = [
+    padded_answers: list[dict[str, Any]] = [
         {k: longer(v) if isinstance(v, Tensor) else [longer(t) for t in v] for k, v in said.items()}
         for said in (student, teacher)
     ]
+    for said in padded_answers:
+        said["scores"] = [longer(scores.mT).mT for scores in said["scores"]]
     mask = {"attention_mask": torch.nn.functional.pad(MASKED["attention_mask"], (0, 2))}
     assert float(loss(*padded_answers, mask)) == pytest.approx(float(before), rel=1e-6)
 
@@ -414,4 +428,4 @@ def test_heads_that_do_not_match_are_refused() -> None:
 def test_only_layer_losses_need_the_teacher_itself() -> None:
     assert losses.combine({"soft_labels": 1.0, "hard_labels": 1.0, "attentions": 0.0}).reads == frozenset()
     reads = losses.combine({"hidden_states": 1.0, "attentions": 0.5}).reads
-    assert reads == {"hidden_states", "queries", "keys"}
+    assert reads == {"hidden_states", "scores"}

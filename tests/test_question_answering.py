@@ -411,6 +411,9 @@ def test_the_gradient_is_finite_where_a_window_has_no_places(batch: dict[str, to
     assert logits.grad.isfinite().all()
 
 
+NARROW = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
+
+
 # -- through all stages --------------------------------------------------------------------------------------
 
 
@@ -484,6 +487,22 @@ def test_layers_can_be_compared_too(cascade: Path) -> None:
         losses={"hidden_states": 1.0, "attentions": 1.0, "soft_labels": 1.0},
     )  # fmt: skip
     assert done["steps"] == 2 and np.isfinite(done["train_loss"])
+
+
+def test_the_layers_of_every_window_can_be_stored(cascade: Path) -> None:
+    kept: dict[str, Any] = {"states": ["hidden_states", "attentions"], "student_layers": 2}
+    stage("gen-soft-labels", cascade, "states", teacher=cascade / "teacher", **kept)
+    found = []
+    for name, settings in (("online", {"teacher": cascade / "teacher"}), ("stored", {})):
+        labels = cascade / ("labels" if settings else "states")
+        rows = stage(
+            "distill", cascade, name, soft_labels=labels, student={"from": str(cascade / "teacher"), **NARROW},
+            losses={"hidden_states": 1.0, "attentions": 1.0}, training__max_steps=6, training__keep="last",
+            training__logging_steps=1, **settings,
+        )  # fmt: skip
+        found.append([row["loss"] for row in rows if row["event"] == "train"])
+    assert len(found[0]) == 6
+    np.testing.assert_allclose(*found, rtol=1e-3)
 
 
 def test_models_are_scored_side_by_side(cascade: Path) -> None:

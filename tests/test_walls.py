@@ -42,7 +42,9 @@ def test_no_stage_imports_another(stage: str) -> None:
     assert not {name for name in names for other in STAGES if name.startswith(f"stages.{other}")}
 
 
-@pytest.mark.parametrize("module", ["fit", "augmenting", "findings", "evaluation_page", "card_of_export", "opening"])
+@pytest.mark.parametrize(
+    "module", ["fit", "augmenting", "keeping", "findings", "evaluation_page", "card_of_export", "opening"]
+)
 def test_what_stages_stand_on_knows_none_of_them(module: str) -> None:
     assert not any(name.startswith("stages") for name in imports(PACKAGE / "stages" / f"{module}.py"))
 

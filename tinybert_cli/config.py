@@ -275,6 +275,13 @@ class GenSoftLabels(Stage):
     """float16 halves the file."""
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     """auto: the teacher's weights in bf16 where the device computes it faster than float32."""
+    states: list[str] = []
+    """Losses of layers (hidden_states, attentions, ...): what they compare is stored as well, so that no teacher runs
+    when a student learns by them."""
+    layer_mapping: LayerMapping = "uniform"
+    """Of which layers: those that a student of `student_layers` layers is compared with (see distill), or a list."""
+    student_layers: Positive | None = None
+    """Layers of the student that the states are for; null = as many as the list in `layer_mapping` names."""
     augment: Augment | None = None
     """Also label changed copies of the training rows; null = none."""
     check_teacher: bool = True
@@ -289,7 +296,10 @@ class Distill(Stage):
     student: ModelSetting
     """The student to start from: usually the teacher, with fewer layers."""
     teacher: str | None = None
-    """Whose layers the layer losses compare. The labels must be its own; null = whoever wrote them."""
+    """Whose layers the layer losses compare. The labels must be its own; null = whoever wrote them.
+
+    It runs beside the student, but where the label dataset holds the `states` of its layers.
+    """
     losses: dict[str, float | dict[str, Any]] = {"soft_labels": 1.0}
     """name: weight, or name: {weight: 1.0, option: value}; they are added up."""
     layer_mapping: LayerMapping = "uniform"

@@ -281,6 +281,9 @@ def _plan(row: Row) -> str:
     parts += [f"{row['pieces_kept']:,} of {row['pieces']:,} pieces"] if "pieces_kept" in row else []
     copied = row.get("layers_copied_from", [])
     parts += [f"layers {', '.join(map(str, copied))} of the model it comes from"] if copied else []
+    compared = row.get("layers_compared_with", [])
+    parts += [f"compared with layers {', '.join(map(str, compared))} ({row['teacher_states']})"] if compared else []
+    parts += [f"{row['states_bytes'] / 1e9:.3g} GB of layer states"] if "states_bytes" in row else []
     parts += [f"labels {_listed(row['label_names'])}"] if "label_names" in row else []
     parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
     parts += [row["device"]] if "device" in row else []

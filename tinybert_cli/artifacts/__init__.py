@@ -10,6 +10,7 @@ from tinybert_cli.artifacts.cards import (
     model_card,
     model_names,
 )
+from tinybert_cli.artifacts.files import check_room
 from tinybert_cli.artifacts.manifests import (
     Description,
     check_origin,
@@ -32,6 +33,7 @@ __all__ = [
     "Result",
     "Row",
     "check_origin",
+    "check_room",
     "data_inputs",
     "data_names",
     "describe",

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -53,6 +54,18 @@ def sync(path: Path) -> None:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """InputError if the disk that the folder is on, or will be, has less than so many bytes free."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise InputError(
+            f"the disk is too small: {needed / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free",
+            where=str(folder),
+            hint="make room, choose an output_dir on another disk, or store the states of fewer layers",
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from tinybert_cli.data.batches import POOL, Array, BucketBatches, Encoded, Examp
 from tinybert_cli.data.files import Rows
 from tinybert_cli.data.labels import Labels, existing_folder, read_labels, write_labels, write_table
 from tinybert_cli.data.splits import Split, has, overlap, read, remarks, sources, text_columns
+from tinybert_cli.data.states import States, StatesWriter, read_states, states_bytes, states_files
 
 __all__ = [
     "POOL",
@@ -14,14 +15,19 @@ __all__ = [
     "Labels",
     "Rows",
     "Split",
+    "States",
+    "StatesWriter",
     "existing_folder",
     "has",
     "overlap",
     "read",
     "read_labels",
+    "read_states",
     "remarks",
     "sorted_batches",
     "sources",
+    "states_bytes",
+    "states_files",
     "text_columns",
     "write_labels",
     "write_table",

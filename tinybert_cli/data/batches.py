@@ -33,6 +33,12 @@ class Encoded(Protocol):
     def rows(self) -> Array | None: ...
 
 
+class States(Protocol):
+    """Layer states of windows, wherever they are kept."""
+
+    def batch(self, windows: Array, tokens: int) -> dict[str, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Tokenized rows, unpadded, in flat arrays: 67,000 sentences take 4 MB.
@@ -45,10 +51,11 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     targets: Mapping[str, Array] = field(default_factory=dict)  # name → (A, ...): labels, teacher_logits
     answers: Array | None = None  # (N + 1,) where the answers of each window begin; None: one each
     places: Array | None = None  # (A,), or (A, C) for each of its numbers: the token that an answer is read at
+    states: States | None = None  # what a teacher's layers said of these windows
 
     @classmethod
-    def of(cls, encoded: Encoded, **targets: Array) -> Examples:
-        return cls(encoded.tokens, encoded.offsets, targets, encoded.answers, encoded.places)
+    def of(cls, encoded: Encoded, states: States | None = None, /, **targets: Array) -> Examples:
+        return cls(encoded.tokens, encoded.offsets, targets, encoded.answers, encoded.places, states)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -66,7 +73,8 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The windows as one batch, padded to the longest of them: input_ids and so on (B, T), targets (A, ...).
 
-        `places` (A,) says where each answer is read in the B x T tokens, if a window has several.
+        `places` (A,) says where each answer is read in the B x T tokens, if a window has several; with states there is
+        `teacher_<name>` (B, T, ...) for each of them.
         """
         rows = np.asarray(indices)
         lengths = self.lengths[rows]
@@ -82,6 +90,8 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
             first = np.repeat(np.arange(len(rows)) * mask.shape[1], np.diff(self.answers)[rows])
             places = self.places[answers]
             batch["places"] = torch.from_numpy(first.reshape(-1, *[1] * (places.ndim - 1)) + places)
+        if self.states is not None:
+            batch |= self.states.batch(rows, mask.shape[1])
         return batch | {name: torch.from_numpy(values[answers]) for name, values in self.targets.items()}
 
     def timing_batches(self, size: int, length: int | None, rows: int) -> list[dict[str, Tensor]]:

@@ -50,7 +50,7 @@ class Labels:
 
 def read_labels(folder: Path, files: Iterable[str]) -> Labels:
     """The train, augmented and unlabeled rows of a label dataset; what it holds of other splits is not for training."""
-    shards = sorted((name for name in files if name.startswith(TRAINING)), key=lambda name: (_split(name), name))
+    shards = training_shards(files)
     if not shards:
         raise InputError(f"'{folder}' has no rows of train or unlabeled", hint="gen-soft-labels: splits: [train]")
     parts = [read_file(folder / name) for name in shards]
@@ -59,6 +59,12 @@ def read_labels(folder: Path, files: Iterable[str]) -> Labels:
     logits, offsets = _flat(columns.pop("teacher_logits"))
     changed = np.repeat([name.startswith(CHANGED) for name in shards], [len(part) for part in parts])
     return Labels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits, offsets, changed)
+
+
+def training_shards(files: Iterable[str]) -> list[str]:
+    """Of the files of a label dataset those with rows to train on, in their order."""
+    shards = [name for name in files if name.startswith(TRAINING) and name.endswith(".parquet")]
+    return sorted(shards, key=lambda name: (_split(name), name))
 
 
 def _flat(answers: list[Any]) -> tuple[Array, Array | None]:

@@ -11,6 +11,7 @@ from tinybert_cli.loops.prediction import (
     mean_loss,
     predict,
     predict_all,
+    predict_several,
 )
 from tinybert_cli.loops.training import Learner, Row
 
@@ -32,5 +33,6 @@ __all__ = [
     "precision",
     "predict",
     "predict_all",
+    "predict_several",
     "to_bf16_if_faster",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -52,13 +52,32 @@ def predict(
 
     With several processes each takes every n-th batch; every process is given all the answers.
     """
+    for rows, said in predict_several(model, examples, batches, [answer], accelerator=accelerator):
+        yield rows, said[answer]
 
-    def said(batch: Batch) -> Array:
-        values = forward(model, batch)[answer]
-        found: Array = (values.float() if values.is_floating_point() else values).cpu().numpy()  # numpy has no bfloat16
-        return found
+
+def predict_several(
+    model: torch.nn.Module,
+    examples: Examples,
+    batches: Sequence[list[int]],
+    answers: Iterable[str],
+    *,
+    accelerator: Accelerator | None = None,
+) -> Iterator[tuple[list[int], dict[str, Array]]]:
+    """`predict`, of several of the model's answers at once; float16 stays what it is, other numbers are float32."""
+    names = list(answers)
+
+    def said(batch: Batch) -> dict[str, Array]:
+        found = forward(model, batch)
+        return {name: _array(found[name]) for name in names}
 
     return _each(said, model, examples, batches, accelerator)
+
+
+def _array(values: Tensor) -> Array:
+    exact = not values.is_floating_point() or values.dtype == torch.float16
+    found: Array = (values if exact else values.float()).cpu().numpy()  # numpy has no bfloat16
+    return found
 
 
 def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], **options: Any) -> Array:

@@ -167,8 +167,7 @@ class Learner:
         rows_logged, seconds_logged = progress.rows, progress.seconds
         self.model.train()
         while progress.step < self.max_steps and not self._out_of_patience():
-            for batch in self._rest_of_epoch():
-                begin = time.perf_counter()
+            for begin, batch in _with_begin(self._rest_of_epoch()):
                 with self.accelerator.accumulate(self.model):
                     parts = loss(self.model, batch)
                     self.accelerator.backward(parts["loss"] * self._of_short_group())
@@ -288,6 +287,16 @@ class Learner:
             return signum
         asked = torch.tensor([signum], device=self.accelerator.device)
         return int(self.accelerator.gather(asked).max())
+
+
+def _with_begin(batches: Iterator[Batch]) -> Iterator[tuple[float, Batch]]:
+    """Each batch with the time at which it was asked for: reading it is part of training."""
+    while True:
+        begin = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield begin, batch
 
 
 def _trackers(training: Training) -> list[str]:

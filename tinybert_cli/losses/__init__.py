@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -43,7 +43,7 @@ class Combined:
     @property
     def reads(self) -> frozenset[str]:
         """What the losses compare besides logits and labels: it needs the teacher itself."""
-        return frozenset(answer for name in self.parts for answer in READS.get(name, ()))
+        return reads(name for name in self.parts if name in READS)
 
     @property
     def of_texts(self) -> list[str]:
@@ -82,6 +82,11 @@ def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "cla
     if not parts:
         raise ConfigError("every loss has the weight 0: there is nothing to learn", hint="soft_labels: 1.0")
     return Combined(parts)
+
+
+def reads(names: Iterable[str]) -> frozenset[str]:
+    """What these losses look at in the layers; ConfigError for a name that is no loss of layers."""
+    return frozenset(answer for name in names for answer in look_up(READS, name, "loss of layers", key=(name,)))
 
 
 def options_of(loss: Loss) -> dict[str, Any]:
@@ -130,7 +135,7 @@ LOSSES: dict[str, Loss] = {
 }
 READS: dict[str, tuple[str, ...]] = {
     "hidden_states": ("hidden_states",),
-    "attentions": ("queries", "keys"),
+    "attentions": ("scores",),
     "embeddings": ("embeddings",),
     "relations": ("queries", "keys", "values"),
     "cosine": ("hidden_states",),
@@ -151,4 +156,5 @@ __all__ = [
     "Outputs",
     "combine",
     "options_of",
+    "reads",
 ]

@@ -37,17 +37,16 @@ def attentions(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
     mask = batch["attention_mask"].bool()
     pair = (mask[:, None, :, None] & mask[:, None, None, :]).float()  # (B, 1, T, T)
     total = pair.new_zeros(())
-    heads, teacher_heads = (said["queries"][0].shape[1] for said in (student, teacher))
+    heads, teacher_heads = (said["scores"][0].shape[1] for said in (student, teacher))
     if heads != teacher_heads:
         raise ConfigError(
             f"the student has {heads} attention heads, its teacher {teacher_heads}: they cannot be compared one by one",
             key=("losses", "attentions"),
             hint="take the loss `relations` instead, or as many heads",
         )
-    layers = zip(student["queries"], student["keys"], teacher["queries"], teacher["keys"], strict=True)
-    for query, key, teacher_query, teacher_key in layers:
-        difference = _scores(query, key) - _scores(teacher_query, teacher_key)  # (B, N, T, T)
-        total = total + (difference.square() * pair).sum() / (pair.sum() * query.shape[1])
+    for ours, theirs in zip(student["scores"], teacher["scores"], strict=True):  # (B, N, T, T)
+        difference = ours.float() - theirs.float()
+        total = total + (difference.square() * pair).sum() / (pair.sum() * heads)
     return total
 
 
@@ -93,11 +92,6 @@ def _token_mean(values: Tensor, batch: Batch) -> Tensor:
     return (values * mask).sum() / mask.sum()
 
 
-def _scores(query: Tensor, key: Tensor) -> Tensor:
-    scores: Tensor = query.float() @ key.float().mT / query.shape[-1] ** 0.5
-    return scores
-
-
 def _log_relations(projected: Tensor, mask: Tensor, heads: int) -> Tensor:
     """(B, R, T, T): of each token the log-distribution over the tokens that are no padding."""
     batch, has, tokens, size = projected.shape
@@ -107,6 +101,6 @@ def _log_relations(projected: Tensor, mask: Tensor, heads: int) -> Tensor:
             key=("losses", "relations", "relation_heads"),
             hint="it must divide the width of both models",
         )
-    split = projected.transpose(1, 2).reshape(batch, tokens, heads, -1).transpose(1, 2)
-    scores = _scores(split, split)
+    split = projected.float().transpose(1, 2).reshape(batch, tokens, heads, -1).transpose(1, 2)
+    scores = split @ split.mT / split.shape[-1] ** 0.5
     return F.log_softmax(scores.masked_fill(mask[:, None, None, :] == 0, -1e4), dim=-1)

@@ -8,6 +8,7 @@ from tinybert_cli.models.loading import (
     check_outputs,
     label_names,
     load,
+    number_of_layers,
     read_config,
     read_label_names,
     rewrite_config,
@@ -19,6 +20,7 @@ from tinybert_cli.models.loading import (
 from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
 from tinybert_cli.models.sources import PACKAGES, Source, commit, fetch, locate
+from tinybert_cli.models.states import Stored, WithStates, kept_shapes
 from tinybert_cli.models.tokenizers import check_length, check_vocabulary, load_tokenizer, tokenizer_difference
 from tinybert_cli.models.vocabulary import trim_vocabulary, whole_words
 
@@ -29,8 +31,10 @@ __all__ = [
     "PRESETS",
     "MaskedLM",
     "Source",
+    "Stored",
     "Student",
     "Teacher",
+    "WithStates",
     "build",
     "check_length",
     "check_outputs",
@@ -39,11 +43,13 @@ __all__ = [
     "commit",
     "copied_layers",
     "fetch",
+    "kept_shapes",
     "label_names",
     "layer_map",
     "load",
     "load_tokenizer",
     "locate",
+    "number_of_layers",
     "read_config",
     "read_label_names",
     "rewrite_config",

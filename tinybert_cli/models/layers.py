@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Answers = dict[str, Any]
 PROJECTED = {"queries": "query", "keys": "key", "values": "value"}  # answer → the field of Family
+OF_SCORES = ("queries", "keys")
 
 
 class Teacher:
@@ -29,14 +30,14 @@ class Teacher:
     Args:
         model: any model that transformers has; it loses the layers above the last of `layers`.
         layers: which layers are compared, counted from 0.
-        reads: what is wanted of them: embeddings, hidden_states, queries, keys, values.
+        reads: what is wanted of them: embeddings, hidden_states, scores, queries, keys, values.
 
     Raises:
         InputError: the family hides its queries, keys and values.
     """
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int], reads: frozenset[str]) -> None:
-        _check_readable(model, reads)
+        check_readable(model, reads)
         read_all(model)
         self.layers, self.reads = layers, reads
         self.width = int(model.config.hidden_size)
@@ -46,10 +47,18 @@ class Teacher:
 
     def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> Answers:
         """What `reads` names, of every compared layer; `inputs` are the names in the batch that the model takes."""
-        with torch.no_grad(), _listening(self.body, self.layers, self.reads) as heard:
-            shown = {name: value for name, value in batch.items() if name in inputs}
-            said = self.body(**shown, output_hidden_states=True)
-        return heard | _states(said.hidden_states, self.layers, self.reads)
+        shown = {name: value for name, value in batch.items() if name in inputs}
+        with torch.no_grad():
+            return listen(self.body, shown, self.layers, self.reads)[1]
+
+
+class Compared(Protocol):
+    """What a student has to know of its teacher, whether that runs beside it or comes from disk."""
+
+    @property
+    def reads(self) -> frozenset[str]: ...
+    @property
+    def width(self) -> int: ...
 
 
 class Student(torch.nn.Module):
@@ -60,9 +69,9 @@ class Student(torch.nn.Module):
     model, unless that has no head: its layers are all that it has to say.
     """
 
-    def __init__(self, model: PreTrainedModel, teacher: Teacher, *, shared: bool) -> None:
+    def __init__(self, model: PreTrainedModel, teacher: Compared, *, shared: bool) -> None:
         super().__init__()
-        _check_readable(model, teacher.reads)
+        check_readable(model, teacher.reads)
         read_all(model)
         self.model, self.reads = model, teacher.reads
         self.has_head = model.base_model is not model
@@ -74,20 +83,38 @@ class Student(torch.nn.Module):
     def forward(self, **inputs: Tensor) -> Mapping[str, Any]:
         if self.has_head and not self.training:
             return self.model(**inputs)  # type: ignore[no-any-return]
-        with _listening(self.model.base_model, self.layers, self.reads) as heard:
-            said = self.model(**inputs, output_hidden_states=True)
-        states = _states(said.hidden_states, self.layers, self.reads)
+        said, states = listen(self.model, inputs, self.layers, self.reads)
         if "embeddings" in states:
             states["embeddings"] = self._project(0, states["embeddings"])
         if "hidden_states" in states:
             states["hidden_states"] = [self._project(1 + i, state) for i, state in enumerate(states["hidden_states"])]
-        return {**{name: said[name] for name in said if name.endswith("logits")}, **heard, **states}
+        return said | states
 
     def _project(self, index: int, state: Tensor) -> Tensor:
         if not len(self.projections):
             return state
         projected: Tensor = self.projections[index % len(self.projections)](state)
         return projected
+
+
+def listen(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], layers: Sequence[int], reads: frozenset[str]
+) -> tuple[Answers, Answers]:
+    """The logits that a model says, if it has a head, and what `reads` names of these layers."""
+    with _listening(model.base_model, layers, reads) as heard:
+        said = model(**inputs, output_hidden_states=True)
+    found = {name: heard[name] for name in heard if name in reads}
+    if "scores" in reads:
+        found["scores"] = [_scores(*pair) for pair in zip(heard["queries"], heard["keys"], strict=True)]
+    logits = {name: said[name] for name in said if name.endswith("logits")}
+    return logits, found | _states(said.hidden_states, layers, reads)
+
+
+def _scores(query: Tensor, key: Tensor) -> Tensor:
+    """The raw attention scores (B, A, T, T), in float32 whatever the rest of the model is computed in."""
+    with torch.autocast(query.device.type, enabled=False):
+        scores: Tensor = query.float() @ key.float().mT / query.shape[-1] ** 0.5
+    return scores
 
 
 def _states(outputs: Sequence[Tensor], layers: Sequence[int], reads: frozenset[str]) -> Answers:
@@ -102,11 +129,11 @@ def _states(outputs: Sequence[Tensor], layers: Sequence[int], reads: frozenset[s
 
 @contextmanager
 def _listening(body: torch.nn.Module, layers: Sequence[int], reads: frozenset[str]) -> Iterator[Answers]:
-    """While the model runs, the projections that `reads` names are kept: one (B, A, T, D) per layer.
+    """While the model runs, the projections that `reads` asks for are kept: one (B, A, T, D) per layer.
 
     The attention itself may then be computed in any way, for it is not looked at.
     """
-    wanted = [name for name in PROJECTED if name in reads]
+    wanted = [name for name in PROJECTED if name in reads or ("scores" in reads and name in OF_SCORES)]
     heard: Answers = {name: [] for name in wanted}
     hooks = []
     for name in wanted:
@@ -134,9 +161,10 @@ def _layers(body: torch.nn.Module) -> Any:
     return body.get_submodule(FAMILIES[config.model_type].layers)
 
 
-def _check_readable(model: PreTrainedModel, reads: frozenset[str]) -> None:
+def check_readable(model: PreTrainedModel, reads: frozenset[str]) -> None:
+    """InputError if the losses look into the attention of a family that hides it."""
     family = model.config.model_type
-    if reads & PROJECTED.keys() and family not in FAMILIES:
+    if reads & {*PROJECTED, "scores"} and family not in FAMILIES:
         raise InputError(
             f"the attention of {family} models cannot be read: the losses attentions and relations need it",
             hint=f"leave these two out, or take one of {', '.join(FAMILIES)}",

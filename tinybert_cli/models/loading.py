@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tinybert_cli.config import Model
 from tinybert_cli.errors import InputError, UserError
 from tinybert_cli.models.first_token import skip_unread
+from tinybert_cli.models.shapes import shape
 from tinybert_cli.models.sources import Source, fetch
 from tinybert_cli.models.weights import family_of, is_finite, read_json, read_weights, some_of
 
@@ -133,6 +135,11 @@ def read_config(source: Source) -> dict[str, Any]:
     """config.json, with what transformers assumes where it says nothing. Loads no weights."""
     values: dict[str, Any] = _read_config(fetch(source, weights=False)).to_dict()
     return values
+
+
+def number_of_layers(setting: Model, source: Source) -> int:
+    """How many layers the model will have that `setting` asks for. Loads no weights."""
+    return int(shape(setting, _read_config(fetch(source, weights=False))).num_hidden_layers)
 
 
 def rewrite_config(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Distill
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.stages.fit import Lesson, fit
+from tinybert_cli.stages import keeping
+from tinybert_cli.stages.fit import Lesson, Teaching, fit
 
 
 def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -21,12 +22,8 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     _check_soft_labels(config.task, config.soft_labels)
     _check_losses(config.task, config.losses)
     reads = _combined(config).reads
-    if reads and config.teacher is None:
-        raise ConfigError(
-            f"the losses compare layers ({', '.join(sorted(reads))}), but there is no teacher",
-            key=("teacher",),
-            hint="name its folder; it runs next to the student, for the label dataset holds only its last answers",
-        )
+    if reads and config.teacher is None and config.soft_labels is None:
+        raise _no_teacher(config)
     if reads and config.student.trim_vocabulary:
         raise ConfigError(
             "a student with a trimmed vocabulary cannot be compared layer by layer with a teacher that has all of it",
@@ -48,6 +45,16 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
             yield output.up_to_date()
         else:
             yield from output.record(_distill(config, source, output))
+
+
+def _no_teacher(config: Distill) -> ConfigError:
+    compared = [name for name in _combined(config).parts if name in losses.READS]
+    return ConfigError(
+        f"the losses compare layers ({', '.join(compared)}), but there is no teacher",
+        key=("teacher",),
+        hint="name its folder; it runs next to the student. Or let gen-soft-labels store what they compare: "
+        f"states: [{', '.join(compared)}]",
+    )
 
 
 def _check_soft_labels(task: str, soft_labels: str | None) -> None:
@@ -102,15 +109,33 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     if labels is not None and config.training.keep == "best" and not combined.trains_head:
         yield {"event": "warning", "message": "these losses leave the classifier untrained and its scores mean "
                "nothing: set `keep: last` under training"}  # fmt: skip
-    manifest = {"inputs": {}} if labels is None else artifacts.verify_folder(labels)
+    manifest = {"inputs": {}} if labels is None else artifacts.read_manifest(labels)  # `run` has verified its files
+    if combined.reads and config.teacher is None and "states" not in manifest:
+        raise _no_teacher(config)
     taught = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
+    stored, states = None, None
+    if combined.reads and labels is not None and "states" in manifest:
+        there = manifest["states"]
+        layers = _compared_layers(config, source, there["teacher_layers"])
+        missing = keeping.lacking(there, combined, layers)
+        if missing is None:
+            stored = models.Stored(combined.reads, there["width"], layers)
+            states = keeping.read(labels, manifest, combined.reads, layers)
+        elif config.teacher is None:
+            raise InputError(
+                f"there is no teacher to run beside the student, and '{labels}' {missing}",
+                hint="run gen-soft-labels again with all the `states` and layers that are compared, or name a teacher",
+            )
+        else:
+            yield {"event": "warning", "message": f"the teacher has to run beside the student: '{labels}' {missing}"}
     lesson = Lesson(
         taught.rows,
         taught.targets,
         taught.names,
-        lambda student: _compared(config, combined, student),
+        lambda student: _teaching(config, combined, student, stored),
         config.student,
         source,
+        states=states,
         originals=taught.originals,
         origin=manifest["inputs"],
         card={
@@ -164,25 +189,40 @@ def _spoken(name: str, setting: float | Mapping[str, Any]) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
-def _compared(config: Distill, combined: losses.Combined, student: Any) -> tuple[torch.nn.Module, loops.StepLoss]:
-    """The student with what its losses compare, and the loss; a teacher runs beside it if they look at its layers."""
+def _teaching(config: Distill, combined: losses.Combined, student: Any, stored: models.Stored | None) -> Teaching:
+    """The student with what its losses compare, and the loss; a teacher runs beside it unless its states are stored."""
     if not combined.reads:
-        return student, lambda model, batch: combined(loops.forward(model, batch), _from_disk(batch), batch)
-    assert config.teacher is not None
-    base = models.load(models.locate(config.teacher), tasks.find(config.task).head).to(loops.device())
-    loops.to_bf16_if_faster(base, config.training.mixed_precision)
-    layers = models.layer_map(config.layer_mapping, student.config.num_hidden_layers, base.config.num_hidden_layers)
-    teacher = models.Teacher(base, layers, combined.reads)
+        return Teaching(student, lambda model, batch: combined(loops.forward(model, batch), _from_disk(batch), batch))
+    teacher: models.Teacher | models.Stored
+    if stored is None:
+        assert config.teacher is not None
+        base = models.load(models.locate(config.teacher), tasks.find(config.task).head).to(loops.device())
+        loops.to_bf16_if_faster(base, config.training.mixed_precision)
+        layers = models.layer_map(config.layer_mapping, student.config.num_hidden_layers, base.config.num_hidden_layers)
+        teacher = models.Teacher(base, layers, combined.reads)
+    else:
+        teacher = stored
 
     def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
         shown = teacher(batch, loops.MODEL_INPUTS)
         return combined(loops.forward(model, batch), {**_from_disk(batch), **shown}, batch)
 
-    return models.Student(student, teacher, shared=config.projections == "shared"), loss
+    facts = {"layers_compared_with": [layer + 1 for layer in teacher.layers],
+             "teacher_states": "running beside it" if stored is None else "stored"}  # fmt: skip
+    return Teaching(models.Student(student, teacher, shared=config.projections == "shared"), loss, facts)
 
 
 def _from_disk(batch: loops.Batch) -> dict[str, Tensor]:
     return {"logits": batch["teacher_logits"]} if "teacher_logits" in batch else {}
+
+
+def _compared_layers(config: Distill, source: models.Source, teacher_layers: int) -> list[int]:
+    """For each layer of the student that is to be the teacher layer, counted from 0, that it is compared with."""
+    try:
+        count = models.number_of_layers(config.student, source)
+    except ConfigError as error:
+        raise ConfigError(error.what, key=("student", *error.key), hint=error.hint) from error
+    return models.layer_map(config.layer_mapping, count, teacher_layers)
 
 
 def _other_tokenizer(

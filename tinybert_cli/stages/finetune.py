@@ -12,7 +12,7 @@ from torch import Tensor
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.stages.fit import Lesson, fit
+from tinybert_cli.stages.fit import Lesson, Teaching, fit
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -76,7 +76,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         rows,
         targets,
         names,
-        lambda model: (model, _loss(outputs, options, config.regularization.r_drop)),
+        lambda model: Teaching(model, _loss(outputs, options, config.regularization.r_drop)),
         config.model,
         source,
         dropout=config.regularization.dropout,

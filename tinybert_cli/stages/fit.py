@@ -20,7 +20,17 @@ from tinybert_cli.errors import ConfigError
 
 RESAMPLES = 1000  # for the 95 % intervals, as many as `eval` draws unless it is told otherwise
 
-Teach = Callable[[Any], tuple[torch.nn.Module, loops.StepLoss]]
+
+@dataclass(frozen=True)
+class Teaching:
+    """What is trained around a model, the loss of that, and what the plan and the manifest say of it."""
+
+    model: torch.nn.Module
+    loss: loops.StepLoss
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+Teach = Callable[[Any], Teaching]
 
 
 @dataclass(frozen=True)
@@ -30,10 +40,11 @@ class Lesson:
     rows: data.Rows
     targets: dict[str, data.Array]  # name → (A, ...) one of each answer to them, what the loss finds in a batch
     names: list[str] | None  # the classes in their order; None = the task has no answers
-    teach: Teach  # of the model: what is trained around it, and the loss of that
+    teach: Teach
     model: Model
     source: models.Source  # where `model.from` is
     dropout: float | None = None
+    states: data.States | None = None  # what a teacher's layers said of the rows
     originals: data.Rows | None = None  # those whose pieces a trimmed vocabulary keeps; None = all
     origin: Mapping[str, Any] = field(default_factory=dict)  # of a label dataset what its manifest names as inputs
     card: Mapping[str, object] = field(default_factory=dict)  # what the model card says of it
@@ -125,7 +136,9 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         needed = encoded if lesson.originals is None else task.encode(lesson.originals, config.data, tokenizer)
         tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(needed.tokens["input_ids"][0].tolist()))
         encoded = task.encode(lesson.rows, config.data, tokenizer)
-    examples = data.Examples.of(encoded, **lesson.targets)
+    if lesson.states is not None:
+        lesson.states.check(encoded)
+    examples = data.Examples.of(encoded, lesson.states, **lesson.targets)
     models.check_length(lesson.source, int(examples.lengths.max()))
     validation = yield from _validation(config, lesson, tokenizer)
 
@@ -134,13 +147,14 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         examples.lengths, training.per_device_train_batch_size,
         seed=config.seed, group_by_length=training.group_by_length,
     )  # fmt: skip
-    trained, loss = lesson.teach(model)
-    learner = loops.Learner(trained, examples, batches, training, seed=config.seed, logs=output.trackers)
+    teaching = lesson.teach(model)
+    loss = teaching.loss
+    learner = loops.Learner(teaching.model, examples, batches, training, seed=config.seed, logs=output.trackers)
     exam = None if validation is None else _exam(config, validation, loss, learner)
     evaluated = exam is not None and training.eval_strategy != "no"
     labels = {} if lesson.names is None else {"label_names": lesson.names}
     yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, **vocabulary,
-           "layers_copied_from": copied, **labels, "evaluated": evaluated, "device": learner.device,
+           "layers_copied_from": copied, **teaching.facts, **labels, "evaluated": evaluated, "device": learner.device,
            "precision": learner.precision}  # fmt: skip
     if output.dry_run:
         return
@@ -188,7 +202,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
 
     output.put(write)
     output.finish(
-        metrics, **labels, layer_mapping=copied, device=learner.device, precision=learner.precision,
+        metrics, **labels, layer_mapping=copied, **teaching.facts, device=learner.device, precision=learner.precision,
         **size, **vocabulary,
     )  # fmt: skip
     yield {"event": "done", "output_dir": config.output_dir, **metrics}

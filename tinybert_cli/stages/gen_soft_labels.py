@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from accelerate import Accelerator
 from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.stages import augmenting
+from tinybert_cli.stages import augmenting, keeping
 from tinybert_cli.stages.opening import Opened, opened
 
 ROWS_PER_SHARD = 16_384  # one file; a killed run loses at most this much work
+TRAINING = ("train", "unlabeled", "augmented")  # splits that students learn from, and need states of
 CHECKED_ROWS = 1_000  # enough to see that a teacher is no better than chance
 
 
@@ -31,6 +34,7 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
         )  # fmt: skip
     if config.augment is not None and "train" not in config.splits:
         raise ConfigError("there is nothing to augment without train", key=("splits",), hint="splits: [train]")
+    keeping.check_layers(config.states, config.student_layers, config.layer_mapping)
     found = [models.locate(name) for name in names]
     inputs: dict[str, Any] = {
         "teacher": [artifacts.describe_model(source.folder, source.name, models.commit(source)) for source in found]
@@ -53,13 +57,18 @@ class _Said:
     offsets: data.Array | None  # (N + 1,) where the answers of each row begin; None: one each
 
 
+_Keep = Callable[[tasks.Encoded], data.StatesWriter | None]
+
+
 def _label(
     config: GenSoftLabels, sources: Sequence[models.Source], output: artifacts.Output
 ) -> Iterator[artifacts.Row]:
     task = tasks.find_answering(config.task)
     accelerator = Accelerator()
     teachers, precision = _load(config, sources, task)
+    tokenizer = teachers[0].tokenizer
     names, weights = teachers[0].names, config.teacher_weights or [1.0] * len(teachers)
+    kept = keeping.kept(config, [teacher.net if teacher.size else None for teacher in teachers])
     decision = _decision(task, sources)
     splits: dict[str, data.Rows] = {split: data.read(config.data, split) for split in config.splits}
     labels = {}
@@ -69,13 +78,13 @@ def _label(
 
     if config.augment is not None:
         copies = yield from augmenting.copies(
-            config, config.augment, splits["train"], teachers[0].net, teachers[0].tokenizer, output=output,
+            config, config.augment, splits["train"], teachers[0].net, tokenizer, output=output,
             accelerator=accelerator,
         )  # fmt: skip
         if len(copies):
             splits["augmented"], labels["augmented"] = copies, None
 
-    def said_of(rows: data.Rows) -> Iterator[tuple[int, _Said | None]]:
+    def said_of(rows: data.Rows, keep: _Keep | None = None) -> Iterator[tuple[int, _Said | None]]:
         """Rows done so far and None, again and again; at last all rows and what is said of them."""
         parts = []
         offsets = None
@@ -83,20 +92,38 @@ def _label(
             encoded = task.encode(rows, config.data, teacher.tokenizer)
             examples, offsets = data.Examples.of(encoded), encoded.rows
             models.check_length(sources[number], int(examples.lengths.max()))
+            net, wanted, states = teacher.net, ["logits"], None
+            if kept is not None and keep is not None:
+                net, wanted, states = kept.net, ["logits", *kept.shapes], keep(encoded)
             order = data.sorted_batches(examples.lengths, config.per_device_eval_batch_size)
             answers = len(rows) if offsets is None else int(offsets[-1])
             logits = np.zeros((answers, len(names)), dtype=np.float32)
             done = 0
-            for indices, values in loops.predict(teacher.net, examples, order, accelerator=accelerator):
-                logits[examples.answers_of(indices)] = values
+            for indices, said in loops.predict_several(net, examples, order, wanted, accelerator=accelerator):
+                logits[examples.answers_of(indices)] = said["logits"]
+                if states is not None:
+                    states.write(indices, said)
                 done += len(indices)
                 yield len(rows) * (number * len(examples) + done) // (len(teachers) * len(examples)), None
             parts.append(logits)
         yield len(rows), _Said(task.ensemble(parts, weights), offsets)
 
     total = sum(map(len, splits.values()))
+    shards = _shards(splits)
+    missing = [name for name in shards if not _is_there(output.folder, name, shards[name][0], kept)]
+    planned: dict[str, Any] = {}
+    needed = 0
+    if kept is not None:
+        sizes = {
+            name: data.states_bytes(task.encode(splits[split].select(places), config.data, tokenizer), kept.shapes)
+            for name, (split, places) in shards.items()
+            if split in TRAINING
+        }
+        needed = sum(sizes[name] for name in missing if name in sizes)
+        planned = {"states_bytes": sum(sizes.values()), "states_of_layers": kept.described()["layers"]}
     yield {"event": "plan", "rows": total, **teachers[0].size, "teachers": len(teachers), "label_names": names,
-           "device": str(accelerator.device), "precision": precision}  # fmt: skip
+           **planned, "device": str(accelerator.device), "precision": precision}  # fmt: skip
+    artifacts.check_room(output.folder, needed)
     if output.dry_run:
         return
 
@@ -108,7 +135,48 @@ def _label(
         metrics |= _check(config, task, task.settled(answered.logits, answered.offsets, decision), gold, names)
         yield {"event": "teacher check", "checked_rows": len(rows), **metrics}
 
-    shards = {
+    seen = total - sum(len(shards[name][1]) for name in missing)
+    if seen:
+        yield {"event": "resume", "step": seen, "max_steps": total}
+    for split, rows in splits.items():
+        yield from data.remarks(split, task.encode(rows, config.data, tokenizer), config.data)
+    begin, labelled = time.perf_counter(), 0
+    for name in missing:
+        split, places = shards[name]
+        part = splits[split].select(places)
+        said: _Said | None = None
+        with ExitStack() as stack:
+            keep: _Keep | None = None
+            folder = None
+            if kept is not None and split in TRAINING:
+                folder = stack.enter_context(output.scratch()) if output.main else None
+                keep = partial(_states_writer, folder, name, kept.shapes)
+            for done, last in said_of(part, keep):
+                said = last
+                yield {"event": "progress", "step": seen + labelled + done, "max_steps": total,
+                       "rows": labelled + done, "seconds": time.perf_counter() - begin}  # fmt: skip
+            assert said is not None
+            columns = {
+                "teacher_prediction": task.answers(
+                    task.settled(said.logits, said.offsets, decision), said.offsets, names, part, config.data
+                )["prediction"]
+            }
+            output.put(_writer(name, part, said, columns, config.logits_dtype, folder))
+        labelled += len(part)
+        yield {"event": "shard", "step": seen + labelled, "max_steps": total, "shard": name, "rows": len(part)}
+    spent = time.perf_counter() - begin
+    if labelled:
+        metrics["rows_per_second"] = labelled / spent
+    facts = {} if kept is None else {"states": kept.described()}
+    output.finish(
+        metrics, label_names=names, decision=decision, **facts, device=str(accelerator.device), precision=precision
+    )
+    yield {"event": "done", "output_dir": config.output_dir, **metrics}
+
+
+def _shards(splits: Mapping[str, data.Rows]) -> dict[str, tuple[str, range]]:
+    """The files of the label dataset, and which rows of which split each holds."""
+    return {
         f"{split}-{number:05d}-of-{-(-len(rows) // ROWS_PER_SHARD):05d}.parquet": (
             split,
             range(number * ROWS_PER_SHARD, min((number + 1) * ROWS_PER_SHARD, len(rows))),
@@ -116,35 +184,12 @@ def _label(
         for split, rows in splits.items()
         for number in range(-(-len(rows) // ROWS_PER_SHARD))
     }
-    missing = [name for name in shards if not (output.folder / name).exists()]
-    seen = total - sum(len(shards[name][1]) for name in missing)
-    if seen:
-        yield {"event": "resume", "step": seen, "max_steps": total}
-    for split, rows in splits.items():
-        yield from data.remarks(split, task.encode(rows, config.data, teachers[0].tokenizer), config.data)
-    begin, labelled = time.perf_counter(), 0
-    for name in missing:
-        split, places = shards[name]
-        part = splits[split].select(places)
-        said: _Said | None = None
-        for done, last in said_of(part):
-            said = last
-            yield {"event": "progress", "step": seen + labelled + done, "max_steps": total,
-                   "rows": labelled + done, "seconds": time.perf_counter() - begin}  # fmt: skip
-        assert said is not None
-        columns = {
-            "teacher_prediction": task.answers(
-                task.settled(said.logits, said.offsets, decision), said.offsets, names, part, config.data
-            )["prediction"]
-        }
-        output.put(_writer(name, part, said, columns, config.logits_dtype))
-        labelled += len(part)
-        yield {"event": "shard", "step": seen + labelled, "max_steps": total, "shard": name, "rows": len(part)}
-    spent = time.perf_counter() - begin
-    if labelled:
-        metrics["rows_per_second"] = labelled / spent
-    output.finish(metrics, label_names=names, decision=decision, device=str(accelerator.device), precision=precision)
-    yield {"event": "done", "output_dir": config.output_dir, **metrics}
+
+
+def _is_there(folder: Path, shard: str, split: str, kept: keeping.Kept | None) -> bool:
+    """Whether an earlier run wrote the shard, with all that belongs to it."""
+    states = [] if kept is None or split not in TRAINING else data.states_files(shard, kept.shapes)
+    return all((folder / name).exists() for name in (shard, *states))
 
 
 def _load(config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.Answering) -> tuple[list[Opened], str]:
@@ -211,12 +256,22 @@ def _check(
     )
 
 
+def _states_writer(
+    folder: Path | None, shard: str, shapes: Mapping[str, tuple[int, ...]], encoded: tasks.Encoded
+) -> data.StatesWriter | None:
+    """For one process: the others know what is said, and write nothing."""
+    return None if folder is None else data.StatesWriter(folder, shard, encoded, shapes)
+
+
 def _writer(
-    name: str, rows: data.Rows, said: _Said, columns: dict[str, list[Any]], dtype: str
+    name: str, rows: data.Rows, said: _Said, columns: dict[str, list[Any]], dtype: str, states: Path | None
 ) -> Callable[[Path], None]:
-    return lambda folder: data.write_labels(
-        folder / name, rows, said.logits, said.offsets, columns=columns, dtype=dtype
-    )
+    def write(folder: Path) -> None:
+        data.write_labels(folder / name, rows, said.logits, said.offsets, columns=columns, dtype=dtype)
+        for file in states.iterdir() if states else ():
+            file.replace(folder / file.name)
+
+    return write
 
 
 def _check_augment(task: str, augment: object) -> None:
@@ -231,4 +286,5 @@ def _check_augment(task: str, augment: object) -> None:
 CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
     "task": tasks.find_answering,
     ("task", "augment"): _check_augment,
+    ("states", "student_layers", "layer_mapping"): keeping.check_layers,
 }

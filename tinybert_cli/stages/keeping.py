@@ -1,0 +1,101 @@
+"""What gen_soft_labels and distill stand on for layer states on disk: which are kept, and whether a student has enough.
+
+No stage of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinybert_cli import data, losses, models
+from tinybert_cli.config import GenSoftLabels
+from tinybert_cli.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a teacher's layers."""
+
+    net: models.WithStates
+    layers: list[int]  # counted from 0
+    reads: frozenset[str]
+    shapes: dict[str, tuple[int, ...]]  # of one token, or of a pair
+    teacher_layers: int
+    width: int
+
+    def described(self) -> dict[str, Any]:
+        """For the manifest; layers count from 1 there, as everywhere that people read."""
+        return {
+            "reads": sorted(self.reads),
+            "layers": [layer + 1 for layer in self.layers],
+            "teacher_layers": self.teacher_layers,
+            "width": self.width,
+        }
+
+
+def check_layers(states: Sequence[str], student_layers: int | None, layer_mapping: Any) -> None:
+    """The settings say which layers, and only if states are kept.
+
+    Raises:
+        ConfigError: they do not; its key is below all three.
+    """
+    for place, name in enumerate(states):
+        try:
+            losses.reads([name])
+        except ConfigError as error:
+            raise ConfigError(error.what, key=("states", place), hint=error.hint) from error
+    if states and student_layers is None and isinstance(layer_mapping, str):
+        raise ConfigError(
+            f"the layers of which states are kept depend on the student: {layer_mapping} of how many?",
+            key=("states",),
+            hint="student_layers: 4; or the layers themselves: layer_mapping: [3, 6, 9, 12]",
+        )
+    if not states and student_layers is not None:
+        raise ConfigError(
+            "student_layers says of which layers states are kept, but none are", key=("student_layers",),
+            hint="states: [hidden_states, attentions], or leave it out",
+        )  # fmt: skip
+
+
+def kept(config: GenSoftLabels, nets: Sequence[Any]) -> Kept | None:
+    """What the config asks to be kept of these teachers, of which exports are None; None if it is nothing.
+
+    Raises:
+        ConfigError: no such layers, or no teacher or several that could show any.
+        InputError: this one does not show them.
+    """
+    if not config.states:
+        return None
+    if len(nets) > 1 or nets[0] is None:
+        what = "an export shows nothing of its layers" if len(nets) == 1 else "several teachers have no common layers"
+        raise ConfigError(what, key=("states",), hint="keep the states of one teacher, a model folder or Hub id")
+    settings, reads = nets[0].config, losses.reads(config.states)
+    count = int(settings.num_hidden_layers)
+    asked = config.student_layers or len(config.layer_mapping)
+    layers = models.layer_map(config.layer_mapping, asked, count)
+    shapes = models.kept_shapes(settings, len(layers), reads)
+    net = models.WithStates(nets[0], layers, reads)
+    return Kept(net, layers, reads, shapes, count, int(settings.hidden_size))
+
+
+def lacking(states: Mapping[str, Any], combined: losses.Combined, layers: Sequence[int]) -> str | None:
+    """What a label dataset does not hold of what the losses compare, in words; `layers` count from 0."""
+    for name in combined.parts:
+        if name in losses.READS and not losses.reads([name]) <= {*states["reads"]}:
+            return f"holds no states for the loss `{name}`, only {', '.join(states['reads'])}"
+    missing = [str(layer + 1) for layer in layers if layer + 1 not in states["layers"]]
+    if missing:
+        there = ", ".join(map(str, states["layers"]))
+        return f"holds no states of layer {', '.join(missing)} of the teacher, only of {there}"
+    return None
+
+
+def read(folder: Path, manifest: Mapping[str, Any], reads: frozenset[str], layers: Sequence[int]) -> data.States:
+    """The states of these layers, counted from 0, all of which are there."""
+    there = manifest["states"]["layers"]
+    places = [there.index(layer + 1) for layer in layers]
+    files = [entry["path"] for entry in manifest["outputs"]]
+    return data.read_states(folder, files, reads, None if places == list(range(len(there))) else places)
