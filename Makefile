@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that goes from a teacher to an export is a target.
 RECIPES := $(patsubst configs/%/8-export.yaml,%,$(wildcard configs/*/8-export.yaml))
 
-.PHONY: install $(RECIPES) sweep-demo smoke test check fix schemas benchmark clean
+.PHONY: install $(RECIPES) sweep-demo smoke test check fix schemas reference benchmark clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -103,6 +103,9 @@ smoke:
 schemas: install
 	for stage in finetune gen-soft-labels distill eval export; do \
 	  $(BIN)/tinybert schema $$stage --json > configs/schemas/$$stage.json || exit 1; done
+
+reference: install
+	$(BIN)/tinybert schema --markdown > docs/reference.md
 
 benchmark: install
 	$(BIN)/python benchmarks/startup.py

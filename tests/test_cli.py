@@ -127,3 +127,8 @@ def test_nothing_in_a_pipe_has_escape_codes(reviews: Path) -> None:
 def test_schema_explains_one_setting() -> None:
     done = tinybert("schema", "distill", "losses.soft_labels.temperature")
     assert done.returncode == 0 and "default 2.0" in done.stdout
+
+
+def test_the_reference_is_a_page_of_all_stages() -> None:
+    assert tinybert("schema", "--markdown").stdout == (ROOT / "docs" / "reference.md").read_text()
+    assert tinybert("schema", "distill", "--markdown").returncode == 2

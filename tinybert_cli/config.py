@@ -199,7 +199,8 @@ class Stage(Section):
     """What every stage is told."""
 
     task: str
-    """What the model does: text-classification; or language-modeling, with which distill makes a general student."""
+    """What the model does: text-classification, multi-label-classification, regression, token-classification or
+    question-answering; or language-modeling, with which distill makes a general student."""
     data: Data
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Makes the run repeatable: shuffling, dropout, new weights."""

@@ -16,8 +16,8 @@ from tinybert_cli.losses.base import Answers, Batch
 
 NO_LABEL = -100
 
-Temperature = Annotated[float, Field(gt=0)]
-Smoothing = Annotated[float, Field(ge=0, lt=1)]
+Temperature = Annotated[float, Field(gt=0, description="Logits are divided by it before they are compared.")]
+Smoothing = Annotated[float, Field(ge=0, lt=1, description="Share of the target spread evenly over all classes.")]
 
 
 def soft_labels(student: Answers, teacher: Answers, batch: Batch, *, temperature: Temperature = 2.0) -> Tensor:
