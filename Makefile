@@ -112,6 +112,7 @@ benchmark: install
 	$(BIN)/python benchmarks/last_layer.py
 	$(BIN)/python benchmarks/labelling.py
 	$(BIN)/python benchmarks/distilling.py
+	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/augmenting.py
 
 clean:

@@ -1,6 +1,10 @@
-"""What the documents say is so: links lead somewhere, commands exist, the YAML loads."""
+"""What the documents say is so: links lead somewhere, commands exist, the YAML loads, the shell blocks run."""
 
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +19,18 @@ HELPERS = {"schema", "predict", "report", "init", "doctor"}
 README = (ROOT / "README.md").read_text()
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link may name in a page, as GitHub makes it of the headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    for target, heading in re.findall(r"\]\(([^)#:]*)(#[^)]+)?\)", page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not heading or heading in anchors(file), f"{target}{heading}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -60,7 +72,7 @@ def test_make_targets_that_the_pages_name_exist() -> None:
 
 
 def test_every_loss_is_explained() -> None:
-    page = (ROOT / "docs" / "students.md").read_text()
+    page = (ROOT / "docs" / "explanation.md").read_text()
     assert all(f"| `{name}` |" in page for name in losses.LOSSES)
 
 
@@ -71,3 +83,59 @@ def test_ci_runs_checks_smoke_and_tests() -> None:
 def test_every_shipped_yaml_is_yaml_for_other_tools_too() -> None:
     for file in (ROOT / "configs").rglob("*.yaml"):
         assert isinstance(yaml.safe_load(file.read_text()), dict)
+
+
+# -- shell blocks --------------------------------------------------------------------------------------------
+
+BLOCK = re.compile(r"(?:<!-- (not run): [^>]*-->\n)?```sh\n(.*?)```", re.DOTALL)
+TINYBERT = f"""#!/bin/sh
+case $1 in
+  finetune|distill) few="data.max_train_samples=32 data.max_eval_samples=16 training.max_steps=1" ;;
+  gen-soft-labels) few="data.max_train_samples=32 augment.copies=1 check_teacher=false" ;;
+  eval) few="data.max_eval_samples=16 bootstrap=10" ;;
+  export) few="data.max_eval_samples=16 verify.min_agreement=0 verify.max_metric_drop=1" ;;
+esac
+exec {sys.executable} -m tinybert_cli "$@" $few
+"""
+
+
+def blocks(page: str) -> list[str]:
+    """The shell blocks of a page but those that a comment before them, which no reader sees, says cannot run here."""
+    return [code for marked, code in BLOCK.findall((ROOT / "docs" / page).read_text()) if not marked]
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Runs a block where `make install` would have left the reader; there `tinybert` takes a few rows and one step."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "bin").mkdir()
+    for name, script in {"tinybert": TINYBERT, "python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'}.items():
+        (folder / "bin" / name).write_text(script)
+        (folder / "bin" / name).chmod(0o755)
+    paths = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+    def run(block: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block], cwd=folder, capture_output=True, text=True, timeout=120,
+            env={**os.environ, **paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tutorial(shell: Callable[[str], str]) -> list[str]:
+    """What each block of the tutorial says on stdout."""
+    return [shell(block) for block in blocks("tutorial.md")]
+
+
+def test_the_blocks_of_the_tutorial_run_and_end_in_answers(tutorial: list[str]) -> None:
+    assert tutorial[0].splitlines()[0] == "text,label"
+    assert {line.split("\t")[0] for line in tutorial[-1].splitlines()} <= {"negative", "positive"}
+
+
+def test_the_blocks_of_the_how_to_run_after_the_tutorial(tutorial: list[str], shell: Callable[[str], str]) -> None:
+    assert [shell(block) for block in blocks("how-to.md")]
