@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import write_base_model
 
 from tinybert_cli import config, configfile, losses
 from tinybert_cli.cli import STAGES
@@ -89,11 +90,14 @@ def test_every_shipped_yaml_is_yaml_for_other_tools_too() -> None:
 
 BLOCK = re.compile(r"(?:<!-- (not run): [^>]*-->\n)?```sh\n(.*?)```", re.DOTALL)
 TINYBERT = f"""#!/bin/sh
+few="data.max_train_samples=32 data.max_eval_samples=16 data.max_seq_length=32"
 case $1 in
-  finetune|distill) few="data.max_train_samples=32 data.max_eval_samples=16 training.max_steps=1" ;;
-  gen-soft-labels) few="data.max_train_samples=32 augment.copies=1 check_teacher=false" ;;
-  eval) few="data.max_eval_samples=16 bootstrap=10" ;;
-  export) few="data.max_eval_samples=16 verify.min_agreement=0 verify.max_metric_drop=1" ;;
+  finetune) few="$few model=base training.max_steps=1" ;;
+  gen-soft-labels) few="$few check_teacher=false" ;;
+  distill) few="$few training.max_steps=1" ;;
+  eval) few="$few bootstrap=10" ;;
+  export) few="$few verify.min_agreement=0 verify.max_metric_drop=1" ;;
+  *) few= ;;
 esac
 exec {sys.executable} -m tinybert_cli "$@" $few
 """
@@ -106,8 +110,12 @@ def blocks(page: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Runs a block where `make install` would have left the reader; there `tinybert` takes a few rows and one step."""
+    """Runs a block where `make install` would have left the reader.
+
+    There `tinybert` takes a few rows, one step, and a tiny model in place of every one that finetune starts from.
+    """
     folder = tmp_path_factory.mktemp("docs")
+    write_base_model(folder / "base")
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "bin").mkdir()
     for name, script in {"tinybert": TINYBERT, "python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'}.items():
