@@ -54,7 +54,10 @@ def main(shape: str = "minilm", steps: str = "20") -> None:
     print(f"teacher {shape}, student {STUDENTS[shape]}, batches of 32, {steps} steps, precision as `auto` takes it")
     for what, values in speeds.items():
         ratios = [soft / ours for soft, ours in zip(speeds[SOFT], values, strict=True)]
-        print(f"  {what:<27}{statistics.median(values):8.1f} rows/s   time {statistics.median(ratios):5.2f}x")
+        spread = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(
+            f"  {what:<27}{statistics.median(values):7.1f} rows/s   time {statistics.median(ratios):5.2f}x   [{spread}]"
+        )
 
 
 if __name__ == "__main__":

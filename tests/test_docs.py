@@ -95,7 +95,7 @@ case $1 in
   finetune) few="$few model=base training.max_steps=1" ;;
   gen-soft-labels) few="$few check_teacher=false" ;;
   distill) few="$few training.max_steps=1" ;;
-  eval) few="$few bootstrap=10" ;;
+  eval) few="$few bootstrap=10 latency=null" ;;
   export) few="$few verify.min_agreement=0 verify.max_metric_drop=1" ;;
   *) few= ;;
 esac
@@ -145,5 +145,6 @@ def test_the_blocks_of_the_tutorial_run_and_end_in_answers(tutorial: list[str]) 
     assert {line.split("\t")[0] for line in tutorial[-1].splitlines()} <= {"negative", "positive"}
 
 
+@pytest.mark.slow
 def test_the_blocks_of_the_how_to_run_after_the_tutorial(tutorial: list[str], shell: Callable[[str], str]) -> None:
     assert [shell(block) for block in blocks("how-to.md")]
