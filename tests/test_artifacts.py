@@ -199,6 +199,31 @@ def test_a_file_in_place_of_the_folder_is_refused(folder: Path) -> None:
         pass
 
 
+def test_a_folder_that_cannot_be_written_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("tinybert_cli.artifacts.output.write_json", lambda path, value: forbidden(path))
+    with pytest.raises(OutputError, match="Permission denied"), open_output("finetune", stage(folder), INPUTS):
+        pass
+
+
+def test_an_input_that_cannot_be_read_is_not_the_fault_of_the_folder(folder: Path) -> None:
+    with pytest.raises(PermissionError), open_output("finetune", stage(folder), INPUTS):
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/train.jsonl")
+
+
+def test_a_finished_folder_of_somebody_else_is_up_to_date(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    finish(folder)
+    monkeypatch.setattr(os, "utime", forbidden)
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        assert output.finished
+
+
 def test_a_dry_run_touches_nothing(folder: Path) -> None:
     with open_output("finetune", stage(folder), INPUTS, dry_run=True) as output:
         list(output.record([{"event": "plan"}]))
@@ -402,6 +427,22 @@ def test_an_export_that_was_sealed_but_not_accepted_is_no_progress(folder: Path)
         output.seal("export", writing("model.onnx"))
         raise UserError("not what the model was")
     assert not folder.exists()
+
+
+def test_what_trackers_wrote_goes_with_the_run(folder: Path) -> None:
+    def track(output: Output) -> None:
+        (output.trackers / "tinybert").mkdir(parents=True)
+        (output.trackers / "tinybert" / "events").write_text("loss")
+
+    with pytest.raises(UserError), open_output("finetune", stage(folder), INPUTS) as output:
+        track(output)
+        raise UserError("the loss is not finite")
+    assert not folder.exists()
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        track(output)
+        output.finish({})
+    with open_output("finetune", stage(folder, seed=7), INPUTS, force=True):
+        assert not output.trackers.exists()
 
 
 def test_a_run_that_fails_after_a_checkpoint_keeps_it(folder: Path) -> None:

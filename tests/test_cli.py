@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tinybert_cli import cli
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -132,3 +134,43 @@ def test_schema_explains_one_setting() -> None:
 def test_the_reference_is_a_page_of_all_stages() -> None:
     assert tinybert("schema", "--markdown").stdout == (ROOT / "docs" / "reference.md").read_text()
     assert tinybert("schema", "distill", "--markdown").returncode == 2
+
+
+# -- what shells do ------------------------------------------------------------------------------------------
+
+
+def test_an_option_of_another_tool_is_told_its_name_here(reviews: Path) -> None:
+    done = tinybert("finetune", "finetune.yaml", "--learning-rate", "3e-5", cwd=reviews)
+    assert done.returncode == 2
+    assert "did you mean 'training.learning_rate=3e-5'?" in done.stderr
+
+
+def test_an_option_in_place_of_the_config_is_wrong_usage() -> None:
+    done = tinybert("finetune", "--learning-rate", "3e-5", "configs/demo/1-teacher.yaml")
+    assert done.returncode == 2 and "config first" in done.stderr
+
+
+def shell(words: str) -> subprocess.CompletedProcess[str]:
+    line = f"set -o pipefail; {sys.executable} -m tinybert_cli {words}"
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, timeout=60)
+
+
+def test_who_closes_the_pipe_has_seen_enough() -> None:
+    done = shell("schema finetune | head -1")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("\n") == 1
+
+
+def test_streams_may_be_closed() -> None:
+    assert shell("schema finetune >&- 2>&-").returncode == 0
+
+
+def test_a_file_that_nobody_may_read_is_an_unfit_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/data/train.jsonl")
+
+    options = dict.fromkeys(("dry_run", "force", "as_json", "quiet", "verbose"), False)
+    monkeypatch.setattr("tinybert_cli.configfile.load", forbidden)
+    assert cli.execute("eval", Path("eval.yaml"), [], **options) == 3
+    assert capsys.readouterr().err == "error: cannot open '/data/train.jsonl': permission denied\n"

@@ -174,8 +174,15 @@ def test_a_merge_key_points_to_extends() -> None:
     """)
 
 
-def test_a_key_that_is_a_number_is_refused() -> None:
-    assert complaint("losses:\n  1: 0.5\n").startswith("a key has to be a text, found 1\n --> a.yaml:3:3\n")
+def test_a_key_that_is_a_whole_number_is_a_text() -> None:
+    complaints: list[yaml12.Complaint] = []
+    node = yaml12.read("label_names: {0: bad, 1: good}\n", "a.yaml", complaints)
+    assert node is not None and not complaints
+    assert node.plain() == {"label_names": {"0": "bad", "1": "good"}}
+
+
+def test_a_key_that_is_a_fraction_is_refused() -> None:
+    assert complaint("losses:\n  1.5: 0.5\n").startswith("a key has to be a text, found 1.5\n --> a.yaml:3:3\n")
 
 
 def test_a_key_that_is_a_list_is_refused() -> None:
@@ -544,6 +551,8 @@ def test_broken_yaml_on_the_command_line_is_shown_there() -> None:
         (["--seed=7"], "did you mean 'seed=7'?"),
         (["--temperature=4"], "did you mean 'losses.soft_labels.temperature=4'?"),
         (["max_length=64"], "did you mean 'data.max_seq_length=64'?"),
+        (["--dryrun"], "did you mean '--dry-run'?"),
+        (["other.yaml"], "one config at a time; a config takes in others with `extends: [FILE, FILE]`"),
         (["learning_rate"], "settings are written KEY=VALUE, for example seed=7"),
         (["=7"], "settings are written KEY=VALUE, for example seed=7"),
         (["training..max_steps=7"], "settings are written KEY=VALUE, for example seed=7"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tinybert_cli.console import Screen
-from tinybert_cli.errors import InputError
+from tinybert_cli.errors import GateError, InputError, UserError
 
 Capture = pytest.CaptureFixture[str]
 FILE = Path("task.yaml")
@@ -199,6 +200,14 @@ def test_what_libraries_say_goes_to_the_run_log(folder: Path, capsys: Capture) -
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_we_ourselves_warn_of_is_shown(tmp_path: Path, capsys: Capture) -> None:
+    with screen().hushed(tmp_path):
+        logging.getLogger("tinybert").warning("an old format")
+        logging.getLogger("transformers.modeling").warning("a long report")
+    logging.getLogger("tinybert").warning("too late")
+    assert capsys.readouterr().err == "warning: an old format\n"
+
+
 def test_rows_are_shown_while_the_libraries_are_hushed(folder: Path, capsys: Capture) -> None:
     found = screen()
     with found.hushed(folder):
@@ -307,6 +316,13 @@ def test_numbers_of_the_table_stand_below_each_other(capsys: Capture) -> None:
     assert [line[:end].rstrip()[-2:] for line in lines] == ["MB", "MB"]
 
 
+def test_evaluation_that_misses_its_gate_is_shown_all_the_same(capsys: Capture) -> None:
+    shown(*MODELS, DONE, command="eval").fail(GateError("student.accuracy is 0.9100, required is 0.95"))
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["model", "teacher", "student"]
+    assert err.endswith("error: student.accuracy is 0.9100, required is 0.95\n")
+
+
 def test_export_says_what_was_gained_and_lost(capsys: Capture) -> None:
     last = {
         "event": "done", "output_dir": "runs/onnx", "bytes": 15_200_000, "bytes_ratio": 3.77, "latency_ratio_b1": 2.44,
@@ -381,3 +397,35 @@ def test_json_of_a_bug_is_one_object(capsys: Capture) -> None:
     screen(as_json=True).fail_with_bug(bug(), None)
     found = json.loads(capsys.readouterr().out)
     assert (found["status"], found["exit_code"], found["error"]) == ("error", 1, "shapes [2, 3] do not fit")
+
+
+def test_bug_in_a_folder_that_takes_no_log_shows_its_traceback(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "run.log").mkdir()
+    screen().fail_with_bug(bug(), tmp_path)
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err and "run.log" not in err
+
+
+# -- nobody listens ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_run_goes_on_though_both_pipes_are_closed(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        reading, writing = os.pipe()
+        os.close(reading)
+        monkeypatch.setattr(sys, name, os.fdopen(writing, "w"))
+    shown(*ALL, as_json=as_json).finish(FILE, "runs/x", dry_run=False)
+    shown(*MODELS, as_json=as_json).fail(GateError("not good enough"))
+    sys.stdout.flush()
+
+
+def test_an_answer_that_finds_no_room_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(UserError, match="stdout: No space left"):
+        shown(DONE).finish(FILE, "runs/x", dry_run=False)
+    screen(as_json=True).fail(InputError("no such file"))  # and that is no reason to fail once more

@@ -219,7 +219,7 @@ def test_unknown_kind_of_file_lists_the_kinds(tmp_path: Path) -> None:
     path = save(tmp_path / "train.xlsx", "text")
     error = complaint(path)
     assert error.what == f"cannot read '{path}': unknown kind of file"
-    assert error.hint == "one of: csv, tsv, json, jsonl, parquet, txt; .gz too"
+    assert error.hint == "one of: csv, tsv, json, jsonl, parquet, txt, conll; .gz too"
 
 
 def test_missing_file_names_the_one_that_is_like_it(tmp_path: Path) -> None:
@@ -249,6 +249,118 @@ def test_split_without_a_source_says_which_setting_is_missing() -> None:
     assert caught.value.hint == "set data.validation_file"
 
 
+# -- conll ---------------------------------------------------------------------------------------------------
+
+CONLL = """-DOCSTART- -X- O O
+
+EU NNP I-NP B-ORG
+rejects VBZ I-VP O
+
+# PRP I-NP O
+one CD I-NP O
+"""
+
+
+def tagged(path: Path, **settings: Any) -> dict[str, list[Any]]:
+    return rows_of(path, text_column_names="tokens", label_column_name="ner_tags", **settings).columns
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("between", [" ", "\t"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_conll_is_a_word_a_line_and_an_empty_line_after_a_sentence(
+    ending: str, between: str, suffix: str, tmp_path: Path
+) -> None:
+    text = CONLL.replace(" ", between).replace("\n", ending)
+    found = tagged(save(tmp_path / f"ner.conll{suffix}", text))
+    assert found["tokens"] == [["EU", "rejects"], ["#", "one"]]
+    assert found["ner_tags"] == [["B-ORG", "O"], ["O", "O"]]
+
+
+def test_columns_of_conll_are_called_as_the_config_says(tmp_path: Path) -> None:
+    names = ["tokens", "pos_tags", "chunk_tags", "ner_tags"]
+    found = tagged(save(tmp_path / "ner.conll", CONLL), conll_column_names=names)
+    assert list(found) == names and found["pos_tags"] == [["NNP", "VBZ"], ["PRP", "CD"]]
+    assert list(tagged(tmp_path / "ner.conll")) == ["tokens", "column_2", "column_3", "ner_tags"]
+
+
+def test_conll_of_chinese_characters_and_comments(tmp_path: Path) -> None:
+    found = tagged(save(tmp_path / "zh.conll", "# id = 1\n我 O\n在 O\n北 B-LOC\n京 I-LOC\n\n\n。 O\n"))
+    assert found["tokens"] == [["我", "在", "北", "京"], ["。"]]
+
+
+def test_conll_without_tags_has_no_labels(tmp_path: Path) -> None:
+    assert tagged(save(tmp_path / "ner.conll", "EU\nrejects\n\none\n")) == {"tokens": [["EU", "rejects"], ["one"]]}
+
+
+def test_conll_line_of_another_width_is_named(tmp_path: Path) -> None:
+    found = complaint(save(tmp_path / "ner.conll", "EU B-ORG\nrejects\n. O\n"))
+    assert found.what == "1 columns, but most lines have 2"
+    assert found.where == f"{tmp_path / 'ner.conll'}:2"
+
+
+def test_conll_with_fewer_columns_than_are_named_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has 2 columns, named are tokens, pos, ner_tags"):
+        tagged(save(tmp_path / "ner.conll", "EU O\n"), conll_column_names=["tokens", "pos", "ner_tags"])
+
+
+# -- the form of SQuAD ---------------------------------------------------------------------------------------
+
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {"title": "Sea", "paragraphs": [{"context": "The sea is salt.", "qas": [
+            {"id": "1", "question": "What is salt?", "answers": [{"text": "The sea", "answer_start": 0},
+                                                                {"text": "sea", "answer_start": 4}]},
+            {"id": "2", "question": "Who?", "is_impossible": True, "answers": [],
+             "plausible_answers": [{"text": "sea", "answer_start": 4}]},
+        ]}]},
+        {"paragraphs": [{"context": "It rains.", "qas": [{"id": "3", "question": "What?", "answers": []}]}]},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_form_of_squad_becomes_a_row_for_each_question(indent: int | None, tmp_path: Path) -> None:
+    found = rows_of(save(tmp_path / "dev.json", json.dumps(SQUAD, indent=indent)))
+    assert found.column("id") == ["1", "2", "3"] and found.column("title") == ["Sea", "Sea", ""]
+    assert found.column("context") == ["The sea is salt."] * 2 + ["It rains."]
+    assert found.column("answers") == [
+        {"text": ["The sea", "sea"], "answer_start": [0, 4]}, *[{"text": [], "answer_start": []}] * 2
+    ]  # fmt: skip
+
+
+def test_rows_as_data_of_one_object_are_rows(tmp_path: Path) -> None:
+    found = rows_of(save(tmp_path / "rows.json", json.dumps({"version": 1, "data": [{"text": "a"}, {"text": "b"}]})))
+    assert found.columns == {"text": ["a", "b"]}
+
+
+def test_what_is_not_the_form_of_squad_is_refused(tmp_path: Path) -> None:
+    broken = {"data": [{"paragraphs": [{"qas": []}, {"qas": [{"id": "1", "question": "q"}]}]}]}
+    assert complaint(save(tmp_path / "dev.json", json.dumps(broken))).what == "this is not the form of SQuAD: 'answers'"
+
+
+# -- names of labels -----------------------------------------------------------------------------------------
+
+
+def test_labels_in_the_data_become_the_names_that_the_config_gives_them(tmp_path: Path) -> None:
+    file = save(tmp_path / "rows.csv", "text,label\na,1\nb,2\nc,5\n")
+    found = rows_of(file, label_names={"1": "bad", "2": "bad", "5": "good"})
+    assert found.column("label") == ["bad", "bad", "good"] and found.label_names == ["bad", "good"]
+
+
+def test_labels_in_lists_become_names_too_and_missing_ones_stay_missing(tmp_path: Path) -> None:
+    file = save(tmp_path / "rows.jsonl", '{"label": [1, 0]}\n{"label": []}\n{"label": null}\n{"label": -1}\n')
+    assert rows_of(file, label_names={"0": "no", "1": "yes"}).column("label") == [["yes", "no"], [], None, -1]
+
+
+def test_a_label_without_a_name_is_named_with_its_row(tmp_path: Path) -> None:
+    file = save(tmp_path / "rows.csv", "text,label\na,1\nb,2\n")
+    with pytest.raises(InputError, match=r"the label '2' has no name in data\.label_names") as caught:
+        rows_of(file, label_names={"0": "no", "1": "yes"})
+    assert caught.value.where == f"{file}, row 2" and caught.value.hint == "named are: 0, 1"
+
+
 # -- local dataset folders and the Hub -----------------------------------------------------------------------
 
 
@@ -262,6 +374,14 @@ def test_local_dataset_folder_is_read_by_split_names(tmp_path: Path) -> None:
     settings = Data(dataset_name=str(tmp_path), validation_split_name="dev")
     found = {split: data.read(settings, split).column("text") for split in ("train", "validation", "test")}
     assert found == {"train": ["t"], "validation": ["v"], "test": ["shard 0", "shard 1"]}
+
+
+def test_local_dataset_folder_with_another_form_of_the_same_rows_reads_them_once(tmp_path: Path) -> None:
+    save(tmp_path / "train.jsonl", '{"text": "t"}\n')
+    save(tmp_path / "train-v1.1.json", '[{"text": "t"}]')
+    save(tmp_path / "test-v1.1.json", '[{"text": "t"}]')
+    settings = Data(dataset_name=str(tmp_path))
+    assert data.read(settings, "train").column("text") == ["t"] and not data.has(settings, "test")
 
 
 def test_local_dataset_folder_has_only_the_splits_it_holds(tmp_path: Path) -> None:
@@ -338,6 +458,15 @@ def test_dataset_brings_its_label_names_and_is_asked_for_the_named_split(monkeyp
     assert (rows.columns, rows.label_names) == ({"text": ["a", "b"], "label": [1, 0]}, ["no", "yes"])
     assert rows.place(1) == "org/name[dev], row 2"
     assert asked == [("org/name", "c"), {"split": "dev", "revision": "r"}]
+
+
+def test_names_of_the_labels_in_lists_come_from_the_hub_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = datasets.List(datasets.ClassLabel(names=["O", "B-PER"]))
+    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": tags})
+    loaded = datasets.Dataset.from_dict({"tokens": [["Ada", "wrote"]], "tags": [[1, 0]]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: loaded)
+    rows = data.read(Data(dataset_name="org/name", text_column_names="tokens", label_column_name="tags"), "train")
+    assert (rows.columns, rows.label_names) == ({"tokens": [["Ada", "wrote"]], "tags": [[1, 0]]}, ["O", "B-PER"])
 
 
 # -- rows ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import write_base_model
 
-from tinybert_cli import config, configfile, losses
+from tinybert_cli import cli, config, configfile, losses
 from tinybert_cli.cli import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +84,28 @@ def test_ci_runs_checks_smoke_and_tests() -> None:
 def test_every_shipped_yaml_is_yaml_for_other_tools_too() -> None:
     for file in (ROOT / "configs").rglob("*.yaml"):
         assert isinstance(yaml.safe_load(file.read_text()), dict)
+
+
+SHOWN = {2: ["training.learnin_rate", "configs/demo/8-export.yaml"], 3: ["txt", "google-bert/bert-base-uncased"]}
+
+
+@pytest.mark.parametrize(("code", "argument"), [(code, word) for code, words in SHOWN.items() for word in words])
+def test_what_the_page_of_errors_shows_is_what_comes_out(
+    code: int, argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that need no run before them."""
+    section = (ROOT / "docs/errors.md").read_text().split(f"**{code}** ")[1].split("\n**")[0]
+    (example,) = (
+        text for text in re.split(r"^\$ |^```", section, flags=re.MULTILINE) if re.match(rf".*{argument}.*\n", text)
+    )
+    command, _, shown = example.partition("\n")
+    words = command.split("tinybert ")[1].split()
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("RUNS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    flags = dict.fromkeys(("dry_run", "force", "as_json", "quiet", "verbose"), False)
+    assert cli.execute(words[0], Path(words[1]), words[2:], **flags) == code
+    assert capsys.readouterr().err.split() == shown.split()
 
 
 # -- shell blocks --------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ def test_losses_that_compare_layers_see_all_tokens() -> None:
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
 def test_an_export_has_the_short_layer_and_the_same_logits(family: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
     whole, short = model(family), skip_unread(model(family))
     formats.write_onnx(short, INPUTS, tmp_path)
     longer = {name: torch.cat([value, value], -1) for name, value in INPUTS.items()}
@@ -86,3 +87,6 @@ def test_an_export_has_the_short_layer_and_the_same_logits(family: str, tmp_path
         with torch.no_grad():
             expected = whole(**shown).logits.numpy()
         assert np.allclose(formats.read_onnx(tmp_path)(**shown)["logits"].numpy(), expected, atol=1e-5)
+    kinds = [node.op_type for node in onnx.load(str(tmp_path / "model.onnx")).graph.node]
+    assert kinds.count("Attention") == 3 and kinds.count("MultiHeadAttention") == 1 and "Softmax" not in kinds
+    assert len(kinds) < 80

@@ -90,6 +90,14 @@ def test_an_empty_text_is_refused_by_its_number(teacher: Path) -> None:
         list(predict.run(str(teacher), ["fine", " "]))
 
 
+def test_a_text_that_is_not_utf8_is_refused_by_its_number(teacher: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tinybert_cli", "predict", str(teacher)], input=b"fine\r\ncaf\xe9\n", cwd=ROOT,
+        capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 3 and done.stderr.startswith(b"error: text 2 is not UTF-8")
+
+
 def test_a_model_that_is_not_there_is_a_missing_input() -> None:
     done = tinybert("predict", "runs/no-such-model", "fine")
     assert done.returncode == 3 and "no folder 'runs/no-such-model'" in done.stderr
@@ -123,6 +131,12 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there already"):
         init.run(tmp_path / "mine")
     assert mine.read_text() == "task: mine\n" and not (tmp_path / "mine" / "3-student.yaml").exists()
+
+
+def test_a_file_is_no_place_for_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        init.run(tmp_path / "mine")
 
 
 def test_every_task_has_a_recipe_to_start_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

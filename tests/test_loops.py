@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tinybert_cli import loops
 from tinybert_cli.config import Training
 from tinybert_cli.data import BucketBatches, Examples, sorted_batches
-from tinybert_cli.errors import InputError, Interrupted, UserError
+from tinybert_cli.errors import ConfigError, InputError, Interrupted, UserError
 from tinybert_cli.loops import Learner, costs, training
 
 ROWS, WORDS, WIDTH = 40, 20, 8
@@ -517,7 +517,7 @@ def test_columns_that_are_no_model_inputs_are_not_passed_on(net: Net) -> None:
 
 
 class Slow(Net):
-    """Takes its time, a little more at every third call."""
+    """Takes the time that it is told."""
 
     def __init__(self, ticks: list[float]) -> None:
         super().__init__()
@@ -531,15 +531,18 @@ class Slow(Net):
 CLOCK = [0.0]
 
 
-def test_the_latency_of_every_pass_is_taken_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_latency_of_every_pass_is_taken_after_the_warm_up_of_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs.time, "perf_counter", lambda: CLOCK[0])
+    monkeypatch.setattr(costs, "TURNS", 2)
     examples = make_examples()
     batches = [examples.__getitems__([row]) for row in range(5)]
-    warm = [9.0, 9.0, 9.0]
-    nets = {"teacher": Slow([*warm, 0.4, 0.2, 0.3, 7.0, 0.1]), "student": Slow([*warm, 0.1, 0.1, 0.1, 0.1, 5.0])}
-    found = loops.latencies(nets, {"teacher": batches, "student": batches})
+    long, short = [9.0] * 3, [0.0045] * 5  # by passes, and, of a fast model, by time
+    slow = Slow([*long, 0.4, 0.2, 0.3, *long, 7.0, 0.1])
+    fast = Slow([*short, 0.1, 0.2, 0.3, *short, 0.4, 0.5])
+    found = loops.latencies({"teacher": slow, "student": fast}, {"teacher": batches, "student": batches})
     assert found["teacher"] == pytest.approx([400.0, 200.0, 300.0, 7000.0, 100.0])
-    assert found["student"] == pytest.approx([100.0, 100.0, 100.0, 100.0, 5000.0])
+    assert found["student"] == pytest.approx([100.0, 200.0, 300.0, 400.0, 500.0])
+    assert not slow.ticks and not fast.ticks
 
 
 def test_multiplications_are_counted_row_by_row() -> None:
@@ -568,3 +571,10 @@ def test_bf16_is_taken_where_it_is_asked_for(net: Net) -> None:
 
 def test_full_precision_stays_where_it_is_asked_for(net: Net) -> None:
     assert loops.to_bf16_if_faster(net, "no") == "no" and net.classifier.weight.dtype == torch.float32
+
+
+def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinybert_cli.loops.devices.device", lambda: torch.device("cpu"))
+    with pytest.raises(ConfigError, match="needs a GPU") as caught:
+        loops.precision("fp16")
+    assert caught.value.key == ("training", "mixed_precision")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 
 from tinybert_cli import losses
@@ -153,6 +154,23 @@ def test_label_smoothing_ignores_rows_without_a_label() -> None:
     assert loss.item() == pytest.approx(-(0.9 * math.log(0.75) + 0.1 * math.log(0.25)))
 
 
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    labels = np.array([0, 0, 0, 2, 0, 2, -100])
+    balanced = losses.OUTPUTS["class"].balanced
+    assert balanced is not None
+    np.testing.assert_allclose(balanced(labels)[:6], compute_sample_weight("balanced", labels[:6]), rtol=1e-6)
+    assert balanced(labels)[6] == 0 and balanced(labels[6:]).tolist() == [0]
+
+
+def test_balanced_hard_labels_are_the_mean_by_these_weights() -> None:
+    batch = {**shown(0, 1, -100), "label_weights": torch.tensor([0.5, 1.5, 0.0])}
+    student = said([LN3, 0.0], [LN3, 0.0], [9.0, -9.0])
+    loss = answers.hard_labels(student, {}, batch, class_weights="balanced")
+    assert loss.item() == pytest.approx(-(0.5 * math.log(0.75) + 1.5 * math.log(0.25)) / 2)
+    batch["label_weights"] = torch.zeros(3)
+    assert answers.hard_labels(student, {}, batch, class_weights="balanced").item() == 0.0
+
+
 # -- R-Drop --------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +267,7 @@ def test_options_of_a_loss_are_its_keyword_only_parameters() -> None:
     options = {name: list(losses.options_of(loss)) for name, loss in losses.LOSSES.items()}
     assert {name: found for name, found in options.items() if found} == {
         "soft_labels": ["temperature"],
-        "hard_labels": ["label_smoothing"],
+        "hard_labels": ["label_smoothing", "class_weights"],
         "relations": ["relation_heads"],
     }
 

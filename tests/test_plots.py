@@ -126,3 +126,12 @@ def test_a_matrix_of_many_classes_stays_small() -> None:
     classes = 60
     matrix = [[9 if gold == said else 0 for said in range(classes)] for gold in range(classes)]
     assert len(plots.confusion(matrix, [f"class {index}" for index in range(classes)])) < 150_000
+
+
+def test_a_legend_of_long_names_stays_inside_the_picture() -> None:
+    names = [f"a rather long name of model {number}" for number in range(4)]
+    svg = plots.reliability({name: ([0.6, 0.9], [False, True]) for name in names})
+    root = ElementTree.fromstring(svg)
+    width = float((root.get("viewBox") or "").split()[2])
+    begins = [float(node.get("x") or 0) for node in root.iter(f"{SVG}text") if node.text in names]
+    assert len(begins) == 4 and max(begins) + 4 * len(names[0]) < width  # 4: less than a letter is wide

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import random
+import re
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -192,11 +195,21 @@ def test_the_answer_is_the_text_of_the_best_span() -> None:
     assert found["confidence"][0] == pytest.approx((np.exp(8) / (np.exp(8) + 6)) ** 2)
 
 
+def test_the_best_spans_are_those_of_all_of_them() -> None:
+    random = np.random.default_rng(0)
+    begins, ends = random.normal(size=80), random.normal(size=80)
+    every = sorted(
+        ((begins[i] + ends[j], i, j) for i in range(80) for j in range(i, min(80, i + spans.LONGEST))), reverse=True
+    )
+    assert spans.best_spans(begins, ends, 7) == [(i, j, pytest.approx(score)) for score, i, j in every[:7]]
+    assert spans.best_span(begins, ends) == spans.best_spans(begins, ends, 1)[0]
+
+
 def test_no_answer_ends_before_it_begins_or_is_too_long() -> None:
     begins, ends = np.zeros(60), np.zeros(60)
     begins[50], ends[3] = 5, 6
     assert spans.best_span(begins, ends) != (50, 3, 11.0)
-    first, last, _ = spans.best_span(np.eye(60)[0] * 9, np.eye(60)[59] * 9)
+    first, last, _ = spans.best_span(np.eye(99)[0] * 9, np.eye(99)[98] * 9)
     assert 0 <= last - first < spans.LONGEST
 
 
@@ -206,6 +219,51 @@ def test_unsure_answers_are_no_labels() -> None:
     assert sure.tolist() == [True, False]
     assert np.flatnonzero(labels[:7, 0]).tolist() == [1]
     assert np.isnan(labels[7:]).all()
+
+
+# -- when there is no answer ---------------------------------------------------------------------------------
+
+
+def doubtful(*differences: float) -> Array:
+    """Rows in turn with an answer (word 1 of 6) and without one (of 3 words), none so far before the best span."""
+    parts = []
+    for number, difference in enumerate(differences):
+        part = np.zeros(((6, 3)[number % 2] + 1, 2), dtype=np.float32)
+        part[1], part[0] = 4.0, 4.0 + difference / 2
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+def exam_of(count: int) -> Any:
+    rows = [("Who?", CONTEXT, answers(("Ada", 0))), ("Who?", "Long ago.", answers())] * (count // 2)
+    return TASK.exam(rows_of(*rows), settings(), [])
+
+
+def test_the_threshold_for_no_answer_is_the_best_on_the_rows() -> None:
+    logits = doubtful(1.0, 3.0, 2.0, 5.0)  # 2 rows with an answer: none is 1 and 2 ahead; 2 without: 3 and 5
+    gold = exam_of(4)
+    assert gold.score(logits)["f1"] == 0.5  # as it stands none wins everywhere
+    decision = gold.tuned(logits)
+    assert decision == {"null_score_diff_threshold": pytest.approx(2.5)}
+    assert gold.score(TASK.settled(logits, gold.offsets, decision))["f1"] == 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_threshold_is_no_worse_than_any_other(seed: int) -> None:
+    logits = doubtful(*np.random.default_rng(seed).normal(size=20).round(1))
+    gold = exam_of(20)
+    best = gold.score(TASK.settled(logits, gold.offsets, gold.tuned(logits)))["f1"]
+    others = [{"null_score_diff_threshold": value} for value in np.linspace(-3, 3, 121)]
+    assert best >= max(gold.score(TASK.settled(logits, gold.offsets, other))["f1"] for other in others)
+
+
+def test_where_every_row_has_an_answer_one_is_always_given() -> None:
+    rows = rows_of(("Who?", CONTEXT, answers(("Ada", 0))))
+    gold = TASK.exam(rows, settings(), [])
+    assert gold is not None
+    logits = logits_for((6, 0, 0)) + logits_for((6, 1, 1), sure=1.0)
+    settled = TASK.settled(logits, np.array([0, 7]), gold.tuned(logits))
+    assert TASK.answers(settled, np.array([0, 7]), [], rows, settings())["prediction"] == ["Ada"]
 
 
 # -- scores --------------------------------------------------------------------------------------------------
@@ -220,10 +278,43 @@ def test_unsure_answers_are_no_labels() -> None:
         ("Ada", [""], 0.0),
         ("ada ada", ["ada lovelace"], 0.5),
         ("北京大学", ["北京"], 2 * 2 / 6),
+        ("《北京》，", ["北京"], 1.0),
+        ("men’s", ["men's"], 0.0),  # as the script of SQuAD has it
     ],
 )
 def test_overlap_is_that_of_the_evaluation_scripts(said: str, gold: list[str], f1: float) -> None:
     assert spans.overlap(spans.normalized(said), [spans.normalized(answer) for answer in gold]) == pytest.approx(f1)
+
+
+def official(said: str, gold: list[str]) -> tuple[float, float]:
+    """Exact match and F1 as evaluate-v2.0.py has them, written down once more."""
+
+    def words(answer: str) -> list[str]:
+        text = "".join(character for character in answer.lower() if character not in set(string.punctuation))
+        return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+    def f1(right: list[str], given: list[str]) -> float:
+        if not right or not given:
+            return float(right == given)
+        same = sum((collections.Counter(right) & collections.Counter(given)).values())
+        if not same:
+            return 0.0
+        precision, recall = same / len(given), same / len(right)
+        return 2 * precision * recall / (precision + recall)
+
+    known = [answer for answer in gold if words(answer)] or [""]
+    return max(float(words(said) == words(one)) for one in known), max(f1(words(one), words(said)) for one in known)
+
+
+def test_exact_match_and_f1_are_those_of_the_official_script() -> None:
+    random_words = random.Random(0)
+    vocabulary = ["the", "a", "An", "Tower", "tower", "of", "London", "U.S.", "1,000", "-", "it's", "und", "Ü."]
+    for _ in range(500):
+        said, *gold = (" ".join(random_words.choices(vocabulary, k=random_words.randint(0, 4))) for _ in range(4))
+        gold = gold[: random_words.randint(0, 3)]
+        right = [spans.normalized(answer) for answer in gold if spans.normalized(answer)] or [[]]
+        found = float(spans.exact(spans.normalized(said), right)), spans.overlap(spans.normalized(said), right)
+        assert found == pytest.approx(official(said, gold)), (said, gold)
 
 
 def exam() -> Any:
@@ -423,9 +514,18 @@ def test_an_export_answers_the_same_without_torch(cascade: Path) -> None:
 
     (trained,) = predict.run(str(cascade / "student"), [asked])
     assert exported["prediction"] == trained["prediction"] == "awful"
+    assert [one["text"] for one in exported["n_best"]] == [one["text"] for one in trained["n_best"]]
+    assert exported["n_best"][0]["text"] == "awful" and len(exported["n_best"]) == 5
     context = asked.partition("\t")[2]
     assert context[exported["begin"] : exported["end"]] == "awful"
     assert exported["confidence"] == pytest.approx(trained["confidence"], abs=1e-4)
+
+
+def test_a_question_that_is_longer_than_the_model_can_read_is_cut(cascade: Path) -> None:
+    from tinybert_cli.helpers import predict
+
+    (said,) = predict.run(str(cascade / "student"), [f"{'plot ' * 99}\tthe great and awful ."])
+    assert said["prediction"] in "the great and awful ."
 
 
 def test_a_question_without_a_context_is_refused(cascade: Path) -> None:

@@ -153,10 +153,62 @@ def test_with_label_smoothing_no_loss_falls_below_the_entropy_of_its_target(base
     assert min(row["loss"] for row in events(rows, "train")) > entropy and last(rows)["eval_accuracy"] > 0.8
 
 
+def test_balanced_class_weights_change_what_is_learned(base_model: Path, data: Path, configs: Configs) -> None:
+    rows = sentences("train")
+    write_rows(data / "train.jsonl", [row for n, row in enumerate(rows) if row["label"] == "bad" or n % 4 == 0])
+    found = {}
+    for weights in ("none", "balanced"):
+        done = run(
+            "finetune",
+            configs("finetune", weights, model=base_model, class_weights=weights, training__num_train_epochs=12.0),
+        )
+        found[weights] = last(done)["eval_f1_macro"]
+    assert found["balanced"] > found["none"] + 0.1
+    assert "class weights balanced" in (data.parent / "balanced" / "README.md").read_text()
+
+
+def test_balanced_class_weights_of_hard_labels(teacher_labels: Path, base_model: Path, configs: Configs) -> None:
+    hard = {"weight": 1.0, "class_weights": "balanced"}
+    config = configs(
+        "distill", "out", soft_labels=teacher_labels, student=base_model, losses={"hard_labels": hard},
+        training__max_steps=2,
+    )  # fmt: skip
+    assert np.isfinite(last(run("distill", config))["train_loss"])
+
+
+def test_very_many_classes_leave_tables_and_cards_readable(base_model: Path, data: Path, configs: Configs) -> None:
+    names = [f"kind-{number:03d}" for number in range(120)]
+    for split in ("train", "validation"):
+        texts = [row["text"] for row in sentences(split)] * 4
+        write_rows(data / f"{split}.jsonl", [{"text": t, "label": names[n % 120]} for n, t in enumerate(texts)])
+    run("finetune", configs("finetune", "many", model=base_model, training__max_steps=2))
+    models = {"many": str(data.parent / "many")}
+    run("eval", configs("eval", "eval", models=models, latency=None, bootstrap=20))
+    report = (data.parent / "eval" / "report.md").read_text()
+    assert len(report.splitlines()) < 80 and "kind-119]" not in report.replace("label=kind", "")
+    assert "many.recall[kind-119]" in json.loads((data.parent / "eval" / "metrics.json").read_text())
+    assert "kind-019 and 100 more, in config.json" in (data.parent / "many" / "README.md").read_text()
+
+
 def test_r_drop_adds_the_distance_of_two_passes(base_model: Path, configs: Configs) -> None:
     config = configs("finetune", "out", model=base_model, regularization__r_drop=2.0, training__max_steps=6)
     row = last(run("finetune", config), "train")
     assert row["r_drop"] > 0 and row["loss"] == pytest.approx(row["hard_labels"] + 2.0 * row["r_drop"], abs=1e-5)
+
+
+def test_tensorboard_is_told_and_its_files_are_no_obstacle(base_model: Path, configs: Configs, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = {"model": base_model, "training__report_to": ["tensorboard"]}
+    with pytest.raises(UserError, match="not finite"):
+        run(
+            "finetune", configs("finetune", "out", training__learning_rate=1e30, training__warmup_ratio=0.0, **settings)
+        )
+    rows = run("finetune", configs("finetune", "out", training__max_steps=12, **settings))
+    (file,) = (tmp_path / "out" / "trackers" / "tinybert").glob("events.*")
+    told = events.EventAccumulator(str(file))
+    told.Reload()
+    losses = [(row["step"], pytest.approx(row["loss"])) for row in rows if row["event"] == "train"]
+    assert [(event.step, event.value) for event in told.Scalars("train/loss")] == losses
 
 
 def test_a_model_that_becomes_nan_is_never_finished(base_model: Path, configs: Configs, tmp_path: Path) -> None:
@@ -301,6 +353,21 @@ def test_a_students_vocabulary_may_be_trimmed_to_what_its_training_text_needs(
     named = {"teacher": str(teacher), "student": str(tmp_path / "out")}
     scores = last(run("eval", configs("eval", "eval", models=named, latency=None, bootstrap=0)))
     assert scores["student.accuracy"] == last(rows)["eval_accuracy"]
+
+
+def test_words_that_only_changed_copies_have_are_trimmed_all_the_same(
+    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+) -> None:
+    augment = {"copies": 3, "probability": 1.0, "candidates": 50}
+    run("gen-soft-labels", configs("gen-soft-labels", "augmented", teacher=teacher, augment=augment))
+    student = {"from": str(teacher), **SMALL, "trim_vocabulary": True}
+    kept, rows = set(), set()
+    for labels in (teacher_labels, tmp_path / "augmented"):
+        plan = last(run("distill", configs("distill", f"from-{labels.name}", soft_labels=labels, student=student,
+                                           training__max_steps=2)), "plan")  # fmt: skip
+        kept.add(plan["pieces_kept"])
+        rows.add(plan["rows"])
+    assert len(kept) == 1 and len(rows) == 2
 
 
 def test_a_trimmed_student_cannot_be_compared_layer_by_layer(
@@ -707,12 +774,12 @@ def test_an_export_that_says_something_else_is_not_kept(
     assert error.value.exit_code == 5 and not (tmp_path / "out").exists()
 
 
-def scrambled(source: Path, target: Path, exclude: Any) -> None:
+def scrambled(source: Path, target: Path, exclude: Any, **options: Any) -> None:
     """int8 in which the rows of one layer's weight are in another order, unless that layer is left out."""
     import onnx as graphs
     from onnx import numpy_helper
 
-    formats.quantize_onnx(source, target, exclude)
+    formats.quantize_onnx(source, target, exclude, **options)
     model = graphs.load(target)
     if "encoder.layer.1" in exclude:
         return
@@ -727,7 +794,7 @@ def scrambled(source: Path, target: Path, exclude: Any) -> None:
 def test_ruined_int8_leaves_float32_names_the_layer_and_fails_again(
     teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ruined = replace(formats.FORMATS["onnx"], quantize=scrambled)
+    ruined = replace(formats.FORMATS["onnx"], int8=replace(formats.FORMATS["onnx"].int8, write=scrambled))
     monkeypatch.setattr(export.formats, "find", lambda name: ruined)
     config = configs("export", "out", model=teacher, quantize="int8", verify__min_agreement=1.0)
     for _ in range(2):
@@ -736,7 +803,7 @@ def test_ruined_int8_leaves_float32_names_the_layer_and_fails_again(
         assert error.value.exit_code == 5
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["agreement"] == 1.0 > metrics["int8_agreement"]
-    assert artifacts.verify_folder(tmp_path / "out")["precision"] == "none"
+    assert artifacts.verify_folder(tmp_path / "out")["precision"] == "float32"
 
 
 def test_parts_are_left_out_of_int8_alone(student: Path, configs: Configs) -> None:
@@ -763,7 +830,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(
         "finetune": {"model": base_model},
         "gen-soft-labels": {"teacher": teacher},
         "distill": {"soft_labels": teacher_labels, "student": teacher},
-        "eval": {"models": {"teacher": str(teacher)}},
+        "eval": {"models": {"teacher": str(teacher)}, "latency": {"lengths": ["data"]}},
         "export": {"model": teacher},
     }[command]
     before = sorted(tmp_path.rglob("*"))

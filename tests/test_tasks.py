@@ -86,7 +86,9 @@ def test_rows_without_labels_take_the_names_of_the_model() -> None:
 def test_rows_and_model_without_labels_are_refused() -> None:
     with pytest.raises(InputError) as caught:
         TASK.label_names(rows_of(text=["a"]), Data(), model_names=None)
-    assert caught.value.where is None
+    assert caught.value.what == "no column 'label' in rows.csv"
+    with pytest.raises(InputError) as caught:
+        TASK.label_names(labelled(None, ""), Data(), model_names=None)
     assert caught.value.what == "no labels in rows.csv, row 1"
 
 
@@ -125,14 +127,14 @@ def test_label_that_is_a_name_is_no_position() -> None:
 
 
 def test_missing_label_is_marked() -> None:
-    assert labels_of(labelled("yes", None)) == [1, -100]
+    assert labels_of(labelled("yes", None, "")) == [1, -100, -100]
 
 
 def test_rows_without_a_label_column_have_no_labels() -> None:
     assert TASK.labels(rows_of(text=["a"]), Data(), ["no", "yes"]) is None
 
 
-@pytest.mark.parametrize("bad", ["yess", 2, "2", -1, "-1", "", "Yes", 1.0, "²"])
+@pytest.mark.parametrize("bad", ["yess", 2, "2", -1, "-1", "Yes", 1.0, "²"])
 def test_unknown_label_is_named_with_its_row(bad: object) -> None:
     with pytest.raises(InputError) as caught:
         TASK.labels(labelled("yes", "no", bad, "nope"), Data(), ["no", "yes"])

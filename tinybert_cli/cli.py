@@ -30,17 +30,16 @@ STAGES = {
     "gen-soft-labels": ("gen_soft_labels", "Run a model once over the data and store its answers."),
     "distill": ("distill", "Train a student to say what the teacher says."),
     "eval": ("evaluate", "Score models side by side: quality, fidelity, size, latency."),
-    "export": ("export", "Write ONNX / int8, and verify it against the original."),
+    "export": ("export", "Write ONNX, int8 or half-size safetensors, and verify it against the original."),
 }
 
 
 def main() -> None:
     """The console script; also `python -m tinybert_cli`."""
-    try:
-        app(prog_name="tinybert")
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  open until the end
+    app(prog_name="tinybert")
 
 
 def _completions(context: typer.Context, incomplete: str) -> list[str]:
@@ -75,6 +74,8 @@ def _command(command: str) -> Callable[..., None]:
         words = list(arguments or [])
         if config is None and not words:
             raise typer.BadParameter(f"no config; try: tinybert {command} FILE.yaml", param_hint="CONFIG")
+        if config is None and words[0].startswith("-"):
+            raise typer.BadParameter(f"expected the config first, found '{words[0]}'", param_hint="CONFIG")
         file = config if config is not None else Path(words.pop(0))
         raise typer.Exit(
             execute(command, file, words, dry_run=dry_run, force=force, as_json=as_json, quiet=quiet, verbose=verbose)
@@ -84,7 +85,8 @@ def _command(command: str) -> Callable[..., None]:
 
 
 for _name, (_, _help) in STAGES.items():
-    app.command(_name, help=_help)(_command(_name))
+    # What looks like an option of another tool (--learning-rate 3e-5) is told with its name here, not merely unknown.
+    app.command(_name, help=_help, context_settings={"ignore_unknown_options": True})(_command(_name))
 
 
 @app.command("schema", help="The settings of a stage and what they mean.")
@@ -124,7 +126,7 @@ def predict(
             except UnicodeDecodeError as error:
                 raise InputError(f"'{file}' is not UTF-8: {error}", hint="convert it: iconv -t utf-8") from error
         else:
-            yield from (line.rstrip("\n") for line in sys.stdin)
+            yield from (line.decode("utf-8", "surrogateescape").rstrip("\r\n") for line in sys.stdin.buffer)
 
     def answers() -> Iterator[str]:
         found = helper.run(model, lines())
@@ -212,10 +214,16 @@ def _say(answers: Callable[[], Iterable[str]]) -> None:
     try:
         with console.hushed():
             for line in answers():
-                print(line, file=out, flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
+                if not console.put(line, out):
+                    break
+    except (UserError, PermissionError) as error:
+        said = _forbidden(error) if isinstance(error, PermissionError) else error
+        print(f"error: {said}", file=sys.stderr)
+        raise typer.Exit(said.exit_code) from error
+
+
+def _forbidden(error: PermissionError) -> UserError:
+    return InputError(f"cannot open '{error.filename}': permission denied")
 
 
 def execute(
@@ -254,8 +262,10 @@ def execute(
     except KeyboardInterrupt:
         screen.say("interrupted")
         return 130
-    except BrokenPipeError:
-        raise
+    except PermissionError as error:
+        forbidden = _forbidden(error)
+        screen.fail(forbidden)
+        return forbidden.exit_code
     except Exception as error:
         screen.fail_with_bug(error, folder)
         return 1

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from tinybert_cli import hints, yaml12
 from tinybert_cli.config import COMMANDS
-from tinybert_cli.errors import ConfigErrors, InputError
+from tinybert_cli.errors import ConfigErrors, InputError, nearest
 from tinybert_cli.yaml12 import COMMAND_LINE, Complaint, Node, Place
 
 Key = tuple[str | int, ...]
@@ -222,13 +222,15 @@ def _argument_hint(command: str, argument: str) -> str:
     """The right form of an argument that is not KEY=VALUE."""
     name, _, value = argument.replace("=", " ", 1).partition(" ")
     key = name.lstrip("-").replace("-", "_")
+    if re.search(r"^[^-=].*\.ya?ml$", argument):
+        return "one config at a time; a config takes in others with `extends: [FILE, FILE]`"
     right = "settings are written KEY=VALUE, for example seed=7"
     if not all(key.split(".")) or (argument == name and not name.startswith("-")):
         return right
     path = tuple(key.split("."))
     meant = [path] if hints.may_be(command, path) else hints.meant(command, path[:-1], path[-1])
     if isinstance(meant, str):
-        return meant or right
+        return meant or nearest(name, OPTIONS) or right
     return settings_hint(meant, (), value or "VALUE")
 
 
@@ -257,5 +259,7 @@ def default_of(command: str, key: str) -> Any:
     default = field.get_default(call_default_factory=True, validated_data={})
     return default.model_dump(by_alias=True) if isinstance(default, BaseModel) else default
 
+
+OPTIONS = ("--dry-run", "--force", "--json", "--quiet", "--verbose", "--config")  # of every stage
 
 _VARIABLE = re.compile(r"\$\$|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|[^}]*\}?)")

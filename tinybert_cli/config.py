@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -20,6 +20,16 @@ class Section(BaseModel):
     )  # fmt: skip
 
 
+def _all_different(names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"`data.label_names` has {', '.join(twice)} twice")
+    return names
+
+
+ClassNames = Annotated[list[str], Field(min_length=2), AfterValidator(_all_different)]
+
+
 class Data(Section):
     """Which rows, from where, and which columns of them."""
 
@@ -30,7 +40,7 @@ class Data(Section):
     dataset_revision: str | None = None
     """The commit, tag or branch of that dataset; null = the newest."""
     train_file: str | list[str] | None = None
-    """Files instead of a dataset: csv, tsv, json, jsonl, parquet or txt, plain or .gz; a list is concatenated."""
+    """Files instead of a dataset: csv, tsv, json, jsonl, parquet, txt or conll, .gz too; a list is concatenated."""
     validation_file: str | list[str] | None = None
     """The same for validation; best checkpoints are chosen on it."""
     test_file: str | list[str] | None = None
@@ -41,8 +51,16 @@ class Data(Section):
     """The column with the text, or the two columns of a sentence pair."""
     label_column_name: str = "label"
     """The column with the gold label: a name, or an integer position in `label_names`."""
-    label_names: Annotated[list[str], Field(min_length=2)] | None = None
-    """The order of the integer labels, when the data does not say."""
+    label_names: ClassNames | Annotated[dict[str, str], Field(min_length=2)] | None = None
+    """The order of the integer labels, when the data does not say; or a mapping of the labels in the data to names.
+
+    In `{0: negative, 1: positive}`, or `{neg: negative, pos: positive}`, the names are the labels from there on, in
+    this order; labels of the same name become one.
+    """
+    conll_column_names: Annotated[list[str], Field(min_length=2)] | None = None
+    """What the columns of conll files hold, like [tokens, pos_tags, chunk_tags, ner_tags]; of a file with more of them
+    the last name is the last column's. null = the words first and the label last.
+    """
     train_split_name: str = "train"
     """What the dataset calls its training split."""
     validation_split_name: str = "validation"
@@ -60,6 +78,12 @@ class Data(Section):
     """Use only the first so many rows of train and unlabeled."""
     max_eval_samples: Positive | None = None
     """Use only the first so many rows of validation and test."""
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names in `label_names`, in their order."""
+        names = self.label_names
+        return list(dict.fromkeys(names.values())) if isinstance(names, dict) else names
 
 
 class Model(Section):
@@ -80,7 +104,10 @@ class Model(Section):
     initialize: Literal["teacher", "random"] = "teacher"
     """teacher: copy the mapped layers of `from`, narrowed where the shape asks for it; random: fresh weights."""
     trim_vocabulary: bool = False
-    """Keep only the pieces that the training text needs, the special ones and single characters."""
+    """Keep only the pieces that the training text needs, the special ones and single characters.
+
+    Changed copies of the text (`augment`) do not count: they are spelled out in what is kept.
+    """
 
 
 def _model_mapping(value: Any) -> Any:
@@ -102,12 +129,18 @@ class Regularization(Section):
     """Weight of the symmetric KL between two passes with different dropout (Wu et al. 2021); doubles the time."""
 
 
+def _some_steps(steps: int) -> int:
+    if steps == 0:
+        raise ValueError("`training.max_steps`: 0 steps train nothing; -1 = as many as num_train_epochs makes")
+    return steps
+
+
 class Training(Section):
     """How a model is trained, in the words of Hugging Face's TrainingArguments."""
 
     num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
     """Passes over the training rows; may be a fraction."""
-    max_steps: Annotated[int, Field(ge=-1)] = -1
+    max_steps: Annotated[int, Field(ge=-1), AfterValidator(_some_steps)] = -1
     """Optimizer steps; -1 = from num_train_epochs."""
     per_device_train_batch_size: Positive = 32
     """Rows of one batch on one device."""
@@ -148,7 +181,7 @@ class Training(Section):
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 = the training process itself."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
-    """Experiment trackers; nothing is reported unless asked."""
+    """Experiment trackers; nothing is reported unless asked. Those that write files do so in `trackers/`."""
 
 
 class Latency(Section):
@@ -170,7 +203,7 @@ class Verify(Section):
     max_samples: Positive = 256
     """How many of them."""
     atol: Annotated[float, Field(gt=0)] = 1e-3
-    """Largest logit difference of an export that is not quantized."""
+    """Largest logit difference of an export in float32; fewer bits are judged by the two below."""
     min_agreement: Share = 0.99
     """Least share of rows with the same answer."""
     max_metric_drop: Weight = 0.01
@@ -199,7 +232,7 @@ class Stage(Section):
     """What every stage is told."""
 
     task: str
-    """What the model does: text-classification, multi-label-classification, regression, token-classification or
+    """What the model answers: text-classification, multi-label-classification, regression, token-classification or
     question-answering; or language-modeling, with which distill makes a general student."""
     data: Data
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
@@ -219,6 +252,8 @@ class Finetune(Stage):
     """`gold`, or the folder of a label dataset whose answers become the labels."""
     min_confidence: Share = 0.0
     """Leave out rows whose answer is less probable than this; only with a label dataset."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: rare classes count as much as frequent ones, each label by rows / (classes * rows of its class)."""
     regularization: Regularization = Regularization()
     """Label smoothing, dropout, R-Drop."""
     training: Training = Training()
@@ -293,18 +328,22 @@ class Eval(Stage):
 
 
 class Export(Stage):
-    """Write a model for another runtime, and verify it against the original."""
+    """Write a model in another form, and verify it against the original."""
 
     model: str
     """The model folder or Hub id to export."""
     format: str = "onnx"
-    """What to write."""
+    """onnx: for ONNX Runtime, without torch; safetensors: a model folder for transformers, in half the bytes."""
+    dtype: Literal["bfloat16", "float16"] | None = None
+    """Of the weights, with `format: safetensors`; null = bfloat16, which a CPU computes with as well."""
     quantize: Literal["none", "int8"] = "none"
-    """int8: dynamic quantization of the weights, one scale per channel."""
+    """int8: dynamic quantization of the weights, one scale per channel; with `format: onnx`."""
     quantize_exclude: list[str] = []
     """Parts of the model that stay float32, by the names of its modules: encoder.layer.0, classifier, ..."""
+    embedding_bits: Literal[8, 6] = 8
+    """Of the embedding tables, with `quantize: int8`; 6 saves a quarter of their bytes and some of their digits."""
     opset: Annotated[int, Field(ge=11)] | None = None
-    """ONNX operator set; null = the newest that the exporter writes."""
+    """Operator set, with `format: onnx`; null = the newest that the exporter writes."""
     verify: Verify = Verify()
     """What the export has to keep."""
 

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -20,9 +20,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tinybert_cli.errors import UserError
+from tinybert_cli.errors import GateError, UserError
 
 Row = dict[str, Any]
+
+MOST_NAMES = 20  # labels that are listed by name
 
 NEXT = {
     "finetune": "tinybert gen-soft-labels with `teacher: {folder}`",
@@ -65,6 +67,31 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | 
     return captured.get().rstrip("\n")
 
 
+def put(line: str, file: TextIO) -> bool:
+    """One line of a result; False if nobody listens any more, for whoever closed the pipe has seen enough."""
+    try:
+        print(line, file=file, flush=True)
+    except BrokenPipeError:
+        _to_nowhere(file)
+        return False
+    except OSError as error:
+        raise UserError(f"the answer cannot be written to stdout: {error.strerror}") from error
+    return True
+
+
+def _to_nowhere(file: IO[str]) -> None:
+    """So that nothing more goes into a closed pipe, not even when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+class _Console(Console):
+    """A run goes on though nobody listens any more; rich would end it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _to_nowhere(self.file)
+
+
 class Screen:
     """One command's talk; knows the terminal, the pipe, CI, --json, -q and -v."""
 
@@ -75,7 +102,8 @@ class Screen:
         self.verbose = verbose
         self.main = int(os.environ.get("RANK", "0")) == 0  # of several processes one speaks
         self.stdout, self.stderr = sys.stdout, sys.stderr
-        self.talk = Console(file=self.stderr, highlight=False, emoji=False, soft_wrap=True)  # :100: is a line, no emoji
+        # :100: is a line, no emoji
+        self.talk = _Console(file=self.stderr, highlight=False, emoji=False, soft_wrap=True)
         self.live = self.stderr.isatty() and not os.environ.get("CI") and not quiet
         self.bar: Progress | None = None
         self.models: list[Row] = []
@@ -91,13 +119,16 @@ class Screen:
         self.chatter = _Chatter(folder, also=self.stderr if self.verbose else None)
         handler = logging.StreamHandler(self.chatter)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root = logging.getLogger()
+        root, ours = logging.getLogger(), logging.getLogger("tinybert")
         root.addHandler(handler)
+        shown = _Warnings(self)
+        ours.addHandler(shown)
         try:
             with contextlib.redirect_stdout(self.chatter), contextlib.redirect_stderr(self.chatter):
                 yield
         finally:
             root.removeHandler(handler)
+            ours.removeHandler(shown)
             self._stop_bar()
 
     def show(self, row: Row) -> None:
@@ -149,9 +180,9 @@ class Screen:
         elif self.models:
             self._table()
         elif "bytes_ratio" in self.last:
-            print(_exported(self.last), file=self.stdout)
+            put(_exported(self.last), self.stdout)
         elif not self.stdout.isatty() and not dry_run:
-            print(folder, file=self.stdout)
+            put(folder, self.stdout)
         if dry_run:
             self.say("dry run: nothing was written")
         elif not self.quiet:
@@ -159,19 +190,25 @@ class Screen:
 
     def fail(self, error: UserError) -> None:
         self._stop_bar()
+        if isinstance(error, GateError) and self.models and not self.as_json:
+            self._table()  # what was not good enough
         text = str(error)
         self.talk.print(f"[red]error:[/] {escape(text)}")
         if self.as_json:
-            self._print_json({"command": self.command, "status": "error", "exit_code": error.exit_code, "error": text})
+            with contextlib.suppress(UserError):  # of stdout itself, which may be what failed
+                self._print_json(
+                    {"command": self.command, "status": "error", "exit_code": error.exit_code, "error": text}
+                )
 
     def fail_with_bug(self, error: Exception, folder: Path | None) -> None:
         """A bug: one line, its traceback in run.log, on the screen with -v."""
         self._stop_bar()
         trace = "".join(traceback.format_exception(error))
-        kept = folder is not None and folder.is_dir()
-        if folder is not None and kept:
-            with (folder / "run.log").open("a", encoding="utf-8") as file:
+        kept = False
+        if folder is not None and folder.is_dir():
+            with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as file:
                 file.write(trace)
+                kept = True
         if self.verbose or not kept:
             self.talk.print(escape(trace), end="")
         where = f"; traceback in {escape(str(folder))}/run.log" if kept else ""
@@ -186,18 +223,32 @@ class Screen:
             self.talk.print(escape(line))
 
     def _print_json(self, value: Row) -> None:
-        print(json.dumps(value, ensure_ascii=False), file=self.stdout)
+        put(json.dumps(value, ensure_ascii=False), self.stdout)
 
     def _table(self) -> None:
-        out = Console(file=self.stdout, highlight=False, emoji=False, width=None if self.stdout.isatty() else 140)
+        out = _Console(file=self.stdout, highlight=False, emoji=False, width=None if self.stdout.isatty() else 140)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        columns = [column for column in _COLUMNS if any(column[1](row) for row in self.models)]
+        metric = self.models[0].get("metric", "accuracy")
+        columns = [(f"{metric} (95 %)", _with_interval(metric)), *_COLUMNS]
+        columns = [column for column in columns if any(column[1](row) for row in self.models)]
         table.add_column("model")
         for title, _ in columns:
             table.add_column(title, justify="right", no_wrap=True)
         for row in self.models:
             table.add_row(escape(row["model"]), *(cell(row) or "-" for _, cell in columns))
         out.print(table)
+
+
+class _Warnings(logging.Handler):
+    """What our own parts warn of is for the user, unlike what libraries say."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.WARNING)
+        self.screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.screen.main:
+            self.screen.talk.print(escape(f"warning: {record.getMessage()}"), style="yellow")
 
 
 class _Chatter(io.TextIOBase):
@@ -210,7 +261,8 @@ class _Chatter(io.TextIOBase):
 
     def write(self, text: str) -> int:
         if self.also is not None:
-            self.also.write(text)
+            with contextlib.suppress(BrokenPipeError):
+                self.also.write(text)
         self.waiting += text
         if (self.folder / "checkpoints").is_dir():
             with contextlib.suppress(OSError), (self.folder / "run.log").open("a", encoding="utf-8") as file:
@@ -229,11 +281,16 @@ def _plan(row: Row) -> str:
     parts += [f"{row['pieces_kept']:,} of {row['pieces']:,} pieces"] if "pieces_kept" in row else []
     copied = row.get("layers_copied_from", [])
     parts += [f"layers {', '.join(map(str, copied))} of the model it comes from"] if copied else []
-    parts += [f"labels {', '.join(row['label_names'])}"] if "label_names" in row else []
+    parts += [f"labels {_listed(row['label_names'])}"] if "label_names" in row else []
     parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
     parts += [row["device"]] if "device" in row else []
     parts += ["float32" if row["precision"] == "no" else row["precision"]] if "precision" in row else []
     return "  ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, or the first of very many."""
+    return ", ".join(names) if len(names) <= MOST_NAMES else f"{', '.join(names[:MOST_NAMES])}, ... ({len(names)})"
 
 
 def _train(row: Row) -> str:
@@ -313,7 +370,6 @@ def _latency(batch: str) -> Any:
 
 
 _COLUMNS = [
-    ("accuracy (95 %)", _with_interval("accuracy")),
     ("retention", _number("retention", "{:.1%}")),
     ("agreement", _number("agreement", "{:.1%}")),
     ("parameters", _millions("parameters", "M")),

@@ -298,10 +298,14 @@ _PLACES = [
 
 
 def _legend(axes: Any, entries: int) -> None:
-    """Above the axes, where it hides nothing."""
-    axes.figure.legend(
-        loc="outside upper left", ncols=min(entries, 4), fontsize=10, handlelength=2.2, columnspacing=1.4
-    )
+    """Above the axes, where it hides nothing, in as many columns as there is room for."""
+    for columns in range(min(entries, 4), 0, -1):
+        legend = axes.figure.legend(
+            loc="outside upper left", ncols=columns, fontsize=10, handlelength=2.2, columnspacing=1.4
+        )
+        if columns == 1 or legend.get_window_extent().width <= axes.figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _look(index: int) -> dict[str, Any]:

@@ -234,7 +234,8 @@ class _Reader:
         if node.value == "<<" and node.style is None:
             self._complain("`<<` does not merge in YAML 1.2", place, "write `extends: FILE` at the top level instead")
             return None
-        if node.style is None and not isinstance(scalar(node.value), str):
+        value = node.value if node.style is not None else scalar(node.value)
+        if isinstance(value, bool) or not isinstance(value, (str, int)):  # a whole number stands for its text
             self._complain(f"a key has to be a text, found {node.value or 'nothing'}", place, f"write '{node.value}'")
             return None
         return str(node.value)

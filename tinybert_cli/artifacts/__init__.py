@@ -1,6 +1,15 @@
 """The folders where stages meet: lock, atomic output, checkpoints, manifest, log."""
 
-from tinybert_cli.artifacts.cards import UNTESTED, Card, Result, data_inputs, data_names, model_card, model_names
+from tinybert_cli.artifacts.cards import (
+    UNTESTED,
+    Card,
+    Result,
+    data_inputs,
+    data_names,
+    listed,
+    model_card,
+    model_names,
+)
 from tinybert_cli.artifacts.manifests import (
     Description,
     check_origin,
@@ -28,6 +37,7 @@ __all__ = [
     "describe",
     "describe_all",
     "describe_model",
+    "listed",
     "machine",
     "markdown_table",
     "model_card",

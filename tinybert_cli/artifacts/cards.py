@@ -78,6 +78,12 @@ def model_card(card: Card) -> str:
     return str(ModelCard(f"---\n{front.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """The names, or of very many the first."""
+    more = f" and {len(names) - most} more, in config.json" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def model_names(described: Any) -> str:
     """What a person calls the models that a manifest describes: as they were written in the config."""
     items = described if isinstance(described, Sequence) else [described]

@@ -80,8 +80,15 @@ def locked(folder: Path, *, skip: bool) -> Iterator[None]:
 
 
 def named_disk_error(error: Exception, folder: Path) -> Exception:
-    """A UserError for a full disk, which every library reports in its own way; any other error as it is."""
+    """A UserError for a full disk, which every library reports in its own way, or a folder that is not to be written.
+
+    Any other error as it is.
+    """
     text = str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        ours = error.filename is not None and Path(error.filename).is_relative_to(folder)
+        what = f"cannot write to output_dir '{folder}': {error.strerror}"
+        return OutputError(what, hint="choose another output_dir") if ours else error
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or re.search(
         r"No space left|os error 28|disk quota|StorageFull|PytorchStreamWriter failed|file write failed"
         r"|unexpected pos \d+ vs \d+",  # torch, whose stream writer could not even close the file

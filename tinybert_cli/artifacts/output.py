@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ log = logging.getLogger("tinybert")
 
 STARTED = "checkpoints/started.json"
 LOGS = {"run.log", "log.jsonl"}  # still written to when the manifest is sealed
+TRACKERS = "trackers"  # the folder in it for experiment trackers, which write what they like
 PROGRESS = ("step-", "candidates-")  # checkpoints that are worth going on from: of training, of augmentation
 _STATE, _BEST = "step-{:0>8}", "best-{:0>8}"  # checkpoints by the step that they were made at
 
@@ -102,7 +103,8 @@ class Output:
             self.finished = True
             if not self.dry_run and self.main:
                 shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-                os.utime(finished)  # so that make sees it as newer than what it was made from
+                with suppress(PermissionError):  # somebody else's
+                    os.utime(finished)  # so that make sees it as newer than what it was made from
         elif started.exists():
             earlier = read_json(started)
             self._compare(earlier)
@@ -165,9 +167,14 @@ class Output:
             ) from error
         for name in [MANIFEST, *names]:  # the manifest first: from here on the folder is unfinished
             (self.folder / name).unlink(missing_ok=True)
-        if ours:
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        for name in ("checkpoints", TRACKERS) if ours else ():
+            shutil.rmtree(self.folder / name, ignore_errors=True)
         return ours
+
+    @property
+    def trackers(self) -> Path:
+        """Where experiment trackers may put their files."""
+        return self.folder / TRACKERS
 
     def up_to_date(self) -> Row:
         """What a finished run has to say when it is asked for again: its numbers."""

@@ -1,4 +1,4 @@
-"""Files of rows: csv, tsv, json, jsonl, parquet, txt; complaints name file and line."""
+"""Files of rows: csv, tsv, json, jsonl, parquet, txt, conll; complaints name file and line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,20 +61,41 @@ class Rows:
 def existing_file(path: Path, split: str) -> Path:
     if path.is_file():
         return path
-    what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    if path.is_dir():
+        raise InputError(
+            f"'{path}' is a folder, not a file",
+            where=f"data.{split}_file",
+            hint="name the files in it; or, if they are called train.jsonl, validation.csv, ..., set data.dataset_name",
+        )
     near = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
-    raise InputError(f"'{path}' {what}", where=f"data.{split}_file", hint=near)
+    raise InputError(f"'{path}' does not exist", where=f"data.{split}_file", hint=near)
 
 
 def kind_of(path: Path) -> str:
     return path.name.removesuffix(".gz").rpartition(".")[2].lower()
 
 
-def read_file(path: Path) -> Rows:
+def read_file(path: Path, conll_columns: Sequence[str] = ()) -> Rows:
+    """The rows of a file, those of a conll file in columns of these names."""
     if kind_of(path) not in READERS:
         raise InputError(f"cannot read '{path}': unknown kind of file", hint=f"one of: {', '.join(READERS)}; .gz too")
     columns = READERS[kind_of(path)](path)
+    if kind_of(path) == "conll":
+        columns = _named(columns, conll_columns, path)
     return Rows(columns, ((str(path), len(next(iter(columns.values()), []))),))
+
+
+def _named(columns: dict[str, list[Any]], names: Sequence[str], path: Path) -> dict[str, list[Any]]:
+    """The columns of a conll file by these names; of a file with more columns, the last name is that of the last."""
+    if len(columns) < len(names) and len(columns) > 1:
+        raise InputError(
+            f"'{path}' has {len(columns)} columns, named are {', '.join(names)}",
+            hint="set data.conll_column_names to what they are",
+        )
+    if len(columns) == 1:  # no tags
+        return {names[0]: columns["0"]}
+    between = [f"column_{index + 1}" for index in range(len(names) - 1, len(columns) - 1)]
+    return dict(zip([*names[:-1], *between, names[-1]], columns.values(), strict=True))
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
@@ -136,12 +158,14 @@ def _txt(path: Path) -> dict[str, list[Any]]:
 
 
 def _json(path: Path) -> dict[str, list[Any]]:
-    """One object per line, or one list of objects."""
+    """One object per line, a list of them, or one object with such a list as `data`; SQuAD's own form is flattened."""
     text = _text(path)
     records: list[tuple[int, Any]] = []
     try:
-        if text.lstrip().startswith("["):
-            records = [(1, record) for record in json.loads(text)]
+        whole = _whole(text)
+        if whole is not None:
+            nested = bool(whole) and isinstance(whole[0], dict) and "paragraphs" in whole[0]
+            records = [(1, record) for record in (_squad(whole, str(path)) if nested else whole)]
         else:
             records = [(n, json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     except json.JSONDecodeError as error:
@@ -157,6 +181,70 @@ def _json(path: Path) -> dict[str, list[Any]]:
         for name, value in record.items():
             columns.setdefault(name, []).append(value)
     return columns
+
+
+def _whole(text: str) -> list[Any] | None:
+    """The rows of a text that is one list, or one object with a list as `data`; None if it is neither."""
+    if text.lstrip().startswith("["):
+        return list(json.loads(text))
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:  # of rows, each on its line
+        return None
+    return found["data"] if isinstance(found.get("data"), list) else None
+
+
+def _squad(parts: Sequence[Any], where: str) -> list[dict[str, Any]]:
+    """The nested form of SQuAD 1.1 and 2.0, article by article, as flat rows, one to a question."""
+    records = []
+    try:
+        for article in parts:
+            for paragraph in article["paragraphs"]:
+                for asked in paragraph["qas"]:
+                    said = [] if asked.get("is_impossible") else asked["answers"]
+                    answers = {key: [answer[key] for answer in said] for key in ("text", "answer_start")}
+                    records.append({
+                        "id": asked["id"], "title": article.get("title", ""), "context": paragraph["context"],
+                        "question": asked["question"], "answers": answers,
+                    })  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"this is not the form of SQuAD: {error}",
+            where=where,
+            hint="data: [{paragraphs: [{context: ..., qas: [{id: ..., question: ..., answers: [...]}]}]}]",
+        ) from error
+    return records
+
+
+def _conll(path: Path) -> dict[str, list[Any]]:
+    """A word a line with its tags, columns parted by tabs or spaces, an empty line after each sentence.
+
+    Lines of -DOCSTART- and comments (# ...) are skipped. Columns are called 0, 1, 2, ...; `read_file` names them.
+    """
+    lines = []
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        cells = line.rstrip("\r").split("\t") if "\t" in line else line.split()
+        lines.append((number, [cell.strip() for cell in cells]))
+    widths = Counter(len(cells) for _, cells in lines if cells)
+    width = widths.most_common(1)[0][0] if widths else 0
+    sentences: list[list[list[str]]] = [[]]
+    for number, cells in lines:
+        if not any(cells):
+            sentences.append([])
+        elif cells[0] == "-DOCSTART-" or (cells[0].startswith("#") and len(cells) != width):
+            continue
+        elif len(cells) != width:
+            raise InputError(
+                f"{len(cells)} columns, but most lines have {width}",
+                where=f"{path}:{number}",
+                hint="a word and its tags on each line, parted by tabs or spaces; an empty line after each sentence",
+            )
+        else:
+            sentences[-1].append(cells)
+    whole = [sentence for sentence in sentences if sentence]
+    return {str(index): [[cells[index] for cells in sentence] for sentence in whole] for index in range(width)}
 
 
 def _bad_line(text: str) -> int:
@@ -185,4 +273,5 @@ READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
     "jsonl": _json,
     "parquet": _parquet,
     "txt": _txt,
+    "conll": _conll,
 }

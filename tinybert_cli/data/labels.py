@@ -13,7 +13,8 @@ from tinybert_cli.data.batches import Array, ranges
 from tinybert_cli.data.files import Rows, read_file
 from tinybert_cli.errors import InputError, nearest
 
-TRAINING = ("train-", "augmented-", "unlabeled-")
+CHANGED = "augmented-"
+TRAINING = ("train-", CHANGED, "unlabeled-")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Labels:
     rows: Rows
     logits: Array  # (A, C)
     offsets: Array | None = None  # (N + 1,) where the answers of each row begin; None: one each
+    changed: Array | None = None  # (N,) whether a row is a changed copy of another; None: none is
+
+    @property
+    def originals(self) -> Rows:
+        """The rows that nobody made up."""
+        return self.rows if self.changed is None else self.rows.select(np.flatnonzero(~self.changed).tolist())
 
     def answers_of(self, rows: Array) -> Array:
         """Which of the A answers belong to these rows."""
@@ -34,6 +41,7 @@ class Labels:
             self.rows.select(rows.tolist()),
             self.logits[self.answers_of(rows)],
             None if counts is None else np.concatenate([[0], np.cumsum(counts)]),
+            None if self.changed is None else self.changed[rows],
         )
 
     def head(self, count: int | None) -> Labels:
@@ -49,7 +57,8 @@ def read_labels(folder: Path, files: Iterable[str]) -> Labels:
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
     columns = {name: [v for part in parts for v in part.columns.get(name, [None] * len(part))] for name in names}
     logits, offsets = _flat(columns.pop("teacher_logits"))
-    return Labels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits, offsets)
+    changed = np.repeat([name.startswith(CHANGED) for name in shards], [len(part) for part in parts])
+    return Labels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits, offsets, changed)
 
 
 def _flat(answers: list[Any]) -> tuple[Array, Array | None]:

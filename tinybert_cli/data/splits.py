@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,13 +48,15 @@ def read(data: Data, split: Split) -> Rows:
     """
     files = _files(data, split)
     if files:
-        rows = joined([read_file(existing_file(Path(file), split)) for file in files])
+        rows = joined([read_file(existing_file(Path(file), split), _conll_columns(data)) for file in files])
     elif data.dataset_name and split != "unlabeled":
         rows = _read_dataset(data, split)
     else:
         raise ConfigError(f"no rows for the split '{split}'", key=("data",), hint=f"set data.{split}_file")
     if not len(rows):
         raise InputError(f"no rows in {', '.join(origin for origin, _ in rows.origins)}", hint="the file has no data")
+    if isinstance(data.label_names, dict):
+        rows = _translated(rows, data.label_column_name, data.label_names)
     return rows.head(data.max_train_samples if split in ("train", "unlabeled") else data.max_eval_samples)
 
 
@@ -97,10 +100,41 @@ def _files(data: Data, split: Split) -> list[str] | None:
         "unlabeled": data.unlabeled_file,
     }[split]
     if value is None and data.dataset_name and split != "unlabeled":
-        folder = Path(data.dataset_name)
-        found = [path for path in folder.glob(f"{_split_name(data, split)}[.-]*") if kind_of(path) in READERS]
-        return [str(path) for path in sorted(found)] or None
+        folder, name = Path(data.dataset_name), _split_name(data, split)
+        whole = [path for path in folder.glob(f"{name}.*") if kind_of(path) in READERS]
+        shards = [path for path in folder.glob(f"{name}-[0-9]*") if kind_of(path) in READERS]
+        return [str(path) for path in sorted(whole or shards)] or None
     return [value] if isinstance(value, str) else value
+
+
+def _conll_columns(data: Data) -> list[str]:
+    return data.conll_column_names or [text_columns(data)[0], data.label_column_name]
+
+
+def _translated(rows: Rows, column: str, names: Mapping[str, str]) -> Rows:
+    """The rows with their labels, or lists of them, as the names that the config gives them.
+
+    Raises:
+        InputError: a label that has none.
+    """
+    if column not in rows.columns:
+        return rows
+
+    def name_of(value: Any, index: int) -> Any:
+        if isinstance(value, list):
+            return [name_of(one, index) for one in value]
+        if value is None or str(value) in names:
+            return names.get(str(value))
+        if value == -1:  # how the Hub marks the rows of a hidden test set
+            return value
+        raise InputError(
+            f"the label {value!r} has no name in data.label_names",
+            where=rows.place(index),
+            hint=f"named are: {', '.join(names)}",
+        )
+
+    values = [name_of(value, index) for index, value in enumerate(rows.column(column))]
+    return replace(rows, columns={**rows.columns, column: values}, label_names=list(dict.fromkeys(names.values())))
 
 
 def _split_name(data: Data, split: Split) -> str:

@@ -1,4 +1,4 @@
-"""int8: matrices and embedding tables of an ONNX graph in a quarter of their bytes, part by part."""
+"""int8: matrices and embedding tables of an ONNX graph in a quarter of their bytes or less, part by part."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.errors import ConfigError, InputError, did_you_mean
+from tinybert_cli.errors import ConfigError, InputError, nearest
 
 SMALL_TABLE = 50_000  # numbers in an embedding table that is not worth quantizing
+LARGE_TABLE = 1_000_000  # numbers in one that stays integers in memory, too
 MATRICES = ("MatMul", "Gemm", "Attention")
 
+Array = np.ndarray[Any, np.dtype[Any]]
+Arrays = dict[str, Array]
 
-def quantize_onnx(source: Path, target: Path, exclude: Sequence[str] = ()) -> None:
-    """Matrices dynamically to int8, one scale per output channel; embedding tables to int8, one scale per row.
+
+def quantize_onnx(source: Path, target: Path, exclude: Sequence[str] = (), *, embedding_bits: int = 8) -> None:
+    """Matrices dynamically to int8, one scale per output channel; embedding tables to 8 or 6 bits, one scale per row.
 
     Args:
         exclude: parts that stay as they are, by the names of the model's modules: `encoder.layer.0`, `classifier`.
@@ -32,11 +36,11 @@ def quantize_onnx(source: Path, target: Path, exclude: Sequence[str] = ()) -> No
     for index, name in enumerate(exclude):
         if not any(_is_in(module, name) for module in modules.values()):
             known = sorted({part for module in modules.values() for part in _names(module)})
-            raise ConfigError(
-                f"the model has no part '{name}'", key=("quantize_exclude", index), hint=did_you_mean(name, known)
-            )
+            parts = ", ".join(dict.fromkeys(map(_part, modules.values())))
+            hint = nearest(name, known) or f"its parts: {parts}"
+            raise ConfigError(f"the model has no part '{name}'", key=("quantize_exclude", index), hint=hint)
     kept = [node for node, module in modules.items() if any(_is_in(module, name) for name in exclude)]
-    _quantize_tables(model, kept)
+    _quantize_tables(model, kept, embedding_bits)
     tables = target.with_name("tables.onnx")
     onnx.save(model, tables)
     quantize_dynamic(
@@ -104,35 +108,96 @@ def _is_table(node: Any, tables: set[str]) -> bool:
     return node.op_type == "Gather" and node.input[0] in tables and "embeddings/" in node.name
 
 
-def _quantize_tables(model: Any, kept: Sequence[str]) -> None:
-    """Replaces Gather(table, ids) by Cast(Gather(int8 table, ids)) * Gather(scales, ids).
+def _quantize_tables(model: Any, kept: Sequence[str], bits: int) -> None:
+    """Embedding tables become integers, with one scale for each row.
 
     ONNX Runtime quantizes a table with a single scale, and a few large pieces then cost all the others their digits.
+    Of a large table only the rows that are asked for become float32 again; a smaller one does as a whole, which ONNX
+    Runtime does once, when it loads the file.
     """
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     graph = model.graph
     tables = {tensor.name: tensor for tensor in graph.initializer}
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     for node in list(graph.node):
         if node.op_type != "Gather" or node.input[0] not in tables or node.name in kept:
             continue
         values = numpy_helper.to_array(tables[node.input[0]])
         if values.ndim != 2 or values.size < SMALL_TABLE or values.dtype != np.float32:
             continue
-        scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-12) / 127  # (V, 1)
-        name, ids, out = node.input[0], node.input[1], node.output[0]
-        graph.initializer.remove(tables.pop(name))
-        graph.initializer.append(numpy_helper.from_array(np.rint(values / scales).astype(np.int8), f"{name}_int8"))
-        graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), f"{name}_scales"))
+        large = values.size >= LARGE_TABLE
+        packed = large and bits == 6 and values.shape[1] % 4 == 0
+        scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-12) / (31 if packed else 127)  # (V, 1)
+        integers = np.rint(values / scales).astype(np.int8)
+        graph.initializer.remove(tables.pop(node.input[0]))
         place = list(graph.node).index(node)
-        graph.node.remove(node)
-        for offset, new in enumerate([
-            helper.make_node("Gather", [f"{name}_int8", ids], [f"{out}_int8"], axis=0),
-            helper.make_node("Cast", [f"{out}_int8"], [f"{out}_float"], to=1),
-            helper.make_node("Gather", [f"{name}_scales", ids], [f"{out}_scales"], axis=0),
-            helper.make_node("Mul", [f"{out}_float", f"{out}_scales"], [out]),
-        ]):  # fmt: skip
+        if packed:
+            graph.node.remove(node)
+            stored, steps = _looked_up_packed(node, integers, 64 * scales, opset)
+        elif large:
+            graph.node.remove(node)
+            stored, steps = _looked_up(node, integers, scales)
+        else:
+            stored, steps = _made_whole(node.input[0], integers, scales)
+        graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
+        for offset, new in enumerate(steps):
             graph.node.insert(place + offset, new)
+
+
+def _made_whole(name: str, integers: Array, scales: Array) -> tuple[Arrays, list[Any]]:
+    """What is to be stored, and the nodes in their order, which make the table."""
+    from onnx import helper
+
+    return {f"{name}_int8": integers, f"{name}_scales": scales.astype(np.float32)}, [
+        helper.make_node("Cast", [f"{name}_int8"], [f"{name}_float"], to=1),
+        helper.make_node("Mul", [f"{name}_float", f"{name}_scales"], [name]),
+    ]
+
+
+def _looked_up(node: Any, integers: Array, scales: Array) -> tuple[Arrays, list[Any]]:
+    """In place of Gather(table, ids)."""
+    from onnx import helper
+
+    name, ids, out = node.input[0], node.input[1], node.output[0]
+    return {f"{name}_int8": integers, f"{name}_scales": scales.astype(np.float32)}, [
+        helper.make_node("Gather", [f"{name}_int8", ids], [f"{out}_int8"], axis=0),
+        helper.make_node("Cast", [f"{out}_int8"], [f"{out}_float"], to=1),
+        helper.make_node("Gather", [f"{name}_scales", ids], [f"{out}_scales"], axis=0),
+        helper.make_node("Mul", [f"{out}_float", f"{out}_scales"], [out]),
+    ]
+
+
+def _looked_up_packed(node: Any, integers: Array, scales: Array, opset: int) -> tuple[Arrays, list[Any]]:
+    """The same for integers of 6 bits (V, H), four of them in three bytes (V, 3 H / 4), and the scale of their 64ths.
+
+    The first three quarters of a row are the low 6 bits of its bytes; the last one has 2 bits on top of each.
+    """
+    from onnx import helper
+
+    name, ids, out = node.input[0], node.input[1], node.output[0]
+    first, second, third, last = np.split((integers + 32).astype(np.uint8), 4, axis=1)  # 1 to 63, (V, H / 4)
+    low, top = np.concatenate([first, second, third], 1), np.concatenate([last & 3, last >> 2 & 3, last >> 4], 1)
+    weights = np.repeat(np.array([1 / 64, 4 / 64, 16 / 64], dtype=np.float32), first.shape[1])  # of the bits on top
+    stored = {
+        f"{name}_int6": low | top << 6, f"{name}_scales": scales.astype(np.float32), f"{name}_weights": weights,
+        f"{name}_64th": np.float32(1 / 64), f"{name}_middle": np.float32(32 / 64),
+    }  # fmt: skip
+    parts = {"num_outputs": 3} if opset >= 18 else {}
+    return {key: np.asarray(value) for key, value in stored.items()}, [
+        helper.make_node("Gather", [f"{name}_int6", ids], [f"{out}_int6"], axis=0),
+        helper.make_node("Cast", [f"{out}_int6"], [f"{out}_bytes"], to=1),
+        helper.make_node("Mul", [f"{out}_bytes", f"{name}_64th"], [f"{out}_shifted"]),
+        helper.make_node("Floor", [f"{out}_shifted"], [f"{out}_top"]),
+        helper.make_node("Sub", [f"{out}_shifted", f"{out}_top"], [f"{out}_low"]),
+        helper.make_node("Mul", [f"{out}_top", f"{name}_weights"], [f"{out}_weighted"]),
+        helper.make_node("Split", [f"{out}_weighted"], [f"{out}_{i}" for i in range(3)], axis=-1, **parts),
+        helper.make_node("Sum", [f"{out}_{i}" for i in range(3)], [f"{out}_last"]),
+        helper.make_node("Concat", [f"{out}_low", f"{out}_last"], [f"{out}_joined"], axis=-1),
+        helper.make_node("Sub", [f"{out}_joined", f"{name}_middle"], [f"{out}_float"]),
+        helper.make_node("Gather", [f"{name}_scales", ids], [f"{out}_scales"], axis=0),
+        helper.make_node("Mul", [f"{out}_float", f"{out}_scales"], [out]),
+    ]
 
 
 def need_onnx() -> tuple[Any, Any]:

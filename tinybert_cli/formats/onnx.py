@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.formats.fusions import fuse_first_token, sum_before_norms
 from tinybert_cli.formats.int8 import need_onnx
 
 FILE = "model.onnx"
@@ -40,16 +41,21 @@ def write_onnx(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, opset:
         traced = _Logits(model, names).eval()  # a fresh module is in train mode, with dropout
         axes = dict(enumerate(("batch", "length")))
         of_tokens = traced(*inputs.values()).dim() == 3  # (B, T, C), not (B, C)
-        torch.onnx.export(
-            traced,
-            tuple(inputs.values()),
-            str(plain),
-            dynamo=False,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes={**dict.fromkeys(names, axes), "logits": axes if of_tokens else {0: "batch"}},
-            opset_version=opset or NEWEST_OPSET,
-        )
+        try:
+            torch.onnx.export(
+                traced,
+                tuple(inputs.values()),
+                str(plain),
+                dynamo=False,
+                input_names=names,
+                output_names=["logits"],
+                dynamic_axes={**dict.fromkeys(names, axes), "logits": axes if of_tokens else {0: "batch"}},
+                opset_version=opset or NEWEST_OPSET,
+            )
+        except torch.onnx.errors.UnsupportedOperatorError as error:
+            raise ConfigError(
+                f"`opset` {opset} has not all that this model needs: {error}", key=("opset",), hint="leave it out"
+            ) from error
     _optimize(plain, path, model.config)
     plain.unlink()
 
@@ -106,6 +112,8 @@ def _optimize(source: Path, target: Path, config: Any) -> None:
 
     options = FusionOptions("bert")
     options.enable_embed_layer_norm = False  # its int8 form has one scale for the whole table; see _quantize_tables
+    options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False  # see sum_before_norms
+    options.use_raw_attention_mask(True)  # else padding is thought to be on the right
     optimized = optimizer.optimize_model(
         str(source),
         model_type="bert",
@@ -113,4 +121,6 @@ def _optimize(source: Path, target: Path, config: Any) -> None:
         hidden_size=config.hidden_size,
         optimization_options=options,
     )
+    fuse_first_token(optimized, config.num_attention_heads)
+    sum_before_norms(optimized)
     optimized.save_model_to_file(str(target))

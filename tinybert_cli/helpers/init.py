@@ -26,6 +26,8 @@ def run(folder: Path, task: str = "text-classification", *, demo: bool = False) 
         OutputError: a file is there already; nothing is written then.
     """
     tasks.find(task)
+    if folder.is_file():
+        raise OutputError(f"'{folder}' is a file", hint="name a new folder")
     name = DEMO if demo else RECIPES[task]
     source = _shipped() / name
     copies = {file: folder / file.relative_to(source) for file in sorted(source.rglob("*")) if file.is_file()}

@@ -3,21 +3,74 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinybert_cli import tasks
 from tinybert_cli.errors import InputError
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 Array = np.ndarray[Any, np.dtype[Any]]
-Said = tuple[Array, tasks.Pieces]  # logits, (C,) or (T, C), and what the tokenizer made of the text
-Ask = Callable[[Sequence[Any]], list[Said]]  # what `Answering.asked` says → what the model says
+Forward = Callable[[dict[str, Array]], Array]  # input_ids and so on (B, T) → logits, (B, C) or (B, T, C)
 
 BATCH_SIZE = 32
+OVERLAP = 128  # tokens that two windows of a long text have in common, if they have room for it
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that can be asked, whatever runs it."""
+
+    task: tasks.Answering
+    names: list[str]  # the classes in their order
+    config: Mapping[str, Any]  # config.json
+    tokenizer: Tokenizer
+    wanted: Sequence[str]  # what the model takes of input_ids, attention_mask, token_type_ids
+    forward: Forward
+
+    def ask(self, texts: Sequence[Any]) -> Iterator[list[tasks.Window]]:
+        """Of what `Answering.asked` says what the model says, window by window."""
+        longest = _longest(self.config)
+        overlap = min(OVERLAP, longest // 4) if self.task.parted else 0
+        self.tokenizer.no_padding()
+        if self.task.parted == "only_second":
+            texts = [(self._cut(first, longest // 2), second) for first, second in texts]
+        self.tokenizer.enable_truncation(longest, stride=overlap, strategy=self.task.parted or "longest_first")
+        encodings = self.tokenizer.encode_batch(list(texts))
+        parts = [[one, *(one.overflowing if self.task.parted else [])] for one in encodings]
+        windows = [window for part in parts for window in part]
+        said: list[tasks.Window] = []
+        for begin in range(0, len(windows), BATCH_SIZE):
+            batch = windows[begin : begin + BATCH_SIZE]
+            said += zip(self.forward(self._shown(batch)), batch, strict=True)
+        for part in parts:
+            yield said[: len(part)]
+            del said[: len(part)]
+
+    def _cut(self, text: str, count: int) -> str:
+        """The text, or of a long one the first `count` pieces, so that the other text of its pair has room."""
+        self.tokenizer.no_truncation()
+        pieces = self.tokenizer.encode(text, add_special_tokens=False).offsets
+        return text if len(pieces) <= count else text[: pieces[count - 1][1]]
+
+    def _shown(self, windows: Sequence[Any]) -> dict[str, Array]:
+        padding = {"input_ids": self.config.get("pad_token_id") or 0}
+        shape = len(windows), max(len(window.ids) for window in windows)
+        shown = {name: np.full(shape, padding.get(name, 0), dtype=np.int64) for name in self.wanted}
+        for row, window in enumerate(windows):
+            for name, values in shown.items():
+                values[row, : len(window.ids)] = getattr(window, FIELDS[name])
+        return shown
+
+
+FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
 def run(model: str, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -26,17 +79,22 @@ def run(model: str, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
     A tab in a text parts the two texts of a pair.
 
     Raises:
-        InputError: the model is missing or has no answers, or a text is empty.
+        InputError: the model is missing or has no answers, or a text is empty or not UTF-8.
     """
     folder = Path(model).expanduser()
-    ask, task, names = _exported(folder) if (folder / "model.onnx").is_file() else _trained(model)
+    opened = _exported(folder) if (folder / "model.onnx").is_file() else _trained(model)
+    task = opened.task
     numbered = enumerate(texts, start=1)
     while batch := list(islice(numbered, BATCH_SIZE)):
         for number, text in batch:
             if not text.strip():
                 raise InputError(f"text {number} is empty")
-        for (_, text), (logits, pieces) in zip(batch, ask([task.asked(text) for _, text in batch]), strict=True):
-            yield {"text": text, **task.reply(text, logits, pieces, names)}
+            if any(
+                "\ud800" <= character <= "\udfff" for character in text
+            ):  # what Python makes of bytes that are no text
+                raise InputError(f"text {number} is not UTF-8", hint="convert it: iconv -t UTF-8")
+        for (_, text), windows in zip(batch, opened.ask([task.asked(text) for _, text in batch]), strict=True):
+            yield {"text": text, **task.reply(text, windows, opened.names, opened.config)}
 
 
 def as_fields(row: dict[str, Any]) -> list[str]:
@@ -50,7 +108,7 @@ def as_fields(row: dict[str, Any]) -> list[str]:
     return [said or "-", *([f"{row['confidence']:.4f}"] if "confidence" in row else [])]
 
 
-def _exported(folder: Path) -> tuple[Ask, tasks.Answering, list[str]]:
+def _exported(folder: Path) -> Opened:
     """An export folder: onnxruntime and tokenizers are enough."""
     try:
         import onnxruntime
@@ -68,48 +126,34 @@ def _exported(folder: Path) -> tuple[Ask, tasks.Answering, list[str]]:
         message, _, _ = str(error).partition("\n")
         raise InputError(f"the export cannot be read: {message}", where=str(folder), hint="export it again") from error
     names = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
-    padding = config.get("pad_token_id") or 0
-    tokenizer.enable_truncation(_longest(config))
-    tokenizer.enable_padding(pad_id=padding, pad_token=tokenizer.id_to_token(padding))
-    fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
     wanted = [node.name for node in session.get_inputs()]
-
-    def ask(texts: Sequence[Any]) -> list[Said]:
-        encodings = tokenizer.encode_batch(list(texts), is_pretokenized=isinstance(texts[0], list))
-        shown = {name: np.array([getattr(one, fields[name]) for one in encodings]) for name in wanted}
-        logits = session.run(None, shown)[0]
-        return list(zip(logits, encodings, strict=True))
-
-    return ask, tasks.of_model(config), names
+    return Opened(tasks.of_model(config), names, config, tokenizer, wanted, lambda shown: session.run(None, shown)[0])
 
 
-def _trained(model: str) -> tuple[Ask, tasks.Answering, list[str]]:
+def _trained(model: str) -> Opened:
     import torch
 
     from tinybert_cli import loops, models
 
     source = models.locate(model)
-    task = tasks.of_model(models.read_config(source))
+    config = models.read_config(source)
+    task = tasks.of_model(config)
     net = models.load(source, task.head, problem=task.problem).to(loops.device())
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(net, tokenizer, source)
     names = models.label_names(net) or [str(index) for index in range(net.config.num_labels)]
-    longest = _longest(net.config.to_dict())
 
-    def ask(texts: Sequence[Any]) -> list[Said]:
-        shown = tokenizer(
-            list(texts), truncation=True, max_length=longest, padding=True, return_tensors="pt",
-            is_split_into_words=isinstance(texts[0], list),
-        )  # fmt: skip
+    def forward(shown: dict[str, Array]) -> Array:
         with torch.no_grad():
-            said = loops.forward(net, {name: value.to(loops.device()) for name, value in shown.items()})
-        logits = said["logits"].float().cpu().numpy()
-        return list(zip(logits, shown.encodings, strict=True))
+            said = loops.forward(net, {name: torch.from_numpy(ids).to(loops.device()) for name, ids in shown.items()})
+        logits: Array = said["logits"].float().cpu().numpy()
+        return logits
 
-    return ask, task, names
+    wanted = [name for name in FIELDS if name in (*tokenizer.model_input_names, "attention_mask")]
+    return Opened(task, names, config, tokenizer.backend_tokenizer, wanted, forward)
 
 
-def _longest(config: dict[str, Any]) -> int:
+def _longest(config: Mapping[str, Any]) -> int:
     """Tokens that the model has positions for; families that count them from the padding have two fewer."""
     positions = int(config.get("max_position_embeddings") or 512)
     return positions - 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else positions

@@ -12,26 +12,38 @@ import torch
 
 from tinybert_cli.loops.prediction import Batch, device_of, forward
 
-WARM_UP = 3  # rounds that are not counted
+TURNS = 8
+WARM_UP = 3, 0.02  # passes and seconds at the begin of a turn that are not counted
 
 
 def latencies(nets: Mapping[str, torch.nn.Module], batches: Mapping[str, Sequence[Batch]]) -> dict[str, list[float]]:
-    """Milliseconds of every forward pass of each model over its batches, after a warm-up.
+    """Milliseconds of every forward pass of each model over its batches.
 
-    The models take turns batch by batch, so that the ratios hold on a machine whose speed drifts.
+    The models take turns, so that the ratios hold on a machine whose speed drifts. A turn is several batches after a
+    warm-up: each model as it runs alone, for the threads of the one before spin for a while and hold its cores.
     """
     taken: dict[str, list[float]] = {name: [] for name in nets}
     places = {name: device_of(net) for name, net in nets.items()}
-    rounds = list(zip(*batches.values(), strict=False))  # models may cut long rows into different numbers of windows
+    count = min(map(len, batches.values()))  # models may cut long rows into different numbers of windows
     with torch.no_grad():
-        for number, shown in enumerate([*rounds[:WARM_UP], *rounds]):
-            for name, batch in zip(batches, shown, strict=True):
-                on_device = {key: value.to(places[name]) for key, value in batch.items()}
-                begin = time.perf_counter()
-                forward(nets[name].eval(), on_device)["logits"].cpu()
-                if number >= len(rounds[:WARM_UP]):
+        for turn in range(min(TURNS, count)):
+            for name, net in nets.items():
+                mine = [batches[name][index] for index in range(turn, count, min(TURNS, count))]
+                shown = [{key: value.to(places[name]) for key, value in batch.items()} for batch in mine]
+                _warm_up(net.eval(), shown)
+                for batch in shown:
+                    begin = time.perf_counter()
+                    forward(net, batch)["logits"].cpu()
                     taken[name].append(1000 * (time.perf_counter() - begin))
     return taken
+
+
+def _warm_up(net: torch.nn.Module, batches: Sequence[Batch]) -> None:
+    passes, seconds = WARM_UP
+    begin, done = time.perf_counter(), 0
+    while done < passes or time.perf_counter() - begin < seconds:
+        forward(net, batches[done % len(batches)])["logits"].cpu()
+        done += 1
 
 
 def multiply_adds(net: torch.nn.Module, batches: Sequence[Batch]) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from tinybert_cli.errors import ConfigError
+
 
 def to_bf16_if_faster(model: torch.nn.Module, asked: str) -> str:
     """For prediction: bf16 weights where the machine multiplies them faster; says which precision was taken."""
@@ -32,6 +34,8 @@ def leave() -> None:
 
 def precision(asked: str) -> str:
     """What `auto` comes to: bf16 where the device computes it faster than float32 (no); fp16 on older GPUs."""
+    if asked == "fp16" and device().type == "cpu":
+        raise ConfigError("fp16 needs a GPU", key=("training", "mixed_precision"), hint="auto, no or bf16")
     if asked != "auto":
         return asked
     if torch.cuda.is_available():

@@ -98,6 +98,7 @@ class Learner:
         )
         self.accelerator.register_for_checkpointing(self.scheduler)
         self.progress = Progress()
+        self.saved: int | None = None  # the step of the last checkpoint
 
     @property
     def device(self) -> str:
@@ -120,6 +121,7 @@ class Learner:
     def load(self, folder: Path) -> None:
         self.accelerator.load_state(str(folder))
         self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
+        self.saved = self.progress.step
 
     def summary(self) -> dict[str, float]:
         """How the training went: mean loss, rows per second, seconds."""
@@ -207,6 +209,7 @@ class Learner:
                 signum = self._agreed(stop())
                 if signum or (not done and self._saves(evaluated)):
                     yield {"event": "checkpoint", "step": progress.step}
+                    self.saved = progress.step
                 if signum:
                     raise Interrupted(
                         signum, f"interrupted at step {progress.step} of {self.max_steps}; a checkpoint is saved",
@@ -241,10 +244,14 @@ class Learner:
         if torch.isfinite(loss) and (scaled or torch.isfinite(torch.as_tensor(norm))):
             return
         what = "loss" if not torch.isfinite(loss) else "gradient"
+        kept = (
+            "there is no checkpoint from before it"
+            if self.saved is None
+            else f"the checkpoint of step {self.saved} is kept"
+        )
         raise UserError(
             f"the {what} is not finite at step {self.progress.step + 1}",
-            hint="lower training.learning_rate, or try training.mixed_precision=no; "
-            "the last checkpoint from before it is kept",
+            hint=f"lower training.learning_rate, or try training.mixed_precision=no; {kept}",
         )
 
     def _is_due(self, epoch_ends: bool) -> bool:

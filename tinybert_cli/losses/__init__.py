@@ -12,9 +12,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
-from tinybert_cli.losses import answers, layers
+from tinybert_cli.losses import answers, layers, weights
 from tinybert_cli.losses.answers import NO_LABEL
 from tinybert_cli.losses.base import Answers, Batch, Loss
+from tinybert_cli.losses.weights import Array
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Outputs:
     soft_labels: Loss
     hard_labels: Loss
     r_drop: Loss
+    name: str  # what the field calls `hard_labels` of such numbers
+    balanced: Callable[[Array], Array] | None = None  # the weight of each label, for `class_weights: balanced`
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,20 @@ def _checked(loss: str, option: str, value: object, kind: Any) -> Any:
 
 
 OUTPUTS: dict[str, Outputs] = {
-    "class": Outputs(answers.soft_labels, answers.hard_labels, answers.r_drop),
-    "classes": Outputs(answers.soft_labels_of_classes, answers.hard_labels_of_classes, answers.r_drop_of_classes),
-    "span": Outputs(answers.soft_labels_of_span, answers.hard_labels_of_span, answers.r_drop_of_span),
-    "value": Outputs(answers.soft_labels_of_value, answers.hard_labels_of_value, answers.r_drop_of_value),
-}
+    "class": Outputs(
+        answers.soft_labels, answers.hard_labels, answers.r_drop, "cross-entropy", weights.of_class
+    ),
+    "classes": Outputs(
+        answers.soft_labels_of_classes, answers.hard_labels_of_classes, answers.r_drop_of_classes,
+        "binary cross-entropy", weights.of_classes,
+    ),
+    "span": Outputs(
+        answers.soft_labels_of_span, answers.hard_labels_of_span, answers.r_drop_of_span, "cross-entropy"
+    ),
+    "value": Outputs(
+        answers.soft_labels_of_value, answers.hard_labels_of_value, answers.r_drop_of_value, "squared error"
+    ),
+}  # fmt: skip
 LOSSES: dict[str, Loss] = {
     "soft_labels": answers.soft_labels,
     "hard_labels": answers.hard_labels,

@@ -5,7 +5,7 @@ Shapes: A answers (rows, or words), C classes. Every loss is a mean over the ans
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,10 @@ NO_LABEL = -100
 
 Temperature = Annotated[float, Field(gt=0, description="Logits are divided by it before they are compared.")]
 Smoothing = Annotated[float, Field(ge=0, lt=1, description="Share of the target spread evenly over all classes.")]
+ClassWeights = Annotated[
+    Literal["none", "balanced"],
+    Field(description="balanced: rare classes weigh more, each rows / (classes x its rows)."),
+]
 
 
 def soft_labels(student: Answers, teacher: Answers, batch: Batch, *, temperature: Temperature = 2.0) -> Tensor:
@@ -31,16 +35,24 @@ def soft_labels(student: Answers, teacher: Answers, batch: Batch, *, temperature
     return -(target * log_student).sum(-1).mean() * temperature**2
 
 
-def hard_labels(student: Answers, teacher: Answers, batch: Batch, *, label_smoothing: Smoothing = 0.0) -> Tensor:
+def hard_labels(
+    student: Answers,
+    teacher: Answers,
+    batch: Batch,
+    *,
+    label_smoothing: Smoothing = 0.0,
+    class_weights: ClassWeights = "none",
+) -> Tensor:
     """Cross-entropy with the labels in the data; rows without a label (-100) count for nothing.
 
     `label_smoothing` spreads that share of the target over all classes (Szegedy et al. 2016, section 7).
+    `class_weights: balanced` takes the mean by the weights in the batch, so that rare classes count as much as others.
     """
     labels = batch["labels"]  # (A,)
-    summed = F.cross_entropy(
-        student["logits"].float(), labels, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="sum"
+    values = F.cross_entropy(
+        student["logits"].float(), labels, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="none"
     )
-    return summed / (labels != NO_LABEL).sum().clamp(min=1)
+    return _mean(values, labels != NO_LABEL, batch, class_weights)
 
 
 def r_drop(first: Answers, second: Answers, batch: Batch) -> Tensor:
@@ -61,18 +73,22 @@ def soft_labels_of_classes(
 
 
 def hard_labels_of_classes(
-    student: Answers, teacher: Answers, batch: Batch, *, label_smoothing: Smoothing = 0.0
+    student: Answers,
+    teacher: Answers,
+    batch: Batch,
+    *,
+    label_smoothing: Smoothing = 0.0,
+    class_weights: ClassWeights = "none",
 ) -> Tensor:
     """Binary cross-entropy with the labels in the data, 0 or 1 for every class; NaN counts for nothing.
 
-    `label_smoothing` draws the target so far towards 1/2.
+    `label_smoothing` draws the target so far towards 1/2. `class_weights`: as in `hard_labels`, yes against no.
     """
     labels = batch["labels"].float()  # (A, C)
     known = ~labels.isnan()
     target = labels.nan_to_num() * (1 - label_smoothing) + label_smoothing / 2
     values = F.binary_cross_entropy_with_logits(student["logits"].float(), target, reduction="none")
-    mean: Tensor = (values * known).sum() / known.sum().clamp(min=1)
-    return mean
+    return _mean(values, known, batch, class_weights)
 
 
 def r_drop_of_classes(first: Answers, second: Answers, batch: Batch) -> Tensor:
@@ -129,6 +145,14 @@ def r_drop_of_span(first: Answers, second: Answers, batch: Batch) -> Tensor:
     """`r_drop` over the places of a window, for the begin and for the end (A, 2); the mean of both."""
     log_p, log_q = (_over_window(said["logits"].float(), batch) for said in (first, second))
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / _ends(batch) / 2
+
+
+def _mean(values: Tensor, known: Tensor, batch: Batch, class_weights: ClassWeights) -> Tensor:
+    """The mean of what is known, each by its weight in the batch if they are balanced; 0 if nothing is."""
+    weights = batch["label_weights"] * known if class_weights == "balanced" else known.to(values.dtype)
+    total = weights.sum()
+    mean: Tensor = (values * weights).sum() / torch.where(total > 0, total, 1)
+    return mean
 
 
 def _over_window(values: Tensor, batch: Batch) -> Tensor:

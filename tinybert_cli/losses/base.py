@@ -11,5 +11,6 @@ Answers = Mapping[str, Any]
 """What a model says: "logits" (A, C); "embeddings" (B, T, H), what enters the first layer; and one tensor per compared
 layer: "hidden_states" L times (B, T, H), what leaves it; "queries", "keys", "values" L times (B, N, T, D)."""
 Batch = Mapping[str, Tensor]
-"""What it was shown: "labels" (A, ...), one for each answer; "attention_mask" (B, T), 0 where there is padding."""
+"""What it was shown: "labels" (A, ...), one for each answer, and "label_weights", how much each of them counts;
+"attention_mask" (B, T), 0 where there is padding."""
 Loss = Callable[..., Tensor]

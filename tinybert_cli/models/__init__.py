@@ -10,13 +10,15 @@ from tinybert_cli.models.loading import (
     load,
     read_config,
     read_label_names,
+    rewrite_config,
     save,
+    save_tokenizer,
     size,
     weights_bytes,
 )
 from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
-from tinybert_cli.models.sources import PACKAGES, Source, fetch, locate
+from tinybert_cli.models.sources import PACKAGES, Source, commit, fetch, locate
 from tinybert_cli.models.tokenizers import check_length, check_vocabulary, load_tokenizer, tokenizer_difference
 from tinybert_cli.models.vocabulary import trim_vocabulary, whole_words
 
@@ -34,6 +36,7 @@ __all__ = [
     "check_outputs",
     "check_preset",
     "check_vocabulary",
+    "commit",
     "copied_layers",
     "fetch",
     "label_names",
@@ -43,7 +46,9 @@ __all__ = [
     "locate",
     "read_config",
     "read_label_names",
+    "rewrite_config",
     "save",
+    "save_tokenizer",
     "shape",
     "size",
     "tokenizer_difference",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +24,16 @@ def load(
     source: Source,
     head: str,
     *,
-    num_labels: int | None = None,
     label_names: list[str] | None = None,
     problem: str | None = None,
     new_head: bool = False,
     dropout: float | None = None,
-    dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
 ) -> PreTrainedModel:
-    """The model in eval mode; every weight that it has comes from the file, or an InputError says which does not.
+    """The model in float32 and eval mode, every weight of it from the file; an InputError says which is not there.
 
     `new_head=True` (finetune) allows a missing head, and makes a fresh one: seed torch before. Whatever head there is
-    must answer `label_names` (or `num_labels`) in that order; without either, the model's own labels stand.
+    must answer `label_names` in that order; without them, the model's own labels stand.
     `problem` is what the outputs of a sequence-classification head are, as config.json says it in `problem_type`.
     `base` is the model below any head; the pooler that some families have on top may be missing, and is fresh then.
     """
@@ -47,10 +47,16 @@ def load(
         raise _no_head(source, config, head)
     if has_head:
         _check_problem(source, config, problem)
-        _check_labels(source, config, num_labels, label_names)
-    _set_labels(config, num_labels, label_names)
+        _check_labels(source, config, label_names)
+    _set_labels(config, label_names)
     config.problem_type = problem or config.problem_type
     _set_dropout(config, dropout)
+    if suffixes and (config.is_encoder_decoder or _only_writes(config)):
+        raise InputError(
+            f"{config.model_type} models write text; what is distilled here are encoders, which read it",
+            where=str(folder),
+            hint="start from an encoder: bert, roberta, distilbert, electra, ...",
+        )
     families = getattr(modeling_auto, mapping)
     if type(config) not in families or (not suffixes and config.is_encoder_decoder):
         what = f"{head} head" if suffixes else "encoder of its own"
@@ -69,7 +75,7 @@ def load(
         None,
         config=config,
         state_dict=weights,
-        dtype=dtype,
+        dtype=torch.float32,
         # Explicit, because config.json may name a kernel to download; for 32 x 16 tokens sdpa is as fast as eager.
         attn_implementation=attention if family._supports_sdpa else "eager",
         ignore_mismatched_sizes=True,  # they are refused below, all at once
@@ -96,6 +102,11 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
         model.save_pretrained(folder)
     except SafetensorError as error:  # a full disk, without an errno
         raise UserError(f"the weights could not be written: {error}", where=str(folder)) from error
+    save_tokenizer(tokenizer, folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """The tokenizer's files, and of a WordPiece one vocab.txt, which older runtimes read."""
     tokenizer.save_pretrained(folder)
     _write_wordpiece_vocabulary(tokenizer, folder)
 
@@ -114,7 +125,7 @@ def check_outputs(source: Source, names: list[str] | None, problem: str | None) 
     """The classes in the order of the outputs, by config.json alone; InputError if they are not `names`."""
     config = _read_config(fetch(source, weights=False))
     _check_problem(source, config, problem)
-    _check_labels(source, config, None, names)
+    _check_labels(source, config, names)
     return names or _label_names(config) or [str(index) for index in range(config.num_labels)]
 
 
@@ -122,6 +133,13 @@ def read_config(source: Source) -> dict[str, Any]:
     """config.json, with what transformers assumes where it says nothing. Loads no weights."""
     values: dict[str, Any] = _read_config(fetch(source, weights=False)).to_dict()
     return values
+
+
+def rewrite_config(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Puts settings into the config.json of a saved model; those that are None go out of it."""
+    file = folder / "config.json"
+    values = {key: value for key, value in {**read_json(file), **settings}.items() if value is not None}
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def size(model: PreTrainedModel) -> dict[str, int]:
@@ -168,6 +186,14 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         raise InputError(f"the config cannot be read: {error}", where=str(file)) from error
 
 
+def _only_writes(config: PreTrainedConfig) -> bool:
+    """Whether each token sees only those before it: such a family says the next word, and never fills one in."""
+    from transformers.models.auto import modeling_auto
+
+    writers, readers = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
+    return type(config) in writers and type(config) not in readers
+
+
 def _no_head(source: Source, config: PreTrainedConfig, head: str) -> InputError:
     made_as = ", ".join(config.architectures or []) or config.model_type
     return InputError(
@@ -178,25 +204,22 @@ def _no_head(source: Source, config: PreTrainedConfig, head: str) -> InputError:
 
 def _label_names(config: PreTrainedConfig) -> list[str] | None:
     names = [str(config.id2label[index]) for index in sorted(config.id2label)]
-    return None if names == _unnamed(len(names)) else names
+    return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
 
 
-def _unnamed(count: int) -> list[str]:
-    return [f"LABEL_{index}" for index in range(count)]
-
-
-def _check_labels(source: Source, config: PreTrainedConfig, count: int | None, names: list[str] | None) -> None:
+def _check_labels(source: Source, config: PreTrainedConfig, names: list[str] | None) -> None:
+    if names is None:
+        return
     own = _label_names(config)
-    if names is not None and own is not None and own != names:
+    if own is not None and own != names:
         what = "in another order" if sorted(own) == sorted(names) else "that are not those of the data"
         raise InputError(
             f"'{source.name}' answers with labels {what}:\n  model: {', '.join(own)}\n  data:  {', '.join(names)}",
             hint="set data.label_names to the model's order, or start from the model without its head",
         )
-    wanted = len(names) if names is not None else count
-    if wanted is not None and wanted != config.num_labels:
+    if len(names) != config.num_labels:
         raise InputError(
-            f"'{source.name}' has {config.num_labels} labels, the data has {wanted}",
+            f"'{source.name}' has {config.num_labels} labels, the data has {len(names)}",
             hint="start from the model without its head, or check data.label_column_name",
         )
 
@@ -212,10 +235,9 @@ def _check_problem(source: Source, config: PreTrainedConfig, problem: str | None
         )
 
 
-def _set_labels(config: PreTrainedConfig, count: int | None, names: list[str] | None) -> None:
-    if names is None and (count is None or count == config.num_labels):
+def _set_labels(config: PreTrainedConfig, names: list[str] | None) -> None:
+    if names is None:
         return
-    names = names if names is not None else _unnamed(int(count or 0))
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
 

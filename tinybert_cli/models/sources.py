@@ -51,6 +51,11 @@ def fetch(source: Source, *, weights: bool = True) -> Path:
     return folder
 
 
+def commit(source: Source) -> str | None:
+    """The commit that a Hub id stands for today, for a branch may stand for another one tomorrow; None of a folder."""
+    return None if source.folder is not None else fetch(source, weights=False).name
+
+
 def _locate_in_package(name: str) -> Source:
     import_name, _, inside = name.removeprefix("package://").partition("/")
     if not import_name.isidentifier():
@@ -142,8 +147,11 @@ def _download(source: Source, patterns: list[str]) -> Path:
     )
 
     hub_id = str(source.hub_id)
+    asked, option = (
+        (f"{hub_id}@{source.revision}", f" --revision {source.revision}") if source.revision else (hub_id, "")
+    )
     elsewhere = (
-        f"where there is a network, run: hf download {hub_id}; then set HF_HOME to the folder of that cache, "
+        f"where there is a network, run: hf download {hub_id}{option}; then set HF_HOME to the folder of that cache, "
         "or give the downloaded folder instead of the id"
     )
     try:
@@ -160,8 +168,13 @@ def _download(source: Source, patterns: list[str]) -> Path:
             f"there is neither a folder '{source.name}' here nor such a model on the Hub",
             hint="check the spelling; for a private model run: hf auth login",
         ) from error
+    except PermissionError as error:
+        raise InputError(
+            f"'{hub_id}' cannot be downloaded: the cache, {error.filename}, must not be written",
+            hint="set HF_HOME to a folder of yours",
+        ) from error
     except (OSError, HTTPError) as error:
-        raise InputError(f"'{hub_id}' is not in the cache, and the Hub cannot be reached", hint=elsewhere) from error
+        raise InputError(f"'{asked}' is not in the cache, and the Hub cannot be reached", hint=elsewhere) from error
 
 
 RUN_AGAIN = "run again to finish: the same command goes on from the last checkpoint"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.models.families import FAMILIES
+from tinybert_cli.models.loading import read_config
 from tinybert_cli.models.sources import TOKENIZER_FILES, Source, fetch
 from tinybert_cli.models.weights import family_of, read_json, some_of
 
@@ -69,18 +70,18 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
         )
 
 
-def check_length(model: PreTrainedModel, tokens: int, source: Source) -> None:
-    """A ConfigError if so many tokens are more than the model has positions for."""
-    kind = model.config.model_type
-    if kind not in FAMILIES:
+def check_length(source: Source, tokens: int, *, key: tuple[str, ...] = ("data", "max_seq_length")) -> None:
+    """A ConfigError about the setting `key` if so many tokens are more than the model has positions for."""
+    config = read_config(source)
+    if config["model_type"] not in FAMILIES:
         return  # many count positions from token to token, and know no end
-    after_padding = kind in ("roberta", "xlm-roberta", "camembert")
-    positions = model.config.max_position_embeddings - (model.config.pad_token_id + 1 if after_padding else 0)
+    after_padding = config["model_type"] in ("roberta", "xlm-roberta", "camembert")
+    positions = config["max_position_embeddings"] - (config["pad_token_id"] + 1 if after_padding else 0)
     if tokens > positions:
         raise ConfigError(
-            f"'{source.name}' has positions for {positions} tokens, the longest row has {tokens}",
-            key=("data", "max_seq_length"),
-            hint=f"data.max_seq_length: {positions}",
+            f"'{source.name}' has positions for {positions} tokens, not for {tokens}",
+            key=key,
+            hint=f"{'.'.join(key)}: at most {positions}",
         )
 
 

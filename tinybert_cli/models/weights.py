@@ -24,7 +24,9 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
             weights = _read_shards(file) if name.endswith(".index.json") else _read_file(file)
             break
     else:
-        raise InputError(f"there are no weights: none of {', '.join(WEIGHTS_FILES)}", where=str(folder))
+        exported = "this is an export; give the model that it was made from" if any(folder.glob("*.onnx")) else None
+        what = f"there are no weights: none of {', '.join(WEIGHTS_FILES)}"
+        raise InputError(what, where=str(folder), hint=exported)
     weights = {_today(key): tensor for key, tensor in weights.items()}
     broken = [key for key, tensor in weights.items() if not is_finite(tensor)]
     if broken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,14 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
             hint="trim it in the second step, with soft_labels alone",
         )
     source = models.locate(config.student.from_)
-    inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, source.revision)}
+    inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     splits: list[data.Split] = ["train", "validation"]
     if config.soft_labels is not None:
         inputs["soft_labels"] = artifacts.describe(data.existing_folder(config.soft_labels, "soft_labels"))
         splits = ["validation"]
     if config.teacher is not None:
         teacher = models.locate(config.teacher)
-        inputs["teacher"] = artifacts.describe_model(teacher.folder, teacher.name, teacher.revision)
+        inputs["teacher"] = artifacts.describe_model(teacher.folder, teacher.name, models.commit(teacher))
     inputs |= artifacts.describe_all(data.sources(config.data, splits))
     with artifacts.open_output("distill", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
@@ -102,14 +103,15 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
         yield {"event": "warning", "message": "these losses leave the classifier untrained and its scores mean "
                "nothing: set `keep: last` under training"}  # fmt: skip
     manifest = {"inputs": {}} if labels is None else artifacts.verify_folder(labels)
-    rows, targets, names = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
+    taught = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
     lesson = Lesson(
-        rows,
-        targets,
-        names,
+        taught.rows,
+        taught.targets,
+        taught.names,
         lambda student: _compared(config, combined, student),
         config.student,
         source,
+        originals=taught.originals,
         origin=manifest["inputs"],
         card={
             "starts from": config.student.from_,
@@ -120,15 +122,23 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     yield from fit(config, lesson, output)
 
 
-def _from_text(config: Distill) -> tuple[data.Rows, dict[str, data.Array], None]:
+@dataclass(frozen=True)
+class _Taught:
+    """The rows of a lesson, what is to be learnt of them, and the names of the classes."""
+
+    rows: data.Rows
+    targets: dict[str, data.Array] = field(default_factory=dict)
+    names: list[str] | None = None
+    originals: data.Rows | None = None
+
+
+def _from_text(config: Distill) -> _Taught:
     """The rows alone; what is to be learnt of them stands in the teacher's layers."""
-    return data.read(config.data, "train"), {}, None
+    return _Taught(data.read(config.data, "train"))
 
 
-def _from_labels(
-    config: Distill, folder: Path, manifest: Mapping[str, Any], output: artifacts.Output
-) -> tuple[data.Rows, dict[str, data.Array], list[str]]:
-    """The rows of the label dataset, with the teacher's answers and the gold labels, and the names of the classes."""
+def _from_labels(config: Distill, folder: Path, manifest: Mapping[str, Any], output: artifacts.Output) -> _Taught:
+    """The rows of the label dataset, with the teacher's answers and the gold labels."""
     wanted = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
     if config.teacher is not None:
         wanted["teacher"] = [output.inputs["teacher"]]
@@ -140,9 +150,12 @@ def _from_labels(
     labels = tasks.find_answering(config.task).labels(answers.rows, config.data, names)
     if labels is not None:
         targets["labels"] = labels
+        balanced = losses.OUTPUTS[tasks.find_answering(config.task).outputs].balanced
+        if balanced is not None:
+            targets["label_weights"] = balanced(labels)
     elif "hard_labels" in _combined(config).parts:
-        answers.rows.column(config.data.label_column_name)  # raises, with the columns that there are
-    return answers.rows, targets, names
+        raise tasks.without_gold(answers.rows, config.data)
+    return _Taught(answers.rows, targets, names, answers.originals)
 
 
 def _spoken(name: str, setting: float | Mapping[str, Any]) -> str:

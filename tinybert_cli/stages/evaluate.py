@@ -20,6 +20,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
 
 MEASURES = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
 TIMED_ROWS = 256  # rows that the latencies are taken on, or as many as there are
+MOST_CLASSES = 25  # whose numbers stand in report.md one by one
 COUNTED_ROWS = 64  # rows whose multiplications are counted
 
 
@@ -32,7 +33,7 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
     reference = _check(config)
     found = {name: models.locate(where) for name, where in config.models.items()}
     inputs: dict[str, Any] = {
-        f"models.{name}": artifacts.describe_model(source.folder, source.name, source.revision)
+        f"models.{name}": artifacts.describe_model(source.folder, source.name, models.commit(source))
         for name, source in found.items()
     }
     inputs |= artifacts.describe_all(data.sources(config.data, [config.split]))
@@ -96,8 +97,7 @@ def _evaluate(
     names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
     gold = task.exam(rows, config.data, names)
     if gold is None:
-        rows.column(config.data.label_column_name)  # raises, with the columns that there are
-    assert gold is not None
+        raise tasks.without_gold(rows, config.data)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
     yield {"event": "plan", "rows": len(rows), "models": list(sources), "reference": reference, "split": config.split}
     contestants = {name: _enter(config, task, source, rows, names) for name, source in sources.items()}
@@ -106,12 +106,12 @@ def _evaluate(
     if output.dry_run:
         return
 
-    logits = {}
+    logits, offsets = {}, shown_to_reference.rows
     for name, contestant in contestants.items():
         order = data.sorted_batches(contestant.examples.lengths, config.per_device_eval_batch_size)
-        logits[name] = loops.predict_all(contestant.model, contestant.examples, order)
+        raw = loops.predict_all(contestant.model, contestant.examples, order)
+        logits[name] = task.settled(raw, offsets, models.read_config(contestant.source))
         yield {"event": "scored", "model": name}
-    offsets = shown_to_reference.rows
     said = {name: task.answers(values, offsets, names, rows, config.data) for name, values in logits.items()}
     judge = _Judge(config, task, gold, logits[reference], offsets)
     slices = findings.slices(_row_lengths(shown_to_reference), gold.kinds(), said[reference].get("confidence"), columns)
@@ -129,13 +129,13 @@ def _evaluate(
             }
         found |= {f"{task.sliced}[{key}]": float(credits[name][rows_in].mean()) for key, rows_in in slices.items()}
         table[name] = found
-        yield {"event": "model", "model": name, "is_reference": name == reference, **found}
+        yield {"event": "model", "model": name, "is_reference": name == reference, "metric": task.main_metric, **found}
 
     metrics = {f"{name}.{key}": value for name, found in table.items() for key, value in found.items()}
     shown = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": gold.words}
     lost = findings.regressions(shown, said, credits, reference)
     title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
-    pages = {"report.md": artifacts.markdown_table(title, metrics, list(sources))}
+    pages = {"report.md": artifacts.markdown_table(title, _readable(metrics, names), list(sources))}
     try:
         pages["report.html"] = evaluation_page.as_html(
             evaluation_page.Evaluation(
@@ -167,6 +167,14 @@ def _evaluate(
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
 
 
+def _readable(metrics: Mapping[str, float], names: list[str]) -> dict[str, float]:
+    """All of them, or, of very many classes, all but the numbers of each class, which metrics.json has."""
+    if len(names) <= MOST_CLASSES:
+        return dict(metrics)
+    of_one = [f"[{name}]" for name in names]
+    return {key: value for key, value in metrics.items() if not any(name in key for name in of_one)}
+
+
 def _log(source: models.Source) -> list[artifacts.Row]:
     """How a model of ours learned; nothing of others."""
     if source.folder is None or not (source.folder / "log.jsonl").is_file():
@@ -181,8 +189,12 @@ def _enter(
     task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
     model = opened(source, task, names)
     encoded = task.encode(rows, config.data, model.tokenizer)
+    examples = data.Examples.of(encoded)
+    models.check_length(source, int(examples.lengths.max()))
+    timed = [] if config.latency is None else [length for length in config.latency.lengths if isinstance(length, int)]
+    models.check_length(source, max(timed, default=0), key=("latency", "lengths"))
     facts = {"bytes": models.weights_bytes(models.fetch(source)), **model.size}
-    return _Contestant(source, model.net, encoded, data.Examples.of(encoded), facts)
+    return _Contestant(source, model.net, encoded, examples, facts)
 
 
 def _row_lengths(encoded: tasks.Encoded) -> data.Array:

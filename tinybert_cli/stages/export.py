@@ -1,10 +1,11 @@
-"""export: write a model for another runtime, and verify it on real rows against the original."""
+"""export: write a model in another form, and verify it on real rows against the original."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from tinybert_cli import artifacts, data, formats, loops, models, tasks
 from tinybert_cli.config import Export, Verify
 from tinybert_cli.errors import ConfigError, GateError
+from tinybert_cli.stages import card_of_export
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering, "format": formats.find}
 
@@ -29,12 +31,9 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
         GateError: float32 does not keep what `verify` asks for: nothing is left under a final name. Or int8 does not:
             then the folder holds float32, and asking again says so again.
     """
-    if config.quantize_exclude and config.quantize == "none":
-        raise ConfigError(
-            "there is nothing to leave out of: nothing is quantized", key=("quantize_exclude",), hint="quantize: int8"
-        )
+    _check_settings(config)
     source = models.locate(config.model)
-    inputs = {"model": artifacts.describe_model(source.folder, source.name, source.revision)}
+    inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     inputs |= artifacts.describe_all(data.sources(config.data, [config.verify.split]))
     with artifacts.open_output("export", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
@@ -50,63 +49,99 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
         raise GateError(
             f"int8 was refused: {refused[-1]}",
             where=config.output_dir,
-            hint="the folder holds float32; leave out what hurts with quantize_exclude, or loosen verify",
+            hint="the folder holds float32; ship that, leave out of int8 what hurts it, or loosen verify",
         )
+
+
+def _check_settings(config: Export) -> None:
+    """A setting that nothing would read is refused, unless it says what is so anyway."""
+    form = formats.find(config.format)
+    for name in [key for key, field in Export.model_fields.items() if getattr(config, key) != field.get_default()]:
+        readers = [key for key, other in formats.FORMATS.items() if name in other.settings]
+        if readers and config.format not in readers:
+            raise ConfigError(
+                f"`{name}` means nothing for `format: {config.format}`",
+                key=(name,),
+                hint=f"leave it out, or write format: {' or '.join(readers)}",
+            )
+        if name in ("quantize_exclude", "embedding_bits") and config.quantize == "none":
+            raise ConfigError(f"`{name}` means nothing: nothing is quantized", key=(name,), hint="add quantize: int8")
+    if form.precision != "float32" and config.verify.atol != Verify().atol:
+        raise ConfigError(
+            f"`atol` is for float32; `format: {config.format}` writes fewer bits",
+            key=("verify", "atol"),
+            hint="leave it out: min_agreement and max_metric_drop decide",
+        )
+
+
+def _options(config: Export, names: Sequence[str]) -> dict[str, Any]:
+    known = {"dtype": config.dtype, "embedding_bits": config.embedding_bits, "opset": config.opset}
+    return {name: known[name] for name in names}
 
 
 def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task, form = tasks.find_answering(config.task), formats.find(config.format)
-    model = models.load(source, task.head, label_names=config.data.label_names, problem=task.problem)
+    model = models.load(source, task.head, label_names=config.data.class_names, problem=task.problem)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
     names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
     rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
     gold = task.exam(rows, config.data, task.label_names(rows, config.data, model_names=names))
     encoded = task.encode(rows, config.data, tokenizer)
+    examples = data.Examples.of(encoded)
+    models.check_length(source, int(examples.lengths.max()))
     yield from data.remarks(config.verify.split, encoded, config.data)
-    check = _Check(
-        task, model, data.Examples.of(encoded), encoded.rows, gold, models.weights_bytes(models.fetch(source))
-    )
+    check = _Check(task, model, examples, encoded.rows, gold, models.weights_bytes(models.fetch(source)))
     yield {"event": "plan", "rows": len(rows), "format": config.format, "quantize": config.quantize,
            **models.size(model)}  # fmt: skip
     if output.dry_run:
         return
 
+    def read(folder: Path) -> Any:
+        if form.read is not None:
+            return form.read(folder)
+        return models.load(models.locate(str(folder)), task.head, problem=task.problem)  # computes in float32
+
     with output.scratch() as folder:
-        weights = folder / form.weights
-        form.write(model, check.sample(), folder, opset=config.opset)
+        weights, precision = folder / form.weights, config.dtype or form.precision
+        form.write(model, check.sample(), folder, **_options(config, form.options))
         yield {"event": "written", "bytes": weights.stat().st_size}
-        metrics, said = check.compare(form.read(folder), weights)
-        complaints = check.complaints(metrics, config.verify, atol=config.verify.atol)
+        metrics, said = check.compare(read(folder), weights)
+        complaints = check.complaints(metrics, config.verify, exact=precision == "float32")
         if complaints:
             raise GateError(
                 "the export is not what the model was: " + "; ".join(complaints),
                 where=str(output.folder),
                 hint="nothing was kept; loosen verify if you can live with it",
             )
-        kept = "none"
-        if config.quantize == "int8":
+        if config.quantize == "int8" and form.int8 is not None:
             small = folder / "int8"
             small.mkdir()
-            form.quantize(weights, small / form.weights, config.quantize_exclude)
-            found, answers = check.compare(form.read(small), small / form.weights)
-            complaints = check.complaints(found, config.verify)
+            quantize = partial(form.int8.write, **_options(config, form.int8.options))
+            quantize(weights, small / form.weights, config.quantize_exclude)
+            found, answers = check.compare(read(small), small / form.weights)
+            complaints = check.complaints(found, config.verify, exact=False)
             if complaints:
-                blame = check.blame(form, folder, small, config.quantize_exclude)
+                blame = check.blame(
+                    replace(form.int8, write=quantize), read, weights, small / form.weights, config.quantize_exclude
+                )
                 yield {"event": "refused", "message": "; ".join([*complaints, _spoken(blame)])}
                 metrics |= {f"int8_{name}": value for name, value in found.items()}
             else:
-                kept, metrics, said = "int8", found, answers
+                precision, metrics, said = "int8", found, answers
                 (small / form.weights).replace(weights)
             shutil.rmtree(small)
         yield {"event": "verify", **metrics}
-        model.config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        if form.read is None:
+            models.save_tokenizer(tokenizer, folder)
+        else:
+            model.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         result = None if gold is None else _result(config, task, said, gold)
-        card = _card(config, kept, output, result, names, {**metrics, **models.size(model)})
+        card = card_of_export.card(config, precision, output, result, names, {**metrics, **models.size(model)})
         (folder / "README.md").write_text(artifacts.model_card(card), encoding="utf-8")
         output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
-    output.finish(metrics, label_names=names, device="cpu", precision=kept)
+    output.finish(metrics, label_names=names, device="cpu", precision=precision)
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
 
 
@@ -133,8 +168,9 @@ class _Check:
         metrics = {
             "max_abs_logit_difference": float(difference.max()),
             "mean_abs_logit_difference": float(difference.mean()),
-            "agreement": self.task.fidelity(said, original, self.offsets)["agreement"],
         }
+        original, said = self._settled(original), self._settled(said)
+        metrics["agreement"] = self.task.fidelity(said, original, self.offsets)["agreement"]
         if self.gold is not None:
             before, after = (self.gold.score(logits)[self.task.main_metric] for logits in (original, said))
             metrics["metric_difference"] = after - before
@@ -147,11 +183,11 @@ class _Check:
         metrics["bytes_ratio"] = self.bytes / metrics["bytes"]
         return metrics, said
 
-    def complaints(self, metrics: Mapping[str, float], verify: Verify, *, atol: float | None = None) -> list[str]:
-        """What `verify` asks for and these metrics do not have."""
+    def complaints(self, metrics: Mapping[str, float], verify: Verify, *, exact: bool) -> list[str]:
+        """What `verify` asks for and these metrics do not have; logits must be alike in float32 alone (`exact`)."""
         found = []
-        if atol is not None and metrics["max_abs_logit_difference"] > atol:
-            found.append(f"logits differ by {metrics['max_abs_logit_difference']:.2g}, more than atol {atol:g}")
+        if exact and metrics["max_abs_logit_difference"] > verify.atol:
+            found.append(f"logits differ by {metrics['max_abs_logit_difference']:.2g}, more than atol {verify.atol:g}")
         if metrics["agreement"] < verify.min_agreement:
             found.append(f"agreement {metrics['agreement']:.4f}, less than min_agreement {verify.min_agreement:g}")
         drop = -metrics.get("metric_difference", 0.0)
@@ -159,26 +195,31 @@ class _Check:
             found.append(f"the metric falls by {drop:.4f}, more than max_metric_drop {verify.max_metric_drop:g}")
         return found
 
-    def blame(self, form: formats.Format, folder: Path, small: Path, exclude: Sequence[str]) -> list[tuple[str, float]]:
-        """Each part of the model, and how far the logits move (mean) when it alone is int8; the worst first."""
-        parts = form.parts(folder / form.weights)
+    def blame(
+        self, int8: formats.Int8, read: Callable[[Path], Any], weights: Path, small: Path, exclude: Sequence[str]
+    ) -> list[tuple[str, float]]:
+        """Each part of the model, and how far the logits move (mean) when it alone is int8; the worst first.
+
+        Args:
+            weights: the float32 file.
+            small: the file to write int8 to.
+        """
+        parts = int8.parts(weights)
         original = self._logits(self.model)
         found = []
         for part in parts:
-            form.quantize(folder / form.weights, small / form.weights, [*exclude, *(p for p in parts if p != part)])
-            found.append((part, float(np.abs(self._logits(form.read(small)) - original).mean())))
+            int8.write(weights, small, [*exclude, *(other for other in parts if other != part)])
+            found.append((part, float(np.abs(self._logits(read(small.parent)) - original).mean())))
         return sorted(found, key=lambda pair: -pair[1])
 
     def _logits(self, net: Any) -> data.Array:
         return loops.predict_all(net, self.examples, self._order())
 
+    def _settled(self, logits: data.Array) -> data.Array:
+        return self.task.settled(logits, self.offsets, self.model.config.to_dict())
+
     def _order(self) -> list[list[int]]:
         return data.sorted_batches(self.examples.lengths, BATCH_SIZE)
-
-
-def _spoken(blame: Sequence[tuple[str, float]]) -> str:
-    worst = ", ".join(f"{part} {moved:.3f}" for part, moved in blame[:BLAMED])
-    return f"parts that move the logits most when they alone are int8: {worst}"
 
 
 def _result(config: Export, task: tasks.Answering, said: data.Array, gold: tasks.Exam) -> artifacts.Result:
@@ -186,59 +227,6 @@ def _result(config: Export, task: tasks.Answering, said: data.Array, gold: tasks
     return artifacts.Result(config.verify.split, len(gold.words), gold.score(said), intervals)
 
 
-def _card(
-    config: Export,
-    quantize: str,
-    output: artifacts.Output,
-    result: artifacts.Result | None,
-    names: list[str],
-    facts: Mapping[str, float],
-) -> artifacts.Card:
-    kind = "int8" if quantize == "int8" else "float32"
-    limits = [
-        f"Its answers are those of {config.model} on {facts['agreement']:.2%} of the rows that it was verified on, "
-        f"where a logit differs by {facts['max_abs_logit_difference']:.2g} at most. That model's limits are its own.",
-        f"Longer input than {config.data.max_seq_length} tokens was cut when it was verified.",
-    ]
-    lost = f"{facts['metric_difference']:+.4f}" if "metric_difference" in facts else None
-    return artifacts.Card(
-        name=output.folder.name,
-        task=config.task,
-        pipeline=tasks.find(config.task).pipeline,
-        summary=f"{config.model} for ONNX Runtime, in {kind}.",
-        inputs=output.inputs,
-        made={
-            "command": "`tinybert export`",
-            "model": config.model,
-            "format": config.format,
-            "weights": kind,
-            "verified on": artifacts.data_names(output.inputs),
-            "agreement with the model": f"{facts['agreement']:.4f}",
-            f"{tasks.find(config.task).main_metric} against the model's": lost,
-            "labels": ", ".join(names),
-        },
-        result=result,
-        costs={
-            "parameters": f"{facts['parameters']:,}",
-            "weights": f"{facts['bytes'] / 1e6:.1f} MB, {facts['bytes_ratio']:.1f}x smaller than the model's",
-            "latency": f"{facts['latency_ms_b1']:.2f} ms for one text (median), {facts['latency_ratio_b1']:.1f}x faster"
-            " than the model in torch",
-            "measured on": artifacts.machine(),
-        },
-        usage={
-            "ONNX Runtime": f"```python\n{_USAGE.format(folder=output.folder)}\n```",
-            "tinybert": f'```sh\ntinybert predict {output.folder} "Better than it looks."\n```\n\nIt needs no torch.',
-            "transformers": f"It loads {config.model}, the original; an export is for ONNX Runtime.",
-        },
-        limits=[*limits, *artifacts.UNTESTED],
-        tags=["onnx", *([] if quantize == "none" else [quantize])],
-    )
-
-
-_USAGE = """import numpy as np, onnxruntime, tokenizers
-
-tokenizer = tokenizers.Tokenizer.from_file("{folder}/tokenizer.json")
-session = onnxruntime.InferenceSession("{folder}/model.onnx")
-text = tokenizer.encode("Better than it looks.")
-values = {{"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}}
-logits = session.run(None, {{node.name: np.array([values[node.name]]) for node in session.get_inputs()}})"""
+def _spoken(blame: Sequence[tuple[str, float]]) -> str:
+    worst = ", ".join(f"{part} {moved:.3f}" for part, moved in blame[:BLAMED])
+    return f"parts that move the logits most when they alone are int8: {worst}; try quantize_exclude: [{blame[0][0]}]"

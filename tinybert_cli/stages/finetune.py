@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
-from tinybert_cli.config import Finetune, Regularization
-from tinybert_cli.errors import ConfigError
+from tinybert_cli.config import Finetune
+from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages.fit import Lesson, fit
 
 
@@ -24,7 +24,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
             hint="set labels to a label dataset, or leave min_confidence out",
         )
     source = models.locate(config.model.from_)
-    inputs = {"model": artifacts.describe_model(source.folder, source.name, source.revision)}
+    inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     if config.labels != "gold":
         inputs["labels"] = artifacts.describe(data.existing_folder(config.labels, "labels"))
     splits: list[data.Split] = ["train", "validation"] if config.labels == "gold" else ["validation"]
@@ -39,12 +39,13 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
 def _finetune(config: Finetune, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task = tasks.find_answering(config.task)
     manifest: dict[str, Any] = {"inputs": {}}
+    originals: data.Rows | None = None
     if config.labels == "gold":
         rows = data.read(config.data, "train")
         names = task.label_names(rows, config.data, model_names=None)
         labels = task.labels(rows, config.data, names)
         if labels is None:
-            rows.column(config.data.label_column_name)  # raises, with the columns that there are
+            raise tasks.without_gold(rows, config.data)
     else:
         folder = Path(config.labels)
         manifest = artifacts.verify_folder(folder)
@@ -52,70 +53,91 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
         answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
         answers = answers.head(config.data.max_train_samples)
-        names = manifest["label_names"]
-        labels, sure = task.hard_answers(answers.logits, answers.offsets, config.min_confidence)
+        names, originals = manifest["label_names"], answers.originals
+        logits = task.settled(answers.logits, answers.offsets, manifest.get("decision", {}))
+        labels, sure = task.hard_answers(logits, answers.offsets, config.min_confidence)
         chosen = sure.nonzero()[0]
         rows, labels = answers.rows.select(chosen.tolist()), labels[answers.answers_of(chosen)]
         yield {"event": "labels", "rows": len(sure), "kept": len(chosen), "min_confidence": config.min_confidence}
-    assert labels is not None
+        if not len(chosen):
+            raise InputError(
+                f"none of the {len(sure):,} answers in '{folder}' is at least {config.min_confidence:g} sure",
+                hint="lower min_confidence",
+            )
     task.check_trainable(labels, names, rows)
+    if config.labels == "gold":
+        yield from ({"event": "warning", "message": message} for message in task.odd(rows, config.data, names))
+    outputs, options = losses.OUTPUTS[task.outputs], _options(config)
+    targets = {"labels": labels}
+    if config.class_weights == "balanced":
+        assert outputs.balanced is not None  # _check_class_weights
+        targets["label_weights"] = outputs.balanced(labels)
     lesson = Lesson(
         rows,
-        {"labels": labels},
+        targets,
         names,
-        lambda model: (model, _loss(config.regularization, losses.OUTPUTS[task.outputs])),
+        lambda model: (model, _loss(outputs, options, config.regularization.r_drop)),
         config.model,
         source,
         dropout=config.regularization.dropout,
+        originals=originals,
         origin=manifest["inputs"],
         card={
             "starts from": config.model.from_,
             "learned from": "gold labels" if config.labels == "gold" else config.labels,
-            "loss": _spoken(config.regularization, task.outputs),
+            "loss": _spoken(config, outputs),
         },
     )
     yield from fit(config, lesson, output)
 
 
-LOSS_OF = {
-    "class": "cross-entropy",
-    "classes": "binary cross-entropy",
-    "span": "cross-entropy",
-    "value": "squared error",
-}
+def _spoken(config: Finetune, outputs: losses.Outputs) -> str:
+    parts = [f"{name.replace('_', ' ')} {value:g}" for name, value in config.regularization if value]
+    weighted = ["class weights balanced"] if config.class_weights == "balanced" else []
+    return ", ".join([outputs.name, *weighted, *parts])
 
 
-def _spoken(regularization: Regularization, outputs: str) -> str:
-    parts = [f"{name.replace('_', ' ')} {value:g}" for name, value in regularization if value]
-    return ", ".join([LOSS_OF[outputs], *parts])
+def _options(config: Finetune) -> dict[str, Any]:
+    """Those of the loss that were asked for; a loss need not have the others."""
+    asked = {"label_smoothing": config.regularization.label_smoothing, "class_weights": config.class_weights}
+    return {name: value for name, value in asked.items() if value not in (0.0, "none")}
 
 
-def _loss(regularization: Regularization, compare: losses.Outputs) -> loops.StepLoss:
-    options = {"label_smoothing": regularization.label_smoothing} if regularization.label_smoothing else {}
-
+def _loss(compare: losses.Outputs, options: Mapping[str, Any], r_drop: float) -> loops.StepLoss:
     def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
         said = loops.forward(model, batch)
         hard = compare.hard_labels(said, said, batch, **options)
-        if not regularization.r_drop:
+        if not r_drop:
             return {"loss": hard}
         again = loops.forward(model, batch)  # the same rows under another dropout
         hard = (hard + compare.hard_labels(again, again, batch, **options)) / 2
         apart = compare.r_drop(said, again, batch)
-        return {"loss": hard + regularization.r_drop * apart, "hard_labels": hard, "r_drop": apart}
+        return {"loss": hard + r_drop * apart, "hard_labels": hard, "r_drop": apart}
 
     return loss
 
 
+def _has(task: str, option: str) -> bool:
+    return option in losses.options_of(losses.OUTPUTS[tasks.find_answering(task).outputs].hard_labels)
+
+
 def _check_smoothing(task: str, regularization: Mapping[str, Any]) -> None:
-    if regularization.get("label_smoothing") and tasks.find_answering(task).outputs == "value":
+    if regularization.get("label_smoothing") and not _has(task, "label_smoothing"):
         raise ConfigError(
             f"{task} has no classes to smooth the labels over", key=("regularization", "label_smoothing"),
             hint="leave label_smoothing out",
         )  # fmt: skip
 
 
+def _check_class_weights(task: str, class_weights: str) -> None:
+    if class_weights != "none" and not _has(task, "class_weights"):
+        raise ConfigError(
+            f"{task} has no classes that could be balanced", key=("class_weights",), hint="leave class_weights out"
+        )
+
+
 def _check_confidence(task: str, min_confidence: float) -> None:
-    if min_confidence and tasks.find_answering(task).outputs == "value":
+    if min_confidence and not tasks.find_answering(task).confident:
         raise ConfigError(
             f"the answers of {task} are numbers, which have no confidence", key=("min_confidence",),
             hint="leave min_confidence out",
@@ -126,5 +148,6 @@ CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
     "task": tasks.find_answering,
     "model": models.check_preset,
     ("task", "regularization"): _check_smoothing,
+    ("task", "class_weights"): _check_class_weights,
     ("task", "min_confidence"): _check_confidence,
 }

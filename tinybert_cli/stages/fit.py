@@ -34,6 +34,7 @@ class Lesson:
     model: Model
     source: models.Source  # where `model.from` is
     dropout: float | None = None
+    originals: data.Rows | None = None  # those whose pieces a trimmed vocabulary keeps; None = all
     origin: Mapping[str, Any] = field(default_factory=dict)  # of a label dataset what its manifest names as inputs
     card: Mapping[str, object] = field(default_factory=dict)  # what the model card says of it
 
@@ -46,8 +47,13 @@ class _Exam(ABC):
         """Of what is trained, as it stands; the task's metrics are among them."""
 
     @abstractmethod
-    def result(self, kept: Path, trained: torch.nn.Module, best: float | None) -> artifacts.Result:
-        """The metrics of the folder `kept`: the last of `trained`, or the one that was the best, if it was sought."""
+    def result(
+        self, kept: Path, trained: torch.nn.Module, best: float | None
+    ) -> tuple[artifacts.Result, dict[str, Any]]:
+        """The metrics of the folder `kept`: the last of `trained`, or the one that was the best, if it was sought.
+
+        And what its config.json is to say of how it is read, tuned on the same rows.
+        """
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,29 @@ class _Answers(_Exam):
     task: tasks.Answering
     gold: tasks.Exam
     examples: data.Examples
+    rows: data.Array | None  # (N + 1,) where the answers of each row begin; None: one each
     batches: list[list[int]]
     accelerator: Any
     seed: int  # of the resampling
 
     def scores(self, model: torch.nn.Module) -> dict[str, float]:
-        return self.gold.score(self._logits(model))
+        settled, _ = self._settled(model)
+        return self.gold.score(settled)
 
-    def result(self, kept: Path, trained: torch.nn.Module, best: float | None) -> artifacts.Result:
+    def result(
+        self, kept: Path, trained: torch.nn.Module, best: float | None
+    ) -> tuple[artifacts.Result, dict[str, Any]]:
         """Of the weights that are kept, in float32, as `eval` will find them, with 95 % intervals."""
-        logits = self._logits(models.load(models.locate(str(kept)), self.task.head).to(self.accelerator.device))
-        intervals = self.gold.intervals(logits, self.task.metrics, resamples=RESAMPLES, seed=self.seed)
-        return artifacts.Result("validation", len(self.gold.words), self.gold.score(logits), intervals)
+        model = models.load(models.locate(str(kept)), self.task.head).to(self.accelerator.device)
+        settled, decision = self._settled(model)
+        intervals = self.gold.intervals(settled, self.task.metrics, resamples=RESAMPLES, seed=self.seed)
+        return artifacts.Result("validation", len(self.gold.words), self.gold.score(settled), intervals), decision
+
+    def _settled(self, model: torch.nn.Module) -> tuple[data.Array, dict[str, Any]]:
+        """The logits as they are read best, and what config.json says then."""
+        logits = self._logits(model)
+        decision = self.gold.tuned(logits)
+        return self.task.settled(logits, self.rows, decision), decision
 
     def _logits(self, model: torch.nn.Module) -> data.Array:
         return loops.predict_all(model, self.examples, self.batches, accelerator=self.accelerator)
@@ -86,10 +103,12 @@ class _Nearness(_Exam):
     def scores(self, model: torch.nn.Module) -> dict[str, float]:
         return loops.mean_loss(model, self.loss, self.examples, self.batches, accelerator=self.accelerator)
 
-    def result(self, kept: Path, trained: torch.nn.Module, best: float | None) -> artifacts.Result:
+    def result(
+        self, kept: Path, trained: torch.nn.Module, best: float | None
+    ) -> tuple[artifacts.Result, dict[str, Any]]:
         """The folder alone does not say: the projections to the teacher's width are not in it."""
         loss = self.scores(trained)["loss"] if best is None else best
-        return artifacts.Result("validation", len(self.examples), {"loss": loss}, {})
+        return artifacts.Result("validation", len(self.examples), {"loss": loss}, {}), {}
 
 
 def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) -> Iterator[artifacts.Row]:
@@ -103,10 +122,11 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     model, copied = _student(config, lesson, tokenizer)
     vocabulary: dict[str, int] = {}
     if lesson.model.trim_vocabulary:
-        tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(encoded.tokens["input_ids"][0].tolist()))
+        needed = encoded if lesson.originals is None else task.encode(lesson.originals, config.data, tokenizer)
+        tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(needed.tokens["input_ids"][0].tolist()))
         encoded = task.encode(lesson.rows, config.data, tokenizer)
     examples = data.Examples.of(encoded, **lesson.targets)
-    models.check_length(model, int(examples.lengths.max()), lesson.source)
+    models.check_length(lesson.source, int(examples.lengths.max()))
     validation = yield from _validation(config, lesson, tokenizer)
 
     size = models.size(model)
@@ -115,7 +135,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         seed=config.seed, group_by_length=training.group_by_length,
     )  # fmt: skip
     trained, loss = lesson.teach(model)
-    learner = loops.Learner(trained, examples, batches, training, seed=config.seed, logs=output.folder)
+    learner = loops.Learner(trained, examples, batches, training, seed=config.seed, logs=output.trackers)
     exam = None if validation is None else _exam(config, validation, loss, learner)
     evaluated = exam is not None and training.eval_strategy != "no"
     labels = {} if lesson.names is None else {"label_names": lesson.names}
@@ -149,9 +169,10 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     final = (output.best_model() if keep_best else None) or output.seal("final", save_model)
     learner.accelerator.wait_for_everyone()
     metrics = learner.summary()
-    result = None
+    result: artifacts.Result | None = None
+    decision: dict[str, Any] = {}
     if exam is not None:
-        result = exam.result(final, learner.plain_model, learner.progress.best if keep_best else None)
+        result, decision = exam.result(final, learner.plain_model, learner.progress.best if keep_best else None)
         for name, value in result.scores.items():
             metrics[f"eval_{name}"] = value
             if name in result.intervals:
@@ -159,6 +180,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
 
     def write(folder: Path) -> None:
         shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
+        models.rewrite_config(folder, dict.fromkeys(task.decides) | decision)  # those of `from` are not its own
         facts = {**size, **vocabulary, **metrics, "bytes": models.weights_bytes(folder)}
         ran = {"device": learner.device, "precision": learner.precision, "layers": model.config.num_hidden_layers}
         card = _card(config, lesson, output, result, copied, {**facts, **ran}, chosen=keep_best)
@@ -178,21 +200,19 @@ def _card(
 ) -> artifacts.Card:  # fmt: skip
     """What the model card says; `chosen`: the weights were chosen on the rows of the exam."""
     task, training, folder = tasks.find(config.task), config.training, str(output.folder)
-    usage = {"transformers": f"```python\n{task.usage(folder)}\n```"}
-    if lesson.names is not None:
+    pair = len(data.text_columns(config.data)) == 2
+    usage = {"transformers": f"```python\n{task.usage(folder, pair=pair)}\n```"}
+    if isinstance(task, tasks.Answering):
         usage |= {
             "ONNX Runtime": "`tinybert export` writes it as ONNX, float32 or int8, and verifies that on real rows.",
-            "tinybert": f'```sh\ntinybert predict {folder} "Better than it looks."\n```',
+            "tinybert": f"```sh\ntinybert predict {folder} {task.example(pair=pair)}\n```",
         }
     inputs = {**artifacts.data_inputs(lesson.origin), **output.inputs}
     teacher = artifacts.model_names(lesson.origin["teacher"]) if "teacher" in lesson.origin else None
     precision = "float32" if facts["precision"] == "no" else facts["precision"]
     limits = [f"Longer input than {config.data.max_seq_length} tokens was cut in training."]
-    if lesson.names:
-        limits.append(
-            f"It answers any text with one of its labels ({', '.join(lesson.names)}), however far the text is from "
-            "those that it learned from; how sure it says it is, is no proof."
-        )
+    if isinstance(task, tasks.Answering):
+        limits.append(task.limit(lesson.names or []))
     if result is not None and chosen:
         limits.append(
             f"Its checkpoint was chosen on the same {result.rows:,} rows that the numbers are of: "
@@ -218,7 +238,7 @@ def _card(
             "teacher": teacher,
             "layers copied": ", ".join(map(str, copied)),
             "data": artifacts.data_names(inputs),
-            "labels": None if lesson.names is None else ", ".join(lesson.names),
+            "labels": None if lesson.names is None else artifacts.listed(lesson.names),
             "training rows": f"{len(lesson.rows):,}",
             "steps": f"{facts['steps']:,} of {training.per_device_train_batch_size} rows on each device",
             "learning rate": f"{training.learning_rate:g}, {training.lr_scheduler_type}",
@@ -238,7 +258,7 @@ def _card(
     )
 
 
-_Validation = tuple[data.Examples, tasks.Exam | None]
+_Validation = tuple[data.Examples, data.Array | None, tasks.Exam | None]  # the second: see _Answers.rows
 
 
 def _validation(
@@ -256,21 +276,24 @@ def _validation(
         task = tasks.find_answering(config.task)
         gold = task.exam(rows, config.data, task.label_names(rows, config.data, model_names=lesson.names))
     encoded = tasks.find(config.task).encode(rows, config.data, tokenizer)
+    models.check_length(lesson.source, int(data.Examples.of(encoded).lengths.max()))
     yield from data.remarks("validation", encoded, config.data)
     yield from data.overlap(lesson.rows, rows, config.data)
     if gold is None and lesson.names is not None:
+        yield {"event": "warning", "message": "the validation rows have no labels: no checkpoint is scored, and the "
+               "last one is kept"}  # fmt: skip
         return None
     targets = {} if gold is None else {"labels": gold.labels}
-    return data.Examples.of(encoded, **targets), gold
+    return data.Examples.of(encoded, **targets), encoded.rows, gold
 
 
 def _exam(config: Finetune | Distill, validation: _Validation, loss: loops.StepLoss, learner: loops.Learner) -> _Exam:
-    examples, gold = validation
+    examples, rows, gold = validation
     batches = data.sorted_batches(examples.lengths, config.training.per_device_eval_batch_size)
     if gold is None:
         return _Nearness(loss, examples, batches, learner.accelerator)
     task = tasks.find_answering(config.task)
-    return _Answers(task, gold, examples, batches, learner.accelerator, config.seed)
+    return _Answers(task, gold, examples, rows, batches, learner.accelerator, config.seed)
 
 
 def _student(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> tuple[Any, list[int]]:

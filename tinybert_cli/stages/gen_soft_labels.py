@@ -33,10 +33,10 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
         raise ConfigError("there is nothing to augment without train", key=("splits",), hint="splits: [train]")
     found = [models.locate(name) for name in names]
     inputs: dict[str, Any] = {
-        "teacher": [artifacts.describe_model(source.folder, source.name, source.revision) for source in found]
+        "teacher": [artifacts.describe_model(source.folder, source.name, models.commit(source)) for source in found]
     }
     for key, source in augmenting.sources(config.augment).items():
-        inputs[f"augment.{key}"] = artifacts.describe_model(source.folder, source.name, source.revision)
+        inputs[f"augment.{key}"] = artifacts.describe_model(source.folder, source.name, models.commit(source))
     inputs |= artifacts.describe_all(data.sources(config.data, config.splits))
     with artifacts.open_output("gen-soft-labels", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
@@ -60,6 +60,7 @@ def _label(
     accelerator = Accelerator()
     teachers, precision = _load(config, sources, task)
     names, weights = teachers[0].names, config.teacher_weights or [1.0] * len(teachers)
+    decision = _decision(task, sources)
     splits: dict[str, data.Rows] = {split: data.read(config.data, split) for split in config.splits}
     labels = {}
     for split, rows in splits.items():
@@ -81,6 +82,7 @@ def _label(
         for number, teacher in enumerate(teachers):
             encoded = task.encode(rows, config.data, teacher.tokenizer)
             examples, offsets = data.Examples.of(encoded), encoded.rows
+            models.check_length(sources[number], int(examples.lengths.max()))
             order = data.sorted_batches(examples.lengths, config.per_device_eval_batch_size)
             answers = len(rows) if offsets is None else int(offsets[-1])
             logits = np.zeros((answers, len(names)), dtype=np.float32)
@@ -103,7 +105,7 @@ def _label(
     if checked is not None:
         rows, gold = checked
         answered = next(said for _, said in said_of(rows) if said is not None)
-        metrics |= _check(config, task, answered.logits, gold, names)
+        metrics |= _check(config, task, task.settled(answered.logits, answered.offsets, decision), gold, names)
         yield {"event": "teacher check", "checked_rows": len(rows), **metrics}
 
     shards = {
@@ -131,7 +133,9 @@ def _label(
                    "rows": labelled + done, "seconds": time.perf_counter() - begin}  # fmt: skip
         assert said is not None
         columns = {
-            "teacher_prediction": task.answers(said.logits, said.offsets, names, part, config.data)["prediction"]
+            "teacher_prediction": task.answers(
+                task.settled(said.logits, said.offsets, decision), said.offsets, names, part, config.data
+            )["prediction"]
         }
         output.put(_writer(name, part, said, columns, config.logits_dtype))
         labelled += len(part)
@@ -139,7 +143,7 @@ def _label(
     spent = time.perf_counter() - begin
     if labelled:
         metrics["rows_per_second"] = labelled / spent
-    output.finish(metrics, label_names=names, device=str(accelerator.device), precision=precision)
+    output.finish(metrics, label_names=names, decision=decision, device=str(accelerator.device), precision=precision)
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
 
 
@@ -148,10 +152,18 @@ def _load(config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.A
     teachers: list[Opened] = []
     precision = "no"
     for source in sources:
-        teachers.append(opened(source, task, teachers[0].names if teachers else config.data.label_names))
+        teachers.append(opened(source, task, teachers[0].names if teachers else config.data.class_names))
         exported = not teachers[-1].size
         precision = "as exported" if exported else loops.to_bf16_if_faster(teachers[-1].net, config.mixed_precision)
     return teachers, precision
+
+
+def _decision(task: tasks.Answering, sources: Sequence[models.Source]) -> dict[str, Any]:
+    """How the teacher's logits are read, by its config.json; the mean of several is read as it stands."""
+    if len(sources) > 1:
+        return {}
+    said = models.read_config(sources[0])
+    return {name: said[name] for name in task.decides if said.get(name) is not None}
 
 
 def _rows_to_check(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinybert_cli.errors import ConfigError, InputError, look_up
-from tinybert_cli.tasks.base import Answering, Encoded, Exam, Pieces, Task, interval, missing
+from tinybert_cli.tasks.base import Answering, Encoded, Exam, Task, Window, interval, missing, without_gold
 from tinybert_cli.tasks.language_modeling import LanguageModeling
 from tinybert_cli.tasks.multi_label import MultiLabelClassification
 from tinybert_cli.tasks.question_answering import QuestionAnswering
@@ -55,11 +55,12 @@ __all__ = [
     "Answering",
     "Encoded",
     "Exam",
-    "Pieces",
     "Task",
+    "Window",
     "find",
     "find_answering",
     "interval",
     "missing",
     "of_model",
+    "without_gold",
 ]

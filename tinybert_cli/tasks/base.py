@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -44,6 +44,9 @@ class Rows(Protocol):
     def place(self, index: int) -> str: ...
 
 
+Window = tuple[Array, Pieces]  # the logits of a text (C,) or of its tokens (T, C), and what the tokenizer made of it
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Rows as numbers, unpadded: W windows, of which a long row may need several, and A answers.
@@ -78,6 +81,9 @@ class Task(ABC):
     name: ClassVar[str]
     head: ClassVar[str]  # the model head, by its name in models.HEADS
     problem: ClassVar[str | None] = None  # what transformers calls it in config.json, if the head alone does not say
+    decides: ClassVar[
+        tuple[str, ...]
+    ] = ()  # what config.json may say of how the logits are read, see `Answering.settled`
     pipeline: ClassVar[str]  # what the Hub calls models that do this
     main_metric: ClassVar[str]
     metrics: ClassVar[Mapping[str, bool]]  # those of `score`, and whether more of it is better
@@ -94,8 +100,8 @@ class Task(ABC):
         """What models are shown, as token ids; InputError for a missing column or a row that is no text."""
 
     @abstractmethod
-    def usage(self, folder: str) -> str:
-        """The lines of Python that load and ask a finished model folder."""
+    def usage(self, folder: str, *, pair: bool) -> str:
+        """The lines of Python that load and ask a finished model folder, about a text or about a pair of them."""
 
 
 class Exam(ABC):
@@ -134,6 +140,10 @@ class Exam(ABC):
     def trivial(self) -> float:
         """The main metric of a model that gives every row the same answer, the best that there is."""
 
+    def tuned(self, logits: Array) -> dict[str, Any]:
+        """What config.json is to say (`Answering.decides`) so that these logits score best; empty: nothing."""
+        return {}
+
     def best_order(self, logits: Array) -> tuple[list[int], float] | None:
         """The order of the classes under which the logits fit best, and the main metric then; None without classes."""
         return None
@@ -171,9 +181,12 @@ class Answering(Task):
     """
 
     outputs: ClassVar[str]  # what the C numbers are, by its name in losses.OUTPUTS
+    parted: ClassVar[Literal["only_first", "only_second"] | None] = None  # which text is read in windows if it is too
+    # long for the model, as tokenizers call it; None: it is cut
     changeable: ClassVar[bool] = (
         True  # whether a text with other words in it, as `augment` makes them, is one to ask of
     )
+    confident: ClassVar[bool] = True  # whether an answer has a confidence
     sliced: ClassVar[str]  # what `Exam.credit` says of a row: the mean over some rows is their score
     detailed: ClassVar[tuple[str, ...]]  # those of `details`; one of each class stands for `recall[negative]`, ...
 
@@ -193,6 +206,17 @@ class Answering(Task):
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
         """InputError if there is nothing to learn from these labels (A, ...)."""
 
+    def settled(self, logits: Array, offsets: Array | None, config: Mapping[str, Any]) -> Array:
+        """The logits moved as the model's config.json asks for (`decides`), so that everything reads them alike.
+
+        A label dataset holds them as the model said them: what a student learns is no decision.
+        """
+        return logits
+
+    def odd(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        """Sentences about gold answers that may be learnt from, but are not as one expects."""
+        return []
+
     @abstractmethod
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         """The logits' answers as labels (A, ...), `missing` where less sure, and the rows (N,) that have any."""
@@ -203,13 +227,31 @@ class Answering(Task):
     ) -> dict[str, list[Any]]:
         """What the logits say of the rows in words: the column `prediction`, and `confidence` if there is any."""
 
+    def example(self, *, pair: bool) -> str:
+        """What `tinybert predict` can be asked, as a word of the shell."""
+        return r"$'Better than it looks.\tIt looks bad.'" if pair else '"Better than it looks."'
+
+    def limit(self, names: Sequence[str]) -> str:
+        """What a model card warns of."""
+        return (
+            "It answers any text with one of its labels, however far the text is from those that it learned from; how "
+            "sure it says it is, is no proof."
+        )
+
     def asked(self, text: str) -> Any:
         """What the tokenizer is given of a text that somebody typed: the text, or, where a tab parts it, a pair."""
         return tuple(text.split("\t", 1)) if "\t" in text else text
 
     @abstractmethod
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
-        """What `tinybert predict` says of one text, from the logits of it (C,) or of its tokens (T, C)."""
+    def reply(
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What `tinybert predict` says of one text.
+
+        Args:
+            windows: in order; one alone, but of a long text that is `parted`.
+            config: the model's config.json, which may say how the logits are read.
+        """
 
     @abstractmethod
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
@@ -255,11 +297,27 @@ def encode_texts(rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> 
     )
 
 
+def text_usage(folder: str, options: str, *, pair: bool) -> str:
+    """How transformers is asked about a text, or a pair of them."""
+    asked = '{"text": "Better than it looks.", "text_pair": "It looks bad."}' if pair else '"Better than it looks."'
+    return f'from transformers import pipeline\n\npipeline("text-classification", "{folder}"{options})({asked})'
+
+
 def check_complete(labels: Array, rows: Rows) -> None:
     """InputError for the first row without a label (N, ...)."""
     gone = missing(labels)
     if gone.any():
         raise InputError("a row without a label", where=rows.place(int(np.argwhere(gone)[0, 0])))
+
+
+def without_gold(rows: Rows, data: Data) -> InputError:
+    """What to raise where gold labels are needed and `Answering.labels` found none."""
+    rows.column(data.label_column_name)  # raises, with the columns that there are
+    return InputError(
+        "every label is -1, as in a test set whose labels are kept back",
+        where=rows.place(0),
+        hint="name a file or a split with labels",
+    )
 
 
 def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[Array, Array]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 OUTSIDE = "O"
 _INSIDE, _LAST, _ALONE = "I", ("E", "L"), ("S", "U")
 
+_PREFIXES = frozenset(f"{letter}-" for letter in "BIELSU")
+
 Entity = tuple[str, int, int]  # what it is, its first word, and the first word after it
 
 
@@ -38,9 +40,23 @@ def entities(tags: Sequence[str], *, prefixed: bool, outside: bool) -> list[Enti
     return found
 
 
+def inside_only(tags: Sequence[str]) -> int:
+    """Entities of prefixed tags that begin with an I-, or end before they began: read as conlleval reads them."""
+    return sum(tags[begin][:1] in (_INSIDE, *_LAST) for _, begin, _ in entities(tags, prefixed=True, outside=True))
+
+
+def mixed(names: Sequence[str]) -> tuple[list[str], str] | None:
+    """The prefixes of a scheme that some names are in, and a name that is not; None if all are, or none."""
+    marked = [name for name in names if name != OUTSIDE]
+    prefixed = [name for name in marked if name[:2] in _PREFIXES]
+    others = [name for name in marked if name[:2] not in _PREFIXES]
+    several = len({name[2:] for name in prefixed}) < len(prefixed)  # B-PER and I-PER: no accident
+    return (sorted({name[:2] for name in prefixed}), others[0]) if several and others else None
+
+
 def kinds_of(names: Sequence[str]) -> tuple[list[str], bool, bool]:
     """What entities there may be, and how their tags are to be read: prefixed, outside."""
     outside = OUTSIDE in names
     marked = [name for name in names if name != OUTSIDE]
-    prefixed = bool(marked) and all(name[:2] in {f"{letter}-" for letter in "BIELSU"} for name in marked)
+    prefixed = bool(marked) and all(name[:2] in _PREFIXES for name in marked)
     return sorted({name[2:] if prefixed else name for name in marked}), prefixed, outside

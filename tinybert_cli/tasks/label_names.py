@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from tinybert_cli.config import Data
-from tinybert_cli.errors import InputError, did_you_mean
+from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.tasks.base import Rows
+
+MOST_CLASSES = 10_000  # that nobody names; a number beyond is an id, a year in seconds or a price
 
 
 def agreed_names(rows: Rows, data: Data, values: Iterable[object], *, model_names: Sequence[str] | None) -> list[str]:
@@ -15,15 +17,23 @@ def agreed_names(rows: Rows, data: Data, values: Iterable[object], *, model_name
     Raises:
         InputError: they differ, with both lists; or nobody names any.
     """
-    said = data.label_names or rows.label_names
-    found = {value for value in values if value is not None}
+    said = data.class_names or rows.label_names
+    found = {value for value in values if value not in (None, "")}
     if said is None and found:
         if all(isinstance(value, str) and not is_position(value) for value in found):
             names = sorted(str(value) for value in found)
-            return _same_set(names, model_names, rows.place(0)) if model_names else names
+            return _same_set(names, model_names, rows, data) if model_names else names
         if model_names is None:
-            said = [str(place) for place in range(max([2, *(int(v) + 1 for v in found if is_position(v))]))]  # type: ignore[call-overload]
+            highest = max([1, *(int(value) for value in found if is_position(value))])  # type: ignore[call-overload]
+            if highest >= MOST_CLASSES:
+                raise InputError(
+                    f"the labels are numbers up to {highest:,}: that many classes can hardly be meant",
+                    where=rows.place(0),
+                    hint="check data.label_column_name; for numbers that measure something: task: regression",
+                )
+            said = [str(place) for place in range(highest + 1)]
     if said is None and model_names is None:
+        rows.column(data.label_column_name)  # raises, with the columns that there are
         raise InputError(f"no labels in {rows.place(0)}", hint="set data.label_column_name or data.label_names")
     if said is not None and model_names is not None and list(said) != list(model_names):
         raise InputError(
@@ -46,7 +56,9 @@ def position_of(value: object, position: Mapping[str, int]) -> int | None:
 
 
 def unknown_label(value: object, names: Sequence[str], where: str) -> InputError:
-    hint = f"{did_you_mean(str(value), names)}; labels: {', '.join(names)}"
+    whole = isinstance(value, float) and value.is_integer()
+    guess = f"write {value:.0f}" if whole else nearest(str(value), names)
+    hint = "; ".join([*([guess] if guess else []), f"labels: {', '.join(names)}"])
     return InputError(f"unknown label {value!r}", where=where, hint=hint)
 
 
@@ -54,12 +66,14 @@ def is_position(value: object) -> bool:
     return isinstance(value, int) or (isinstance(value, str) and value.isascii() and value.isdigit())
 
 
-def _same_set(found: list[str], model_names: Sequence[str], where: str) -> list[str]:
+def _same_set(found: list[str], model_names: Sequence[str], rows: Rows, data: Data) -> list[str]:
     unknown = sorted(set(found) - set(model_names))
     if unknown:
+        column = rows.columns.get(data.label_column_name, [])
+        first = next((row for row, value in enumerate(column) if isinstance(value, str) and value in unknown), 0)
         raise InputError(
             f"the data has labels that the model does not know: {', '.join(unknown)}\n"
             f"     data:  {', '.join(found)}\n     model: {', '.join(model_names)}",
-            where=where,
+            where=rows.place(first),
         )
     return list(model_names)

@@ -12,9 +12,20 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.tasks import scores
-from tinybert_cli.tasks.base import Answering, Array, Exam, Pieces, Rows, check_complete, encode_texts
+from tinybert_cli.tasks.base import (
+    Answering,
+    Array,
+    Exam,
+    Rows,
+    Window,
+    check_complete,
+    encode_texts,
+    missing,
+    text_usage,
+)
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
 
+THRESHOLDS = "thresholds"  # in config.json: of each class the probability from which on a row has it
 NAMES = {"f1": "f1_micro", "precision": "precision_micro", "recall": "recall_micro"}  # of what is `counted`
 SEPARATOR = "|"  # between the names in one cell of a CSV file
 
@@ -25,6 +36,7 @@ class MultiLabelClassification(Answering):
     problem = "multi_label_classification"
     pipeline = "text-classification"
     outputs = "classes"
+    decides = (THRESHOLDS,)
     main_metric = "f1_micro"
     metrics: ClassVar[Mapping[str, bool]] = {
         "f1_micro": True,
@@ -70,13 +82,28 @@ class MultiLabelClassification(Answering):
         return ClassesExam(labels, list(names), _named(labels, names))
 
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
-        check_complete(labels, rows)
-        if not labels.any():
+        """Of a model's answers some may be missing, but of no row all."""
+        check_complete(np.where(missing(labels).all(-1), np.nan, 0.0), rows)
+        if not (labels == 1).any():
             raise InputError(
                 f"none of {len(labels):,} rows has a label: there is nothing to learn",
                 where=rows.place(0),
                 hint=f"a list of names in each row, or names with '{SEPARATOR}' between them",
             )
+
+    def settled(self, logits: Array, offsets: Array | None, config: Mapping[str, Any]) -> Array:
+        """Less the logit of each class's threshold, so that 0 decides."""
+        thresholds = config.get(THRESHOLDS)
+        if thresholds is None:
+            return logits
+        if len(thresholds) != logits.shape[-1] or not all(0 < value < 1 for value in thresholds):
+            raise InputError(
+                f"config.json has {len(thresholds)} thresholds for {logits.shape[-1]} classes, or some are no share",
+                hint="one between 0 and 1 for each class, or none at all: then it is 0.5",
+            )
+        values = np.asarray(thresholds, dtype=np.float64)
+        moved: Array = (logits - (np.log(values) - np.log1p(-values))).astype(np.float32)
+        return moved
 
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         shares = _sigmoid(logits)
@@ -87,17 +114,23 @@ class MultiLabelClassification(Answering):
         self, logits: Array, offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
     ) -> dict[str, list[Any]]:
         """`confidence` is that in the class that it is least sure of."""
-        shares = _sigmoid(logits)
-        sure = np.maximum(shares, 1 - shares).min(-1)
-        return {"prediction": _named(logits >= 0, names), "confidence": sure.tolist()}
+        return {"prediction": _named(logits >= 0, names), "confidence": _least_sure(logits).tolist()}
 
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
-        shares = _sigmoid(logits)
-        return {
-            "prediction": _named(logits[None] >= 0, names)[0],
-            "confidence": float(np.maximum(shares, 1 - shares).min()),
-            "probabilities": dict(zip(names, shares.tolist(), strict=True)),
-        }
+    def reply(
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The probabilities are the model's own; the thresholds are in the prediction."""
+        ((logits, _),) = windows
+        settled = self.settled(logits[None], None, config)
+        (prediction,), (confidence,) = _named(settled >= 0, names), _least_sure(settled)
+        probabilities = dict(zip(names, _sigmoid(logits).tolist(), strict=True))
+        return {"prediction": prediction, "confidence": float(confidence), "probabilities": probabilities}
+
+    def limit(self, names: Sequence[str]) -> str:
+        return (
+            f"A row has a label from the probability on that `{THRESHOLDS}` in config.json says, in the order of "
+            "`id2label`; without that, from 0.5 on. Other programs do not read it."
+        )
 
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
         """`agreement` is the share of rows with the same classes; `kl` of each class from the reference's, the mean."""
@@ -105,7 +138,7 @@ class MultiLabelClassification(Answering):
 
         p, q = _sigmoid(reference), _sigmoid(logits)
         kl = sum(a * (np.log(a.clip(scores.LEAST)) - np.log(b.clip(scores.LEAST))) for a, b in ((p, q), (1 - p, 1 - q)))
-        sure = [np.maximum(values, 1 - values).min(-1) for values in (p, q)]
+        sure = [_least_sure(reference), _least_sure(logits)]
         varied = all(np.ptp(values) > 0 for values in sure)  # else there is no order to compare
         return {
             "agreement": float(((logits >= 0) == (reference >= 0)).all(-1).mean()),
@@ -121,11 +154,8 @@ class MultiLabelClassification(Answering):
         of_mean: Array = (np.log(mean.clip(scores.LEAST)) - np.log((1 - mean).clip(scores.LEAST))).astype(np.float32)
         return of_mean
 
-    def usage(self, folder: str) -> str:
-        return (
-            "from transformers import pipeline\n\n"
-            f'pipeline("text-classification", "{folder}", top_k=None)("Better than it looks.")'
-        )
+    def usage(self, folder: str, *, pair: bool) -> str:
+        return text_usage(folder, ", top_k=None", pair=pair)
 
 
 @dataclass(frozen=True)
@@ -177,6 +207,9 @@ class ClassesExam(Exam):
         right: Array = ((logits >= 0) == self.labels).all(-1)
         return right.astype(np.float64)
 
+    def tuned(self, logits: Array) -> dict[str, Any]:
+        return {THRESHOLDS: best_thresholds(logits, self.labels)}
+
     def trivial(self) -> float:
         """The classes that most rows have, as many of them as pay."""
         frequent = np.sort(self.labels.sum(0))[::-1].cumsum()
@@ -202,6 +235,48 @@ class ClassesExam(Exam):
         return np.stack([given & (self.labels == 1), given, self.labels == 1], axis=1).astype(np.float64)
 
 
+def best_thresholds(logits: Array, labels: Array) -> list[float]:
+    """Of each class the probability from which on to say yes, so that f1_micro of all (N, C) decisions is best.
+
+    The best one for all classes first, then class after class given the others, twice: no step makes it worse. Each
+    lies half-way between the logits that it parts.
+    """
+    values, gold = logits.astype(np.float64), labels == 1
+    (shared,) = _cut(values.reshape(-1, 1), gold.reshape(-1, 1), np.zeros(1), gold.sum())
+    cuts = np.full(values.shape[1], shared)
+    for _ in range(2):
+        cuts = _cut(values, gold, cuts, gold.sum())
+    thresholds: list[float] = _sigmoid(cuts).clip(1e-6, 1 - 1e-6).tolist()
+    return thresholds
+
+
+def _cut(values: Array, gold: Array, cuts: Array, total: int) -> Array:
+    """The logit (C,) from which on each class is said, the best one given the cuts of the classes beside it."""
+    found = cuts.copy()
+    given, right = (values >= found).sum(0), ((values >= found) & gold).sum(0)  # (C,)
+    for index in range(values.shape[1]):
+        order = np.argsort(-values[:, index], kind="stable")
+        falling = values[order, index]
+        hits = np.concatenate([[0], np.cumsum(gold[order, index])])  # of the 0, 1, 2, ... surest rows
+        counts = np.arange(len(hits))
+        others_given, others_right = given.sum() - given[index], right.sum() - right[index]
+        f1 = 2 * (others_right + hits) / np.maximum(others_given + counts + total, 1)
+        f1[1:-1][falling[1:] == falling[:-1]] = -1  # equal logits cannot be parted
+        best = int(f1.argmax())
+        above = falling[best - 1] if best else falling[0] + 2
+        below = falling[best] if best < len(falling) else falling[-1] - 2
+        found[index] = (above + below) / 2
+        given[index], right[index] = counts[best], hits[best]
+    return found
+
+
+def _least_sure(logits: Array) -> Array:
+    """How sure each row (N,) is of the class that it is least sure of."""
+    shares = _sigmoid(logits)
+    sure: Array = np.maximum(shares, 1 - shares).min(-1)
+    return sure
+
+
 def _said(rows: Rows, data: Data) -> list[list[object] | None] | None:
     """The labels of each row as the data says them."""
     if data.label_column_name not in rows.columns:
@@ -210,7 +285,7 @@ def _said(rows: Rows, data: Data) -> list[list[object] | None] | None:
     for index, value in enumerate(rows.column(data.label_column_name)):
         if isinstance(value, str):
             found.append([name.strip() for name in value.split(SEPARATOR) if name.strip()])
-        elif value is None or isinstance(value, list):
+        elif value is None or (isinstance(value, list) and all(isinstance(name, str | int) for name in value)):
             found.append(value)
         else:
             raise InputError(

@@ -18,10 +18,14 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks import scores, spans
-from tinybert_cli.tasks.base import Answering, Array, Encoded, Exam, Pieces, Rows, missing, texts_of
+from tinybert_cli.tasks.base import Answering, Array, Encoded, Exam, Rows, Window, missing, texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+NULL_THRESHOLD = "null_score_diff_threshold"  # in config.json, as in run_qa.py: how far none must be before the best
+NEVER = 1e4  # that there is no answer is never said
+N_BEST = 5  # answers that `predict` tells
 
 _CHUNK = 500  # rows that are tokenized in one call
 
@@ -31,9 +35,11 @@ class QuestionAnswering(Answering):
     head = "question-answering"
     pipeline = "question-answering"
     outputs = "span"
+    parted = "only_second"
     main_metric = "f1"
     metrics: ClassVar[Mapping[str, bool]] = {"f1": True, "exact_match": True, "loss": False}
     sliced = "f1"
+    decides = (NULL_THRESHOLD,)
     detailed = ("answered", "exact_match_answerable", "f1_answerable", "accuracy_unanswerable")
 
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -96,6 +102,16 @@ class QuestionAnswering(Answering):
         if missing(labels).all():
             raise InputError("no row has an answer: there is nothing to learn", where=rows.place(0))
 
+    def settled(self, logits: Array, offsets: Array | None, config: Mapping[str, Any]) -> Array:
+        """The two numbers of no answer less half the threshold each, so that the greater sum decides."""
+        threshold = config.get(NULL_THRESHOLD)
+        if threshold is None:
+            return logits
+        assert offsets is not None
+        moved = logits.copy()
+        moved[offsets[:-1]] -= threshold / 2
+        return moved
+
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         labels, sure = np.zeros(logits.shape, dtype=np.float32), []
         for begin, end in _rows(offsets):
@@ -122,16 +138,22 @@ class QuestionAnswering(Answering):
             raise InputError("a question and its context are needed, with a tab between them", where=text[:80])
         return question, context
 
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+    def reply(
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The best answer with its characters in the context, and the `n_best`, "" for none among them."""
         _, _, context = text.partition("\t")
-        places, characters = _pieces(pieces.offsets, pieces.sequence_ids)
         words = spans.word_spans(context)
-        words = words[words[:, 0] < (characters[-1, 1] if len(characters) else 0)]  # what was not cut
-        (read,) = _parted(words, [(places, characters)])
-        said = np.take_along_axis(logits, read, axis=0)
-        first, last, confidence = _answer(said)
-        begin, end = (int(words[first - 1, 0]), int(words[last - 1, 1])) if first else (0, 0)
-        return {"prediction": context[begin:end], "confidence": confidence, "begin": begin, "end": end}
+        read = _parted(words, [_pieces(pieces.offsets, pieces.sequence_ids) for _, pieces in windows])
+        parts = [np.take_along_axis(logits, places, axis=0) for (logits, _), places in zip(windows, read, strict=True)]
+        said = np.concatenate(parts)
+        said = self.settled(said, np.array([0, len(said)]), config)
+        found = []
+        for first, last, confidence in _best_answers(said, N_BEST):
+            begin, end = (int(words[first - 1, 0]), int(words[last - 1, 1])) if first else (0, 0)
+            found.append({"text": context[begin:end], "confidence": confidence, "begin": begin, "end": end})
+        best = dict(found[0])
+        return {"prediction": best.pop("text"), **best, "n_best": found}
 
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
         from scipy.stats import spearmanr
@@ -151,12 +173,17 @@ class QuestionAnswering(Answering):
         mean: Array = np.average(logits, axis=0, weights=weights).astype(np.float32)
         return mean
 
-    def usage(self, folder: str) -> str:
+    def example(self, *, pair: bool) -> str:
+        return r"$'Who wrote it?\tIt was written by Ada in 1843.'"
+
+    def limit(self, names: Sequence[str]) -> str:
         return (
-            "from transformers import pipeline\n\n"
-            f'ask = pipeline("question-answering", "{folder}")\n'
-            'ask(question="Who wrote it?", context="It was written by Ada in 1843.")'
+            f"`{NULL_THRESHOLD}` in config.json says when it has no answer; {NEVER:g} stands for always having one. An "
+            f"answer has {spans.LONGEST} words at most. Other programs set both by options of theirs."
         )
+
+    def usage(self, folder: str, *, pair: bool) -> str:
+        return _USAGE.format(folder=folder)
 
 
 @dataclass(frozen=True)
@@ -214,6 +241,29 @@ class SpanExam(Exam):
     def credit(self, logits: Array) -> Array:
         return self._of_rows(logits)["f1"]
 
+    def tuned(self, logits: Array) -> dict[str, Any]:
+        """The threshold with the best f1, as `find_all_best_thresh` of the evaluation script of SQuAD 2.0 has it.
+
+        If every row has an answer, then one is always given, as in SQuAD 1.1.
+        """
+        if all(self.gold):
+            return {NULL_THRESHOLD: NEVER}
+        differences, gains = np.zeros(len(self.gold)), np.zeros(len(self.gold))
+        for index, (begin, end) in enumerate(_rows(self.offsets)):
+            shares = _log_softmax(logits[begin:end])
+            first, last, best = spans.best_span(shares[1:, 0], shares[1:, 1])
+            said = _text(self.contexts[index], first + 1, last + 1) if np.isfinite(best) else ""
+            differences[index] = min(NEVER, float(shares[0].sum()) - best)
+            gains[index] = spans.overlap(spans.normalized(said), self.right[index]) - float(not self.gold[index])
+        order = np.argsort(differences, kind="stable")
+        falls = np.concatenate([[0.0], np.cumsum(gains[order])])  # answering the rows that are surest to have one
+        sorted_differences = differences[order]
+        falls[1:-1][sorted_differences[1:] == sorted_differences[:-1]] = -np.inf  # equal ones cannot be parted
+        count = int(falls.argmax())
+        above = sorted_differences[count] if count < len(order) else sorted_differences[-1] + 2
+        below = sorted_differences[count - 1] if count else sorted_differences[0] - 2
+        return {NULL_THRESHOLD: float((above + below) / 2)}
+
     def trivial(self) -> float:
         """Never answering."""
         return float(np.mean([not answers for answers in self.gold]))
@@ -243,6 +293,17 @@ class SpanExam(Exam):
             found["answered"][index] = bool(said)
         return found
 
+
+_USAGE = """from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+model = AutoModelForQuestionAnswering.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+context = "It was written by Ada in 1843."
+shown = tokenizer("Who wrote it?", context, return_offsets_mapping=True, return_tensors="pt")
+characters = shown.pop("offset_mapping")[0]
+said = model(**shown)
+begin, end = said.start_logits.argmax(), said.end_logits.argmax()
+context[characters[begin][0] : characters[end][1]]"""
 
 SCORED = ("f1", "exact_match", "loss")
 
@@ -382,6 +443,16 @@ def _answer(logits: Array) -> tuple[int, int, float]:
     first, last, best = spans.best_span(shares[1:, 0], shares[1:, 1])
     none = float(shares[0].sum())
     return (0, 0, float(np.exp(none))) if none >= best else (first + 1, last + 1, float(np.exp(best)))
+
+
+def _best_answers(logits: Array, count: int) -> list[tuple[int, int, float]]:
+    """The `count` answers with the greatest probability, as `_answer` says the first; no answer is one of them."""
+    shares = _log_softmax(logits)
+    found = [
+        (first + 1, last + 1, score) for first, last, score in spans.best_spans(shares[1:, 0], shares[1:, 1], count)
+    ]
+    found = sorted([(0, 0, float(shares[0].sum())), *found], key=lambda one: -one[2])[:count]
+    return [(first, last, float(np.exp(score))) for first, last, score in found]
 
 
 def _text(context: str, first: int, last: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks.base import Answering, Array, Exam, Pieces, Rows, check_complete, encode_texts
+from tinybert_cli.tasks.base import Answering, Array, Exam, Rows, Window, check_complete, encode_texts, text_usage
 
 
 class Regression(Answering):
@@ -28,6 +28,7 @@ class Regression(Answering):
         "mae": False,
         "loss": False,
     }
+    confident = False
     sliced = "nearness"
     detailed = ("nearness",)
 
@@ -70,8 +71,17 @@ class Regression(Answering):
     ) -> dict[str, list[Any]]:
         return {"prediction": logits[:, 0].tolist()}
 
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+    def reply(
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        ((logits, _),) = windows
         return {"prediction": float(logits[0])}
+
+    def limit(self, names: Sequence[str]) -> str:
+        return (
+            "It answers any text with a number, however far the text is from those that it learned from, and does not "
+            "say how sure it is."
+        )
 
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
         """`agreement` is the correlation of both models' numbers (Pearson); and how far they are apart."""
@@ -84,11 +94,8 @@ class Regression(Answering):
         mean: Array = np.average(logits, axis=0, weights=weights).astype(np.float32)
         return mean
 
-    def usage(self, folder: str) -> str:
-        return (
-            "from transformers import pipeline\n\n"
-            f'pipeline("text-classification", "{folder}", function_to_apply="none")("Better than it looks.")'
-        )
+    def usage(self, folder: str, *, pair: bool) -> str:
+        return text_usage(folder, ', function_to_apply="none"', pair=pair)
 
 
 @dataclass(frozen=True)

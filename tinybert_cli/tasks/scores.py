@@ -13,6 +13,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS = 15  # of confidence, for the calibration error
+_TABLES = 2**22  # numbers in the tables of classes that are held at once
 LEAST = 1e-12  # a probability whose logarithm is taken
 
 
@@ -66,15 +67,19 @@ def resampled(logits: Array, labels: Array, names: Sequence[str], *, resamples: 
     bins = _bins(confidence, BINS)
     entropies, brier = losses(probabilities, labels), _brier_terms(probabilities, labels)
 
-    tables = np.empty((resamples, classes, classes))  # gold, predicted
+    most = max(1, _TABLES // classes**2)
+    tables = np.empty((min(most, resamples), classes, classes))  # gold, predicted
+    of_tables: list[dict[str, Array]] = []
     found = {name: np.empty(resamples) for name in ("loss", "brier", "ece")}
     random = np.random.default_rng(seed)
     for index in range(resamples):
         rows = random.integers(count, size=count)
-        tables[index] = np.bincount(pairs[rows], minlength=classes**2).reshape(classes, classes)
+        tables[index % most] = np.bincount(pairs[rows], minlength=classes**2).reshape(classes, classes)
+        if index % most == most - 1 or index == resamples - 1:
+            of_tables.append(_of_tables(tables[: index % most + 1], names))
         found["loss"][index], found["brier"][index] = entropies[rows].mean(), brier[rows].mean()
         found["ece"][index] = np.abs(np.bincount(bins[rows], weights=gaps[rows], minlength=BINS)).sum() / count
-    return _of_tables(tables, names) | found
+    return {name: np.concatenate([part[name] for part in of_tables]) for name in of_tables[0]} | found
 
 
 def fidelity(logits: Array, reference: Array) -> dict[str, float]:

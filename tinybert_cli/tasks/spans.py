@@ -12,12 +12,14 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-LONGEST = 30  # words of an answer, as in the reference BERT code
+LONGEST = 64  # words of an answer: 30 in the reference BERT code, but in Chinese words are characters
 
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+|[^\w\s]|_")
+CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]|_")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation + "，。、；：？！“”‘’（）《》〈〉【】『』「」…—～·")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CHINESE_PUNCTUATION = str.maketrans("", "", "，。、；：？！“”‘’（）《》〈〉【】『』「」…—～·")
+_CHINESE = re.compile(rf"([{CJK}])")
 
 
 def word_spans(text: str) -> Array:
@@ -28,22 +30,30 @@ def word_spans(text: str) -> Array:
 
 def best_span(begins: Array, ends: Array) -> tuple[int, int, float]:
     """First word, last word and score of the best span, by the sum of its numbers at both ends (W,) each."""
-    best = (0, 0, -np.inf)
-    for length in range(min(LONGEST, len(begins))):
-        sums = begins[: len(begins) - length] + ends[length:]
-        first = int(sums.argmax())
-        if sums[first] > best[2]:
-            best = (first, first + length, float(sums[first]))
-    return best
+    found = best_spans(begins, ends, 1)
+    return found[0] if found else (0, 0, -np.inf)
+
+
+def best_spans(begins: Array, ends: Array, count: int) -> list[tuple[int, int, float]]:
+    """The `count` best spans, or as many as there are, best first, as `best_span` says the first."""
+    if not len(begins):
+        return []
+    beyond = np.concatenate([ends, np.full(LONGEST - 1, -np.inf)])
+    sums = (begins[:, None] + np.lib.stride_tricks.sliding_window_view(beyond, LONGEST)).ravel()  # (W · LONGEST,)
+    best = [int(sums.argmax())] if count == 1 else np.argsort(-sums, kind="stable")[:count].tolist()
+    return [(place // LONGEST, place // LONGEST + place % LONGEST, float(sums[place])) for place in best
+            if np.isfinite(sums[place])]  # fmt: skip
 
 
 def normalized(answer: str) -> list[str]:
     """The words that count, as the evaluation script of SQuAD has it: no case, punctuation or articles.
 
-    Chinese and Japanese characters are words of their own, as in the script of CMRC 2018.
+    Chinese and Japanese characters are words of their own, and their marks none, as in the script of CMRC 2018.
     """
     plain = _ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION))
-    return re.sub(rf"([{_CJK}])", r" \1 ", plain).split()
+    if _CHINESE.search(plain):
+        plain = _CHINESE.sub(r" \1 ", plain.translate(_CHINESE_PUNCTUATION))
+    return plain.split()
 
 
 def exact(said: Sequence[str], gold: Sequence[Sequence[str]]) -> bool:

@@ -11,7 +11,17 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.tasks import scores
-from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Exam, Pieces, Rows, check_complete, encode_texts
+from tinybert_cli.tasks.base import (
+    NO_LABEL,
+    Answering,
+    Array,
+    Exam,
+    Rows,
+    Window,
+    check_complete,
+    encode_texts,
+    text_usage,
+)
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
 
 
@@ -35,7 +45,15 @@ class TextClassification(Answering):
     encode = staticmethod(encode_texts)
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
-        return agreed_names(rows, data, rows.columns.get(data.label_column_name, []), model_names=model_names)
+        values = rows.columns.get(data.label_column_name, [])
+        for index, value in enumerate(values):
+            if isinstance(value, (list, dict)):
+                raise InputError(
+                    f"a label is a name or a whole number, not {value!r}",
+                    where=rows.place(index),
+                    hint="several labels to a text are another task: multi-label-classification",
+                )
+        return agreed_names(rows, data, values, model_names=model_names)
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
         if data.label_column_name not in rows.columns:
@@ -46,7 +64,7 @@ class TextClassification(Answering):
             return None
         labels = np.full(len(values), NO_LABEL, dtype=np.int64)
         for index, value in enumerate(values):
-            if value is not None:
+            if value not in (None, "") or value in position:
                 place = position_of(value, position)
                 if place is None:
                     raise unknown_label(value, names, rows.place(index))
@@ -83,7 +101,10 @@ class TextClassification(Answering):
         best = probabilities.argmax(-1)
         return {"prediction": [names[i] for i in best], "confidence": probabilities.max(-1).tolist()}
 
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+    def reply(
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        ((logits, _),) = windows
         shares = scores.softmax(logits)
         return {
             "prediction": names[int(shares.argmax())],
@@ -96,10 +117,8 @@ class TextClassification(Answering):
 
     ensemble = staticmethod(scores.ensemble)
 
-    def usage(self, folder: str) -> str:
-        return (
-            f'from transformers import pipeline\n\npipeline("text-classification", "{folder}")("Better than it looks.")'
-        )
+    def usage(self, folder: str, *, pair: bool) -> str:
+        return text_usage(folder, "", pair=pair)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ A row is answered word by word, at the first piece of each, so that teacher and 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,13 +17,16 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks import scores
-from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Encoded, Exam, Pieces, Rows, frame, missing
-from tinybert_cli.tasks.entities import Entity, entities, kinds_of
+from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Encoded, Exam, Rows, Window, frame, missing
+from tinybert_cli.tasks.entities import Entity, entities, inside_only, kinds_of, mixed
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
-from tinybert_cli.tasks.spans import word_spans
+from tinybert_cli.tasks.spans import CJK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_LETTER = rf"[^\W_{CJK}]"
+_WORD = re.compile(rf"[{CJK}]|{_LETTER}+(?:(?:[-.'’&/@+_]|(?<=\d),(?=\d)){_LETTER}+)*(?:(?<=\.[^\W\d_])\.)?|[^\w\s]|_")
 
 _CHUNK = 1000  # rows that are tokenized in one call
 
@@ -32,6 +36,7 @@ class TokenClassification(Answering):
     head = "token-classification"
     pipeline = "token-classification"
     outputs = "class"
+    parted = "only_first"
     main_metric = "f1"
     metrics: ClassVar[Mapping[str, bool]] = {
         "f1": True,
@@ -81,7 +86,16 @@ class TokenClassification(Answering):
         """Outside first, then by name, if they are only found in the data."""
         tags = itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or [])
         names = agreed_names(rows, data, tags, model_names=model_names)
-        known = data.label_names or rows.label_names or model_names
+        schemes = mixed(names)
+        if schemes is not None:
+            prefixes, other = schemes
+            raise InputError(
+                f"tags in two schemes: some begin with {', '.join(prefixes)}, so that entities have a first word, "
+                f"and {other} does not",
+                where=rows.place(0),
+                hint="write all tags alike: B-PER, I-PER, ..., or without a prefix, and O for what is outside",
+            )
+        known = data.class_names or rows.label_names or model_names
         return names if known else sorted(names, key=lambda name: (name != "O", name))
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
@@ -122,6 +136,20 @@ class TokenClassification(Answering):
                 hint="check data.label_column_name",
             )
 
+    def odd(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        """Entities that begin with an I-, as IOB1 has it, but IOB2 and BIOES do not."""
+        _, prefixed, outside = kinds_of(names)
+        tags = [
+            [value if isinstance(value, str) else names[int(value)] for value in row]  # type: ignore[call-overload]
+            for row in _tags(rows, data) or []
+            if row is not None
+        ]
+        count = sum(map(inside_only, tags)) if prefixed else 0
+        if not count:
+            return []
+        total = sum(len(entities(row, prefixed=prefixed, outside=outside)) for row in tags)
+        return [f"{count:,} of {total:,} entities begin with I-, E- or L-: as conlleval has it, they count as entities"]
+
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         shares = scores.softmax(logits)
         sure = shares.max(-1) >= min_confidence
@@ -140,16 +168,14 @@ class TokenClassification(Answering):
         }
 
     def asked(self, text: str) -> Any:
-        return " ".join(text[begin:end] for begin, end in word_spans(text))
+        return " ".join(text[begin:end] for begin, end in _spans_in(text))
 
-    def reply(self, text: str, logits: Array, pieces: Pieces, names: Sequence[str]) -> dict[str, Any]:
+    def reply(
+        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The entities with their characters; `score` is the mean probability of their words."""
-        own = np.flatnonzero([sequence is not None for sequence in pieces.sequence_ids])
-        spans = word_spans(text)
-        characters = [pieces.offsets[place] for place in own]
-        joined = _spans_of([text[begin:end] for begin, end in spans])
-        read = joined[:, 0] < (characters[-1][1] if characters else 0)  # what was not cut
-        shares = scores.softmax(logits[own[_first_pieces(joined[read], characters)]])
+        spans = _spans_in(text)
+        shares = scores.softmax(_at_words(_spans_of([text[begin:end] for begin, end in spans]), windows))
         _, prefixed, outside = kinds_of(names)
         tags = [names[index] for index in shares.argmax(-1)]
         found = [
@@ -170,7 +196,16 @@ class TokenClassification(Answering):
 
     ensemble = staticmethod(scores.ensemble)
 
-    def usage(self, folder: str) -> str:
+    def example(self, *, pair: bool) -> str:
+        return '"Ada wrote it in London."'
+
+    def limit(self, names: Sequence[str]) -> str:
+        return (
+            "It tags the words of any text, however far it is from those that it learned from. The tag of a word is "
+            "that of its first piece."
+        )
+
+    def usage(self, folder: str, *, pair: bool) -> str:
         return (
             "from transformers import pipeline\n\n"
             f'ask = pipeline("token-classification", "{folder}", aggregation_strategy="first")\n'
@@ -296,6 +331,23 @@ def _windows(first: Array, count: int, room: int, stride: int) -> Iterator[tuple
         yield start, end, np.flatnonzero(owner == number)
 
 
+def _at_words(words: Array, windows: Sequence[Window]) -> Array:
+    """The logits (W, C) of words at these characters (W, 2), each in the window where it stands furthest in."""
+    found = np.zeros((len(words), windows[0][0].shape[-1]))
+    depth = np.full(len(words), -1)
+    for logits, pieces in windows:
+        own = np.flatnonzero([sequence is not None for sequence in pieces.sequence_ids])
+        if not len(own):
+            continue
+        characters = [pieces.offsets[place] for place in own]
+        first = _first_pieces(words, characters)
+        held = (words[:, 1] > characters[0][0]) & (words[:, 0] < characters[-1][1])
+        better = held & (np.minimum(first, len(own) - 1 - first) > depth)
+        depth[better] = np.minimum(first, len(own) - 1 - first)[better]
+        found[better] = logits[own[first[better]]]
+    return found
+
+
 def _first_pieces(words: Array, characters: Sequence[tuple[int, int]]) -> Array:
     """Where the first piece of each word stands (W,); a word without any is answered at the next one's.
 
@@ -304,6 +356,12 @@ def _first_pieces(words: Array, characters: Sequence[tuple[int, int]]) -> Array:
     """
     ends = np.asarray([end for _, end in characters], dtype=np.int64)
     return np.searchsorted(ends, words[:, 0], side="right").clip(0, max(0, len(ends) - 1))
+
+
+def _spans_in(text: str) -> Array:
+    """Where the words of a text begin and end (W, 2), parted as corpora part it: marks from words, but not New-York,
+    U.S. or 1,000; Chinese and Japanese characters one by one."""
+    return np.array([match.span() for match in _WORD.finditer(text)], dtype=np.int64).reshape(-1, 2)
 
 
 def _spans_of(words: Sequence[str]) -> Array:
@@ -329,7 +387,7 @@ def _tags(rows: Rows, data: Data) -> list[list[object] | None] | None:
         return None
     column = rows.column(data.label_column_name)
     for index, tags in enumerate(column):
-        if tags is not None and not isinstance(tags, list):
+        if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str | int | None) for tag in tags)):
             raise InputError(f"'{data.label_column_name}' is no list of tags but {tags!r}", where=rows.place(index))
     return column
 

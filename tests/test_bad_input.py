@@ -1,0 +1,352 @@
+"""Input that cannot be: what the command says of it, its exit code, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Configs, sentences, write_rows
+
+from tinybert_cli import cli, configfile
+from tinybert_cli.config import Stage
+
+Capture = pytest.CaptureFixture[str]
+Say = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def say(tmp_path: Path, capsys: Capture) -> Say:
+    """Runs a command on settings; its exit code, and what it said on stderr."""
+
+    def say(command: str, config: Stage, *overrides: str, **options: bool) -> tuple[int, str]:
+        file = tmp_path / "config.yaml"
+        file.write_text(configfile.dump(config), encoding="utf-8")
+        flags = {name: options.get(name, False) for name in ("dry_run", "force", "as_json", "quiet", "verbose")}
+        return cli.execute(command, file, list(overrides), **flags), capsys.readouterr().err
+
+    return say
+
+
+@pytest.fixture
+def finetune(say: Say, configs: Configs, base_model: Path) -> Say:
+    """The same for a fine-tuning of two steps."""
+    return lambda *overrides, **settings: say(
+        "finetune",
+        configs("finetune", "out", **{"model": base_model, "training__max_steps": 2, **settings}),
+        *overrides,
+    )
+
+
+# -- rows ----------------------------------------------------------------------------------------------------
+
+GOOD = '{"text": "fine", "label": "good"}\n'
+ROWS: dict[str, tuple[str, bytes, str]] = {
+    "empty": ("t.jsonl", b"", "t.jsonl' is empty"),
+    "empty csv": ("t.csv", b"", "t.csv' is empty"),
+    "header only": ("t.csv", b"text,label\n", "has a header but no rows"),
+    "malformed": ("t.jsonl", GOOD.encode() + b'{"text": "b",\n', "t.jsonl:2:"),
+    "not utf-8": ("t.csv", "text,label\nfine,good\ncafé,bad\n".encode("latin-1"), "t.csv:3"),
+    "columns twice": ("t.csv", b"text,text,label\na,b,good\n", "two columns of the same name"),
+    "no gzip": ("t.jsonl.gz", b"text", "not a whole gzip file"),
+    "half a gzip": ("t.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:40], "not a whole gzip file"),
+    "no text": ("t.jsonl", GOOD.encode() + b'{"text": 3, "label": "bad"}\n', "'text' is not text but 3"),
+    "no label column": ("t.jsonl", b'{"text": "fine", "labels": "good"}\n', "no column 'label'"),
+    "one class": ("t.jsonl", GOOD.encode() * 20, "all 20 rows have the same label, good"),
+    "no label": ("t.jsonl", GOOD.encode() + b'{"text": "b", "label": null}\n', "t.jsonl, row 2"),
+    "empty label": ("t.csv", b"text,label\nfine,good\ndull,\npoor,bad\n", "t.csv, row 2"),
+    "fractions": ("t.jsonl", b'{"text": "a", "label": 1.0}\n{"text": "b", "label": 0.0}\n', "write 1"),
+    "lists": ("t.jsonl", b'{"text": "a", "label": ["good"]}\n', "multi-label-classification"),
+    "hidden labels": ("t.jsonl", b'{"text": "a", "label": -1}\n', "every label is -1"),
+    "ids": (
+        "t.jsonl",
+        b'{"text": "a", "label": 1}\n{"text": "b", "label": 1732457000}\n',
+        "check data.label_column_name",
+    ),
+    "unknown position": ("t.jsonl", b'{"text": "a", "label": 0}\n{"text": "b", "label": -3}\n', "unknown label -3"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "said"), ROWS.values(), ids=ROWS)
+def test_rows_that_cannot_be_learned_from_are_named(
+    name: str, content: bytes, said: str, finetune: Say, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    code, err = finetune(data__train_file=str(file), data__validation_file=None)
+    assert code == 3 and said in err and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_a_folder_and_a_wrong_column_are_named(finetune: Say, data: Path) -> None:
+    code, err = finetune(data__train_file=str(data / "trian.jsonl"))
+    assert code == 3 and "did you mean 'train.jsonl'?" in err
+    code, err = finetune(data__train_file=str(data))
+    assert code == 3 and "is a folder, not a file" in err and "data.dataset_name" in err
+    code, err = finetune(data__text_column_names="txt")
+    assert code == 3 and "did you mean 'text'?; columns here: text, label" in err
+    code, err = finetune(data__label_column_name="lable")
+    assert code == 3 and "did you mean 'label'?; columns here: text, label" in err
+
+
+def test_a_label_that_training_never_saw_is_named_with_its_row(finetune: Say, data: Path) -> None:
+    write_rows(data / "validation.jsonl", [*sentences("validation"), {"text": "fine", "label": "goood"}])
+    code, err = finetune()
+    assert code == 3 and "goood" in err and "model: bad, good" in err and "validation.jsonl, row 49" in err
+
+
+def test_label_names_that_are_not_those_of_the_data_are_shown(finetune: Say) -> None:
+    code, err = finetune(data__label_names=["bad", "ugly"])
+    assert code == 3 and "unknown label 'good'" in err and "labels: bad, ugly" in err
+
+
+def test_label_names_in_another_order_than_the_models_are_shown_beside_each_other(
+    say: Say, configs: Configs, teacher: Path
+) -> None:
+    code, err = say("eval", configs("eval", "out", models={"t": str(teacher)}, data__label_names=["good", "bad"]))
+    assert code == 3 and "data:  good, bad" in err and "model: bad, good" in err
+
+
+def test_odd_rows_are_counted_and_the_run_goes_on(finetune: Say, data: Path) -> None:
+    rows = sentences("train")
+    rows[3]["text"], rows[4]["text"], rows[5]["text"] = "", "  ", "fine " * 60
+    write_rows(data / "train.jsonl", rows)
+    write_rows(data / "validation.jsonl", rows[6:12])
+    code, err = finetune()
+    assert code == 0
+    assert "warning: 1 of 96 rows of train (1.0%) are longer than 16 tokens and were cut" in err
+    assert "warning: 2 rows of train have no text (row 4, 5)" in err
+    assert "warning: 6 of 6 evaluation rows are in train as well" in err
+
+
+def test_validation_rows_without_labels_are_warned_of(finetune: Say, data: Path) -> None:
+    write_rows(data / "validation.jsonl", [{"text": "fine"}])
+    code, err = finetune()
+    assert code == 0 and "warning: the validation rows have no labels" in err
+
+
+def test_windows_files_are_read_like_any_other(finetune: Say, tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes(b"\xef\xbb\xbftext,label\r\n" + b"fine,good\r\ndull,bad\r\n" * 10)
+    code, err = finetune(data__train_file=str(file))
+    assert code == 0 and "20 rows" in err and "labels bad, good" in err
+
+
+def test_an_evaluation_of_hidden_labels_is_refused(say: Say, configs: Configs, data: Path, teacher: Path) -> None:
+    write_rows(data / "validation.jsonl", [{"text": "fine", "label": -1}])
+    code, err = say("eval", configs("eval", "out", models={"t": str(teacher)}))
+    assert code == 3 and "every label is -1" in err
+
+
+def test_text_that_is_longer_than_the_model_has_positions_is_refused_by_every_stage(
+    say: Say, configs: Configs, data: Path, base_model: Path, teacher: Path, tmp_path: Path
+) -> None:
+    write_rows(data / "validation.jsonl", [{"text": "fine " * 40, "label": "good"}, {"text": "dull", "label": "bad"}])
+    for command, settings in {
+        "finetune": {"model": base_model},
+        "gen-soft-labels": {"teacher": teacher, "splits": ["validation"], "check_teacher": False},
+        "eval": {"models": {"t": str(teacher)}, "latency": None},
+        "export": {"model": teacher},
+    }.items():
+        code, err = say(command, configs(command, "out", data__max_seq_length=64, **settings))
+        assert code == 2 and "has positions for 32 tokens, not for 42" in err, command
+        assert "data.max_seq_length: at most 32" in err and not (tmp_path / "out").exists()
+
+
+def test_a_length_to_time_that_the_model_has_no_positions_for_is_refused(
+    say: Say, configs: Configs, teacher: Path
+) -> None:
+    code, err = say("eval", configs("eval", "out", models={"t": str(teacher)}))
+    assert code == 2 and "not for 128" in err and "latency.lengths: at most 32" in err
+
+
+def test_answers_none_of_which_is_sure_enough_are_refused(finetune: Say, teacher_labels: Path, tmp_path: Path) -> None:
+    code, err = finetune(labels=teacher_labels, min_confidence=1.0)
+    assert code == 3 and "none of the 96 answers" in err and "lower min_confidence" in err
+    assert not (tmp_path / "out").exists()
+
+
+# -- models --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_a_model_that_writes_text_is_no_encoder(family: str, finetune: Say, base_model: Path, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2Model, T5Config, T5Model
+
+    small = {"vocab_size": 64, "num_layers": 1, "num_heads": 2, "d_model": 16, "d_kv": 8, "d_ff": 16}
+    model = (
+        T5Model(T5Config(**small))
+        if family == "t5"
+        else GPT2Model(GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=1, n_head=2))
+    )
+    model.save_pretrained(tmp_path / family)
+    for file in base_model.glob("tokenizer*"):
+        shutil.copy(file, tmp_path / family)
+    code, err = finetune(model=tmp_path / family)
+    assert code == 3 and f"{family} models" in err and "encoder" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_cannot_be_trained_any_further(finetune: Say, base_model: Path) -> None:
+    (base_model / "model.safetensors").rename(base_model / "model.onnx")
+    code, err = finetune()
+    assert code == 3 and "the model that it was made from" in err
+
+
+def test_an_operator_set_that_is_too_old_for_the_model_is_refused(
+    say: Say, configs: Configs, teacher: Path, tmp_path: Path
+) -> None:
+    code, err = say("export", configs("export", "out", model=teacher), "opset=11")
+    assert code == 2 and "`opset` 11 has not all that this model needs" in err and "leave it out" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_a_weights_file_is_refused(finetune: Say, base_model: Path) -> None:
+    file = base_model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    code, err = finetune()
+    assert code == 3 and "damaged or incomplete" in err and str(file) in err
+
+
+def test_a_model_that_brings_its_own_code_is_refused_with_the_reason(finetune: Say, base_model: Path) -> None:
+    config = json.loads((base_model / "config.json").read_text())
+    custom = {**config, "model_type": "custom", "auto_map": {"AutoModel": "code.Model"}}
+    (base_model / "config.json").write_text(json.dumps(custom))
+    code, err = finetune()
+    assert code == 3 and "code from a model is never run" in err
+
+
+def test_a_pickle_is_read_as_tensors_with_a_notice_and_nothing_in_it_runs(
+    finetune: Say, base_model: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    weights: dict[str, Any] = load_file(base_model / "model.safetensors")
+    (base_model / "model.safetensors").unlink()
+    torch.save({**weights, "evil": _Evil(tmp_path / "ran")}, base_model / "pytorch_model.bin")
+    code, err = finetune()
+    assert code == 3 and "nothing in it was run" in err and not (tmp_path / "ran").exists()
+    torch.save(weights, base_model / "pytorch_model.bin")
+    code, err = finetune()
+    assert code == 0 and "warning: " in err and "pytorch_model.bin: an old format" in err
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+class _Evil:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_a_model_without_a_head_is_no_teacher(say: Say, configs: Configs, base_model: Path, tmp_path: Path) -> None:
+    code, err = say("gen-soft-labels", configs("gen-soft-labels", "out", teacher=base_model))
+    assert code == 3 and "has no sequence-classification head" in err and "tinybert finetune" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_with_more_pieces_than_the_model_is_refused(finetune: Say, base_model: Path) -> None:
+    file = base_model / "tokenizer.json"
+    held = json.loads(file.read_text())
+    held["model"]["vocab"]["extra"] = len(held["model"]["vocab"])
+    file.write_text(json.dumps(held))
+    code, err = finetune()
+    assert code == 3 and "is not its own" in err
+
+
+def test_a_student_with_another_tokenizer_than_its_teacher_is_warned_of(
+    say: Say, configs: Configs, teacher: Path, teacher_labels: Path, tmp_path: Path
+) -> None:
+    student = Path(shutil.copytree(teacher, tmp_path / "other"))
+    (student / "manifest.json").unlink()
+    held = json.loads((student / "tokenizer.json").read_text())
+    words = held["model"]["vocab"]
+    words["fine"], words["dull"] = words["dull"], words["fine"]
+    (student / "tokenizer.json").write_text(json.dumps(held))
+    settings = {"soft_labels": teacher_labels, "student": student, "training__max_steps": 2}
+    code, err = say("distill", configs("distill", "out", teacher=teacher, **settings))
+    assert code == 0 and "warning: teacher and student split text differently" in err
+    code, err = say("distill", configs("distill", "out2", teacher=teacher, losses={"hidden_states": 1.0}, **settings))
+    assert code == 3 and "their layers cannot be compared" in err
+
+
+def test_a_branch_of_the_hub_that_moved_on_is_another_model(
+    finetune: Say, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached = tmp_path / "hub/models--org--name"
+    (cached / "refs").mkdir(parents=True)
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(base_model, cached / "snapshots" / commit)
+        (cached / "refs/main").write_text(commit)
+        code, err = finetune(model="org/name")
+        manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+        assert manifest["inputs"]["model"] == {"hub_id": "org/name", "revision": "a" * 40}
+    assert code == 4 and f"inputs.model.revision: {'a' * 40} there, {'b' * 40} now" in err
+
+
+# -- folders and settings ------------------------------------------------------------------------------------
+
+
+def test_nan_names_the_step_and_the_last_good_checkpoint(finetune: Say) -> None:
+    diverging = {"training__learning_rate": 1e30, "training__warmup_ratio": 0.0, "training__max_steps": 9}
+    code, err = finetune(**diverging)
+    assert code == 1 and "not finite at step 2" in err and "there is no checkpoint from before it" in err
+    code, err = finetune(**diverging, training__save_steps=1)
+    assert code == 1 and "not finite at step 2" in err and "the checkpoint of step 1 is kept" in err
+
+
+def test_a_model_that_is_not_good_enough_fails_the_command(say: Say, configs: Configs, teacher: Path) -> None:
+    settings = {"models": {"t": str(teacher)}, "latency": None, "require": {"t": {"accuracy": 1.0}}}
+    code, err = say("eval", configs("eval", "out", **settings))
+    assert code == 5 and "t.accuracy is 0.9" in err and "required is 1" in err
+    assert say("eval", configs("eval", "out", **settings))[0] == 5
+
+
+def test_a_manifest_that_was_edited_by_hand_is_refused(
+    say: Say, configs: Configs, teacher: Path, teacher_labels: Path
+) -> None:
+    for folder in (teacher, teacher_labels):
+        file = folder / "manifest.json"
+        file.write_text(file.read_text().replace('"seed": 42', '"seed": 43'))
+    code, err = say("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher))
+    assert code == 3 and "manifest.json' was changed after the run that wrote it" in err and "--force" in err
+    code, err = say("finetune", configs("finetune", "out", model=teacher, labels=teacher_labels))
+    assert code == 3 and "was changed after the run that wrote it" in err
+
+
+def test_a_label_name_that_is_there_twice_is_refused(finetune: Say) -> None:
+    code, err = finetune("data.label_names=[bad, good, bad]")
+    assert code == 2 and "`data.label_names` has bad twice" in err
+
+
+def test_no_steps_at_all_are_refused(finetune: Say) -> None:
+    code, err = finetune("training.max_steps=0")
+    assert code == 2 and "0 steps train nothing" in err
+
+
+def test_an_output_dir_that_is_a_file_or_the_model_itself_is_refused(
+    finetune: Say, base_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("mine")
+    code, err = finetune()
+    assert code == 4 and "is not a folder" in err and (tmp_path / "out").read_text() == "mine"
+    before = {path.name: path.read_bytes() for path in base_model.iterdir()}
+    code, err = finetune(f"output_dir={base_model}")
+    assert code == 4 and "files that tinybert did not write" in err
+    assert before == {path.name: path.read_bytes() for path in base_model.iterdir()}
+
+
+def test_a_dry_run_of_a_broken_config_is_a_config_error(
+    say: Say, configs: Configs, base_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUNS", raising=False)
+    config = configs("finetune", "out", model=base_model)
+    code, err = say("finetune", config, "training.keep=worst", "output_dir=${RUNS}/x", dry_run=True)
+    assert code == 2 and "found 'worst'" in err and "RUNS is not set" in err

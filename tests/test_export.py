@@ -1,0 +1,335 @@
+"""Exports of every kind: each head says the same, half the bytes say nearly the same, and nothing ruined is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import BAD, GOOD, Configs, make_config, run, sentences, write_rows
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from tinybert_cli import artifacts, models
+from tinybert_cli.config import Stage
+from tinybert_cli.errors import ConfigError, GateError, InputError
+from tinybert_cli.helpers import predict
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+ROOT = Path(__file__).parents[1]
+LOOSE = {"min_agreement": 0.9, "max_metric_drop": 0.1}  # tiny models are hurt more than those that are used
+TEXTS = [row["text"] for row in sentences("test")]
+
+
+def done(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    assert rows[-1]["event"] == "done"
+    return rows[-1]
+
+
+# -- every head ----------------------------------------------------------------------------------------------
+
+
+def tagged(text: str) -> dict[str, Any]:
+    words = text.split()
+    return {"tokens": words, "tags": ["B-GOOD" if w in GOOD else "B-BAD" if w in BAD else "O" for w in words]}
+
+
+def asked(text: str) -> dict[str, Any]:
+    word = next(word for word in text.split() if word in GOOD + BAD)
+    return {"question": "film", "context": text, "answers": {"text": [word], "answer_start": [text.index(word)]}}
+
+
+def counted(text: str) -> float:
+    return float(sum(word in GOOD for word in text.split()) - sum(word in BAD for word in text.split()))
+
+
+HEADS: dict[str, tuple[Callable[[str], dict[str, Any]], str | list[str], str]] = {  # task → row, its columns
+    "text-classification": (lambda text: {"text": text, "label": "good" if counted(text) > 0 else "bad"}, "text", "label"),
+    "multi-label-classification": (
+        lambda text: {"text": text, "labels": [word for word in ("film", "plot", "the") if word in text.split()]},
+        "text", "labels",
+    ),
+    "regression": (lambda text: {"text": text, "score": counted(text)}, "text", "score"),
+    "token-classification": (tagged, "tokens", "tags"),
+    "question-answering": (asked, ["question", "context"], "answers"),
+}  # fmt: skip
+
+
+def config_for(task: str, command: str, folder: Path, output: str, **settings: Any) -> Stage:
+    _, texts, labels = HEADS[task]
+    columns = {"data__text_column_names": texts, "data__label_column_name": labels, "data__doc_stride": 3}
+    files = {"data__test_file": None, "data__unlabeled_file": None}
+    return make_config(command, folder / "data", folder / output, task=task, **columns, **files, **settings)
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def trained(request: pytest.FixtureRequest, made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A task, and a folder with its data and a model that does it."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("head")
+    row, _, _ = HEADS[request.param]
+    for split in ("train", "validation"):
+        write_rows(folder / "data" / f"{split}.jsonl", [row(one["text"]) for one in sentences(split)])
+    rounds = 30.0 if request.param == "multi-label-classification" else 6.0  # or its thresholds cut through the rows
+    longer = {"training__num_train_epochs": rounds}
+    run("finetune", config_for(request.param, "finetune", folder, "model", model=made / "base", **longer))
+    return request.param, folder
+
+
+def answer(row: dict[str, Any]) -> Any:
+    """What `predict` says, but for how sure it is."""
+    said = row["prediction"]
+    if isinstance(said, float):
+        return pytest.approx(said, abs=1e-3)
+    return (
+        [{**one, "score": None} if isinstance(one, dict) else one for one in said] if isinstance(said, list) else said
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "precision", "atol"),
+    [
+        ("plain", {}, "float32", 1e-4),
+        ("int8", {"quantize": "int8"}, "int8", 2.0),
+        ("half", {"format": "safetensors"}, "bfloat16", 0.2),
+    ],
+)
+def test_every_head_is_exported_and_says_the_same(
+    name: str, settings: dict[str, Any], precision: str, atol: float, trained: tuple[str, Path]
+) -> None:
+    task, folder = trained
+    found = done(
+        run("export", config_for(task, "export", folder, name, model=folder / "model", verify=LOOSE, **settings))
+    )
+    assert found["max_abs_logit_difference"] < atol
+    assert found["agreement"] > (0.9 if precision == "int8" else 0.9999 if precision == "float32" else 0.97)
+    assert artifacts.verify_folder(folder / name)["precision"] == precision
+    evaluation = config_for(task, "eval", folder, f"{name}-eval", models={"a": str(folder / "model"), "b": str(folder / name)},
+                            latency=None, bootstrap=0)  # fmt: skip
+    assert done(run("eval", evaluation))["b.agreement"] == pytest.approx(
+        found["agreement"], abs=0.03
+    )  # int8 depends on the batch
+    if precision == "float32":
+        shown = [f"film\t{text}" if task == "question-answering" else text for text in TEXTS]
+        told, original = (list(predict.run(str(folder / where), shown)) for where in (name, "model"))
+        assert [answer(row) for row in told] == [answer(row) for row in original]
+
+
+# -- safetensors ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["bfloat16", "float16"])
+def halved(request: pytest.FixtureRequest, teacher: Path, configs: Configs, tmp_path: Path) -> tuple[str, Path]:
+    run("export", configs("export", "half", model=teacher, format="safetensors", dtype=request.param))
+    return request.param, tmp_path / "half"
+
+
+def test_half_the_bytes_are_a_model_folder_that_transformers_loads(halved: tuple[str, Path], teacher: Path) -> None:
+    dtype, folder = halved
+    promised = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "README.md",
+                "metrics.json", "run.yaml", "manifest.json"}  # fmt: skip
+    assert promised <= {path.name for path in folder.iterdir()}
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert str(model.dtype) == f"torch.{dtype}" and model.config.id2label == {0: "bad", 1: "good"}
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {model.dtype}  # noqa: SIM118  no mapping
+    full = load_file(teacher / "model.safetensors")
+    assert all(torch.equal(weights.to(model.dtype), model.state_dict()[name]) for name, weights in full.items())
+
+
+def test_half_the_bytes_are_measured_like_any_export(halved: tuple[str, Path]) -> None:
+    dtype, folder = halved
+    metrics = json.loads((folder / "metrics.json").read_text())
+    promised = {"max_abs_logit_difference", "mean_abs_logit_difference", "agreement", "metric_difference", "bytes",
+                "bytes_ratio", "latency_ms_b1", "latency_ratio_b1"}  # fmt: skip
+    assert promised <= set(metrics) and metrics["agreement"] >= 0.99
+    assert metrics["bytes"] == (folder / "model.safetensors").stat().st_size and 1.5 < metrics["bytes_ratio"] <= 2.0
+    assert 0 < metrics["max_abs_logit_difference"] < (0.2 if dtype == "bfloat16" else 0.02)
+    text = (folder / "README.md").read_text()
+    assert f"for transformers, in {dtype}" in text and "computing in float32" in text and 'dtype="float32"' in text
+    assert ("unusably slow" in text) == (dtype == "float16")
+
+
+def test_every_command_takes_a_folder_of_half_the_bytes(
+    halved: tuple[str, Path], teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    _, folder = halved
+    rows = list(predict.run(str(folder), TEXTS))
+    expected = list(predict.run(str(teacher), TEXTS))
+    assert [row["prediction"] for row in rows] == [row["prediction"] for row in expected]
+    named = {"teacher": str(teacher), "half": str(folder)}
+    metrics = done(run("eval", configs("eval", "eval", models=named, latency=None, bootstrap=0)))
+    assert metrics["half.agreement"] >= 0.99 and metrics["half.bytes"] < 0.7 * metrics["teacher.bytes"]
+    assert done(run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=folder)))["teacher_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("settings", [{"format": "safetensors"}, {"quantize": "int8", "verify": LOOSE}])
+def test_exporting_twice_gives_the_same_bytes(
+    settings: dict[str, Any], teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    for output in ("first", "second"):
+        run("export", configs("export", output, model=teacher, **settings))
+    names = sorted(path.name for path in (tmp_path / "first").iterdir())
+    timed = {"README.md", "metrics.json", "manifest.json", "log.jsonl", "run.log", "run.yaml"}  # of this very run
+    assert names == sorted(path.name for path in (tmp_path / "second").iterdir()) and len(set(names) - timed) >= 4
+    for name in set(names) - timed:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "hint"),
+    [
+        ({"format": "safetensors", "quantize": "int8"}, ("quantize",), "onnx"),
+        ({"format": "safetensors", "quantize_exclude": ["classifier"]}, ("quantize_exclude",), "onnx"),
+        ({"format": "safetensors", "opset": 17}, ("opset",), "onnx"),
+        ({"format": "safetensors", "verify": {"atol": 1e-5}}, ("verify", "atol"), "min_agreement"),
+        ({"format": "safetensors", "embedding_bits": 6}, ("embedding_bits",), "onnx"),
+        ({"embedding_bits": 6}, ("embedding_bits",), "quantize: int8"),
+        ({"dtype": "bfloat16"}, ("dtype",), "safetensors"),
+        ({"format": "onnx", "dtype": "float16"}, ("dtype",), "safetensors"),
+    ],
+)
+def test_a_setting_that_the_format_does_not_read_is_refused(
+    settings: dict[str, Any], key: tuple[str, ...], hint: str, teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        run("export", configs("export", "out", model=teacher, **settings))
+    assert error.value.key == key and hint in str(error.value.hint) and not (tmp_path / "out").exists()
+
+
+def test_the_written_settings_repeat_an_export(
+    halved: tuple[str, Path], teacher: Path, data: Path, tmp_path: Path
+) -> None:
+    _, folder = halved
+    settings = yaml.safe_load((folder / "run.yaml").read_text())
+    (row,) = run(
+        "export", make_config("export", data, folder, **{k: settings[k] for k in ("model", "format", "dtype")})
+    )
+    assert row["event"] == "up to date"
+
+
+def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "manifest.json").unlink()
+
+
+def test_numbers_too_large_for_float16_are_refused(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+    edit(teacher, lambda weights: weights["classifier.bias"].add_(1e5))
+    with pytest.raises(ConfigError, match=r"'classifier\.bias' holds numbers too large for float16") as error:
+        run("export", configs("export", "out", model=teacher, format="safetensors", dtype="float16"))
+    assert error.value.hint == "dtype: bfloat16" and not (tmp_path / "out").exists()
+
+
+def test_half_the_bytes_that_say_something_else_are_not_kept(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+    def tip(weights: dict[str, torch.Tensor]) -> None:  # bfloat16 has no number between 256 and 258
+        weights["classifier.weight"].mul_(1e-3)
+        weights["classifier.bias"].copy_(torch.tensor([256.0, 256.9]))
+
+    edit(teacher, tip)
+    with pytest.raises(GateError, match="agreement") as error:
+        run("export", configs("export", "out", model=teacher, format="safetensors"))
+    assert error.value.exit_code == 5 and not (tmp_path / "out").exists()
+
+
+# -- without torch -------------------------------------------------------------------------------------------
+
+BLOCKED = """
+import importlib.abc, sys
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def alone(code: str, *blocked: str) -> str:
+    """What a program prints in a process that cannot import some packages."""
+    shown = subprocess.run([sys.executable, "-c", BLOCKED.format(names=blocked) + code], capture_output=True, text=True,
+                           cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=60)  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
+@pytest.fixture(scope="module")
+def exported(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "export"
+    run("export", make_config("export", made / "data", folder, model=made / "teacher", quantize="int8", verify=LOOSE))
+    return folder
+
+
+HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "pandas", "pyarrow", "safetensors", "onnx")
+
+
+def test_an_export_is_asked_in_a_process_that_has_no_torch(exported: Path) -> None:
+    code = f"import sys; sys.argv = ['tinybert', 'predict', {str(exported)!r}, 'a lovely film .']\n"
+    code += "from tinybert_cli.cli import main; main()"
+    prediction, _, text = alone(code, *HEAVY).strip().split("\t")
+    assert (prediction, text) == ("good", "a lovely film .")
+
+
+def test_the_lines_in_the_card_need_onnxruntime_and_tokenizers_alone(exported: Path) -> None:
+    lines = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
+    assert lines
+    said = json.loads(alone(f"{lines[1]}\nprint(logits[0].tolist())", *HEAVY, "tinybert_cli", "accelerate"))
+    (row,) = predict.run(str(exported), ["Better than it looks."])
+    shares = torch.tensor(said[0]).softmax(-1)
+    assert shares.tolist() == pytest.approx(list(row["probabilities"].values()), abs=1e-5)
+
+
+# -- ruined int8, from the command line ----------------------------------------------------------------------
+
+
+def ruin_classifier(weights: dict[str, torch.Tensor]) -> None:
+    """An input that is always 0 gets weights so large that int8 has no digits left for the others."""
+    weights["bert.pooler.dense.weight"][0] = 0.0
+    weights["bert.pooler.dense.bias"][0] = 0.0
+    weights["classifier.weight"][:, 0] = 1e4
+
+
+def test_ruined_int8_ends_with_5_names_the_part_and_leaves_float32(
+    teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    edit(teacher, ruin_classifier)
+    config = configs("export", "out", model=teacher, quantize="int8")
+    file = tmp_path / "export.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", by_alias=True)))
+
+    def tinybert(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "tinybert_cli", "export", str(file), *words], capture_output=True,
+                              text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)  # fmt: skip
+
+    refused = tinybert()
+    assert refused.returncode == 5, refused.stderr
+    assert re.search(
+        r"int8 was refused: agreement 0\.\d+.*they alone are int8: classifier \d", refused.stderr, re.DOTALL
+    )
+    assert "quantize_exclude: [classifier]" in refused.stderr
+    assert artifacts.verify_folder(tmp_path / "out")["precision"] == "float32"
+    right = [row["prediction"] for row in predict.run(str(tmp_path / "out"), TEXTS)]
+    assert right == [row["prediction"] for row in predict.run(str(teacher), TEXTS)]
+    mended = tinybert("quantize_exclude=[classifier]", f"output_dir={tmp_path / 'mended'}")
+    assert mended.returncode == 0, mended.stderr
+    assert artifacts.verify_folder(tmp_path / "mended")["precision"] == "int8"
+
+
+def test_a_model_that_is_quantized_already_is_no_model_to_export(exported: Path, configs: Configs) -> None:
+    with pytest.raises(InputError, match="no weights"):
+        run("export", configs("export", "again", model=exported))
+
+
+def test_weights_in_half_the_bytes_are_read_as_float32(halved: tuple[str, Path]) -> None:
+    assert models.load(models.locate(str(halved[1])), "sequence-classification").dtype == torch.float32
