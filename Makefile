@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that ends with an export is a target.
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
-.PHONY: install $(RECIPES) sweep-demo smoke test check fix schemas benchmark clean
+.PHONY: install $(RECIPES) sweep-demo smoke test check fix schemas reference benchmark clean
 
 install: $(VENV)/installed
 
@@ -95,11 +95,15 @@ schemas: install
 	for stage in finetune gen-soft-labels distill eval export; do \
 	  $(BIN)/tinybert schema $$stage --json > configs/schemas/$$stage.json || exit 1; done
 
+reference: install
+	$(BIN)/tinybert schema --markdown > docs/reference.md
+
 benchmark: install
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/last_layer.py
 	$(BIN)/python benchmarks/labelling.py
 	$(BIN)/python benchmarks/distilling.py
+	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/augmenting.py
 
 clean:

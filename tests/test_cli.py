@@ -131,6 +131,11 @@ def test_schema_explains_one_setting() -> None:
     assert done.returncode == 0 and "default 2.0" in done.stdout
 
 
+def test_the_reference_is_a_page_of_all_stages() -> None:
+    assert tinybert("schema", "--markdown").stdout == (ROOT / "docs" / "reference.md").read_text()
+    assert tinybert("schema", "distill", "--markdown").returncode == 2
+
+
 # -- what shells do ------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
-from tinybert_cli import config, configfile, yaml12
+from tinybert_cli import config, configfile, tasks, yaml12
 from tinybert_cli.helpers import schema
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +42,25 @@ def test_a_shipped_config_fits_its_json_schema(file: Path) -> None:
 def test_the_shipped_schemas_are_current(stage: str) -> None:
     shipped = (ROOT / "configs" / "schemas" / f"{stage}.json").read_text()
     assert shipped == schema.as_json(stage) + "\n", "run: make schemas"
+
+
+def test_the_reference_is_current() -> None:
+    assert (ROOT / "docs" / "reference.md").read_text() == schema.as_markdown() + "\n", "run: make reference"
+
+
+@pytest.mark.parametrize("stage", config.COMMANDS)
+def test_every_setting_of_every_stage_stands_in_the_reference_once(stage: str) -> None:
+    _, *parts = re.split(r"^## (.*)$", (ROOT / "docs" / "reference.md").read_text(), flags=re.MULTILINE)
+    tables = dict(zip(parts[::2], parts[1::2], strict=True))
+    told = "".join(table for title, table in tables.items() if title == "every stage" or stage in title.split(" and "))
+    rows = re.findall(r"^\| `([\w.]+)` \|", told, re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    assert {row for row in rows if not row.startswith("losses.")} == {*schema.keys(stage), "extends"}
+
+
+def test_the_setting_task_names_every_task() -> None:
+    said = config.Stage.model_fields["task"].description
+    assert said and all(name in said for name in tasks.TASKS)
 
 
 def test_every_setting_is_read_by_something() -> None:

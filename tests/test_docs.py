@@ -1,10 +1,15 @@
-"""What the documents say is so: links lead somewhere, commands exist, the YAML loads."""
+"""What the documents say is so: links lead somewhere, commands exist, the YAML loads, the shell blocks run."""
 
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import write_base_model
 
 from tinybert_cli import cli, config, configfile, losses
 from tinybert_cli.cli import STAGES
@@ -15,10 +20,18 @@ HELPERS = {"schema", "predict", "report", "init", "doctor"}
 README = (ROOT / "README.md").read_text()
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link may name in a page, as GitHub makes it of the headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    for target, heading in re.findall(r"\]\(([^)#:]*)(#[^)]+)?\)", page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not heading or heading in anchors(file), f"{target}{heading}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -60,7 +73,7 @@ def test_make_targets_that_the_pages_name_exist() -> None:
 
 
 def test_every_loss_is_explained() -> None:
-    page = (ROOT / "docs" / "students.md").read_text()
+    page = (ROOT / "docs" / "explanation.md").read_text()
     assert all(f"| `{name}` |" in page for name in losses.LOSSES)
 
 
@@ -93,3 +106,67 @@ def test_what_the_page_of_errors_shows_is_what_comes_out(
     flags = dict.fromkeys(("dry_run", "force", "as_json", "quiet", "verbose"), False)
     assert cli.execute(words[0], Path(words[1]), words[2:], **flags) == code
     assert capsys.readouterr().err.split() == shown.split()
+
+
+# -- shell blocks --------------------------------------------------------------------------------------------
+
+BLOCK = re.compile(r"(?:<!-- (not run): [^>]*-->\n)?```sh\n(.*?)```", re.DOTALL)
+TINYBERT = f"""#!/bin/sh
+few="data.max_train_samples=32 data.max_eval_samples=16 data.max_seq_length=32"
+case $1 in
+  finetune) few="$few model=base training.max_steps=1" ;;
+  gen-soft-labels) few="$few check_teacher=false" ;;
+  distill) few="$few training.max_steps=1" ;;
+  eval) few="$few bootstrap=10 latency=null" ;;
+  export) few="$few verify.min_agreement=0 verify.max_metric_drop=1" ;;
+  *) few= ;;
+esac
+exec {sys.executable} -m tinybert_cli "$@" $few
+"""
+
+
+def blocks(page: str) -> list[str]:
+    """The shell blocks of a page but those that a comment before them, which no reader sees, says cannot run here."""
+    return [code for marked, code in BLOCK.findall((ROOT / "docs" / page).read_text()) if not marked]
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Runs a block where `make install` would have left the reader.
+
+    There `tinybert` takes a few rows, one step, and a tiny model in place of every one that finetune starts from.
+    """
+    folder = tmp_path_factory.mktemp("docs")
+    write_base_model(folder / "base")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "bin").mkdir()
+    for name, script in {"tinybert": TINYBERT, "python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'}.items():
+        (folder / "bin" / name).write_text(script)
+        (folder / "bin" / name).chmod(0o755)
+    paths = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+    def run(block: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block], cwd=folder, capture_output=True, text=True, timeout=120,
+            env={**os.environ, **paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tutorial(shell: Callable[[str], str]) -> list[str]:
+    """What each block of the tutorial says on stdout."""
+    return [shell(block) for block in blocks("tutorial.md")]
+
+
+def test_the_blocks_of_the_tutorial_run_and_end_in_answers(tutorial: list[str]) -> None:
+    assert tutorial[0].splitlines()[0] == "text,label"
+    assert {line.split("\t")[0] for line in tutorial[-1].splitlines()} <= {"negative", "positive"}
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_how_to_run_after_the_tutorial(tutorial: list[str], shell: Callable[[str], str]) -> None:
+    assert [shell(block) for block in blocks("how-to.md")]

@@ -94,10 +94,16 @@ def schema(
     stage: Annotated[str | None, typer.Argument(help="finetune, gen-soft-labels, distill, eval or export.")] = None,
     key: Annotated[str | None, typer.Argument(help="Only this setting, for example training.learning_rate.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON Schema.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="All stages as one page of tables.")] = False,
 ) -> None:
     from tinybert_cli.helpers import schema as helper
 
-    _say(lambda: [helper.as_json(stage, key) if as_json else helper.as_text(stage, key)])
+    if as_markdown and (stage or as_json):
+        raise typer.BadParameter("--markdown is one page of all stages: leave STAGE and --json out")
+    if as_markdown:
+        _say(lambda: [helper.as_markdown()])
+    else:
+        _say(lambda: [helper.as_json(stage, key) if as_json else helper.as_text(stage, key)])
 
 
 @app.command("predict", help="Ask a model folder, or an export, about some texts; without any, the lines of stdin.")

@@ -1,10 +1,11 @@
-"""schema: the settings of a stage, what they mean and what they default to; as text, or as JSON Schema for editors."""
+"""schema: the settings of a stage, what they mean and what they default to: as text, as Markdown, as JSON Schema."""
 
 from __future__ import annotations
 
 import inspect
 import json
 from collections.abc import Iterator
+from textwrap import indent
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -33,7 +34,21 @@ def as_text(stage: str | None = None, key: str | None = None) -> str:
     ]
     if not found:
         _of_key(stage, str(key))  # raises, with the nearest name
-    return "\n".join(f"{path}: {_kind(field)}\n    {field.get('description', '')}".rstrip() for path, field in found)
+    return "\n".join(f"{path}: {_kind(field)}\n{indent(_meaning(field), '    ')}".rstrip() for path, field in found)
+
+
+def as_markdown() -> str:
+    """Every setting of every stage as a page of tables; what is the same in several stages stands there once."""
+    lines: dict[str, list[str]] = {}  # a line of a table → the stages that it is true of
+    for stage in COMMANDS:
+        schema = of_stage(stage)
+        for path, field in _settings(schema, schema):
+            lines.setdefault(_line(path, field), []).append(stage)
+    tables: dict[tuple[str, ...], list[str]] = {}
+    for line, stages in lines.items():
+        tables.setdefault(tuple(stages), []).append(line)
+    shared_first = sorted(tables, key=lambda stages: (-len(stages), list(COMMANDS).index(stages[0])))
+    return "\n".join([_PAGE, *(_table(stages, tables[stages]) for stages in shared_first)]).rstrip()
 
 
 def keys(stage: str) -> list[str]:
@@ -47,7 +62,8 @@ def of_stage(stage: str) -> Schema:
     schema = look_up(COMMANDS, stage, "stage").model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     files = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    schema["properties"]["extends"] = {**files, "description": "Files whose settings this one goes on from."}
+    meaning = "Files whose settings this one goes on from."
+    schema["properties"]["extends"] = {**files, "default": None, "description": meaning}
     schema["required"] = [name for name in schema["required"] if name not in _USUALLY_EXTENDED]
     if "losses" in schema["properties"]:
         schema["properties"]["losses"] |= _losses()
@@ -65,6 +81,7 @@ def _losses() -> Schema:
             options[option]["default"] = inspect.signature(loss).parameters[option].default
         properties[name] = {
             "description": (inspect.getdoc(loss) or "").splitlines()[0],
+            "default": 0.0,
             "anyOf": [
                 {"type": "number", "minimum": 0},
                 {"type": "object", "properties": {"weight": weight, **options}, "additionalProperties": False},
@@ -85,6 +102,8 @@ def _settings(schema: Schema, field: Schema, path: str = "") -> Iterator[tuple[s
     """Every setting with its dotted path, sections before what is in them."""
     for name, child in _resolved(schema, field).get("properties", {}).items():
         inner = f"{path}.{name}" if path else name
+        if "$ref" in child:
+            child = {"description": _resolved(schema, child)["description"], **child}
         yield inner, child
         for choice in [child, *child.get("anyOf", [])]:
             yield from _settings(schema, choice, inner)
@@ -96,10 +115,13 @@ def _resolved(schema: Schema, field: Schema) -> Schema:
 
 
 def _kind(field: Schema) -> str:
-    choices = [choice for choice in field.get("anyOf", [field]) if choice.get("type") != "null"]
-    words = " or ".join(dict.fromkeys(_word(choice) for choice in choices))
     default = f", default {json.dumps(field['default'])}" if not isinstance(field.get("default", {}), dict) else ""
-    return words + default
+    return _words(field) + default
+
+
+def _words(field: Schema) -> str:
+    choices = [choice for choice in field.get("anyOf", [field]) if choice.get("type") != "null"]
+    return " or ".join(dict.fromkeys(_word(choice) for choice in choices))
 
 
 def _word(choice: Schema) -> str:
@@ -107,13 +129,45 @@ def _word(choice: Schema) -> str:
         return "one of " + ", ".join(map(str, choice["enum"]))
     if "const" in choice:
         return str(choice["const"])
-    if "$ref" in choice or choice.get("type") == "object":
+    if "$ref" in choice or "properties" in choice:
         return "section"
+    if choice.get("type") == "object":
+        return "mapping"
     if choice.get("type") == "array":
-        return f"list of {_word(choice.get('items', {}))}"
-    return {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}.get(
-        choice.get("type", ""), "anything"
-    )
+        return f"list of {_words(choice.get('items', {})).removeprefix('one of ')}"
+    word = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+    return " ".join([word.get(choice.get("type", ""), "anything"), *_bounds(choice)])
+
+
+def _bounds(choice: Schema) -> list[str]:
+    found = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
+    return [said.format(f"{choice[name]:.10g}") for name, said in found.items() if name in choice]
+
+
+def _meaning(field: Schema) -> str:
+    return str(field.get("description", ""))
+
+
+def _table(stages: tuple[str, ...], lines: list[str]) -> str:
+    if len(stages) == 1:
+        about = f"## {stages[0]}\n\n{(inspect.getdoc(COMMANDS[stages[0]]) or '').splitlines()[0]}"
+    else:
+        about = "## every stage" if len(stages) == len(COMMANDS) else f"## {' and '.join(stages)}"
+    return "\n".join([about, "", "| setting | what | default | meaning |", "|---|---|---|---|", *lines, ""])
+
+
+def _line(path: str, field: Schema) -> str:
+    cells = [f"`{path}`", _words(field), _default(field), " ".join(_meaning(field).split())]
+    return " | ".join(["", *(cell.replace("|", r"\|") for cell in cells), ""]).strip()
+
+
+def _default(field: Schema) -> str:
+    """Nothing for a section, whose settings have their own."""
+    if "default" not in field:
+        return "must be given"
+    if any("$ref" in choice for choice in [field, *field.get("anyOf", [])]) and field["default"] is not None:
+        return ""
+    return f"`{field['default'] if isinstance(field['default'], str) else json.dumps(field['default'])}`"
 
 
 def _dumped(value: Schema) -> str:
@@ -121,3 +175,11 @@ def _dumped(value: Schema) -> str:
 
 
 _USUALLY_EXTENDED = {"task", "data"}  # they stand in the file that `extends` names
+_PAGE = """# Every setting
+
+Made by `make reference` from what `tinybert schema STAGE` says. A dot stands for a mapping: `training.learning_rate`
+is `learning_rate:` under `training:` in a file, and `training.learning_rate=3e-5` on the command line. What is said on
+the command line goes before what a file says, a file before the files that it `extends`, and they before the defaults.
+Mappings are merged, anything else is replaced. In text, `${NAME}` is that variable of the environment, and
+`${NAME:-other}` is `other` if it is not set. Paths start at the current directory, those in `extends` at the file's.
+"""

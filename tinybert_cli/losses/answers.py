@@ -16,9 +16,12 @@ from tinybert_cli.losses.base import Answers, Batch
 
 NO_LABEL = -100
 
-Temperature = Annotated[float, Field(gt=0)]
-Smoothing = Annotated[float, Field(ge=0, lt=1)]
-ClassWeights = Literal["none", "balanced"]
+Temperature = Annotated[float, Field(gt=0, description="Logits are divided by it before they are compared.")]
+Smoothing = Annotated[float, Field(ge=0, lt=1, description="Share of the target spread evenly over all classes.")]
+ClassWeights = Annotated[
+    Literal["none", "balanced"],
+    Field(description="balanced: rare classes weigh more, each rows / (classes x its rows)."),
+]
 
 
 def soft_labels(student: Answers, teacher: Answers, batch: Batch, *, temperature: Temperature = 2.0) -> Tensor:

@@ -16,6 +16,10 @@ from torch.nn import functional as F
 from tinybert_cli.errors import ConfigError
 from tinybert_cli.losses.base import Answers, Batch
 
+RelationHeads = Annotated[
+    int, Field(ge=1, description="Parts into which the heads of each model are split; must divide both widths.")
+]
+
 
 def hidden_states(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
     """Mean squared error of what leaves each compared layer, the layers summed (Jiao et al. 2020, equation 8)."""
@@ -50,9 +54,7 @@ def attentions(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
     return total
 
 
-def relations(
-    student: Answers, teacher: Answers, batch: Batch, *, relation_heads: Annotated[int, Field(ge=1)] = 12
-) -> Tensor:
+def relations(student: Answers, teacher: Answers, batch: Batch, *, relation_heads: RelationHeads = 12) -> Tensor:
     """KL of the relations QQ^T, KK^T and VV^T of the last compared layer (Wang et al. 2021, arXiv 2012.15828, eq. 3-5).
 
     The heads of each model are joined and split again into `relation_heads`, so both may have any number of heads and
