@@ -57,7 +57,7 @@ SHAPES := $(patsubst configs/sweep-demo/%.yaml,%,$(filter-out %-eval.yaml,$(wild
 SWEEP  := $(foreach shape,$(SHAPES),$(RUNS)/sweep-demo/$(shell echo $(shape) | cut -d- -f2-)/manifest.json)
 
 sweep-demo: $(RUNS)/sweep-demo/eval/manifest.json
-	@$(TINYBERT) report $(RUNS)/demo/teacher $(RUNS)/sweep-demo --html $(RUNS)/sweep-demo/report.html
+	@$(TINYBERT) report $(RUNS)/sweep-demo/eval --html $(RUNS)/sweep-demo/report.html
 
 define sweep
 $(RUNS)/sweep-demo/$(shell echo $(1) | cut -d- -f2-)/manifest.json: configs/sweep-demo/$(1).yaml \
