@@ -141,7 +141,7 @@ def _check(scored: Sequence[Model], limits: Sequence[Limit]) -> None:
     if len(rows) > 1:
         raise InputError(
             f"the models were scored on different rows and do not compare: {'; '.join(rows)}",
-            hint="name those of one kind, such as an eval folder and its exports: tinybert report RUN/eval RUN/export --budget ...",
+            hint="name an eval folder and its exports alone: tinybert report RUN/eval RUN/export --budget ...",
         )
     for limit in limits:
         if all(fact(model, limit.fact) is None for model in scored):
