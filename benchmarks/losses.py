@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from accelerate.state import AcceleratorState
-from sentences import scratch, sentences, teacher
+from sentences import fresh, scratch, sentences, teacher
 
 from tinybert_cli.config import Distill, GenSoftLabels, Model, Training
 from tinybert_cli.losses import LOSSES
@@ -41,7 +40,7 @@ def main(shape: str = "minilm", steps: str = "20") -> None:
             output_dir=str(folder / "labels"),
         )  # fmt: skip
         list(gen_soft_labels.run(labelled))
-        AcceleratorState._reset_state()  # a process of its own has one precision; here both take turns
+        fresh()
         speeds: dict[str, list[float]] = {what: [] for what in added}
         for turn in range(ROUNDS):
             for number, (what, losses) in enumerate(added.items()):

@@ -89,9 +89,7 @@ def run(model: str, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
         for number, text in batch:
             if not text.strip():
                 raise InputError(f"text {number} is empty")
-            if any(
-                "\ud800" <= character <= "\udfff" for character in text
-            ):  # what Python makes of bytes that are no text
+            if any("\ud800" <= letter <= "\udfff" for letter in text):  # what Python makes of bytes that are no text
                 raise InputError(f"text {number} is not UTF-8", hint="convert it: iconv -t UTF-8")
         for (_, text), windows in zip(batch, opened.ask([task.asked(text) for _, text in batch]), strict=True):
             yield {"text": text, **task.reply(text, windows, opened.names, opened.config)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -326,3 +327,9 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[Array, Array]:
     ids, special = np.asarray(found["input_ids"], dtype=np.int32), np.asarray(found["special_tokens_mask"], dtype=bool)
     inside = np.flatnonzero(~special)
     return ids[: inside[0]], ids[inside[-1] + 1 :]
+
+
+def row_by_row(offsets: Array | None) -> Iterator[tuple[int, int]]:
+    """Where the answers of each row begin and end, for tasks in which a row has several."""
+    assert offsets is not None
+    yield from itertools.pairwise(offsets.tolist())

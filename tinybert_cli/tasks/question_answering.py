@@ -7,8 +7,7 @@ The first answer of a row stands for having none.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +17,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks import scores, spans
-from tinybert_cli.tasks.base import Answering, Array, Encoded, Exam, Rows, Window, missing, texts_of
+from tinybert_cli.tasks.base import Answering, Array, Encoded, Exam, Rows, Window, missing, row_by_row, texts_of
 from tinybert_cli.tasks.context_windows import ContextWindows, parted, pieces_of_context, short_enough
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class QuestionAnswering(Answering):
 
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         labels, sure = np.zeros(logits.shape, dtype=np.float32), []
-        for begin, end in _rows(offsets):
+        for begin, end in row_by_row(offsets):
             first, last, confidence = _answer(logits[begin:end])
             labels[begin + first, 0] = labels[begin + last, 1] = 1
             sure.append(confidence >= min_confidence)
@@ -127,7 +126,7 @@ class QuestionAnswering(Answering):
         self, logits: Array, offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
     ) -> dict[str, list[Any]]:
         _, contexts = _questions_and_contexts(rows, data)
-        found = [_answer(logits[begin:end]) for begin, end in _rows(offsets)]
+        found = [_answer(logits[begin:end]) for begin, end in row_by_row(offsets)]
         return {
             "prediction": [_text(context, *best[:2]) for context, best in zip(contexts, found, strict=True)],
             "confidence": [confidence for *_, confidence in found],
@@ -159,7 +158,7 @@ class QuestionAnswering(Answering):
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
         from scipy.stats import spearmanr
 
-        pairs = [(logits[begin:end], reference[begin:end]) for begin, end in _rows(offsets)]
+        pairs = [(logits[begin:end], reference[begin:end]) for begin, end in row_by_row(offsets)]
         said = [(_answer(ours), _answer(theirs)) for ours, theirs in pairs]
         sure = [[ours[2] for ours, _ in said], [theirs[2] for _, theirs in said]]
         varied = all(np.ptp(values) > 0 for values in sure)  # else there is no order to compare
@@ -250,7 +249,7 @@ class SpanExam(Exam):
         if all(self.gold):
             return {NULL_THRESHOLD: NEVER}
         differences, gains = np.zeros(len(self.gold)), np.zeros(len(self.gold))
-        for index, (begin, end) in enumerate(_rows(self.offsets)):
+        for index, (begin, end) in enumerate(row_by_row(self.offsets)):
             shares = _log_softmax(logits[begin:end])
             first, last, best = spans.best_span(shares[1:, 0], shares[1:, 1])
             said = _text(self.contexts[index], first + 1, last + 1) if np.isfinite(best) else ""
@@ -270,7 +269,7 @@ class SpanExam(Exam):
         return float(np.mean([not answers for answers in self.gold]))
 
     def certainty(self, logits: Array) -> tuple[list[float], list[bool]]:
-        sure = [_answer(logits[begin:end])[2] for begin, end in _rows(self.offsets)]
+        sure = [_answer(logits[begin:end])[2] for begin, end in row_by_row(self.offsets)]
         return sure, (self._of_rows(logits)["exact_match"] == 1).tolist()
 
     def kinds(self) -> dict[str, Array]:
@@ -286,7 +285,7 @@ class SpanExam(Exam):
     def _of_rows(self, logits: Array) -> dict[str, Array]:
         """f1, exact_match, loss and answered, row by row (N,)."""
         found = {name: np.zeros(len(self.gold)) for name in (*SCORED, "answered")}
-        for index, (begin, end) in enumerate(_rows(self.offsets)):
+        for index, (begin, end) in enumerate(row_by_row(self.offsets)):
             said = spans.normalized(_text(self.contexts[index], *_answer(logits[begin:end])[:2]))
             found["f1"][index] = spans.overlap(said, self.right[index])
             found["exact_match"][index] = spans.exact(said, self.right[index])
@@ -340,11 +339,6 @@ def _words_of(words: Array, begin: int, end: int) -> tuple[int, int]:
     first = int(np.searchsorted(words[:, 1], begin, side="right"))
     last = int(np.searchsorted(words[:, 0], end, side="left")) - 1
     return min(first, len(words) - 1), last
-
-
-def _rows(offsets: Array | None) -> Iterator[tuple[int, int]]:
-    assert offsets is not None
-    yield from itertools.pairwise(offsets.tolist())
 
 
 def _answer(logits: Array) -> tuple[int, int, float]:

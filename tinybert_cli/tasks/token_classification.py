@@ -17,7 +17,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks import scores
-from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Encoded, Exam, Rows, Window, frame, missing
+from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Encoded, Exam, Rows, Window, frame, missing, row_by_row
 from tinybert_cli.tasks.entities import Entity, entities, inside_only, kinds_of, mixed
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
 from tinybert_cli.tasks.spans import CJK
@@ -123,7 +123,7 @@ class TokenClassification(Answering):
         if missing(labels).any():
             row = int(np.searchsorted(offsets, np.argmax(missing(labels)), side="right")) - 1
             raise InputError("a word without a tag", where=rows.place(row))
-        said = [[names[label] for label in labels[begin:end]] for begin, end in _rows(offsets)]
+        said = [[names[label] for label in labels[begin:end]] for begin, end in row_by_row(offsets)]
         return TagExam(labels, offsets, list(names), said)
 
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
@@ -153,7 +153,7 @@ class TokenClassification(Answering):
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         shares = scores.softmax(logits)
         sure = shares.max(-1) >= min_confidence
-        kept = [bool(sure[begin:end].any()) for begin, end in _rows(offsets)]
+        kept = [bool(sure[begin:end].any()) for begin, end in row_by_row(offsets)]
         return np.where(sure, shares.argmax(-1), NO_LABEL), np.array(kept, dtype=bool)
 
     def answers(
@@ -163,8 +163,8 @@ class TokenClassification(Answering):
         shares = scores.softmax(logits)
         best, sure = shares.argmax(-1), shares.max(-1)
         return {
-            "prediction": [[names[index] for index in best[begin:end]] for begin, end in _rows(offsets)],
-            "confidence": [float(sure[begin:end].mean()) if end > begin else 1.0 for begin, end in _rows(offsets)],
+            "prediction": [[names[index] for index in best[begin:end]] for begin, end in row_by_row(offsets)],
+            "confidence": [float(sure[begin:end].mean()) if end > begin else 1.0 for begin, end in row_by_row(offsets)],
         }
 
     def asked(self, text: str) -> Any:
@@ -300,7 +300,7 @@ class TagExam(Exam):
         place = {kind: index for index, kind in enumerate(kinds)}
         tables = np.zeros((len(self.words), 3, len(kinds)))
         best = logits.argmax(-1)
-        for row, (begin, end) in enumerate(_rows(self.offsets)):
+        for row, (begin, end) in enumerate(row_by_row(self.offsets)):
             tags = [self.names[index] for index in best[begin:end]]
             given, gold = set(entities(tags, prefixed=prefixed, outside=outside)), self.gold[row]
             for which, chosen in enumerate((given & gold, given, gold)):
@@ -390,8 +390,3 @@ def _tags(rows: Rows, data: Data) -> list[list[object] | None] | None:
         if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str | int | None) for tag in tags)):
             raise InputError(f"'{data.label_column_name}' is no list of tags but {tags!r}", where=rows.place(index))
     return column
-
-
-def _rows(offsets: Array | None) -> Iterator[tuple[int, int]]:
-    assert offsets is not None
-    yield from itertools.pairwise(offsets.tolist())
