@@ -219,6 +219,7 @@ SETS = {
         {"text_column_names": ["question", "context"], "label_column_name": "answers", "max_seq_length": 256,
          "doc_stride": 64},
         teacher=(3, 1e-4), student=(4, 2e-4), student2=(2, 2e-4), plain=(2, 2e-4),
+        losses={"soft_labels": {"temperature": 2.0}, "hidden_states": 1.0, "attentions": 0.1},
     ),
     "chnsenticorp": Set(
         "text-classification", {"label_names": ["negative", "positive"], "max_seq_length": 128}, language="zh",
