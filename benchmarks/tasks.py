@@ -171,7 +171,7 @@ def random_bert(data: dict[str, Any], folder: Path) -> Path:
     if (folder / "config.json").exists():
         return folder
     rows = rows_of.read(config.Data(**data), "train")
-    column = rows.column(str(data["text_column_names"]))
+    column = rows.column(str(data.get("text_column_names", "text")))
     pieces = sorted({character.lower() for text in column for word in text for character in word if character.strip()})
     vocabulary = {piece: index for index, piece in enumerate([*SPECIAL, *pieces])}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=1))
