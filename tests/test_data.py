@@ -655,6 +655,17 @@ def test_labels_head_beyond_the_rows_is_all_of_them() -> None:
     assert [len(labels.head(count).rows) for count in (None, 2, 7)] == [3, 2, 3]
 
 
+def test_changed_copies_do_not_count_as_rows_to_cut(tmp_path: Path) -> None:
+    shards = {"train-0.parquet": "ab", "augmented-0.parquet": "CDEF", "unlabeled-0.parquet": "ghi"}
+    for name, letters in shards.items():
+        rows = Rows({"text": list(letters)}, (("t", len(letters)),))
+        data.write_labels(tmp_path / name, rows, np.zeros((len(letters), 2)), None, columns={}, dtype="float32")
+    labels = data.read_labels(tmp_path, shards)
+    kept = {count: "".join(labels.head(count).rows.column("text")) for count in (None, 3, 2, 1)}
+    assert kept == {None: "abCDEFghi", 3: "abCDEFghi", 2: "ab", 1: "a"}
+    assert labels.originals.column("text") == list("abghi")
+
+
 def test_missing_folder_names_the_one_that_is_like_it(tmp_path: Path) -> None:
     (tmp_path / "teacher-labels").mkdir()
     with pytest.raises(InputError) as caught:

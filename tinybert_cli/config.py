@@ -75,7 +75,7 @@ class Data(Section):
     doc_stride: Annotated[int, Field(ge=0)] = 128
     """Tokens that two windows have in common where a long text is read in several (question-answering)."""
     max_train_samples: Positive | None = None
-    """Use only the first so many rows of train and unlabeled."""
+    """Use only the first so many rows of train and unlabeled; changed copies of them (`augment`) do not count."""
     max_eval_samples: Positive | None = None
     """Use only the first so many rows of validation and test."""
 

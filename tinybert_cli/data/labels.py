@@ -13,8 +13,8 @@ from tinybert_cli.data.batches import Array, ranges
 from tinybert_cli.data.files import Rows, read_file
 from tinybert_cli.errors import InputError, nearest
 
-CHANGED = "augmented-"
-TRAINING = ("train-", CHANGED, "unlabeled-")
+TRAINING = ("train-", "augmented-", "unlabeled-")
+COPY = TRAINING.index("augmented-")
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Labels:
     rows: Rows
     logits: Array  # (A, C)
     offsets: Array | None = None  # (N + 1,) where the answers of each row begin; None: one each
-    changed: Array | None = None  # (N,) whether a row is a changed copy of another; None: none is
+    kinds: Array | None = None  # (N,) which of TRAINING each row is of; None: all are of train
 
     @property
     def originals(self) -> Rows:
         """The rows that nobody made up."""
-        return self.rows if self.changed is None else self.rows.select(np.flatnonzero(~self.changed).tolist())
+        return self.rows if self.kinds is None else self.rows.select(np.flatnonzero(self.kinds != COPY).tolist())
 
     def answers_of(self, rows: Array) -> Array:
         """Which of the A answers belong to these rows."""
@@ -41,11 +41,19 @@ class Labels:
             self.rows.select(rows.tolist()),
             self.logits[self.answers_of(rows)],
             None if counts is None else np.concatenate([[0], np.cumsum(counts)]),
-            None if self.changed is None else self.changed[rows],
+            None if self.kinds is None else self.kinds[rows],
         )
 
     def head(self, count: int | None) -> Labels:
-        return self if count is None else self.select(np.arange(min(count, len(self.rows))))
+        """All, if the teacher was shown at most so many rows of train and unlabeled each; or else the first of them."""
+        if count is None or self._longest() <= count:
+            return self
+        return self.select(np.arange(min(count, len(self.rows))))
+
+    def _longest(self) -> int:
+        """Rows of train or of unlabeled, whichever has more."""
+        kinds = np.zeros(len(self.rows), dtype=int) if self.kinds is None else self.kinds
+        return int(np.bincount(kinds[kinds != COPY], minlength=1).max())
 
 
 def read_labels(folder: Path, files: Iterable[str]) -> Labels:
@@ -57,8 +65,8 @@ def read_labels(folder: Path, files: Iterable[str]) -> Labels:
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
     columns = {name: [v for part in parts for v in part.columns.get(name, [None] * len(part))] for name in names}
     logits, offsets = _flat(columns.pop("teacher_logits"))
-    changed = np.repeat([name.startswith(CHANGED) for name in shards], [len(part) for part in parts])
-    return Labels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits, offsets, changed)
+    kinds = np.repeat([_split(name) for name in shards], [len(part) for part in parts])
+    return Labels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits, offsets, kinds)
 
 
 def training_shards(files: Iterable[str]) -> list[str]:
