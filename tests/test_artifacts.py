@@ -241,6 +241,21 @@ def test_a_dry_run_with_force_leaves_a_finished_run_alone(folder: Path) -> None:
 # -- manifests -----------------------------------------------------------------------------------------------
 
 
+def test_who_may_read_one_file_of_a_folder_may_read_them_all(folder: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    before = os.umask(0o027)
+    try:
+        with open_output("finetune", stage(folder), INPUTS) as output:
+            output.put(lambda partial: save_file({"weight": np.zeros(2)}, partial / "model.safetensors"))
+            output.finish({"rows": 3})
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir() if path.is_file()}
+    assert "model.safetensors" in modes and {*modes.values()} == {"0o640"}
+
+
 def test_the_manifest_names_every_output_with_its_size_and_sha256(folder: Path) -> None:
     finish(folder, label_names=["no", "yes"])
     manifest = artifacts.read_manifest(folder)

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -192,8 +193,10 @@ class Output:
         try:
             write(partial)
             names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
+            readers = stat.S_IMODE((self.folder / STARTED).stat().st_mode)
             for name in names:
                 sync(partial / name)
+                (partial / name).chmod(readers)  # safetensors writes for the owner alone
             self._claim(names)
             for name in names:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
