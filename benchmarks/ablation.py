@@ -50,7 +50,7 @@ SETS = {
     "mrpc": Set(["sentence1", "sentence2"], ["not_equivalent", "equivalent"], 4, 2, 3, 100),
     "rte": Set(["sentence1", "sentence2"], ["entailment", "not_entailment"], 4, 2, 3, 60),
 }
-GENERAL_EPOCHS = 3
+GENERAL_EPOCHS = 2
 
 
 @dataclass(frozen=True)
