@@ -10,6 +10,7 @@ training text. A student has half of its teacher's layers, student2 two. Stages 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import subprocess
 import sys
@@ -37,7 +38,10 @@ class Set:
     student2: tuple[float, float]
     plain: tuple[float, float]
     losses: dict[str, Any] = field(default_factory=lambda: {"soft_labels": {"temperature": 2.0}})
+    layers: str | list[int] = "spread"  # of the teacher, that the student keeps
     copies: int = 0  # changed copies of each training row that are labelled as well
+    elsewhere: bool = False  # questions are asked of another paragraph of their article as well
+    batches: dict[str, int] = field(default_factory=dict)  # how students are shown the 32 rows of a step
     language: str = "en"
     verify: dict[str, Any] = field(default_factory=dict)
 
@@ -66,6 +70,11 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
     def training(epochs: float, rate: float, **more: Any) -> dict[str, Any]:
         return {"num_train_epochs": epochs, "learning_rate": rate, **more}
 
+    answered, splits = common, {}
+    if it.elsewhere:
+        answered = common | {"data": data | {"unlabeled_file": str(asked_elsewhere(source, runs))}}
+        splits = {"splits": ["train", "unlabeled"]}
+
     def shallow(source: str, layers: int) -> dict[str, Any]:
         return {"from": source, "num_hidden_layers": layers}
 
@@ -74,34 +83,34 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
     yield "finetune", common | {"model": base, "training": training(*it.teacher), "output_dir": folder["teacher"]}
     yield (
         "gen-soft-labels",
-        common | {"teacher": folder["teacher"], "output_dir": folder["teacher-labels"], **augment},
+        answered | {"teacher": folder["teacher"], "output_dir": folder["teacher-labels"], **augment, **splits},
     )
     yield (
         "distill",
-        common
+        answered
         | {
             "soft_labels": folder["teacher-labels"],
             "teacher": folder["teacher"],
             "student": shallow(folder["teacher"], STUDENT_LAYERS),
-            "layer_mapping": "spread",
+            "layer_mapping": it.layers,
             "losses": it.losses,
-            "training": training(*it.student),
+            "training": training(*it.student, **it.batches),
             "output_dir": folder["student"],
         },
     )
     yield (
         "gen-soft-labels",
-        common | {"teacher": folder["student"], "output_dir": folder["student-labels"], **augment},
+        answered | {"teacher": folder["student"], "output_dir": folder["student-labels"], **augment, **splits},
     )
     smoothing = {} if it.task == "regression" else {"regularization": {"label_smoothing": 0.1}}
     yield (
         "finetune",
-        common
+        answered
         | {
             "labels": folder["student-labels"],
             "model": shallow(folder["student"], STUDENT2_LAYERS),
             "layer_mapping": "last",
-            "training": training(*it.student2),
+            "training": training(*it.student2, **it.batches),
             "output_dir": folder["student2"],
             **smoothing,
         },
@@ -158,6 +167,26 @@ def minutes(folder: Path) -> float:
     manifest = json.loads((folder / "manifest.json").read_text())
     begin, end = (datetime.fromisoformat(manifest[key]) for key in ("start", "end"))
     return (end - begin).total_seconds() / 60
+
+
+def asked_elsewhere(source: Path, runs: Path) -> Path:
+    """Each question of SQuAD with another paragraph of its article, which the next ones of the article give it."""
+    file = runs / "elsewhere.jsonl"
+    if not file.exists():
+        with gzip.open(source / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        contexts: dict[str, list[str]] = {}
+        for row in rows:
+            contexts.setdefault(row["title"], []).append(row["context"])
+        paragraphs = {title: list(dict.fromkeys(found)) for title, found in contexts.items()}
+        asked = []
+        for index, row in enumerate(rows):
+            others = [context for context in paragraphs[row["title"]] if context != row["context"]]
+            if others:
+                asked.append({"question": row["question"], "context": others[index % len(others)]})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    return file
 
 
 def random_bert(data: dict[str, Any], folder: Path) -> Path:
@@ -219,7 +248,8 @@ SETS = {
         {"text_column_names": ["question", "context"], "label_column_name": "answers", "max_seq_length": 256,
          "doc_stride": 64},
         teacher=(3, 1e-4), student=(4, 2e-4), student2=(2, 2e-4), plain=(2, 2e-4),
-        losses={"soft_labels": {"temperature": 2.0}, "hidden_states": 1.0, "attentions": 0.1},
+        losses={"soft_labels": {"temperature": 1.0}}, elsewhere=True,
+        batches={"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4},
     ),
     "chnsenticorp": Set(
         "text-classification", {"label_names": ["negative", "positive"], "max_seq_length": 128}, language="zh",
