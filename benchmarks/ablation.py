@@ -113,7 +113,8 @@ class Ablation:
         shape = {key: value for key, value in SHAPES[self.shape].items() if key != "initialize"}
         texts = [str(file) for file in sorted((self.data / "general_en").glob("*.txt.gz"))]
         training = {"num_train_epochs": GENERAL_EPOCHS, "learning_rate": 2e-4, "keep": "last",
-                    "lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.05, "save_steps": 200}  # fmt: skip
+                    "lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.05, "save_steps": 200,
+                    "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}  # fmt: skip
         return self.step(
             "distill", self.root / f"general-{self.shape.partition('-')[0]}", task="language-modeling",
             data={"train_file": texts, "max_seq_length": 128}, teacher=BASE,
