@@ -10,7 +10,6 @@ training text. A student has half of its teacher's layers, student2 two. Stages 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import subprocess
 import sys
@@ -40,7 +39,7 @@ class Set:
     losses: dict[str, Any] = field(default_factory=lambda: {"soft_labels": {"temperature": 2.0}})
     layers: str | list[int] = "spread"  # of the teacher, that the student keeps
     copies: int = 0  # changed copies of each training row that are labelled as well
-    elsewhere: bool = False  # questions are asked of another paragraph of their article as well
+    layers_first: tuple[float, float] | None = None  # a step before the answers: the teacher's layers alone
     batches: dict[str, int] = field(default_factory=dict)  # how students are shown the 32 rows of a step
     language: str = "en"
     verify: dict[str, Any] = field(default_factory=dict)
@@ -70,11 +69,6 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
     def training(epochs: float, rate: float, **more: Any) -> dict[str, Any]:
         return {"num_train_epochs": epochs, "learning_rate": rate, **more}
 
-    answered, splits = common, {}
-    if it.elsewhere:
-        answered = common | {"data": data | {"unlabeled_file": str(asked_elsewhere(source, runs))}}
-        splits = {"splits": ["train", "unlabeled"]}
-
     def shallow(source: str, layers: int) -> dict[str, Any]:
         return {"from": source, "num_hidden_layers": layers}
 
@@ -83,15 +77,29 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
     yield "finetune", common | {"model": base, "training": training(*it.teacher), "output_dir": folder["teacher"]}
     yield (
         "gen-soft-labels",
-        answered | {"teacher": folder["teacher"], "output_dir": folder["teacher-labels"], **augment, **splits},
+        common | {"teacher": folder["teacher"], "output_dir": folder["teacher-labels"], **augment},
     )
+    start: Any = shallow(folder["teacher"], STUDENT_LAYERS)
+    taught = common | {"soft_labels": folder["teacher-labels"], "teacher": folder["teacher"]}
+    if it.layers_first:
+        constant = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "keep": "last", "eval_strategy": "no"}
+        yield (
+            "distill",
+            taught
+            | {
+                "student": start,
+                "layer_mapping": it.layers,
+                "losses": {"attentions": 1.0, "hidden_states": 1.0, "embeddings": 1.0},
+                "training": training(*it.layers_first, **constant, save_steps=200, **it.batches),
+                "output_dir": folder["layers"],
+            },
+        )
+        start = folder["layers"]
     yield (
         "distill",
-        answered
+        taught
         | {
-            "soft_labels": folder["teacher-labels"],
-            "teacher": folder["teacher"],
-            "student": shallow(folder["teacher"], STUDENT_LAYERS),
+            "student": start,
             "layer_mapping": it.layers,
             "losses": it.losses,
             "training": training(*it.student, **it.batches),
@@ -100,12 +108,12 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
     )
     yield (
         "gen-soft-labels",
-        answered | {"teacher": folder["student"], "output_dir": folder["student-labels"], **augment, **splits},
+        common | {"teacher": folder["student"], "output_dir": folder["student-labels"], **augment},
     )
     smoothing = {} if it.task == "regression" else {"regularization": {"label_smoothing": 0.1}}
     yield (
         "finetune",
-        answered
+        common
         | {
             "labels": folder["student-labels"],
             "model": shallow(folder["student"], STUDENT2_LAYERS),
@@ -160,33 +168,13 @@ def table(name: str, runs: Path) -> Iterator[str]:
         f"| {name} | student2, {kind} | {metric} {exported['metric_difference']:+.4f} | | {exported['agreement']:.3f} "
         f"| {exported['bytes'] / 1e6:.1f} MB | {exported['latency_ms_b1']:.2f} | {minutes(runs / 'export'):.1f} |"
     )
-    yield f"| {name} | all stages | | | | | | {sum(minutes(runs / part) for part in PARTS):.1f} |"
+    yield f"| {name} | all stages | | | | | | {sum(minutes(runs / part) for part in PARTS if (runs / part).exists()):.1f} |"
 
 
 def minutes(folder: Path) -> float:
     manifest = json.loads((folder / "manifest.json").read_text())
     begin, end = (datetime.fromisoformat(manifest[key]) for key in ("start", "end"))
     return (end - begin).total_seconds() / 60
-
-
-def asked_elsewhere(source: Path, runs: Path) -> Path:
-    """Each question of SQuAD with another paragraph of its article, which the next ones of the article give it."""
-    file = runs / "elsewhere.jsonl"
-    if not file.exists():
-        with gzip.open(source / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        contexts: dict[str, list[str]] = {}
-        for row in rows:
-            contexts.setdefault(row["title"], []).append(row["context"])
-        paragraphs = {title: list(dict.fromkeys(found)) for title, found in contexts.items()}
-        asked = []
-        for index, row in enumerate(rows):
-            others = [context for context in paragraphs[row["title"]] if context != row["context"]]
-            if others:
-                asked.append({"question": row["question"], "context": others[index % len(others)]})
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
-    return file
 
 
 def random_bert(data: dict[str, Any], folder: Path) -> Path:
@@ -217,7 +205,17 @@ def random_bert(data: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
-PARTS = ("teacher", "teacher-labels", "student", "student-labels", "student2", "student2-plain", "eval", "export")
+PARTS = (
+    "teacher",
+    "teacher-labels",
+    "layers",
+    "student",
+    "student-labels",
+    "student2",
+    "student2-plain",
+    "eval",
+    "export",
+)
 METRICS = {"text-classification": "accuracy", "regression": "pearson", "token-classification": "f1",
            "question-answering": "f1"}  # fmt: skip
 PAIR = {"text_column_names": ["sentence1", "sentence2"]}
@@ -247,8 +245,8 @@ SETS = {
         "question-answering",
         {"text_column_names": ["question", "context"], "label_column_name": "answers", "max_seq_length": 256,
          "doc_stride": 64},
-        teacher=(3, 1e-4), student=(2, 2e-4), student2=(1, 2e-4), plain=(2, 2e-4),
-        losses={"soft_labels": {"temperature": 1.0}}, elsewhere=True,
+        teacher=(3, 1e-4), student=(2, 2e-4), student2=(2, 2e-4), plain=(2, 2e-4),
+        losses={"soft_labels": {"temperature": 1.0}}, layers_first=(1, 2e-4), layers="uniform",
         batches={"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4},
     ),
     "chnsenticorp": Set(
