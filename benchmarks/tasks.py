@@ -168,7 +168,8 @@ def table(name: str, runs: Path) -> Iterator[str]:
         f"| {name} | student2, {kind} | {metric} {exported['metric_difference']:+.4f} | | {exported['agreement']:.3f} "
         f"| {exported['bytes'] / 1e6:.1f} MB | {exported['latency_ms_b1']:.2f} | {minutes(runs / 'export'):.1f} |"
     )
-    yield f"| {name} | all stages | | | | | | {sum(minutes(runs / part) for part in PARTS if (runs / part).exists()):.1f} |"
+    spent = sum(minutes(runs / part) for part in PARTS if (runs / part).exists())
+    yield f"| {name} | all stages | | | | | | {spent:.1f} |"
 
 
 def minutes(folder: Path) -> float:
