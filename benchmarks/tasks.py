@@ -246,7 +246,7 @@ SETS = {
         "question-answering",
         {"text_column_names": ["question", "context"], "label_column_name": "answers", "max_seq_length": 256,
          "doc_stride": 64},
-        teacher=(3, 1e-4), student=(2, 2e-4), student2=(2, 2e-4), plain=(2, 2e-4),
+        teacher=(3, 1e-4), student=(2, 2e-4), student2=(1, 2e-4), plain=(2, 2e-4),
         losses={"soft_labels": {"temperature": 1.0}}, layers_first=(1, 2e-4), layers="uniform",
         batches={"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4},
     ),
