@@ -79,33 +79,26 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
         "gen-soft-labels",
         common | {"teacher": folder["teacher"], "output_dir": folder["teacher-labels"], **augment},
     )
-    start: Any = shallow(folder["teacher"], STUDENT_LAYERS)
-    taught = common | {"soft_labels": folder["teacher-labels"], "teacher": folder["teacher"]}
-    if it.layers_first:
-        constant = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "keep": "last", "eval_strategy": "no"}
-        yield (
-            "distill",
-            taught
-            | {
-                "student": start,
-                "layer_mapping": it.layers,
-                "losses": {"attentions": 1.0, "hidden_states": 1.0, "embeddings": 1.0},
-                "training": training(*it.layers_first, **constant, save_steps=200, **it.batches),
-                "output_dir": folder["layers"],
-            },
-        )
-        start = folder["layers"]
-    yield (
-        "distill",
-        taught
-        | {
-            "student": start,
+
+    def taught(part: str, student: Any, losses: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+        return common | {
+            "soft_labels": folder["teacher-labels"],
+            "teacher": folder["teacher"],
+            "student": student,
             "layer_mapping": it.layers,
-            "losses": it.losses,
-            "training": training(*it.student, **it.batches),
-            "output_dir": folder["student"],
-        },
-    )
+            "losses": losses,
+            "training": settings,
+            "output_dir": folder[part],
+        }
+
+    start: Any = shallow(folder["teacher"], STUDENT_LAYERS)
+    if it.layers_first:
+        compared = {"attentions": 1.0, "hidden_states": 1.0, "embeddings": 1.0}
+        constant = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "keep": "last", "eval_strategy": "no"}
+        settings = training(*it.layers_first, **constant, save_steps=200, **it.batches)
+        yield "distill", taught("layers", start, compared, settings)
+        start = folder["layers"]
+    yield "distill", taught("student", start, it.losses, training(*it.student, **it.batches))
     yield (
         "gen-soft-labels",
         common | {"teacher": folder["student"], "output_dir": folder["student-labels"], **augment},
@@ -133,9 +126,9 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
             "output_dir": folder["student2-plain"],
         },
     )
-    compared = {name: folder[name] for name in ("teacher", "student", "student2", "student2-plain")}
+    models = {name: folder[name] for name in ("teacher", "student", "student2", "student2-plain")}
     latency = {"batch_sizes": [1, 32], "lengths": ["data"]}
-    yield "eval", common | {"models": compared, "latency": latency, "output_dir": folder["eval"]}
+    yield "eval", common | {"models": models, "latency": latency, "output_dir": folder["eval"]}
     exported = {"model": folder["student2"], "quantize": "int8", "verify": {"max_samples": 500, **it.verify}}
     yield "export", common | exported | {"output_dir": folder["export"]}
 
