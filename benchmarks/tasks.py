@@ -37,7 +37,7 @@ class Set:
     student2: tuple[float, float]
     plain: tuple[float, float]
     losses: dict[str, Any] = field(default_factory=lambda: {"soft_labels": {"temperature": 2.0}})
-    layers: str | list[int] = "spread"  # of the teacher, that the student keeps
+    layers: str = "spread"  # of the teacher, that the student keeps
     copies: int = 0  # changed copies of each training row that are labelled as well
     layers_first: tuple[float, float] | None = None  # a step before the answers: the teacher's layers alone
     batches: dict[str, int] = field(default_factory=dict)  # how students are shown the 32 rows of a step
