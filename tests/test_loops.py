@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -596,3 +598,22 @@ def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="needs a GPU") as caught:
         loops.precision("fp16")
     assert caught.value.key == ("training", "mixed_precision")
+
+
+TOGETHER = """
+from pathlib import Path
+import torch
+from tinybert_cli import loops
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+import transformers.modeling_utils
+def of_the_group():
+    return [task for task in Path("/proc/self/task").iterdir() if "gloo" in (task / "comm").read_text()]
+assert of_the_group()
+loops.leave()
+assert not of_the_group()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at its threads by name")
+def test_a_group_of_processes_ends_with_all_its_threads() -> None:
+    subprocess.run([sys.executable, "-c", TOGETHER], check=True, timeout=120)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from tinybert_cli.errors import ConfigError
+
+if torch.distributed.is_available():
+    # Its functions take the group of processes as their default: imported after there is one, they keep it for ever.
+    import torch.distributed.nn.functional
 
 
 def to_bf16_if_faster(model: torch.nn.Module, asked: str) -> str:
@@ -26,9 +32,14 @@ def device() -> torch.device:
 
 
 def leave() -> None:
-    """Ends the group of processes that this one ran in, if any, once all are done: one that goes early may abort."""
+    """Ends the group of processes that this one ran in, if any, once all are done: one that goes early may abort.
+
+    Its threads end with the last reference to it. One that is alive when the interpreter ends may abort that, too:
+    https://github.com/pytorch/pytorch/pull/179291.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+        gc.collect()  # models that were trained together refer to it
         torch.distributed.destroy_process_group()
 
 
