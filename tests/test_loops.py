@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import subprocess
 import sys
@@ -617,3 +618,23 @@ assert not of_the_group()
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at its threads by name")
 def test_a_group_of_processes_ends_with_all_its_threads() -> None:
     subprocess.run([sys.executable, "-c", TOGETHER], check=True, timeout=120)
+
+
+IN_TRAINING = """
+import resource, torch
+from tinybert_cli.loops import keep_freed_memory
+def new_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(64 * 2**20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back = new_pages()
+keep_freed_memory()
+print(given_back / new_pages())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other rules")
+def test_freed_memory_is_there_for_the_next_step() -> None:
+    done = subprocess.run([sys.executable, "-c", IN_TRAINING], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 10

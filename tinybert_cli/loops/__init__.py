@@ -1,7 +1,7 @@
 """The only loops over batches: training and prediction."""
 
 from tinybert_cli.loops.costs import first_answer, latencies, multiply_adds
-from tinybert_cli.loops.devices import device, fastest_attention, leave, precision, to_bf16_if_faster
+from tinybert_cli.loops.devices import device, fastest_attention, keep_freed_memory, leave, precision, to_bf16_if_faster
 from tinybert_cli.loops.prediction import (
     MODEL_INPUTS,
     Array,
@@ -26,6 +26,7 @@ __all__ = [
     "fastest_attention",
     "first_answer",
     "forward",
+    "keep_freed_memory",
     "latencies",
     "leave",
     "mean_loss",

@@ -1,8 +1,10 @@
-"""Which device, which precision and which attention are the fastest here."""
+"""Which device, which precision and which attention are the fastest here, and what becomes of memory and processes."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 
 import torch
 
@@ -24,6 +26,15 @@ def to_bf16_if_faster(model: torch.nn.Module, asked: str) -> str:
 def fastest_attention(device: str, max_seq_length: int) -> str:
     """`eager` for training on short text on a CPU, where sdpa with dropout falls back to a slower path; else `sdpa`."""
     return "eager" if device == "cpu" and max_seq_length <= SHORT else "sdpa"
+
+
+def keep_freed_memory() -> None:
+    """Memory that is freed stays with the process, whose next step wants as much again; given back, every page of it
+    has to be made anew. With glibc alone, which gives back what is large."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # musl has none
+        mallopt(_MMAP_THRESHOLD, 2**30)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def device() -> torch.device:
@@ -55,4 +66,5 @@ def precision(asked: str) -> str:
     return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "no"
 
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 SHORT = 256  # tokens; below it sdpa gains nothing on a CPU

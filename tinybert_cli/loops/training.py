@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tinybert_cli.config import Training
 from tinybert_cli.errors import InputError, Interrupted, UserError
-from tinybert_cli.loops.devices import precision
+from tinybert_cli.loops.devices import keep_freed_memory, precision
 from tinybert_cli.loops.prediction import Batch, Examples, StepLoss
 
 Row = dict[str, Any]
@@ -76,6 +76,7 @@ class Learner:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             step_scheduler_with_optimizer=False,
         )
+        keep_freed_memory()
         set_seed(seed)
         self.batches = batches
         loader: Any = torch.utils.data.DataLoader(
