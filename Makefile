@@ -104,6 +104,7 @@ benchmark: install
 	$(BIN)/python benchmarks/labelling.py
 	$(BIN)/python benchmarks/distilling.py
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/freed_memory.py
 	$(BIN)/python benchmarks/augmenting.py
 
 clean:
