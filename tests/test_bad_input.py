@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Configs, sentences, write_rows
 
-from tinybert_cli import cli, configfile
+from tinybert_cli import cli, configuration
 from tinybert_cli.config import Stage
 
 Capture = pytest.CaptureFixture[str]
@@ -25,7 +25,7 @@ def say(tmp_path: Path, capsys: Capture) -> Say:
 
     def say(command: str, config: Stage, *overrides: str, **options: bool) -> tuple[int, str]:
         file = tmp_path / "config.yaml"
-        file.write_text(configfile.dump(config), encoding="utf-8")
+        file.write_text(configuration.dump(config), encoding="utf-8")
         flags = {name: options.get(name, False) for name in ("dry_run", "force", "as_json", "quiet", "verbose")}
         return cli.execute(command, file, list(overrides), **flags), capsys.readouterr().err
 

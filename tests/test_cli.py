@@ -171,6 +171,6 @@ def test_a_file_that_nobody_may_read_is_an_unfit_input(
         raise PermissionError(13, "Permission denied", "/data/train.jsonl")
 
     options = dict.fromkeys(("dry_run", "force", "as_json", "quiet", "verbose"), False)
-    monkeypatch.setattr("tinybert_cli.configfile.load", forbidden)
+    monkeypatch.setattr("tinybert_cli.configuration.load", forbidden)
     assert cli.execute("eval", Path("eval.yaml"), [], **options) == 3
     assert capsys.readouterr().err == "error: cannot open '/data/train.jsonl': permission denied\n"

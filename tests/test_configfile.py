@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tinybert_cli import config, configfile, yaml12
+from tinybert_cli import config, configuration
+from tinybert_cli.configuration import yaml_reader
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
 
 COMMON = {"task": "text-classification", "data": {"train_file": "train.csv"}, "output_dir": "out"}
@@ -27,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test has its own current directory, with a complete base per command to extend."""
     monkeypatch.chdir(tmp_path)
     for command, settings in REQUIRED.items():
-        write(f"base/{command}.yaml", yaml12.write({**COMMON, **settings}))
+        write(f"base/{command}.yaml", yaml_reader.write({**COMMON, **settings}))
     return tmp_path
 
 
@@ -41,7 +42,7 @@ def write(file: str, text: str) -> str:
 def load(text: str, *overrides: str, command: str = "distill") -> Any:
     """The settings of a file that extends the complete base of its command; its own lines begin at line 2."""
     write("a.yaml", f"extends: base/{command}.yaml\n{textwrap.dedent(text)}")
-    return configfile.load(command, "a.yaml", overrides)
+    return configuration.load(command, "a.yaml", overrides)
 
 
 def complaint(text: str, *overrides: str, command: str = "distill") -> str:
@@ -96,19 +97,19 @@ def lines(text: str) -> str:
     ],
 )
 def test_a_plain_scalar_means_what_the_core_schema_says(text: str, value: Any) -> None:
-    found = yaml12.scalar(text)
+    found = yaml_reader.scalar(text)
     assert found == value
     assert type(found) is type(value)
 
 
 def test_a_quoted_scalar_is_a_text() -> None:
-    node = yaml12.read("a: '1e-5'\nb: \"true\"\nc: |\n  1\n", "a.yaml", [])
+    node = yaml_reader.read("a: '1e-5'\nb: \"true\"\nc: |\n  1\n", "a.yaml", [])
     assert node is not None
     assert node.plain() == {"a": "1e-5", "b": "true", "c": "1\n"}
 
 
 def test_a_whole_number_longer_than_python_reads_is_no_crash() -> None:
-    assert yaml12.scalar("9" * 5000) == float("inf")
+    assert yaml_reader.scalar("9" * 5000) == float("inf")
 
 
 def test_no_is_a_value_of_mixed_precision() -> None:
@@ -117,18 +118,18 @@ def test_no_is_a_value_of_mixed_precision() -> None:
 
 def test_json_is_yaml() -> None:
     write("a.yaml", '{"task":"t","data":{"train_file":"x"},"output_dir":"o","model":"m","opset":17}')
-    assert configfile.load("export", "a.yaml").opset == 17  # type: ignore[attr-defined]
+    assert configuration.load("export", "a.yaml").opset == 17  # type: ignore[attr-defined]
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
     Path("a.yaml").write_bytes(b"\xef\xbb\xbfextends: base/export.yaml\r\nopset: 17\r\n")
-    assert configfile.load("export", "a.yaml").opset == 17  # type: ignore[attr-defined]
+    assert configuration.load("export", "a.yaml").opset == 17  # type: ignore[attr-defined]
 
 
 def test_a_byte_order_mark_moves_no_caret() -> None:
     Path("a.yaml").write_bytes(b"\xef\xbb\xbfseed: x\nextends: base/export.yaml\n")
     with pytest.raises(ConfigErrors, match=r" --> a\.yaml:1:7\n"):
-        configfile.load("export", "a.yaml")
+        configuration.load("export", "a.yaml")
 
 
 def test_an_alias_repeats_its_anchor() -> None:
@@ -175,8 +176,8 @@ def test_a_merge_key_points_to_extends() -> None:
 
 
 def test_a_key_that_is_a_whole_number_is_a_text() -> None:
-    complaints: list[yaml12.Complaint] = []
-    node = yaml12.read("label_names: {0: bad, 1: good}\n", "a.yaml", complaints)
+    complaints: list[yaml_reader.Complaint] = []
+    node = yaml_reader.read("label_names: {0: bad, 1: good}\n", "a.yaml", complaints)
     assert node is not None and not complaints
     assert node.plain() == {"label_names": {"0": "bad", "1": "good"}}
 
@@ -193,13 +194,13 @@ def test_a_key_that_is_a_list_is_refused() -> None:
 def test_an_empty_file_says_so(text: str) -> None:
     write("a.yaml", text)
     with pytest.raises(ConfigErrors, match=r"^the file is empty\n --> a\.yaml:1:1\n"):
-        configfile.load("export", "a.yaml")
+        configuration.load("export", "a.yaml")
 
 
 def test_a_list_is_no_config() -> None:
     write("a.yaml", "- task: x\n")
     with pytest.raises(ConfigErrors, match=r"^expected a mapping, found a list of 1\n --> a\.yaml:1:1\n"):
-        configfile.load("export", "a.yaml")
+        configuration.load("export", "a.yaml")
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,7 @@ def test_mappings_merge_and_everything_else_replaces() -> None:
         "low.yaml", "extends: base/distill.yaml\ntraining: {keep: last, report_to: [wandb, mlflow]}\nstudent: {from: a}"
     )
     write("a.yaml", "extends: low.yaml\ntraining: {report_to: [trackio]}\nstudent: b")
-    settings: Any = configfile.load("distill", "a.yaml")
+    settings: Any = configuration.load("distill", "a.yaml")
     assert settings.training.keep == "last"
     assert settings.training.report_to == ["trackio"]
     assert settings.student.from_ == "b"
@@ -319,7 +320,7 @@ def test_a_later_extended_file_wins_and_the_file_itself_wins_over_all() -> None:
     write("one.yaml", "seed: 1\ntraining: {max_steps: 1, eval_steps: 1, save_steps: 1}")
     write("two.yaml", "seed: 2\ntraining: {max_steps: 2, eval_steps: 2}")
     write("a.yaml", "extends: [base/distill.yaml, one.yaml, two.yaml]\ntraining: {max_steps: 3}")
-    settings: Any = configfile.load("distill", "a.yaml")
+    settings: Any = configuration.load("distill", "a.yaml")
     assert (settings.seed, settings.training.max_steps, settings.training.eval_steps) == (2, 3, 2)
     assert settings.training.save_steps == 1
 
@@ -327,14 +328,14 @@ def test_a_later_extended_file_wins_and_the_file_itself_wins_over_all() -> None:
 def test_extends_is_relative_to_the_file_that_says_it() -> None:
     write("configs/shared/task.yaml", "extends: ../../base/export.yaml\nopset: 13")
     write("configs/sst2/a.yaml", "extends: ../shared/task.yaml")
-    assert configfile.load("export", "configs/sst2/a.yaml").opset == 13  # type: ignore[attr-defined]
+    assert configuration.load("export", "configs/sst2/a.yaml").opset == 13  # type: ignore[attr-defined]
 
 
 def test_the_same_file_may_be_extended_twice() -> None:
     write("one.yaml", "extends: base/export.yaml\nopset: 13")
     write("two.yaml", "extends: base/export.yaml\nseed: 2")
     write("a.yaml", "extends: [one.yaml, two.yaml]")
-    settings: Any = configfile.load("export", "a.yaml")
+    settings: Any = configuration.load("export", "a.yaml")
     assert (settings.opset, settings.seed) == (13, 2)
 
 
@@ -343,7 +344,7 @@ def test_a_circle_of_extends_shows_the_chain() -> None:
     write("sub/c.yaml", "# c\nextends: [../b.yaml]")
     write("a.yaml", "extends: b.yaml")
     with pytest.raises(ConfigErrors) as raised:
-        configfile.load("export", "a.yaml")
+        configuration.load("export", "a.yaml")
     assert str(raised.value) == lines("""
         `extends` goes in a circle
          --> sub/c.yaml:2:11
@@ -368,14 +369,14 @@ def test_extends_has_to_be_a_text() -> None:
     with pytest.raises(
         ConfigErrors, match=r"^expected a file or a list of files, found a mapping\n --> a\.yaml:1:10\n"
     ):
-        configfile.load("export", "a.yaml")
+        configuration.load("export", "a.yaml")
 
 
 def test_a_complaint_names_the_file_in_which_the_winning_value_stands() -> None:
     write("low.yaml", "extends: base/distill.yaml\ntraining:\n  max_steps: a\n  eval_steps: b\n")
     write("a.yaml", "extends: low.yaml\ntraining:\n  eval_steps: c\n")
     with pytest.raises(ConfigErrors) as raised:
-        configfile.load("distill", "a.yaml")
+        configuration.load("distill", "a.yaml")
     assert str(raised.value) == lines("""
         `training.eval_steps`: expected a whole number of at least 1 or null, found 'c'
          --> a.yaml:3:15
@@ -584,7 +585,7 @@ def test_a_text_that_looks_like_a_number_is_quoted_for_the_shell() -> None:
 def test_an_unknown_key_is_shown_with_its_place() -> None:
     write("configs/a.yaml", "extends: ../base/distill.yaml\n" + "#\n" * 7 + "training:\n  learnin_rate: 5e-5\n")
     with pytest.raises(ConfigErrors) as raised:
-        configfile.load("distill", "configs/a.yaml")
+        configuration.load("distill", "configs/a.yaml")
     assert str(raised.value) == lines("""
         unknown key 'learnin_rate' in `training`
           --> configs/a.yaml:10:3
@@ -597,7 +598,7 @@ def test_an_unknown_key_is_shown_with_its_place() -> None:
 def test_a_missing_key_comes_with_its_documentation() -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent:\n  num_hidden_layers: 3\n")
     with pytest.raises(ConfigErrors) as raised:
-        configfile.load("distill", "a.yaml")
+        configuration.load("distill", "a.yaml")
     documented = "Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or"
     assert str(raised.value) == lines(f"""
         missing key 'from' in `student`
@@ -611,7 +612,7 @@ def test_a_missing_key_comes_with_its_documentation() -> None:
 def test_a_missing_top_level_key_points_at_the_file() -> None:
     write("a.yaml", "# export\ntask: t\ndata: {}\nmodel: m\n")
     with pytest.raises(ConfigErrors) as raised:
-        configfile.load("export", "a.yaml")
+        configuration.load("export", "a.yaml")
     assert str(raised.value) == lines("""
         missing key 'output_dir'
          --> a.yaml:1:1
@@ -784,7 +785,7 @@ def test_inside_a_union_there_is_one_complaint_at_the_deepest_place(command: str
 def test_an_empty_mapping_of_models_is_refused() -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nmodels: {}\n")
     with pytest.raises(ConfigErrors, match=r"`models`: expected a mapping \(not empty\), found an empty mapping"):
-        configfile.load("eval", "a.yaml")
+        configuration.load("eval", "a.yaml")
 
 
 def test_all_complaints_come_in_the_order_of_the_file_and_then_of_the_command_line() -> None:
@@ -823,7 +824,7 @@ def test_a_very_long_line_is_cropped_around_the_carets() -> None:
 def test_an_export_config_is_known_whatever_it_is_given_to(command: str) -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nmodel: m\nquantize: int8\nverify: {atol: 1}\n")
     with pytest.raises(ConfigErrors) as raised:
-        configfile.load(command, "a.yaml")
+        configuration.load(command, "a.yaml")
     said = str(raised.value)
     assert said.startswith("this looks like an export config\n --> a.yaml:")
     assert said.endswith("^ run: tinybert export a.yaml")
@@ -833,13 +834,13 @@ def test_an_export_config_is_known_whatever_it_is_given_to(command: str) -> None
 def test_a_distill_config_given_to_finetune() -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent: m\ntraining: {}\n")
     with pytest.raises(ConfigErrors, match=r"^this looks like a distill config\n --> a\.yaml:4:1\n"):
-        configfile.load("finetune", "a.yaml")
+        configuration.load("finetune", "a.yaml")
 
 
 def test_one_misspelled_key_is_no_wrong_stage() -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_label: s\nstudent: m\ntraining: {}\n")
     with pytest.raises(ConfigErrors, match="unknown key 'soft_label'"):
-        configfile.load("distill", "a.yaml")
+        configuration.load("distill", "a.yaml")
 
 
 def test_a_key_on_the_command_line_is_no_wrong_stage() -> None:
@@ -852,7 +853,7 @@ def test_a_key_on_the_command_line_is_no_wrong_stage() -> None:
 def checked(text: str, key: str, check: Callable[[Any], object]) -> str:
     write("a.yaml", f"extends: base/distill.yaml\n{text}")
     with pytest.raises(ConfigErrors) as raised:
-        configfile.load("distill", "a.yaml", checks={key: check})
+        configuration.load("distill", "a.yaml", checks={key: check})
     return str(raised.value)
 
 
@@ -867,7 +868,7 @@ def test_a_check_is_given_plain_data_with_variables_expanded(monkeypatch: pytest
     monkeypatch.setenv("NAME", "x")
     seen: list[Any] = []
     write("a.yaml", "extends: base/distill.yaml\nlosses: {a: 1, b: {option: '${NAME}'}}")
-    configfile.load("distill", "a.yaml", checks={"losses": seen.append, "training": seen.append})
+    configuration.load("distill", "a.yaml", checks={"losses": seen.append, "training": seen.append})
     assert seen == [{"a": 1, "b": {"option": "x"}}, config.Training().model_dump()]
 
 
@@ -903,7 +904,7 @@ def test_a_check_of_several_settings_is_given_all_of_them_and_names_the_whole_ke
 
     write("a.yaml", "extends: base/distill.yaml\nlosses: {a: 1}\n")
     with pytest.raises(ConfigErrors, match=r"^no\n --> a\.yaml:2:13\n"):
-        configfile.load("distill", "a.yaml", checks={("task", "losses", "teacher"): check})
+        configuration.load("distill", "a.yaml", checks={("task", "losses", "teacher"): check})
     assert seen == ["text-classification", {"a": 1}, None]
 
 
@@ -912,7 +913,7 @@ def test_a_check_of_several_settings_is_not_run_if_one_of_them_is_wrong_already(
     write("a.yaml", f"extends: base/distill.yaml\n{text}")
     seen: list[Any] = []
     with pytest.raises(ConfigErrors):
-        configfile.load(
+        configuration.load(
             "distill", "a.yaml", checks={("task", "losses"): lambda *_: seen.append(1), "losses": refuse("a")}
         )
     assert not seen
@@ -936,7 +937,7 @@ def test_the_complaints_of_checks_join_the_others() -> None:
 def test_a_later_error_is_shown_in_its_place() -> None:
     load("training:\n  metric_for_best_model: acuracy\n", "training.max_steps=3")
     error = ConfigError("unknown metric 'acuracy'", key=("training", "metric_for_best_model"), hint="accuracy?")
-    said = configfile.complain(error, "distill", "a.yaml", ["training.max_steps=3"])
+    said = configuration.complain(error, "distill", "a.yaml", ["training.max_steps=3"])
     assert isinstance(said, ConfigErrors)
     assert str(said) == lines("""
         unknown metric 'acuracy'
@@ -949,14 +950,14 @@ def test_a_later_error_is_shown_in_its_place() -> None:
 
 def test_a_later_error_about_the_command_line_is_shown_there() -> None:
     load("", "training.max_steps=3")
-    said = configfile.complain(
+    said = configuration.complain(
         ConfigError("no", key=("training", "max_steps")), "distill", "a.yaml", ["training.max_steps=3"]
     )
     assert str(said).endswith("  --> command line: training.max_steps=3\n   |                                   ^")
 
 
 def test_a_later_error_survives_the_loss_of_the_file() -> None:
-    said = configfile.complain(ConfigError("no", key=("seed",), hint="mend it"), "distill", "gone.yaml")
+    said = configuration.complain(ConfigError("no", key=("seed",), hint="mend it"), "distill", "gone.yaml")
     assert str(said) == "no\n   = mend it"
 
 
@@ -966,7 +967,7 @@ def test_a_later_error_survives_the_loss_of_the_file() -> None:
 def test_a_missing_file_is_told_the_nearest_name() -> None:
     write("configs/demo/1-teacher.yaml", "")
     with pytest.raises(InputError) as raised:
-        configfile.load("finetune", "configs/demo/1-techer.yaml")
+        configuration.load("finetune", "configs/demo/1-techer.yaml")
     assert raised.value.exit_code == 3
     assert str(raised.value) == lines("""
         no such config file: 'configs/demo/1-techer.yaml'
@@ -976,19 +977,19 @@ def test_a_missing_file_is_told_the_nearest_name() -> None:
 
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(InputError, match="there is no folder 'nowhere'"):
-        configfile.load("finetune", "nowhere/a.yaml")
+        configuration.load("finetune", "nowhere/a.yaml")
 
 
 def test_a_setting_in_place_of_the_file_is_told_the_order() -> None:
     with pytest.raises(InputError, match="the config file comes first"):
-        configfile.load("finetune", "seed=3")
+        configuration.load("finetune", "seed=3")
 
 
 def test_a_missing_extended_file_is_told_who_asked_for_it() -> None:
     write("configs/task.yaml", "")
     write("configs/a.yaml", "# first\nextends: tsk.yaml\n")
     with pytest.raises(InputError) as raised:
-        configfile.load("finetune", "configs/a.yaml")
+        configuration.load("finetune", "configs/a.yaml")
     assert str(raised.value) == lines("""
         no such config file: 'configs/tsk.yaml'
           --> configs/a.yaml:2:10
@@ -999,13 +1000,13 @@ def test_a_missing_extended_file_is_told_who_asked_for_it() -> None:
 def test_a_folder_is_no_config() -> None:
     write("configs/demo/1-teacher.yaml", "")
     with pytest.raises(InputError, match=r"is a folder.*\n.*there are: configs/demo/1-teacher\.yaml"):
-        configfile.load("finetune", "configs/demo")
+        configuration.load("finetune", "configs/demo")
 
 
 def test_a_file_that_is_not_utf8_is_refused() -> None:
     Path("a.yaml").write_bytes("task: é".encode("latin-1"))
     with pytest.raises(InputError, match=r"'a\.yaml' is not UTF-8 text \(byte 7\)"):
-        configfile.load("finetune", "a.yaml")
+        configuration.load("finetune", "a.yaml")
 
 
 # dump
@@ -1015,23 +1016,23 @@ def test_a_file_that_is_not_utf8_is_refused() -> None:
 def test_what_is_dumped_loads_as_it_was(command: str) -> None:
     names = ["no", "1e5", "0o7", "1:30", "null", "${X:-y}", "a: b", " ", "é", "\x85a\n b", "2024-01-02"]
     written = [name.replace("$", "$$") for name in names]
-    settings = load(yaml12.write({"data": {"label_names": written}}), command=command)
+    settings = load(yaml_reader.write({"data": {"label_names": written}}), command=command)
     assert settings.data.label_names == names
-    write("run.yaml", configfile.dump(settings))
-    assert configfile.load(command, "run.yaml") == settings
+    write("run.yaml", configuration.dump(settings))
+    assert configuration.load(command, "run.yaml") == settings
 
 
 def test_small_numbers_options_and_dollars_survive_a_dump() -> None:
     settings = load("losses: {a: {weight: 1e-7, x: [1, {y: 1e300}], z: ~}}", "output_dir=$$$${a}/$x")
-    write("run.yaml", configfile.dump(settings))
-    again: Any = configfile.load("distill", "run.yaml")
+    write("run.yaml", configuration.dump(settings))
+    again: Any = configuration.load("distill", "run.yaml")
     assert again == settings
     assert again.losses["a"] == {"weight": 1e-7, "x": [1, {"y": 1e300}], "z": None}
     assert again.output_dir == "$${a}/$x"
 
 
 def test_a_dump_begins_with_the_task_and_uses_the_names_of_the_file() -> None:
-    dumped = configfile.dump(load(""))
+    dumped = configuration.dump(load(""))
     assert dumped.startswith("task: text-classification\ndata:\n  dataset_name: null\n")
     assert "student:\n  from: bert\n" in dumped
     assert "  learning_rate: 5e-05\n" in dumped
@@ -1039,4 +1040,4 @@ def test_a_dump_begins_with_the_task_and_uses_the_names_of_the_file() -> None:
 
 
 def test_a_dump_is_the_same_every_time() -> None:
-    assert configfile.dump(load("seed: 1")) == configfile.dump(load("seed: 1"))
+    assert configuration.dump(load("seed: 1")) == configuration.dump(load("seed: 1"))

@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
-from tinybert_cli import config, configfile, tasks, yaml12
+from tinybert_cli import config, configuration, tasks
+from tinybert_cli.configuration import yaml_reader
 from tinybert_cli.helpers import schema
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +29,7 @@ def command_of(file: Path) -> str:
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_a_shipped_config_opens_with_its_command_and_loads(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    loaded = configfile.load(command_of(file), file)
+    loaded = configuration.load(command_of(file), file)
     assert Path(loaded.output_dir) == Path("runs") / file.parent.name / file.stem.partition("-")[2]
 
 
@@ -107,8 +108,8 @@ def test_no_two_reviews_are_alike_and_none_is_a_template() -> None:
 
 
 def _plain(file: Path) -> object:
-    complaints: list[yaml12.Complaint] = []
-    node = yaml12.read(file.read_text(), str(file), complaints)
+    complaints: list[yaml_reader.Complaint] = []
+    node = yaml_reader.read(file.read_text(), str(file), complaints)
     assert node is not None and not complaints
     return node.plain()
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import write_base_model
 
-from tinybert_cli import cli, config, configfile, losses
+from tinybert_cli import cli, config, configuration, losses
 from tinybert_cli.cli import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -54,13 +54,13 @@ def test_the_config_for_your_own_data_loads_and_has_five_lines(tmp_path: Path) -
     block = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
     assert block and len(block[1].splitlines()) == 5
     (tmp_path / "teacher.yaml").write_text(block[1])
-    assert isinstance(configfile.load("finetune", tmp_path / "teacher.yaml"), config.Finetune)
+    assert isinstance(configuration.load("finetune", tmp_path / "teacher.yaml"), config.Finetune)
 
 
 def test_the_example_override_changes_settings_that_exist() -> None:
     said = re.search(r"`tinybert distill (configs/demo/3-student.yaml)\s+([^`]+)`", README)
     assert said
-    loaded = configfile.load("distill", ROOT / said[1], said[2].split())
+    loaded = configuration.load("distill", ROOT / said[1], said[2].split())
     assert isinstance(loaded, config.Distill) and loaded.student.num_hidden_layers == 2
 
 

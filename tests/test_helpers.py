@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import Configs, run, sentences
 
-from tinybert_cli import configfile, tasks
+from tinybert_cli import configuration, tasks
 from tinybert_cli.errors import ConfigError, InputError, OutputError
 from tinybert_cli.helpers import doctor, init, predict
 
@@ -116,7 +116,7 @@ def test_a_copied_recipe_loads_and_writes_to_folders_of_its_own(
     assert len(stages) == 8
     for file in stages:
         command = file.read_text().splitlines()[0].split()[2]
-        config: Any = configfile.load(command, file)
+        config: Any = configuration.load(command, file)
         assert config.output_dir.startswith("runs/mine/")
         assert "demo" not in json.dumps(yaml.safe_load(file.read_text()))
         if demo:
@@ -144,7 +144,7 @@ def test_every_task_has_a_recipe_to_start_from(tmp_path: Path, monkeypatch: pyte
     for task in tasks.TASKS:
         written = init.run(Path(task), task)
         first = next(path for path in sorted(written) if path.name[0].isdigit())
-        assert configfile.load(first.read_text().split()[2], first).task == task
+        assert configuration.load(first.read_text().split()[2], first).task == task
 
 
 def test_a_task_that_nobody_knows_is_refused(tmp_path: Path) -> None:

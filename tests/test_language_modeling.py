@@ -18,7 +18,7 @@ from test_stages import events, last, sha256, start, stop_in_the_middle
 from test_students import CONFIGS, make_teacher
 from transformers import AutoModel, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast, T5Config
 
-from tinybert_cli import configfile, models, tasks
+from tinybert_cli import configuration, models, tasks
 from tinybert_cli.config import Data, Model, Stage
 from tinybert_cli.data import Examples, Rows
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, OutputError
@@ -398,7 +398,7 @@ def complaints(tmp_path: Path, text: str) -> str:
     file = tmp_path / "a.yaml"
     file.write_text(text)
     with pytest.raises(ConfigErrors) as caught:
-        configfile.load("distill", file, (), distill.CHECKS)
+        configuration.load("distill", file, (), distill.CHECKS)
     return str(caught.value).replace(str(file), "a.yaml")
 
 

@@ -238,13 +238,13 @@ def execute(
     verbose: bool,
 ) -> int:
     """Runs one stage and shows it; returns the exit code."""
-    from tinybert_cli import configfile, console
+    from tinybert_cli import configuration, console
 
     screen = console.Screen(command, as_json=as_json, quiet=quiet, verbose=verbose)
     folder: Path | None = None
     try:
         stage = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")
-        config = configfile.load(command, file, overrides, stage.CHECKS)
+        config = configuration.load(command, file, overrides, stage.CHECKS)
         folder = Path(config.output_dir)
         with screen.hushed(folder):
             for row in stage.run(config, force=force, dry_run=dry_run):
@@ -253,7 +253,7 @@ def execute(
         _leave()
         return 0
     except ConfigError as error:
-        placed: ConfigErrors = configfile.complain(error, command, file, overrides)
+        placed: ConfigErrors = configuration.complain(error, command, file, overrides)
         screen.fail(placed)
         return placed.exit_code
     except UserError as error:

@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tinybert_cli import hints, yaml12
 from tinybert_cli.config import COMMANDS
+from tinybert_cli.configuration import suggestions, yaml_reader
+from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Complaint, Node, Place
 from tinybert_cli.errors import ConfigErrors, InputError, nearest
-from tinybert_cli.yaml12 import COMMAND_LINE, Complaint, Node, Place
 
 Key = tuple[str | int, ...]
 
@@ -32,7 +32,7 @@ class Composed:
         self.fatal: Complaint | None = None
         self.sources: list[str] = []
         self.file_keys: list[str] = []
-        self.tree = Node({}, yaml12.file_place("", str(file)))
+        self.tree = Node({}, yaml_reader.file_place("", str(file)))
         self._files: dict[str, Node] = {}
         try:
             self.tree = self._file(Path(file), ())
@@ -55,12 +55,12 @@ class Composed:
         if identity not in self._files:
             self.sources.append(str(file))
             text = _text_of(file, asked)
-            node = yaml12.read(text, str(file), self.complaints)
-            top = yaml12.file_place(text, str(file))
+            node = yaml_reader.read(text, str(file), self.complaints)
+            top = yaml_reader.file_place(text, str(file))
             if node is None or node.value is None:
                 raise Complaint("the file is empty", top, "write `key: value`")
             if not isinstance(node.value, dict):
-                raise Complaint(f"expected a mapping, found {hints.found(node)}", node.at, "write `key: value`")
+                raise Complaint(f"expected a mapping, found {suggestions.found(node)}", node.at, "write `key: value`")
             self._files[identity] = self._extended(replace(node, at=top), file, (*chain, file))
         return self._files[identity]
 
@@ -80,27 +80,28 @@ class Composed:
     def _parents(self, extends: Node) -> Iterator[Node]:
         for node in extends.value if isinstance(extends.value, list) else [extends]:
             if not isinstance(node.value, str) or not node.value or "\0" in node.value:
-                raise Complaint(f"expected a file or a list of files, found {hints.found(node)}", node.at)
+                raise Complaint(f"expected a file or a list of files, found {suggestions.found(node)}", node.at)
             yield self._expanded(node, node.value, ("extends",))
 
     def _override(self, number: int, argument: str) -> None:
         name, sign, _ = argument.partition("=")
         keys = name.split(".")
         if not sign or name.startswith("-") or not all(keys):
-            place = yaml12.argument_place(argument, number, 0, len(name) if sign and name else len(argument))
+            place = yaml_reader.argument_place(argument, number, 0, len(name) if sign and name else len(argument))
             what = f"expected KEY=VALUE, found '{argument}'"
             self.complaints.append(Complaint(what, place, _argument_hint(self.command, argument)))
             return
         starts = [len(".".join([*keys[:index], ""])) for index in range(len(keys))]
         places = [
-            yaml12.argument_place(argument, number, at, at + len(key)) for at, key in zip(starts, keys, strict=True)
+            yaml_reader.argument_place(argument, number, at, at + len(key))
+            for at, key in zip(starts, keys, strict=True)
         ]
         try:
-            node = yaml12.read_argument(argument, number, len(name) + 1, self.complaints)
+            node = yaml_reader.read_argument(argument, number, len(name) + 1, self.complaints)
         except Complaint as complaint:  # the other arguments can still be read
             self.complaints.append(complaint)
             return
-        nothing = Node(None, yaml12.argument_place(argument, number, 0, len(name)))
+        nothing = Node(None, yaml_reader.argument_place(argument, number, 0, len(name)))
         self.tree = self._put(self.tree, (), list(zip(keys, places, strict=True)), node or nothing)
 
     def _put(self, tree: Node, path: Key, keys: list[tuple[str, Place]], node: Node) -> Node:
@@ -109,7 +110,7 @@ class Composed:
         entries = dict(entries_of(tree))
         if rest:
             old = entries.get(key) or self._default(key, path, place)
-            opened = _opened(old, hints.may_be(self.command, (*path, key)), place)
+            opened = _opened(old, suggestions.may_be(self.command, (*path, key)), place)
             entries[key] = self._put(opened, (*path, key), rest, node)
         else:
             entries[key] = replace(node, key_at=place)
@@ -139,13 +140,16 @@ class Composed:
                 return "$"
             name, default = match["name"], match["default"]
             if name is None or "${" in (default or ""):
-                what, hint = f"cannot read `{match[0]}` in `{hints.dotted(path)}`", "write ${NAME} or ${NAME:-default}"
+                what, hint = (
+                    f"cannot read `{match[0]}` in `{suggestions.dotted(path)}`",
+                    "write ${NAME} or ${NAME:-default}",
+                )
             elif default is not None:
                 return os.environ.get(name) or default.replace("$$", "$")
             elif name in os.environ:
                 return os.environ[name]
             else:
-                what = f"the environment variable {name} is not set, `{hints.dotted(path)}` needs it"
+                what = f"the environment variable {name} is not set, `{suggestions.dotted(path)}` needs it"
                 hint = f"set it, or write ${{{name}:-default}}"
             self.complaints.append(Complaint(what, _inside(node.at, match[0]), hint))
             return match[0]
@@ -228,18 +232,18 @@ def _argument_hint(command: str, argument: str) -> str:
     if not all(key.split(".")) or (argument == name and not name.startswith("-")):
         return right
     path = tuple(key.split("."))
-    meant = [path] if hints.may_be(command, path) else hints.meant(command, path[:-1], path[-1])
+    meant = [path] if suggestions.may_be(command, path) else suggestions.meant(command, path[:-1], path[-1])
     if isinstance(meant, str):
         return meant or nearest(name, OPTIONS) or right
     return settings_hint(meant, (), value or "VALUE")
 
 
 def settings_hint(paths: list[tuple[str, ...]], rest: Key, value: str) -> str:
-    written = [f"'{hints.dotted((*path, *rest))}={value}'" for path in paths]
+    written = [f"'{suggestions.dotted((*path, *rest))}={value}'" for path in paths]
     return f"did you mean {' or '.join(written)}?"
 
 
-def _opened(node: Node, choices: list[hints.Schema], place: Place) -> Node:
+def _opened(node: Node, choices: list[suggestions.Schema], place: Place) -> Node:
     """A node that a dotted key goes into: a weight or a model's name makes room for what belongs beside it."""
     if isinstance(node.value, dict):
         return node

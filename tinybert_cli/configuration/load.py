@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tinybert_cli import hints, yaml12
-from tinybert_cli.composing import Composed, Key, default_of, entries_of, settings_hint
 from tinybert_cli.config import COMMANDS, Stage
+from tinybert_cli.configuration import suggestions, yaml_reader
+from tinybert_cli.configuration.compose import Composed, Key, default_of, entries_of, settings_hint
+from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Complaint, Node, Place
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
-from tinybert_cli.yaml12 import COMMAND_LINE, Complaint, Node, Place
 
 Check = Callable[..., object]
 
@@ -37,7 +37,7 @@ def load(
     complaints = composed.complaints
     if fatal := composed.fatal:
         raise composed.errors([*complaints, fatal])
-    if other := hints.other_command(command, composed.file_keys):
+    if other := suggestions.other_command(command, composed.file_keys):
         raise composed.errors([_wrong_stage(command, other, composed, file)])
     config, invalid = _validated(command, composed.tree)
     complaints += [complaint for _, complaint in invalid]
@@ -55,7 +55,7 @@ def load(
 
 def dump(config: Stage) -> str:
     """The settings as YAML; to `load` it gives equal settings again."""
-    return yaml12.write(_escaped(config.model_dump(by_alias=True)))
+    return yaml_reader.write(_escaped(config.model_dump(by_alias=True)))
 
 
 def complain(error: ConfigError, command: str, file: str | Path, overrides: Sequence[str] = ()) -> ConfigErrors:
@@ -70,7 +70,11 @@ def complain(error: ConfigError, command: str, file: str | Path, overrides: Sequ
 
 
 def _wrong_stage(command: str, other: str, composed: Composed, file: str | Path) -> Complaint:
-    telling = set(hints.keys_of(other, ())).difference(hints.keys_of(command, ())).intersection(composed.file_keys)
+    telling = (
+        set(suggestions.keys_of(other, ()))
+        .difference(suggestions.keys_of(command, ()))
+        .intersection(composed.file_keys)
+    )
     node = next(node for key, node in entries_of(composed.tree).items() if key in telling)
     article = "an" if other[0] in "aeiou" else "a"
     return Complaint(
@@ -109,24 +113,24 @@ def _complaint(command: str, tree: Node, key: Key, error: Mapping[str, object]) 
     *_, node = tree.along(key)
     place = node.key_at or node.at
     section, name = key[:-1], str(key[-1]) if key else ""
-    inside = f" in `{hints.dotted(section)}`" if section else ""
+    inside = f" in `{suggestions.dotted(section)}`" if section else ""
     if error["type"] == "missing":
-        return Complaint(f"missing key '{name}'{inside}", place, f"{name}: {hints.about(command, key)}")
+        return Complaint(f"missing key '{name}'{inside}", place, f"{name}: {suggestions.about(command, key)}")
     if error["type"] == "extra_forbidden":
         return Complaint(f"unknown key '{name}'{inside}", place, _key_hint(command, key, place))
-    choices = hints.may_be(command, key)
+    choices = suggestions.may_be(command, key)
     if not choices or error["type"] == "value_error":
         return Complaint(str(error["msg"]).removeprefix("Value error, "), node.at)
-    what = f"`{hints.dotted(key)}`: expected {hints.expected(choices)}, found {hints.found(node)}"
-    return Complaint(what, node.at, hints.instead(node, key, choices))
+    what = f"`{suggestions.dotted(key)}`: expected {suggestions.expected(choices)}, found {suggestions.found(node)}"
+    return Complaint(what, node.at, suggestions.instead(node, key, choices))
 
 
 def _key_hint(command: str, key: Key, place: Place) -> str:
     """Which key was meant, written as it has to be written there."""
     section, name = key[:-1], str(key[-1])
-    meant = hints.meant(command, section, name)
+    meant = suggestions.meant(command, section, name)
     if isinstance(meant, str):
-        keys = hints.keys_of(command, section)
+        keys = suggestions.keys_of(command, section)
         listed = f"one of: {', '.join(keys)}" if len(keys) <= 8 else f"all keys: tinybert schema {command}"
         return meant or listed
     argument, _, value = place.text.partition("=")
@@ -135,7 +139,7 @@ def _key_hint(command: str, key: Key, place: Place) -> str:
     path = meant[0]
     if path[:-1] == section:
         return f"did you mean '{path[-1]}'?"
-    sections = [f"in `{hints.dotted(one[:-1])}`" if one[:-1] else "at the top level" for one in meant]
+    sections = [f"in `{suggestions.dotted(one[:-1])}`" if one[:-1] else "at the top level" for one in meant]
     if path[-1] == name:
         return f"`{name}` belongs {' or '.join(sections)}"
     return f"did you mean '{path[-1]}' {' or '.join(sections)}?"

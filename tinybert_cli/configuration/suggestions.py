@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tinybert_cli.config import COMMANDS
-from tinybert_cli.yaml12 import COMMAND_LINE, Node, scalar
+from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Node, scalar
 
 Path = tuple[str | int, ...]
 Schema = dict[str, Any]  # a JSON schema, as pydantic writes it

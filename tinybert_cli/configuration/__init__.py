@@ -1,0 +1,5 @@
+"""From YAML files and `KEY=VALUE` arguments to typed settings, or to all errors at once with file, line and column."""
+
+from tinybert_cli.configuration.load import complain, dump, load
+
+__all__ = ["complain", "dump", "load"]
