@@ -11,7 +11,7 @@ import yaml
 from conftest import Configs, run
 from huggingface_hub import ModelCard
 
-from tinybert_cli.artifacts import Card, Result, model_card
+from tinybert_cli.reports.model_card import Card, Result
 
 
 def card(**changes: Any) -> Card:
@@ -55,7 +55,7 @@ def test_what_is_on_the_hub_is_named_by_its_id() -> None:
         "model": {"hub_id": "google-bert/bert-base-uncased", "revision": None},
         "data.dataset_name": {"hub_id": "nyu-mll/glue", "config": "sst2", "revision": "abc"},
     }
-    text = model_card(card(inputs=inputs, result=Result("validation", 872, {"accuracy": 0.9})))
+    text = as_markdown(card(inputs=inputs, result=Result("validation", 872, {"accuracy": 0.9})))
     front = front_matter(text)
     assert front["base_model"] == ["google-bert/bert-base-uncased"] and front["datasets"] == ["nyu-mll/glue"]
     (found,) = ModelCard(text).data.eval_results
@@ -63,18 +63,18 @@ def test_what_is_on_the_hub_is_named_by_its_id() -> None:
 
 
 def test_a_model_that_nothing_was_asked_has_no_results() -> None:
-    text = model_card(card(result=None))
+    text = as_markdown(card(result=None))
     assert "model-index" not in front_matter(text) and ModelCard(text).data.eval_results is None
     assert "no labelled rows" in text
 
 
 def test_a_number_that_is_none_stays_out_of_the_front_matter() -> None:
-    text = model_card(card(result=Result("validation", 3, {"accuracy": 1.0, "mcc": float("nan")})))
+    text = as_markdown(card(result=Result("validation", 3, {"accuracy": 1.0, "mcc": float("nan")})))
     assert [result.metric_name for result in ModelCard(text).data.eval_results] == ["accuracy"]
 
 
 def test_no_name_breaks_the_table_or_the_front_matter() -> None:
-    text = model_card(
+    text = as_markdown(
         card(name="yes: [no", made={"labels": "a|b, c\nd"}, result=Result("validation", 3, {"accuracy": 1.0}))
     )
     assert "| labels | a\\|b, c d |" in text

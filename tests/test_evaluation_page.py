@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tinybert_cli.stages.evaluation_page import Evaluation, as_html
+from tinybert_cli.reports.evaluation_html import Evaluation, as_html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

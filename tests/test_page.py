@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tinybert_cli import page
+from tinybert_cli.reports import html
 
 HOSTILE = '<script>alert("1")</script> & "quoted"'
 
@@ -35,11 +35,11 @@ class Tags(HTMLParser):
 
 
 def made() -> str:
-    table = page.table(["model", "size"], [[HOSTILE, "12.0 MB"], ["b", ""]], caption=HOSTILE, marked=[0])
+    table = html.table(["model", "size"], [[HOSTILE, "12.0 MB"], ["b", ""]], caption=HOSTILE, marked=[0])
     blocks = [
-        page.section(HOSTILE, page.paragraph(HOSTILE), table, page.side_by_side(page.figure("<svg></svg>", HOSTILE)))
+        html.section(HOSTILE, html.paragraph(HOSTILE), table, html.side_by_side(html.figure("<svg></svg>", HOSTILE)))
     ]
-    return page.document(HOSTILE, blocks, lead=HOSTILE)
+    return html.document(HOSTILE, blocks, lead=HOSTILE)
 
 
 def test_every_tag_is_closed_and_no_text_becomes_one() -> None:
@@ -59,7 +59,7 @@ def test_a_page_fetches_nothing() -> None:
 
 def test_columns_of_numbers_stand_to_the_right_and_others_to_the_left() -> None:
     rows = [["1 layer", "~0.91 (0.9-0.92)", "finetune", ""], ["2 layers", "", "distill", "-1.5"]]
-    text = page.table(["model", "score", "made by", "more"], rows)
+    text = html.table(["model", "score", "made by", "more"], rows)
     assert [bool(right) for right in re.findall(r'<th scope="col"( class="number")?>', text)] == [
         False,
         True,
@@ -69,7 +69,7 @@ def test_columns_of_numbers_stand_to_the_right_and_others_to_the_left() -> None:
 
 
 def test_a_marked_row_is_the_only_one() -> None:
-    text = page.table(["model"], [["a"], ["b"], ["c"]], marked=[1])
+    text = html.table(["model"], [["a"], ["b"], ["c"]], marked=[1])
     assert re.findall(r'<tr class="marked"><th scope="row">(\w)</th>', text) == ["b"]
 
 

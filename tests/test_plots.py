@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tinybert_cli import page, plots
+from tinybert_cli.reports import html, plots
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -67,7 +67,7 @@ def test_every_colour_is_one_that_the_page_sets(draw: Callable[[str], str]) -> N
     svg = draw("mine")
     assert not re.findall(r"(?:fill|stroke): #", svg)
     used = set(re.findall(r"var\(--([\w-]+), #", svg))
-    light, dark = page.document("", []).split("prefers-color-scheme: dark")
+    light, dark = html.document("", []).split("prefers-color-scheme: dark")
     assert used and all(f"--{name}:" in light and f"--{name}:" in dark for name in used)
 
 

@@ -152,9 +152,9 @@ def report(
     ] = None,
 ) -> None:
     from tinybert_cli import console
-    from tinybert_cli.helpers import budget as budgets
-    from tinybert_cli.helpers import report as helper
-    from tinybert_cli.helpers import report_page
+    from tinybert_cli.reports import budget as budgets
+    from tinybert_cli.reports import runs as helper
+    from tinybert_cli.reports import runs_html
 
     if as_markdown and as_json:
         raise typer.BadParameter("--markdown and --json: choose one")
@@ -178,7 +178,7 @@ def report(
             said = [*found.notes(), *(budgets.as_lines(choice) if choice else [])]
             yield from ["", *said] if said else []
         if html is not None:
-            report_page.write(html, found, choice)
+            runs_html.write(html, found, choice)
         if missed is not None:
             raise missed
 

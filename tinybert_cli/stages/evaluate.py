@@ -13,7 +13,8 @@ import numpy as np
 from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
-from tinybert_cli.stages import evaluation_page, findings
+from tinybert_cli.reports import evaluation_html
+from tinybert_cli.stages import findings
 from tinybert_cli.stages.opening import opened
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
@@ -137,8 +138,8 @@ def _evaluate(
     title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
     pages = {"report.md": artifacts.markdown_table(title, _readable(metrics, names), list(sources))}
     try:
-        pages["report.html"] = evaluation_page.as_html(
-            evaluation_page.Evaluation(
+        pages["report.html"] = evaluation_html.as_html(
+            evaluation_html.Evaluation(
                 title=output.folder.name,
                 lead=f"{len(rows):,} rows of {config.split}, scored on {artifacts.machine()}.",
                 metric=task.main_metric, sliced=task.sliced, more_is_better=task.objective("auto")[1] > 0,

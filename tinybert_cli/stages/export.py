@@ -14,7 +14,7 @@ import numpy as np
 from tinybert_cli import artifacts, data, formats, loops, models, tasks
 from tinybert_cli.config import Export, Verify
 from tinybert_cli.errors import ConfigError, GateError
-from tinybert_cli.stages import card_of_export
+from tinybert_cli.reports import export_card, model_card
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering, "format": formats.find}
 
@@ -138,8 +138,8 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
             model.config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         result = None if gold is None else _result(config, task, said, gold)
-        card = card_of_export.card(config, precision, output, result, names, {**metrics, **models.size(model)})
-        (folder / "README.md").write_text(artifacts.model_card(card), encoding="utf-8")
+        card = export_card.card(config, precision, output, result, names, {**metrics, **models.size(model)})
+        (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
         output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
     output.finish(metrics, label_names=names, device="cpu", precision=precision)
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
@@ -222,9 +222,9 @@ class _Check:
         return data.sorted_batches(self.examples.lengths, BATCH_SIZE)
 
 
-def _result(config: Export, task: tasks.Answering, said: data.Array, gold: tasks.Exam) -> artifacts.Result:
+def _result(config: Export, task: tasks.Answering, said: data.Array, gold: tasks.Exam) -> model_card.Result:
     intervals = gold.intervals(said, task.metrics, resamples=RESAMPLES, seed=config.seed)
-    return artifacts.Result(config.verify.split, len(gold.words), gold.score(said), intervals)
+    return model_card.Result(config.verify.split, len(gold.words), gold.score(said), intervals)
 
 
 def _spoken(blame: Sequence[tuple[str, float]]) -> str:

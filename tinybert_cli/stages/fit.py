@@ -17,6 +17,7 @@ import torch
 from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Distill, Finetune, Model
 from tinybert_cli.errors import ConfigError
+from tinybert_cli.reports import model_card
 
 RESAMPLES = 1000  # for the 95 % intervals, as many as `eval` draws unless it is told otherwise
 
@@ -60,7 +61,7 @@ class _Exam(ABC):
     @abstractmethod
     def result(
         self, kept: Path, trained: torch.nn.Module, best: float | None
-    ) -> tuple[artifacts.Result, dict[str, Any]]:
+    ) -> tuple[model_card.Result, dict[str, Any]]:
         """The metrics of the folder `kept`: the last of `trained`, or the one that was the best, if it was sought.
 
         And what its config.json is to say of how it is read, tuned on the same rows.
@@ -85,12 +86,12 @@ class _Answers(_Exam):
 
     def result(
         self, kept: Path, trained: torch.nn.Module, best: float | None
-    ) -> tuple[artifacts.Result, dict[str, Any]]:
+    ) -> tuple[model_card.Result, dict[str, Any]]:
         """Of the weights that are kept, in float32, as `eval` will find them, with 95 % intervals."""
         model = models.load(models.locate(str(kept)), self.task.head).to(self.accelerator.device)
         settled, decision = self._settled(model)
         intervals = self.gold.intervals(settled, self.task.metrics, resamples=RESAMPLES, seed=self.seed)
-        return artifacts.Result("validation", len(self.gold.words), self.gold.score(settled), intervals), decision
+        return model_card.Result("validation", len(self.gold.words), self.gold.score(settled), intervals), decision
 
     def _settled(self, model: torch.nn.Module) -> tuple[data.Array, dict[str, Any]]:
         """The logits as they are read best, and what config.json says then."""
@@ -116,10 +117,10 @@ class _Nearness(_Exam):
 
     def result(
         self, kept: Path, trained: torch.nn.Module, best: float | None
-    ) -> tuple[artifacts.Result, dict[str, Any]]:
+    ) -> tuple[model_card.Result, dict[str, Any]]:
         """The folder alone does not say: the projections to the teacher's width are not in it."""
         loss = self.scores(trained)["loss"] if best is None else best
-        return artifacts.Result("validation", len(self.examples), {"loss": loss}, {}), {}
+        return model_card.Result("validation", len(self.examples), {"loss": loss}, {}), {}
 
 
 def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) -> Iterator[artifacts.Row]:
@@ -183,7 +184,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     final = (output.best_model() if keep_best else None) or output.seal("final", save_model)
     learner.accelerator.wait_for_everyone()
     metrics = learner.summary()
-    result: artifacts.Result | None = None
+    result: model_card.Result | None = None
     decision: dict[str, Any] = {}
     if exam is not None:
         result, decision = exam.result(final, learner.plain_model, learner.progress.best if keep_best else None)
@@ -198,7 +199,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         facts = {**size, **vocabulary, **metrics, "bytes": models.weights_bytes(folder)}
         ran = {"device": learner.device, "precision": learner.precision, "layers": model.config.num_hidden_layers}
         card = _card(config, lesson, output, result, copied, {**facts, **ran}, chosen=keep_best)
-        (folder / "README.md").write_text(artifacts.model_card(card), encoding="utf-8")
+        (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
 
     output.put(write)
     output.finish(
@@ -209,9 +210,9 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
 
 
 def _card(
-    config: Finetune | Distill, lesson: Lesson, output: artifacts.Output, result: artifacts.Result | None,
+    config: Finetune | Distill, lesson: Lesson, output: artifacts.Output, result: model_card.Result | None,
     copied: Sequence[int], facts: Mapping[str, Any], *, chosen: bool,
-) -> artifacts.Card:  # fmt: skip
+) -> model_card.Card:  # fmt: skip
     """What the model card says; `chosen`: the weights were chosen on the rows of the exam."""
     task, training, folder = tasks.find(config.task), config.training, str(output.folder)
     pair = len(data.text_columns(config.data)) == 2
@@ -221,8 +222,8 @@ def _card(
             "ONNX Runtime": "`tinybert export` writes it as ONNX, float32 or int8, and verifies that on real rows.",
             "tinybert": f"```sh\ntinybert predict {folder} {task.example(pair=pair)}\n```",
         }
-    inputs = {**artifacts.data_inputs(lesson.origin), **output.inputs}
-    teacher = artifacts.model_names(lesson.origin["teacher"]) if "teacher" in lesson.origin else None
+    inputs = {**model_card.data_inputs(lesson.origin), **output.inputs}
+    teacher = model_card.model_names(lesson.origin["teacher"]) if "teacher" in lesson.origin else None
     precision = "float32" if facts["precision"] == "no" else facts["precision"]
     limits = [f"Longer input than {config.data.max_seq_length} tokens was cut in training."]
     if isinstance(task, tasks.Answering):
@@ -239,7 +240,7 @@ def _card(
             f"Of {facts['pieces']:,} pieces of the vocabulary {facts['pieces_kept']:,} are left, those that its "
             "training text needs: it spells other words out in smaller pieces, or does not know them."
         )
-    return artifacts.Card(
+    return model_card.Card(
         name=output.folder.name,
         task=config.task,
         pipeline=task.pipeline,
@@ -251,8 +252,8 @@ def _card(
             **lesson.card,
             "teacher": teacher,
             "layers copied": ", ".join(map(str, copied)),
-            "data": artifacts.data_names(inputs),
-            "labels": None if lesson.names is None else artifacts.listed(lesson.names),
+            "data": model_card.data_names(inputs),
+            "labels": None if lesson.names is None else model_card.listed(lesson.names),
             "training rows": f"{len(lesson.rows):,}",
             "steps": f"{facts['steps']:,} of {training.per_device_train_batch_size} rows on each device",
             "learning rate": f"{training.learning_rate:g}, {training.lr_scheduler_type}",
@@ -267,7 +268,7 @@ def _card(
             "latency": "not measured in training; `tinybert eval` measures it",
         },
         usage=usage,
-        limits=[*limits, *artifacts.UNTESTED],
+        limits=[*limits, *model_card.UNTESTED],
         library="transformers",
     )
 

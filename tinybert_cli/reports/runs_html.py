@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tinybert_cli import artifacts, page, plots
+from tinybert_cli import artifacts
 from tinybert_cli.errors import OutputError
-from tinybert_cli.helpers import budget
-from tinybert_cli.helpers.report import FITTED, Model, Report, Run, short_names, table
+from tinybert_cli.reports import budget, html, plots
+from tinybert_cli.reports.runs import FITTED, Model, Report, Run, short_names, table
 
 COSTS = {"latency_ms_b1": ("milliseconds for one text", 1.0), "bytes": ("MB of weights", 1e6)}
 MOST_CURVES = 12  # more cannot be told apart
@@ -33,25 +33,25 @@ def as_html(report: Report, choice: budget.Choice | None = None) -> str:
     """The page; the model that the budget chose stands out in the table."""
     header, rows = table(report)
     marked = [index for index, model in enumerate(report.models) if choice and model == choice.best]
-    notes = map(page.paragraph, report.notes())
-    blocks = [page.section("Models", page.table(header, rows, marked=marked, caption=_caption(report)), *notes)]
+    notes = map(html.paragraph, report.notes())
+    blocks = [html.section("Models", html.table(header, rows, marked=marked, caption=_caption(report)), *notes)]
     if choice:
         names = short_names(model.name for model in report.models)
         lines = [(which, names.get(name, name), *more) for which, name, *more in budget.as_rows(choice)]
-        found = page.table(["", "model", "what it gives", "against the best"], lines)
-        blocks.append(page.section("Budget", found))
+        found = html.table(["", "model", "what it gives", "against the best"], lines)
+        blocks.append(html.section("Budget", found))
     blocks += _tradeoffs(report)
     blocks += _curves(report)
-    return page.document("tinybert report", blocks, lead=f"{len(report.runs)} finished runs, {_span(report.runs)}.")
+    return html.document("tinybert report", blocks, lead=f"{len(report.runs)} finished runs, {_span(report.runs)}.")
 
 
-def _tradeoffs(report: Report) -> Iterator[page.Block]:
+def _tradeoffs(report: Report) -> Iterator[html.Block]:
     """Quality against each cost that at least two models have, for each set of rows that models were scored on."""
     for rows in dict.fromkeys(model.scored_on for model in report.models if model.quality is not None):
         models = [model for model in report.models if model.scored_on == rows and model.quality is not None]
         names = short_names(model.name for model in models)
         metric = models[0].metric or ""
-        drawn: list[page.Block] = []
+        drawn: list[html.Block] = []
         for cost, (label, unit) in COSTS.items():
             points = {
                 names[model.name]: _point(model, price / unit)
@@ -60,9 +60,9 @@ def _tradeoffs(report: Report) -> Iterator[page.Block]:
             }
             if len(points) > 1:
                 svg = plots.tradeoff(points, label, metric, more_is_better=models[0].more_is_better)
-                drawn.append(page.figure(svg, _FRONT if not drawn else ""))
+                drawn.append(html.figure(svg, _FRONT if not drawn else ""))
         if drawn:
-            yield page.section(f"Quality against cost: {rows}", page.side_by_side(*drawn))
+            yield html.section(f"Quality against cost: {rows}", html.side_by_side(*drawn))
 
 
 def _point(model: Model, price: float) -> list[float]:
@@ -71,7 +71,7 @@ def _point(model: Model, price: float) -> list[float]:
     return [price, model.quality, *ends]
 
 
-def _curves(report: Report) -> Iterator[page.Block]:
+def _curves(report: Report) -> Iterator[html.Block]:
     """The loss of every training by its steps, and, where it was scored on the way, its score."""
     order = {model.name: place for place, model in enumerate(report.models)}
     runs = sorted((run for run in report.runs if run.command in FITTED), key=lambda run: order.get(str(run.folder), 0))
@@ -82,7 +82,7 @@ def _curves(report: Report) -> Iterator[page.Block]:
     scores = {names[str(run.folder)]: _series(run, "evaluate", metrics.get(str(run.folder), "")) for run in shown}
     metric = " / ".join(sorted({name for name in metrics.values() if name}))
     drawn = [
-        page.figure(plots.curves(found, "step", label), caption)
+        html.figure(plots.curves(found, "step", label), caption)
         for series, label, caption in (
             (losses, "loss", _LOSSES),
             (scores, metric, "On the validation rows, in training."),
@@ -91,7 +91,7 @@ def _curves(report: Report) -> Iterator[page.Block]:
     ]
     left = f" (the best {MOST_CURVES} of {len(runs)})" if len(runs) > MOST_CURVES else ""
     if drawn:
-        yield page.section(f"Training{left}", page.side_by_side(*drawn))
+        yield html.section(f"Training{left}", html.side_by_side(*drawn))
 
 
 def _series(run: Run, event: str, key: str) -> tuple[list[float], list[float]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinybert_cli import page, plots
+from tinybert_cli.reports import html, plots
 
 Numbers = Mapping[str, float]
 
@@ -48,7 +48,7 @@ def as_html(found: Evaluation) -> str:
         InputError: matplotlib is not installed.
     """
     blocks = [
-        page.section("Models", _table(found), _verdict(found)),
+        html.section("Models", _table(found), _verdict(found)),
         *_tradeoffs(found),
         *_slices(found),
         *_confidence(found),
@@ -56,10 +56,10 @@ def as_html(found: Evaluation) -> str:
         *_mistakes(found),
         *_curves(found),
     ]
-    return page.document(found.title, blocks, lead=found.lead)
+    return html.document(found.title, blocks, lead=found.lead)
 
 
-def _table(found: Evaluation) -> page.Block:
+def _table(found: Evaluation) -> html.Block:
     marked = [index for index, name in enumerate(found.models) if name == found.reference]
     caption = f"95 % intervals by resampling the rows. The reference is {found.reference}."
     columns = [
@@ -68,7 +68,7 @@ def _table(found: Evaluation) -> page.Block:
         if any(key in numbers for numbers in found.models.values())
     ]
     lines = [[name, *(write(numbers) for _, write in columns)] for name, numbers in found.models.items()]
-    return page.table(["model", *(title for title, _ in columns)], lines, caption=caption, marked=marked)
+    return html.table(["model", *(title for title, _ in columns)], lines, caption=caption, marked=marked)
 
 
 def _columns(metric: str) -> list[tuple[str, str, Callable[[Numbers], str]]]:
@@ -97,7 +97,7 @@ def _columns(metric: str) -> list[tuple[str, str, Callable[[Numbers], str]]]:
     ]
 
 
-def _verdict(found: Evaluation) -> page.Block:
+def _verdict(found: Evaluation) -> html.Block:
     """What may be said of each model's difference to the reference."""
     lines = []
     for name, numbers in found.models.items():
@@ -111,11 +111,11 @@ def _verdict(found: Evaluation) -> page.Block:
             f"{numbers['rows_lost']:,.0f}", f"{numbers['rows_won']:,.0f}", p, sure,
         ])  # fmt: skip
     head = ["against the reference", found.metric, "95 %", "rows lost", "rows won", "McNemar p", "so"]
-    return page.table(head, lines) if lines else page.paragraph("There is no other model.")
+    return html.table(head, lines) if lines else html.paragraph("There is no other model.")
 
 
-def _tradeoffs(found: Evaluation) -> Iterator[page.Block]:
-    drawn: list[page.Block] = []
+def _tradeoffs(found: Evaluation) -> Iterator[html.Block]:
+    drawn: list[html.Block] = []
     for cost, (label, unit) in COSTS.items():
         points = {
             name: _point(found.metric, numbers, numbers[cost] / unit)
@@ -124,9 +124,9 @@ def _tradeoffs(found: Evaluation) -> Iterator[page.Block]:
         }
         if len(points) > 1:
             svg = plots.tradeoff(points, label, found.metric, more_is_better=found.more_is_better)
-            drawn.append(page.figure(svg, "" if drawn else "Blue: no other model is both cheaper and better."))
+            drawn.append(html.figure(svg, "" if drawn else "Blue: no other model is both cheaper and better."))
     if drawn:
-        yield page.section("Quality against cost", page.side_by_side(*drawn))
+        yield html.section("Quality against cost", html.side_by_side(*drawn))
 
 
 def _point(metric: str, numbers: Numbers, cost: float) -> list[float]:
@@ -134,20 +134,20 @@ def _point(metric: str, numbers: Numbers, cost: float) -> list[float]:
     return [cost, numbers[metric], *(ends if len(ends) == 2 else [])]
 
 
-def _slices(found: Evaluation) -> Iterator[page.Block]:
+def _slices(found: Evaluation) -> Iterator[html.Block]:
     shown = list(found.slices)[:MOST_SLICES]
     drawn = []
     for name, numbers in found.models.items():
         values = {f"{key} ({found.slices[key]:,})": numbers[f"{found.sliced}[{key}]"] for key in shown}
         drawn.append(
-            page.figure(plots.bars(values, found.sliced, reference=numbers.get(found.sliced), title=name), name)
+            html.figure(plots.bars(values, found.sliced, reference=numbers.get(found.sliced), title=name), name)
         )
     if shown:
         said = "Thirds of length in tokens, each label, and thirds of the reference's confidence; rows in brackets."
-        yield page.section("Where it hurts", page.paragraph(said), page.side_by_side(*drawn))
+        yield html.section("Where it hurts", html.paragraph(said), html.side_by_side(*drawn))
 
 
-def _confidence(found: Evaluation) -> Iterator[page.Block]:
+def _confidence(found: Evaluation) -> Iterator[html.Block]:
     lines = [
         [name, *(f"{numbers[key]:.3f}" for key in ("ece", "ece_scaled", "brier", "brier_scaled", "temperature"))]
         for name, numbers in found.models.items()
@@ -156,34 +156,34 @@ def _confidence(found: Evaluation) -> Iterator[page.Block]:
     if not found.answers:
         return
     head = ["", "ece", "ece, scaled", "brier", "brier, scaled", "temperature"]
-    drawn = page.figure(plots.reliability(found.answers), "On the line, a model is as often right as it is sure.")
-    yield page.section("Is its confidence to be believed?", drawn, page.table(head, lines))
+    drawn = html.figure(plots.reliability(found.answers), "On the line, a model is as often right as it is sure.")
+    yield html.section("Is its confidence to be believed?", drawn, html.table(head, lines))
 
 
-def _confusions(found: Evaluation) -> Iterator[page.Block]:
+def _confusions(found: Evaluation) -> Iterator[html.Block]:
     if found.confusions and len(found.classes) <= MOST_CLASSES:
         drawn = [
-            page.figure(plots.confusion(matrix, found.classes, title=name), name)
+            html.figure(plots.confusion(matrix, found.classes, title=name), name)
             for name, matrix in found.confusions.items()
         ]
-        yield page.section("Gold labels (rows) and answers (columns)", page.side_by_side(*drawn))
+        yield html.section("Gold labels (rows) and answers (columns)", html.side_by_side(*drawn))
 
 
-def _mistakes(found: Evaluation) -> Iterator[page.Block]:
+def _mistakes(found: Evaluation) -> Iterator[html.Block]:
     columns = [name for name in found.mistakes if name != "model"]
-    drawn: list[page.Block] = []
+    drawn: list[html.Block] = []
     for model in found.models:
         places = [index for index, name in enumerate(found.mistakes["model"]) if name == model]
         lines = [[_shown(found.mistakes[name][index]) for name in columns] for index in places[:MOST_MISTAKES]]
         if lines:
             said = f"{model}: {len(places):,} rows that the reference gets right, the surest mistakes first"
-            drawn.append(page.table(columns, lines, caption=said))
+            drawn.append(html.table(columns, lines, caption=said))
     if drawn:
-        yield page.section("Lost against the reference", *drawn)
+        yield html.section("Lost against the reference", *drawn)
 
 
-def _curves(found: Evaluation) -> Iterator[page.Block]:
-    drawn: list[page.Block] = []
+def _curves(found: Evaluation) -> Iterator[html.Block]:
+    drawn: list[html.Block] = []
     for event, key, label in (("train", "loss", "loss"), ("evaluate", found.metric, found.metric)):
         series = {}
         for name, rows in found.curves.items():
@@ -191,9 +191,9 @@ def _curves(found: Evaluation) -> Iterator[page.Block]:
             if steps:
                 series[name] = ([step for step, _ in steps], [value for _, value in steps])
         if series:
-            drawn.append(page.figure(plots.curves(series, "step", label)))
+            drawn.append(html.figure(plots.curves(series, "step", label)))
     if drawn:
-        yield page.section("Training", page.side_by_side(*drawn))
+        yield html.section("Training", html.side_by_side(*drawn))
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
-from tinybert_cli.helpers.report import Model
+from tinybert_cli.reports.runs import Model
 
 MOST = {"latency_ms": ("latency_ms_b1", 1.0), "size_mb": ("bytes", 1e6), "parameters_m": ("parameters", 1e6)}
 LEAST = {"retention": ("retention", 1.0)}  # and the task's metric, by its own name

@@ -47,7 +47,7 @@ class Card:
     tags: Sequence[str] = ()
 
 
-def model_card(card: Card) -> str:
+def as_markdown(card: Card) -> str:
     """README.md of a model folder, with the front matter that the Hub reads; no license, for nobody stated one."""
     from huggingface_hub import ModelCard, ModelCardData
 

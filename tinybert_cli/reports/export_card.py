@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from tinybert_cli import artifacts, data, tasks
 from tinybert_cli.config import Export
+from tinybert_cli.reports import model_card
 
 
 def card(
     config: Export,
     precision: str,
     output: artifacts.Output,
-    result: artifacts.Result | None,
+    result: model_card.Result | None,
     names: Sequence[str],
     facts: Mapping[str, float],
-) -> artifacts.Card:
+) -> model_card.Card:
     """`precision` is what the weights are kept in, `facts` what verifying found and the size of the model."""
     task, folder = tasks.find_answering(config.task), str(output.folder)
     pair = len(data.text_columns(config.data)) == 2
@@ -32,7 +33,7 @@ def card(
         )
     speed = f"{facts['latency_ms_b1']:.2f} ms for one text (median), {facts['latency_ratio_b1']:.1f}x as fast"
     lost = f"{facts['metric_difference']:+.4f}" if "metric_difference" in facts else None
-    return artifacts.Card(
+    return model_card.Card(
         name=output.folder.name,
         task=config.task,
         pipeline=task.pipeline,
@@ -43,10 +44,10 @@ def card(
             "model": config.model,
             "format": config.format,
             "weights": precision,
-            "verified on": artifacts.data_names(output.inputs),
+            "verified on": model_card.data_names(output.inputs),
             "agreement with the model": f"{facts['agreement']:.4f}",
             f"{task.main_metric} against the model's": lost,
-            "labels": artifacts.listed(names),
+            "labels": model_card.listed(names),
         },
         result=result,
         costs={
@@ -58,7 +59,7 @@ def card(
         usage=_with_transformers(task, folder, precision, pair=pair)
         if config.format == "safetensors"
         else _with_onnx(config, task, folder, pair=pair),
-        limits=[*limits, *artifacts.UNTESTED],
+        limits=[*limits, *model_card.UNTESTED],
         library="transformers" if config.format == "safetensors" else None,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from tinybert_cli import artifacts, tasks
 from tinybert_cli.errors import InputError
+from tinybert_cli.reports import model_card
 
 Row = dict[str, Any]
 
@@ -296,12 +297,12 @@ def _rows(run: Run, split: str) -> str:
 def _rows_name(run: Run, split: str) -> str:
     samples = run.manifest["settings"]["data"]["max_eval_samples"]
     first = f"the first {samples:,} of " if samples else ""
-    return f"{first}{split}, {artifacts.data_names(_data_of(run, split))}"
+    return f"{first}{split}, {model_card.data_names(_data_of(run, split))}"
 
 
 def _data_of(run: Run, split: str) -> dict[str, Any]:
     """The inputs that hold this split."""
-    described = artifacts.data_inputs(run.manifest["inputs"])
+    described = model_card.data_inputs(run.manifest["inputs"])
     return {name: value for name, value in described.items() if name in (f"data.{split}_file", "data.dataset_name")}
 
 
