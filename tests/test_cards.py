@@ -11,7 +11,7 @@ import yaml
 from conftest import Configs, run
 from huggingface_hub import ModelCard
 
-from tinybert_cli.reports.model_card import Card, Result
+from tinybert_cli.reports.model_card import Card, Result, as_markdown
 
 
 def card(**changes: Any) -> Card:

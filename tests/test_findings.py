@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.stages import findings
+from tinybert_cli.metrics import slices as slicing
 
 
 def kinds(labels: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -14,7 +14,7 @@ def kinds(labels: str) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def slices(**columns: list[object]) -> dict[str, list[int]]:
-    found = findings.slices(np.array([3, 9, 5, 30, 12, 4]), kinds("abaabb"), [0.9, 0.6, 0.8, 0.5, 0.7, 0.99], columns)
+    found = slicing.slices(np.array([3, 9, 5, 30, 12, 4]), kinds("abaabb"), [0.9, 0.6, 0.8, 0.5, 0.7, 0.99], columns)
     return {name: np.flatnonzero(rows).tolist() for name, rows in found.items()}
 
 
@@ -33,15 +33,15 @@ def test_a_column_is_cut_by_its_values() -> None:
 
 def test_rare_names_are_one_slice_and_many_numbers_are_cut_in_three() -> None:
     many = list(range(60))
-    found = findings.slices(
+    found = slicing.slices(
         np.arange(60), kinds("a" * 60), [0.5] * 60, {"stars": many, "user": [f"u{i}" for i in many[:30]] + ["x"] * 30}
     )
     assert [name for name in found if name.startswith("stars")] == ["stars=low", "stars=middle", "stars=high"]
-    assert found["user=x"].sum() == 30 and found["user=other"].sum() == 30 - (findings.MANY - 1)
+    assert found["user=x"].sum() == 30 and found["user=other"].sum() == 30 - (slicing.MANY - 1)
 
 
 def test_slices_without_rows_are_left_out() -> None:
-    found = findings.slices(np.array([7, 7, 7]), kinds("aaa"), [0.5] * 3, {})
+    found = slicing.slices(np.array([7, 7, 7]), kinds("aaa"), [0.5] * 3, {})
     assert list(found) == ["length=low", "label=a", "confidence=low"]
 
 
@@ -52,7 +52,7 @@ def test_regressions_are_the_rows_that_the_reference_gets_right_the_surest_mista
         "student": {"prediction": ["b", "a", "a", "a"], "confidence": [0.6, 0.9, 0.95, 0.9]},
     }
     credits = {"teacher": np.array([1, 1, 1, 0]), "student": np.array([0, 1, 0, 0])}
-    assert findings.regressions(rows, said, credits, "teacher") == {
+    assert slicing.regressions(rows, said, credits, "teacher") == {
         "model": ["student", "student"], "row": [2, 0], "text": ["t2", "t0"], "label": ["b", "a"],
         "prediction": ["a", "b"], "confidence": [0.95, 0.6],
     }  # fmt: skip
@@ -62,15 +62,15 @@ def test_of_partly_right_answers_the_one_that_lost_most_comes_first() -> None:
     rows = {"text": ["t0", "t1", "t2"], "label": [1.0, 2.0, 3.0]}
     said = {"teacher": {"prediction": [1.0, 2.0, 3.0]}, "student": {"prediction": [1.2, 2.0, 4.0]}}
     credits = {"teacher": np.array([1.0, 1.0, 1.0]), "student": np.array([0.8, 1.0, 0.1])}
-    assert findings.regressions(rows, said, credits, "teacher")["row"] == [2, 0]
+    assert slicing.regressions(rows, said, credits, "teacher")["row"] == [2, 0]
 
 
 def test_without_confidence_there_are_no_slices_by_it() -> None:
-    assert not any(name.startswith("confidence") for name in findings.slices(np.arange(3), kinds("aab"), None, {}))
+    assert not any(name.startswith("confidence") for name in slicing.slices(np.arange(3), kinds("aab"), None, {}))
 
 
 def test_of_many_labels_the_rarer_ones_are_one_slice() -> None:
     labels = "".join(chr(97 + index % 25) for index in range(60))
-    found = findings.slices(np.arange(60), kinds(labels), None, {})
-    assert sum(name.startswith("label=") for name in found) == findings.MANY + 1
+    found = slicing.slices(np.arange(60), kinds(labels), None, {})
+    assert sum(name.startswith("label=") for name in found) == slicing.MANY + 1
     assert sum(int(rows.sum()) for name, rows in found.items() if name.startswith("label=")) == 60

@@ -25,7 +25,7 @@ from tinybert_cli import losses, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.data import Examples, Rows
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.tasks import spans
+from tinybert_cli.metrics import spans
 from tinybert_cli.tasks.base import Encoded
 
 TASK = tasks.find_answering("question-answering")

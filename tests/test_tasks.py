@@ -17,7 +17,7 @@ from tinybert_cli import tasks
 from tinybert_cli.config import Data
 from tinybert_cli.data import Rows
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.tasks.scores import calibration_error, softmax
+from tinybert_cli.metrics.classification import calibration_error, softmax
 from tinybert_cli.tasks.text_classification import ClassExam, TextClassification
 
 TASK = TextClassification()

@@ -14,8 +14,8 @@ from tinybert_cli import losses, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.data import Examples, Rows
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.metrics.entities import entities, kinds_of
 from tinybert_cli.models import load_tokenizer, locate
-from tinybert_cli.tasks.entities import entities, kinds_of
 from tinybert_cli.tasks.token_classification import TagExam
 
 TASK = tasks.find_answering("token-classification")

@@ -13,8 +13,8 @@ import numpy as np
 from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
+from tinybert_cli.metrics.slices import regressions, slices
 from tinybert_cli.reports import evaluation_html
-from tinybert_cli.stages import findings
 from tinybert_cli.stages.opening import opened
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
@@ -115,7 +115,7 @@ def _evaluate(
         yield {"event": "scored", "model": name}
     said = {name: task.answers(values, offsets, names, rows, config.data) for name, values in logits.items()}
     judge = _Judge(config, task, gold, logits[reference], offsets)
-    slices = findings.slices(_row_lengths(shown_to_reference), gold.kinds(), said[reference].get("confidence"), columns)
+    slice_rows = slices(_row_lengths(shown_to_reference), gold.kinds(), said[reference].get("confidence"), columns)
     credits = {name: gold.credit(values) for name, values in logits.items()}
     costs = {} if config.latency is None else _costs(contestants, config.latency, rows, config.data)
     table: dict[str, dict[str, float]] = {}
@@ -128,13 +128,13 @@ def _evaluate(
                 for key, value in costs.items()
                 if key.startswith("latency_ms") and not key.endswith("_p95")
             }
-        found |= {f"{task.sliced}[{key}]": float(credits[name][rows_in].mean()) for key, rows_in in slices.items()}
+        found |= {f"{task.sliced}[{key}]": float(credits[name][rows_in].mean()) for key, rows_in in slice_rows.items()}
         table[name] = found
         yield {"event": "model", "model": name, "is_reference": name == reference, "metric": task.main_metric, **found}
 
     metrics = {f"{name}.{key}": value for name, found in table.items() for key, value in found.items()}
     shown = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": gold.words}
-    lost = findings.regressions(shown, said, credits, reference)
+    lost = regressions(shown, said, credits, reference)
     title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
     pages = {"report.md": artifacts.markdown_table(title, _readable(metrics, names), list(sources))}
     try:
@@ -149,7 +149,7 @@ def _evaluate(
                     name: matrix.tolist()
                     for name, values in logits.items() if (matrix := gold.confusion(values)) is not None
                 },
-                slices={key: int(chosen.sum()) for key, chosen in slices.items()}, mistakes=lost,
+                slices={key: int(chosen.sum()) for key, chosen in slice_rows.items()}, mistakes=lost,
                 curves={name: _log(source) for name, source in sources.items()},
             )
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinybert_cli.config import Data
-from tinybert_cli.tasks import spans
+from tinybert_cli.metrics import spans
 from tinybert_cli.tasks.base import Array, Encoded
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks import scores
+from tinybert_cli.metrics import classification
 from tinybert_cli.tasks.base import (
     Answering,
     Array,
@@ -137,7 +137,10 @@ class MultiLabelClassification(Answering):
         from scipy.stats import spearmanr
 
         p, q = _sigmoid(reference), _sigmoid(logits)
-        kl = sum(a * (np.log(a.clip(scores.LEAST)) - np.log(b.clip(scores.LEAST))) for a, b in ((p, q), (1 - p, 1 - q)))
+        kl = sum(
+            a * (np.log(a.clip(classification.LEAST)) - np.log(b.clip(classification.LEAST)))
+            for a, b in ((p, q), (1 - p, 1 - q))
+        )
         sure = [_least_sure(reference), _least_sure(logits)]
         varied = all(np.ptp(values) > 0 for values in sure)  # else there is no order to compare
         return {
@@ -151,7 +154,9 @@ class MultiLabelClassification(Answering):
         if len(logits) == 1:
             return logits[0]
         mean = np.average([_sigmoid(values) for values in logits], axis=0, weights=weights)
-        of_mean: Array = (np.log(mean.clip(scores.LEAST)) - np.log((1 - mean).clip(scores.LEAST))).astype(np.float32)
+        of_mean: Array = (
+            np.log(mean.clip(classification.LEAST)) - np.log((1 - mean).clip(classification.LEAST))
+        ).astype(np.float32)
         return of_mean
 
     def usage(self, folder: str, *, pair: bool) -> str:
@@ -190,18 +195,18 @@ class ClassesExam(Exam):
 
     def resampled(self, logits: Array, *, resamples: int, seed: int) -> dict[str, Array]:
         """All but `map`, whose ranking would have to be made anew each time."""
-        drawn = scores.drawn_rows(len(self.labels), resamples=resamples, seed=seed)
+        drawn = classification.drawn_rows(len(self.labels), resamples=resamples, seed=seed)
         tables = np.einsum("rn,nkc->rkc", drawn, self._tables(logits), optimize=True)
         means = {
             "accuracy": self.credit(logits),
             "loss": _losses(logits, self.labels).mean(-1),
             "hamming_loss": ((logits >= 0) != self.labels).mean(-1),
         }
-        found = {NAMES.get(name, name): values for name, values in scores.counted(tables, self.names).items()}
+        found = {NAMES.get(name, name): values for name, values in classification.counted(tables, self.names).items()}
         return found | {name: drawn @ values / len(self.labels) for name, values in means.items()}
 
     def discordant(self, logits: Array, reference: Array) -> dict[str, float]:
-        return scores.discordant(self.credit(logits) == 1, self.credit(reference) == 1)
+        return classification.discordant(self.credit(logits) == 1, self.credit(reference) == 1)
 
     def credit(self, logits: Array) -> Array:
         right: Array = ((logits >= 0) == self.labels).all(-1)
@@ -226,7 +231,7 @@ class ClassesExam(Exam):
         return {**found, "none": ~self.labels.any(-1)}
 
     def _counted(self, logits: Array) -> dict[str, float]:
-        found = scores.counted(self._tables(logits).sum(0)[None], self.names)
+        found = classification.counted(self._tables(logits).sum(0)[None], self.names)
         return {NAMES.get(name, name): float(values[0]) for name, values in found.items()}
 
     def _tables(self, logits: Array) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.tasks import scores, spans
+from tinybert_cli.metrics import classification, spans
 from tinybert_cli.tasks.base import Answering, Array, Encoded, Exam, Rows, Window, missing, row_by_row, texts_of
 from tinybert_cli.tasks.context_windows import ContextWindows, parted, pieces_of_context, short_enough
 
@@ -227,7 +227,7 @@ class SpanExam(Exam):
         answerable = np.array([bool(answers) for answers in self.gold])
         counted = {"exact_match_answerable": ("exact_match", answerable), "f1_answerable": ("f1", answerable),
                    "accuracy_unanswerable": ("exact_match", ~answerable)}  # fmt: skip
-        drawn = scores.drawn_rows(count, resamples=resamples, seed=seed)
+        drawn = classification.drawn_rows(count, resamples=resamples, seed=seed)
         found = {name: drawn @ of_rows / count for name, of_rows in values.items()}
         for name, (metric, chosen) in counted.items():
             if chosen.any():
@@ -236,7 +236,7 @@ class SpanExam(Exam):
 
     def discordant(self, logits: Array, reference: Array) -> dict[str, float]:
         ours, theirs = (self._of_rows(said)["exact_match"] == 1 for said in (logits, reference))
-        return scores.discordant(ours, theirs)
+        return classification.discordant(ours, theirs)
 
     def credit(self, logits: Array) -> Array:
         return self._of_rows(logits)["f1"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks import scores
+from tinybert_cli.metrics import classification
 from tinybert_cli.tasks.base import (
     NO_LABEL,
     Answering,
@@ -90,14 +90,14 @@ class TextClassification(Answering):
             )
 
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
-        probabilities = scores.softmax(logits)
+        probabilities = classification.softmax(logits)
         sure = probabilities.max(-1) >= min_confidence
         return np.where(sure, probabilities.argmax(-1), NO_LABEL), sure
 
     def answers(
         self, logits: Array, offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
     ) -> dict[str, list[Any]]:
-        probabilities = scores.softmax(logits)
+        probabilities = classification.softmax(logits)
         best = probabilities.argmax(-1)
         return {"prediction": [names[i] for i in best], "confidence": probabilities.max(-1).tolist()}
 
@@ -105,7 +105,7 @@ class TextClassification(Answering):
         self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
         ((logits, _),) = windows
-        shares = scores.softmax(logits)
+        shares = classification.softmax(logits)
         return {
             "prediction": names[int(shares.argmax())],
             "confidence": float(shares.max()),
@@ -113,9 +113,9 @@ class TextClassification(Answering):
         }
 
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
-        return scores.fidelity(logits, reference)
+        return classification.fidelity(logits, reference)
 
-    ensemble = staticmethod(scores.ensemble)
+    ensemble = staticmethod(classification.ensemble)
 
     def usage(self, folder: str, *, pair: bool) -> str:
         return text_usage(folder, "", pair=pair)
@@ -130,16 +130,16 @@ class ClassExam(Exam):
     words: list[str]
 
     def score(self, logits: Array) -> dict[str, float]:
-        return scores.score(logits, self.labels)
+        return classification.score(logits, self.labels)
 
     def details(self, logits: Array) -> dict[str, float]:
-        return scores.details(logits, self.labels, self.names)
+        return classification.details(logits, self.labels, self.names)
 
     def resampled(self, logits: Array, *, resamples: int, seed: int) -> dict[str, Array]:
-        return scores.resampled(logits, self.labels, self.names, resamples=resamples, seed=seed)
+        return classification.resampled(logits, self.labels, self.names, resamples=resamples, seed=seed)
 
     def discordant(self, logits: Array, reference: Array) -> dict[str, float]:
-        return scores.discordant(self.credit(logits) == 1, self.credit(reference) == 1)
+        return classification.discordant(self.credit(logits) == 1, self.credit(reference) == 1)
 
     def credit(self, logits: Array) -> Array:
         right: Array = logits.argmax(-1) == self.labels
@@ -149,13 +149,13 @@ class ClassExam(Exam):
         return float(np.bincount(self.labels).max() / len(self.labels))
 
     def best_order(self, logits: Array) -> tuple[list[int], float]:
-        return scores.best_order(logits, self.labels)
+        return classification.best_order(logits, self.labels)
 
     def calibrated(self, logits: Array) -> dict[str, float]:
-        return scores.calibrated(logits, self.labels)
+        return classification.calibrated(logits, self.labels)
 
     def certainty(self, logits: Array) -> tuple[list[float], list[bool]]:
-        return scores.softmax(logits).max(-1).tolist(), (logits.argmax(-1) == self.labels).tolist()
+        return classification.softmax(logits).max(-1).tolist(), (logits.argmax(-1) == self.labels).tolist()
 
     def confusion(self, logits: Array) -> Array:
-        return scores.confusion(logits, self.labels, len(self.names))
+        return classification.confusion(logits, self.labels, len(self.names))

@@ -16,11 +16,11 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.tasks import scores
+from tinybert_cli.metrics import classification
+from tinybert_cli.metrics.entities import Entity, entities, inside_only, kinds_of, mixed
+from tinybert_cli.metrics.spans import CJK
 from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Encoded, Exam, Rows, Window, frame, missing, row_by_row
-from tinybert_cli.tasks.entities import Entity, entities, inside_only, kinds_of, mixed
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
-from tinybert_cli.tasks.spans import CJK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -151,7 +151,7 @@ class TokenClassification(Answering):
         return [f"{count:,} of {total:,} entities begin with I-, E- or L-: as conlleval has it, they count as entities"]
 
     def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
-        shares = scores.softmax(logits)
+        shares = classification.softmax(logits)
         sure = shares.max(-1) >= min_confidence
         kept = [bool(sure[begin:end].any()) for begin, end in row_by_row(offsets)]
         return np.where(sure, shares.argmax(-1), NO_LABEL), np.array(kept, dtype=bool)
@@ -160,7 +160,7 @@ class TokenClassification(Answering):
         self, logits: Array, offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
     ) -> dict[str, list[Any]]:
         """`confidence` is the mean of the words'."""
-        shares = scores.softmax(logits)
+        shares = classification.softmax(logits)
         best, sure = shares.argmax(-1), shares.max(-1)
         return {
             "prediction": [[names[index] for index in best[begin:end]] for begin, end in row_by_row(offsets)],
@@ -175,7 +175,7 @@ class TokenClassification(Answering):
     ) -> dict[str, Any]:
         """The entities with their characters; `score` is the mean probability of their words."""
         spans = _spans_in(text)
-        shares = scores.softmax(_at_words(_spans_of([text[begin:end] for begin, end in spans]), windows))
+        shares = classification.softmax(_at_words(_spans_of([text[begin:end] for begin, end in spans]), windows))
         _, prefixed, outside = kinds_of(names)
         tags = [names[index] for index in shares.argmax(-1)]
         found = [
@@ -192,9 +192,9 @@ class TokenClassification(Answering):
 
     def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
         """Word by word."""
-        return scores.fidelity(logits, reference)
+        return classification.fidelity(logits, reference)
 
-    ensemble = staticmethod(scores.ensemble)
+    ensemble = staticmethod(classification.ensemble)
 
     def example(self, *, pair: bool) -> str:
         return '"Ada wrote it in London."'
@@ -229,37 +229,37 @@ class TagExam(Exam):
 
     def score(self, logits: Array) -> dict[str, float]:
         """precision, recall and f1 of whole entities (kind and both ends); accuracy and cross-entropy of words."""
-        found = scores.counted(self._tables(logits).sum(0)[None], self._kinds)
+        found = classification.counted(self._tables(logits).sum(0)[None], self._kinds)
         return {
             **{name: float(found[name][0]) for name in ("f1", "precision", "recall")},
             "word_accuracy": float((logits.argmax(-1) == self.labels).mean()),
-            "loss": float(scores.losses(scores.softmax(logits), self.labels).mean()),
+            "loss": float(classification.losses(classification.softmax(logits), self.labels).mean()),
         }
 
     def details(self, logits: Array) -> dict[str, float]:
-        found = scores.counted(self._tables(logits).sum(0)[None], self._kinds)
-        shares = scores.softmax(logits)
+        found = classification.counted(self._tables(logits).sum(0)[None], self._kinds)
+        shares = classification.softmax(logits)
         return {
             **{name: float(values[0]) for name, values in found.items() if "[" in name or name == "f1_macro"},
-            "ece": scores.calibration_error(shares.max(-1), shares.argmax(-1) == self.labels),
+            "ece": classification.calibration_error(shares.max(-1), shares.argmax(-1) == self.labels),
         }
 
     def resampled(self, logits: Array, *, resamples: int, seed: int) -> dict[str, Array]:
         """All but `ece`."""
-        drawn = scores.drawn_rows(len(self.words), resamples=resamples, seed=seed)
+        drawn = classification.drawn_rows(len(self.words), resamples=resamples, seed=seed)
         tables = np.einsum("rn,nkc->rkc", drawn, self._tables(logits), optimize=True)
         of_words = {
             "word_accuracy": logits.argmax(-1) == self.labels,
-            "loss": scores.losses(scores.softmax(logits), self.labels),
+            "loss": classification.losses(classification.softmax(logits), self.labels),
         }
         counts = np.maximum(drawn @ np.diff(self.offsets), 1)
-        return scores.counted(tables, self._kinds) | {
+        return classification.counted(tables, self._kinds) | {
             name: drawn @ self._sums(values) / counts for name, values in of_words.items()
         }
 
     def discordant(self, logits: Array, reference: Array) -> dict[str, float]:
         """By rows of which every word is right."""
-        return scores.discordant(self.credit(logits) == 1, self.credit(reference) == 1)
+        return classification.discordant(self.credit(logits) == 1, self.credit(reference) == 1)
 
     def credit(self, logits: Array) -> Array:
         """The share of its words that are right."""
@@ -273,18 +273,18 @@ class TagExam(Exam):
         return float(np.bincount(self.labels).max() / max(1, len(self.labels)))
 
     def best_order(self, logits: Array) -> tuple[list[int], float]:
-        order, _ = scores.best_order(logits, self.labels)
+        order, _ = classification.best_order(logits, self.labels)
         return order, self.score(logits[:, order])["f1"]
 
     def calibrated(self, logits: Array) -> dict[str, float]:
-        return scores.calibrated(logits, self.labels)
+        return classification.calibrated(logits, self.labels)
 
     def certainty(self, logits: Array) -> tuple[list[float], list[bool]]:
         """Of every word."""
-        return scores.softmax(logits).max(-1).tolist(), (logits.argmax(-1) == self.labels).tolist()
+        return classification.softmax(logits).max(-1).tolist(), (logits.argmax(-1) == self.labels).tolist()
 
     def confusion(self, logits: Array) -> Array:
-        return scores.confusion(logits, self.labels, len(self.names))
+        return classification.confusion(logits, self.labels, len(self.names))
 
     def kinds(self) -> dict[str, Array]:
         found = {kind: np.array([any(it[0] == kind for it in row) for row in self.gold]) for kind in self._kinds}
