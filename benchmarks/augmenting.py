@@ -18,7 +18,8 @@ import torch
 from sentences import sentences, texts
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinybert_cli import augment, data, loops, models
+from tinybert_cli import data, loops, models
+from tinybert_cli.data import word_replacement
 
 ROUNDS = 4
 CANDIDATES = 15
@@ -36,7 +37,7 @@ def main(shape: str = "bert-base", count: str = "128", few: str = "2") -> None:
     reference = BertForMaskedLM(settings).eval().to(loops.device())
     batched = BertForMaskedLM(settings).eval()
     batched.load_state_dict(reference.state_dict())
-    lm = models.MaskedLM(batched, tokenizer, source, candidates=CANDIDATES, is_barred=augment.is_kept)
+    lm = models.MaskedLM(batched, tokenizer, source, candidates=CANDIDATES, is_barred=word_replacement.is_kept)
     precision = loops.to_bf16_if_faster(lm.to(loops.device()), "auto")
     _, _, answered = lm.encode(shown, asked, 128)
     words = [[asked[row][number] for number in numbers] for row, numbers in enumerate(answered)]
@@ -60,8 +61,8 @@ def main(shape: str = "bert-base", count: str = "128", few: str = "2") -> None:
 
 
 def spans(text: str) -> list[tuple[int, int]]:
-    parts = augment.words(text)
-    return augment.spans(parts, augment.changeable(parts))
+    parts = word_replacement.words(text)
+    return word_replacement.spans(parts, word_replacement.changeable(parts))
 
 
 def one_word(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, text: str, span: tuple[int, int]) -> list[str]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from test_vocabulary import SPECIAL, tokenizer
 
-from tinybert_cli import augment, models
+from tinybert_cli import models
+from tinybert_cli.data import word_replacement
 
 NEAR = {
     "good": ["fine", "great"],
@@ -20,19 +21,19 @@ NEAR = {
 
 def made(*rows: tuple[str, ...], **settings: float) -> list[tuple[int, tuple[str, ...]]]:
     options = {"count": 5, "probability": 0.5, "seed": 1} | settings
-    choices = [[augment.choices(text, NEAR) for text in row] for row in rows]
-    return list(augment.copies(rows, choices, **options))  # type: ignore[arg-type]
+    choices = [[word_replacement.choices(text, NEAR) for text in row] for row in rows]
+    return list(word_replacement.copies(rows, choices, **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "text", ["It's  not\tbad, 3.5 stars (really)!", "这部电影不好。Très bien — “ok”", "line\nbreak", "a_b c-d", ""]
 )
 def test_the_words_make_up_the_text(text: str) -> None:
-    assert "".join(augment.words(text)) == text
+    assert "".join(word_replacement.words(text)) == text
 
 
 def test_a_chinese_character_is_a_word() -> None:
-    assert augment.words("电影A好") == ["电", "影", "A", "好"]
+    assert word_replacement.words("电影A好") == ["电", "影", "A", "好"]
 
 
 def test_words_give_way_to_their_neighbours_and_the_rest_stays() -> None:
@@ -76,7 +77,7 @@ def test_what_a_row_becomes_depends_on_the_seed_and_its_place_alone() -> None:
 def test_the_nearest_words_are_those_with_the_smallest_angle() -> None:
     table = {"up": 0, "upward": 1, "right": 2, "down": 3, "not": 4}
     vectors = torch.tensor([[0.0, 1.0], [0.1, 9.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
-    found = augment.neighbours(table, vectors, ["up", "unknown", "not"], 2)
+    found = word_replacement.neighbours(table, vectors, ["up", "unknown", "not"], 2)
     assert found == {"up": ["upward", "right"]}  # a negation neither gives way nor comes in
 
 

@@ -14,9 +14,10 @@ from test_models import make_tokenizer
 from test_stages import killed_at_shard, last, table
 from transformers import BertConfig, BertForMaskedLM
 
-from tinybert_cli import augment, models
+from tinybert_cli import models
+from tinybert_cli.data import word_replacement
 from tinybert_cli.errors import InputError, OutputError
-from tinybert_cli.stages import augmenting, gen_soft_labels
+from tinybert_cli.stages import augmentation, gen_soft_labels
 
 SETTING = {"copies": 4, "candidates": 3, "probability": 0.5}
 PAIR = {"data__text_column_names": ["first", "second"], "check_teacher": False}
@@ -56,9 +57,9 @@ def test_words_give_way_to_what_the_model_says_of_their_sentence(
     source = models.locate(str(lm))
     (said,) = answers(asker(models.load_tokenizer(source), models.load(source, "masked-lm"), 3), [text])
     assert said.keys() == {"This", "film", "was", "lovely", "and", "dull", "is", "fine"}
-    parts, seen = augment.words(text), set()
+    parts, seen = word_replacement.words(text), set()
     for (copy,) in copies(tmp_path / "out"):
-        for one, other in zip(parts, augment.words(copy), strict=True):
+        for one, other in zip(parts, word_replacement.words(copy), strict=True):
             assert other == one or other.lower() in said[one]
             seen.add((one, other.lower()))
     assert all((one, other) in seen for one, others in said.items() for other in others)
@@ -76,7 +77,7 @@ def test_words_in_pieces_give_way_to_their_neighbours_in_the_other_model(
     alone, both = ({copy.split()[1] for (copy,) in copies(tmp_path / name)} for name in ("alone", "both"))
     tokens, base = models.load_tokenizer(models.locate(str(base_model))), models.locate(str(base_model))
     vectors = models.load(base, "sequence-classification", new_head=True).get_input_embeddings().weight.detach()
-    near = augment.neighbours(models.whole_words(tokens), vectors, ["plot"], 3)
+    near = word_replacement.neighbours(models.whole_words(tokens), vectors, ["plot"], 3)
     assert alone == {"plot"} and both == {"plot", *near["plot"]}
 
 
@@ -102,7 +103,7 @@ def test_chinese_gives_way_character_by_character(
     write_rows(data / "train.jsonl", [{"text": "电影不好看", "label": "good"}])
     setting = SETTING | {"masked_lm": str(lm), "copies": 30}
     run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=setting))
-    made = [augment.words(copy) for (copy,) in copies(tmp_path / "out")]
+    made = [word_replacement.words(copy) for (copy,) in copies(tmp_path / "out")]
     assert len(made) > 5 and all("不" in parts and parts != list("电影不好看") for parts in made)
 
 
@@ -134,7 +135,7 @@ def test_the_same_settings_make_the_same_copies_whatever_the_batches(
 def test_a_killed_run_makes_the_same_copies_and_asks_nothing_twice(
     lm: Path, teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(augmenting, "TEXTS_PER_FILE", 30)
+    monkeypatch.setattr(augmentation, "TEXTS_PER_FILE", 30)
     monkeypatch.setattr(gen_soft_labels, "ROWS_PER_SHARD", 100)
     setting = SETTING | {"masked_lm": str(lm)}
     whole = run("gen-soft-labels", configs("gen-soft-labels", "whole", teacher=teacher, augment=setting))
@@ -142,7 +143,7 @@ def test_a_killed_run_makes_the_same_copies_and_asks_nothing_twice(
     assert files >= 3
     config = configs("gen-soft-labels", "killed", teacher=teacher, augment=setting)
 
-    write, written = augmenting._write, []
+    write, written = augmentation._write, []
 
     def write_or_die(told: Any, folder: Path) -> None:
         if len(written) == files - 1:
@@ -151,7 +152,7 @@ def test_a_killed_run_makes_the_same_copies_and_asks_nothing_twice(
         write(told, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(augmenting, "_write", write_or_die)
+        patch.setattr(augmentation, "_write", write_or_die)
         with pytest.raises(RuntimeError, match="killed"):
             run("gen-soft-labels", config)
     with monkeypatch.context() as patch:

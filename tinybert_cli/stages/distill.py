@@ -13,8 +13,8 @@ from torch import Tensor
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Distill
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.stages import keeping
-from tinybert_cli.stages.fit import Lesson, Teaching, fit
+from tinybert_cli.stages import layer_states
+from tinybert_cli.stages.training import Lesson, Teaching, fit
 
 
 def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -117,10 +117,10 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     if combined.reads and labels is not None and "states" in manifest:
         there = manifest["states"]
         layers = _compared_layers(config, source, there["teacher_layers"])
-        missing = keeping.lacking(there, combined, layers)
+        missing = layer_states.lacking(there, combined, layers)
         if missing is None:
             stored = models.Stored(combined.reads, there["width"], layers)
-            states = keeping.read(labels, manifest, combined.reads, layers)
+            states = layer_states.read(labels, manifest, combined.reads, layers)
         elif config.teacher is None:
             raise InputError(
                 f"there is no teacher to run beside the student, and '{labels}' {missing}",

@@ -14,8 +14,8 @@ from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
 from tinybert_cli.metrics.slices import regressions, slices
+from tinybert_cli.predictor import opened
 from tinybert_cli.reports import evaluation_html
-from tinybert_cli.stages.opening import opened
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
 

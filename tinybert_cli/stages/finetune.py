@@ -12,7 +12,7 @@ from torch import Tensor
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.stages.fit import Lesson, Teaching, fit
+from tinybert_cli.stages.training import Lesson, Teaching, fit
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:

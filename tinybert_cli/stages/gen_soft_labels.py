@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.stages import augmenting, keeping
-from tinybert_cli.stages.opening import Opened, opened
+from tinybert_cli.predictor import Opened, opened
+from tinybert_cli.stages import augmentation, layer_states
 
 ROWS_PER_SHARD = 16_384  # one file; a killed run loses at most this much work
 TRAINING = ("train", "unlabeled", "augmented")  # splits that students learn from, and need states of
@@ -34,12 +34,12 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
         )  # fmt: skip
     if config.augment is not None and "train" not in config.splits:
         raise ConfigError("there is nothing to augment without train", key=("splits",), hint="splits: [train]")
-    keeping.check_layers(config.states, config.student_layers, config.layer_mapping)
+    layer_states.check_layers(config.states, config.student_layers, config.layer_mapping)
     found = [models.locate(name) for name in names]
     inputs: dict[str, Any] = {
         "teacher": [artifacts.describe_model(source.folder, source.name, models.commit(source)) for source in found]
     }
-    for key, source in augmenting.sources(config.augment).items():
+    for key, source in augmentation.sources(config.augment).items():
         inputs[f"augment.{key}"] = artifacts.describe_model(source.folder, source.name, models.commit(source))
     inputs |= artifacts.describe_all(data.sources(config.data, config.splits))
     with artifacts.open_output("gen-soft-labels", config, inputs, force=force, dry_run=dry_run) as output:
@@ -68,7 +68,7 @@ def _label(
     teachers, precision = _load(config, sources, task)
     tokenizer = teachers[0].tokenizer
     names, weights = teachers[0].names, config.teacher_weights or [1.0] * len(teachers)
-    kept = keeping.kept(config, [teacher.net if teacher.size else None for teacher in teachers])
+    kept = layer_states.kept(config, [teacher.net if teacher.size else None for teacher in teachers])
     decision = _decision(task, sources)
     splits: dict[str, data.Rows] = {split: data.read(config.data, split) for split in config.splits}
     labels = {}
@@ -77,7 +77,7 @@ def _label(
         labels[split] = None if split == "unlabeled" else task.labels(rows, config.data, agreed)
 
     if config.augment is not None:
-        copies = yield from augmenting.copies(
+        copies = yield from augmentation.copies(
             config, config.augment, splits["train"], teachers[0].net, tokenizer, output=output,
             accelerator=accelerator,
         )  # fmt: skip
@@ -186,7 +186,7 @@ def _shards(splits: Mapping[str, data.Rows]) -> dict[str, tuple[str, range]]:
     }
 
 
-def _is_there(folder: Path, shard: str, split: str, kept: keeping.Kept | None) -> bool:
+def _is_there(folder: Path, shard: str, split: str, kept: layer_states.Kept | None) -> bool:
     """Whether an earlier run wrote the shard, with all that belongs to it."""
     states = [] if kept is None or split not in TRAINING else data.states_files(shard, kept.shapes)
     return all((folder / name).exists() for name in (shard, *states))
@@ -286,5 +286,5 @@ def _check_augment(task: str, augment: object) -> None:
 CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
     "task": tasks.find_answering,
     ("task", "augment"): _check_augment,
-    ("states", "student_layers", "layer_mapping"): keeping.check_layers,
+    ("states", "student_layers", "layer_mapping"): layer_states.check_layers,
 }

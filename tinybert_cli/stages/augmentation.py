@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from tinybert_cli import artifacts, augment, data, loops, models, tasks
+from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Augment, GenSoftLabels
+from tinybert_cli.data import word_replacement
 from tinybert_cli.errors import ConfigError
 
 TEXTS_PER_FILE = 4096  # a killed run loses at most this much work
@@ -64,14 +65,16 @@ def copies(
             "an export keeps no word embeddings that could say what is near", key=("augment", "embeddings"),
             hint="name a model folder there, such as the one that it was exported from",
         )  # fmt: skip
-    near = augment.neighbours(
+    near = word_replacement.neighbours(
         models.whole_words(tokenizer),
         model.get_input_embeddings().weight.detach().cpu(),
-        {word.lower() for text in chain(*texts) for word in augment.words(text)},
+        {word.lower() for text in chain(*texts) for word in word_replacement.words(text)},
         setting.candidates,
     )
-    choices = ([augment.choices(text, near, said.of(text) if said else None) for text in row] for row in texts)
-    made = list(augment.copies(texts, choices, count=setting.copies, probability=setting.probability, seed=config.seed))
+    choices = ([word_replacement.choices(text, near, said.of(text) if said else None) for text in row] for row in texts)
+    made = list(
+        word_replacement.copies(texts, choices, count=setting.copies, probability=setting.probability, seed=config.seed)
+    )
     yield {"event": "augmented", "rows": len(rows), "copies": len(made)}
     chosen = rows.select([index for index, _ in made])
     return replace(chosen, columns={name: [copy[place] for _, copy in made] for place, name in enumerate(names)})
@@ -82,7 +85,7 @@ def _load(
 ) -> tuple[models.MaskedLM, Any, Any]:
     model, tokenizer = models.load(source, "masked-lm"), models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
-    lm = models.MaskedLM(model, tokenizer, source, candidates=setting.candidates, is_barred=augment.is_kept)
+    lm = models.MaskedLM(model, tokenizer, source, candidates=setting.candidates, is_barred=word_replacement.is_kept)
     loops.to_bf16_if_faster(lm.to(accelerator.device), config.mixed_precision)
     return lm, model, tokenizer
 
@@ -97,7 +100,7 @@ class _Said:
     places: data.Array  # (ΣM,) the place in its text that each answer is about
     answers: data.Array  # (ΣM, K) positions in `words`
 
-    def of(self, text: str) -> augment.Choices:
+    def of(self, text: str) -> word_replacement.Choices:
         begin, end = self.offsets[self.number[text] : self.number[text] + 2]
         places, answers = self.places[begin:end].tolist(), self.answers[begin:end].tolist()
         return {place: [self.words[index] for index in row] for place, row in zip(places, answers, strict=True)}
@@ -130,9 +133,9 @@ def _answers(
 ) -> Generator[artifacts.Row, None, Arrays]:
     """One file's `counts` (N,), `places` (ΣM,) and `answers` (ΣM, K), see _Said."""
     chunk = texts[begin : begin + TEXTS_PER_FILE]
-    split = [augment.words(text) for text in chunk]
-    places = [augment.changeable(parts) for parts in split]
-    spans = [augment.spans(parts, at) for parts, at in zip(split, places, strict=True)]
+    split = [word_replacement.words(text) for text in chunk]
+    places = [word_replacement.changeable(parts) for parts in split]
+    spans = [word_replacement.spans(parts, at) for parts, at in zip(split, places, strict=True)]
     tokens, offsets, answered = lm.encode(chunk, spans, config.data.max_seq_length)
     examples = data.Examples(tokens, offsets)
     counts = np.array([len(numbers) for numbers in answered])
