@@ -17,7 +17,7 @@ from unittest import mock
 from sentences import fresh, scratch, sentences, teacher
 
 from tinybert_cli.config import Distill, GenSoftLabels, Model, Training
-from tinybert_cli.loops import keep_freed_memory, training
+from tinybert_cli.loops import keep_freed_memory, trainer
 from tinybert_cli.stages import distill, gen_soft_labels
 
 ROUNDS = 5
@@ -57,7 +57,7 @@ def main(steps: str = "20") -> None:
                         training=Training(max_steps=int(steps), eval_strategy="no"),
                         output_dir=str(folder / f"{what}-{how.__name__}-{turn}"),
                     )  # fmt: skip
-                    with mock.patch.object(training, "keep_freed_memory", how):
+                    with mock.patch.object(trainer, "keep_freed_memory", how):
                         *_, done = distill.run(config)
                     speeds.setdefault(how.__name__, []).append(done["train_samples_per_second"])
             ratios = [kept / given for given, kept in zip(*speeds.values(), strict=True)]

@@ -22,7 +22,7 @@ from tinybert_cli import loops
 from tinybert_cli.config import Training
 from tinybert_cli.data import BucketBatches, Examples, sorted_batches
 from tinybert_cli.errors import ConfigError, InputError, Interrupted, UserError
-from tinybert_cli.loops import Learner, costs, training
+from tinybert_cli.loops import Learner, profiling, trainer
 
 ROWS, WORDS, WIDTH = 40, 20, 8
 SETTINGS: dict[str, Any] = {
@@ -73,10 +73,10 @@ def make_learner(
     dropout: float = 0.0, *, batches: Any = None, rows: int = ROWS, seed: int = 3, **settings: Any
 ) -> Learner:
     torch.manual_seed(1)
-    training = Training(**(SETTINGS | settings))
+    trainer = Training(**(SETTINGS | settings))
     examples = make_examples(rows)
-    order = batches or BucketBatches(examples.lengths, training.per_device_train_batch_size, seed=seed)
-    return Learner(Net(dropout), examples, order, training, seed=seed)
+    order = batches or BucketBatches(examples.lengths, trainer.per_device_train_batch_size, seed=seed)
+    return Learner(Net(dropout), examples, order, trainer, seed=seed)
 
 
 def cross_entropy(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -289,7 +289,7 @@ def test_gradients_are_clipped_to_the_norm() -> None:
 
 def test_matrices_decay_and_biases_and_layer_norms_do_not() -> None:
     net = Net()
-    decaying, others = training._groups(net, 0.1)
+    decaying, others = trainer._groups(net, 0.1)
     assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0.0
     assert {id(p) for p in decaying["params"]} == {id(net.embeddings.weight), id(net.classifier.weight)}
     assert {id(p) for p in others["params"]} == {id(net.norm.weight), id(net.norm.bias), id(net.classifier.bias)}
@@ -336,7 +336,7 @@ def test_trackers_are_told_what_the_log_says() -> None:
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="'mlflow' is not installed"):
         make_learner(report_to=["mlflow"])
 
@@ -553,8 +553,8 @@ CLOCK = [0.0]
 
 
 def test_the_latency_of_every_pass_is_taken_after_the_warm_up_of_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs.time, "perf_counter", lambda: CLOCK[0])
-    monkeypatch.setattr(costs, "TURNS", 2)
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: CLOCK[0])
+    monkeypatch.setattr(profiling, "TURNS", 2)
     examples = make_examples()
     batches = [examples.__getitems__([row]) for row in range(5)]
     long, short = [9.0] * 3, [0.0045] * 5  # by passes, and, of a fast model, by time
@@ -643,6 +643,6 @@ def test_freed_memory_is_there_for_the_next_step() -> None:
 
 def test_training_keeps_what_it_frees(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[bool] = []
-    monkeypatch.setattr(training, "keep_freed_memory", lambda: called.append(True))
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: called.append(True))
     make_learner()
     assert called

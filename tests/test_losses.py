@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tinybert_cli import losses
 from tinybert_cli.errors import ConfigError
-from tinybert_cli.losses import answers, layers
+from tinybert_cli.losses import layers, logits
 
 LN3 = math.log(3)
 
@@ -23,7 +23,7 @@ def said(*rows: list[float]) -> dict[str, Tensor]:
 
 
 def r_drop(first: Tensor, second: Tensor) -> Tensor:
-    return answers.r_drop({"logits": first}, {"logits": second}, {})
+    return logits.r_drop({"logits": first}, {"logits": second}, {})
 
 
 def shown(*labels: int) -> dict[str, Tensor]:
@@ -37,7 +37,7 @@ def at_random(rows: int, classes: int, seed: int = 0, scale: float = 1.0) -> dic
 
 def gradient(student: dict[str, Tensor], teacher: dict[str, Tensor], temperature: float) -> Tensor:
     leaf = student["logits"].clone().requires_grad_()
-    answers.soft_labels({"logits": leaf}, teacher, {}, temperature=temperature).backward()
+    logits.soft_labels({"logits": leaf}, teacher, {}, temperature=temperature).backward()
     assert leaf.grad is not None
     return leaf.grad
 
@@ -46,20 +46,20 @@ def gradient(student: dict[str, Tensor], teacher: dict[str, Tensor], temperature
 
 
 def test_soft_labels_are_the_cross_entropy_of_the_two_distributions() -> None:
-    loss = answers.soft_labels(said([0.0, LN3]), said([LN3, 0.0]), {}, temperature=1.0)  # (3, 1) / 4 against (1, 3) / 4
+    loss = logits.soft_labels(said([0.0, LN3]), said([LN3, 0.0]), {}, temperature=1.0)  # (3, 1) / 4 against (1, 3) / 4
     assert loss.item() == pytest.approx(-(0.75 * math.log(0.25) + 0.25 * math.log(0.75)))
 
 
 def test_temperature_softens_both_and_multiplies_by_its_square() -> None:
-    loss = answers.soft_labels(said([0.0, 2 * LN3]), said([4 * LN3, 0.0]), {}, temperature=2.0)
+    loss = logits.soft_labels(said([0.0, 2 * LN3]), said([4 * LN3, 0.0]), {}, temperature=2.0)
     # the teacher says (9, 1) / 10, the student (1, 3) / 4
     assert loss.item() == pytest.approx(4 * -(0.9 * math.log(0.25) + 0.1 * math.log(0.75)))
 
 
 def test_default_temperature_is_two() -> None:
     student, teacher = at_random(4, 3), at_random(4, 3, seed=1)
-    assert answers.soft_labels(student, teacher, {}).item() == pytest.approx(
-        answers.soft_labels(student, teacher, {}, temperature=2.0).item()
+    assert logits.soft_labels(student, teacher, {}).item() == pytest.approx(
+        logits.soft_labels(student, teacher, {}, temperature=2.0).item()
     )
 
 
@@ -69,7 +69,7 @@ def test_soft_labels_agree_with_numpy_on_many_rows() -> None:
     p = np.exp(t) / np.exp(t).sum(1, keepdims=True)
     q = np.exp(s) / np.exp(s).sum(1, keepdims=True)
     expected = 9 * -(p * np.log(q)).sum(1).mean()
-    assert answers.soft_labels(student, teacher, {}, temperature=3.0).item() == pytest.approx(expected, rel=1e-5)
+    assert logits.soft_labels(student, teacher, {}, temperature=3.0).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
@@ -80,10 +80,10 @@ def test_student_that_says_what_the_teacher_says_has_nothing_to_learn(temperatur
 
 def test_equal_answers_are_the_minimum() -> None:
     teacher = at_random(6, 4)
-    least = answers.soft_labels(teacher, teacher, {})
+    least = logits.soft_labels(teacher, teacher, {})
     for seed in range(5):
         other = {"logits": teacher["logits"] + at_random(6, 4, seed=seed + 1, scale=0.1)["logits"]}
-        assert answers.soft_labels(other, teacher, {}) > least
+        assert logits.soft_labels(other, teacher, {}) > least
 
 
 def test_size_of_the_gradient_does_not_depend_on_the_temperature() -> None:
@@ -102,15 +102,15 @@ def test_soft_labels_are_not_divided_by_the_number_of_classes() -> None:
     """Classes that nobody believes in change nothing."""
     student, teacher = at_random(4, 2), at_random(4, 2, seed=1)
     wide = [{"logits": torch.cat([v["logits"], torch.full((4, 6), -1e4)], dim=1)} for v in (student, teacher)]
-    assert answers.soft_labels(wide[0], wide[1], {}).item() == pytest.approx(
-        answers.soft_labels(student, teacher, {}).item(), rel=1e-5
+    assert logits.soft_labels(wide[0], wide[1], {}).item() == pytest.approx(
+        logits.soft_labels(student, teacher, {}).item(), rel=1e-5
     )
 
 
 def test_soft_labels_are_computed_in_float32() -> None:
     student, teacher = at_random(4, 3, scale=4), at_random(4, 3, seed=1, scale=4)
-    half = answers.soft_labels({"logits": student["logits"].bfloat16()}, teacher, {})
-    full = answers.soft_labels({"logits": student["logits"].bfloat16().float()}, teacher, {})
+    half = logits.soft_labels({"logits": student["logits"].bfloat16()}, teacher, {})
+    full = logits.soft_labels({"logits": student["logits"].bfloat16().float()}, teacher, {})
     assert half.dtype == torch.float32
     assert half.item() == full.item()
 
@@ -126,18 +126,18 @@ def test_batch_twice_as_large_of_the_same_rows_has_the_same_loss(name: str) -> N
 
 
 def test_hard_labels_are_the_cross_entropy_with_the_gold_label() -> None:
-    loss = answers.hard_labels(said([LN3, 0.0], [LN3, 0.0]), {}, shown(0, 1))
+    loss = logits.hard_labels(said([LN3, 0.0], [LN3, 0.0]), {}, shown(0, 1))
     assert loss.item() == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
 
 
 def test_rows_without_a_label_count_for_nothing() -> None:
-    loss = answers.hard_labels(said([LN3, 0.0], [9.0, -9.0], [5.0, 5.0]), {}, shown(1, -100, -100))
+    loss = logits.hard_labels(said([LN3, 0.0], [9.0, -9.0], [5.0, 5.0]), {}, shown(1, -100, -100))
     assert loss.item() == pytest.approx(math.log(4))
 
 
 def test_batch_without_any_label_has_the_loss_zero_and_no_gradient() -> None:
     student = {"logits": torch.randn(2, 3, requires_grad=True)}
-    loss = answers.hard_labels(student, {}, shown(-100, -100))
+    loss = logits.hard_labels(student, {}, shown(-100, -100))
     loss.backward()
     assert loss.item() == 0.0
     assert student["logits"].grad is not None
@@ -145,12 +145,12 @@ def test_batch_without_any_label_has_the_loss_zero_and_no_gradient() -> None:
 
 
 def test_label_smoothing_spreads_its_share_over_all_classes() -> None:
-    loss = answers.hard_labels(said([LN3, 0.0]), {}, shown(0), label_smoothing=0.2)  # the target is (0.9, 0.1)
+    loss = logits.hard_labels(said([LN3, 0.0]), {}, shown(0), label_smoothing=0.2)  # the target is (0.9, 0.1)
     assert loss.item() == pytest.approx(-(0.9 * math.log(0.75) + 0.1 * math.log(0.25)))
 
 
 def test_label_smoothing_ignores_rows_without_a_label() -> None:
-    loss = answers.hard_labels(said([LN3, 0.0], [7.0, 0.0]), {}, shown(0, -100), label_smoothing=0.2)
+    loss = logits.hard_labels(said([LN3, 0.0], [7.0, 0.0]), {}, shown(0, -100), label_smoothing=0.2)
     assert loss.item() == pytest.approx(-(0.9 * math.log(0.75) + 0.1 * math.log(0.25)))
 
 
@@ -165,10 +165,10 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
 def test_balanced_hard_labels_are_the_mean_by_these_weights() -> None:
     batch = {**shown(0, 1, -100), "label_weights": torch.tensor([0.5, 1.5, 0.0])}
     student = said([LN3, 0.0], [LN3, 0.0], [9.0, -9.0])
-    loss = answers.hard_labels(student, {}, batch, class_weights="balanced")
+    loss = logits.hard_labels(student, {}, batch, class_weights="balanced")
     assert loss.item() == pytest.approx(-(0.5 * math.log(0.75) + 1.5 * math.log(0.25)) / 2)
     batch["label_weights"] = torch.zeros(3)
-    assert answers.hard_labels(student, {}, batch, class_weights="balanced").item() == 0.0
+    assert logits.hard_labels(student, {}, batch, class_weights="balanced").item() == 0.0
 
 
 # -- R-Drop --------------------------------------------------------------------------------------------------
@@ -206,8 +206,8 @@ def test_combined_loss_is_the_weighted_sum_and_each_part_stands_beside_it() -> N
     found = losses.combine({"soft_labels": 0.7, "hard_labels": {"weight": 0.3, "label_smoothing": 0.1}})(
         STUDENT, TEACHER, BATCH
     )
-    soft = answers.soft_labels(STUDENT, TEACHER, BATCH).item()
-    hard = answers.hard_labels(STUDENT, TEACHER, BATCH, label_smoothing=0.1).item()
+    soft = logits.soft_labels(STUDENT, TEACHER, BATCH).item()
+    hard = logits.hard_labels(STUDENT, TEACHER, BATCH, label_smoothing=0.1).item()
     assert {name: value.item() for name, value in found.items()} == pytest.approx(
         {"loss": 0.7 * soft + 0.3 * hard, "soft_labels": soft, "hard_labels": hard}
     )
@@ -215,7 +215,7 @@ def test_combined_loss_is_the_weighted_sum_and_each_part_stands_beside_it() -> N
 
 def test_options_reach_the_loss_and_the_weight_is_one_unless_said() -> None:
     found = losses.combine({"soft_labels": {"temperature": 5}})(STUDENT, TEACHER, BATCH)
-    assert found["loss"].item() == pytest.approx(answers.soft_labels(STUDENT, TEACHER, BATCH, temperature=5.0).item())
+    assert found["loss"].item() == pytest.approx(logits.soft_labels(STUDENT, TEACHER, BATCH, temperature=5.0).item())
 
 
 def test_gradients_flow_through_the_combined_loss() -> None:
@@ -281,13 +281,13 @@ LAYERS, HEADS, SIZE = 2, 3, 4
 def states(seed: int, width: int = HEADS * SIZE, heads: int = HEADS) -> dict[str, Any]:
     """All that a model could say of MASK: layers of (B, T, H), (B, A, T, D) and (B, A, T, T), float64."""
     draw = np.random.default_rng(seed)
-    answers: dict[str, Any] = {"embeddings": torch.from_numpy(draw.normal(size=(2, 5, width)))}
-    answers["hidden_states"] = [torch.from_numpy(draw.normal(size=(2, 5, width))) for _ in range(LAYERS)]
+    logits: dict[str, Any] = {"embeddings": torch.from_numpy(draw.normal(size=(2, 5, width)))}
+    logits["hidden_states"] = [torch.from_numpy(draw.normal(size=(2, 5, width))) for _ in range(LAYERS)]
     for name in ("queries", "keys", "values"):
         shape = (2, heads, 5, width // heads)
-        answers[name] = [torch.from_numpy(draw.normal(size=shape)) for _ in range(LAYERS)]
-    answers["scores"] = [torch.from_numpy(draw.normal(size=(2, heads, 5, 5))) for _ in range(LAYERS)]
-    return answers
+        logits[name] = [torch.from_numpy(draw.normal(size=shape)) for _ in range(LAYERS)]
+    logits["scores"] = [torch.from_numpy(draw.normal(size=(2, heads, 5, 5))) for _ in range(LAYERS)]
+    return logits
 
 
 MASKED = {"attention_mask": torch.from_numpy(MASK)}

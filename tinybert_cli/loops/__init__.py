@@ -1,8 +1,7 @@
 """The only loops over batches: training and prediction."""
 
-from tinybert_cli.loops.costs import first_answer, latencies, multiply_adds
 from tinybert_cli.loops.devices import device, fastest_attention, keep_freed_memory, leave, precision, to_bf16_if_faster
-from tinybert_cli.loops.prediction import (
+from tinybert_cli.loops.inference import (
     MODEL_INPUTS,
     Array,
     Batch,
@@ -13,7 +12,8 @@ from tinybert_cli.loops.prediction import (
     predict_all,
     predict_several,
 )
-from tinybert_cli.loops.training import Learner, Row
+from tinybert_cli.loops.profiling import first_answer, latencies, multiply_adds
+from tinybert_cli.loops.trainer import Learner, Row
 
 __all__ = [
     "MODEL_INPUTS",

@@ -12,10 +12,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
-from tinybert_cli.losses import answers, layers, weights
-from tinybert_cli.losses.answers import NO_LABEL
+from tinybert_cli.losses import class_weights, layers, logits
 from tinybert_cli.losses.base import Answers, Batch, Loss
-from tinybert_cli.losses.weights import Array
+from tinybert_cli.losses.class_weights import Array
+from tinybert_cli.losses.logits import NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -110,22 +110,22 @@ def _checked(loss: str, option: str, value: object, kind: Any) -> Any:
 
 OUTPUTS: dict[str, Outputs] = {
     "class": Outputs(
-        answers.soft_labels, answers.hard_labels, answers.r_drop, "cross-entropy", weights.of_class
+        logits.soft_labels, logits.hard_labels, logits.r_drop, "cross-entropy", class_weights.of_class
     ),
     "classes": Outputs(
-        answers.soft_labels_of_classes, answers.hard_labels_of_classes, answers.r_drop_of_classes,
-        "binary cross-entropy", weights.of_classes,
+        logits.soft_labels_of_classes, logits.hard_labels_of_classes, logits.r_drop_of_classes,
+        "binary cross-entropy", class_weights.of_classes,
     ),
     "span": Outputs(
-        answers.soft_labels_of_span, answers.hard_labels_of_span, answers.r_drop_of_span, "cross-entropy"
+        logits.soft_labels_of_span, logits.hard_labels_of_span, logits.r_drop_of_span, "cross-entropy"
     ),
     "value": Outputs(
-        answers.soft_labels_of_value, answers.hard_labels_of_value, answers.r_drop_of_value, "squared error"
+        logits.soft_labels_of_value, logits.hard_labels_of_value, logits.r_drop_of_value, "squared error"
     ),
 }  # fmt: skip
 LOSSES: dict[str, Loss] = {
-    "soft_labels": answers.soft_labels,
-    "hard_labels": answers.hard_labels,
+    "soft_labels": logits.soft_labels,
+    "hard_labels": logits.hard_labels,
     "hidden_states": layers.hidden_states,
     "attentions": layers.attentions,
     "embeddings": layers.embeddings,

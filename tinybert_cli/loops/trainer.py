@@ -17,7 +17,7 @@ from torch import Tensor
 from tinybert_cli.config import Training
 from tinybert_cli.errors import InputError, Interrupted, UserError
 from tinybert_cli.loops.devices import keep_freed_memory, precision
-from tinybert_cli.loops.prediction import Batch, Examples, StepLoss
+from tinybert_cli.loops.inference import Batch, Examples, StepLoss
 
 Row = dict[str, Any]
 
