@@ -1,10 +1,10 @@
 """Rows in, batches out: reading files and datasets, and grouping rows of like length."""
 
-from tinybert_cli.data.batches import POOL, Array, BucketBatches, Encoded, Examples, sorted_batches
-from tinybert_cli.data.files import Rows
-from tinybert_cli.data.labels import Labels, existing_folder, read_labels, write_labels, write_table
+from tinybert_cli.data.batching import POOL, Array, BucketBatches, Encoded, Examples, sorted_batches
+from tinybert_cli.data.layer_states import States, StatesWriter, read_states, states_bytes, states_files
+from tinybert_cli.data.readers import Rows
+from tinybert_cli.data.soft_labels import Labels, existing_folder, read_labels, write_labels, write_table
 from tinybert_cli.data.splits import Split, has, overlap, read, remarks, sources, text_columns
-from tinybert_cli.data.states import States, StatesWriter, read_states, states_bytes, states_files
 
 __all__ = [
     "POOL",

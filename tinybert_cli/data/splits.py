@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinybert_cli.config import Data
-from tinybert_cli.data.batches import Encoded
-from tinybert_cli.data.files import READERS, Rows, existing_file, joined, kind_of, read_file
+from tinybert_cli.data.batching import Encoded
+from tinybert_cli.data.readers import READERS, Rows, existing_file, joined, kind_of, read_file
 from tinybert_cli.errors import ConfigError, InputError
 
 Split = Literal["train", "validation", "test", "unlabeled"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.data.batches import Array, ranges
-from tinybert_cli.data.files import Rows, read_file
+from tinybert_cli.data.batching import Array, ranges
+from tinybert_cli.data.readers import Rows, read_file
 from tinybert_cli.errors import InputError, nearest
 
 TRAINING = ("train-", "augmented-", "unlabeled-")

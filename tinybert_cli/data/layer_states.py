@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinybert_cli.data.batches import Array, Encoded
-from tinybert_cli.data.labels import training_shards
+from tinybert_cli.data.batching import Array, Encoded
+from tinybert_cli.data.soft_labels import training_shards
 from tinybert_cli.errors import InputError
 
 DTYPE = np.dtype(np.float16)
