@@ -14,7 +14,7 @@ import torch
 
 from tinybert_cli import models
 from tinybert_cli.config import Model
-from tinybert_cli.models.first_token import read_all
+from tinybert_cli.models.cls_last_layer import read_all
 
 ROWS, TOKENS, STEPS = 32, 16, 12
 

@@ -14,7 +14,7 @@ from test_students import CONFIGS
 from transformers import BertForTokenClassification
 
 from tinybert_cli import formats, models
-from tinybert_cli.models.first_token import read_all, skip_unread
+from tinybert_cli.models.cls_last_layer import read_all, skip_unread
 
 INPUTS = {name: BATCH[name] for name in ("input_ids", "attention_mask")}
 

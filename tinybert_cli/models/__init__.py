@@ -1,8 +1,7 @@
 """Finding, loading, building and saving models: the one place where weights and tokenizers are read."""
 
-from tinybert_cli.models.building import build
 from tinybert_cli.models.families import FAMILIES
-from tinybert_cli.models.layers import Student, Teacher
+from tinybert_cli.models.layer_outputs import Student, Teacher
 from tinybert_cli.models.loading import (
     HEADS,
     check_outputs,
@@ -17,12 +16,13 @@ from tinybert_cli.models.loading import (
     size,
     weights_bytes,
 )
+from tinybert_cli.models.locate import PACKAGES, Source, commit, fetch, locate
 from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
-from tinybert_cli.models.sources import PACKAGES, Source, commit, fetch, locate
-from tinybert_cli.models.states import Stored, WithStates, kept_shapes
+from tinybert_cli.models.shrinking import build
+from tinybert_cli.models.stored_teacher import Stored, WithStates, kept_shapes
 from tinybert_cli.models.tokenizers import check_length, check_vocabulary, load_tokenizer, tokenizer_difference
-from tinybert_cli.models.vocabulary import trim_vocabulary, whole_words
+from tinybert_cli.models.vocabulary_trimming import trim_vocabulary, whole_words
 
 __all__ = [
     "FAMILIES",

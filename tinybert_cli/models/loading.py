@@ -13,10 +13,10 @@ import torch
 
 from tinybert_cli.config import Model
 from tinybert_cli.errors import InputError, UserError
-from tinybert_cli.models.first_token import skip_unread
+from tinybert_cli.models.cls_last_layer import skip_unread
+from tinybert_cli.models.locate import Source, fetch
 from tinybert_cli.models.shapes import shape
-from tinybert_cli.models.sources import Source, fetch
-from tinybert_cli.models.weights import family_of, is_finite, read_json, read_weights, some_of
+from tinybert_cli.models.weight_files import family_of, is_finite, read_json, read_weights, some_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast

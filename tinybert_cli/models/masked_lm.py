@@ -20,8 +20,8 @@ from torch import Tensor
 
 from tinybert_cli.errors import InputError
 from tinybert_cli.models.families import FAMILIES
-from tinybert_cli.models.sources import Source
-from tinybert_cli.models.vocabulary import whole_words
+from tinybert_cli.models.locate import Source
+from tinybert_cli.models.vocabulary_trimming import whole_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.loading import read_config
-from tinybert_cli.models.sources import TOKENIZER_FILES, Source, fetch
-from tinybert_cli.models.weights import family_of, read_json, some_of
+from tinybert_cli.models.locate import TOKENIZER_FILES, Source, fetch
+from tinybert_cli.models.weight_files import family_of, read_json, some_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

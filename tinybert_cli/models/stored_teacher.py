@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tinybert_cli.models.first_token import read_all
-from tinybert_cli.models.layers import Answers, check_readable, listen
+from tinybert_cli.models.cls_last_layer import read_all
+from tinybert_cli.models.layer_outputs import Answers, check_readable, listen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

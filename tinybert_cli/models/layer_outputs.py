@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tinybert_cli.errors import InputError
+from tinybert_cli.models.cls_last_layer import read_all
 from tinybert_cli.models.families import FAMILIES
-from tinybert_cli.models.first_token import read_all
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

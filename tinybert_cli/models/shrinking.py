@@ -12,8 +12,8 @@ import torch
 
 from tinybert_cli import config as settings
 from tinybert_cli.errors import InputError
+from tinybert_cli.models.cls_last_layer import skip_unread
 from tinybert_cli.models.families import FAMILIES, Axes, Family, Shape, shape_of
-from tinybert_cli.models.first_token import skip_unread
 from tinybert_cli.models.shapes import check_family, is_as_it_is, shape
 
 if TYPE_CHECKING:
