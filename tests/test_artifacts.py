@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from tinybert_cli import artifacts
 from tinybert_cli.artifacts import Output, open_output
-from tinybert_cli.artifacts.files import write_json
+from tinybert_cli.artifacts.atomic_files import write_json
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
 

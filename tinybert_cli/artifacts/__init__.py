@@ -1,6 +1,6 @@
 """The folders where stages meet: lock, atomic output, checkpoints, manifest, log."""
 
-from tinybert_cli.artifacts.files import check_room
+from tinybert_cli.artifacts.atomic_files import check_room
 from tinybert_cli.artifacts.manifests import (
     Description,
     check_origin,
@@ -13,7 +13,7 @@ from tinybert_cli.artifacts.manifests import (
     versions,
 )
 from tinybert_cli.artifacts.output import Output, Row, open_output
-from tinybert_cli.artifacts.pages import markdown_table, read_metrics, read_rows
+from tinybert_cli.artifacts.records import markdown_table, read_metrics, read_rows
 
 __all__ = [
     "Description",

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli.artifacts.files import REMAKE, digest, file_hash, read_json
+from tinybert_cli.artifacts.atomic_files import REMAKE, digest, file_hash, read_json
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError
 

@@ -13,7 +13,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli.artifacts.files import digest, file_hash, locked, named_disk_error, now, read_json, sync, write_json
+from tinybert_cli.artifacts.atomic_files import (
+    digest,
+    file_hash,
+    locked,
+    named_disk_error,
+    now,
+    read_json,
+    sync,
+    write_json,
+)
+from tinybert_cli.artifacts.interrupts import Signals
 from tinybert_cli.artifacts.manifests import (
     MANIFEST,
     Description,
@@ -24,8 +34,7 @@ from tinybert_cli.artifacts.manifests import (
     verify_folder,
     versions,
 )
-from tinybert_cli.artifacts.pages import read_metrics
-from tinybert_cli.artifacts.signals import Signals
+from tinybert_cli.artifacts.records import read_metrics
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, OutputError, UserError
 

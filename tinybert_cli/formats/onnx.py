@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.formats.fusions import fuse_first_token, sum_before_norms
 from tinybert_cli.formats.int8 import need_onnx
+from tinybert_cli.formats.onnx_fusions import fuse_first_token, sum_before_norms
 
 FILE = "model.onnx"
 FUSED = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}  # whose attention the optimizer knows

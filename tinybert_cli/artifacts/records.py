@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli.artifacts.files import read_json
+from tinybert_cli.artifacts.atomic_files import read_json
 
 
 def markdown_table(title: str, metrics: Mapping[str, float], columns: Sequence[str]) -> str:
