@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from common import scratch, sentences, teacher, texts
 from labelling import export
-from sentences import scratch, sentences, teacher, texts
 
 if TYPE_CHECKING:
     from tinybert_cli.config import Data
@@ -47,7 +47,7 @@ def prepared(layers: int, settings: Data, folder: Path) -> tuple[dict[str, Ask],
     source = teacher("minilm", folder / "teacher")
     net, tokenizer = models.load(source, "sequence-classification"), models.load_tokenizer(source)
     small = Model.model_validate({"from": str(source.folder), "num_hidden_layers": layers})
-    models.save(models.build(small, net, range(6 - layers, 6), seed=0), tokenizer, folder / "model")
+    models.save(models.build_student(small, net, range(6 - layers, 6), seed=0), tokenizer, folder / "model")
     shown = texts(settings)
 
     def batches(size: int) -> list[Batch]:

@@ -15,7 +15,7 @@ import sys
 import time
 
 import torch
-from sentences import sentences, texts
+from common import sentences, texts
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tinybert_cli import data, loops, models
@@ -37,7 +37,7 @@ def main(shape: str = "bert-base", count: str = "128", few: str = "2") -> None:
     reference = BertForMaskedLM(settings).eval().to(loops.device())
     batched = BertForMaskedLM(settings).eval()
     batched.load_state_dict(reference.state_dict())
-    lm = models.MaskedLM(batched, tokenizer, source, candidates=CANDIDATES, is_barred=word_replacement.is_kept)
+    lm = models.MaskedLM(batched, tokenizer, source, candidates=CANDIDATES, is_barred=word_replacement.is_protected)
     precision = loops.to_bf16_if_faster(lm.to(loops.device()), "auto")
     _, _, answered = lm.encode(shown, asked, 128)
     words = [[asked[row][number] for number in numbers] for row, numbers in enumerate(answered)]
@@ -62,7 +62,7 @@ def main(shape: str = "bert-base", count: str = "128", few: str = "2") -> None:
 
 def spans(text: str) -> list[tuple[int, int]]:
     parts = word_replacement.words(text)
-    return word_replacement.spans(parts, word_replacement.changeable(parts))
+    return word_replacement.spans(parts, word_replacement.replaceable(parts))
 
 
 def one_word(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, text: str, span: tuple[int, int]) -> list[str]:

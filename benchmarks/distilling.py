@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from sentences import fresh, scratch, sentences, teacher, texts
+from common import fresh, scratch, sentences, teacher, texts
 
 from tinybert_cli.config import Distill, GenSoftLabels, Model, Training
 from tinybert_cli.stages import distill, gen_soft_labels

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from sentences import fresh, scratch, sentences, teacher
+from common import fresh, scratch, sentences, teacher
 
 from tinybert_cli.config import Distill, GenSoftLabels, Model, Training
 from tinybert_cli.loops import keep_freed_memory, trainer

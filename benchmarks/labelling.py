@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentences import scratch, sentences, teacher, texts
+from common import scratch, sentences, teacher, texts
 
 if TYPE_CHECKING:
     from tinybert_cli.config import Data

@@ -14,7 +14,7 @@ import torch
 
 from tinybert_cli import models
 from tinybert_cli.config import Model
-from tinybert_cli.models.cls_last_layer import read_all
+from tinybert_cli.models.cls_last_layer import compute_all_tokens
 
 ROWS, TOKENS, STEPS = 32, 16, 12
 
@@ -35,10 +35,10 @@ def main() -> None:
     for layers in (6, 3, 2):
         setting = Model(**{"from": "base", "num_hidden_layers": layers})
         nets = {
-            "whole": models.build(setting, base, range(layers), seed=1),
-            "short": models.build(setting, base, range(layers), seed=1),
+            "whole": models.build_student(setting, base, range(layers), seed=1),
+            "short": models.build_student(setting, base, range(layers), seed=1),
         }
-        read_all(nets["whole"])
+        compute_all_tokens(nets["whole"])
         line = f"{layers:>6}"
         for training in (False, True):
             taken: dict[str, list[float]] = {name: [] for name in nets}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentences import fresh, scratch, sentences, teacher, texts
+from common import fresh, scratch, sentences, teacher, texts
 
 from tinybert_cli import models
 from tinybert_cli.config import Distill, GenSoftLabels, Model, Training

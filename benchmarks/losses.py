@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sentences import fresh, scratch, sentences, teacher
+from common import fresh, scratch, sentences, teacher
 
 from tinybert_cli.config import Distill, GenSoftLabels, Model, Training
 from tinybert_cli.losses import LOSSES

@@ -143,7 +143,7 @@ def test_quiet_shows_warnings_and_errors_only(capsys: Capture) -> None:
 def test_terminal_gets_a_bar_and_it_goes_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     found = screen()
-    with found.hushed(tmp_path):
+    with found.silenced(tmp_path):
         found.show(PROGRESS)
         assert found.bar is not None
     assert found.bar is None
@@ -166,7 +166,7 @@ def test_chatter_stays_out_of_the_terminal_while_the_bar_is_shown(
     (tmp_path / "checkpoints").mkdir()
     monkeypatch.setattr(sys, "stderr", Terminal())
     found = screen()
-    with found.hushed(tmp_path):
+    with found.silenced(tmp_path):
         found.show(PROGRESS)
         print("a library says hello")
     assert "hello" not in found.stderr.getvalue()
@@ -193,7 +193,7 @@ def test_what_libraries_say_goes_to_the_run_log(folder: Path, capsys: Capture) -
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)  # not pytest's
-        with screen().hushed(folder):
+        with screen().silenced(folder):
             chat()
     log = (folder / "run.log").read_text()
     assert all(word in log for word in ("printed", "complained", "WARNING some.library: logged", "warned"))
@@ -201,7 +201,7 @@ def test_what_libraries_say_goes_to_the_run_log(folder: Path, capsys: Capture) -
 
 
 def test_what_we_ourselves_warn_of_is_shown(tmp_path: Path, capsys: Capture) -> None:
-    with screen().hushed(tmp_path):
+    with screen().silenced(tmp_path):
         logging.getLogger("tinybert").warning("an old format")
         logging.getLogger("transformers.modeling").warning("a long report")
     logging.getLogger("tinybert").warning("too late")
@@ -210,13 +210,13 @@ def test_what_we_ourselves_warn_of_is_shown(tmp_path: Path, capsys: Capture) -> 
 
 def test_rows_are_shown_while_the_libraries_are_hushed(folder: Path, capsys: Capture) -> None:
     found = screen()
-    with found.hushed(folder):
+    with found.silenced(folder):
         found.show(WARNING)
     assert capsys.readouterr().err == "warning: 2 of 8 rows were cut\n"
 
 
 def test_chatter_from_before_the_folder_is_kept_for_it(tmp_path: Path) -> None:
-    with screen().hushed(tmp_path):
+    with screen().silenced(tmp_path):
         print("early")
         assert not (tmp_path / "run.log").exists()
         (tmp_path / "checkpoints").mkdir()
@@ -225,7 +225,7 @@ def test_chatter_from_before_the_folder_is_kept_for_it(tmp_path: Path) -> None:
 
 
 def test_verbose_shows_the_chatter_too(folder: Path, capsys: Capture) -> None:
-    with screen(verbose=True).hushed(folder):
+    with screen(verbose=True).silenced(folder):
         print("printed")
     assert capsys.readouterr() == ("", "printed\n")
     assert (folder / "run.log").read_text() == "printed\n"
@@ -233,7 +233,7 @@ def test_verbose_shows_the_chatter_too(folder: Path, capsys: Capture) -> None:
 
 def test_streams_and_loggers_are_given_back_after_a_failure(folder: Path) -> None:
     before = sys.stdout, sys.stderr, list(logging.getLogger().handlers)
-    with pytest.raises(ZeroDivisionError), screen().hushed(folder):
+    with pytest.raises(ZeroDivisionError), screen().silenced(folder):
         raise ZeroDivisionError
     assert (sys.stdout, sys.stderr, list(logging.getLogger().handlers)) == before
 
@@ -243,7 +243,7 @@ def test_streams_and_loggers_are_given_back_after_a_failure(folder: Path) -> Non
 
 def test_json_is_exactly_one_object(folder: Path, capsys: Capture) -> None:
     found = screen(as_json=True)
-    with found.hushed(folder):
+    with found.silenced(folder):
         print("a library says hello")
         for row in ALL:
             found.show(row)

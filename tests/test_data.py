@@ -17,7 +17,7 @@ import torch
 
 from tinybert_cli import data
 from tinybert_cli.config import Data
-from tinybert_cli.data import BucketBatches, Examples, Labels, Rows
+from tinybert_cli.data import BucketBatches, Examples, Rows, SoftLabels
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks.base import Encoded
 
@@ -456,7 +456,7 @@ def test_dataset_brings_its_label_names_and_is_asked_for_the_named_split(monkeyp
     settings = Data(dataset_name="org/name", dataset_config_name="c", dataset_revision="r", validation_split_name="dev")
     rows = data.read(settings, "validation")
     assert (rows.columns, rows.label_names) == ({"text": ["a", "b"], "label": [1, 0]}, ["no", "yes"])
-    assert rows.place(1) == "org/name[dev], row 2"
+    assert rows.location(1) == "org/name[dev], row 2"
     assert asked == [("org/name", "c"), {"split": "dev", "revision": "r"}]
 
 
@@ -478,25 +478,25 @@ def five() -> Rows:
 
 
 def test_place_counts_from_one_in_each_file(five: Rows) -> None:
-    assert [five.place(i) for i in range(5)] == [
+    assert [five.location(i) for i in range(5)] == [
         "one.csv, row 1", "one.csv, row 2", "two.csv, row 1", "two.csv, row 2", "two.csv, row 3",
     ]  # fmt: skip
 
 
 def test_place_after_select_is_where_the_row_stood(five: Rows) -> None:
-    assert [five.select([4, 1]).place(i) for i in range(2)] == ["two.csv, row 3", "one.csv, row 2"]
+    assert [five.select([4, 1]).location(i) for i in range(2)] == ["two.csv, row 3", "one.csv, row 2"]
 
 
 def test_place_after_two_selects_and_a_head_is_where_the_row_stood(five: Rows) -> None:
     chosen = five.select([4, 3, 0]).select([2, 1, 0]).head(2)
-    assert [(text, chosen.place(i)) for i, text in enumerate(chosen.column("text"))] == [
+    assert [(text, chosen.location(i)) for i, text in enumerate(chosen.column("text"))] == [
         ("a", "one.csv, row 1"), ("d", "two.csv, row 2"),
     ]  # fmt: skip
 
 
 def test_place_beyond_the_rows_is_an_index_error(five: Rows) -> None:
     with pytest.raises(IndexError):
-        five.place(5)
+        five.location(5)
 
 
 def test_select_keeps_the_label_names(five: Rows) -> None:
@@ -540,18 +540,18 @@ def encoded(lengths: list[int], truncated: int = 0, empty: list[int] | None = No
 
 
 def test_remark_counts_rows_that_were_cut() -> None:
-    (remark,) = data.remarks("train", encoded([2] * 8, truncated=2), Data(max_seq_length=64))
+    (remark,) = data.row_warnings("train", encoded([2] * 8, truncated=2), Data(max_seq_length=64))
     assert remark["event"] == "warning"
     assert remark["message"] == "2 of 8 rows of train (25.0%) are longer than 64 tokens and were cut"
 
 
 def test_remark_names_the_first_five_rows_without_text() -> None:
-    (remark,) = data.remarks("test", encoded([2] * 9, empty=[0, 2, 3, 5, 6, 8]), Data())
+    (remark,) = data.row_warnings("test", encoded([2] * 9, empty=[0, 2, 3, 5, 6, 8]), Data())
     assert remark["message"] == "6 rows of test have no text (row 1, 3, 4, 6, 7)"
 
 
 def test_nothing_is_remarked_on_rows_that_are_well() -> None:
-    assert list(data.remarks("train", encoded([2, 3]), Data())) == []
+    assert list(data.row_warnings("train", encoded([2, 3]), Data())) == []
 
 
 # -- label datasets ------------------------------------------------------------------------------------------
@@ -567,20 +567,20 @@ def shards(tmp_path: Path) -> tuple[Path, np.ndarray[Any, Any]]:
         ("unlabeled-00000-of-00001", extra, logits[3:]),
     ):
         answers = {"prediction": ["x"] * len(rows)}
-        data.write_labels(tmp_path / f"{name}.parquet", rows, part, None, columns=answers, dtype="float32")
+        data.write_soft_labels(tmp_path / f"{name}.parquet", rows, part, None, columns=answers, dtype="float32")
     return tmp_path, logits
 
 
 def test_label_dataset_gives_back_float32_logits_exactly(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
     folder, logits = shards
-    read = data.read_labels(folder, [path.name for path in folder.iterdir()])
+    read = data.read_soft_labels(folder, [path.name for path in folder.iterdir()])
     assert read.logits.dtype == np.float32
     np.testing.assert_array_equal(read.logits, logits)
 
 
 def test_label_dataset_rows_without_a_label_have_none(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
     folder, _ = shards
-    rows = data.read_labels(folder, [path.name for path in folder.iterdir()]).rows
+    rows = data.read_soft_labels(folder, [path.name for path in folder.iterdir()]).rows
     assert rows.column("text") == ["a", "b", "c", "d", "e"]
     assert rows.column("label") == ["x", "y", "z", None, None]
     assert rows.column("prediction") == ["x"] * 5
@@ -595,10 +595,10 @@ def test_unlabeled_shard_has_no_label_column(shards: tuple[Path, np.ndarray[Any,
 def test_label_dataset_of_float16_is_rounded_and_half_as_wide(tmp_path: Path) -> None:
     logits = np.array([[1 / 3, -2.0], [1e-3, 4096.5]], dtype=np.float32)
     rows = Rows({"text": ["a", "b"]}, (("t", 2),))
-    data.write_labels(tmp_path / "train-0.parquet", rows, logits, None, columns={}, dtype="float16")
+    data.write_soft_labels(tmp_path / "train-0.parquet", rows, logits, None, columns={}, dtype="float16")
     stored = pq.read_schema(tmp_path / "train-0.parquet").field("teacher_logits").type
     assert (str(stored.value_type), stored.list_size) == ("halffloat", 2)
-    read = data.read_labels(tmp_path, ["train-0.parquet"]).logits
+    read = data.read_soft_labels(tmp_path, ["train-0.parquet"]).logits
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, logits.astype(np.float16).astype(np.float32))
 
@@ -606,13 +606,15 @@ def test_label_dataset_of_float16_is_rounded_and_half_as_wide(tmp_path: Path) ->
 def test_label_dataset_leaves_out_rows_for_evaluation(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
     folder, logits = shards
     rows = Rows({"text": ["for the exam"]}, (("v", 1),))
-    data.write_labels(folder / "validation-00000-of-00001.parquet", rows, logits[:1], None, columns={}, dtype="float32")
-    assert len(data.read_labels(folder, [path.name for path in folder.iterdir()]).rows) == 5
+    data.write_soft_labels(
+        folder / "validation-00000-of-00001.parquet", rows, logits[:1], None, columns={}, dtype="float32"
+    )
+    assert len(data.read_soft_labels(folder, [path.name for path in folder.iterdir()]).rows) == 5
 
 
 def test_label_dataset_without_training_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no rows of train or unlabeled"):
-        data.read_labels(tmp_path, ["validation-00000-of-00001.parquet", "manifest.json"])
+        data.read_soft_labels(tmp_path, ["validation-00000-of-00001.parquet", "manifest.json"])
 
 
 @pytest.mark.parametrize("column", [0, 1, 2, 3])
@@ -623,7 +625,7 @@ def test_flipped_byte_in_a_shard_is_noticed(column: int, shards: tuple[Path, np.
     raw[first_page(chunk) + chunk.total_compressed_size - 1] ^= 0x10
     path.write_bytes(raw)
     with pytest.raises(InputError, match=re.escape(f"cannot read '{path}'")):
-        data.read_labels(path.parent, [path.name])
+        data.read_soft_labels(path.parent, [path.name])
 
 
 def first_page(chunk: Any) -> int:
@@ -631,7 +633,7 @@ def first_page(chunk: Any) -> int:
 
 
 def test_labels_keep_rows_and_logits_together() -> None:
-    labels = Labels(Rows({"text": list("abc")}, (("t", 3),)), np.array([[0.0], [1.0], [2.0]]))
+    labels = SoftLabels(Rows({"text": list("abc")}, (("t", 3),)), np.array([[0.0], [1.0], [2.0]]))
     chosen = labels.select(np.array([2, 0])).head(1)
     assert chosen.rows.column("text") == ["c"]
     assert chosen.logits.tolist() == [[2.0]]
@@ -640,8 +642,10 @@ def test_labels_keep_rows_and_logits_together() -> None:
 def test_several_answers_of_a_row_come_back_row_by_row(tmp_path: Path) -> None:
     rows = Rows({"tokens": [["a", "b"], [], ["c"]]}, (("t", 3),))
     logits = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], dtype=np.float32)
-    data.write_labels(tmp_path / "train-0.parquet", rows, logits, np.array([0, 2, 2, 3]), columns={}, dtype="float32")
-    read = data.read_labels(tmp_path, ["train-0.parquet"])
+    data.write_soft_labels(
+        tmp_path / "train-0.parquet", rows, logits, np.array([0, 2, 2, 3]), columns={}, dtype="float32"
+    )
+    read = data.read_soft_labels(tmp_path, ["train-0.parquet"])
     assert read.offsets is not None
     assert (read.logits.tolist(), read.offsets.tolist()) == (logits.tolist(), [0, 2, 2, 3])
     chosen = read.select(np.array([2, 0]))
@@ -651,7 +655,7 @@ def test_several_answers_of_a_row_come_back_row_by_row(tmp_path: Path) -> None:
 
 
 def test_labels_head_beyond_the_rows_is_all_of_them() -> None:
-    labels = Labels(Rows({"text": list("abc")}, (("t", 3),)), np.zeros((3, 2)))
+    labels = SoftLabels(Rows({"text": list("abc")}, (("t", 3),)), np.zeros((3, 2)))
     assert [len(labels.head(count).rows) for count in (None, 2, 7)] == [3, 2, 3]
 
 
@@ -659,8 +663,8 @@ def test_changed_copies_do_not_count_as_rows_to_cut(tmp_path: Path) -> None:
     shards = {"train-0.parquet": "ab", "augmented-0.parquet": "CDEF", "unlabeled-0.parquet": "ghi"}
     for name, letters in shards.items():
         rows = Rows({"text": list(letters)}, (("t", len(letters)),))
-        data.write_labels(tmp_path / name, rows, np.zeros((len(letters), 2)), None, columns={}, dtype="float32")
-    labels = data.read_labels(tmp_path, shards)
+        data.write_soft_labels(tmp_path / name, rows, np.zeros((len(letters), 2)), None, columns={}, dtype="float32")
+    labels = data.read_soft_labels(tmp_path, shards)
     kept = {count: "".join(labels.head(count).rows.column("text")) for count in (None, 3, 2, 1)}
     assert kept == {None: "abCDEFghi", 3: "abCDEFghi", 2: "ab", 1: "a"}
     assert labels.originals.column("text") == list("abghi")
@@ -723,14 +727,14 @@ def test_lengths_are_tokens_per_row(examples: Examples) -> None:
 def test_answers_of_a_window_are_read_at_their_places() -> None:
     examples = Examples(
         {"input_ids": (np.arange(1, 8), 0)}, np.array([0, 4, 7]), {"labels": np.array([10, 11, 12])},
-        answers=np.array([0, 2, 3]), places=np.array([1, 3, 2]),
+        answers=np.array([0, 2, 3]), positions=np.array([1, 3, 2]),
     )  # fmt: skip
     batch = examples.__getitems__([1, 0])
     ids = batch["input_ids"].flatten()
-    assert ids[batch["places"]].tolist() == [7, 2, 4]
+    assert ids[batch["positions"]].tolist() == [7, 2, 4]
     assert batch["labels"].tolist() == [12, 10, 11]
-    assert examples.answers_of([1, 0]).tolist() == [2, 0, 1]
-    assert "places" not in examples.timing_batches(1, None, 2)[0]
+    assert examples.prediction_indices([1, 0]).tolist() == [2, 0, 1]
+    assert "positions" not in examples.timing_batches(1, None, 2)[0]
 
 
 LENGTHS = np.minimum(1 + np.random.default_rng(0).lognormal(2.2, 0.9, size=1003).astype(int), 128)

@@ -14,7 +14,7 @@ from test_students import CONFIGS
 from transformers import BertForTokenClassification
 
 from tinybert_cli import formats, models
-from tinybert_cli.models.cls_last_layer import read_all, skip_unread
+from tinybert_cli.models.cls_last_layer import compute_all_tokens, compute_cls_only
 
 INPUTS = {name: BATCH[name] for name in ("input_ids", "attention_mask")}
 
@@ -22,7 +22,7 @@ INPUTS = {name: BATCH[name] for name in ("input_ids", "attention_mask")}
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_logits_and_gradients_are_those_of_the_whole_layer(family: str, attention: str) -> None:
-    whole, short = model(family, attention), skip_unread(model(family, attention))
+    whole, short = model(family, attention), compute_cls_only(model(family, attention))
     for net in (whole, short):
         torch.nn.functional.cross_entropy(net(**INPUTS).logits, BATCH["labels"]).backward()
     with torch.no_grad():
@@ -35,14 +35,14 @@ def test_logits_and_gradients_are_those_of_the_whole_layer(family: str, attentio
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_only_the_first_token_passes_the_last_feed_forward_network(family: str) -> None:
-    net = skip_unread(model(family))
+    net = compute_cls_only(model(family))
     assert net.base_model(**INPUTS)[0].shape == (2, 1, net.config.hidden_size)
-    read_all(net)
+    compute_all_tokens(net)
     assert net.base_model(**INPUTS)[0].shape == (2, 4, net.config.hidden_size)
 
 
 def test_dropout_of_the_attention_is_that_of_training() -> None:
-    net = skip_unread(model("bert", attention_probs_dropout_prob=0.9, hidden_dropout_prob=0.0)).train()
+    net = compute_cls_only(model("bert", attention_probs_dropout_prob=0.9, hidden_dropout_prob=0.0)).train()
     torch.manual_seed(1)
     first, second = net(**INPUTS).logits, net(**INPUTS).logits
     assert not torch.equal(first, second)
@@ -50,7 +50,7 @@ def test_dropout_of_the_attention_is_that_of_training() -> None:
 
 
 def test_a_copied_model_uses_its_own_weights() -> None:
-    net = skip_unread(model("bert"))
+    net = compute_cls_only(model("bert"))
     before = net(**INPUTS).logits
     twin: Any = copy.deepcopy(net)
     with torch.no_grad():
@@ -61,17 +61,17 @@ def test_a_copied_model_uses_its_own_weights() -> None:
 
 
 def test_what_is_saved_is_the_whole_model() -> None:
-    assert skip_unread(model("bert")).state_dict().keys() == model("bert").state_dict().keys()
+    assert compute_cls_only(model("bert")).state_dict().keys() == model("bert").state_dict().keys()
 
 
 def test_a_head_that_reads_every_token_keeps_them() -> None:
-    net = skip_unread(BertForTokenClassification(copy.deepcopy(CONFIGS["bert"])).eval())
+    net = compute_cls_only(BertForTokenClassification(copy.deepcopy(CONFIGS["bert"])).eval())
     assert net(**INPUTS).logits.shape[:2] == (2, 4)
 
 
 def test_losses_that_compare_layers_see_all_tokens() -> None:
-    teacher = models.Teacher(skip_unread(model("bert")), [1, 3], frozenset({"hidden_states"}))
-    student = models.Student(skip_unread(model("bert")), teacher, shared=False).train()
+    teacher = models.Teacher(compute_cls_only(model("bert")), [1, 3], frozenset({"hidden_states"}))
+    student = models.Student(compute_cls_only(model("bert")), teacher, shared=False).train()
     assert student(**INPUTS)["hidden_states"][-1].shape[1] == 4
     assert teacher(BATCH, set(INPUTS))["hidden_states"][-1].shape[1] == 4
 
@@ -79,7 +79,7 @@ def test_losses_that_compare_layers_see_all_tokens() -> None:
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
 def test_an_export_has_the_short_layer_and_the_same_logits(family: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
-    whole, short = model(family), skip_unread(model(family))
+    whole, short = model(family), compute_cls_only(model(family))
     formats.write_onnx(short, INPUTS, tmp_path)
     longer = {name: torch.cat([value, value], -1) for name, value in INPUTS.items()}
     longer["attention_mask"] = longer["attention_mask"].sort(descending=True).values  # the padding is on the right

@@ -150,7 +150,7 @@ def test_the_encoder_of_every_family_is_taken_from_below_its_head_and_shrunk(nam
         expected, found = (model(ids, output_hidden_states=True).hidden_states for model in (whole.base_model, base))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[:-1], expected[:-1], strict=True))
     setting = {"from": "teacher", "num_hidden_layers": 2, "hidden_size": 12}
-    student = models.build(Model.model_validate(setting), base, [1, 3], seed=1)
+    student = models.build_student(Model.model_validate(setting), base, [1, 3], seed=1)
     assert student.base_model is student and type(student) is type(base)
     assert student(ids).last_hidden_state.shape == (1, 4, 12)
 

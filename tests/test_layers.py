@@ -74,8 +74,8 @@ def test_a_narrower_student_is_brought_to_its_teachers_width(shared: bool, count
     assert said["embeddings"].shape == said["hidden_states"][1].shape == (2, 4, 24)
     assert said["queries"][0].shape == (2, 4, 4, 3) and said["scores"][0].shape == (2, 4, 4, 4)
     named: dict[str, Any] = {"hidden_states": 1.0, "attentions": 1.0, "embeddings": 1.0}
-    combined = losses.combine(named | {"relations": {"relation_heads": 6}})
-    combined(said, answers(teacher), BATCH)["loss"].backward()
+    objective = losses.combine(named | {"relations": {"relation_heads": 6}})
+    objective(said, answers(teacher), BATCH)["loss"].backward()
     body = student.model.bert
     learned: list[Tensor] = [*student.projections.parameters(), body.encoder.layer[0].attention.self.query.weight]
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in learned)
@@ -86,7 +86,7 @@ def test_a_student_as_wide_as_its_teacher_is_compared_as_it_is() -> None:
     teacher = models.Teacher(copy.deepcopy(net), range(4), ALL)
     student = models.Student(net, teacher, shared=False).train()
     said = student(**{name: BATCH[name] for name in INPUTS})
-    parts = losses.combine(dict.fromkeys(losses.READS, 1.0))(said, answers(teacher), BATCH)
+    parts = losses.combine(dict.fromkeys(losses.LAYER_OUTPUTS, 1.0))(said, answers(teacher), BATCH)
     assert parts["loss"].item() == pytest.approx(0.0, abs=1e-5)
     assert not list(student.projections)
 

@@ -22,7 +22,7 @@ from tinybert_cli import loops
 from tinybert_cli.config import Training
 from tinybert_cli.data import BucketBatches, Examples, sorted_batches
 from tinybert_cli.errors import ConfigError, InputError, Interrupted, UserError
-from tinybert_cli.loops import Learner, profiling, trainer
+from tinybert_cli.loops import Trainer, profiling, trainer
 
 ROWS, WORDS, WIDTH = 40, 20, 8
 SETTINGS: dict[str, Any] = {
@@ -71,20 +71,20 @@ def make_examples(rows: int = ROWS) -> Examples:
 
 def make_learner(
     dropout: float = 0.0, *, batches: Any = None, rows: int = ROWS, seed: int = 3, **settings: Any
-) -> Learner:
+) -> Trainer:
     torch.manual_seed(1)
     trainer = Training(**(SETTINGS | settings))
     examples = make_examples(rows)
     order = batches or BucketBatches(examples.lengths, trainer.per_device_train_batch_size, seed=seed)
-    return Learner(Net(dropout), examples, order, trainer, seed=seed)
+    return Trainer(Net(dropout), examples, order, trainer, seed=seed)
 
 
 def cross_entropy(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"loss": F.cross_entropy(loops.forward(model, dict(batch))["logits"], batch["labels"])}
 
 
-def weights(learner: Learner) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in learner.model.state_dict().items()}
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
 
 
 def never() -> int:
@@ -92,14 +92,14 @@ def never() -> int:
 
 
 def train(
-    learner: Learner,
+    trainer: Trainer,
     loss: loops.StepLoss = cross_entropy,
     *,
     evaluate: Callable[[], dict[str, float]] | None = None,
     better: float = 1.0,
     stop: Callable[[], int] = never,
 ) -> list[dict[str, Any]]:
-    return list(learner.train(loss, evaluate, better=better, stop=stop))
+    return list(trainer.train(loss, evaluate, better=better, stop=stop))
 
 
 def events(rows: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:
@@ -110,8 +110,8 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def stop_at(learner: Learner, step: int) -> Callable[[], int]:
-    return lambda: signal.SIGTERM if learner.progress.step == step else 0
+def stop_at(trainer: Trainer, step: int) -> Callable[[], int]:
+    return lambda: signal.SIGTERM if trainer.progress.step == step else 0
 
 
 # -- going on from a checkpoint ------------------------------------------------------------------------------
@@ -161,20 +161,20 @@ def test_evaluating_on_the_way_changes_nothing() -> None:
 
 
 def test_a_run_that_was_saved_at_its_end_has_nothing_left_to_do(tmp_path: Path) -> None:
-    learner = make_learner()
-    train(learner)
-    learner.save(tmp_path)
+    trainer = make_learner()
+    train(trainer)
+    trainer.save(tmp_path)
     resumed = make_learner()
     resumed.load(tmp_path)
-    assert train(resumed) == [] and same(weights(resumed), weights(learner))
+    assert train(resumed) == [] and same(weights(resumed), weights(trainer))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_a_checkpoint(number: int) -> None:
-    learner = make_learner()
+    trainer = make_learner()
     rows = []
     with pytest.raises(Interrupted, match="step 2 of 30") as caught:
-        for row in learner.train(cross_entropy, None, better=1.0, stop=lambda: number * (learner.progress.step == 2)):
+        for row in trainer.train(cross_entropy, None, better=1.0, stop=lambda: number * (trainer.progress.step == 2)):
             rows.append(row)
     assert rows[-1] == {"event": "checkpoint", "step": 2} and caught.value.exit_code == 128 + number
 
@@ -182,9 +182,9 @@ def test_a_signal_ends_the_run_after_a_checkpoint(number: int) -> None:
 def test_the_same_seed_trains_the_same_weights() -> None:
     found = []
     for seed in (3, 3, 4):
-        learner = make_learner(0.5, seed=seed)
-        train(learner)
-        found.append(weights(learner))
+        trainer = make_learner(0.5, seed=seed)
+        train(trainer)
+        found.append(weights(trainer))
     assert same(found[0], found[1]) and not same(found[0], found[2])
 
 
@@ -202,9 +202,9 @@ def test_two_half_batches_add_up_to_one_whole_batch() -> None:
 
 
 def test_a_short_last_group_of_batches_still_makes_a_step() -> None:
-    learner = make_learner(gradient_accumulation_steps=4, num_train_epochs=2.0)
-    train(learner)
-    assert learner.max_steps == 6 and learner.progress.batches == 20
+    trainer = make_learner(gradient_accumulation_steps=4, num_train_epochs=2.0)
+    train(trainer)
+    assert trainer.max_steps == 6 and trainer.progress.batches == 20
 
 
 def test_a_short_last_group_weighs_its_batches_like_a_group_of_its_own() -> None:
@@ -218,52 +218,52 @@ def test_a_short_last_group_weighs_its_batches_like_a_group_of_its_own() -> None
 
 
 def test_max_steps_goes_before_epochs() -> None:
-    learner = make_learner(max_steps=7)
-    assert len(events(train(learner), "progress")) == 7
+    trainer = make_learner(max_steps=7)
+    assert len(events(train(trainer), "progress")) == 7
 
 
 def test_a_fraction_of_an_epoch_is_trained() -> None:
-    learner = make_learner(num_train_epochs=0.5)
-    train(learner)
-    assert learner.progress.rows == ROWS / 2
+    trainer = make_learner(num_train_epochs=0.5)
+    train(trainer)
+    assert trainer.progress.rows == ROWS / 2
 
 
 def test_training_learns() -> None:
-    learner = make_learner(num_train_epochs=20.0, learning_rate=5e-2, logging_steps=10)
-    losses = [row["loss"] for row in events(train(learner), "train")]
+    trainer = make_learner(num_train_epochs=20.0, learning_rate=5e-2, logging_steps=10)
+    losses = [row["loss"] for row in events(train(trainer), "train")]
     assert losses[-1] < losses[0] / 2
 
 
 def test_a_loss_that_is_not_finite_stops_before_any_weight_changes() -> None:
-    learner = make_learner()
+    trainer = make_learner()
     seen: list[dict[str, Tensor]] = []
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        seen.append(weights(learner))
+        seen.append(weights(trainer))
         value = cross_entropy(model, batch)["loss"]
         return {"loss": value * float("nan") if len(seen) == 3 else value}
 
     with pytest.raises(UserError, match="the loss is not finite at step 3") as caught:
-        train(learner, loss)
-    assert caught.value.exit_code == 1 and learner.progress.step == 2
-    assert same(weights(learner), seen[2]) and not same(weights(learner), seen[1])
+        train(trainer, loss)
+    assert caught.value.exit_code == 1 and trainer.progress.step == 2
+    assert same(weights(trainer), seen[2]) and not same(weights(trainer), seen[1])
 
 
 def test_a_gradient_that_is_not_finite_stops_before_any_weight_changes() -> None:
-    learner = make_learner(max_grad_norm=0.0)
-    before = weights(learner)
+    trainer = make_learner(max_grad_norm=0.0)
+    before = weights(trainer)
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         zero = (loops.forward(model, dict(batch))["logits"] * 0).sum()
         return {"loss": cross_entropy(model, batch)["loss"] + zero.sqrt()}  # whose slope at 0 is infinite
 
     with pytest.raises(UserError, match="the gradient is not finite at step 1"):
-        train(learner, loss)
-    assert same(weights(learner), before)
+        train(trainer, loss)
+    assert same(weights(trainer), before)
 
 
 def test_a_loss_that_is_not_finite_is_found_in_every_half_batch() -> None:
-    learner = make_learner(gradient_accumulation_steps=2)
+    trainer = make_learner(gradient_accumulation_steps=2)
     calls = []
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -272,18 +272,18 @@ def test_a_loss_that_is_not_finite_is_found_in_every_half_batch() -> None:
         return {"loss": value * float("nan") if len(calls) == 1 else value}
 
     with pytest.raises(UserError, match="not finite at step 1"):
-        train(learner, loss)
+        train(trainer, loss)
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:
-    learner = make_learner(max_steps=1, max_grad_norm=0.01)
+    trainer = make_learner(max_steps=1, max_grad_norm=0.01)
     norms: list[float] = []
-    learner.optimizer.optimizer.register_step_pre_hook(
+    trainer.optimizer.optimizer.register_step_pre_hook(
         lambda optimizer, *_: norms.append(
             float(torch.cat([p.grad.ravel() for g in optimizer.param_groups for p in g["params"]]).norm())
         )
     )
-    train(learner, lambda model, batch: {"loss": 1000 * cross_entropy(model, batch)["loss"]})
+    train(trainer, lambda model, batch: {"loss": 1000 * cross_entropy(model, batch)["loss"]})
     assert norms == [pytest.approx(0.01, rel=1e-3)]
 
 
@@ -299,19 +299,19 @@ def test_matrices_decay_and_biases_and_layer_norms_do_not() -> None:
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
-    learner = make_learner(max_steps=4, warmup_ratio=0.5, learning_rate=1e-2, logging_steps=1)
-    rates = [row["learning_rate"] for row in events(train(learner), "train")]
+    trainer = make_learner(max_steps=4, warmup_ratio=0.5, learning_rate=1e-2, logging_steps=1)
+    rates = [row["learning_rate"] for row in events(train(trainer), "train")]
     assert rates == pytest.approx([0.005, 0.01, 0.005, 0.0])
 
 
 def test_a_constant_learning_rate_stays() -> None:
-    learner = make_learner(max_steps=3, lr_scheduler_type="constant", learning_rate=1e-2, logging_steps=1)
-    assert {row["learning_rate"] for row in events(train(learner), "train")} == {1e-2}
+    trainer = make_learner(max_steps=3, lr_scheduler_type="constant", learning_rate=1e-2, logging_steps=1)
+    assert {row["learning_rate"] for row in events(train(trainer), "train")} == {1e-2}
 
 
 def test_the_learning_rate_counts_steps_and_not_batches() -> None:
-    learner = make_learner(warmup_ratio=0.0, gradient_accumulation_steps=2, num_train_epochs=1.0, logging_steps=1)
-    rates = [row["learning_rate"] for row in events(train(learner), "train")]
+    trainer = make_learner(warmup_ratio=0.0, gradient_accumulation_steps=2, num_train_epochs=1.0, logging_steps=1)
+    rates = [row["learning_rate"] for row in events(train(trainer), "train")]
     assert rates == pytest.approx([0.008, 0.006, 0.004, 0.002, 0.0])
 
 
@@ -327,9 +327,9 @@ def test_trackers_are_told_what_the_log_says() -> None:
         def log(self, values: dict[str, float], step: int, **options: Any) -> None:
             told.append((step, values))
 
-    learner = make_learner(num_train_epochs=1.0, logging_steps=5, eval_strategy="epoch")
-    learner.accelerator.trackers = [Tracker()]
-    rows = [row for row in train(learner, evaluate=scoring(0.5)) if row["event"] in ("train", "evaluate")]
+    trainer = make_learner(num_train_epochs=1.0, logging_steps=5, eval_strategy="epoch")
+    trainer.accelerator.trackers = [Tracker()]
+    rows = [row for row in train(trainer, evaluate=scoring(0.5)) if row["event"] in ("train", "evaluate")]
     assert [step for step, _ in told] == [row["step"] for row in rows] == [5, 10, 10]
     assert told[0][1]["train/loss"] == rows[0]["loss"]
     assert told[-1][1]["evaluate/accuracy"] == rows[-1]["accuracy"]
@@ -382,8 +382,8 @@ def test_every_epoch_is_evaluated_and_saved() -> None:
 
 
 def test_evaluation_by_steps_also_comes_at_the_end() -> None:
-    learner = make_learner(eval_strategy="steps", eval_steps=4, max_steps=10)
-    assert [row["step"] for row in events(train(learner, evaluate=scoring(1, 2, 3)), "evaluate")] == [4, 8, 10]
+    trainer = make_learner(eval_strategy="steps", eval_steps=4, max_steps=10)
+    assert [row["step"] for row in events(train(trainer, evaluate=scoring(1, 2, 3)), "evaluate")] == [4, 8, 10]
 
 
 def test_save_steps_saves_without_an_evaluation() -> None:
@@ -400,28 +400,28 @@ def test_the_best_score_is_the_largest_or_the_smallest(better: float, best: list
 
 
 def test_an_equal_score_is_not_better() -> None:
-    learner = make_learner()
-    train(learner, evaluate=scoring(0.5, 0.5, 0.5))
-    assert learner.progress.best_step == 10
+    trainer = make_learner()
+    train(trainer, evaluate=scoring(0.5, 0.5, 0.5))
+    assert trainer.progress.best_step == 10
 
 
 def test_patience_ends_the_training() -> None:
-    learner = make_learner(num_train_epochs=9.0, early_stopping_patience=2)
-    rows = train(learner, evaluate=scoring(0.5, 0.7, 0.6, 0.6, 0.9))
-    assert len(events(rows, "evaluate")) == 4 and learner.progress.best == 0.7
+    trainer = make_learner(num_train_epochs=9.0, early_stopping_patience=2)
+    rows = train(trainer, evaluate=scoring(0.5, 0.7, 0.6, 0.6, 0.9))
+    assert len(events(rows, "evaluate")) == 4 and trainer.progress.best == 0.7
 
 
 def test_patience_that_ran_out_before_a_checkpoint_stays_out(tmp_path: Path) -> None:
-    learner = make_learner(num_train_epochs=9.0, early_stopping_patience=1)
-    train(learner, evaluate=scoring(0.5, 0.4))
-    learner.save(tmp_path)
+    trainer = make_learner(num_train_epochs=9.0, early_stopping_patience=1)
+    train(trainer, evaluate=scoring(0.5, 0.4))
+    trainer.save(tmp_path)
     resumed = make_learner(num_train_epochs=9.0, early_stopping_patience=1)
     resumed.load(tmp_path)
     assert train(resumed, evaluate=scoring(0.9)) == []
 
 
 def test_dropout_is_on_again_after_an_evaluation() -> None:
-    learner = make_learner()
+    trainer = make_learner()
     modes: list[bool] = []
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -429,24 +429,24 @@ def test_dropout_is_on_again_after_an_evaluation() -> None:
         return cross_entropy(model, batch)
 
     def evaluate() -> dict[str, float]:
-        learner.model.eval()
+        trainer.model.eval()
         return {"objective": 0.0}
 
-    train(learner, loss, evaluate=evaluate)
+    train(trainer, loss, evaluate=evaluate)
     assert all(modes)
 
 
 def test_the_summary_counts_every_row_once() -> None:
-    learner = make_learner(num_train_epochs=2.0)
-    train(learner)
-    summary = learner.summary()
-    assert summary["steps"] == 20 and learner.progress.rows == 2 * ROWS
+    trainer = make_learner(num_train_epochs=2.0)
+    train(trainer)
+    summary = trainer.summary()
+    assert summary["steps"] == 20 and trainer.progress.rows == 2 * ROWS
     assert summary["train_samples_per_second"] == pytest.approx(2 * ROWS / summary["train_runtime"])
 
 
 def test_the_time_of_reading_batches_is_training_time_as_well() -> None:
-    learner = make_learner(num_train_epochs=1.0)
-    examples: Any = learner.loader.dataset
+    trainer = make_learner(num_train_epochs=1.0)
+    examples: Any = trainer.loader.dataset
 
     class Slow:
         def __len__(self) -> int:
@@ -456,7 +456,7 @@ def test_the_time_of_reading_batches_is_training_time_as_well() -> None:
             time.sleep(0.02)
             return dict(examples.__getitems__(indices))
 
-    slow = Learner(Net(), Slow(), InOrder(4), learner.training, seed=3)  # type: ignore[arg-type]
+    slow = Trainer(Net(), Slow(), InOrder(4), trainer.training, seed=3)  # type: ignore[arg-type]
     list(slow.train(cross_entropy, None, better=1.0, stop=lambda: 0))
     assert slow.summary()["train_runtime"] >= 0.02 * ROWS / 4
 
@@ -583,7 +583,7 @@ def test_multiplications_are_counted_row_by_row() -> None:
 
 def test_a_model_that_cannot_answer_has_no_start_up_time(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="exit code 3"):
-        loops.first_answer(str(tmp_path / "nothing"), "text")
+        loops.cold_start(str(tmp_path / "nothing"), "text")
 
 
 def test_bf16_is_taken_where_it_is_asked_for(net: Net) -> None:
@@ -610,7 +610,7 @@ import transformers.modeling_utils
 def of_the_group():
     return [task for task in Path("/proc/self/task").iterdir() if "gloo" in (task / "comm").read_text()]
 assert of_the_group()
-loops.leave()
+loops.end_process_group()
 assert not of_the_group()
 """
 

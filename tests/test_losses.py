@@ -156,7 +156,7 @@ def test_label_smoothing_ignores_rows_without_a_label() -> None:
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
     labels = np.array([0, 0, 0, 2, 0, 2, -100])
-    balanced = losses.OUTPUTS["class"].balanced
+    balanced = losses.LOSS_SETS["class"].balanced
     assert balanced is not None
     np.testing.assert_allclose(balanced(labels)[:6], compute_sample_weight("balanced", labels[:6]), rtol=1e-6)
     assert balanced(labels)[6] == 0 and balanced(labels[6:]).tolist() == [0]
@@ -330,7 +330,11 @@ def numpy_relations(student: dict[str, Any], teacher: dict[str, Any], heads: int
 
 def test_layer_losses_are_what_numpy_says() -> None:
     student, teacher = states(1), states(2)
-    said = {name: float(losses.LOSSES[name](student, teacher, MASKED)) for name in losses.READS if name != "relations"}
+    said = {
+        name: float(losses.LOSSES[name](student, teacher, MASKED))
+        for name in losses.LAYER_OUTPUTS
+        if name != "relations"
+    }
     cosines = []
     ours, theirs = student["hidden_states"][-1].numpy(), teacher["hidden_states"][-1].numpy()
     for row, token in zip(*MASK.nonzero(), strict=True):
@@ -385,7 +389,7 @@ def test_embeddings_and_relations_by_hand() -> None:
     assert float(loss) == pytest.approx(3 * (first + 0) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", losses.READS)
+@pytest.mark.parametrize("name", losses.LAYER_OUTPUTS)
 def test_padding_changes_no_layer_loss(name: str) -> None:
     student, teacher = states(1), states(2)
     loss, before = losses.LOSSES[name], losses.LOSSES[name](student, teacher, MASKED)
@@ -411,7 +415,7 @@ def test_padding_changes_no_layer_loss(name: str) -> None:
     assert float(loss(*padded_answers, mask)) == pytest.approx(float(before), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", losses.READS)
+@pytest.mark.parametrize("name", losses.LAYER_OUTPUTS)
 def test_a_student_like_its_teacher_has_no_layer_loss(name: str) -> None:
     teacher = states(3)
     assert float(losses.LOSSES[name](teacher, teacher, MASKED)) == pytest.approx(0.0, abs=1e-6)

@@ -65,13 +65,13 @@ def tokens_and_model(family: str = "bert") -> tuple[PreTrainedTokenizerFast, Pre
 
 
 def asker(tokens: PreTrainedTokenizerFast, model: PreTrainedModel, candidates: int = 4) -> models.MaskedLM:
-    return models.MaskedLM(model, tokens, SOURCE, candidates=candidates, is_barred=word_replacement.is_kept)
+    return models.MaskedLM(model, tokens, SOURCE, candidates=candidates, is_barred=word_replacement.is_protected)
 
 
 def answers(lm: models.MaskedLM, texts: list[str], *, batch: int = 3, length: int = 64) -> list[dict[str, list[str]]]:
     """For each text the words that were asked about, as they stand there, and what was said of each."""
     split = [word_replacement.words(text) for text in texts]
-    places = [word_replacement.changeable(parts) for parts in split]
+    places = [word_replacement.replaceable(parts) for parts in split]
     spans = [word_replacement.spans(parts, at) for parts, at in zip(split, places, strict=True)]
     tokens, offsets, asked = lm.encode(texts, spans, length)
     examples = data.Examples(tokens, offsets)
@@ -90,7 +90,9 @@ def said_of_one(model: PreTrainedModel, tokens: PreTrainedTokenizerFast, text: s
     encoded = tokens(text, return_tensors="pt")
     with torch.no_grad():
         logits = model(**encoded).logits[0, encoded.char_to_token(place)]
-    table = {other: piece for other, piece in models.whole_words(tokens).items() if not word_replacement.is_kept(other)}
+    table = {
+        other: piece for other, piece in models.whole_words(tokens).items() if not word_replacement.is_protected(other)
+    }
     table.pop(word.lower(), None)
     return sorted(table, key=lambda other: -float(logits[table[other]]))
 

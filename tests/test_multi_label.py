@@ -15,7 +15,7 @@ from tinybert_cli.data import Rows
 from tinybert_cli.errors import InputError
 from tinybert_cli.tasks.multi_label import ClassesExam, best_thresholds
 
-TASK = tasks.find_answering("multi-label-classification")
+TASK = tasks.find_prediction_task("multi-label-classification")
 NAMES = ["arts", "news", "sport"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -199,19 +199,19 @@ def test_soft_labels_are_the_binary_cross_entropy_of_both_models_probabilities()
     p, q = (1 / (1 + np.exp(-values / 2)) for values in (theirs, ours))
     expected = -(p * np.log(q) + (1 - p) * np.log(1 - q)).mean() * 4
     said = [{"logits": torch.from_numpy(values)} for values in (ours, theirs)]
-    assert losses.OUTPUTS["classes"].soft_labels(*said, {}, temperature=2.0).item() == pytest.approx(expected)
+    assert losses.LOSS_SETS["classes"].soft_labels(*said, {}, temperature=2.0).item() == pytest.approx(expected)
 
 
 def test_hard_labels_leave_out_what_is_missing() -> None:
     batch = {"labels": torch.tensor([[1.0, torch.nan], [torch.nan, 0.0]])}
     logits = torch.tensor([[0.5, 9.0], [9.0, 0.5]])
-    found = losses.OUTPUTS["classes"].hard_labels({"logits": logits}, {}, batch)
+    found = losses.LOSS_SETS["classes"].hard_labels({"logits": logits}, {}, batch)
     assert found.item() == pytest.approx((np.log1p(np.exp(-0.5)) + np.log1p(np.exp(0.5))) / 2, rel=1e-5)
 
 
 def test_balanced_weights_make_yes_and_no_of_each_class_count_alike() -> None:
     labels = np.array([[1, 0], [0, 0], [0, 1], [0, np.nan]], dtype=np.float32)
-    balanced = losses.OUTPUTS["classes"].balanced
+    balanced = losses.LOSS_SETS["classes"].balanced
     assert balanced is not None
     weights = balanced(labels)
     np.testing.assert_allclose(weights[:, 0], [4 / 2, 4 / 6, 4 / 6, 4 / 6], rtol=1e-6)

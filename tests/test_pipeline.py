@@ -58,7 +58,7 @@ def write_moods(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def write_labels(folder: Path) -> dict[str, Any]:
+def write_soft_labels(folder: Path) -> dict[str, Any]:
     """Any of two moods, in cells of a CSV."""
     for split, count in COUNTS.items():
         draw = random.Random(split)
@@ -143,7 +143,7 @@ def write_chinese(folder: Path) -> dict[str, Any]:
 
 MADE = {
     "text-classification": Made(write_moods, "the cast is great and warm .", "good", 0.85, rounds=12.0),
-    "multi-label-classification": Made(write_labels, "a great and dull .", ["bad", "good"], 0.85),
+    "multi-label-classification": Made(write_soft_labels, "a great and dull .", ["bad", "good"], 0.85),
     "regression": Made(write_numbers, "the very lovely great fine .", pytest.approx(3.0, abs=1.5), 0.85),
     "token-classification": Made(
         write_tags, "the lovely great and the boring cold .",
@@ -188,7 +188,7 @@ class Cascade:
 
     @property
     def metric(self) -> str:
-        return tasks.find_answering(self.task).main_metric
+        return tasks.find_prediction_task(self.task).main_metric
 
 
 @pytest.fixture(scope="module", params=MADE)
@@ -225,14 +225,14 @@ def test_the_teacher_is_checked_before_anything_is_labelled(cascade: Cascade) ->
         if name.startswith(("classifier.", "qa_outputs.")):
             weights[name].zero_()
     save_file(weights, cascade.folder / "worse" / "model.safetensors", metadata={"format": "pt"})
-    models.rewrite_config(cascade.folder / "worse", dict.fromkeys(tasks.find_answering(cascade.task).decides))
+    models.rewrite_config(cascade.folder / "worse", dict.fromkeys(tasks.find_prediction_task(cascade.task).decides))
     with pytest.raises(InputError, match="no better than always giving the most frequent answer"):
         cascade.stage("gen-soft-labels", "worse-labels", teacher=cascade.folder / "worse")
 
 
 def test_labels_hold_as_many_answers_as_the_rows_ask_for(cascade: Cascade) -> None:
     table = pq.read_table(cascade.folder / "labels" / "train-00000-of-00001.parquet").to_pydict()
-    task = tasks.find_answering(cascade.task)
+    task = tasks.find_prediction_task(cascade.task)
     logits = np.concatenate([np.ravel(row) for row in table["teacher_logits"]])
     assert np.isfinite(logits).all() and len(table["teacher_prediction"]) == len(table["teacher_logits"])
     if task.name == "token-classification":
@@ -323,7 +323,7 @@ def test_models_are_scored_side_by_side_as_their_training_scored_them(cascade: C
     )
     assert 0.5 < found["student.agreement"] <= 1.0
     assert found[f"student.{cascade.metric}_low"] <= found[f"student.{cascade.metric}_high"]
-    assert any(key.startswith(f"student.{tasks.find_answering(cascade.task).sliced}[length=") for key in found)
+    assert any(key.startswith(f"student.{tasks.find_prediction_task(cascade.task).sliced}[length=") for key in found)
     rows = pq.read_table(cascade.folder / "eval" / "predictions.parquet").to_pydict()
     assert len(rows["student_prediction"]) == COUNTS["validation"] or cascade.task == "text-classification"
 
@@ -338,13 +338,13 @@ def plain(said: Any) -> Any:
 def test_predict_says_what_the_task_says(cascade: Cascade) -> None:
     (said,) = predict.run(str(cascade.folder / "student"), [cascade.made.asked])
     assert plain(said["prediction"]) == cascade.made.answer
-    assert ("confidence" in said) == tasks.find_answering(cascade.task).confident
+    assert ("confidence" in said) == tasks.find_prediction_task(cascade.task).confident
     assert "".join(predict.as_fields(said))
 
 
 def test_predict_reads_a_text_in_windows_that_is_too_long_for_the_model(cascade: Cascade) -> None:
     made = cascade.made
-    if tasks.find_answering(cascade.task).parted is None:
+    if tasks.find_prediction_task(cascade.task).parted is None:
         pytest.skip("it cuts the text")
     question, tab, text = made.asked.rpartition("\t")
     filled = "我们在看，" * 14 if cascade.case == "chinese" else "the a is was and very " * 12
@@ -373,7 +373,7 @@ def test_an_export_answers_the_same_without_torch(cascade: Cascade) -> None:
 
 def test_the_model_card_names_the_pipeline_and_its_python_runs(cascade: Cascade) -> None:
     card = (cascade.folder / "student" / "README.md").read_text()
-    task = tasks.find_answering(cascade.task)
+    task = tasks.find_prediction_task(cascade.task)
     assert f"pipeline_tag: {task.pipeline}\n" in card
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     command = re.search(r"tinybert predict \S+ (.*)", card)

@@ -28,7 +28,7 @@ from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import spans
 from tinybert_cli.tasks.base import Encoded
 
-TASK = tasks.find_answering("question-answering")
+TASK = tasks.find_prediction_task("question-answering")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["who", "wrote", "it", "?", "ada", "in", "184", "##3", ".", "long", "ago", "and", "then", "##s"]
 CONTEXT = "Ada wrote it in 1843."
@@ -73,7 +73,7 @@ def pieces_read(encoded: Encoded, tokenizer: Any) -> list[list[list[str]]]:
     """For each window the pieces at which each of its answers is read, begin and end."""
     batch = Examples.of(encoded).__getitems__(range(len(encoded.offsets) - 1))
     words = np.array(tokenizer.convert_ids_to_tokens(batch["input_ids"].flatten().tolist()))
-    read = words[batch["places"].numpy()].tolist()
+    read = words[batch["positions"].numpy()].tolist()
     assert encoded.answers is not None
     return [read[begin:end] for begin, end in zip(encoded.answers[:-1], encoded.answers[1:], strict=True)]
 
@@ -113,7 +113,7 @@ def test_a_long_context_is_read_in_windows_and_every_word_once(tokenizer: Any) -
     read = pieces_read(encoded, tokenizer)
     assert len(read) > 2
     assert [begin for window in read for begin, _ in window] == ["[CLS]", *context.split()]
-    places = Examples.of(encoded).__getitems__([1])["places"] % 12
+    places = Examples.of(encoded).__getitems__([1])["positions"] % 12
     assert places.min() > 3  # the second window leaves its first words to the first one, where they stand further in
 
 
@@ -388,7 +388,7 @@ def test_soft_labels_compare_the_places_of_each_window(batch: dict[str, torch.Te
     expected = -np.mean([
         (softmax(theirs[a:b] / 3) * np.log(softmax(ours[a:b] / 3))).sum(0) for a, b in ((0, 7), (7, 11))
     ])  # fmt: skip
-    soft = losses.OUTPUTS["span"].soft_labels
+    soft = losses.LOSS_SETS["span"].soft_labels
     found = soft(*({"logits": torch.from_numpy(said)} for said in (ours, theirs)), batch, temperature=3.0)
     assert found.item() == pytest.approx(expected * 9, rel=1e-5)
 
@@ -396,7 +396,7 @@ def test_soft_labels_compare_the_places_of_each_window(batch: dict[str, torch.Te
 def test_hard_labels_look_at_the_windows_that_hold_the_answer(batch: dict[str, torch.Tensor]) -> None:
     ours = np.random.default_rng(1).normal(size=(11, 2))
     first = np.log(softmax(ours[:7]))[1]
-    hard = losses.OUTPUTS["span"].hard_labels
+    hard = losses.LOSS_SETS["span"].hard_labels
     both = hard({"logits": torch.from_numpy(ours)}, {}, batch).item()
     assert both == pytest.approx(-np.mean([first, np.log(softmax(ours[7:]))[0]]), rel=1e-5)
     batch["labels"][7:] = torch.nan
@@ -405,8 +405,8 @@ def test_hard_labels_look_at_the_windows_that_hold_the_answer(batch: dict[str, t
 
 def test_the_gradient_is_finite_where_a_window_has_no_places(batch: dict[str, torch.Tensor]) -> None:
     logits = torch.zeros(7, 2, requires_grad=True)
-    shown = {**batch, "places": batch["places"][:7], "labels": batch["labels"][:7]}
-    losses.OUTPUTS["span"].soft_labels({"logits": logits}, {"logits": torch.ones(7, 2)}, shown).backward()
+    shown = {**batch, "positions": batch["positions"][:7], "labels": batch["labels"][:7]}
+    losses.LOSS_SETS["span"].soft_labels({"logits": logits}, {"logits": torch.ones(7, 2)}, shown).backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
 

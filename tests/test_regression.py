@@ -16,7 +16,7 @@ from tinybert_cli.data import Rows
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks.regression import ValueExam
 
-TASK = tasks.find_answering("regression")
+TASK = tasks.find_prediction_task("regression")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -95,7 +95,7 @@ def test_agreement_is_the_correlation_with_the_reference() -> None:
 
 def test_soft_labels_are_the_squared_error_to_the_teacher_and_not_to_the_data() -> None:
     ours, theirs = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [4.0]])
-    outputs = losses.OUTPUTS[TASK.outputs]
+    outputs = losses.LOSS_SETS[TASK.outputs]
     batch = {"labels": torch.tensor([9.0, torch.nan])}
     assert outputs.soft_labels({"logits": ours}, {"logits": theirs}, batch).item() == pytest.approx((1 + 4) / 2)
     assert outputs.hard_labels({"logits": ours}, {}, batch).item() == pytest.approx(64.0)

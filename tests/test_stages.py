@@ -474,7 +474,7 @@ def test_a_student_learns_from_unlabeled_rows_as_well(teacher: Path, configs: Co
 
 def killed_at_shard(number: int, patch: pytest.MonkeyPatch) -> None:
     """The process is killed while it writes that shard, counted from 0."""
-    write, written = gen_soft_labels.data.write_labels, []
+    write, written = gen_soft_labels.data.write_soft_labels, []
 
     def write_or_die(path: Path, *arguments: Any, **options: Any) -> None:
         if len(written) == number:
@@ -483,7 +483,7 @@ def killed_at_shard(number: int, patch: pytest.MonkeyPatch) -> None:
         written.append(path.name)
         write(path, *arguments, **options)
 
-    patch.setattr(gen_soft_labels.data, "write_labels", write_or_die)
+    patch.setattr(gen_soft_labels.data, "write_soft_labels", write_or_die)
 
 
 def test_changed_copies_of_the_training_rows_are_labelled_and_learnt_from(

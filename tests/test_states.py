@@ -55,7 +55,7 @@ def test_what_is_kept_is_what_the_teacher_says_of_each_text(teacher: Path, label
     assert sorted(reads) == list(RECORDS)
     net = models.Teacher(models.load(models.locate(str(teacher)), "sequence-classification"), [1, 3], reads)
     kept = stored(labels, list(RECORDS))
-    told = models.Stored(reads, 16, [1, 3])
+    told = models.StoredTeacher(reads, 16, [1, 3])
     for row in (0, 7, 95):
         batch = shown(teacher, sentences("train")[row]["text"])
         said, found = net(batch, set(batch)), told(kept.batch(np.array([row]), batch["input_ids"].shape[1]), set())

@@ -69,7 +69,7 @@ def make_teacher(name: str) -> PreTrainedModel:
 
 def make_student(teacher: PreTrainedModel, rule: str | list[int] = "uniform", **numbers: Any) -> PreTrainedModel:
     setting = Model(**{"from": "teacher"}, **numbers)
-    return models.build(setting, teacher, models.copied_layers(setting, rule, teacher.config), seed=1)
+    return models.build_student(setting, teacher, models.copied_layers(setting, rule, teacher.config), seed=1)
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -360,9 +360,9 @@ def test_random_weights_follow_the_seed_and_leave_the_generator_alone() -> None:
     teacher = make_teacher("bert")
     setting = Model(**{"from": "x"}, initialize="random", num_hidden_layers=2)
     torch.manual_seed(5)
-    first, drawn = models.build(setting, teacher, [], seed=3), torch.rand(1)
+    first, drawn = models.build_student(setting, teacher, [], seed=3), torch.rand(1)
     torch.manual_seed(6)
-    same, other = (models.build(setting, teacher, [], seed=seed) for seed in (3, 4))
+    same, other = (models.build_student(setting, teacher, [], seed=seed) for seed in (3, 4))
     assert torch.equal(logits(first), logits(same)) and not torch.equal(logits(first), logits(other))
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))

@@ -18,7 +18,7 @@ from tinybert_cli.metrics.entities import entities, kinds_of
 from tinybert_cli.models import load_tokenizer, locate
 from tinybert_cli.tasks.token_classification import TagExam
 
-TASK = tasks.find_answering("token-classification")
+TASK = tasks.find_prediction_task("token-classification")
 NAMES = ["O", "B-LOC", "B-PER", "I-LOC", "I-PER"]
 PIECES = ["ada", "wrote", "it", "in", "lon", "##don", "new", "york", ".", "-", "北", "京", "市", "在", "我"]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -130,7 +130,7 @@ def read_at(rows: Rows, tokenizer: Any, order: list[int] | None = None, **given:
         windows = (order or list(range(len(examples))))[start : start + 2]
         batch = examples.__getitems__(windows)
         pieces = tokenizer.convert_ids_to_tokens(batch["input_ids"].flatten().tolist())
-        found += [pieces[place] for place in batch["places"].tolist()]
+        found += [pieces[place] for place in batch["positions"].tolist()]
         numbers += batch["number"].tolist()
     return found, np.array(numbers)
 
@@ -249,7 +249,7 @@ def test_unsure_words_are_no_labels_and_rows_without_a_sure_one_are_left_out() -
 
 
 def test_rare_tags_count_as_much_as_frequent_ones_when_balanced() -> None:
-    balanced = losses.OUTPUTS[TASK.outputs].balanced
+    balanced = losses.LOSS_SETS[TASK.outputs].balanced
     assert balanced is not None
     np.testing.assert_allclose(balanced(np.array([0, 0, 0, 2, -100])), [2 / 3, 2 / 3, 2 / 3, 2, 0], rtol=1e-6)
 

@@ -212,7 +212,7 @@ def _say(answers: Callable[[], Iterable[str]]) -> None:
 
     out = sys.stdout
     try:
-        with console.hushed():
+        with console.silenced():
             for line in answers():
                 if not console.put(line, out):
                     break
@@ -246,7 +246,7 @@ def execute(
         stage = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")
         config = configuration.load(command, file, overrides, stage.CHECKS)
         folder = Path(config.output_dir)
-        with screen.hushed(folder):
+        with screen.silenced(folder):
             for row in stage.run(config, force=force, dry_run=dry_run):
                 screen.show(row)
         screen.finish(file, config.output_dir, dry_run=dry_run)
@@ -276,4 +276,4 @@ def _leave() -> None:
     if "torch" in sys.modules:
         from tinybert_cli import loops
 
-        loops.leave()
+        loops.end_process_group()

@@ -37,7 +37,7 @@ NEXT = {
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """For a helper: what libraries print is not shown."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -112,7 +112,7 @@ class Screen:
     # -- while the stage runs --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def hushed(self, folder: Path) -> Iterator[None]:
+    def silenced(self, folder: Path) -> Iterator[None]:
         """What libraries print goes to run.log; with -v it is shown as well."""
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -21,7 +21,7 @@ class Opened:
     size: dict[str, int]  # its parameters; empty of an export, which does not say
 
 
-def opened(source: models.Source, task: tasks.Answering, names: list[str] | None) -> Opened:
+def opened(source: models.Source, task: tasks.PredictionTask, names: list[str] | None) -> Opened:
     """The model with a head for the task.
 
     Raises:

@@ -1,6 +1,6 @@
 """The folders where stages meet: lock, atomic output, checkpoints, manifest, log."""
 
-from tinybert_cli.artifacts.atomic_files import check_room
+from tinybert_cli.artifacts.atomic_files import check_free_space
 from tinybert_cli.artifacts.manifests import (
     Description,
     check_origin,
@@ -19,8 +19,8 @@ __all__ = [
     "Description",
     "Output",
     "Row",
+    "check_free_space",
     "check_origin",
-    "check_room",
     "describe",
     "describe_all",
     "describe_model",

@@ -56,7 +56,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def check_room(folder: Path, needed: int) -> None:
+def check_free_space(folder: Path, needed: int) -> None:
     """InputError if the disk that the folder is on, or will be, has less than so many bytes free."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(there).free
@@ -92,7 +92,7 @@ def locked(folder: Path, *, skip: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-def named_disk_error(error: Exception, folder: Path) -> Exception:
+def as_user_error(error: Exception, folder: Path) -> Exception:
     """A UserError for a full disk, which every library reports in its own way, or a folder that is not to be written.
 
     Any other error as it is.

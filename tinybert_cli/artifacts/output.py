@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.artifacts.atomic_files import (
+    as_user_error,
     digest,
     file_hash,
     locked,
-    named_disk_error,
     now,
     read_json,
     sync,
@@ -72,7 +72,7 @@ def open_output(
         try:
             output.open(force)
         except OSError as error:
-            raise named_disk_error(error, output.folder) from error
+            raise as_user_error(error, output.folder) from error
         try:
             yield output
         except UserError:
@@ -80,7 +80,7 @@ def open_output(
             raise
         except OSError as error:
             output.close_failed()
-            raise named_disk_error(error, output.folder) from error
+            raise as_user_error(error, output.folder) from error
 
 
 class Output:
@@ -211,7 +211,7 @@ class Output:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (partial / name).replace(self.folder / name)
         except Exception as error:
-            raise named_disk_error(error, self.folder) from error
+            raise as_user_error(error, self.folder) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -284,7 +284,7 @@ class Output:
         try:
             yield folder
         except Exception as error:
-            raise named_disk_error(error, self.folder) from error
+            raise as_user_error(error, self.folder) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -310,7 +310,7 @@ class Output:
             partial.rename(folder)
         except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise named_disk_error(error, self.folder) from error
+            raise as_user_error(error, self.folder) from error
         for old in drop:
             shutil.rmtree(self.folder / "checkpoints" / old, ignore_errors=True)
         return folder

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from tinybert_cli.config import COMMANDS
 from tinybert_cli.configuration import suggestions, yaml_reader
-from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Complaint, Node, Place
+from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Complaint, Location, Node
 from tinybert_cli.errors import ConfigErrors, InputError, nearest
 
 Key = tuple[str | int, ...]
@@ -32,7 +32,7 @@ class Composed:
         self.fatal: Complaint | None = None
         self.sources: list[str] = []
         self.file_keys: list[str] = []
-        self.tree = Node({}, yaml_reader.file_place("", str(file)))
+        self.tree = Node({}, yaml_reader.file_location("", str(file)))
         self._files: dict[str, Node] = {}
         try:
             self.tree = self._file(Path(file), ())
@@ -44,19 +44,19 @@ class Composed:
             self.fatal = complaint
 
     def errors(self, complaints: list[Complaint]) -> ConfigErrors:
-        """All complaints in one text, in the order in which a reader meets their places."""
+        """All complaints in one text, in the order in which a reader meets their locations."""
         ranks = {source: rank for rank, source in enumerate([*self.sources, COMMAND_LINE])}
-        ordered = sorted(complaints, key=lambda it: (ranks[it.place.source], it.place.line, it.place.column))
+        ordered = sorted(complaints, key=lambda it: (ranks[it.location.source], it.location.line, it.location.column))
         return ConfigErrors("\n\nerror: ".join(map(str, ordered)))
 
-    def _file(self, file: Path, chain: tuple[Path, ...], asked: Place | None = None) -> Node:
+    def _file(self, file: Path, chain: tuple[Path, ...], asked: Location | None = None) -> Node:
         """The mapping in a file, with all that it extends below it."""
         identity = os.path.realpath(file)
         if identity not in self._files:
             self.sources.append(str(file))
             text = _text_of(file, asked)
             node = yaml_reader.read(text, str(file), self.complaints)
-            top = yaml_reader.file_place(text, str(file))
+            top = yaml_reader.file_location(text, str(file))
             if node is None or node.value is None:
                 raise Complaint("the file is empty", top, "write `key: value`")
             if not isinstance(node.value, dict):
@@ -87,13 +87,13 @@ class Composed:
         name, sign, _ = argument.partition("=")
         keys = name.split(".")
         if not sign or name.startswith("-") or not all(keys):
-            place = yaml_reader.argument_place(argument, number, 0, len(name) if sign and name else len(argument))
+            location = yaml_reader.argument_location(argument, number, 0, len(name) if sign and name else len(argument))
             what = f"expected KEY=VALUE, found '{argument}'"
-            self.complaints.append(Complaint(what, place, _argument_hint(self.command, argument)))
+            self.complaints.append(Complaint(what, location, _argument_hint(self.command, argument)))
             return
         starts = [len(".".join([*keys[:index], ""])) for index in range(len(keys))]
-        places = [
-            yaml_reader.argument_place(argument, number, at, at + len(key))
+        locations = [
+            yaml_reader.argument_location(argument, number, at, at + len(key))
             for at, key in zip(starts, keys, strict=True)
         ]
         try:
@@ -101,29 +101,29 @@ class Composed:
         except Complaint as complaint:  # the other arguments can still be read
             self.complaints.append(complaint)
             return
-        nothing = Node(None, yaml_reader.argument_place(argument, number, 0, len(name)))
-        self.tree = self._put(self.tree, (), list(zip(keys, places, strict=True)), node or nothing)
+        nothing = Node(None, yaml_reader.argument_location(argument, number, 0, len(name)))
+        self.tree = self._put(self.tree, (), list(zip(keys, locations, strict=True)), node or nothing)
 
-    def _put(self, tree: Node, path: Key, keys: list[tuple[str, Place]], node: Node) -> Node:
+    def _put(self, tree: Node, path: Key, keys: list[tuple[str, Location]], node: Node) -> Node:
         """The tree with the node at `path` and then `keys`."""
-        (key, place), rest = keys[0], keys[1:]
+        (key, location), rest = keys[0], keys[1:]
         entries = dict(entries_of(tree))
         if rest:
-            old = entries.get(key) or self._default(key, path, place)
-            opened = _opened(old, suggestions.may_be(self.command, (*path, key)), place)
+            old = entries.get(key) or self._default(key, path, location)
+            opened = _opened(old, suggestions.may_be(self.command, (*path, key)), location)
             entries[key] = self._put(opened, (*path, key), rest, node)
         else:
-            entries[key] = replace(node, key_at=place)
+            entries[key] = replace(node, key_at=location)
         return replace(tree, value=entries)
 
-    def _default(self, key: str, path: Key, place: Place) -> Node:
+    def _default(self, key: str, path: Key, location: Location) -> Node:
         """What a dotted key changes if no file says it: `losses.hard_labels=0.5` leaves the other default losses be."""
         default = None if path else default_of(self.command, key)
         entries = default.items() if isinstance(default, dict) else ()
-        return Node({name: Node(value, place, place) for name, value in entries}, place, place)
+        return Node({name: Node(value, location, location) for name, value in entries}, location, location)
 
     def _finished(self, node: Node, path: Key) -> Node:
-        """The node with its variables expanded, and without any `extends`, which is out of place here."""
+        """The node with its variables expanded, and without any `extends`, which is out of location here."""
         if isinstance(node.value, list):
             return replace(node, value=[self._finished(one, (*path, at)) for at, one in enumerate(node.value)])
         if isinstance(node.value, dict):
@@ -157,7 +157,7 @@ class Composed:
         return replace(node, value=_VARIABLE.sub(value_of, text))
 
 
-def _text_of(file: Path, asked: Place | None) -> str:
+def _text_of(file: Path, asked: Location | None) -> str:
     where = f"{asked.source}:{asked.line}:{asked.column}" if asked else None
     try:
         return file.read_bytes().decode("utf-8-sig")
@@ -173,7 +173,7 @@ def _text_of(file: Path, asked: Place | None) -> str:
         raise InputError(f"cannot read '{file}': {error.strerror}", where=where) from None
 
 
-def _near_files(file: Path, asked: Place | None) -> str | None:
+def _near_files(file: Path, asked: Location | None) -> str | None:
     if "=" in file.name:
         return "the config file comes first: tinybert COMMAND CONFIG [KEY=VALUE]..."
     if not file.parent.is_dir():
@@ -206,10 +206,10 @@ def _merged(below: Node, above: Node) -> Node:
     return replace(above, value=below.value | both)
 
 
-def _inside(place: Place, part: str) -> Place:
-    """The place of `part` in a text, if it can be seen in its first line."""
-    at = place.text.find(part, place.column - 1)
-    return place if at < 0 else replace(place, column=at + 1, width=len(part))
+def _inside(location: Location, part: str) -> Location:
+    """The location of `part` in a text, if it can be seen in its first line."""
+    at = location.text.find(part, location.column - 1)
+    return location if at < 0 else replace(location, column=at + 1, width=len(part))
 
 
 def _arguments(overrides: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -243,7 +243,7 @@ def settings_hint(paths: list[tuple[str, ...]], rest: Key, value: str) -> str:
     return f"did you mean {' or '.join(written)}?"
 
 
-def _opened(node: Node, choices: list[suggestions.Schema], place: Place) -> Node:
+def _opened(node: Node, choices: list[suggestions.Schema], location: Location) -> Node:
     """A node that a dotted key goes into: a weight or a model's name makes room for what belongs beside it."""
     if isinstance(node.value, dict):
         return node
@@ -252,7 +252,7 @@ def _opened(node: Node, choices: list[suggestions.Schema], place: Place) -> Node
         return replace(node, value={"from": node})
     if isinstance(node.value, int | float) and any("properties" not in choice for choice in mappings):
         return replace(node, value={"weight": node})
-    return Node({}, place, place)
+    return Node({}, location, location)
 
 
 def default_of(command: str, key: str) -> Any:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.configuration import suggestions, yaml_reader
 from tinybert_cli.configuration.compose import Composed, Key, default_of, entries_of, settings_hint
-from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Complaint, Node, Place
+from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Complaint, Location, Node
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
 
 Check = Callable[..., object]
@@ -59,7 +59,7 @@ def dump(config: Stage) -> str:
 
 
 def complain(error: ConfigError, command: str, file: str | Path, overrides: Sequence[str] = ()) -> ConfigErrors:
-    """An error raised after `load`, whose `key` is the whole path of a setting, with the place of that setting."""
+    """An error raised after `load`, whose `key` is the whole path of a setting, with the location of that setting."""
     try:
         composed = Composed(command, file, overrides)
     except InputError:  # the file went away meanwhile; that is not what the user has to hear now
@@ -111,13 +111,13 @@ def _real_path(plain: Any, steps: Sequence[str | int]) -> Key:
 def _complaint(command: str, tree: Node, key: Key, error: Mapping[str, object]) -> Complaint:
     """What pydantic found, in our words."""
     *_, node = tree.along(key)
-    place = node.key_at or node.at
+    location = node.key_at or node.at
     section, name = key[:-1], str(key[-1]) if key else ""
     inside = f" in `{suggestions.dotted(section)}`" if section else ""
     if error["type"] == "missing":
-        return Complaint(f"missing key '{name}'{inside}", place, f"{name}: {suggestions.about(command, key)}")
+        return Complaint(f"missing key '{name}'{inside}", location, f"{name}: {suggestions.about(command, key)}")
     if error["type"] == "extra_forbidden":
-        return Complaint(f"unknown key '{name}'{inside}", place, _key_hint(command, key, place))
+        return Complaint(f"unknown key '{name}'{inside}", location, _key_hint(command, key, location))
     choices = suggestions.may_be(command, key)
     if not choices or error["type"] == "value_error":
         return Complaint(str(error["msg"]).removeprefix("Value error, "), node.at)
@@ -125,7 +125,7 @@ def _complaint(command: str, tree: Node, key: Key, error: Mapping[str, object]) 
     return Complaint(what, node.at, suggestions.instead(node, key, choices))
 
 
-def _key_hint(command: str, key: Key, place: Place) -> str:
+def _key_hint(command: str, key: Key, location: Location) -> str:
     """Which key was meant, written as it has to be written there."""
     section, name = key[:-1], str(key[-1])
     meant = suggestions.meant(command, section, name)
@@ -133,8 +133,8 @@ def _key_hint(command: str, key: Key, place: Place) -> str:
         keys = suggestions.keys_of(command, section)
         listed = f"one of: {', '.join(keys)}" if len(keys) <= 8 else f"all keys: tinybert schema {command}"
         return meant or listed
-    argument, _, value = place.text.partition("=")
-    if place.source == COMMAND_LINE and place.column <= len(argument):
+    argument, _, value = location.text.partition("=")
+    if location.source == COMMAND_LINE and location.column <= len(argument):
         return settings_hint(meant, tuple(argument.split(".")[len(key) :]), value)
     path = meant[0]
     if path[:-1] == section:
@@ -155,7 +155,7 @@ def _checked(command: str, tree: Node, keys: Sequence[str], check: Check, *, wit
 
 
 def _placed(error: ConfigError, key: Key, tree: Node) -> Complaint:
-    """The error with the place of its setting, or of the nearest mapping around it."""
+    """The error with the location of its setting, or of the nearest mapping around it."""
     nodes = list(tree.along(key))
     node = nodes[-1]
     about_key = error.what.startswith("unknown ") and f"'{key[-1]}'" in error.what

@@ -1,4 +1,4 @@
-"""YAML 1.2 core types, read so that every key and every value knows its place."""
+"""YAML 1.2 core types, read so that every key and every value knows its location."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A stretch of one line of a file, or of one argument of the command line; line and column count from 1."""
 
     source: str
@@ -35,8 +35,8 @@ class Node:
     """A value, where it stands, and where the key stands that it belongs to."""
 
     value: Scalar | dict[str, Node] | list[Node]
-    at: Place
-    key_at: Place | None = None
+    at: Location
+    key_at: Location | None = None
     spelled: str = ""
     """The scalar as it was written, without quotes: `5e-5`, `~`."""
     quoted: bool = False
@@ -61,25 +61,25 @@ class Node:
 class Complaint(Exception):
     """What is wrong, where, and what mends it; raised only where reading cannot go on."""
 
-    def __init__(self, what: str, place: Place, hint: str = "") -> None:
+    def __init__(self, what: str, location: Location, hint: str = "") -> None:
         super().__init__(what)
         self.what = what
-        self.place = place
+        self.location = location
         self.hint = hint
 
     def __str__(self) -> str:
-        place = self.place
-        if place.source == COMMAND_LINE:
+        location = self.location
+        if location.source == COMMAND_LINE:
             arrow = f"  --> {COMMAND_LINE}: "
-            caret = "   |" + " " * (len(arrow) - 4) + _carets(place, self.hint)
-            return f"{_printable(self.what)}\n{arrow}{_printable(place.text)}\n{caret}"
-        number = str(place.line)
+            caret = "   |" + " " * (len(arrow) - 4) + _carets(location, self.hint)
+            return f"{_printable(self.what)}\n{arrow}{_printable(location.text)}\n{caret}"
+        number = str(location.line)
         gutter = " " * len(number)
-        shown = _cropped(place)
+        shown = _cropped(location)
         return "\n".join(
             [
                 _printable(self.what),
-                f"{gutter}--> {place.source}:{place.line}:{place.column}",
+                f"{gutter}--> {location.source}:{location.line}:{location.column}",
                 f"{gutter} |",
                 f"{number} | {_printable(shown.text)}".rstrip(),
                 f"{gutter} | {_carets(shown, self.hint)}",
@@ -98,19 +98,19 @@ def read(text: str, source: str, complaints: list[Complaint]) -> Node | None:
 
 def read_argument(argument: str, number: int, start: int, complaints: list[Complaint]) -> Node | None:
     """The value that begins at `start` in the command line's argument with this number, by the same rules."""
-    # Blanks in place of `KEY=` keep the columns right, and `%` and `---` from being taken for directives.
+    # Blanks in location of `KEY=` keep the columns right, and `%` and `---` from being taken for directives.
     text = " " * start + argument[start:]
     return _Reader(_Lines(argument, COMMAND_LINE, number), complaints).read(text)
 
 
-def argument_place(argument: str, number: int, start: int, end: int) -> Place:
+def argument_location(argument: str, number: int, start: int, end: int) -> Location:
     """The characters from `start` to `end` of the command line's argument with this number."""
-    return _Lines(argument, COMMAND_LINE, number).place(start, end)
+    return _Lines(argument, COMMAND_LINE, number).location(start, end)
 
 
-def file_place(text: str, source: str) -> Place:
+def file_location(text: str, source: str) -> Location:
     """What stands for a file as a whole: its first line."""
-    return _Lines(text, source).place(0, 1)
+    return _Lines(text, source).location(0, 1)
 
 
 def scalar(text: str) -> Scalar:
@@ -132,7 +132,7 @@ def write(value: Any) -> str:
 
 
 class _Lines:
-    """The lines of a source, to find the place of a character."""
+    """The lines of a source, to find the location of a character."""
 
     def __init__(self, text: str, source: str, argument: int | None = None) -> None:
         self.source = source
@@ -141,11 +141,11 @@ class _Lines:
         self.lines = self.text.split("\n")
         self.starts = list(itertools.accumulate((len(line) + 1 for line in self.lines), initial=0))[:-1]
 
-    def place(self, start: int, end: int) -> Place:
+    def location(self, start: int, end: int) -> Location:
         index = bisect.bisect_right(self.starts, start) - 1
         first, line = self.starts[index], self.lines[index].rstrip()
         width = max(1, min(end, first + len(line)) - start)
-        return Place(self.source, self.argument or index + 1, start - first + 1, width, line)
+        return Location(self.source, self.argument or index + 1, start - first + 1, width, line)
 
 
 class _Loader(yaml.SafeLoader):
@@ -175,47 +175,47 @@ class _Reader:
         self.lines = lines
         self.complaints = complaints
         self.count = 0
-        self.outer = lines.place(0, 1)
+        self.outer = lines.location(0, 1)
 
     def read(self, text: str) -> Node | None:
         try:
             node = _Loader(text, self).get_single_node()
         except yaml.reader.ReaderError as error:
             what = f"a character that no text file holds (code {error.character})"
-            raise Complaint(what, self.lines.place(error.position, error.position + 1), "delete it") from None
+            raise Complaint(what, self.lines.location(error.position, error.position + 1), "delete it") from None
         except yaml.MarkedYAMLError as error:
             raise self._syntax(error) from None
         return None if node is None else self._node(node, 0)
 
     def refuse_tag(self, start: int) -> None:
         tag = re.compile(r"(?:&\S+\s+)?(![^\s,\]}]*)").search(self.lines.text, start)
-        place = self.lines.place(*tag.span(1)) if tag else self.lines.place(start, start + 1)
-        self._complain("a config has no tags", place, "delete it: no value here needs one")
+        location = self.lines.location(*tag.span(1)) if tag else self.lines.location(start, start + 1)
+        self._complain("a config has no tags", location, "delete it: no value here needs one")
 
     def check_depth(self, depth: int, start: int) -> None:
         if depth > DEEPEST:
-            raise Complaint(f"nested more than {DEEPEST} deep", self.lines.place(start, start + 1))
+            raise Complaint(f"nested more than {DEEPEST} deep", self.lines.location(start, start + 1))
 
     def _node(self, node: yaml.Node, depth: int) -> Node:
         start = node.start_mark.index
         self.check_depth(depth, start)
-        place = self.lines.place(start, node.end_mark.index)
-        self.outer = place if depth <= 1 else self.outer
+        location = self.lines.location(start, node.end_mark.index)
+        self.outer = location if depth <= 1 else self.outer
         self.count += 1
         if self.count > MOST_NODES:
             raise Complaint(f"aliases make more than {MOST_NODES} values of this", self.outer)
         if isinstance(node, yaml.MappingNode):
-            return Node(self._mapping(node, depth), place)
+            return Node(self._mapping(node, depth), location)
         if isinstance(node, yaml.SequenceNode):
-            return Node([self._node(item, depth + 1) for item in node.value], place)
+            return Node([self._node(item, depth + 1) for item in node.value], location)
         assert isinstance(node, yaml.ScalarNode)
         quoted = node.style is not None
-        return Node(node.value if quoted else scalar(node.value), place, spelled=node.value, quoted=quoted)
+        return Node(node.value if quoted else scalar(node.value), location, spelled=node.value, quoted=quoted)
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
         entries: dict[str, Node] = {}
         for key_node, value_node in node.value:
-            key_at = self.lines.place(key_node.start_mark.index, key_node.end_mark.index)
+            key_at = self.lines.location(key_node.start_mark.index, key_node.end_mark.index)
             key = self._key(key_node, key_at)
             if key is None:
                 continue
@@ -227,23 +227,27 @@ class _Reader:
             entries[key] = value if beside else replace(value, at=key_at)
         return entries
 
-    def _key(self, node: yaml.Node, place: Place) -> str | None:
+    def _key(self, node: yaml.Node, location: Location) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
-            self._complain("a key has to be a text", place)
+            self._complain("a key has to be a text", location)
             return None
         if node.value == "<<" and node.style is None:
-            self._complain("`<<` does not merge in YAML 1.2", place, "write `extends: FILE` at the top level instead")
+            self._complain(
+                "`<<` does not merge in YAML 1.2", location, "write `extends: FILE` at the top level instead"
+            )
             return None
         value = node.value if node.style is not None else scalar(node.value)
         if isinstance(value, bool) or not isinstance(value, (str, int)):  # a whole number stands for its text
-            self._complain(f"a key has to be a text, found {node.value or 'nothing'}", place, f"write '{node.value}'")
+            self._complain(
+                f"a key has to be a text, found {node.value or 'nothing'}", location, f"write '{node.value}'"
+            )
             return None
         return str(node.value)
 
-    def _complain(self, what: str, place: Place, hint: str = "") -> None:
+    def _complain(self, what: str, location: Location, hint: str = "") -> None:
         # An alias repeats what its anchor did wrong.
-        if all((what, place) != (complaint.what, complaint.place) for complaint in self.complaints):
-            self.complaints.append(Complaint(what, place, hint))
+        if all((what, location) != (complaint.what, complaint.location) for complaint in self.complaints):
+            self.complaints.append(Complaint(what, location, hint))
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> Complaint:
         problem, context = error.problem or "", error.context or ""
@@ -252,7 +256,7 @@ class _Reader:
         assert mark is not None  # the scanner and the parser always say where
         begun = error.context_mark or mark
         hint = next((hint for pattern, hint in _SYNTAX_HINTS if re.search(pattern, problem)), "")
-        line = self.lines.place(mark.index, mark.index + 1).text
+        line = self.lines.location(mark.index, mark.index + 1).text
         if re.search("expected ',' or|flow (mapping|sequence)", problem + context):
             problem, mark = "this bracket is not closed", begun
             hint = 'inside brackets, write "${NAME}" in quotes' if "${" in line else ""
@@ -262,7 +266,7 @@ class _Reader:
             mark = begun
         elif "expected <block end>" in problem:
             problem = "this fits nothing above it"
-        return Complaint(f"not YAML: {problem}", self.lines.place(mark.index, mark.index + 1), hint)
+        return Complaint(f"not YAML: {problem}", self.lines.location(mark.index, mark.index + 1), hint)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -282,17 +286,17 @@ def _is_block(node: yaml.Node) -> bool:
     return isinstance(node, yaml.CollectionNode) and not node.flow_style
 
 
-def _already(node: Node, place: Place) -> str:
-    where = f"line {node.key_at.line}" if node.key_at and place.source != COMMAND_LINE else "the same argument"
+def _already(node: Node, location: Location) -> str:
+    where = f"line {node.key_at.line}" if node.key_at and location.source != COMMAND_LINE else "the same argument"
     return f"already set in {where}"
 
 
-def _carets(place: Place, hint: str) -> str:
-    """Blanks as wide as what stands before the place, then the carets."""
-    before = place.text[: place.column - 1]
+def _carets(location: Location, hint: str) -> str:
+    """Blanks as wide as what stands before the location, then the carets."""
+    before = location.text[: location.column - 1]
     blanks = "".join("\t" if character == "\t" else " " * _cells(character) for character in before)
-    blanks += " " * (place.column - 1 - len(before))
-    marked = place.text[place.column - 1 : place.column - 1 + place.width]
+    blanks += " " * (location.column - 1 - len(before))
+    marked = location.text[location.column - 1 : location.column - 1 + location.width]
     carets = "^" * max(1, sum(map(_cells, marked)))
     return f"{blanks}{carets} {hint}".rstrip()
 
@@ -304,15 +308,15 @@ def _cells(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _cropped(place: Place, before: int = 60, most: int = 140) -> Place:
-    """The place in a line that is short enough to show."""
-    if len(place.text) <= most:
-        return place
-    first = max(0, min(place.column - 1 - before, len(place.text) - most))
-    text = ("…" if first else "") + place.text[first : first + most]
-    more = "…" if first + most < len(place.text) else ""
-    column = place.column - first + (1 if first else 0)
-    return replace(place, text=text + more, column=column, width=min(place.width, len(text) - column + 1))
+def _cropped(location: Location, before: int = 60, most: int = 140) -> Location:
+    """The location in a line that is short enough to show."""
+    if len(location.text) <= most:
+        return location
+    first = max(0, min(location.column - 1 - before, len(location.text) - most))
+    text = ("…" if first else "") + location.text[first : first + most]
+    more = "…" if first + most < len(location.text) else ""
+    column = location.column - first + (1 if first else 0)
+    return replace(location, text=text + more, column=column, width=min(location.width, len(text) - column + 1))
 
 
 def _printable(text: str) -> str:

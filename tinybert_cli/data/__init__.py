@@ -3,8 +3,8 @@
 from tinybert_cli.data.batching import POOL, Array, BucketBatches, Encoded, Examples, sorted_batches
 from tinybert_cli.data.layer_states import States, StatesWriter, read_states, states_bytes, states_files
 from tinybert_cli.data.readers import Rows
-from tinybert_cli.data.soft_labels import Labels, existing_folder, read_labels, write_labels, write_table
-from tinybert_cli.data.splits import Split, has, overlap, read, remarks, sources, text_columns
+from tinybert_cli.data.soft_labels import SoftLabels, existing_folder, read_soft_labels, write_soft_labels, write_table
+from tinybert_cli.data.splits import Split, has, overlap, read, row_warnings, sources, text_columns
 
 __all__ = [
     "POOL",
@@ -12,8 +12,8 @@ __all__ = [
     "BucketBatches",
     "Encoded",
     "Examples",
-    "Labels",
     "Rows",
+    "SoftLabels",
     "Split",
     "States",
     "StatesWriter",
@@ -21,14 +21,14 @@ __all__ = [
     "has",
     "overlap",
     "read",
-    "read_labels",
+    "read_soft_labels",
     "read_states",
-    "remarks",
+    "row_warnings",
     "sorted_batches",
     "sources",
     "states_bytes",
     "states_files",
     "text_columns",
-    "write_labels",
+    "write_soft_labels",
     "write_table",
 ]

@@ -26,7 +26,7 @@ class Encoded(Protocol):
     @property
     def empty(self) -> list[int]: ...
     @property
-    def places(self) -> Array | None: ...
+    def positions(self) -> Array | None: ...
     @property
     def answers(self) -> Array | None: ...
     @property
@@ -50,12 +50,12 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     offsets: Array  # (N + 1,) where each window begins
     targets: Mapping[str, Array] = field(default_factory=dict)  # name → (A, ...): labels, teacher_logits
     answers: Array | None = None  # (N + 1,) where the answers of each window begin; None: one each
-    places: Array | None = None  # (A,), or (A, C) for each of its numbers: the token that an answer is read at
+    positions: Array | None = None  # (A,), or (A, C) for each of its numbers: the token that an answer is read at
     states: States | None = None  # what a teacher's layers said of these windows
 
     @classmethod
     def of(cls, encoded: Encoded, states: States | None = None, /, **targets: Array) -> Examples:
-        return cls(encoded.tokens, encoded.offsets, targets, encoded.answers, encoded.places, states)
+        return cls(encoded.tokens, encoded.offsets, targets, encoded.answers, encoded.positions, states)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -65,7 +65,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Tokens of each window, (N,)."""
         return np.diff(self.offsets)
 
-    def answers_of(self, indices: Sequence[int] | Array) -> Array:
+    def prediction_indices(self, indices: Sequence[int] | Array) -> Array:
         """Which of the A answers are given in these windows, in their order."""
         windows = np.asarray(indices)
         return windows if self.answers is None else ranges(self.answers, windows)
@@ -85,11 +85,11 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
             padded = np.full(mask.shape, padding, dtype=np.int64)
             padded[mask] = values[taken]
             batch[name] = torch.from_numpy(padded)
-        answers = self.answers_of(rows)
-        if self.answers is not None and self.places is not None:
+        answers = self.prediction_indices(rows)
+        if self.answers is not None and self.positions is not None:
             first = np.repeat(np.arange(len(rows)) * mask.shape[1], np.diff(self.answers)[rows])
-            places = self.places[answers]
-            batch["places"] = torch.from_numpy(first.reshape(-1, *[1] * (places.ndim - 1)) + places)
+            places = self.positions[answers]
+            batch["positions"] = torch.from_numpy(first.reshape(-1, *[1] * (places.ndim - 1)) + places)
         if self.states is not None:
             batch |= self.states.batch(rows, mask.shape[1])
         return batch | {name: torch.from_numpy(values[answers]) for name, values in self.targets.items()}

@@ -125,7 +125,7 @@ class States:
 
 
 def read_states(folder: Path, files: Iterable[str], names: Iterable[str], layers: Sequence[int] | None) -> States:
-    """The states beside the rows that `read_labels` reads, in the same order.
+    """The states beside the rows that `read_soft_labels` reads, in the same order.
 
     Args:
         names: which of them.

@@ -38,7 +38,7 @@ class Rows:
             )
         return self.columns[name]
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """`file, row 17` for a complaint about row `index`; rows count from 1."""
         index = index if self.chosen is None else self.chosen[index]
         for origin, count in self.origins:

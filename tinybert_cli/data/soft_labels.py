@@ -18,7 +18,7 @@ COPY = TRAINING.index("augmented-")
 
 
 @dataclass(frozen=True)
-class Labels:
+class SoftLabels:
     """A label dataset: the N rows that a teacher was shown, and the logits of its A answers, of C numbers each."""
 
     rows: Rows
@@ -31,20 +31,20 @@ class Labels:
         """The rows that nobody made up."""
         return self.rows if self.kinds is None else self.rows.select(np.flatnonzero(self.kinds != COPY).tolist())
 
-    def answers_of(self, rows: Array) -> Array:
+    def prediction_indices(self, rows: Array) -> Array:
         """Which of the A answers belong to these rows."""
         return rows if self.offsets is None else ranges(self.offsets, rows)
 
-    def select(self, rows: Array) -> Labels:
+    def select(self, rows: Array) -> SoftLabels:
         counts = None if self.offsets is None else np.diff(self.offsets)[rows]
-        return Labels(
+        return SoftLabels(
             self.rows.select(rows.tolist()),
-            self.logits[self.answers_of(rows)],
+            self.logits[self.prediction_indices(rows)],
             None if counts is None else np.concatenate([[0], np.cumsum(counts)]),
             None if self.kinds is None else self.kinds[rows],
         )
 
-    def head(self, count: int | None) -> Labels:
+    def head(self, count: int | None) -> SoftLabels:
         """All, if the teacher was shown at most so many rows of train and unlabeled each; or else the first of them."""
         if count is None or self._longest() <= count:
             return self
@@ -56,7 +56,7 @@ class Labels:
         return int(np.bincount(kinds[kinds != COPY], minlength=1).max())
 
 
-def read_labels(folder: Path, files: Iterable[str]) -> Labels:
+def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
     """The train, augmented and unlabeled rows of a label dataset; what it holds of other splits is not for training."""
     shards = training_shards(files)
     if not shards:
@@ -66,7 +66,7 @@ def read_labels(folder: Path, files: Iterable[str]) -> Labels:
     columns = {name: [v for part in parts for v in part.columns.get(name, [None] * len(part))] for name in names}
     logits, offsets = _flat(columns.pop("teacher_logits"))
     kinds = np.repeat([_split(name) for name in shards], [len(part) for part in parts])
-    return Labels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits, offsets, kinds)
+    return SoftLabels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits, offsets, kinds)
 
 
 def training_shards(files: Iterable[str]) -> list[str]:
@@ -96,7 +96,7 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     pq.write_table(pa.table(dict(columns)), path, write_page_checksum=True)
 
 
-def write_labels(
+def write_soft_labels(
     path: Path, rows: Rows, logits: Array, offsets: Array | None, *, columns: Mapping[str, Sequence[Any]], dtype: str
 ) -> None:
     """One shard: the input columns, the `columns` of answers, and teacher_logits: C numbers, or a list of such lists.

@@ -65,7 +65,7 @@ def text_columns(data: Data) -> list[str]:
     return [data.text_column_names] if isinstance(data.text_column_names, str) else list(data.text_column_names)
 
 
-def remarks(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
+def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
     """Warnings about rows that were cut or say nothing."""
     count = len(encoded.offsets if encoded.rows is None else encoded.rows) - 1
     if encoded.truncated:
@@ -129,7 +129,7 @@ def _translated(rows: Rows, column: str, names: Mapping[str, str]) -> Rows:
             return value
         raise InputError(
             f"the label {value!r} has no name in data.label_names",
-            where=rows.place(index),
+            where=rows.location(index),
             hint=f"named are: {', '.join(names)}",
         )
 

@@ -35,7 +35,7 @@ def neighbours(table: Mapping[str, int], vectors: Tensor, wanted: Iterable[str],
     Args:
         table: word → row of `vectors` (V, H).
     """
-    known = [word for word in table if not is_kept(word)]
+    known = [word for word in table if not is_protected(word)]
     unit = torch.nn.functional.normalize(vectors[[table[word] for word in known]].float(), dim=-1)
     place = {word: index for index, word in enumerate(known)}
     asked = sorted({word for word in wanted if word in place})
@@ -50,7 +50,7 @@ def neighbours(table: Mapping[str, int], vectors: Tensor, wanted: Iterable[str],
     return found
 
 
-def changeable(parts: Sequence[str]) -> list[int]:
+def replaceable(parts: Sequence[str]) -> list[int]:
     """The places of the words that may give way: no number, no name (a capital inside a sentence), no negation."""
     opens = True  # whether a word would be the first of its sentence
     found = []
@@ -58,7 +58,7 @@ def changeable(parts: Sequence[str]) -> list[int]:
         is_name = part[0].isupper() and not opens
         if not part.isspace():
             opens = part in SENTENCE_ENDS
-        if part.isalpha() and not is_name and not is_kept(part.lower()):
+        if part.isalpha() and not is_name and not is_protected(part.lower()):
             found.append(place)
     return found
 
@@ -72,7 +72,7 @@ def spans(parts: Sequence[str], places: Iterable[int]) -> list[tuple[int, int]]:
 def choices(text: str, near: Near, in_context: Choices | None = None) -> Choices:
     """What each word of the text may give way to: what was said of its place `in_context`, or else its neighbours."""
     parts, said = words(text), in_context or {}
-    found = {place: said.get(place) or near.get(parts[place].lower(), ()) for place in changeable(parts)}
+    found = {place: said.get(place) or near.get(parts[place].lower(), ()) for place in replaceable(parts)}
     return {place: others for place, others in found.items() if others}
 
 
@@ -110,7 +110,7 @@ def _changed(parts: Sequence[str], choices: Choices, probability: float, draw: n
             yield part
 
 
-def is_kept(word: str) -> bool:
+def is_protected(word: str) -> bool:
     """A word that turns the meaning round, or part of one."""
     return word in NEGATIONS or word.endswith(("n't", "n’t"))
 

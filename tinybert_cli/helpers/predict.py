@@ -28,7 +28,7 @@ OVERLAP = 128  # tokens that two windows of a long text have in common, if they 
 class Opened:
     """A model that can be asked, whatever runs it."""
 
-    task: tasks.Answering
+    task: tasks.PredictionTask
     names: list[str]  # the classes in their order
     config: Mapping[str, Any]  # config.json
     tokenizer: Tokenizer
@@ -36,7 +36,7 @@ class Opened:
     forward: Forward
 
     def ask(self, texts: Sequence[Any]) -> Iterator[list[tasks.Window]]:
-        """Of what `Answering.asked` says what the model says, window by window."""
+        """Of what `PredictionTask.asked` says what the model says, window by window."""
         longest = _longest(self.config)
         overlap = min(OVERLAP, longest // 4) if self.task.parted else 0
         self.tokenizer.no_padding()

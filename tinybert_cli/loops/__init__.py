@@ -1,6 +1,13 @@
 """The only loops over batches: training and prediction."""
 
-from tinybert_cli.loops.devices import device, fastest_attention, keep_freed_memory, leave, precision, to_bf16_if_faster
+from tinybert_cli.loops.devices import (
+    device,
+    end_process_group,
+    fastest_attention,
+    keep_freed_memory,
+    precision,
+    to_bf16_if_faster,
+)
 from tinybert_cli.loops.inference import (
     MODEL_INPUTS,
     Array,
@@ -12,23 +19,23 @@ from tinybert_cli.loops.inference import (
     predict_all,
     predict_several,
 )
-from tinybert_cli.loops.profiling import first_answer, latencies, multiply_adds
-from tinybert_cli.loops.trainer import Learner, Row
+from tinybert_cli.loops.profiling import cold_start, latencies, multiply_adds
+from tinybert_cli.loops.trainer import Row, Trainer
 
 __all__ = [
     "MODEL_INPUTS",
     "Array",
     "Batch",
-    "Learner",
     "Row",
     "StepLoss",
+    "Trainer",
+    "cold_start",
     "device",
+    "end_process_group",
     "fastest_attention",
-    "first_answer",
     "forward",
     "keep_freed_memory",
     "latencies",
-    "leave",
     "mean_loss",
     "multiply_adds",
     "precision",

@@ -42,7 +42,7 @@ def device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def leave() -> None:
+def end_process_group() -> None:
     """Ends the group of processes that this one ran in, if any, once all are done: one that goes early may abort.
 
     Its threads end with the last reference to it. One that is alive when the interpreter ends may abort that, too:

@@ -23,7 +23,7 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
     def __getitems__(self, indices: Sequence[int]) -> Batch: ...
-    def answers_of(self, indices: Sequence[int]) -> Array: ...
+    def prediction_indices(self, indices: Sequence[int]) -> Array: ...
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
@@ -34,9 +34,9 @@ def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
     said: Mapping[str, Tensor] = model(**{name: value for name, value in batch.items() if name in MODEL_INPUTS})
     if "start_logits" in said:  # (B, T) each, where a model of transformers points at both ends of a span
         said = {**said, "logits": torch.stack([said["start_logits"], said["end_logits"]], dim=-1)}
-    if "places" not in batch:
+    if "positions" not in batch:
         return said
-    logits, places = said["logits"].flatten(0, 1), batch["places"]  # (B · T, C)
+    logits, places = said["logits"].flatten(0, 1), batch["positions"]  # (B · T, C)
     return {**said, "logits": logits[places] if places.dim() == 1 else logits.gather(0, places)}
 
 
@@ -83,7 +83,7 @@ def _array(values: Tensor) -> Array:
 def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], **options: Any) -> Array:
     """The logits of all rows, in their order (A, C)."""
     parts = list(predict(model, examples, batches, **options))
-    order = np.concatenate([examples.answers_of(rows) for rows, _ in parts])
+    order = np.concatenate([examples.prediction_indices(rows) for rows, _ in parts])
     logits: Array = np.concatenate([values for _, values in parts])
     return logits[np.argsort(order)]
 

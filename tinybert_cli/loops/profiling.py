@@ -59,7 +59,7 @@ def multiply_adds(net: torch.nn.Module, batches: Sequence[Batch]) -> float:
     return float(counter.get_total_flops()) / 2 / sum(len(batch["input_ids"]) for batch in batches)
 
 
-def first_answer(model: str, text: str) -> tuple[float, int]:
+def cold_start(model: str, text: str) -> tuple[float, int]:
     """Milliseconds from the start of a new process to its answer, and the most bytes of memory that it held."""
     command = [sys.executable, "-m", "tinybert_cli", "predict", model, text]
     said = subprocess.run([sys.executable, "-c", _STARTER, *command], check=True, capture_output=True, text=True)

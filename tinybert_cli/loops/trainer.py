@@ -47,7 +47,7 @@ class Progress:
     worse: int = 0  # evaluations since the best one
 
 
-class Learner:
+class Trainer:
     """A model in training: `train` goes on from wherever `load` left off, and `save` may be called at any row."""
 
     def __init__(

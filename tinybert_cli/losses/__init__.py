@@ -13,13 +13,13 @@ from torch import Tensor
 
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
 from tinybert_cli.losses import class_weights, layers, logits
-from tinybert_cli.losses.base import Answers, Batch, Loss
+from tinybert_cli.losses.base import Batch, Loss, ModelOutputs
 from tinybert_cli.losses.class_weights import Array
 from tinybert_cli.losses.logits import NO_LABEL
 
 
 @dataclass(frozen=True)
-class Outputs:
+class LossSet:
     """What the numbers of an answer mean, and so how two of them are compared."""
 
     soft_labels: Loss
@@ -30,12 +30,12 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Combined:
+class WeightedLoss:
     """The weighted sum of losses, as `loss`, and each part unweighted under its own name."""
 
-    parts: Mapping[str, tuple[float, Callable[[Answers, Answers, Batch], Tensor]]]
+    parts: Mapping[str, tuple[float, Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]]]
 
-    def __call__(self, student: Answers, teacher: Answers, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         values = {name: loss(student, teacher, batch) for name, (_, loss) in self.parts.items()}
         total = torch.stack([self.parts[name][0] * value for name, value in values.items()]).sum()
         return {"loss": total, **values}
@@ -43,32 +43,32 @@ class Combined:
     @property
     def reads(self) -> frozenset[str]:
         """What the losses compare besides logits and labels: it needs the teacher itself."""
-        return reads(name for name in self.parts if name in READS)
+        return reads(name for name in self.parts if name in LAYER_OUTPUTS)
 
     @property
-    def of_texts(self) -> list[str]:
+    def text_level(self) -> list[str]:
         """The losses that compare what is said of a whole text: blocks of running text have nothing of the kind."""
-        return [name for name in self.parts if name in OF_TEXTS]
+        return [name for name in self.parts if name in TEXT_LEVEL_LOSSES]
 
     @property
     def trains_head(self) -> bool:
         """Whether any of them looks at the logits."""
-        return not self.parts.keys() <= READS.keys()
+        return not self.parts.keys() <= LAYER_OUTPUTS.keys()
 
 
-def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "class") -> Combined:
+def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "class") -> WeightedLoss:
     """The named losses with their weights and options; those of weight 0 are left out.
 
     Args:
-        outputs: what the numbers of an answer are, a name of OUTPUTS.
+        outputs: what the numbers of an answer are, a name of LOSS_SETS.
 
     Raises:
         ConfigError: an unknown loss or option, a value of the wrong type or out of bounds, or all weights 0.
     """
-    parts: dict[str, tuple[float, Callable[[Answers, Answers, Batch], Tensor]]] = {}
+    parts: dict[str, tuple[float, Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]]] = {}
     for name, setting in losses.items():
         loss = look_up(LOSSES, name, "loss", key=(name,))
-        loss = getattr(OUTPUTS[outputs], name, loss)
+        loss = getattr(LOSS_SETS[outputs], name, loss)
         options = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
         weight = _checked(name, "weight", options.pop("weight", 1.0), Annotated[float, Field(ge=0)])
         known = options_of(loss)
@@ -81,12 +81,12 @@ def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "cla
             parts[name] = weight, _with_options(loss, options)
     if not parts:
         raise ConfigError("every loss has the weight 0: there is nothing to learn", hint="soft_labels: 1.0")
-    return Combined(parts)
+    return WeightedLoss(parts)
 
 
 def reads(names: Iterable[str]) -> frozenset[str]:
     """What these losses look at in the layers; ConfigError for a name that is no loss of layers."""
-    return frozenset(answer for name in names for answer in look_up(READS, name, "loss of layers", key=(name,)))
+    return frozenset(answer for name in names for answer in look_up(LAYER_OUTPUTS, name, "loss of layers", key=(name,)))
 
 
 def options_of(loss: Loss) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def options_of(loss: Loss) -> dict[str, Any]:
     return {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def _with_options(loss: Loss, options: Mapping[str, Any]) -> Callable[[Answers, Answers, Batch], Tensor]:
+def _with_options(loss: Loss, options: Mapping[str, Any]) -> Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]:
     return lambda student, teacher, batch: loss(student, teacher, batch, **options)
 
 
@@ -108,18 +108,18 @@ def _checked(loss: str, option: str, value: object, kind: Any) -> Any:
         raise ConfigError(f"`{option}` of the loss `{loss}` {expected}, found {value!r}", key=(loss, option)) from error
 
 
-OUTPUTS: dict[str, Outputs] = {
-    "class": Outputs(
+LOSS_SETS: dict[str, LossSet] = {
+    "class": LossSet(
         logits.soft_labels, logits.hard_labels, logits.r_drop, "cross-entropy", class_weights.of_class
     ),
-    "classes": Outputs(
+    "classes": LossSet(
         logits.soft_labels_of_classes, logits.hard_labels_of_classes, logits.r_drop_of_classes,
         "binary cross-entropy", class_weights.of_classes,
     ),
-    "span": Outputs(
+    "span": LossSet(
         logits.soft_labels_of_span, logits.hard_labels_of_span, logits.r_drop_of_span, "cross-entropy"
     ),
-    "value": Outputs(
+    "value": LossSet(
         logits.soft_labels_of_value, logits.hard_labels_of_value, logits.r_drop_of_value, "squared error"
     ),
 }  # fmt: skip
@@ -133,7 +133,7 @@ LOSSES: dict[str, Loss] = {
     "cosine": layers.cosine,
     "pooled": layers.pooled,
 }
-READS: dict[str, tuple[str, ...]] = {
+LAYER_OUTPUTS: dict[str, tuple[str, ...]] = {
     "hidden_states": ("hidden_states",),
     "attentions": ("scores",),
     "embeddings": ("embeddings",),
@@ -141,19 +141,19 @@ READS: dict[str, tuple[str, ...]] = {
     "cosine": ("hidden_states",),
     "pooled": ("hidden_states",),
 }
-OF_TEXTS = ("soft_labels", "hard_labels", "pooled")
+TEXT_LEVEL_LOSSES = ("soft_labels", "hard_labels", "pooled")
 
 __all__ = [
+    "LAYER_OUTPUTS",
     "LOSSES",
+    "LOSS_SETS",
     "NO_LABEL",
-    "OF_TEXTS",
-    "OUTPUTS",
-    "READS",
-    "Answers",
+    "TEXT_LEVEL_LOSSES",
     "Batch",
-    "Combined",
     "Loss",
-    "Outputs",
+    "LossSet",
+    "ModelOutputs",
+    "WeightedLoss",
     "combine",
     "options_of",
     "reads",

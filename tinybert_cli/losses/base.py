@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-Answers = Mapping[str, Any]
+ModelOutputs = Mapping[str, Any]
 """What a model says: "logits" (A, C); "embeddings" (B, T, H), what enters the first layer; and one tensor per compared
 layer: "hidden_states" L times (B, T, H), what leaves it; "scores" L times (B, N, T, T), QK^T / sqrt(D) before softmax;
 "queries", "keys", "values" L times (B, N, T, D)."""

@@ -14,25 +14,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinybert_cli.errors import ConfigError
-from tinybert_cli.losses.base import Answers, Batch
+from tinybert_cli.losses.base import Batch, ModelOutputs
 
 RelationHeads = Annotated[
     int, Field(ge=1, description="Parts into which the heads of each model are split; must divide both widths.")
 ]
 
 
-def hidden_states(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
+def hidden_states(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """Mean squared error of what leaves each compared layer, the layers summed (Jiao et al. 2020, equation 8)."""
     pairs = zip(student["hidden_states"], teacher["hidden_states"], strict=True)
     return torch.stack([_token_mean(_squared_error(ours, theirs), batch) for ours, theirs in pairs]).sum()
 
 
-def embeddings(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
+def embeddings(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """Mean squared error of what enters the first layer (Jiao et al. 2020, equation 9)."""
     return _token_mean(_squared_error(student["embeddings"], teacher["embeddings"]), batch)
 
 
-def attentions(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
+def attentions(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """Mean squared error of the raw attention scores QK^T / sqrt(D), before softmax (Jiao et al. 2020, equation 7).
 
     Over the pairs of tokens of which neither is padding and over the heads, of which both models must have as many;
@@ -54,7 +54,9 @@ def attentions(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
     return total
 
 
-def relations(student: Answers, teacher: Answers, batch: Batch, *, relation_heads: RelationHeads = 12) -> Tensor:
+def relations(
+    student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, relation_heads: RelationHeads = 12
+) -> Tensor:
     """KL of the relations QQ^T, KK^T and VV^T of the last compared layer (Wang et al. 2021, arXiv 2012.15828, eq. 3-5).
 
     The heads of each model are joined and split again into `relation_heads`, so both may have any number of heads and
@@ -70,13 +72,13 @@ def relations(student: Answers, teacher: Answers, batch: Batch, *, relation_head
     return total
 
 
-def cosine(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
+def cosine(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """1 - cos of what leaves the last compared layer (Sanh et al. 2019, arXiv 1910.01108, section 3)."""
     ours, theirs = student["hidden_states"][-1].float(), teacher["hidden_states"][-1].float()
     return _token_mean(1 - F.cosine_similarity(ours, theirs, dim=-1), batch)
 
 
-def pooled(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
+def pooled(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """Squared distance of the normalised [CLS] states, layers summed (Sun et al. 2019, arXiv 1908.09355, eq. 7)."""
     pairs = zip(student["hidden_states"], teacher["hidden_states"], strict=True)
     distances = [F.normalize(s[:, 0].float(), dim=-1) - F.normalize(t[:, 0].float(), dim=-1) for s, t in pairs]

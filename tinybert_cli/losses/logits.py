@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinybert_cli.losses.base import Answers, Batch
+from tinybert_cli.losses.base import Batch, ModelOutputs
 
 NO_LABEL = -100
 
@@ -24,7 +24,9 @@ ClassWeights = Annotated[
 ]
 
 
-def soft_labels(student: Answers, teacher: Answers, batch: Batch, *, temperature: Temperature = 2.0) -> Tensor:
+def soft_labels(
+    student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, temperature: Temperature = 2.0
+) -> Tensor:
     """Cross-entropy between the teacher's and the student's distributions, both softened by `temperature`.
 
     Times T², so that the gradient keeps its size whatever the temperature (Hinton et al. 2015, section 2).
@@ -36,8 +38,8 @@ def soft_labels(student: Answers, teacher: Answers, batch: Batch, *, temperature
 
 
 def hard_labels(
-    student: Answers,
-    teacher: Answers,
+    student: ModelOutputs,
+    teacher: ModelOutputs,
     batch: Batch,
     *,
     label_smoothing: Smoothing = 0.0,
@@ -55,14 +57,14 @@ def hard_labels(
     return _mean(values, labels != NO_LABEL, batch, class_weights)
 
 
-def r_drop(first: Answers, second: Answers, batch: Batch) -> Tensor:
+def r_drop(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
     """Symmetric KL between the logits (A, C) of two passes with different dropout (Wu et al. 2021, equation 2)."""
     log_p, log_q = (F.log_softmax(said["logits"].float(), -1) for said in (first, second))
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean() / 2
 
 
 def soft_labels_of_classes(
-    student: Answers, teacher: Answers, batch: Batch, *, temperature: Temperature = 2.0
+    student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, temperature: Temperature = 2.0
 ) -> Tensor:
     """Binary cross-entropy between both models' probabilities of every class, softened by `temperature`.
 
@@ -73,8 +75,8 @@ def soft_labels_of_classes(
 
 
 def hard_labels_of_classes(
-    student: Answers,
-    teacher: Answers,
+    student: ModelOutputs,
+    teacher: ModelOutputs,
     batch: Batch,
     *,
     label_smoothing: Smoothing = 0.0,
@@ -91,19 +93,19 @@ def hard_labels_of_classes(
     return _mean(values, known, batch, class_weights)
 
 
-def r_drop_of_classes(first: Answers, second: Answers, batch: Batch) -> Tensor:
+def r_drop_of_classes(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
     """`r_drop` of logits that each say yes or no (A, C); mean over the classes."""
     ours, theirs = first["logits"].float(), second["logits"].float()
     difference: Tensor = (torch.sigmoid(ours) - torch.sigmoid(theirs)) * (ours - theirs)
     return difference.mean() / 2
 
 
-def soft_labels_of_value(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
+def soft_labels_of_value(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """Squared error to the teacher's value (A, 1). There is no distribution, so there is no temperature."""
     return F.mse_loss(student["logits"].float(), teacher["logits"].float())
 
 
-def hard_labels_of_value(student: Answers, teacher: Answers, batch: Batch) -> Tensor:
+def hard_labels_of_value(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """Squared error to the value in the data (A,); NaN counts for nothing."""
     labels = batch["labels"].float()
     known = ~labels.isnan()
@@ -112,12 +114,14 @@ def hard_labels_of_value(student: Answers, teacher: Answers, batch: Batch) -> Te
     return mean
 
 
-def r_drop_of_value(first: Answers, second: Answers, batch: Batch) -> Tensor:
+def r_drop_of_value(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
     """Squared difference of the values (A, 1) of two passes with different dropout."""
     return F.mse_loss(first["logits"].float(), second["logits"].float())
 
 
-def soft_labels_of_span(student: Answers, teacher: Answers, batch: Batch, *, temperature: Temperature = 2.0) -> Tensor:
+def soft_labels_of_span(
+    student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, temperature: Temperature = 2.0
+) -> Tensor:
     """`soft_labels` over the places of a window (A, 2): the mean of that for the begin and that for the end."""
     target = _over_window(teacher["logits"].float() / temperature, batch).exp()
     return (
@@ -126,7 +130,7 @@ def soft_labels_of_span(student: Answers, teacher: Answers, batch: Batch, *, tem
 
 
 def hard_labels_of_span(
-    student: Answers, teacher: Answers, batch: Batch, *, label_smoothing: Smoothing = 0.0
+    student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, label_smoothing: Smoothing = 0.0
 ) -> Tensor:
     """Cross-entropy with where the answer begins and ends (A, 2); a window without it counts for nothing.
 
@@ -141,7 +145,7 @@ def hard_labels_of_span(
     return hard / labels.sum().clamp(min=1)
 
 
-def r_drop_of_span(first: Answers, second: Answers, batch: Batch) -> Tensor:
+def r_drop_of_span(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
     """`r_drop` over the places of a window, for the begin and for the end (A, 2); the mean of both."""
     log_p, log_q = (_over_window(said["logits"].float(), batch) for said in (first, second))
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / _ends(batch) / 2
@@ -158,18 +162,18 @@ def _mean(values: Tensor, known: Tensor, batch: Batch, class_weights: ClassWeigh
 def _over_window(values: Tensor, batch: Batch) -> Tensor:
     """Log-softmax of (A, 2) over the places that stand in the same window, in either column."""
     windows, length = batch["attention_mask"].shape
-    spread = values.new_full((windows * length, 2), -torch.inf).scatter(0, batch["places"], values)
-    return spread.view(windows, length, 2).log_softmax(1).view(-1, 2).gather(0, batch["places"])
+    spread = values.new_full((windows * length, 2), -torch.inf).scatter(0, batch["positions"], values)
+    return spread.view(windows, length, 2).log_softmax(1).view(-1, 2).gather(0, batch["positions"])
 
 
 def _sum_over_window(values: Tensor, batch: Batch) -> Tensor:
     """For each of (A, 2) the sum of those that stand in the same window."""
     windows, length = batch["attention_mask"].shape
-    window = batch["places"] // length
+    window = batch["positions"] // length
     return values.new_zeros(windows, 2).scatter_add(0, window, values).gather(0, window)
 
 
 def _ends(batch: Batch) -> int:
     """Begins and ends to be found: two in every window that has places."""
-    windows = batch["places"][:, 0] // batch["attention_mask"].shape[1]
+    windows = batch["positions"][:, 0] // batch["attention_mask"].shape[1]
     return 2 * int((windows.bincount() > 0).sum())

@@ -19,8 +19,8 @@ from tinybert_cli.models.loading import (
 from tinybert_cli.models.locate import PACKAGES, Source, commit, fetch, locate
 from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
-from tinybert_cli.models.shrinking import build
-from tinybert_cli.models.stored_teacher import Stored, WithStates, kept_shapes
+from tinybert_cli.models.shrinking import build_student
+from tinybert_cli.models.stored_teacher import ModelWithStates, StoredTeacher, state_shapes
 from tinybert_cli.models.tokenizers import check_length, check_vocabulary, load_tokenizer, tokenizer_difference
 from tinybert_cli.models.vocabulary_trimming import trim_vocabulary, whole_words
 
@@ -30,12 +30,12 @@ __all__ = [
     "PACKAGES",
     "PRESETS",
     "MaskedLM",
+    "ModelWithStates",
     "Source",
-    "Stored",
+    "StoredTeacher",
     "Student",
     "Teacher",
-    "WithStates",
-    "build",
+    "build_student",
     "check_length",
     "check_outputs",
     "check_preset",
@@ -43,7 +43,6 @@ __all__ = [
     "commit",
     "copied_layers",
     "fetch",
-    "kept_shapes",
     "label_names",
     "layer_map",
     "load",
@@ -57,6 +56,7 @@ __all__ = [
     "save_tokenizer",
     "shape",
     "size",
+    "state_shapes",
     "tokenizer_difference",
     "trim_vocabulary",
     "weights_bytes",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def skip_unread(model: PreTrainedModel) -> PreTrainedModel:
+def compute_cls_only(model: PreTrainedModel) -> PreTrainedModel:
     """The model, whose last layer from now on returns (B, 1, H); weights, names and what is saved do not change.
 
     A model with another head, or of a family whose layers are not known here, stays as it is.
@@ -31,8 +31,8 @@ def skip_unread(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def read_all(model: PreTrainedModel) -> None:
-    """Undoes `skip_unread`: the last layer returns (B, T, H) again."""
+def compute_all_tokens(model: PreTrainedModel) -> None:
+    """Undoes `compute_cls_only`: the last layer returns (B, T, H) again."""
     for module in model.modules():
         if isinstance(module.__dict__.get("forward"), _FirstToken):
             module.forward.attention.__dict__.pop("forward")

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from tinybert_cli.errors import InputError
-from tinybert_cli.models.cls_last_layer import read_all
+from tinybert_cli.models.cls_last_layer import compute_all_tokens
 from tinybert_cli.models.families import FAMILIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Answers = dict[str, Any]
+ModelOutputs = dict[str, Any]
 PROJECTED = {"queries": "query", "keys": "key", "values": "value"}  # answer → the field of Family
 OF_SCORES = ("queries", "keys")
 
@@ -38,14 +38,14 @@ class Teacher:
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int], reads: frozenset[str]) -> None:
         check_readable(model, reads)
-        read_all(model)
+        compute_all_tokens(model)
         self.layers, self.reads = layers, reads
         self.width = int(model.config.hidden_size)
         self.body = model.base_model.eval().requires_grad_(False)
         if model.config.model_type in FAMILIES:
             del _layers(self.body)[max(layers) + 1 :]
 
-    def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> Answers:
+    def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> ModelOutputs:
         """What `reads` names, of every compared layer; `inputs` are the names in the batch that the model takes."""
         shown = {name: value for name, value in batch.items() if name in inputs}
         with torch.no_grad():
@@ -72,7 +72,7 @@ class Student(torch.nn.Module):
     def __init__(self, model: PreTrainedModel, teacher: Compared, *, shared: bool) -> None:
         super().__init__()
         check_readable(model, teacher.reads)
-        read_all(model)
+        compute_all_tokens(model)
         self.model, self.reads = model, teacher.reads
         self.has_head = model.base_model is not model
         self.layers = range(model.config.num_hidden_layers)
@@ -99,7 +99,7 @@ class Student(torch.nn.Module):
 
 def listen(
     model: PreTrainedModel, inputs: Mapping[str, Tensor], layers: Sequence[int], reads: frozenset[str]
-) -> tuple[Answers, Answers]:
+) -> tuple[ModelOutputs, ModelOutputs]:
     """The logits that a model says, if it has a head, and what `reads` names of these layers."""
     with _listening(model.base_model, layers, reads) as heard:
         said = model(**inputs, output_hidden_states=True)
@@ -117,9 +117,9 @@ def _scores(query: Tensor, key: Tensor) -> Tensor:
     return scores
 
 
-def _states(outputs: Sequence[Tensor], layers: Sequence[int], reads: frozenset[str]) -> Answers:
+def _states(outputs: Sequence[Tensor], layers: Sequence[int], reads: frozenset[str]) -> ModelOutputs:
     """From what enters the first layer and leaves each one, all (B, T, H)."""
-    found: Answers = {}
+    found: ModelOutputs = {}
     if "embeddings" in reads:
         found["embeddings"] = outputs[0]
     if "hidden_states" in reads:
@@ -128,13 +128,13 @@ def _states(outputs: Sequence[Tensor], layers: Sequence[int], reads: frozenset[s
 
 
 @contextmanager
-def _listening(body: torch.nn.Module, layers: Sequence[int], reads: frozenset[str]) -> Iterator[Answers]:
+def _listening(body: torch.nn.Module, layers: Sequence[int], reads: frozenset[str]) -> Iterator[ModelOutputs]:
     """While the model runs, the projections that `reads` asks for are kept: one (B, A, T, D) per layer.
 
     The attention itself may then be computed in any way, for it is not looked at.
     """
     wanted = [name for name in PROJECTED if name in reads or ("scores" in reads and name in OF_SCORES)]
-    heard: Answers = {name: [] for name in wanted}
+    heard: ModelOutputs = {name: [] for name in wanted}
     hooks = []
     for name in wanted:
         for layer in layers:

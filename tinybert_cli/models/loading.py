@@ -13,7 +13,7 @@ import torch
 
 from tinybert_cli.config import Model
 from tinybert_cli.errors import InputError, UserError
-from tinybert_cli.models.cls_last_layer import skip_unread
+from tinybert_cli.models.cls_last_layer import compute_cls_only
 from tinybert_cli.models.locate import Source, fetch
 from tinybert_cli.models.shapes import shape
 from tinybert_cli.models.weight_files import family_of, is_finite, read_json, read_weights, some_of
@@ -85,7 +85,7 @@ def load(
         trust_remote_code=False,
     )
     _check_report(report, folder, prefix if suffixes else "", new_head=new_head or not suffixes)
-    return skip_unread(model)
+    return compute_cls_only(model)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

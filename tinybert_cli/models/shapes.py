@@ -23,7 +23,7 @@ def check_preset(setting: Mapping[str, Any] | str) -> None:
 
 def shape(setting: settings.Model, base_config: PreTrainedConfig) -> PreTrainedConfig:
     """The config of the model that `setting` asks for; the base's own is left alone. Needs no weights."""
-    if is_as_it_is(setting):
+    if is_unchanged(setting):
         return copy.deepcopy(base_config)
     base = shape_of(base_config)
     asked = _asked(setting, base)
@@ -49,7 +49,7 @@ def copied_layers(setting: settings.Model, rule: str | Sequence[int], base_confi
     if setting.initialize == "random":
         return []
     layers = shape(setting, base_config).num_hidden_layers
-    if is_as_it_is(setting) or layers == base_config.num_hidden_layers:
+    if is_unchanged(setting) or layers == base_config.num_hidden_layers:
         return list(range(layers))
     return layer_map(rule, layers, base_config.num_hidden_layers)
 
@@ -80,7 +80,7 @@ def layer_map(rule: str | Sequence[int], student_layers: int, teacher_layers: in
     return [pick(index, student_layers, teacher_layers) for index in range(student_layers)]
 
 
-def is_as_it_is(setting: settings.Model) -> bool:
+def is_unchanged(setting: settings.Model) -> bool:
     """The model itself, which any family can be, whatever the numbers in its config are called."""
     return setting.initialize == "teacher" and setting.preset is None and not _numbers(setting)
 

@@ -12,9 +12,9 @@ import torch
 
 from tinybert_cli import config as settings
 from tinybert_cli.errors import InputError
-from tinybert_cli.models.cls_last_layer import skip_unread
+from tinybert_cli.models.cls_last_layer import compute_cls_only
 from tinybert_cli.models.families import FAMILIES, Axes, Family, Shape, shape_of
-from tinybert_cli.models.shapes import check_family, is_as_it_is, shape
+from tinybert_cli.models.shapes import check_family, is_unchanged, shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Tensors = dict[str, torch.Tensor]
 
 
-def build(
+def build_student(
     setting: settings.Model, teacher_model: PreTrainedModel, mapping: Sequence[int], *, seed: int
 ) -> PreTrainedModel:
     """A model of the teacher's class in the shape of `setting`, in eval mode, with the teacher's labels.
@@ -44,7 +44,7 @@ def build(
     if setting.initialize == "random":
         return student.eval()
     weights = {key: tensor.detach().cpu().float() for key, tensor in teacher_model.state_dict().items()}
-    if not (is_as_it_is(setting) and list(mapping) == list(range(teacher_config.num_hidden_layers))):
+    if not (is_unchanged(setting) and list(mapping) == list(range(teacher_config.num_hidden_layers))):
         check_family(config)
         prefix = f"{teacher_model.base_model_prefix}."
         bare = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
@@ -57,7 +57,7 @@ def build(
 def _fresh(model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return skip_unread(model_class(config))
+        return compute_cls_only(model_class(config))
 
 
 def _narrow(weights: Tensors, base: Shape, config: PreTrainedConfig, mapping: Sequence[int], seed: int) -> Tensors:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tinybert_cli.models.cls_last_layer import read_all
-from tinybert_cli.models.layer_outputs import Answers, check_readable, listen
+from tinybert_cli.models.cls_last_layer import compute_all_tokens
+from tinybert_cli.models.layer_outputs import ModelOutputs, check_readable, listen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LAYERLESS = "embeddings"  # the one answer that is there once, not once per layer
 
 
-class WithStates(torch.nn.Module):
+class ModelWithStates(torch.nn.Module):
     """A model that says, besides its logits, the states of some layers as they are kept, in float16.
 
     Raises:
@@ -34,7 +34,7 @@ class WithStates(torch.nn.Module):
     def __init__(self, model: PreTrainedModel, layers: Sequence[int], reads: frozenset[str]) -> None:
         super().__init__()
         check_readable(model, reads)
-        read_all(model)
+        compute_all_tokens(model)
         self.model, self.layers, self.reads = model, layers, reads
 
     def forward(self, **inputs: Tensor) -> Mapping[str, Tensor]:
@@ -43,19 +43,19 @@ class WithStates(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTeacher:
     """A teacher that does not run: what it said of its layers comes with each batch, as `teacher_<name>`."""
 
     reads: frozenset[str]
     width: int
     layers: Sequence[int]  # counted from 0
 
-    def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> Answers:
+    def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> ModelOutputs:
         """What `reads` names, of every compared layer, padded with zeros."""
         return {name: _unpacked(name, batch[f"teacher_{name}"]) for name in sorted(self.reads)}
 
 
-def kept_shapes(config: Any, layers: int, reads: frozenset[str]) -> dict[str, tuple[int, ...]]:
+def state_shapes(config: Any, layers: int, reads: frozenset[str]) -> dict[str, tuple[int, ...]]:
     """What is kept of each token, or of each pair of them."""
     width, heads = int(config.hidden_size), int(config.num_attention_heads)
     shapes: dict[str, tuple[int, ...]] = {LAYERLESS: (width,), "hidden_states": (layers, width)}

@@ -18,7 +18,7 @@ def card(
     facts: Mapping[str, float],
 ) -> model_card.Card:
     """`precision` is what the weights are kept in, `facts` what verifying found and the size of the model."""
-    task, folder = tasks.find_answering(config.task), str(output.folder)
+    task, folder = tasks.find_prediction_task(config.task), str(output.folder)
     pair = len(data.text_columns(config.data)) == 2
     limits = [
         f"Its answers are those of {config.model} on {facts['agreement']:.2%} of the rows that it was verified on, "
@@ -65,7 +65,7 @@ def card(
     )
 
 
-def _with_onnx(config: Export, task: tasks.Answering, folder: str, *, pair: bool) -> dict[str, str]:
+def _with_onnx(config: Export, task: tasks.PredictionTask, folder: str, *, pair: bool) -> dict[str, str]:
     return {
         "ONNX Runtime": f"```python\n{_SNIPPET.format(folder=folder)}\n```",
         "tinybert": f"```sh\ntinybert predict {folder} {task.example(pair=pair)}\n```\n\nIt needs no torch.",
@@ -73,7 +73,7 @@ def _with_onnx(config: Export, task: tasks.Answering, folder: str, *, pair: bool
     }
 
 
-def _with_transformers(task: tasks.Answering, folder: str, precision: str, *, pair: bool) -> dict[str, str]:
+def _with_transformers(task: tasks.PredictionTask, folder: str, precision: str, *, pair: bool) -> dict[str, str]:
     slow = ", where float16 is unusably slow" if precision == "float16" else ""
     return {
         "transformers": f"```python\n{task.usage(folder, pair=pair)}\n```\n\nThis computes in {precision}. "

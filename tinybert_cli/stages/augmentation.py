@@ -58,7 +58,7 @@ def copies(
             return rows.select([])
         said = yield from _ask(lm, list(dict.fromkeys(chain(*texts))), config, output, accelerator)
     if "embeddings" in named:
-        model = models.load(named["embeddings"], tasks.find_answering(config.task).head, new_head=True)
+        model = models.load(named["embeddings"], tasks.find_prediction_task(config.task).head, new_head=True)
         tokenizer = models.load_tokenizer(named["embeddings"])
     if not hasattr(model, "get_input_embeddings"):
         raise ConfigError(
@@ -85,7 +85,9 @@ def _load(
 ) -> tuple[models.MaskedLM, Any, Any]:
     model, tokenizer = models.load(source, "masked-lm"), models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
-    lm = models.MaskedLM(model, tokenizer, source, candidates=setting.candidates, is_barred=word_replacement.is_kept)
+    lm = models.MaskedLM(
+        model, tokenizer, source, candidates=setting.candidates, is_barred=word_replacement.is_protected
+    )
     loops.to_bf16_if_faster(lm.to(accelerator.device), config.mixed_precision)
     return lm, model, tokenizer
 
@@ -97,12 +99,12 @@ class _Said:
     words: Sequence[str]
     number: dict[str, int]  # text → its number
     offsets: data.Array  # (N + 1,) where the answers about each text begin
-    places: data.Array  # (ΣM,) the place in its text that each answer is about
+    positions: data.Array  # (ΣM,) the place in its text that each answer is about
     answers: data.Array  # (ΣM, K) positions in `words`
 
     def of(self, text: str) -> word_replacement.Choices:
         begin, end = self.offsets[self.number[text] : self.number[text] + 2]
-        places, answers = self.places[begin:end].tolist(), self.answers[begin:end].tolist()
+        places, answers = self.positions[begin:end].tolist(), self.answers[begin:end].tolist()
         return {place: [self.words[index] for index in row] for place, row in zip(places, answers, strict=True)}
 
 
@@ -125,7 +127,7 @@ def _ask(
     files = [_read(output.folder / "checkpoints" / name) for name in names.values()]
     told = {name: np.concatenate([file[name] for file in files]) for name in files[0]}
     number = {text: index for index, text in enumerate(texts)}
-    return _Said(lm.words, number, _starts(told["counts"]), told["places"], told["answers"])
+    return _Said(lm.words, number, _starts(told["counts"]), told["positions"], told["answers"])
 
 
 def _answers(
@@ -134,7 +136,7 @@ def _answers(
     """One file's `counts` (N,), `places` (ΣM,) and `answers` (ΣM, K), see _Said."""
     chunk = texts[begin : begin + TEXTS_PER_FILE]
     split = [word_replacement.words(text) for text in chunk]
-    places = [word_replacement.changeable(parts) for parts in split]
+    places = [word_replacement.replaceable(parts) for parts in split]
     spans = [word_replacement.spans(parts, at) for parts, at in zip(split, places, strict=True)]
     tokens, offsets, answered = lm.encode(chunk, spans, config.data.max_seq_length)
     examples = data.Examples(tokens, offsets)
@@ -152,7 +154,7 @@ def _answers(
         yield {"event": "progress", "step": begin + done, "max_steps": len(texts), "rows": done,
                "seconds": time.perf_counter() - start}  # fmt: skip
     about = [at[number] for at, numbers in zip(places, answered, strict=True) for number in numbers]
-    return {"counts": counts, "places": np.array(about, dtype=np.int32), "answers": answers}
+    return {"counts": counts, "positions": np.array(about, dtype=np.int32), "answers": answers}
 
 
 def _starts(counts: data.Array) -> data.Array:
@@ -160,7 +162,7 @@ def _starts(counts: data.Array) -> data.Array:
 
 
 def _write(told: Arrays, folder: Path) -> None:
-    np.savez(folder / FILE, counts=told["counts"], places=told["places"], answers=told["answers"])
+    np.savez(folder / FILE, counts=told["counts"], positions=told["positions"], answers=told["answers"])
 
 
 def _read(folder: Path) -> Arrays:

@@ -48,7 +48,7 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
 
 
 def _no_teacher(config: Distill) -> ConfigError:
-    compared = [name for name in _combined(config).parts if name in losses.READS]
+    compared = [name for name in _combined(config).parts if name in losses.LAYER_OUTPUTS]
     return ConfigError(
         f"the losses compare layers ({', '.join(compared)}), but there is no teacher",
         key=("teacher",),
@@ -59,7 +59,7 @@ def _no_teacher(config: Distill) -> ConfigError:
 
 def _check_soft_labels(task: str, soft_labels: str | None) -> None:
     """Answers are learnt from a label dataset, and without answers there is none."""
-    answering = isinstance(tasks.find(task), tasks.Answering)
+    answering = isinstance(tasks.find(task), tasks.PredictionTask)
     if answering and soft_labels is None:
         raise ConfigError(
             "missing key 'soft_labels'",
@@ -77,14 +77,14 @@ def _check_soft_labels(task: str, soft_labels: str | None) -> None:
 def _check_losses(name: str, named: Mapping[str, Any]) -> None:
     """The options are those of the task's outputs; and without answers there are only tokens to compare."""
     task = tasks.find(name)
-    if isinstance(task, tasks.Answering):
+    if isinstance(task, tasks.PredictionTask):
         try:
             losses.combine(named, task.outputs)
         except ConfigError as error:
             raise ConfigError(error.what, key=("losses", *error.key), hint=error.hint) from error
         return
-    others = ", ".join(other for other in losses.LOSSES if other not in losses.OF_TEXTS)
-    for loss in losses.combine(named).of_texts:
+    others = ", ".join(other for other in losses.LOSSES if other not in losses.TEXT_LEVEL_LOSSES)
+    for loss in losses.combine(named).text_level:
         raise ConfigError(
             f"the loss `{loss}` compares whole texts, and {name} has none: its rows are blocks of running text",
             key=("losses", loss),
@@ -92,35 +92,35 @@ def _check_losses(name: str, named: Mapping[str, Any]) -> None:
         )
 
 
-def _combined(config: Distill) -> losses.Combined:
+def _combined(config: Distill) -> losses.WeightedLoss:
     task = tasks.find(config.task)
     return (
         losses.combine(config.losses, task.outputs)
-        if isinstance(task, tasks.Answering)
+        if isinstance(task, tasks.PredictionTask)
         else losses.combine(config.losses)
     )
 
 
 def _distill(config: Distill, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    combined = _combined(config)
+    objective = _combined(config)
     if config.teacher is not None:
-        yield from _other_tokenizer(models.locate(config.teacher), source, combined)
+        yield from _other_tokenizer(models.locate(config.teacher), source, objective)
     labels = None if config.soft_labels is None else Path(config.soft_labels)
-    if labels is not None and config.training.keep == "best" and not combined.trains_head:
+    if labels is not None and config.training.keep == "best" and not objective.trains_head:
         yield {"event": "warning", "message": "these losses leave the classifier untrained and its scores mean "
                "nothing: set `keep: last` under training"}  # fmt: skip
     manifest = {"inputs": {}} if labels is None else artifacts.read_manifest(labels)  # `run` has verified its files
-    if combined.reads and config.teacher is None and "states" not in manifest:
+    if objective.reads and config.teacher is None and "states" not in manifest:
         raise _no_teacher(config)
     taught = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
     stored, states = None, None
-    if combined.reads and labels is not None and "states" in manifest:
+    if objective.reads and labels is not None and "states" in manifest:
         there = manifest["states"]
         layers = _compared_layers(config, source, there["teacher_layers"])
-        missing = layer_states.lacking(there, combined, layers)
+        missing = layer_states.missing_states(there, objective, layers)
         if missing is None:
-            stored = models.Stored(combined.reads, there["width"], layers)
-            states = layer_states.read(labels, manifest, combined.reads, layers)
+            stored = models.StoredTeacher(objective.reads, there["width"], layers)
+            states = layer_states.read(labels, manifest, objective.reads, layers)
         elif config.teacher is None:
             raise InputError(
                 f"there is no teacher to run beside the student, and '{labels}' {missing}",
@@ -132,7 +132,7 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
         taught.rows,
         taught.targets,
         taught.names,
-        lambda student: _teaching(config, combined, student, stored),
+        lambda student: _teaching(config, objective, student, stored),
         config.student,
         source,
         states=states,
@@ -168,14 +168,14 @@ def _from_labels(config: Distill, folder: Path, manifest: Mapping[str, Any], out
     if config.teacher is not None:
         wanted["teacher"] = [output.inputs["teacher"]]
     artifacts.check_origin(folder, manifest, wanted)
-    answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
+    answers = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     answers = answers.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]
     targets = {"teacher_logits": answers.logits}
-    labels = tasks.find_answering(config.task).labels(answers.rows, config.data, names)
+    labels = tasks.find_prediction_task(config.task).labels(answers.rows, config.data, names)
     if labels is not None:
         targets["labels"] = labels
-        balanced = losses.OUTPUTS[tasks.find_answering(config.task).outputs].balanced
+        balanced = losses.LOSS_SETS[tasks.find_prediction_task(config.task).outputs].balanced
         if balanced is not None:
             targets["label_weights"] = balanced(labels)
     elif "hard_labels" in _combined(config).parts:
@@ -189,23 +189,25 @@ def _spoken(name: str, setting: float | Mapping[str, Any]) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
-def _teaching(config: Distill, combined: losses.Combined, student: Any, stored: models.Stored | None) -> Teaching:
+def _teaching(
+    config: Distill, objective: losses.WeightedLoss, student: Any, stored: models.StoredTeacher | None
+) -> Teaching:
     """The student with what its losses compare, and the loss; a teacher runs beside it unless its states are stored."""
-    if not combined.reads:
-        return Teaching(student, lambda model, batch: combined(loops.forward(model, batch), _from_disk(batch), batch))
-    teacher: models.Teacher | models.Stored
+    if not objective.reads:
+        return Teaching(student, lambda model, batch: objective(loops.forward(model, batch), _from_disk(batch), batch))
+    teacher: models.Teacher | models.StoredTeacher
     if stored is None:
         assert config.teacher is not None
         base = models.load(models.locate(config.teacher), tasks.find(config.task).head).to(loops.device())
         loops.to_bf16_if_faster(base, config.training.mixed_precision)
         layers = models.layer_map(config.layer_mapping, student.config.num_hidden_layers, base.config.num_hidden_layers)
-        teacher = models.Teacher(base, layers, combined.reads)
+        teacher = models.Teacher(base, layers, objective.reads)
     else:
         teacher = stored
 
     def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
         shown = teacher(batch, loops.MODEL_INPUTS)
-        return combined(loops.forward(model, batch), {**_from_disk(batch), **shown}, batch)
+        return objective(loops.forward(model, batch), {**_from_disk(batch), **shown}, batch)
 
     facts = {"layers_compared_with": [layer + 1 for layer in teacher.layers],
              "teacher_states": "running beside it" if stored is None else "stored"}  # fmt: skip
@@ -226,13 +228,13 @@ def _compared_layers(config: Distill, source: models.Source, teacher_layers: int
 
 
 def _other_tokenizer(
-    teacher: models.Source, student: models.Source, combined: losses.Combined
+    teacher: models.Source, student: models.Source, objective: losses.WeightedLoss
 ) -> Iterator[artifacts.Row]:
     """Allowed where whole texts are compared, but rarely what was meant; impossible where tokens are."""
     difference = models.tokenizer_difference(models.load_tokenizer(teacher), models.load_tokenizer(student))
     if difference is None:
         return
-    if combined.reads:
+    if objective.reads:
         raise InputError(
             f"teacher and student split text differently, so their layers cannot be compared: {difference}",
             where=student.name,

@@ -17,7 +17,7 @@ from tinybert_cli.metrics.slices import regressions, slices
 from tinybert_cli.predictor import opened
 from tinybert_cli.reports import evaluation_html
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering}
+CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_prediction_task}
 
 MEASURES = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
 TIMED_ROWS = 256  # rows that the latencies are taken on, or as many as there are
@@ -54,7 +54,7 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
 
 
 def _check(config: Eval) -> str:
-    task = tasks.find_answering(config.task)
+    task = tasks.find_prediction_task(config.task)
     names = list(config.models)
     reference = names[0] if config.reference is None else config.reference
     if reference not in names:
@@ -93,7 +93,7 @@ class _Contestant:
 def _evaluate(
     config: Eval, sources: Mapping[str, models.Source], reference: str, output: artifacts.Output
 ) -> Iterator[artifacts.Row]:
-    task = tasks.find_answering(config.task)
+    task = tasks.find_prediction_task(config.task)
     rows = data.read(config.data, config.split)
     names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
     gold = task.exam(rows, config.data, names)
@@ -103,7 +103,7 @@ def _evaluate(
     yield {"event": "plan", "rows": len(rows), "models": list(sources), "reference": reference, "split": config.split}
     contestants = {name: _enter(config, task, source, rows, names) for name, source in sources.items()}
     shown_to_reference = contestants[reference].encoded
-    yield from data.remarks(config.split, shown_to_reference, config.data)
+    yield from data.row_warnings(config.split, shown_to_reference, config.data)
     if output.dry_run:
         return
 
@@ -184,7 +184,7 @@ def _log(source: models.Source) -> list[artifacts.Row]:
 
 
 def _enter(
-    config: Eval, task: tasks.Answering, source: models.Source, rows: data.Rows, names: list[str]
+    config: Eval, task: tasks.PredictionTask, source: models.Source, rows: data.Rows, names: list[str]
 ) -> _Contestant:
     """A model with the rows as it wants them; its labels must be the reference's, in their order."""
     task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
@@ -211,7 +211,12 @@ class _Judge:
     """What the gold answers and the reference's logits say of a model's."""
 
     def __init__(
-        self, config: Eval, task: tasks.Answering, gold: tasks.Exam, reference: data.Array, offsets: data.Array | None
+        self,
+        config: Eval,
+        task: tasks.PredictionTask,
+        gold: tasks.Exam,
+        reference: data.Array,
+        offsets: data.Array | None,
     ) -> None:
         self.config, self.task, self.gold, self.reference, self.offsets = config, task, gold, reference, offsets
         self.reference_scores = self._points(reference)
@@ -280,7 +285,7 @@ def _costs(
     }
     if latency.startup:
         text = "\t".join(str(rows.column(column)[0]) for column in data.text_columns(settings))
-        first = {name: loops.first_answer(contestant.source.name, text) for name, contestant in contestants.items()}
+        first = {name: loops.cold_start(contestant.source.name, text) for name, contestant in contestants.items()}
         found["startup_ms"] = {name: taken for name, (taken, _) in first.items()}
         found["peak_memory_bytes"] = {name: held for name, (_, held) in first.items()}
     return found

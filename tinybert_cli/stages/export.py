@@ -16,7 +16,7 @@ from tinybert_cli.config import Export, Verify
 from tinybert_cli.errors import ConfigError, GateError
 from tinybert_cli.reports import export_card, model_card
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_answering, "format": formats.find}
+CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_prediction_task, "format": formats.find}
 
 BATCH_SIZE = 32
 RESAMPLES = 1000  # for the 95 % intervals in the model card
@@ -80,7 +80,7 @@ def _options(config: Export, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    task, form = tasks.find_answering(config.task), formats.find(config.format)
+    task, form = tasks.find_prediction_task(config.task), formats.find(config.format)
     model = models.load(source, task.head, label_names=config.data.class_names, problem=task.problem)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
@@ -90,7 +90,7 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
     encoded = task.encode(rows, config.data, tokenizer)
     examples = data.Examples.of(encoded)
     models.check_length(source, int(examples.lengths.max()))
-    yield from data.remarks(config.verify.split, encoded, config.data)
+    yield from data.row_warnings(config.verify.split, encoded, config.data)
     check = _Check(task, model, examples, encoded.rows, gold, models.weights_bytes(models.fetch(source)))
     yield {"event": "plan", "rows": len(rows), "format": config.format, "quantize": config.quantize,
            **models.size(model)}  # fmt: skip
@@ -149,7 +149,7 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
 class _Check:
     """The original and the rows on which an export is compared with it."""
 
-    task: tasks.Answering
+    task: tasks.PredictionTask
     model: Any
     examples: data.Examples
     offsets: data.Array | None  # where the answers of each row begin
@@ -222,7 +222,7 @@ class _Check:
         return data.sorted_batches(self.examples.lengths, BATCH_SIZE)
 
 
-def _result(config: Export, task: tasks.Answering, said: data.Array, gold: tasks.Exam) -> model_card.Result:
+def _result(config: Export, task: tasks.PredictionTask, said: data.Array, gold: tasks.Exam) -> model_card.Result:
     intervals = gold.intervals(said, task.metrics, resamples=RESAMPLES, seed=config.seed)
     return model_card.Result(config.verify.split, len(gold.words), gold.score(said), intervals)
 

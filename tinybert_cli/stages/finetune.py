@@ -37,7 +37,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
 
 
 def _finetune(config: Finetune, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    task = tasks.find_answering(config.task)
+    task = tasks.find_prediction_task(config.task)
     manifest: dict[str, Any] = {"inputs": {}}
     originals: data.Rows | None = None
     if config.labels == "gold":
@@ -51,13 +51,13 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         manifest = artifacts.verify_folder(folder)
         sources = data.sources(config.data, ["train", "unlabeled"])
         artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
-        answers = data.read_labels(folder, [entry["path"] for entry in manifest["outputs"]])
+        answers = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
         answers = answers.head(config.data.max_train_samples)
         names, originals = manifest["label_names"], answers.originals
         logits = task.settled(answers.logits, answers.offsets, manifest.get("decision", {}))
         labels, sure = task.hard_answers(logits, answers.offsets, config.min_confidence)
         chosen = sure.nonzero()[0]
-        rows, labels = answers.rows.select(chosen.tolist()), labels[answers.answers_of(chosen)]
+        rows, labels = answers.rows.select(chosen.tolist()), labels[answers.prediction_indices(chosen)]
         yield {"event": "labels", "rows": len(sure), "kept": len(chosen), "min_confidence": config.min_confidence}
         if not len(chosen):
             raise InputError(
@@ -67,7 +67,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
     task.check_trainable(labels, names, rows)
     if config.labels == "gold":
         yield from ({"event": "warning", "message": message} for message in task.odd(rows, config.data, names))
-    outputs, options = losses.OUTPUTS[task.outputs], _options(config)
+    outputs, options = losses.LOSS_SETS[task.outputs], _options(config)
     targets = {"labels": labels}
     if config.class_weights == "balanced":
         assert outputs.balanced is not None  # _check_class_weights
@@ -91,7 +91,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
     yield from fit(config, lesson, output)
 
 
-def _spoken(config: Finetune, outputs: losses.Outputs) -> str:
+def _spoken(config: Finetune, outputs: losses.LossSet) -> str:
     parts = [f"{name.replace('_', ' ')} {value:g}" for name, value in config.regularization if value]
     weighted = ["class weights balanced"] if config.class_weights == "balanced" else []
     return ", ".join([outputs.name, *weighted, *parts])
@@ -103,7 +103,7 @@ def _options(config: Finetune) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value not in (0.0, "none")}
 
 
-def _loss(compare: losses.Outputs, options: Mapping[str, Any], r_drop: float) -> loops.StepLoss:
+def _loss(compare: losses.LossSet, options: Mapping[str, Any], r_drop: float) -> loops.StepLoss:
     def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
         said = loops.forward(model, batch)
         hard = compare.hard_labels(said, said, batch, **options)
@@ -118,7 +118,7 @@ def _loss(compare: losses.Outputs, options: Mapping[str, Any], r_drop: float) ->
 
 
 def _has(task: str, option: str) -> bool:
-    return option in losses.options_of(losses.OUTPUTS[tasks.find_answering(task).outputs].hard_labels)
+    return option in losses.options_of(losses.LOSS_SETS[tasks.find_prediction_task(task).outputs].hard_labels)
 
 
 def _check_smoothing(task: str, regularization: Mapping[str, Any]) -> None:
@@ -137,7 +137,7 @@ def _check_class_weights(task: str, class_weights: str) -> None:
 
 
 def _check_confidence(task: str, min_confidence: float) -> None:
-    if min_confidence and not tasks.find_answering(task).confident:
+    if min_confidence and not tasks.find_prediction_task(task).confident:
         raise ConfigError(
             f"the answers of {task} are numbers, which have no confidence", key=("min_confidence",),
             hint="leave min_confidence out",
@@ -145,7 +145,7 @@ def _check_confidence(task: str, min_confidence: float) -> None:
 
 
 CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
-    "task": tasks.find_answering,
+    "task": tasks.find_prediction_task,
     "model": models.check_preset,
     ("task", "regularization"): _check_smoothing,
     ("task", "class_weights"): _check_class_weights,

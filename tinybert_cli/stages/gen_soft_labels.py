@@ -63,12 +63,12 @@ _Keep = Callable[[tasks.Encoded], data.StatesWriter | None]
 def _label(
     config: GenSoftLabels, sources: Sequence[models.Source], output: artifacts.Output
 ) -> Iterator[artifacts.Row]:
-    task = tasks.find_answering(config.task)
+    task = tasks.find_prediction_task(config.task)
     accelerator = Accelerator()
     teachers, precision = _load(config, sources, task)
     tokenizer = teachers[0].tokenizer
     names, weights = teachers[0].names, config.teacher_weights or [1.0] * len(teachers)
-    kept = layer_states.kept(config, [teacher.net if teacher.size else None for teacher in teachers])
+    kept = layer_states.layer_state_spec(config, [teacher.net if teacher.size else None for teacher in teachers])
     decision = _decision(task, sources)
     splits: dict[str, data.Rows] = {split: data.read(config.data, split) for split in config.splits}
     labels = {}
@@ -100,7 +100,7 @@ def _label(
             logits = np.zeros((answers, len(names)), dtype=np.float32)
             done = 0
             for indices, said in loops.predict_several(net, examples, order, wanted, accelerator=accelerator):
-                logits[examples.answers_of(indices)] = said["logits"]
+                logits[examples.prediction_indices(indices)] = said["logits"]
                 if states is not None:
                     states.write(indices, said)
                 done += len(indices)
@@ -123,7 +123,7 @@ def _label(
         planned = {"states_bytes": sum(sizes.values()), "states_of_layers": kept.described()["layers"]}
     yield {"event": "plan", "rows": total, **teachers[0].size, "teachers": len(teachers), "label_names": names,
            **planned, "device": str(accelerator.device), "precision": precision}  # fmt: skip
-    artifacts.check_room(output.folder, needed)
+    artifacts.check_free_space(output.folder, needed)
     if output.dry_run:
         return
 
@@ -139,7 +139,7 @@ def _label(
     if seen:
         yield {"event": "resume", "step": seen, "max_steps": total}
     for split, rows in splits.items():
-        yield from data.remarks(split, task.encode(rows, config.data, tokenizer), config.data)
+        yield from data.row_warnings(split, task.encode(rows, config.data, tokenizer), config.data)
     begin, labelled = time.perf_counter(), 0
     for name in missing:
         split, places = shards[name]
@@ -186,13 +186,15 @@ def _shards(splits: Mapping[str, data.Rows]) -> dict[str, tuple[str, range]]:
     }
 
 
-def _is_there(folder: Path, shard: str, split: str, kept: layer_states.Kept | None) -> bool:
+def _is_there(folder: Path, shard: str, split: str, kept: layer_states.LayerStateSpec | None) -> bool:
     """Whether an earlier run wrote the shard, with all that belongs to it."""
     states = [] if kept is None or split not in TRAINING else data.states_files(shard, kept.shapes)
     return all((folder / name).exists() for name in (shard, *states))
 
 
-def _load(config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.Answering) -> tuple[list[Opened], str]:
+def _load(
+    config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.PredictionTask
+) -> tuple[list[Opened], str]:
     """The teachers, all of which have the classes of the first, and the precision of the last."""
     teachers: list[Opened] = []
     precision = "no"
@@ -203,7 +205,7 @@ def _load(config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.A
     return teachers, precision
 
 
-def _decision(task: tasks.Answering, sources: Sequence[models.Source]) -> dict[str, Any]:
+def _decision(task: tasks.PredictionTask, sources: Sequence[models.Source]) -> dict[str, Any]:
     """How the teacher's logits are read, by its config.json; the mean of several is read as it stands."""
     if len(sources) > 1:
         return {}
@@ -213,7 +215,7 @@ def _decision(task: tasks.Answering, sources: Sequence[models.Source]) -> dict[s
 
 def _rows_to_check(
     config: GenSoftLabels,
-    task: tasks.Answering,
+    task: tasks.PredictionTask,
     splits: dict[str, data.Rows],
     labels: dict[str, data.Array | None],
     names: Sequence[str],
@@ -232,7 +234,7 @@ def _rows_to_check(
 
 
 def _check(
-    config: GenSoftLabels, task: tasks.Answering, logits: data.Array, gold: tasks.Exam, names: Sequence[str]
+    config: GenSoftLabels, task: tasks.PredictionTask, logits: data.Array, gold: tasks.Exam, names: Sequence[str]
 ) -> dict[str, float]:
     """The teacher against always giving the same answer.
 
@@ -267,7 +269,7 @@ def _writer(
     name: str, rows: data.Rows, said: _Said, columns: dict[str, list[Any]], dtype: str, states: Path | None
 ) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
-        data.write_labels(folder / name, rows, said.logits, said.offsets, columns=columns, dtype=dtype)
+        data.write_soft_labels(folder / name, rows, said.logits, said.offsets, columns=columns, dtype=dtype)
         for file in states.iterdir() if states else ():
             file.replace(folder / file.name)
 
@@ -275,7 +277,7 @@ def _writer(
 
 
 def _check_augment(task: str, augment: object) -> None:
-    if augment is not None and not tasks.find_answering(task).changeable:
+    if augment is not None and not tasks.find_prediction_task(task).replaceable:
         raise ConfigError(
             f"the texts of {task} are words with a tag each, which other words would not keep",
             key=("augment",),
@@ -284,7 +286,7 @@ def _check_augment(task: str, augment: object) -> None:
 
 
 CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
-    "task": tasks.find_answering,
+    "task": tasks.find_prediction_task,
     ("task", "augment"): _check_augment,
     ("states", "student_layers", "layer_mapping"): layer_states.check_layers,
 }

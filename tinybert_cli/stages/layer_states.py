@@ -16,10 +16,10 @@ from tinybert_cli.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Kept:
+class LayerStateSpec:
     """What is kept of a teacher's layers."""
 
-    net: models.WithStates
+    net: models.ModelWithStates
     layers: list[int]  # counted from 0
     reads: frozenset[str]
     shapes: dict[str, tuple[int, ...]]  # of one token, or of a pair
@@ -60,7 +60,7 @@ def check_layers(states: Sequence[str], student_layers: int | None, layer_mappin
         )  # fmt: skip
 
 
-def kept(config: GenSoftLabels, nets: Sequence[Any]) -> Kept | None:
+def layer_state_spec(config: GenSoftLabels, nets: Sequence[Any]) -> LayerStateSpec | None:
     """What the config asks to be kept of these teachers, of which exports are None; None if it is nothing.
 
     Raises:
@@ -76,15 +76,15 @@ def kept(config: GenSoftLabels, nets: Sequence[Any]) -> Kept | None:
     count = int(settings.num_hidden_layers)
     asked = config.student_layers or len(config.layer_mapping)
     layers = models.layer_map(config.layer_mapping, asked, count)
-    shapes = models.kept_shapes(settings, len(layers), reads)
-    net = models.WithStates(nets[0], layers, reads)
-    return Kept(net, layers, reads, shapes, count, int(settings.hidden_size))
+    shapes = models.state_shapes(settings, len(layers), reads)
+    net = models.ModelWithStates(nets[0], layers, reads)
+    return LayerStateSpec(net, layers, reads, shapes, count, int(settings.hidden_size))
 
 
-def lacking(states: Mapping[str, Any], combined: losses.Combined, layers: Sequence[int]) -> str | None:
+def missing_states(states: Mapping[str, Any], objective: losses.WeightedLoss, layers: Sequence[int]) -> str | None:
     """What a label dataset does not hold of what the losses compare, in words; `layers` count from 0."""
-    for name in combined.parts:
-        if name in losses.READS and not losses.reads([name]) <= {*states["reads"]}:
+    for name in objective.parts:
+        if name in losses.LAYER_OUTPUTS and not losses.reads([name]) <= {*states["reads"]}:
             return f"holds no states for the loss `{name}`, only {', '.join(states['reads'])}"
     missing = [str(layer + 1) for layer in layers if layer + 1 not in states["layers"]]
     if missing:

@@ -72,7 +72,7 @@ class _Exam(ABC):
 class _Answers(_Exam):
     """By the model's answers to the validation rows."""
 
-    task: tasks.Answering
+    task: tasks.PredictionTask
     gold: tasks.Exam
     examples: data.Examples
     rows: data.Array | None  # (N + 1,) where the answers of each row begin; None: one each
@@ -129,7 +129,7 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     metric, better = task.objective(training.metric_for_best_model)
     tokenizer = models.load_tokenizer(lesson.source)
     encoded = task.encode(lesson.rows, config.data, tokenizer)
-    yield from data.remarks("train", encoded, config.data)
+    yield from data.row_warnings("train", encoded, config.data)
     torch.manual_seed(config.seed)
     model, copied = _student(config, lesson, tokenizer)
     vocabulary: dict[str, int] = {}
@@ -150,44 +150,44 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     )  # fmt: skip
     teaching = lesson.teach(model)
     loss = teaching.loss
-    learner = loops.Learner(teaching.model, examples, batches, training, seed=config.seed, logs=output.trackers)
-    exam = None if validation is None else _exam(config, validation, loss, learner)
+    trainer = loops.Trainer(teaching.model, examples, batches, training, seed=config.seed, logs=output.trackers)
+    exam = None if validation is None else _exam(config, validation, loss, trainer)
     evaluated = exam is not None and training.eval_strategy != "no"
     labels = {} if lesson.names is None else {"label_names": lesson.names}
-    yield {"event": "plan", "rows": len(examples), "steps": learner.max_steps, **size, **vocabulary,
-           "layers_copied_from": copied, **teaching.facts, **labels, "evaluated": evaluated, "device": learner.device,
-           "precision": learner.precision}  # fmt: skip
+    yield {"event": "plan", "rows": len(examples), "steps": trainer.max_steps, **size, **vocabulary,
+           "layers_copied_from": copied, **teaching.facts, **labels, "evaluated": evaluated, "device": trainer.device,
+           "precision": trainer.precision}  # fmt: skip
     if output.dry_run:
         return
 
     def evaluate() -> dict[str, float]:
         assert exam is not None
-        found = exam.scores(learner.plain_model)
+        found = exam.scores(trainer.plain_model)
         return {**found, "objective": found[metric]}
 
     def save_model(folder: Path) -> None:
-        if learner.accelerator.is_main_process:
+        if trainer.accelerator.is_main_process:
             models.save(model, tokenizer, folder)
 
     state = output.latest_state()
     if state is not None:
-        learner.load(state)
-        yield {"event": "resume", "step": learner.progress.step, "max_steps": learner.max_steps}
+        trainer.load(state)
+        yield {"event": "resume", "step": trainer.progress.step, "max_steps": trainer.max_steps}
     keep_best = training.keep == "best" and evaluated
     yield from output.keep(
-        learner.train(loss, evaluate if evaluated else None, better=better, stop=output.signals.asked),
-        save_state=learner.save,
+        trainer.train(loss, evaluate if evaluated else None, better=better, stop=output.signals.asked),
+        save_state=trainer.save,
         save_model=save_model if keep_best else None,
     )
 
-    learner.accelerator.wait_for_everyone()  # the others must not look for what the first has not written yet
+    trainer.accelerator.wait_for_everyone()  # the others must not look for what the first has not written yet
     final = (output.best_model() if keep_best else None) or output.seal("final", save_model)
-    learner.accelerator.wait_for_everyone()
-    metrics = learner.summary()
+    trainer.accelerator.wait_for_everyone()
+    metrics = trainer.summary()
     result: model_card.Result | None = None
     decision: dict[str, Any] = {}
     if exam is not None:
-        result, decision = exam.result(final, learner.plain_model, learner.progress.best if keep_best else None)
+        result, decision = exam.result(final, trainer.plain_model, trainer.progress.best if keep_best else None)
         for name, value in result.scores.items():
             metrics[f"eval_{name}"] = value
             if name in result.intervals:
@@ -197,13 +197,13 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
         models.rewrite_config(folder, dict.fromkeys(task.decides) | decision)  # those of `from` are not its own
         facts = {**size, **vocabulary, **metrics, "bytes": models.weights_bytes(folder)}
-        ran = {"device": learner.device, "precision": learner.precision, "layers": model.config.num_hidden_layers}
+        ran = {"device": trainer.device, "precision": trainer.precision, "layers": model.config.num_hidden_layers}
         card = _card(config, lesson, output, result, copied, {**facts, **ran}, chosen=keep_best)
         (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
 
     output.put(write)
     output.finish(
-        metrics, **labels, layer_mapping=copied, **teaching.facts, device=learner.device, precision=learner.precision,
+        metrics, **labels, layer_mapping=copied, **teaching.facts, device=trainer.device, precision=trainer.precision,
         **size, **vocabulary,
     )  # fmt: skip
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
@@ -217,7 +217,7 @@ def _card(
     task, training, folder = tasks.find(config.task), config.training, str(output.folder)
     pair = len(data.text_columns(config.data)) == 2
     usage = {"transformers": f"```python\n{task.usage(folder, pair=pair)}\n```"}
-    if isinstance(task, tasks.Answering):
+    if isinstance(task, tasks.PredictionTask):
         usage |= {
             "ONNX Runtime": "`tinybert export` writes it as ONNX, float32 or int8, and verifies that on real rows.",
             "tinybert": f"```sh\ntinybert predict {folder} {task.example(pair=pair)}\n```",
@@ -226,7 +226,7 @@ def _card(
     teacher = model_card.model_names(lesson.origin["teacher"]) if "teacher" in lesson.origin else None
     precision = "float32" if facts["precision"] == "no" else facts["precision"]
     limits = [f"Longer input than {config.data.max_seq_length} tokens was cut in training."]
-    if isinstance(task, tasks.Answering):
+    if isinstance(task, tasks.PredictionTask):
         limits.append(task.limit(lesson.names or []))
     if result is not None and chosen:
         limits.append(
@@ -288,11 +288,11 @@ def _validation(
     rows = data.read(config.data, "validation")
     gold = None
     if lesson.names is not None:
-        task = tasks.find_answering(config.task)
+        task = tasks.find_prediction_task(config.task)
         gold = task.exam(rows, config.data, task.label_names(rows, config.data, model_names=lesson.names))
     encoded = tasks.find(config.task).encode(rows, config.data, tokenizer)
     models.check_length(lesson.source, int(data.Examples.of(encoded).lengths.max()))
-    yield from data.remarks("validation", encoded, config.data)
+    yield from data.row_warnings("validation", encoded, config.data)
     yield from data.overlap(lesson.rows, rows, config.data)
     if gold is None and lesson.names is not None:
         yield {"event": "warning", "message": "the validation rows have no labels: no checkpoint is scored, and the "
@@ -302,13 +302,13 @@ def _validation(
     return data.Examples.of(encoded, **targets), encoded.rows, gold
 
 
-def _exam(config: Finetune | Distill, validation: _Validation, loss: loops.StepLoss, learner: loops.Learner) -> _Exam:
+def _exam(config: Finetune | Distill, validation: _Validation, loss: loops.StepLoss, trainer: loops.Trainer) -> _Exam:
     examples, rows, gold = validation
     batches = data.sorted_batches(examples.lengths, config.training.per_device_eval_batch_size)
     if gold is None:
-        return _Nearness(loss, examples, batches, learner.accelerator)
-    task = tasks.find_answering(config.task)
-    return _Answers(task, gold, examples, rows, batches, learner.accelerator, config.seed)
+        return _Nearness(loss, examples, batches, trainer.accelerator)
+    task = tasks.find_prediction_task(config.task)
+    return _Answers(task, gold, examples, rows, batches, trainer.accelerator, config.seed)
 
 
 def _student(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> tuple[Any, list[int]]:
@@ -322,7 +322,7 @@ def _student(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> tupl
     models.check_vocabulary(base, tokenizer, lesson.source)
     try:
         mapping = models.copied_layers(lesson.model, config.layer_mapping, base.config)
-        return models.build(lesson.model, base, mapping, seed=config.seed), [layer + 1 for layer in mapping]
+        return models.build_student(lesson.model, base, mapping, seed=config.seed), [layer + 1 for layer in mapping]
     except ConfigError as error:
         key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error

@@ -42,7 +42,7 @@ class Rows(Protocol):
     def label_names(self) -> list[str] | None: ...
     def __len__(self) -> int: ...
     def column(self, name: str) -> list[Any]: ...
-    def place(self, index: int) -> str: ...
+    def location(self, index: int) -> str: ...
 
 
 Window = tuple[Array, Pieces]  # the logits of a text (C,) or of its tokens (T, C), and what the tokenizer made of it
@@ -59,7 +59,7 @@ class Encoded:
     offsets: Array  # (W + 1,) where the tokens of each window begin
     truncated: int  # rows that were longer than max_seq_length
     empty: list[int]  # rows without any text
-    places: Array | None = None  # (A,), or (A, C) for each of its numbers: the token of its window that is read
+    positions: Array | None = None  # (A,), or (A, C) for each of its numbers: the token of its window that is read
     answers: Array | None = None  # (W + 1,) where the answers of each window begin
     rows: Array | None = None  # (N + 1,) where the answers of each row begin
 
@@ -84,7 +84,7 @@ class Task(ABC):
     problem: ClassVar[str | None] = None  # what transformers calls it in config.json, if the head alone does not say
     decides: ClassVar[
         tuple[str, ...]
-    ] = ()  # what config.json may say of how the logits are read, see `Answering.settled`
+    ] = ()  # what config.json may say of how the logits are read, see `PredictionTask.settled`
     pipeline: ClassVar[str]  # what the Hub calls models that do this
     main_metric: ClassVar[str]
     metrics: ClassVar[Mapping[str, bool]]  # those of `score`, and whether more of it is better
@@ -112,7 +112,7 @@ class Exam(ABC):
     """
 
     labels: Array  # (A, ...) as the losses take them
-    words: list[Any]  # the gold answer of each row, as `Answering.answers` says its own
+    words: list[Any]  # the gold answer of each row, as `PredictionTask.answers` says its own
 
     @abstractmethod
     def score(self, logits: Array) -> dict[str, float]:
@@ -135,14 +135,14 @@ class Exam(ABC):
 
     @abstractmethod
     def credit(self, logits: Array) -> Array:
-        """How good each row's answer is (N,), 1 at best; `Answering.sliced` names it."""
+        """How good each row's answer is (N,), 1 at best; `PredictionTask.sliced` names it."""
 
     @abstractmethod
     def trivial(self) -> float:
         """The main metric of a model that gives every row the same answer, the best that there is."""
 
     def tuned(self, logits: Array) -> dict[str, Any]:
-        """What config.json is to say (`Answering.decides`) so that these logits score best; empty: nothing."""
+        """What config.json is to say (`PredictionTask.decides`) so that these logits score best; empty: nothing."""
         return {}
 
     def best_order(self, logits: Array) -> tuple[list[int], float] | None:
@@ -174,17 +174,17 @@ class Exam(ABC):
         return {name: interval(drawn[name]) for name in names if name in drawn}
 
 
-class Answering(Task):
+class PredictionTask(Task):
     """A task whose models answer every row, so that they can label, be scored and be exported.
 
     N rows, A answers to them (`Encoded`), C numbers for each answer. `offsets` (N + 1,) says where the answers of each
     row begin; None: one answer a row.
     """
 
-    outputs: ClassVar[str]  # what the C numbers are, by its name in losses.OUTPUTS
+    outputs: ClassVar[str]  # what the C numbers are, by its name in losses.LOSS_SETS
     parted: ClassVar[Literal["only_first", "only_second"] | None] = None  # which text is read in windows if it is too
     # long for the model, as tokenizers call it; None: it is cut
-    changeable: ClassVar[bool] = (
+    replaceable: ClassVar[bool] = (
         True  # whether a text with other words in it, as `augment` makes them, is one to ask of
     )
     confident: ClassVar[bool] = True  # whether an answer has a confidence
@@ -270,7 +270,7 @@ def texts_of(rows: Rows, data: Data) -> list[list[str]]:
     for name, column in zip(names, columns, strict=True):
         for index, value in enumerate(column):
             if not isinstance(value, str):
-                raise InputError(f"'{name}' is not text but {value!r}", where=rows.place(index))
+                raise InputError(f"'{name}' is not text but {value!r}", where=rows.location(index))
     return columns
 
 
@@ -308,15 +308,15 @@ def check_complete(labels: Array, rows: Rows) -> None:
     """InputError for the first row without a label (N, ...)."""
     gone = missing(labels)
     if gone.any():
-        raise InputError("a row without a label", where=rows.place(int(np.argwhere(gone)[0, 0])))
+        raise InputError("a row without a label", where=rows.location(int(np.argwhere(gone)[0, 0])))
 
 
 def without_gold(rows: Rows, data: Data) -> InputError:
-    """What to raise where gold labels are needed and `Answering.labels` found none."""
+    """What to raise where gold labels are needed and `PredictionTask.labels` found none."""
     rows.column(data.label_column_name)  # raises, with the columns that there are
     return InputError(
         "every label is -1, as in a test set whose labels are kept back",
-        where=rows.place(0),
+        where=rows.location(0),
         hint="name a file or a split with labels",
     )
 

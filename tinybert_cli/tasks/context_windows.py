@@ -23,7 +23,7 @@ class ContextWindows:
         names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
         self.tokens: dict[str, list[Array]] = {name: [] for name in names}
         self.lengths: list[int] = []  # of each window
-        self.places: list[Array] = []
+        self.positions: list[Array] = []
         self.counts: list[int] = []  # answers of each window
         self.rows: list[int] = []  # answers of each row
 
@@ -42,7 +42,7 @@ class ContextWindows:
             chosen = np.flatnonzero(owners == row)
             windows = [pieces_of_context(said["offset_mapping"][index], said.sequence_ids(index)) for index in chosen]
             parts = parted(spans.word_spans(context), windows)
-            self.places += parts
+            self.positions += parts
             self.counts += [len(part) for part in parts]
             self.rows.append(sum(map(len, parts)))
 
@@ -53,7 +53,7 @@ class ContextWindows:
             offsets=np.cumsum([0, *self.lengths]),
             truncated=truncated,
             empty=empty,
-            places=np.concatenate(self.places),
+            positions=np.concatenate(self.positions),
             answers=np.cumsum([0, *self.counts]),
             rows=np.cumsum([0, *self.rows]),
         )

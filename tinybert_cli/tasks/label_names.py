@@ -28,18 +28,18 @@ def agreed_names(rows: Rows, data: Data, values: Iterable[object], *, model_name
             if highest >= MOST_CLASSES:
                 raise InputError(
                     f"the labels are numbers up to {highest:,}: that many classes can hardly be meant",
-                    where=rows.place(0),
+                    where=rows.location(0),
                     hint="check data.label_column_name; for numbers that measure something: task: regression",
                 )
             said = [str(place) for place in range(highest + 1)]
     if said is None and model_names is None:
         rows.column(data.label_column_name)  # raises, with the columns that there are
-        raise InputError(f"no labels in {rows.place(0)}", hint="set data.label_column_name or data.label_names")
+        raise InputError(f"no labels in {rows.location(0)}", hint="set data.label_column_name or data.label_names")
     if said is not None and model_names is not None and list(said) != list(model_names):
         raise InputError(
             f"the labels are in another order or have other names\n"
             f"     data:  {', '.join(said)}\n     model: {', '.join(model_names)}",
-            where=rows.place(0),
+            where=rows.location(0),
             hint="set data.label_names to the order that the integers in the data stand for",
         )
     return list(model_names or said or [])
@@ -74,6 +74,6 @@ def _same_set(found: list[str], model_names: Sequence[str], rows: Rows, data: Da
         raise InputError(
             f"the data has labels that the model does not know: {', '.join(unknown)}\n"
             f"     data:  {', '.join(found)}\n     model: {', '.join(model_names)}",
-            where=rows.place(first),
+            where=rows.location(first),
         )
     return list(model_names)

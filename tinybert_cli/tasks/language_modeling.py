@@ -33,7 +33,7 @@ class LanguageModeling(Task):
         paragraphs = (text for texts in zip(*texts_of(rows, data), strict=True) for text in texts if text.strip())
         ids = _tokenized(paragraphs, tokenizer, after)
         if not len(ids):
-            raise InputError("there is no text in these rows", where=rows.place(0))
+            raise InputError("there is no text in these rows", where=rows.location(0))
         ids = ids[: len(ids) - len(after)]  # the last block ends with it anyway
         length, begin, end = data.max_seq_length, len(before), data.max_seq_length - len(after)
         count = len(ids) // (end - begin)

@@ -13,9 +13,9 @@ from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.metrics import classification
 from tinybert_cli.tasks.base import (
-    Answering,
     Array,
     Exam,
+    PredictionTask,
     Rows,
     Window,
     check_complete,
@@ -30,7 +30,7 @@ NAMES = {"f1": "f1_micro", "precision": "precision_micro", "recall": "recall_mic
 SEPARATOR = "|"  # between the names in one cell of a CSV file
 
 
-class MultiLabelClassification(Answering):
+class MultiLabelClassification(PredictionTask):
     name = "multi-label-classification"
     head = "sequence-classification"
     problem = "multi_label_classification"
@@ -70,7 +70,7 @@ class MultiLabelClassification(Answering):
             for value in row:
                 place = position_of(value, position)
                 if place is None:
-                    raise unknown_label(value, names, rows.place(index))
+                    raise unknown_label(value, names, rows.location(index))
                 marks[index, place] = 1
         return marks
 
@@ -87,7 +87,7 @@ class MultiLabelClassification(Answering):
         if not (labels == 1).any():
             raise InputError(
                 f"none of {len(labels):,} rows has a label: there is nothing to learn",
-                where=rows.place(0),
+                where=rows.location(0),
                 hint=f"a list of names in each row, or names with '{SEPARATOR}' between them",
             )
 
@@ -295,7 +295,7 @@ def _said(rows: Rows, data: Data) -> list[list[object] | None] | None:
         else:
             raise InputError(
                 f"{value!r} is no list of labels",
-                where=rows.place(index),
+                where=rows.location(index),
                 hint=f"a list of names, or names with '{SEPARATOR}' between them",
             )
     return found

@@ -17,7 +17,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import classification, spans
-from tinybert_cli.tasks.base import Answering, Array, Encoded, Exam, Rows, Window, missing, row_by_row, texts_of
+from tinybert_cli.tasks.base import Array, Encoded, Exam, PredictionTask, Rows, Window, missing, row_by_row, texts_of
 from tinybert_cli.tasks.context_windows import ContextWindows, parted, pieces_of_context, short_enough
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ N_BEST = 5  # answers that `predict` tells
 _CHUNK = 500  # rows that are tokenized in one call
 
 
-class QuestionAnswering(Answering):
+class QuestionAnswering(PredictionTask):
     name = "question-answering"
     head = "question-answering"
     pipeline = "question-answering"
@@ -80,7 +80,7 @@ class QuestionAnswering(Answering):
                 if not text or context[begin : begin + len(text)] != text or last < first:
                     raise InputError(
                         f"the answer {text!r} does not stand at character {begin} of its context",
-                        where=rows.place(index),
+                        where=rows.location(index),
                         hint="answer_start counts characters from 0",
                     )
                 marks[first + 1, 0] = marks[last + 1, 1] = 1
@@ -95,12 +95,12 @@ class QuestionAnswering(Answering):
         assert gold is not None
         if missing(labels).any():
             bad = next(index for index, answers in enumerate(gold) if answers is None)
-            raise InputError("a row without answers", where=rows.place(bad))
+            raise InputError("a row without answers", where=rows.location(bad))
         return SpanExam(labels, contexts, [[text for text, _ in answers or []] for answers in gold])
 
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
         if missing(labels).all():
-            raise InputError("no row has an answer: there is nothing to learn", where=rows.place(0))
+            raise InputError("no row has an answer: there is nothing to learn", where=rows.location(0))
 
     def settled(self, logits: Array, offsets: Array | None, config: Mapping[str, Any]) -> Array:
         """The two numbers of no answer less half the threshold each, so that the greater sum decides."""
@@ -328,7 +328,7 @@ def _gold(rows: Rows, data: Data) -> list[list[tuple[str, int]] | None] | None:
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(
                 f"these are no answers: {value!r}",
-                where=rows.place(index),
+                where=rows.location(index),
                 hint='{"text": [...], "answer_start": [...]}',
             ) from error
     return found

@@ -11,10 +11,10 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks.base import Answering, Array, Exam, Rows, Window, check_complete, encode_texts, text_usage
+from tinybert_cli.tasks.base import Array, Exam, PredictionTask, Rows, Window, check_complete, encode_texts, text_usage
 
 
-class Regression(Answering):
+class Regression(PredictionTask):
     name = "regression"
     head = "sequence-classification"
     problem = "regression"
@@ -58,7 +58,7 @@ class Regression(Answering):
         if np.ptp(labels) == 0:
             raise InputError(
                 f"all {len(labels):,} rows have the same value, {labels[0]:g}: there is nothing to learn",
-                where=rows.place(0),
+                where=rows.location(0),
                 hint="check data.label_column_name",
             )
 
@@ -168,7 +168,7 @@ def _number(value: object, rows: Rows, index: int) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
-        raise InputError(f"'{value}' is no number", where=rows.place(index), hint="check data.label_column_name")
+        raise InputError(f"'{value}' is no number", where=rows.location(index), hint="check data.label_column_name")
     return number
 
 

@@ -13,9 +13,9 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.metrics import classification
 from tinybert_cli.tasks.base import (
     NO_LABEL,
-    Answering,
     Array,
     Exam,
+    PredictionTask,
     Rows,
     Window,
     check_complete,
@@ -25,7 +25,7 @@ from tinybert_cli.tasks.base import (
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
 
 
-class TextClassification(Answering):
+class TextClassification(PredictionTask):
     name = "text-classification"
     head = "sequence-classification"
     problem = "single_label_classification"
@@ -50,7 +50,7 @@ class TextClassification(Answering):
             if isinstance(value, (list, dict)):
                 raise InputError(
                     f"a label is a name or a whole number, not {value!r}",
-                    where=rows.place(index),
+                    where=rows.location(index),
                     hint="several labels to a text are another task: multi-label-classification",
                 )
         return agreed_names(rows, data, values, model_names=model_names)
@@ -67,7 +67,7 @@ class TextClassification(Answering):
             if value not in (None, "") or value in position:
                 place = position_of(value, position)
                 if place is None:
-                    raise unknown_label(value, names, rows.place(index))
+                    raise unknown_label(value, names, rows.location(index))
                 labels[index] = place
         return labels
 
@@ -85,7 +85,7 @@ class TextClassification(Answering):
             label = names[present[0]] if len(present) else "none"
             raise InputError(
                 f"all {len(labels):,} rows have the same label, {label}: there is nothing to learn",
-                where=rows.place(0),
+                where=rows.location(0),
                 hint="check data.label_column_name, or shuffle the rows before data.max_train_samples cuts them",
             )
 

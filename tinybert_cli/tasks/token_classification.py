@@ -19,7 +19,18 @@ from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import classification
 from tinybert_cli.metrics.entities import Entity, entities, inside_only, kinds_of, mixed
 from tinybert_cli.metrics.spans import CJK
-from tinybert_cli.tasks.base import NO_LABEL, Answering, Array, Encoded, Exam, Rows, Window, frame, missing, row_by_row
+from tinybert_cli.tasks.base import (
+    NO_LABEL,
+    Array,
+    Encoded,
+    Exam,
+    PredictionTask,
+    Rows,
+    Window,
+    frame,
+    missing,
+    row_by_row,
+)
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
 
 if TYPE_CHECKING:
@@ -31,7 +42,7 @@ _WORD = re.compile(rf"[{CJK}]|{_LETTER}+(?:(?:[-.'’&/@+_]|(?<=\d),(?=\d)){_LET
 _CHUNK = 1000  # rows that are tokenized in one call
 
 
-class TokenClassification(Answering):
+class TokenClassification(PredictionTask):
     name = "token-classification"
     head = "token-classification"
     pipeline = "token-classification"
@@ -45,7 +56,7 @@ class TokenClassification(Answering):
         "word_accuracy": True,
         "loss": False,
     }
-    changeable = False
+    replaceable = False
     sliced = "word_accuracy"
     detailed = ("f1_macro", "ece", "f1", "precision", "recall")
 
@@ -77,7 +88,7 @@ class TokenClassification(Answering):
             offsets=np.cumsum([0, *map(len, ids)]),
             truncated=0,
             empty=[index for index, count in enumerate(row_counts) if not count],
-            places=np.concatenate(places).astype(np.int64),
+            positions=np.concatenate(places).astype(np.int64),
             answers=np.cumsum([0, *map(len, places)]),
             rows=np.cumsum([0, *row_counts]),
         )
@@ -92,7 +103,7 @@ class TokenClassification(Answering):
             raise InputError(
                 f"tags in two schemes: some begin with {', '.join(prefixes)}, so that entities have a first word, "
                 f"and {other} does not",
-                where=rows.place(0),
+                where=rows.location(0),
                 hint="write all tags alike: B-PER, I-PER, ..., or without a prefix, and O for what is outside",
             )
         known = data.class_names or rows.label_names or model_names
@@ -107,11 +118,11 @@ class TokenClassification(Answering):
         labels: list[int] = []
         for index, (words, row) in enumerate(zip(_words(rows, data), tags, strict=True)):
             if row is not None and len(row) != len(words):
-                raise InputError(f"{len(words)} words and {len(row)} tags", where=rows.place(index))
+                raise InputError(f"{len(words)} words and {len(row)} tags", where=rows.location(index))
             for value in [None] * len(words) if row is None else row:
                 place = NO_LABEL if value is None else position_of(value, position)
                 if place is None:
-                    raise unknown_label(value, names, rows.place(index))
+                    raise unknown_label(value, names, rows.location(index))
                 labels.append(place)
         return np.array(labels, dtype=np.int64)
 
@@ -122,7 +133,7 @@ class TokenClassification(Answering):
         offsets = np.cumsum([0, *map(len, _words(rows, data))])
         if missing(labels).any():
             row = int(np.searchsorted(offsets, np.argmax(missing(labels)), side="right")) - 1
-            raise InputError("a word without a tag", where=rows.place(row))
+            raise InputError("a word without a tag", where=rows.location(row))
         said = [[names[label] for label in labels[begin:end]] for begin, end in row_by_row(offsets)]
         return TagExam(labels, offsets, list(names), said)
 
@@ -132,7 +143,7 @@ class TokenClassification(Answering):
             tag = names[present[0]] if len(present) else "none"
             raise InputError(
                 f"all words have the same tag, {tag}: there is nothing to learn",
-                where=rows.place(0),
+                where=rows.location(0),
                 hint="check data.label_column_name",
             )
 
@@ -378,7 +389,9 @@ def _words(rows: Rows, data: Data) -> list[list[str]]:
     column = rows.column(data.text_column_names)
     for index, words in enumerate(column):
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise InputError(f"'{data.text_column_names}' is no list of words but {words!r}", where=rows.place(index))
+            raise InputError(
+                f"'{data.text_column_names}' is no list of words but {words!r}", where=rows.location(index)
+            )
     return column
 
 
@@ -388,5 +401,5 @@ def _tags(rows: Rows, data: Data) -> list[list[object] | None] | None:
     column = rows.column(data.label_column_name)
     for index, tags in enumerate(column):
         if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str | int | None) for tag in tags)):
-            raise InputError(f"'{data.label_column_name}' is no list of tags but {tags!r}", where=rows.place(index))
+            raise InputError(f"'{data.label_column_name}' is no list of tags but {tags!r}", where=rows.location(index))
     return column
