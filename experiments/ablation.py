@@ -4,7 +4,7 @@ Teacher: MiniLM-L6 as packaged, fine-tuned. ABLATION_DATA names a folder with ss
 validation.jsonl.gz) and general_en (*.txt.gz). Every step is a folder of runs/ablation with its run.yaml: what was
 stopped goes on where it was, arms share what they have in common, and the table is of whatever is finished.
 
-    ABLATION_DATA=path/to/data python benchmarks/ablation.py mrpc 4x312 --seeds 1 2 --arms none prediction two-steps
+    ABLATION_DATA=path/to/data python experiments/ablation.py mrpc 4x312 --seeds 1 2 --arms none prediction two-steps
 """
 
 from __future__ import annotations

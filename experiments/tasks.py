@@ -1,6 +1,6 @@
 """Teacher, student, student2 and student2 without distillation on one public set after another, with what each costs.
 
-    python benchmarks/tasks.py path/to/sets [--runs FOLDER] [SET]...
+    python experiments/tasks.py path/to/sets [--runs FOLDER] [SET]...
 
 `path/to/sets` holds a folder for each set, with train.jsonl.gz and a file for validation in it. English teachers start
 from the packaged MiniLM-L6; Chinese ones from random weights and a vocabulary of single characters, made of the

@@ -17,9 +17,9 @@ import torch
 
 from tinybert_cli import data
 from tinybert_cli.config import Data
-from tinybert_cli.data import BucketBatches, Examples, Rows, SoftLabels
+from tinybert_cli.data import BucketBatches, Examples, SoftLabels
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.tasks.base import Encoded
+from tinybert_cli.types import Encoded, Rows
 
 TEXTS = ["the soup was warm", "a dull evening", "we laughed, twice"]
 LABELS = ["good", "bad", "good"]

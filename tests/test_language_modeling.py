@@ -20,10 +20,11 @@ from transformers import AutoModel, BertForSequenceClassification, BertModel, Pr
 
 from tinybert_cli import configuration, models, tasks
 from tinybert_cli.config import Data, Model, Stage
-from tinybert_cli.data import Examples, Rows
+from tinybert_cli.data import Examples
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, OutputError
 from tinybert_cli.stages import distill, evaluate, export, finetune, gen_soft_labels
 from tinybert_cli.tasks import language_modeling
+from tinybert_cli.types import Rows
 
 TASK = tasks.find("language-modeling")
 CLS, SEP = 2, 3

@@ -509,7 +509,7 @@ def test_prediction_builds_no_graph(net: Net) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 40])
 def test_the_mean_loss_counts_every_token_alike_however_the_rows_are_batched(size: int) -> None:
-    def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
+    def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         said = model(batch["input_ids"], batch["attention_mask"])["logits"]  # of a row, so of each of its tokens
         mask = batch["attention_mask"].float()
         length = (mask.sum(1) * said[:, 0]).sum() / mask.sum()
@@ -623,6 +623,8 @@ def test_a_group_of_processes_ends_with_all_its_threads() -> None:
 IN_TRAINING = """
 import resource, torch
 from tinybert_cli.loops import keep_freed_memory
+from tinybert_cli.types import Batch
+from tinybert_cli.types import Batch
 def new_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):

@@ -11,9 +11,9 @@ from sklearn import metrics
 
 from tinybert_cli import losses, tasks
 from tinybert_cli.config import Data
-from tinybert_cli.data import Rows
 from tinybert_cli.errors import InputError
 from tinybert_cli.tasks.multi_label import ClassesExam, best_thresholds
+from tinybert_cli.types import Rows
 
 TASK = tasks.find_prediction_task("multi-label-classification")
 NAMES = ["arts", "news", "sport"]

@@ -23,10 +23,10 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerFast
 
 from tinybert_cli import losses, tasks
 from tinybert_cli.config import Data
-from tinybert_cli.data import Examples, Rows
+from tinybert_cli.data import Examples
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import spans
-from tinybert_cli.tasks.base import Encoded
+from tinybert_cli.types import Encoded, Rows
 
 TASK = tasks.find_prediction_task("question-answering")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -74,8 +74,8 @@ def pieces_read(encoded: Encoded, tokenizer: Any) -> list[list[list[str]]]:
     batch = Examples.of(encoded).__getitems__(range(len(encoded.offsets) - 1))
     words = np.array(tokenizer.convert_ids_to_tokens(batch["input_ids"].flatten().tolist()))
     read = words[batch["positions"].numpy()].tolist()
-    assert encoded.answers is not None
-    return [read[begin:end] for begin, end in zip(encoded.answers[:-1], encoded.answers[1:], strict=True)]
+    assert encoded.window_offsets is not None
+    return [read[begin:end] for begin, end in zip(encoded.window_offsets[:-1], encoded.window_offsets[1:], strict=True)]
 
 
 # -- words ---------------------------------------------------------------------------------------------------
@@ -102,8 +102,8 @@ def test_a_word_begins_at_its_first_piece_and_ends_at_its_last(tokenizer: Any) -
     first, second = pieces_read(encoded, tokenizer)
     assert first == [["[CLS]"] * 2, ["ada"] * 2, ["wrote"] * 2, ["it"] * 2, ["in"] * 2, ["184", "##3"], ["."] * 2]
     assert second == [["[CLS]"] * 2, ["long"] * 2, ["ago"] * 2, ["."] * 2]
-    assert encoded.rows is not None
-    assert (encoded.rows.tolist(), encoded.truncated) == ([0, 7, 11], 0)
+    assert encoded.row_offsets is not None
+    assert (encoded.row_offsets.tolist(), encoded.truncated) == ([0, 7, 11], 0)
 
 
 def test_a_long_context_is_read_in_windows_and_every_word_once(tokenizer: Any) -> None:
@@ -127,8 +127,8 @@ def test_a_question_that_fills_the_window_is_cut_and_counted(tokenizer: Any) -> 
 
 def test_marks_that_the_tokenizer_drops_are_answered_all_the_same(tokenizer: Any) -> None:
     encoded = TASK.encode(rows_of(("who", "\u200b", answers()), ("who", "", answers())), settings(), tokenizer)
-    assert encoded.rows is not None
-    assert encoded.rows[-1] == 1 + len(spans.word_spans("\u200b")) + 1
+    assert encoded.row_offsets is not None
+    assert encoded.row_offsets[-1] == 1 + len(spans.word_spans("\u200b")) + 1
     assert encoded.empty == [1]
 
 

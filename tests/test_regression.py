@@ -12,9 +12,9 @@ from sklearn import metrics
 
 from tinybert_cli import losses, tasks
 from tinybert_cli.config import Data
-from tinybert_cli.data import Rows
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.tasks.regression import ValueExam
+from tinybert_cli.types import Rows
 
 TASK = tasks.find_prediction_task("regression")
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -42,7 +42,7 @@ def shown(folder: Path, text: str) -> dict[str, torch.Tensor]:
     return dict(tokenizer(text, return_tensors="pt"))
 
 
-def stored(folder: Path, names: list[str], layers: list[int] | None = None) -> data.States:
+def stored(folder: Path, names: list[str], layers: list[int] | None = None) -> data.LayerStates:
     outputs = json.loads((folder / "manifest.json").read_text())["outputs"]
     return data.read_states(folder, [entry["path"] for entry in outputs], names, layers)
 

@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_cli import tasks
 from tinybert_cli.config import Data
-from tinybert_cli.data import Rows
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.classification import calibration_error, softmax
 from tinybert_cli.tasks.text_classification import ClassExam, TextClassification
+from tinybert_cli.types import Rows
 
 TASK = TextClassification()
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "tea", "was", "hot", "cold", "##er", "not"]

@@ -12,11 +12,12 @@ from conftest import write_base_model
 
 from tinybert_cli import losses, tasks
 from tinybert_cli.config import Data
-from tinybert_cli.data import Examples, Rows
+from tinybert_cli.data import Examples
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.entities import entities, kinds_of
 from tinybert_cli.models import load_tokenizer, locate
 from tinybert_cli.tasks.token_classification import TagExam
+from tinybert_cli.types import Rows
 
 TASK = tasks.find_prediction_task("token-classification")
 NAMES = ["O", "B-LOC", "B-PER", "I-LOC", "I-PER"]
@@ -122,8 +123,8 @@ def test_a_row_that_is_no_list_of_words_is_named(bad: Any, tokenizer: Any) -> No
 def read_at(rows: Rows, tokenizer: Any, order: list[int] | None = None, **given: Any) -> tuple[list[str], Array]:
     """The piece that each answer is read at, in batches of one window in that order, and which answer it is."""
     encoded = TASK.encode(rows, settings(**given), tokenizer)
-    assert encoded.rows is not None
-    examples = Examples.of(encoded, number=np.arange(int(encoded.rows[-1])))
+    assert encoded.row_offsets is not None
+    examples = Examples.of(encoded, number=np.arange(int(encoded.row_offsets[-1])))
     found: list[str] = []
     numbers: list[int] = []
     for start in range(0, len(examples), 2):

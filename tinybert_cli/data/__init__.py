@@ -1,21 +1,17 @@
 """Rows in, batches out: reading files and datasets, and grouping rows of like length."""
 
-from tinybert_cli.data.batching import POOL, Array, BucketBatches, Encoded, Examples, sorted_batches
-from tinybert_cli.data.layer_states import States, StatesWriter, read_states, states_bytes, states_files
-from tinybert_cli.data.readers import Rows
+from tinybert_cli.data.batching import POOL, BucketBatches, Examples, sorted_batches
+from tinybert_cli.data.layer_states import LayerStates, StatesWriter, read_states, states_bytes, states_files
 from tinybert_cli.data.soft_labels import SoftLabels, existing_folder, read_soft_labels, write_soft_labels, write_table
 from tinybert_cli.data.splits import Split, has, overlap, read, row_warnings, sources, text_columns
 
 __all__ = [
     "POOL",
-    "Array",
     "BucketBatches",
-    "Encoded",
     "Examples",
-    "Rows",
+    "LayerStates",
     "SoftLabels",
     "Split",
-    "States",
     "StatesWriter",
     "existing_folder",
     "has",

@@ -4,39 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from tinybert_cli.data.layer_states import LayerStates
+from tinybert_cli.types import Array, Encoded, concatenated_ranges
+
 POOL = 50  # batches that are sorted together: enough to leave next to no padding, few enough to stay random
-
-
-class Encoded(Protocol):
-    """Tokenized rows as a task gives them."""
-
-    @property
-    def tokens(self) -> Mapping[str, tuple[Array, int]]: ...
-    @property
-    def offsets(self) -> Array: ...
-    @property
-    def truncated(self) -> int: ...
-    @property
-    def empty(self) -> list[int]: ...
-    @property
-    def positions(self) -> Array | None: ...
-    @property
-    def answers(self) -> Array | None: ...
-    @property
-    def rows(self) -> Array | None: ...
-
-
-class States(Protocol):
-    """Layer states of windows, wherever they are kept."""
-
-    def batch(self, windows: Array, tokens: int) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -49,13 +25,13 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     tokens: Mapping[str, tuple[Array, int]]  # name → (all values in one row (ΣT,), the value of padding)
     offsets: Array  # (N + 1,) where each window begins
     targets: Mapping[str, Array] = field(default_factory=dict)  # name → (A, ...): labels, teacher_logits
-    answers: Array | None = None  # (N + 1,) where the answers of each window begin; None: one each
+    window_offsets: Array | None = None  # (W + 1,) where the predictions of each window begin; None: one each
     positions: Array | None = None  # (A,), or (A, C) for each of its numbers: the token that an answer is read at
-    states: States | None = None  # what a teacher's layers said of these windows
+    states: LayerStates | None = None  # what a teacher's layers said of these windows
 
     @classmethod
-    def of(cls, encoded: Encoded, states: States | None = None, /, **targets: Array) -> Examples:
-        return cls(encoded.tokens, encoded.offsets, targets, encoded.answers, encoded.positions, states)
+    def of(cls, encoded: Encoded, states: LayerStates | None = None, /, **targets: Array) -> Examples:
+        return cls(encoded.tokens, encoded.offsets, targets, encoded.window_offsets, encoded.positions, states)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -68,7 +44,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     def prediction_indices(self, indices: Sequence[int] | Array) -> Array:
         """Which of the A answers are given in these windows, in their order."""
         windows = np.asarray(indices)
-        return windows if self.answers is None else ranges(self.answers, windows)
+        return windows if self.window_offsets is None else concatenated_ranges(self.window_offsets, windows)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The windows as one batch, padded to the longest of them: input_ids and so on (B, T), targets (A, ...).
@@ -79,15 +55,15 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         rows = np.asarray(indices)
         lengths = self.lengths[rows]
         mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-        taken = ranges(self.offsets, rows)
+        taken = concatenated_ranges(self.offsets, rows)
         batch = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
         for name, (values, padding) in self.tokens.items():
             padded = np.full(mask.shape, padding, dtype=np.int64)
             padded[mask] = values[taken]
             batch[name] = torch.from_numpy(padded)
         answers = self.prediction_indices(rows)
-        if self.answers is not None and self.positions is not None:
-            first = np.repeat(np.arange(len(rows)) * mask.shape[1], np.diff(self.answers)[rows])
+        if self.window_offsets is not None and self.positions is not None:
+            first = np.repeat(np.arange(len(rows)) * mask.shape[1], np.diff(self.window_offsets)[rows])
             places = self.positions[answers]
             batch["positions"] = torch.from_numpy(first.reshape(-1, *[1] * (places.ndim - 1)) + places)
         if self.states is not None:
@@ -101,11 +77,6 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         shown = Examples(self.tokens, self.offsets)
         batches = [shown.__getitems__(part.tolist()) for part in np.split(chosen, range(size, len(chosen), size))]
         return batches if length is None else [_of_length(batch, length) for batch in batches[: max(3, 64 // size)]]
-
-
-def ranges(offsets: Array, chosen: Array) -> Array:
-    """The places from offsets[i] to offsets[i + 1], for each i that was chosen."""
-    return np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in chosen])
 
 
 def _of_length(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinybert_cli.data.batching import Array, Encoded
 from tinybert_cli.data.soft_labels import training_shards
 from tinybert_cli.errors import InputError
+from tinybert_cli.types import Array, Encoded
 
 DTYPE = np.dtype(np.float16)
 PAIRS = ("scores",)  # kept for each pair of tokens
@@ -80,7 +80,7 @@ class StatesWriter:
 
 
 @dataclass(frozen=True)
-class States:
+class LayerStates:
     """The states of N windows; nothing of them is in memory but what a batch asks for."""
 
     ids: Array  # (ΣT,) the tokens that the teacher was shown
@@ -124,7 +124,7 @@ class States:
         return found
 
 
-def read_states(folder: Path, files: Iterable[str], names: Iterable[str], layers: Sequence[int] | None) -> States:
+def read_states(folder: Path, files: Iterable[str], names: Iterable[str], layers: Sequence[int] | None) -> LayerStates:
     """The states beside the rows that `read_soft_labels` reads, in the same order.
 
     Args:
@@ -134,7 +134,7 @@ def read_states(folder: Path, files: Iterable[str], names: Iterable[str], layers
     shards = training_shards(files)
     lengths = [np.diff(np.load(folder / _file(shard, OFFSETS))) for shard in shards]
     names = sorted(names)
-    return States(
+    return LayerStates(
         np.concatenate([np.load(folder / _file(shard, IDS)) for shard in shards]),
         _starts(np.concatenate(lengths)),
         [{name: np.asarray(np.load(folder / _file(shard, name), mmap_mode="r")) for name in names} for shard in shards],

@@ -9,53 +9,11 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli.errors import InputError, did_you_mean, nearest
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some rows, column by column, and where each came from."""
-
-    columns: dict[str, list[Any]]
-    origins: tuple[tuple[str, int], ...]  # (file or dataset, number of its rows), in order
-    label_names: list[str] | None = None  # if the data itself says so
-    chosen: list[int] | None = None  # which of the rows there these are; None = all
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values()), []))
-
-    def column(self, name: str) -> list[Any]:
-        """One column; InputError with the names that there are if it is missing."""
-        if name not in self.columns:
-            where = ", ".join(origin for origin, _ in self.origins)
-            raise InputError(
-                f"no column '{name}' in {where}",
-                hint=f"{did_you_mean(name, self.columns)}; columns here: {', '.join(self.columns)}",
-            )
-        return self.columns[name]
-
-    def location(self, index: int) -> str:
-        """`file, row 17` for a complaint about row `index`; rows count from 1."""
-        index = index if self.chosen is None else self.chosen[index]
-        for origin, count in self.origins:
-            if index < count:
-                return f"{origin}, row {index + 1}"
-            index -= count
-        raise IndexError(index)
-
-    def head(self, count: int | None) -> Rows:
-        """The first `count` rows, or all."""
-        return self if count is None or count >= len(self) else self.select(range(count))
-
-    def select(self, rows: Sequence[int]) -> Rows:
-        """Only these rows; complaints about them still say where they stand."""
-        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        chosen = [row if self.chosen is None else self.chosen[row] for row in rows]
-        return Rows(columns, self.origins, self.label_names, chosen)
+from tinybert_cli.errors import InputError, nearest
+from tinybert_cli.types import Rows
 
 
 def existing_file(path: Path, split: str) -> Path:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.data.batching import Array, ranges
-from tinybert_cli.data.readers import Rows, read_file
+from tinybert_cli.data.readers import read_file
 from tinybert_cli.errors import InputError, nearest
+from tinybert_cli.types import Array, Rows, concatenated_ranges
 
 TRAINING = ("train-", "augmented-", "unlabeled-")
 COPY = TRAINING.index("augmented-")
@@ -33,7 +33,7 @@ class SoftLabels:
 
     def prediction_indices(self, rows: Array) -> Array:
         """Which of the A answers belong to these rows."""
-        return rows if self.offsets is None else ranges(self.offsets, rows)
+        return rows if self.offsets is None else concatenated_ranges(self.offsets, rows)
 
     def select(self, rows: Array) -> SoftLabels:
         counts = None if self.offsets is None else np.diff(self.offsets)[rows]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinybert_cli.config import Data
-from tinybert_cli.data.batching import Encoded
-from tinybert_cli.data.readers import READERS, Rows, existing_file, joined, kind_of, read_file
+from tinybert_cli.data.readers import READERS, existing_file, joined, kind_of, read_file
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.types import Encoded, Rows
 
 Split = Literal["train", "validation", "test", "unlabeled"]
 
@@ -67,7 +67,7 @@ def text_columns(data: Data) -> list[str]:
 
 def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
     """Warnings about rows that were cut or say nothing."""
-    count = len(encoded.offsets if encoded.rows is None else encoded.rows) - 1
+    count = len(encoded.offsets if encoded.row_offsets is None else encoded.row_offsets) - 1
     if encoded.truncated:
         share = f"{encoded.truncated:,} of {count:,} rows of {split} ({encoded.truncated / count:.1%})"
         yield {"event": "warning", "message": f"{share} are longer than {data.max_seq_length} tokens and were cut"}

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli.errors import ConfigError, InputError, nearest
+from tinybert_cli.types import Array
 
 SMALL_TABLE = 50_000  # numbers in an embedding table that is not worth quantizing
 LARGE_TABLE = 1_000_000  # numbers in one that stays integers in memory, too
 MATRICES = ("MatMul", "Gemm", "Attention")
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
 
 

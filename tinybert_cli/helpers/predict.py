@@ -13,11 +13,11 @@ import numpy as np
 
 from tinybert_cli import tasks
 from tinybert_cli.errors import InputError
+from tinybert_cli.types import Array
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Forward = Callable[[dict[str, Array]], Array]  # input_ids and so on (B, T) → logits, (B, C) or (B, T, C)
 
 BATCH_SIZE = 32

@@ -10,8 +10,6 @@ from tinybert_cli.loops.devices import (
 )
 from tinybert_cli.loops.inference import (
     MODEL_INPUTS,
-    Array,
-    Batch,
     StepLoss,
     forward,
     mean_loss,
@@ -24,8 +22,6 @@ from tinybert_cli.loops.trainer import Row, Trainer
 
 __all__ = [
     "MODEL_INPUTS",
-    "Array",
-    "Batch",
     "Row",
     "StepLoss",
     "Trainer",

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tinybert_cli.types import Array, Batch, Examples
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Batch = dict[str, Tensor]
-Array = np.ndarray[Any, np.dtype[Any]]
 StepLoss = Callable[[torch.nn.Module, Batch], Mapping[str, Tensor]]  # must return "loss", and may name its parts
 T = TypeVar("T")
-
-
-class Examples(Protocol):
-    """Rows that come as batches."""
-
-    def __len__(self) -> int: ...
-    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
-    def prediction_indices(self, indices: Sequence[int]) -> Array: ...
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from tinybert_cli.loops.inference import Batch, device_of, forward
+from tinybert_cli.loops.inference import device_of, forward
+from tinybert_cli.types import Batch
 
 TURNS = 8
 WARM_UP = 3, 0.02  # passes and seconds at the begin of a turn that are not counted

@@ -17,7 +17,8 @@ from torch import Tensor
 from tinybert_cli.config import Training
 from tinybert_cli.errors import InputError, Interrupted, UserError
 from tinybert_cli.loops.devices import keep_freed_memory, precision
-from tinybert_cli.loops.inference import Batch, Examples, StepLoss
+from tinybert_cli.loops.inference import StepLoss
+from tinybert_cli.types import Batch, Examples
 
 Row = dict[str, Any]
 

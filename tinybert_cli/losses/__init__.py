@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
 from tinybert_cli.losses import class_weights, layers, logits
-from tinybert_cli.losses.base import Batch, Loss, ModelOutputs
-from tinybert_cli.losses.class_weights import Array
-from tinybert_cli.losses.logits import NO_LABEL
+from tinybert_cli.types import Array, Batch, ModelOutputs
+
+Loss = Callable[..., Tensor]  # (student, teacher, batch, *, options) -> scalar
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,9 @@ __all__ = [
     "LAYER_OUTPUTS",
     "LOSSES",
     "LOSS_SETS",
-    "NO_LABEL",
     "TEXT_LEVEL_LOSSES",
-    "Batch",
     "Loss",
     "LossSet",
-    "ModelOutputs",
     "WeightedLoss",
     "combine",
     "options_of",

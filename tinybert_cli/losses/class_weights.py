@@ -5,11 +5,9 @@ Shapes: A answers, C classes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from tinybert_cli.types import Array
 
 
 def of_class(labels: Array) -> Array:

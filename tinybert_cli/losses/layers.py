@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinybert_cli.errors import ConfigError
-from tinybert_cli.losses.base import Batch, ModelOutputs
+from tinybert_cli.types import Batch, ModelOutputs
 
 RelationHeads = Annotated[
     int, Field(ge=1, description="Parts into which the heads of each model are split; must divide both widths.")

@@ -12,9 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinybert_cli.losses.base import Batch, ModelOutputs
-
-NO_LABEL = -100
+from tinybert_cli.types import NO_LABEL, Batch, ModelOutputs
 
 Temperature = Annotated[float, Field(gt=0, description="Logits are divided by it before they are compared.")]
 Smoothing = Annotated[float, Field(ge=0, lt=1, description="Share of the target spread evenly over all classes.")]

@@ -6,11 +6,10 @@ Shapes: N rows, C classes, R resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from tinybert_cli.types import Array
 
 BINS = 15  # of confidence, for the calibration error
 _TABLES = 2**22  # numbers in the tables of classes that are held at once

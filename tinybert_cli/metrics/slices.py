@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.data import Array
+from tinybert_cli.types import Array
 
 MANY = 20  # values of a column, more of which are taken together
 THIRDS = ("low", "middle", "high")

@@ -6,11 +6,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from tinybert_cli.types import Array
 
 LONGEST = 64  # words of an answer: 30 in the reference BERT code, but in Chinese words are characters
 

@@ -19,7 +19,6 @@ from tinybert_cli.models.families import FAMILIES
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ModelOutputs = dict[str, Any]
 PROJECTED = {"queries": "query", "keys": "key", "values": "value"}  # answer → the field of Family
 OF_SCORES = ("queries", "keys")
 
@@ -45,7 +44,7 @@ class Teacher:
         if model.config.model_type in FAMILIES:
             del _layers(self.body)[max(layers) + 1 :]
 
-    def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> ModelOutputs:
+    def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> dict[str, Any]:
         """What `reads` names, of every compared layer; `inputs` are the names in the batch that the model takes."""
         shown = {name: value for name, value in batch.items() if name in inputs}
         with torch.no_grad():
@@ -99,7 +98,7 @@ class Student(torch.nn.Module):
 
 def listen(
     model: PreTrainedModel, inputs: Mapping[str, Tensor], layers: Sequence[int], reads: frozenset[str]
-) -> tuple[ModelOutputs, ModelOutputs]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The logits that a model says, if it has a head, and what `reads` names of these layers."""
     with _listening(model.base_model, layers, reads) as heard:
         said = model(**inputs, output_hidden_states=True)
@@ -117,9 +116,9 @@ def _scores(query: Tensor, key: Tensor) -> Tensor:
     return scores
 
 
-def _states(outputs: Sequence[Tensor], layers: Sequence[int], reads: frozenset[str]) -> ModelOutputs:
+def _states(outputs: Sequence[Tensor], layers: Sequence[int], reads: frozenset[str]) -> dict[str, Any]:
     """From what enters the first layer and leaves each one, all (B, T, H)."""
-    found: ModelOutputs = {}
+    found: dict[str, Any] = {}
     if "embeddings" in reads:
         found["embeddings"] = outputs[0]
     if "hidden_states" in reads:
@@ -128,13 +127,13 @@ def _states(outputs: Sequence[Tensor], layers: Sequence[int], reads: frozenset[s
 
 
 @contextmanager
-def _listening(body: torch.nn.Module, layers: Sequence[int], reads: frozenset[str]) -> Iterator[ModelOutputs]:
+def _listening(body: torch.nn.Module, layers: Sequence[int], reads: frozenset[str]) -> Iterator[dict[str, Any]]:
     """While the model runs, the projections that `reads` asks for are kept: one (B, A, T, D) per layer.
 
     The attention itself may then be computed in any way, for it is not looked at.
     """
     wanted = [name for name in PROJECTED if name in reads or ("scores" in reads and name in OF_SCORES)]
-    heard: ModelOutputs = {name: [] for name in wanted}
+    heard: dict[str, Any] = {name: [] for name in wanted}
     hooks = []
     for name in wanted:
         for layer in layers:

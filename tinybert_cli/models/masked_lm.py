@@ -22,11 +22,11 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.locate import Source
 from tinybert_cli.models.vocabulary_trimming import whole_words
+from tinybert_cli.types import Array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Spans = Sequence[tuple[int, int]]  # where words begin and end in a text
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tinybert_cli.models.cls_last_layer import compute_all_tokens
-from tinybert_cli.models.layer_outputs import ModelOutputs, check_readable, listen
+from tinybert_cli.models.layer_outputs import check_readable, listen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,7 +50,7 @@ class StoredTeacher:
     width: int
     layers: Sequence[int]  # counted from 0
 
-    def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> ModelOutputs:
+    def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> dict[str, Any]:
         """What `reads` names, of every compared layer, padded with zeros."""
         return {name: _unpacked(name, batch[f"teacher_{name}"]) for name in sorted(self.reads)}
 

@@ -21,10 +21,11 @@ from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Augment, GenSoftLabels
 from tinybert_cli.data import word_replacement
 from tinybert_cli.errors import ConfigError
+from tinybert_cli.types import Array, Rows
 
 TEXTS_PER_FILE = 4096  # a killed run loses at most this much work
 
-Arrays = dict[str, data.Array]
+Arrays = dict[str, Array]
 
 
 def sources(setting: Augment | None) -> dict[str, models.Source]:
@@ -36,13 +37,13 @@ def sources(setting: Augment | None) -> dict[str, models.Source]:
 def copies(
     config: GenSoftLabels,
     setting: Augment,
-    rows: data.Rows,
+    rows: Rows,
     model: Any,
     tokenizer: Any,
     *,
     output: artifacts.Output,
     accelerator: Accelerator,
-) -> Generator[artifacts.Row, None, data.Rows]:
+) -> Generator[artifacts.Row, None, Rows]:
     """Changed copies of the rows: their texts and nothing else, for their labels may have changed, too.
 
     `model` and its tokenizer say what is near if the setting names no other. A dry run asks no masked language model.
@@ -98,9 +99,9 @@ class _Said:
 
     words: Sequence[str]
     number: dict[str, int]  # text → its number
-    offsets: data.Array  # (N + 1,) where the answers about each text begin
-    positions: data.Array  # (ΣM,) the place in its text that each answer is about
-    answers: data.Array  # (ΣM, K) positions in `words`
+    offsets: Array  # (N + 1,) where the answers about each text begin
+    positions: Array  # (ΣM,) the place in its text that each answer is about
+    answers: Array  # (ΣM, K) positions in `words`
 
     def of(self, text: str) -> word_replacement.Choices:
         begin, end = self.offsets[self.number[text] : self.number[text] + 2]
@@ -157,7 +158,7 @@ def _answers(
     return {"counts": counts, "positions": np.array(about, dtype=np.int32), "answers": answers}
 
 
-def _starts(counts: data.Array) -> data.Array:
+def _starts(counts: Array) -> Array:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 

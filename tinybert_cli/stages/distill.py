@@ -15,6 +15,7 @@ from tinybert_cli.config import Distill
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages import layer_states
 from tinybert_cli.stages.training import Lesson, Teaching, fit
+from tinybert_cli.types import Array, Batch, Rows
 
 
 def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -151,10 +152,10 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
 class _Taught:
     """The rows of a lesson, what is to be learnt of them, and the names of the classes."""
 
-    rows: data.Rows
-    targets: dict[str, data.Array] = field(default_factory=dict)
+    rows: Rows
+    targets: dict[str, Array] = field(default_factory=dict)
     names: list[str] | None = None
-    originals: data.Rows | None = None
+    originals: Rows | None = None
 
 
 def _from_text(config: Distill) -> _Taught:
@@ -205,7 +206,7 @@ def _teaching(
     else:
         teacher = stored
 
-    def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
+    def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         shown = teacher(batch, loops.MODEL_INPUTS)
         return objective(loops.forward(model, batch), {**_from_disk(batch), **shown}, batch)
 
@@ -214,7 +215,7 @@ def _teaching(
     return Teaching(models.Student(student, teacher, shared=config.projections == "shared"), loss, facts)
 
 
-def _from_disk(batch: loops.Batch) -> dict[str, Tensor]:
+def _from_disk(batch: Batch) -> dict[str, Tensor]:
     return {"logits": batch["teacher_logits"]} if "teacher_logits" in batch else {}
 
 

@@ -16,6 +16,7 @@ from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
 from tinybert_cli.metrics.slices import regressions, slices
 from tinybert_cli.predictor import opened
 from tinybert_cli.reports import evaluation_html
+from tinybert_cli.types import Array, Encoded, Rows
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_prediction_task}
 
@@ -85,7 +86,7 @@ def _of_all_classes(metric: str) -> str:
 class _Contestant:
     source: models.Source
     model: Any
-    encoded: tasks.Encoded
+    encoded: Encoded
     examples: data.Examples
     facts: Mapping[str, float]
 
@@ -107,7 +108,7 @@ def _evaluate(
     if output.dry_run:
         return
 
-    logits, offsets = {}, shown_to_reference.rows
+    logits, offsets = {}, shown_to_reference.row_offsets
     for name, contestant in contestants.items():
         order = data.sorted_batches(contestant.examples.lengths, config.per_device_eval_batch_size)
         raw = loops.predict_all(contestant.model, contestant.examples, order)
@@ -184,7 +185,7 @@ def _log(source: models.Source) -> list[artifacts.Row]:
 
 
 def _enter(
-    config: Eval, task: tasks.PredictionTask, source: models.Source, rows: data.Rows, names: list[str]
+    config: Eval, task: tasks.PredictionTask, source: models.Source, rows: Rows, names: list[str]
 ) -> _Contestant:
     """A model with the rows as it wants them; its labels must be the reference's, in their order."""
     task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
@@ -198,13 +199,13 @@ def _enter(
     return _Contestant(source, model.net, encoded, examples, facts)
 
 
-def _row_lengths(encoded: tasks.Encoded) -> data.Array:
+def _row_lengths(encoded: Encoded) -> Array:
     """Tokens of each row (N,), whatever windows it was parted into."""
     lengths = np.diff(encoded.offsets)
-    if encoded.rows is None or encoded.answers is None:
+    if encoded.row_offsets is None or encoded.window_offsets is None:
         return lengths
-    row = np.searchsorted(encoded.rows, encoded.answers[:-1], side="right") - 1  # of each window
-    return np.bincount(row, weights=lengths, minlength=len(encoded.rows) - 1)
+    row = np.searchsorted(encoded.row_offsets, encoded.window_offsets[:-1], side="right") - 1  # of each window
+    return np.bincount(row, weights=lengths, minlength=len(encoded.row_offsets) - 1)
 
 
 class _Judge:
@@ -215,14 +216,14 @@ class _Judge:
         config: Eval,
         task: tasks.PredictionTask,
         gold: tasks.Exam,
-        reference: data.Array,
-        offsets: data.Array | None,
+        reference: Array,
+        offsets: Array | None,
     ) -> None:
         self.config, self.task, self.gold, self.reference, self.offsets = config, task, gold, reference, offsets
         self.reference_scores = self._points(reference)
         self.reference_draws = self._draws(reference)
 
-    def scores(self, logits: data.Array, *, is_reference: bool) -> dict[str, float]:
+    def scores(self, logits: Array, *, is_reference: bool) -> dict[str, float]:
         """Quality with its 95 % intervals, and, but for the reference itself, what it keeps of the reference."""
         gold, points = self.gold, self._points(logits)
         wanted = list(points) if self.config.metrics == "auto" else self.config.metrics
@@ -245,16 +246,16 @@ class _Judge:
         found |= self.task.fidelity(logits, self.reference, self.offsets)
         return found | gold.discordant(logits, self.reference)
 
-    def _points(self, logits: data.Array) -> dict[str, float]:
+    def _points(self, logits: Array) -> dict[str, float]:
         return self.gold.score(logits) | self.gold.details(logits)
 
-    def _draws(self, logits: data.Array) -> dict[str, data.Array]:
+    def _draws(self, logits: Array) -> dict[str, Array]:
         if not self.config.bootstrap:
             return {}
         return self.gold.resampled(logits, resamples=self.config.bootstrap, seed=self.config.seed)
 
 
-def _interval(name: str, draws: Mapping[str, data.Array], *, end: str = "") -> dict[str, float]:
+def _interval(name: str, draws: Mapping[str, Array], *, end: str = "") -> dict[str, float]:
     """The middle 95 % of what was drawn."""
     if name not in draws:
         return {}
@@ -263,7 +264,7 @@ def _interval(name: str, draws: Mapping[str, data.Array], *, end: str = "") -> d
 
 
 def _costs(
-    contestants: Mapping[str, _Contestant], latency: Latency, rows: data.Rows, settings: Data
+    contestants: Mapping[str, _Contestant], latency: Latency, rows: Rows, settings: Data
 ) -> dict[str, dict[str, float]]:
     """`latency_ms_b1`, `latency_ms_b32_t128_p95`, `multiply_adds`, ... → model → number."""
     found: dict[str, dict[str, float]] = {}

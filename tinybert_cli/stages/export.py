@@ -15,6 +15,7 @@ from tinybert_cli import artifacts, data, formats, loops, models, tasks
 from tinybert_cli.config import Export, Verify
 from tinybert_cli.errors import ConfigError, GateError
 from tinybert_cli.reports import export_card, model_card
+from tinybert_cli.types import Array
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_prediction_task, "format": formats.find}
 
@@ -91,7 +92,7 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
     examples = data.Examples.of(encoded)
     models.check_length(source, int(examples.lengths.max()))
     yield from data.row_warnings(config.verify.split, encoded, config.data)
-    check = _Check(task, model, examples, encoded.rows, gold, models.weights_bytes(models.fetch(source)))
+    check = _Check(task, model, examples, encoded.row_offsets, gold, models.weights_bytes(models.fetch(source)))
     yield {"event": "plan", "rows": len(rows), "format": config.format, "quantize": config.quantize,
            **models.size(model)}  # fmt: skip
     if output.dry_run:
@@ -152,7 +153,7 @@ class _Check:
     task: tasks.PredictionTask
     model: Any
     examples: data.Examples
-    offsets: data.Array | None  # where the answers of each row begin
+    offsets: Array | None  # where the answers of each row begin
     gold: tasks.Exam | None
     bytes: int  # of the original's weights
 
@@ -161,7 +162,7 @@ class _Check:
         batch = self.examples.__getitems__(self._order()[0][:2])
         return {name: value for name, value in batch.items() if name in loops.MODEL_INPUTS}
 
-    def compare(self, exported: Any, weights: Path) -> tuple[dict[str, float], data.Array]:
+    def compare(self, exported: Any, weights: Path) -> tuple[dict[str, float], Array]:
         """How far the export says what the model says, how much faster on the same rows one by one; what it says."""
         original, said = (self._logits(net) for net in (self.model, exported))
         difference = np.abs(original - said)
@@ -212,17 +213,17 @@ class _Check:
             found.append((part, float(np.abs(self._logits(read(small.parent)) - original).mean())))
         return sorted(found, key=lambda pair: -pair[1])
 
-    def _logits(self, net: Any) -> data.Array:
+    def _logits(self, net: Any) -> Array:
         return loops.predict_all(net, self.examples, self._order())
 
-    def _settled(self, logits: data.Array) -> data.Array:
+    def _settled(self, logits: Array) -> Array:
         return self.task.settled(logits, self.offsets, self.model.config.to_dict())
 
     def _order(self) -> list[list[int]]:
         return data.sorted_batches(self.examples.lengths, BATCH_SIZE)
 
 
-def _result(config: Export, task: tasks.PredictionTask, said: data.Array, gold: tasks.Exam) -> model_card.Result:
+def _result(config: Export, task: tasks.PredictionTask, said: Array, gold: tasks.Exam) -> model_card.Result:
     intervals = gold.intervals(said, task.metrics, resamples=RESAMPLES, seed=config.seed)
     return model_card.Result(config.verify.split, len(gold.words), gold.score(said), intervals)
 

@@ -13,6 +13,7 @@ from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages.training import Lesson, Teaching, fit
+from tinybert_cli.types import Batch, Rows
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
@@ -39,7 +40,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
 def _finetune(config: Finetune, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task = tasks.find_prediction_task(config.task)
     manifest: dict[str, Any] = {"inputs": {}}
-    originals: data.Rows | None = None
+    originals: Rows | None = None
     if config.labels == "gold":
         rows = data.read(config.data, "train")
         names = task.label_names(rows, config.data, model_names=None)
@@ -104,7 +105,7 @@ def _options(config: Finetune) -> dict[str, Any]:
 
 
 def _loss(compare: losses.LossSet, options: Mapping[str, Any], r_drop: float) -> loops.StepLoss:
-    def loss(model: torch.nn.Module, batch: loops.Batch) -> Mapping[str, Tensor]:
+    def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         said = loops.forward(model, batch)
         hard = compare.hard_labels(said, said, batch, **options)
         if not r_drop:

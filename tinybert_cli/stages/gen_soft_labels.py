@@ -18,6 +18,7 @@ from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.predictor import Opened, opened
 from tinybert_cli.stages import augmentation, layer_states
+from tinybert_cli.types import Array, Encoded, Rows
 
 ROWS_PER_SHARD = 16_384  # one file; a killed run loses at most this much work
 TRAINING = ("train", "unlabeled", "augmented")  # splits that students learn from, and need states of
@@ -53,11 +54,11 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
 class _Said:
     """The answers to N rows."""
 
-    logits: data.Array  # (A, C)
-    offsets: data.Array | None  # (N + 1,) where the answers of each row begin; None: one each
+    logits: Array  # (A, C)
+    offsets: Array | None  # (N + 1,) where the answers of each row begin; None: one each
 
 
-_Keep = Callable[[tasks.Encoded], data.StatesWriter | None]
+_Keep = Callable[[Encoded], data.StatesWriter | None]
 
 
 def _label(
@@ -70,7 +71,7 @@ def _label(
     names, weights = teachers[0].names, config.teacher_weights or [1.0] * len(teachers)
     kept = layer_states.layer_state_spec(config, [teacher.net if teacher.size else None for teacher in teachers])
     decision = _decision(task, sources)
-    splits: dict[str, data.Rows] = {split: data.read(config.data, split) for split in config.splits}
+    splits: dict[str, Rows] = {split: data.read(config.data, split) for split in config.splits}
     labels = {}
     for split, rows in splits.items():
         agreed = task.label_names(rows, config.data, model_names=names)
@@ -84,13 +85,13 @@ def _label(
         if len(copies):
             splits["augmented"], labels["augmented"] = copies, None
 
-    def said_of(rows: data.Rows, keep: _Keep | None = None) -> Iterator[tuple[int, _Said | None]]:
+    def said_of(rows: Rows, keep: _Keep | None = None) -> Iterator[tuple[int, _Said | None]]:
         """Rows done so far and None, again and again; at last all rows and what is said of them."""
         parts = []
         offsets = None
         for number, teacher in enumerate(teachers):
             encoded = task.encode(rows, config.data, teacher.tokenizer)
-            examples, offsets = data.Examples.of(encoded), encoded.rows
+            examples, offsets = data.Examples.of(encoded), encoded.row_offsets
             models.check_length(sources[number], int(examples.lengths.max()))
             net, wanted, states = teacher.net, ["logits"], None
             if kept is not None and keep is not None:
@@ -174,7 +175,7 @@ def _label(
     yield {"event": "done", "output_dir": config.output_dir, **metrics}
 
 
-def _shards(splits: Mapping[str, data.Rows]) -> dict[str, tuple[str, range]]:
+def _shards(splits: Mapping[str, Rows]) -> dict[str, tuple[str, range]]:
     """The files of the label dataset, and which rows of which split each holds."""
     return {
         f"{split}-{number:05d}-of-{-(-len(rows) // ROWS_PER_SHARD):05d}.parquet": (
@@ -216,10 +217,10 @@ def _decision(task: tasks.PredictionTask, sources: Sequence[models.Source]) -> d
 def _rows_to_check(
     config: GenSoftLabels,
     task: tasks.PredictionTask,
-    splits: dict[str, data.Rows],
-    labels: dict[str, data.Array | None],
+    splits: dict[str, Rows],
+    labels: dict[str, Array | None],
     names: Sequence[str],
-) -> tuple[data.Rows, tasks.Exam] | None:
+) -> tuple[Rows, tasks.Exam] | None:
     """Up to CHECKED_ROWS rows with gold labels, drawn from the first split that has any."""
     if not config.check_teacher:
         return None
@@ -234,7 +235,7 @@ def _rows_to_check(
 
 
 def _check(
-    config: GenSoftLabels, task: tasks.PredictionTask, logits: data.Array, gold: tasks.Exam, names: Sequence[str]
+    config: GenSoftLabels, task: tasks.PredictionTask, logits: Array, gold: tasks.Exam, names: Sequence[str]
 ) -> dict[str, float]:
     """The teacher against always giving the same answer.
 
@@ -259,14 +260,14 @@ def _check(
 
 
 def _states_writer(
-    folder: Path | None, shard: str, shapes: Mapping[str, tuple[int, ...]], encoded: tasks.Encoded
+    folder: Path | None, shard: str, shapes: Mapping[str, tuple[int, ...]], encoded: Encoded
 ) -> data.StatesWriter | None:
     """For one process: the others know what is said, and write nothing."""
     return None if folder is None else data.StatesWriter(folder, shard, encoded, shapes)
 
 
 def _writer(
-    name: str, rows: data.Rows, said: _Said, columns: dict[str, list[Any]], dtype: str, states: Path | None
+    name: str, rows: Rows, said: _Said, columns: dict[str, list[Any]], dtype: str, states: Path | None
 ) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         data.write_soft_labels(folder / name, rows, said.logits, said.offsets, columns=columns, dtype=dtype)

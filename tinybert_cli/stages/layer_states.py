@@ -93,7 +93,7 @@ def missing_states(states: Mapping[str, Any], objective: losses.WeightedLoss, la
     return None
 
 
-def read(folder: Path, manifest: Mapping[str, Any], reads: frozenset[str], layers: Sequence[int]) -> data.States:
+def read(folder: Path, manifest: Mapping[str, Any], reads: frozenset[str], layers: Sequence[int]) -> data.LayerStates:
     """The states of these layers, counted from 0, all of which are there."""
     there = manifest["states"]["layers"]
     places = [there.index(layer + 1) for layer in layers]

@@ -18,6 +18,7 @@ from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Distill, Finetune, Model
 from tinybert_cli.errors import ConfigError
 from tinybert_cli.reports import model_card
+from tinybert_cli.types import Array, Rows
 
 RESAMPLES = 1000  # for the 95 % intervals, as many as `eval` draws unless it is told otherwise
 
@@ -38,15 +39,15 @@ Teach = Callable[[Any], Teaching]
 class Lesson:
     """What a model is to learn, and from which model it starts."""
 
-    rows: data.Rows
-    targets: dict[str, data.Array]  # name → (A, ...) one of each answer to them, what the loss finds in a batch
+    rows: Rows
+    targets: dict[str, Array]  # name → (A, ...) one of each answer to them, what the loss finds in a batch
     names: list[str] | None  # the classes in their order; None = the task has no answers
     teach: Teach
     model: Model
     source: models.Source  # where `model.from` is
     dropout: float | None = None
-    states: data.States | None = None  # what a teacher's layers said of the rows
-    originals: data.Rows | None = None  # those whose pieces a trimmed vocabulary keeps; None = all
+    states: data.LayerStates | None = None  # what a teacher's layers said of the rows
+    originals: Rows | None = None  # those whose pieces a trimmed vocabulary keeps; None = all
     origin: Mapping[str, Any] = field(default_factory=dict)  # of a label dataset what its manifest names as inputs
     card: Mapping[str, object] = field(default_factory=dict)  # what the model card says of it
 
@@ -75,7 +76,7 @@ class _Answers(_Exam):
     task: tasks.PredictionTask
     gold: tasks.Exam
     examples: data.Examples
-    rows: data.Array | None  # (N + 1,) where the answers of each row begin; None: one each
+    rows: Array | None  # (N + 1,) where the answers of each row begin; None: one each
     batches: list[list[int]]
     accelerator: Any
     seed: int  # of the resampling
@@ -93,13 +94,13 @@ class _Answers(_Exam):
         intervals = self.gold.intervals(settled, self.task.metrics, resamples=RESAMPLES, seed=self.seed)
         return model_card.Result("validation", len(self.gold.words), self.gold.score(settled), intervals), decision
 
-    def _settled(self, model: torch.nn.Module) -> tuple[data.Array, dict[str, Any]]:
+    def _settled(self, model: torch.nn.Module) -> tuple[Array, dict[str, Any]]:
         """The logits as they are read best, and what config.json says then."""
         logits = self._logits(model)
         decision = self.gold.tuned(logits)
         return self.task.settled(logits, self.rows, decision), decision
 
-    def _logits(self, model: torch.nn.Module) -> data.Array:
+    def _logits(self, model: torch.nn.Module) -> Array:
         return loops.predict_all(model, self.examples, self.batches, accelerator=self.accelerator)
 
 
@@ -273,7 +274,7 @@ def _card(
     )
 
 
-_Validation = tuple[data.Examples, data.Array | None, tasks.Exam | None]  # the second: see _Answers.rows
+_Validation = tuple[data.Examples, Array | None, tasks.Exam | None]  # the second: see _Answers.rows
 
 
 def _validation(
@@ -299,7 +300,7 @@ def _validation(
                "last one is kept"}  # fmt: skip
         return None
     targets = {} if gold is None else {"labels": gold.labels}
-    return data.Examples.of(encoded, **targets), encoded.rows, gold
+    return data.Examples.of(encoded, **targets), encoded.row_offsets, gold
 
 
 def _exam(config: Finetune | Distill, validation: _Validation, loss: loops.StepLoss, trainer: loops.Trainer) -> _Exam:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinybert_cli.errors import ConfigError, InputError, look_up
-from tinybert_cli.tasks.base import Encoded, Exam, PredictionTask, Task, Window, interval, missing, without_gold
+from tinybert_cli.tasks.base import Exam, PredictionTask, Task, Window, interval, missing, without_gold
 from tinybert_cli.tasks.language_modeling import LanguageModeling
 from tinybert_cli.tasks.multi_label import MultiLabelClassification
 from tinybert_cli.tasks.question_answering import QuestionAnswering
@@ -52,7 +52,6 @@ def of_model(config: Mapping[str, Any]) -> PredictionTask:
 
 __all__ = [
     "TASKS",
-    "Encoded",
     "Exam",
     "PredictionTask",
     "Task",

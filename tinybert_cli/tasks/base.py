@@ -5,21 +5,19 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError, look_up
+from tinybert_cli.types import NO_LABEL, Array, Encoded, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _CHUNK = 1000  # rows that are tokenized in one call
-NO_LABEL = -100  # the position of a class where there is none, as torch has it
 
 
 class Pieces(Protocol):
@@ -33,35 +31,7 @@ class Pieces(Protocol):
     def sequence_ids(self) -> list[int | None]: ...
 
 
-class Rows(Protocol):
-    """The rows of one split; `place(i)` says where row i stands."""
-
-    @property
-    def columns(self) -> dict[str, list[Any]]: ...
-    @property
-    def label_names(self) -> list[str] | None: ...
-    def __len__(self) -> int: ...
-    def column(self, name: str) -> list[Any]: ...
-    def location(self, index: int) -> str: ...
-
-
 Window = tuple[Array, Pieces]  # the logits of a text (C,) or of its tokens (T, C), and what the tokenizer made of it
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Rows as numbers, unpadded: W windows, of which a long row may need several, and A answers.
-
-    Most tasks answer a row once, and cut it: W = N = A, and the last three fields are None.
-    """
-
-    tokens: Mapping[str, tuple[Array, int]]  # name → all values in one row (ΣT,), and the value of padding
-    offsets: Array  # (W + 1,) where the tokens of each window begin
-    truncated: int  # rows that were longer than max_seq_length
-    empty: list[int]  # rows without any text
-    positions: Array | None = None  # (A,), or (A, C) for each of its numbers: the token of its window that is read
-    answers: Array | None = None  # (W + 1,) where the answers of each window begin
-    rows: Array | None = None  # (N + 1,) where the answers of each row begin
 
 
 def interval(draws: Array) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.metrics import spans
-from tinybert_cli.tasks.base import Array, Encoded
+from tinybert_cli.types import Array, Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,8 +54,8 @@ class ContextWindows:
             truncated=truncated,
             empty=empty,
             positions=np.concatenate(self.positions),
-            answers=np.cumsum([0, *self.counts]),
-            rows=np.cumsum([0, *self.rows]),
+            window_offsets=np.cumsum([0, *self.counts]),
+            row_offsets=np.cumsum([0, *self.rows]),
         )
 
 

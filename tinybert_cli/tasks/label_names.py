@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError, nearest
-from tinybert_cli.tasks.base import Rows
+from tinybert_cli.types import Rows
 
 MOST_CLASSES = 10_000  # that nobody names; a number beyond is an id, a year in seconds or a price
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks.base import Array, Encoded, Rows, Task, frame, texts_of
+from tinybert_cli.tasks.base import Task, frame, texts_of
+from tinybert_cli.types import Array, Encoded, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,18 +12,9 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.metrics import classification
-from tinybert_cli.tasks.base import (
-    Array,
-    Exam,
-    PredictionTask,
-    Rows,
-    Window,
-    check_complete,
-    encode_texts,
-    missing,
-    text_usage,
-)
+from tinybert_cli.tasks.base import Exam, PredictionTask, Window, check_complete, encode_texts, missing, text_usage
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
+from tinybert_cli.types import Array, Rows
 
 THRESHOLDS = "thresholds"  # in config.json: of each class the probability from which on a row has it
 NAMES = {"f1": "f1_micro", "precision": "precision_micro", "recall": "recall_micro"}  # of what is `counted`

@@ -17,8 +17,9 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import classification, spans
-from tinybert_cli.tasks.base import Array, Encoded, Exam, PredictionTask, Rows, Window, missing, row_by_row, texts_of
+from tinybert_cli.tasks.base import Exam, PredictionTask, Window, missing, row_by_row, texts_of
 from tinybert_cli.tasks.context_windows import ContextWindows, parted, pieces_of_context, short_enough
+from tinybert_cli.types import Array, Encoded, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,7 +11,8 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks.base import Array, Exam, PredictionTask, Rows, Window, check_complete, encode_texts, text_usage
+from tinybert_cli.tasks.base import Exam, PredictionTask, Window, check_complete, encode_texts, text_usage
+from tinybert_cli.types import Array, Rows
 
 
 class Regression(PredictionTask):

@@ -11,18 +11,9 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.metrics import classification
-from tinybert_cli.tasks.base import (
-    NO_LABEL,
-    Array,
-    Exam,
-    PredictionTask,
-    Rows,
-    Window,
-    check_complete,
-    encode_texts,
-    text_usage,
-)
+from tinybert_cli.tasks.base import Exam, PredictionTask, Window, check_complete, encode_texts, text_usage
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
+from tinybert_cli.types import NO_LABEL, Array, Rows
 
 
 class TextClassification(PredictionTask):

@@ -19,19 +19,9 @@ from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import classification
 from tinybert_cli.metrics.entities import Entity, entities, inside_only, kinds_of, mixed
 from tinybert_cli.metrics.spans import CJK
-from tinybert_cli.tasks.base import (
-    NO_LABEL,
-    Array,
-    Encoded,
-    Exam,
-    PredictionTask,
-    Rows,
-    Window,
-    frame,
-    missing,
-    row_by_row,
-)
+from tinybert_cli.tasks.base import Exam, PredictionTask, Window, frame, missing, row_by_row
 from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
+from tinybert_cli.types import NO_LABEL, Array, Encoded, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,8 +79,8 @@ class TokenClassification(PredictionTask):
             truncated=0,
             empty=[index for index, count in enumerate(row_counts) if not count],
             positions=np.concatenate(places).astype(np.int64),
-            answers=np.cumsum([0, *map(len, places)]),
-            rows=np.cumsum([0, *row_counts]),
+            window_offsets=np.cumsum([0, *map(len, places)]),
+            row_offsets=np.cumsum([0, *row_counts]),
         )
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:

@@ -1,0 +1,128 @@
+"""Types that several parts share: arrays, rows, encoded rows, batches and predictions. Nothing here imports torch.
+
+Shapes: N rows, W windows (of most tasks one per row), T tokens, P predictions (of most tasks one per row), C numbers of
+one prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from tinybert_cli.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Batch = dict[str, "Tensor"]
+"""Inputs and targets of one step: "input_ids", "attention_mask" (B, T), 0 where there is padding; "positions" (P,), where
+predictions are read if a window has several; "labels" (P, ...), "label_weights" (P, ...), "teacher_logits" (P, C)."""
+ModelOutputs = Mapping[str, Any]
+"""Outputs of a model: "logits" (P, C); "embeddings" (B, T, H), the input of the first layer; and, per compared layer,
+"hidden_states" (B, T, H), "scores" (B, A, T, T), QK^T / sqrt(D) before softmax, "queries", "keys", "values" (B, A, T, D)."""
+
+NO_LABEL = -100  # in place of a class index where there is none, as in torch
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one split, column by column, and where each came from."""
+
+    columns: dict[str, list[Any]]
+    origins: tuple[tuple[str, int], ...]  # (file or dataset, number of its rows), in order
+    label_names: list[str] | None = None  # if the data itself names them
+    selected: list[int] | None = None  # indices of these rows in their origins; None = all
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    def column(self, name: str) -> list[Any]:
+        """One column.
+
+        Raises:
+            InputError: there is no such column; lists the columns that exist.
+        """
+        if name not in self.columns:
+            where = ", ".join(origin for origin, _ in self.origins)
+            raise InputError(
+                f"no column '{name}' in {where}",
+                hint=f"{did_you_mean(name, self.columns)}; columns here: {', '.join(self.columns)}",
+            )
+        return self.columns[name]
+
+    def location(self, index: int) -> str:
+        """`file, row 17` for an error about row `index`; rows count from 1."""
+        index = index if self.selected is None else self.selected[index]
+        for origin, count in self.origins:
+            if index < count:
+                return f"{origin}, row {index + 1}"
+            index -= count
+        raise IndexError(index)
+
+    def head(self, count: int | None) -> Rows:
+        """The first `count` rows, or all."""
+        return self if count is None or count >= len(self) else self.select(range(count))
+
+    def select(self, indices: Sequence[int]) -> Rows:
+        """Only these rows; errors about them still name their original location."""
+        columns = {name: [values[index] for index in indices] for name, values in self.columns.items()}
+        selected = [index if self.selected is None else self.selected[index] for index in indices]
+        return Rows(columns, self.origins, self.label_names, selected)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenized rows, unpadded, in flat arrays.
+
+    Most tasks cut a long row and make one prediction per row: W = N = P, and the last three fields are None.
+    """
+
+    tokens: Mapping[str, tuple[Array, int]]  # name → all values, concatenated (ΣT,), and the value of padding
+    offsets: Array  # (W + 1,) where the tokens of each window begin
+    truncated: int  # rows that were longer than max_seq_length
+    empty: list[int]  # rows without any text
+    positions: Array | None = None  # (P,), or (P, C) for each of its numbers: the token of its window that is read
+    window_offsets: Array | None = None  # (W + 1,) where the predictions of each window begin
+    row_offsets: Array | None = None  # (N + 1,) where the predictions of each row begin
+
+
+class Examples(Protocol):
+    """Examples that come as batches, such as `data.Examples`."""
+
+    def __len__(self) -> int: ...
+    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
+    def prediction_indices(self, indices: Sequence[int]) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for N rows: one value per row and, where the task has them, confidences and logits.
+
+    A value is whatever the task predicts: a class name, a list of labels, a number, a list of tags, a text.
+    """
+
+    values: Sequence[Any]  # (N,)
+    confidences: Array | None = None  # (N,)
+    logits: Array | None = None  # (P, C), thresholds applied
+    row_offsets: Array | None = None  # (N + 1,) where the predictions of each row begin in `logits`; None: one each
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def by_row(self) -> Iterator[Array]:
+        """The logits of each row (P of that row, C)."""
+        assert self.logits is not None
+        if self.row_offsets is None:
+            yield from self.logits[:, None]
+        else:
+            for begin, end in zip(self.row_offsets[:-1], self.row_offsets[1:], strict=True):
+                yield self.logits[begin:end]
+
+
+def concatenated_ranges(offsets: Array, indices: Array) -> Array:
+    """The integers from offsets[i] to offsets[i + 1], for each i of `indices`, concatenated."""
+    return np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in indices])
