@@ -79,7 +79,7 @@ def ours(lm: models.MaskedLM, shown: list[str], asked: list[list[tuple[int, int]
     """As in stages/augmenting.py."""
     tokens, offsets, _ = lm.encode(shown, asked, 128)
     examples = data.Examples(tokens, offsets)
-    for _ in loops.predict(lm, examples, data.sorted_batches(examples.lengths, BATCH), answer="candidates"):
+    for _ in loops.predict(lm, examples, data.sorted_batches(examples.lengths, BATCH), output="candidates"):
         pass
 
 

@@ -3,8 +3,8 @@
     python experiments/same_numbers.py record FOLDER [--tasks demo regression ...]
     python experiments/same_numbers.py compare FOLDER FOLDER
 
-`record` runs the `tinybert_cli` that the interpreter imports: to record another version, install it in an environment of
-its own, or put its checkout on PYTHONPATH. It covers the demo as shipped, and for every task a teacher, its labels with
+`record` runs the `tinybert_cli` that the interpreter imports: to record another version, install it in an environment
+of its own. It covers the demo as shipped, and for every task a teacher, its labels with
 layer states, a student, the student's labels, a student2, an evaluation and an export, on data made of the demo's
 reviews. `compare` reads every metrics.json and the weights' hashes of both, leaves out what is timed, and prints each
 number that differs in its first 12 significant digits.

@@ -588,7 +588,7 @@ def kept(output: Output) -> set[str]:
 
 
 def pass_on(output: Output, *rows: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(output.keep(rows, save_state=writing("state.bin"), save_model=writing("model.bin")))
+    return list(output.save_checkpoints(rows, save_state=writing("state.bin"), save_model=writing("model.bin")))
 
 
 def test_a_better_model_replaces_the_one_before_when_its_state_is_saved(output: Output) -> None:
@@ -651,7 +651,7 @@ def test_a_signal_interrupts_at_once(number: int, output: Output) -> None:
 def test_between_two_steps_a_signal_waits_to_be_asked_for(number: int, output: Output) -> None:
     with output.signals.deferred():
         os.kill(os.getpid(), number)
-        assert output.signals.asked() == number
+        assert output.signals.pending() == number
 
 
 def test_a_second_signal_does_not_wait(output: Output) -> None:
@@ -664,9 +664,9 @@ def test_a_second_signal_does_not_wait(output: Output) -> None:
 def test_a_loop_that_keeps_checkpoints_is_not_torn_apart(output: Output) -> None:
     def loop() -> Iterator[dict[str, Any]]:
         os.kill(os.getpid(), signal.SIGTERM)
-        yield {"event": "checkpoint", "step": output.signals.asked()}
+        yield {"event": "checkpoint", "step": output.signals.pending()}
 
-    rows = list(output.keep(loop(), save_state=writing("state.bin"), save_model=None))
+    rows = list(output.save_checkpoints(loop(), save_state=writing("state.bin"), save_model=None))
     assert rows == [{"event": "checkpoint", "step": signal.SIGTERM}]
 
 

@@ -727,7 +727,7 @@ def test_lengths_are_tokens_per_row(examples: Examples) -> None:
 def test_answers_of_a_window_are_read_at_their_places() -> None:
     examples = Examples(
         {"input_ids": (np.arange(1, 8), 0)}, np.array([0, 4, 7]), {"labels": np.array([10, 11, 12])},
-        answers=np.array([0, 2, 3]), positions=np.array([1, 3, 2]),
+        window_offsets=np.array([0, 2, 3]), positions=np.array([1, 3, 2]),
     )  # fmt: skip
     batch = examples.__getitems__([1, 0])
     ids = batch["input_ids"].flatten()

@@ -23,6 +23,7 @@ from tinybert_cli.config import Training
 from tinybert_cli.data import BucketBatches, Examples, sorted_batches
 from tinybert_cli.errors import ConfigError, InputError, Interrupted, UserError
 from tinybert_cli.loops import Trainer, profiling, trainer
+from tinybert_cli.types import Batch
 
 ROWS, WORDS, WIDTH = 40, 20, 8
 SETTINGS: dict[str, Any] = {
@@ -69,14 +70,15 @@ def make_examples(rows: int = ROWS) -> Examples:
     return Examples({"input_ids": (ids.astype(np.int32), 0)}, offsets, {"labels": labels})
 
 
-def make_learner(
+def make_trainer(
     dropout: float = 0.0, *, batches: Any = None, rows: int = ROWS, seed: int = 3, **settings: Any
 ) -> Trainer:
     torch.manual_seed(1)
-    trainer = Training(**(SETTINGS | settings))
+    training = Training(**(SETTINGS | settings))
     examples = make_examples(rows)
-    order = batches or BucketBatches(examples.lengths, trainer.per_device_train_batch_size, seed=seed)
-    return Trainer(Net(dropout), examples, order, trainer, seed=seed)
+    order = batches or BucketBatches(examples.lengths, training.per_device_train_batch_size, seed=seed)
+    accelerator = loops.make_accelerator(training)
+    return Trainer(Net(dropout), examples, order, training, accelerator=accelerator, seed=seed)
 
 
 def cross_entropy(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -122,14 +124,14 @@ def stop_at(trainer: Trainer, step: int) -> Callable[[], int]:
 def test_a_stopped_run_that_goes_on_ends_with_the_very_same_weights(
     step: int, accumulation: int, tmp_path: Path
 ) -> None:
-    whole = make_learner(0.5, gradient_accumulation_steps=accumulation)
+    whole = make_trainer(0.5, gradient_accumulation_steps=accumulation)
     train(whole)
-    stopped = make_learner(0.5, gradient_accumulation_steps=accumulation)
+    stopped = make_trainer(0.5, gradient_accumulation_steps=accumulation)
     with pytest.raises(Interrupted):
         train(stopped, stop=stop_at(stopped, step))
     stopped.save(tmp_path)
     torch.manual_seed(999)
-    resumed = make_learner(0.5, gradient_accumulation_steps=accumulation)
+    resumed = make_trainer(0.5, gradient_accumulation_steps=accumulation)
     resumed.load(tmp_path)
     train(resumed)
     assert same(weights(resumed), weights(whole))
@@ -137,9 +139,9 @@ def test_a_stopped_run_that_goes_on_ends_with_the_very_same_weights(
 
 
 def test_saving_on_the_way_changes_nothing(tmp_path: Path) -> None:
-    plain = make_learner(0.5)
+    plain = make_trainer(0.5)
     train(plain)
-    saving = make_learner(0.5)
+    saving = make_trainer(0.5)
     for row in saving.train(cross_entropy, None, better=1.0, stop=never):
         if row["event"] == "progress":
             saving.save(tmp_path)
@@ -147,9 +149,9 @@ def test_saving_on_the_way_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_evaluating_on_the_way_changes_nothing() -> None:
-    plain = make_learner(0.5)
+    plain = make_trainer(0.5)
     train(plain)
-    evaluating = make_learner(0.5, eval_strategy="steps", eval_steps=3)
+    evaluating = make_trainer(0.5, eval_strategy="steps", eval_steps=3)
     examples = make_examples()
 
     def evaluate() -> dict[str, float]:
@@ -161,17 +163,17 @@ def test_evaluating_on_the_way_changes_nothing() -> None:
 
 
 def test_a_run_that_was_saved_at_its_end_has_nothing_left_to_do(tmp_path: Path) -> None:
-    trainer = make_learner()
+    trainer = make_trainer()
     train(trainer)
     trainer.save(tmp_path)
-    resumed = make_learner()
+    resumed = make_trainer()
     resumed.load(tmp_path)
     assert train(resumed) == [] and same(weights(resumed), weights(trainer))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_a_checkpoint(number: int) -> None:
-    trainer = make_learner()
+    trainer = make_trainer()
     rows = []
     with pytest.raises(Interrupted, match="step 2 of 30") as caught:
         for row in trainer.train(cross_entropy, None, better=1.0, stop=lambda: number * (trainer.progress.step == 2)):
@@ -182,7 +184,7 @@ def test_a_signal_ends_the_run_after_a_checkpoint(number: int) -> None:
 def test_the_same_seed_trains_the_same_weights() -> None:
     found = []
     for seed in (3, 3, 4):
-        trainer = make_learner(0.5, seed=seed)
+        trainer = make_trainer(0.5, seed=seed)
         train(trainer)
         found.append(weights(trainer))
     assert same(found[0], found[1]) and not same(found[0], found[2])
@@ -192,9 +194,9 @@ def test_the_same_seed_trains_the_same_weights() -> None:
 
 
 def test_two_half_batches_add_up_to_one_whole_batch() -> None:
-    whole = make_learner(batches=InOrder(8), num_train_epochs=1.0)
+    whole = make_trainer(batches=InOrder(8), num_train_epochs=1.0)
     train(whole)
-    halves = make_learner(batches=InOrder(4), num_train_epochs=1.0, gradient_accumulation_steps=2)
+    halves = make_trainer(batches=InOrder(4), num_train_epochs=1.0, gradient_accumulation_steps=2)
     train(halves)
     assert halves.progress.step == whole.progress.step == 5 and halves.progress.batches == 10
     for name, value in weights(whole).items():
@@ -202,15 +204,15 @@ def test_two_half_batches_add_up_to_one_whole_batch() -> None:
 
 
 def test_a_short_last_group_of_batches_still_makes_a_step() -> None:
-    trainer = make_learner(gradient_accumulation_steps=4, num_train_epochs=2.0)
+    trainer = make_trainer(gradient_accumulation_steps=4, num_train_epochs=2.0)
     train(trainer)
     assert trainer.max_steps == 6 and trainer.progress.batches == 20
 
 
 def test_a_short_last_group_weighs_its_batches_like_a_group_of_its_own() -> None:
-    whole = make_learner(batches=InOrder(16, rows=20), rows=20, num_train_epochs=1.0)  # 16 rows, and 4
+    whole = make_trainer(batches=InOrder(16, rows=20), rows=20, num_train_epochs=1.0)  # 16 rows, and 4
     train(whole)
-    parts = make_learner(batches=InOrder(4, rows=20), rows=20, num_train_epochs=1.0, gradient_accumulation_steps=4)
+    parts = make_trainer(batches=InOrder(4, rows=20), rows=20, num_train_epochs=1.0, gradient_accumulation_steps=4)
     train(parts)
     assert whole.progress.step == parts.progress.step == 2
     for name, value in weights(whole).items():
@@ -218,24 +220,24 @@ def test_a_short_last_group_weighs_its_batches_like_a_group_of_its_own() -> None
 
 
 def test_max_steps_goes_before_epochs() -> None:
-    trainer = make_learner(max_steps=7)
+    trainer = make_trainer(max_steps=7)
     assert len(events(train(trainer), "progress")) == 7
 
 
 def test_a_fraction_of_an_epoch_is_trained() -> None:
-    trainer = make_learner(num_train_epochs=0.5)
+    trainer = make_trainer(num_train_epochs=0.5)
     train(trainer)
     assert trainer.progress.rows == ROWS / 2
 
 
 def test_training_learns() -> None:
-    trainer = make_learner(num_train_epochs=20.0, learning_rate=5e-2, logging_steps=10)
+    trainer = make_trainer(num_train_epochs=20.0, learning_rate=5e-2, logging_steps=10)
     losses = [row["loss"] for row in events(train(trainer), "train")]
     assert losses[-1] < losses[0] / 2
 
 
 def test_a_loss_that_is_not_finite_stops_before_any_weight_changes() -> None:
-    trainer = make_learner()
+    trainer = make_trainer()
     seen: list[dict[str, Tensor]] = []
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -250,7 +252,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_changes() -> None:
 
 
 def test_a_gradient_that_is_not_finite_stops_before_any_weight_changes() -> None:
-    trainer = make_learner(max_grad_norm=0.0)
+    trainer = make_trainer(max_grad_norm=0.0)
     before = weights(trainer)
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -263,7 +265,7 @@ def test_a_gradient_that_is_not_finite_stops_before_any_weight_changes() -> None
 
 
 def test_a_loss_that_is_not_finite_is_found_in_every_half_batch() -> None:
-    trainer = make_learner(gradient_accumulation_steps=2)
+    trainer = make_trainer(gradient_accumulation_steps=2)
     calls = []
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -276,7 +278,7 @@ def test_a_loss_that_is_not_finite_is_found_in_every_half_batch() -> None:
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:
-    trainer = make_learner(max_steps=1, max_grad_norm=0.01)
+    trainer = make_trainer(max_steps=1, max_grad_norm=0.01)
     norms: list[float] = []
     trainer.optimizer.optimizer.register_step_pre_hook(
         lambda optimizer, *_: norms.append(
@@ -299,18 +301,18 @@ def test_matrices_decay_and_biases_and_layer_norms_do_not() -> None:
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
-    trainer = make_learner(max_steps=4, warmup_ratio=0.5, learning_rate=1e-2, logging_steps=1)
+    trainer = make_trainer(max_steps=4, warmup_ratio=0.5, learning_rate=1e-2, logging_steps=1)
     rates = [row["learning_rate"] for row in events(train(trainer), "train")]
     assert rates == pytest.approx([0.005, 0.01, 0.005, 0.0])
 
 
 def test_a_constant_learning_rate_stays() -> None:
-    trainer = make_learner(max_steps=3, lr_scheduler_type="constant", learning_rate=1e-2, logging_steps=1)
+    trainer = make_trainer(max_steps=3, lr_scheduler_type="constant", learning_rate=1e-2, logging_steps=1)
     assert {row["learning_rate"] for row in events(train(trainer), "train")} == {1e-2}
 
 
 def test_the_learning_rate_counts_steps_and_not_batches() -> None:
-    trainer = make_learner(warmup_ratio=0.0, gradient_accumulation_steps=2, num_train_epochs=1.0, logging_steps=1)
+    trainer = make_trainer(warmup_ratio=0.0, gradient_accumulation_steps=2, num_train_epochs=1.0, logging_steps=1)
     rates = [row["learning_rate"] for row in events(train(trainer), "train")]
     assert rates == pytest.approx([0.008, 0.006, 0.004, 0.002, 0.0])
 
@@ -327,7 +329,7 @@ def test_trackers_are_told_what_the_log_says() -> None:
         def log(self, values: dict[str, float], step: int, **options: Any) -> None:
             told.append((step, values))
 
-    trainer = make_learner(num_train_epochs=1.0, logging_steps=5, eval_strategy="epoch")
+    trainer = make_trainer(num_train_epochs=1.0, logging_steps=5, eval_strategy="epoch")
     trainer.accelerator.trackers = [Tracker()]
     rows = [row for row in train(trainer, evaluate=scoring(0.5)) if row["event"] in ("train", "evaluate")]
     assert [step for step, _ in told] == [row["step"] for row in rows] == [5, 10, 10]
@@ -338,19 +340,19 @@ def test_trackers_are_told_what_the_log_says() -> None:
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="'mlflow' is not installed"):
-        make_learner(report_to=["mlflow"])
+        make_trainer(report_to=["mlflow"])
 
 
 def test_processes_that_prepare_batches_change_nothing() -> None:
-    alone = make_learner(0.5)
+    alone = make_trainer(0.5)
     train(alone)
-    helped = make_learner(0.5, dataloader_num_workers=1)
+    helped = make_trainer(0.5, dataloader_num_workers=1)
     train(helped)
     assert same(weights(alone), weights(helped))
 
 
 def test_the_log_has_a_line_every_so_many_steps_and_at_the_end() -> None:
-    rows = train(make_learner(max_steps=7, logging_steps=3))
+    rows = train(make_trainer(max_steps=7, logging_steps=3))
     assert [row["step"] for row in events(rows, "train")] == [3, 6, 7]
 
 
@@ -361,7 +363,7 @@ def test_a_line_of_the_log_is_the_mean_since_the_one_before() -> None:
         value = cross_entropy(model, batch)["loss"]
         return {"loss": value - value.detach() + next(values), "part": torch.tensor(0.5)}
 
-    rows = events(train(make_learner(max_steps=4, logging_steps=2), loss), "train")
+    rows = events(train(make_trainer(max_steps=4, logging_steps=2), loss), "train")
     assert [row["loss"] for row in rows] == [1.5, 8.0] and rows[0]["part"] == 0.5
 
 
@@ -376,18 +378,18 @@ def scoring(*objectives: float) -> Callable[[], dict[str, float]]:
 
 
 def test_every_epoch_is_evaluated_and_saved() -> None:
-    rows = train(make_learner(), evaluate=scoring(0.5, 0.6, 0.7))
+    rows = train(make_trainer(), evaluate=scoring(0.5, 0.6, 0.7))
     assert [row["step"] for row in events(rows, "evaluate")] == [10, 20, 30]
     assert [row["step"] for row in events(rows, "checkpoint")] == [10, 20]  # after the last one the folder is finished
 
 
 def test_evaluation_by_steps_also_comes_at_the_end() -> None:
-    trainer = make_learner(eval_strategy="steps", eval_steps=4, max_steps=10)
+    trainer = make_trainer(eval_strategy="steps", eval_steps=4, max_steps=10)
     assert [row["step"] for row in events(train(trainer, evaluate=scoring(1, 2, 3)), "evaluate")] == [4, 8, 10]
 
 
 def test_save_steps_saves_without_an_evaluation() -> None:
-    rows = train(make_learner(save_steps=4, max_steps=10))
+    rows = train(make_trainer(save_steps=4, max_steps=10))
     assert [row["step"] for row in events(rows, "checkpoint")] == [4, 8]
 
 
@@ -395,33 +397,33 @@ def test_save_steps_saves_without_an_evaluation() -> None:
     ("better", "best"), [(1.0, [True, True, False]), (-1.0, [True, False, True])], ids=["more", "less"]
 )
 def test_the_best_score_is_the_largest_or_the_smallest(better: float, best: list[bool]) -> None:
-    rows = train(make_learner(), evaluate=scoring(0.5, 0.7, 0.3), better=better)
+    rows = train(make_trainer(), evaluate=scoring(0.5, 0.7, 0.3), better=better)
     assert [row["is_best"] for row in events(rows, "evaluate")] == best
 
 
 def test_an_equal_score_is_not_better() -> None:
-    trainer = make_learner()
+    trainer = make_trainer()
     train(trainer, evaluate=scoring(0.5, 0.5, 0.5))
     assert trainer.progress.best_step == 10
 
 
 def test_patience_ends_the_training() -> None:
-    trainer = make_learner(num_train_epochs=9.0, early_stopping_patience=2)
+    trainer = make_trainer(num_train_epochs=9.0, early_stopping_patience=2)
     rows = train(trainer, evaluate=scoring(0.5, 0.7, 0.6, 0.6, 0.9))
     assert len(events(rows, "evaluate")) == 4 and trainer.progress.best == 0.7
 
 
 def test_patience_that_ran_out_before_a_checkpoint_stays_out(tmp_path: Path) -> None:
-    trainer = make_learner(num_train_epochs=9.0, early_stopping_patience=1)
+    trainer = make_trainer(num_train_epochs=9.0, early_stopping_patience=1)
     train(trainer, evaluate=scoring(0.5, 0.4))
     trainer.save(tmp_path)
-    resumed = make_learner(num_train_epochs=9.0, early_stopping_patience=1)
+    resumed = make_trainer(num_train_epochs=9.0, early_stopping_patience=1)
     resumed.load(tmp_path)
     assert train(resumed, evaluate=scoring(0.9)) == []
 
 
 def test_dropout_is_on_again_after_an_evaluation() -> None:
-    trainer = make_learner()
+    trainer = make_trainer()
     modes: list[bool] = []
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -437,7 +439,7 @@ def test_dropout_is_on_again_after_an_evaluation() -> None:
 
 
 def test_the_summary_counts_every_row_once() -> None:
-    trainer = make_learner(num_train_epochs=2.0)
+    trainer = make_trainer(num_train_epochs=2.0)
     train(trainer)
     summary = trainer.summary()
     assert summary["steps"] == 20 and trainer.progress.rows == 2 * ROWS
@@ -445,7 +447,7 @@ def test_the_summary_counts_every_row_once() -> None:
 
 
 def test_the_time_of_reading_batches_is_training_time_as_well() -> None:
-    trainer = make_learner(num_train_epochs=1.0)
+    trainer = make_trainer(num_train_epochs=1.0)
     examples: Any = trainer.loader.dataset
 
     class Slow:
@@ -456,7 +458,7 @@ def test_the_time_of_reading_batches_is_training_time_as_well() -> None:
             time.sleep(0.02)
             return dict(examples.__getitems__(indices))
 
-    slow = Trainer(Net(), Slow(), InOrder(4), trainer.training, seed=3)  # type: ignore[arg-type]
+    slow = Trainer(Net(), Slow(), InOrder(4), trainer.training, accelerator=trainer.accelerator, seed=3)  # type: ignore[arg-type]
     list(slow.train(cross_entropy, None, better=1.0, stop=lambda: 0))
     assert slow.summary()["train_runtime"] >= 0.02 * ROWS / 4
 
@@ -623,8 +625,6 @@ def test_a_group_of_processes_ends_with_all_its_threads() -> None:
 IN_TRAINING = """
 import resource, torch
 from tinybert_cli.loops import keep_freed_memory
-from tinybert_cli.types import Batch
-from tinybert_cli.types import Batch
 def new_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
@@ -646,5 +646,5 @@ def test_freed_memory_is_there_for_the_next_step() -> None:
 def test_training_keeps_what_it_frees(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[bool] = []
     monkeypatch.setattr(trainer, "keep_freed_memory", lambda: called.append(True))
-    make_learner()
+    make_trainer()
     assert called

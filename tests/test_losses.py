@@ -430,6 +430,6 @@ def test_heads_that_do_not_match_are_refused() -> None:
 
 
 def test_only_layer_losses_need_the_teacher_itself() -> None:
-    assert losses.combine({"soft_labels": 1.0, "hard_labels": 1.0, "attentions": 0.0}).reads == frozenset()
-    reads = losses.combine({"hidden_states": 1.0, "attentions": 0.5}).reads
-    assert reads == {"hidden_states", "scores"}
+    assert losses.combine({"soft_labels": 1.0, "hard_labels": 1.0, "attentions": 0.0}).layer_outputs == frozenset()
+    layer_outputs = losses.combine({"hidden_states": 1.0, "attentions": 0.5}).layer_outputs
+    assert layer_outputs == {"hidden_states", "scores"}

@@ -21,7 +21,7 @@ from tinybert_cli import console
 from tinybert_cli.artifacts.atomic_files import digest
 from tinybert_cli.cli import app
 from tinybert_cli.errors import ConfigError, GateError, InputError
-from tinybert_cli.reports import budget, runs
+from tinybert_cli.reports import budget, runs as report
 
 ROOT = Path(__file__).parents[1]
 VALIDATION = {"data.validation_file": [{"path": "data/validation.jsonl", "sha256": "a1"}]}
@@ -113,7 +113,7 @@ def numbers(accuracy: float, megabytes: float, latency: float, **more: float) ->
     return {"accuracy": accuracy, "bytes": megabytes * MB, "latency_ms_b1": latency, **near, **more}
 
 
-def names(found: runs.Report) -> list[str]:
+def names(found: report.Report) -> list[str]:
     return [Path(model.name).name for model in found.models]
 
 
@@ -121,7 +121,7 @@ def names(found: runs.Report) -> list[str]:
 
 
 def test_what_training_and_eval_say_of_a_model_is_one_row(cascade: Path) -> None:
-    found = runs.run([cascade])
+    found = report.run([cascade])
     assert names(found) == ["teacher", "student", "tiny"]
     student = found.models[1]
     assert (student.made_by, student.seconds, student.parameters) == ("distill", 90.0, 10 * MB)  # its own run
@@ -138,8 +138,8 @@ def test_the_real_stages_leave_folders_that_can_be_compared(
 ) -> None:
     config = configs("eval", "eval", models={"teacher": str(teacher)}, latency=None, bootstrap=50)
     run_stage("eval", config)
-    found = runs.run([teacher_labels, teacher, Path(config.output_dir)])
-    header, rows = runs.table(found)
+    found = report.run([teacher_labels, teacher, Path(config.output_dir)])
+    header, rows = report.table(found)
     (row,) = [dict(zip(header, row, strict=True)) for row in rows if "finetune" in row]
     accuracy = json.loads((teacher / "metrics.json").read_text())["eval_accuracy"]
     assert row["accuracy (95 %)"].startswith(f"{accuracy:.4f} (")
@@ -150,7 +150,7 @@ def test_the_best_comes_first_and_what_has_no_score_last(cascade: Path) -> None:
     model(cascade / "better", 0.95, 40)
     finished(cascade / "blind", "distill", {"train_loss": 1.0}, outputs={"model.safetensors": MB})
     finished(cascade / "labels", "gen-soft-labels", {"rows": 7}, outputs={"train.parquet": MB})
-    _, rows = runs.table(runs.run([cascade]))
+    _, rows = report.table(report.run([cascade]))
     assert [row[0] for row in rows] == ["better", "teacher", "student", "tiny", "blind", "labels"]
 
 
@@ -158,13 +158,13 @@ def test_the_last_eval_of_a_model_counts(cascade: Path) -> None:
     student = cascade / "student"
     scored(cascade / "earlier", {"student": (student, numbers(0.10, 50, 1.0))}, end="2025-01-01T10:00:00+00:00")
     scored(cascade / "later", {"student": (student, numbers(0.89, 50, 9.0))}, end="2027-01-01T10:00:00+00:00")
-    assert [m.quality for m in runs.run([cascade]).models if m.name == str(student)] == [0.89]
+    assert [m.quality for m in report.run([cascade]).models if m.name == str(student)] == [0.89]
 
 
 def test_a_model_that_was_made_anew_after_it_was_scored_is_told_apart(cascade: Path) -> None:
     shutil.rmtree(cascade / "student")
     model(cascade / "student", 0.70, 50, seed=7)
-    found = {model.name: model.quality for model in runs.run([cascade]).models}
+    found = {model.name: model.quality for model in report.run([cascade]).models}
     assert found[str(cascade / "student")] == 0.70 and found[f"{cascade / 'student'} (an earlier one)"] == 0.88
 
 
@@ -174,11 +174,11 @@ def test_an_export_stands_where_its_model_would_with_the_difference_that_was_fou
         settings={"verify": {"split": "validation"}}, inputs={"model": described(cascade / "student")},
         outputs={"model.onnx": 13 * MB},
     )  # fmt: skip
-    found = runs.run([cascade])
+    found = report.run([cascade])
     int8 = next(model for model in found.models if model.made_by == "export")
     assert int8.quality == pytest.approx(0.876) and int8.estimated and int8.latency_ms_b1 == 3.0
     assert int8.agreement is None  # with its model, not with the teacher
-    header, rows = runs.table(found)
+    header, rows = report.table(found)
     assert [row[header.index("accuracy (95 %)")] for row in rows if row[0] == "int8"] == ["~0.8760"]
     assert any("not scored itself" in note for note in found.notes())
 
@@ -192,14 +192,14 @@ def test_an_export_that_was_scored_has_its_own_score(cascade: Path) -> None:
         cascade / "eval2",
         {"teacher": (cascade / "teacher", numbers(0.9, 90, 20.0)), "int8": (int8, numbers(0.87, 13, 3.0))},
     )
-    (found,) = [model for model in runs.run([cascade]).models if model.name == str(int8)]
+    (found,) = [model for model in report.run([cascade]).models if model.name == str(int8)]
     assert found.quality == 0.87 and not found.estimated
 
 
 def test_scores_on_different_rows_are_told_apart(cascade: Path) -> None:
     scored(cascade / "on-test", {"student": (cascade / "student", numbers(0.70, 50, 10.0))}, split="test")
-    found = runs.run([cascade])
-    header, rows = runs.table(found)
+    found = report.run([cascade])
+    header, rows = report.table(found)
     assert [(row[0], row[header.index("scored on")]) for row in rows] == [
         ("student", "test, test.jsonl"),
         ("teacher", "validation, validation.jsonl"),
@@ -214,7 +214,7 @@ def test_other_rows_under_the_same_name_are_other_rows(cascade: Path) -> None:
     model(
         cascade / "other", 0.99, 1, inputs={"data.validation_file": [{"path": "else/validation.jsonl", "sha256": "c3"}]}
     )
-    found = runs.run([cascade])
+    found = report.run([cascade])
     assert len({model.scored_on for model in found.models}) == 2
     with pytest.raises(InputError, match="different rows"):
         budget.choose(found.models, budget.limits(["size_mb=60"], found.models))
@@ -222,9 +222,9 @@ def test_other_rows_under_the_same_name_are_other_rows(cascade: Path) -> None:
 
 def test_latencies_of_different_machines_are_said_not_to_compare(cascade: Path) -> None:
     other = model(cascade / "other", 0.8, 3)
-    assert not list(runs.run([cascade]).notes())
+    assert not list(report.run([cascade]).notes())
     scored(cascade / "elsewhere", {"other": (other, numbers(0.8, 3, 1.0))}, machine="another, 64 cores")
-    assert any("another, 64 cores; one machine, 2 cores" in note for note in runs.run([cascade]).notes())
+    assert any("another, 64 cores; one machine, 2 cores" in note for note in report.run([cascade]).notes())
 
 
 def test_a_folder_of_runs_stands_for_all_of_them_and_none_counts_twice(
@@ -232,17 +232,17 @@ def test_a_folder_of_runs_stands_for_all_of_them_and_none_counts_twice(
 ) -> None:
     monkeypatch.chdir(cascade.parent)
     (cascade / "unfinished").mkdir()
-    everything = names(runs.run([]))
-    assert everything == names(runs.run([cascade])) == names(runs.run([cascade, cascade / "tiny"]))
+    everything = names(report.run([]))
+    assert everything == names(report.run([cascade])) == names(report.run([cascade, cascade / "tiny"]))
     assert everything == ["teacher", "student", "tiny"]
 
 
 def test_a_folder_without_a_finished_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"no manifest\.json"):
-        runs.run([tmp_path])
+        report.run([tmp_path])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no finished run"):
-        runs.run([])
+        report.run([])
 
 
 def test_a_report_needs_no_torch(cascade: Path) -> None:
@@ -260,7 +260,7 @@ print([name for name in ("torch", "transformers", "datasets", "matplotlib") if n
 
 def test_markdown_keeps_its_columns_whatever_a_folder_is_called(cascade: Path) -> None:
     model(cascade / "a|b", 0.5, 1)
-    lines = runs.as_markdown(*runs.table(runs.run([cascade]))).splitlines()
+    lines = report.as_markdown(*report.table(report.run([cascade]))).splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1 and "a\\|b" in lines[-1]
 
 
@@ -280,11 +280,11 @@ def test_on_a_narrow_terminal_whole_columns_go_and_are_named() -> None:
 
 
 def choose(runs: Path, *words: str) -> budget.Choice:
-    found = runs.run([runs])
+    found = report.run([runs])
     return budget.choose(found.models, budget.limits(words, found.models))
 
 
-def name(model: runs.Model | None) -> str | None:
+def name(model: report.Model | None) -> str | None:
     return Path(model.name).name if model else None
 
 

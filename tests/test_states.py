@@ -51,11 +51,11 @@ def stored(folder: Path, names: list[str], layers: list[int] | None = None) -> d
 
 
 def test_what_is_kept_is_what_the_teacher_says_of_each_text(teacher: Path, labels: Path) -> None:
-    reads = losses.reads(ALL)
-    assert sorted(reads) == list(RECORDS)
-    net = models.Teacher(models.load(models.locate(str(teacher)), "sequence-classification"), [1, 3], reads)
+    layer_outputs = losses.layer_outputs_of(ALL)
+    assert sorted(layer_outputs) == list(RECORDS)
+    net = models.Teacher(models.load(models.locate(str(teacher)), "sequence-classification"), [1, 3], layer_outputs)
     kept = stored(labels, list(RECORDS))
-    told = models.StoredTeacher(reads, 16, [1, 3])
+    told = models.StoredTeacher(layer_outputs, 16, [1, 3])
     for row in (0, 7, 95):
         batch = shown(teacher, sentences("train")[row]["text"])
         said, found = net(batch, set(batch)), told(kept.batch(np.array([row]), batch["input_ids"].shape[1]), set())

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Batch = dict[str, "Tensor"]
-"""Inputs and targets of one step: "input_ids", "attention_mask" (B, T), 0 where there is padding; "positions" (P,), where
-predictions are read if a window has several; "labels" (P, ...), "label_weights" (P, ...), "teacher_logits" (P, C)."""
+"""Inputs and targets of one step: "input_ids", "attention_mask" (B, T), 0 where there is padding; "positions" (P,),
+where predictions are read if a window has several; "labels", "label_weights" (P, ...); "teacher_logits" (P, C)."""
 ModelOutputs = Mapping[str, Any]
 """Outputs of a model: "logits" (P, C); "embeddings" (B, T, H), the input of the first layer; and, per compared layer,
-"hidden_states" (B, T, H), "scores" (B, A, T, T), QK^T / sqrt(D) before softmax, "queries", "keys", "values" (B, A, T, D)."""
+"hidden_states" (B, T, H), "scores" (B, A, T, T), QK^T / sqrt(D) before softmax, "queries", "keys", "values" (B, A,
+T, D)."""
 
 NO_LABEL = -100  # in place of a class index where there is none, as in torch
 

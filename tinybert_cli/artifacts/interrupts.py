@@ -29,7 +29,7 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def asked(self) -> int:
+    def pending(self) -> int:
         """The signal that came in while deferred, or 0."""
         return self.received
 

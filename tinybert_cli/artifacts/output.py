@@ -315,7 +315,7 @@ class Output:
             shutil.rmtree(self.folder / "checkpoints" / old, ignore_errors=True)
         return folder
 
-    def keep(
+    def save_checkpoints(
         self, rows: Iterable[Row], *, save_state: Callable[[Path], object], save_model: Callable[[Path], object] | None
     ) -> Iterator[Row]:
         """Passes a loop's rows on, sealing its state at every `checkpoint` and, if asked, each best model.

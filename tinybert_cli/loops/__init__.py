@@ -15,10 +15,10 @@ from tinybert_cli.loops.inference import (
     mean_loss,
     predict,
     predict_all,
-    predict_several,
+    predict_outputs,
 )
 from tinybert_cli.loops.profiling import cold_start, latencies, multiply_adds
-from tinybert_cli.loops.trainer import Row, Trainer
+from tinybert_cli.loops.trainer import Row, Trainer, make_accelerator
 
 __all__ = [
     "MODEL_INPUTS",
@@ -32,11 +32,12 @@ __all__ = [
     "forward",
     "keep_freed_memory",
     "latencies",
+    "make_accelerator",
     "mean_loss",
     "multiply_adds",
     "precision",
     "predict",
     "predict_all",
-    "predict_several",
+    "predict_outputs",
     "to_bf16_if_faster",
 ]

@@ -38,17 +38,17 @@ def predict(
     batches: Sequence[list[int]],
     *,
     accelerator: Accelerator | None = None,
-    answer: str = "logits",
+    output: str = "logits",
 ) -> Iterator[tuple[list[int], Array]]:
     """The model's `answer` to each batch (A, ...), with the positions of its rows; in eval mode, without gradients.
 
     With several processes each takes every n-th batch; every process is given all the answers.
     """
-    for rows, said in predict_several(model, examples, batches, [answer], accelerator=accelerator):
-        yield rows, said[answer]
+    for rows, said in predict_outputs(model, examples, batches, [output], accelerator=accelerator):
+        yield rows, said[output]
 
 
-def predict_several(
+def predict_outputs(
     model: torch.nn.Module,
     examples: Examples,
     batches: Sequence[list[int]],

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from tinybert_cli.errors import InputError, Interrupted, UserError
 from tinybert_cli.loops.devices import keep_freed_memory, precision
 from tinybert_cli.loops.inference import StepLoss
 from tinybert_cli.types import Batch, Examples
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Row = dict[str, Any]
 
@@ -30,6 +33,30 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[list[int]]: ...
+
+
+def make_accelerator(training: Training, logs: Path | None = None) -> Accelerator:
+    """The device, precision and processes of a training run. Create it before anything is moved to a device.
+
+    Args:
+        logs: where a tracker that writes files may put them.
+
+    Raises:
+        ConfigError: fp16 without a GPU.
+        InputError: the package of a tracker in `report_to` is not installed.
+    """
+    from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
+
+    return Accelerator(
+        mixed_precision=precision(training.mixed_precision),
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        log_with=_trackers(training) or None,
+        project_dir=logs,
+        dataloader_config=DataLoaderConfiguration(even_batches=True),
+        # layer losses leave the head alone, and most families have a pooler that nothing reads
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        step_scheduler_with_optimizer=False,
+    )
 
 
 @dataclass
@@ -58,25 +85,14 @@ class Trainer:
         batches: Batches,
         training: Training,
         *,
+        accelerator: Accelerator,
         seed: int,
-        logs: Path | None = None,  # where a tracker that writes files may put them
     ):
-        from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
         from accelerate.utils import set_seed
         from transformers import get_scheduler
 
-        self.training = training
-        self.precision = precision(training.mixed_precision)
-        self.accelerator = Accelerator(
-            mixed_precision=self.precision,
-            gradient_accumulation_steps=training.gradient_accumulation_steps,
-            log_with=_trackers(training) or None,
-            project_dir=logs,
-            dataloader_config=DataLoaderConfiguration(even_batches=True),
-            # layer losses leave the head alone, and most families have a pooler that nothing reads
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-            step_scheduler_with_optimizer=False,
-        )
+        self.training, self.accelerator = training, accelerator
+        self.precision = accelerator.mixed_precision
         keep_freed_memory()
         set_seed(seed)
         self.batches = batches

@@ -41,9 +41,9 @@ class WeightedLoss:
         return {"loss": total, **values}
 
     @property
-    def reads(self) -> frozenset[str]:
+    def layer_outputs(self) -> frozenset[str]:
         """What the losses compare besides logits and labels: it needs the teacher itself."""
-        return reads(name for name in self.parts if name in LAYER_OUTPUTS)
+        return layer_outputs_of(name for name in self.parts if name in LAYER_OUTPUTS)
 
     @property
     def text_level(self) -> list[str]:
@@ -84,7 +84,7 @@ def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "cla
     return WeightedLoss(parts)
 
 
-def reads(names: Iterable[str]) -> frozenset[str]:
+def layer_outputs_of(names: Iterable[str]) -> frozenset[str]:
     """What these losses look at in the layers; ConfigError for a name that is no loss of layers."""
     return frozenset(answer for name in names for answer in look_up(LAYER_OUTPUTS, name, "loss of layers", key=(name,)))
 
@@ -152,6 +152,6 @@ __all__ = [
     "LossSet",
     "WeightedLoss",
     "combine",
+    "layer_outputs_of",
     "options_of",
-    "reads",
 ]

@@ -35,10 +35,10 @@ class Teacher:
         InputError: the family hides its queries, keys and values.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[int], reads: frozenset[str]) -> None:
-        check_readable(model, reads)
+    def __init__(self, model: PreTrainedModel, layers: Sequence[int], layer_outputs: frozenset[str]) -> None:
+        check_readable(model, layer_outputs)
         compute_all_tokens(model)
-        self.layers, self.reads = layers, reads
+        self.layers, self.layer_outputs = layers, layer_outputs
         self.width = int(model.config.hidden_size)
         self.body = model.base_model.eval().requires_grad_(False)
         if model.config.model_type in FAMILIES:
@@ -48,14 +48,14 @@ class Teacher:
         """What `reads` names, of every compared layer; `inputs` are the names in the batch that the model takes."""
         shown = {name: value for name, value in batch.items() if name in inputs}
         with torch.no_grad():
-            return listen(self.body, shown, self.layers, self.reads)[1]
+            return listen(self.body, shown, self.layers, self.layer_outputs)[1]
 
 
 class Compared(Protocol):
     """What a student has to know of its teacher, whether that runs beside it or comes from disk."""
 
     @property
-    def reads(self) -> frozenset[str]: ...
+    def layer_outputs(self) -> frozenset[str]: ...
     @property
     def width(self) -> int: ...
 
@@ -70,9 +70,9 @@ class Student(torch.nn.Module):
 
     def __init__(self, model: PreTrainedModel, teacher: Compared, *, shared: bool) -> None:
         super().__init__()
-        check_readable(model, teacher.reads)
+        check_readable(model, teacher.layer_outputs)
         compute_all_tokens(model)
-        self.model, self.reads = model, teacher.reads
+        self.model, self.layer_outputs = model, teacher.layer_outputs
         self.has_head = model.base_model is not model
         self.layers = range(model.config.num_hidden_layers)
         width = int(model.config.hidden_size)
@@ -82,7 +82,7 @@ class Student(torch.nn.Module):
     def forward(self, **inputs: Tensor) -> Mapping[str, Any]:
         if self.has_head and not self.training:
             return self.model(**inputs)  # type: ignore[no-any-return]
-        said, states = listen(self.model, inputs, self.layers, self.reads)
+        said, states = listen(self.model, inputs, self.layers, self.layer_outputs)
         if "embeddings" in states:
             states["embeddings"] = self._project(0, states["embeddings"])
         if "hidden_states" in states:
@@ -97,16 +97,16 @@ class Student(torch.nn.Module):
 
 
 def listen(
-    model: PreTrainedModel, inputs: Mapping[str, Tensor], layers: Sequence[int], reads: frozenset[str]
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], layers: Sequence[int], layer_outputs: frozenset[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The logits that a model says, if it has a head, and what `reads` names of these layers."""
-    with _listening(model.base_model, layers, reads) as heard:
+    with _listening(model.base_model, layers, layer_outputs) as heard:
         said = model(**inputs, output_hidden_states=True)
-    found = {name: heard[name] for name in heard if name in reads}
-    if "scores" in reads:
+    found = {name: heard[name] for name in heard if name in layer_outputs}
+    if "scores" in layer_outputs:
         found["scores"] = [_scores(*pair) for pair in zip(heard["queries"], heard["keys"], strict=True)]
     logits = {name: said[name] for name in said if name.endswith("logits")}
-    return logits, found | _states(said.hidden_states, layers, reads)
+    return logits, found | _states(said.hidden_states, layers, layer_outputs)
 
 
 def _scores(query: Tensor, key: Tensor) -> Tensor:
@@ -116,23 +116,23 @@ def _scores(query: Tensor, key: Tensor) -> Tensor:
     return scores
 
 
-def _states(outputs: Sequence[Tensor], layers: Sequence[int], reads: frozenset[str]) -> dict[str, Any]:
+def _states(outputs: Sequence[Tensor], layers: Sequence[int], layer_outputs: frozenset[str]) -> dict[str, Any]:
     """From what enters the first layer and leaves each one, all (B, T, H)."""
     found: dict[str, Any] = {}
-    if "embeddings" in reads:
+    if "embeddings" in layer_outputs:
         found["embeddings"] = outputs[0]
-    if "hidden_states" in reads:
+    if "hidden_states" in layer_outputs:
         found["hidden_states"] = [outputs[1 + layer] for layer in layers]
     return found
 
 
 @contextmanager
-def _listening(body: torch.nn.Module, layers: Sequence[int], reads: frozenset[str]) -> Iterator[dict[str, Any]]:
+def _listening(body: torch.nn.Module, layers: Sequence[int], layer_outputs: frozenset[str]) -> Iterator[dict[str, Any]]:
     """While the model runs, the projections that `reads` asks for are kept: one (B, A, T, D) per layer.
 
     The attention itself may then be computed in any way, for it is not looked at.
     """
-    wanted = [name for name in PROJECTED if name in reads or ("scores" in reads and name in OF_SCORES)]
+    wanted = [name for name in PROJECTED if name in layer_outputs or ("scores" in layer_outputs and name in OF_SCORES)]
     heard: dict[str, Any] = {name: [] for name in wanted}
     hooks = []
     for name in wanted:
@@ -160,10 +160,10 @@ def _layers(body: torch.nn.Module) -> Any:
     return body.get_submodule(FAMILIES[config.model_type].layers)
 
 
-def check_readable(model: PreTrainedModel, reads: frozenset[str]) -> None:
+def check_readable(model: PreTrainedModel, layer_outputs: frozenset[str]) -> None:
     """InputError if the losses look into the attention of a family that hides it."""
     family = model.config.model_type
-    if reads & {*PROJECTED, "scores"} and family not in FAMILIES:
+    if layer_outputs & {*PROJECTED, "scores"} and family not in FAMILIES:
         raise InputError(
             f"the attention of {family} models cannot be read: the losses attentions and relations need it",
             hint=f"leave these two out, or take one of {', '.join(FAMILIES)}",

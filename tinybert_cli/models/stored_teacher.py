@@ -31,14 +31,14 @@ class ModelWithStates(torch.nn.Module):
         InputError: the family hides its queries, keys and values.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[int], reads: frozenset[str]) -> None:
+    def __init__(self, model: PreTrainedModel, layers: Sequence[int], layer_outputs: frozenset[str]) -> None:
         super().__init__()
-        check_readable(model, reads)
+        check_readable(model, layer_outputs)
         compute_all_tokens(model)
-        self.model, self.layers, self.reads = model, layers, reads
+        self.model, self.layers, self.layer_outputs = model, layers, layer_outputs
 
     def forward(self, **inputs: Tensor) -> Mapping[str, Tensor]:
-        logits, states = listen(self.model, inputs, self.layers, self.reads)
+        logits, states = listen(self.model, inputs, self.layers, self.layer_outputs)
         return logits | {name: _packed(name, value).half() for name, value in states.items()}
 
 
@@ -46,22 +46,22 @@ class ModelWithStates(torch.nn.Module):
 class StoredTeacher:
     """A teacher that does not run: what it said of its layers comes with each batch, as `teacher_<name>`."""
 
-    reads: frozenset[str]
+    layer_outputs: frozenset[str]
     width: int
     layers: Sequence[int]  # counted from 0
 
     def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> dict[str, Any]:
         """What `reads` names, of every compared layer, padded with zeros."""
-        return {name: _unpacked(name, batch[f"teacher_{name}"]) for name in sorted(self.reads)}
+        return {name: _unpacked(name, batch[f"teacher_{name}"]) for name in sorted(self.layer_outputs)}
 
 
-def state_shapes(config: Any, layers: int, reads: frozenset[str]) -> dict[str, tuple[int, ...]]:
+def state_shapes(config: Any, layers: int, layer_outputs: frozenset[str]) -> dict[str, tuple[int, ...]]:
     """What is kept of each token, or of each pair of them."""
     width, heads = int(config.hidden_size), int(config.num_attention_heads)
     shapes: dict[str, tuple[int, ...]] = {LAYERLESS: (width,), "hidden_states": (layers, width)}
     shapes |= dict.fromkeys(("queries", "keys", "values"), (layers, heads, width // heads))
     shapes["scores"] = (layers, heads)
-    return {name: shapes[name] for name in sorted(reads)}
+    return {name: shapes[name] for name in sorted(layer_outputs)}
 
 
 def _packed(name: str, said: Any) -> Tensor:

@@ -148,7 +148,7 @@ def _answers(
     order = data.sorted_batches(examples.lengths[asked], config.per_device_eval_batch_size)
     done, start = 0, time.perf_counter()
     batches = [asked[rows].tolist() for rows in order if len(rows)]
-    for rows, found in loops.predict(lm, examples, batches, accelerator=accelerator, answer="candidates"):
+    for rows, found in loops.predict(lm, examples, batches, accelerator=accelerator, output="candidates"):
         for row, said in zip(rows, found, strict=True):
             answers[starts[row] : starts[row + 1]] = said[: counts[row]]
         done += len(rows)

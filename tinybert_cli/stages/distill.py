@@ -22,10 +22,10 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     """Writes a model folder; yields what happens on the way."""
     _check_soft_labels(config.task, config.soft_labels)
     _check_losses(config.task, config.losses)
-    reads = _combined(config).reads
-    if reads and config.teacher is None and config.soft_labels is None:
+    layer_outputs = _combined(config).layer_outputs
+    if layer_outputs and config.teacher is None and config.soft_labels is None:
         raise _no_teacher(config)
-    if reads and config.student.trim_vocabulary:
+    if layer_outputs and config.student.trim_vocabulary:
         raise ConfigError(
             "a student with a trimmed vocabulary cannot be compared layer by layer with a teacher that has all of it",
             key=("student", "trim_vocabulary"),
@@ -111,17 +111,17 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
         yield {"event": "warning", "message": "these losses leave the classifier untrained and its scores mean "
                "nothing: set `keep: last` under training"}  # fmt: skip
     manifest = {"inputs": {}} if labels is None else artifacts.read_manifest(labels)  # `run` has verified its files
-    if objective.reads and config.teacher is None and "states" not in manifest:
+    if objective.layer_outputs and config.teacher is None and "states" not in manifest:
         raise _no_teacher(config)
     taught = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
     stored, states = None, None
-    if objective.reads and labels is not None and "states" in manifest:
+    if objective.layer_outputs and labels is not None and "states" in manifest:
         there = manifest["states"]
         layers = _compared_layers(config, source, there["teacher_layers"])
         missing = layer_states.missing_states(there, objective, layers)
         if missing is None:
-            stored = models.StoredTeacher(objective.reads, there["width"], layers)
-            states = layer_states.read(labels, manifest, objective.reads, layers)
+            stored = models.StoredTeacher(objective.layer_outputs, there["width"], layers)
+            states = layer_states.read(labels, manifest, objective.layer_outputs, layers)
         elif config.teacher is None:
             raise InputError(
                 f"there is no teacher to run beside the student, and '{labels}' {missing}",
@@ -194,7 +194,7 @@ def _teaching(
     config: Distill, objective: losses.WeightedLoss, student: Any, stored: models.StoredTeacher | None
 ) -> Teaching:
     """The student with what its losses compare, and the loss; a teacher runs beside it unless its states are stored."""
-    if not objective.reads:
+    if not objective.layer_outputs:
         return Teaching(student, lambda model, batch: objective(loops.forward(model, batch), _from_disk(batch), batch))
     teacher: models.Teacher | models.StoredTeacher
     if stored is None:
@@ -202,7 +202,7 @@ def _teaching(
         base = models.load(models.locate(config.teacher), tasks.find(config.task).head).to(loops.device())
         loops.to_bf16_if_faster(base, config.training.mixed_precision)
         layers = models.layer_map(config.layer_mapping, student.config.num_hidden_layers, base.config.num_hidden_layers)
-        teacher = models.Teacher(base, layers, objective.reads)
+        teacher = models.Teacher(base, layers, objective.layer_outputs)
     else:
         teacher = stored
 
@@ -235,7 +235,7 @@ def _other_tokenizer(
     difference = models.tokenizer_difference(models.load_tokenizer(teacher), models.load_tokenizer(student))
     if difference is None:
         return
-    if objective.reads:
+    if objective.layer_outputs:
         raise InputError(
             f"teacher and student split text differently, so their layers cannot be compared: {difference}",
             where=student.name,

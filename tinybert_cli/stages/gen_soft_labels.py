@@ -100,7 +100,7 @@ def _label(
             answers = len(rows) if offsets is None else int(offsets[-1])
             logits = np.zeros((answers, len(names)), dtype=np.float32)
             done = 0
-            for indices, said in loops.predict_several(net, examples, order, wanted, accelerator=accelerator):
+            for indices, said in loops.predict_outputs(net, examples, order, wanted, accelerator=accelerator):
                 logits[examples.prediction_indices(indices)] = said["logits"]
                 if states is not None:
                     states.write(indices, said)

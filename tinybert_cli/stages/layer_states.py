@@ -21,7 +21,7 @@ class LayerStateSpec:
 
     net: models.ModelWithStates
     layers: list[int]  # counted from 0
-    reads: frozenset[str]
+    layer_outputs: frozenset[str]
     shapes: dict[str, tuple[int, ...]]  # of one token, or of a pair
     teacher_layers: int
     width: int
@@ -29,7 +29,7 @@ class LayerStateSpec:
     def described(self) -> dict[str, Any]:
         """For the manifest; layers count from 1 there, as everywhere that people read."""
         return {
-            "reads": sorted(self.reads),
+            "reads": sorted(self.layer_outputs),
             "layers": [layer + 1 for layer in self.layers],
             "teacher_layers": self.teacher_layers,
             "width": self.width,
@@ -44,7 +44,7 @@ def check_layers(states: Sequence[str], student_layers: int | None, layer_mappin
     """
     for place, name in enumerate(states):
         try:
-            losses.reads([name])
+            losses.layer_outputs_of([name])
         except ConfigError as error:
             raise ConfigError(error.what, key=("states", place), hint=error.hint) from error
     if states and student_layers is None and isinstance(layer_mapping, str):
@@ -72,19 +72,19 @@ def layer_state_spec(config: GenSoftLabels, nets: Sequence[Any]) -> LayerStateSp
     if len(nets) > 1 or nets[0] is None:
         what = "an export shows nothing of its layers" if len(nets) == 1 else "several teachers have no common layers"
         raise ConfigError(what, key=("states",), hint="keep the states of one teacher, a model folder or Hub id")
-    settings, reads = nets[0].config, losses.reads(config.states)
+    settings, layer_outputs = nets[0].config, losses.layer_outputs_of(config.states)
     count = int(settings.num_hidden_layers)
     asked = config.student_layers or len(config.layer_mapping)
     layers = models.layer_map(config.layer_mapping, asked, count)
-    shapes = models.state_shapes(settings, len(layers), reads)
-    net = models.ModelWithStates(nets[0], layers, reads)
-    return LayerStateSpec(net, layers, reads, shapes, count, int(settings.hidden_size))
+    shapes = models.state_shapes(settings, len(layers), layer_outputs)
+    net = models.ModelWithStates(nets[0], layers, layer_outputs)
+    return LayerStateSpec(net, layers, layer_outputs, shapes, count, int(settings.hidden_size))
 
 
 def missing_states(states: Mapping[str, Any], objective: losses.WeightedLoss, layers: Sequence[int]) -> str | None:
     """What a label dataset does not hold of what the losses compare, in words; `layers` count from 0."""
     for name in objective.parts:
-        if name in losses.LAYER_OUTPUTS and not losses.reads([name]) <= {*states["reads"]}:
+        if name in losses.LAYER_OUTPUTS and not losses.layer_outputs_of([name]) <= {*states["reads"]}:
             return f"holds no states for the loss `{name}`, only {', '.join(states['reads'])}"
     missing = [str(layer + 1) for layer in layers if layer + 1 not in states["layers"]]
     if missing:
@@ -93,9 +93,11 @@ def missing_states(states: Mapping[str, Any], objective: losses.WeightedLoss, la
     return None
 
 
-def read(folder: Path, manifest: Mapping[str, Any], reads: frozenset[str], layers: Sequence[int]) -> data.LayerStates:
+def read(
+    folder: Path, manifest: Mapping[str, Any], layer_outputs: frozenset[str], layers: Sequence[int]
+) -> data.LayerStates:
     """The states of these layers, counted from 0, all of which are there."""
     there = manifest["states"]["layers"]
     places = [there.index(layer + 1) for layer in layers]
     files = [entry["path"] for entry in manifest["outputs"]]
-    return data.read_states(folder, files, reads, None if places == list(range(len(there))) else places)
+    return data.read_states(folder, files, layer_outputs, None if places == list(range(len(there))) else places)

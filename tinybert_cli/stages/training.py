@@ -151,7 +151,14 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
     )  # fmt: skip
     teaching = lesson.teach(model)
     loss = teaching.loss
-    trainer = loops.Trainer(teaching.model, examples, batches, training, seed=config.seed, logs=output.trackers)
+    trainer = loops.Trainer(
+        teaching.model,
+        examples,
+        batches,
+        training,
+        accelerator=loops.make_accelerator(training, output.trackers),
+        seed=config.seed,
+    )
     exam = None if validation is None else _exam(config, validation, loss, trainer)
     evaluated = exam is not None and training.eval_strategy != "no"
     labels = {} if lesson.names is None else {"label_names": lesson.names}
@@ -175,8 +182,8 @@ def fit(config: Finetune | Distill, lesson: Lesson, output: artifacts.Output) ->
         trainer.load(state)
         yield {"event": "resume", "step": trainer.progress.step, "max_steps": trainer.max_steps}
     keep_best = training.keep == "best" and evaluated
-    yield from output.keep(
-        trainer.train(loss, evaluate if evaluated else None, better=better, stop=output.signals.asked),
+    yield from output.save_checkpoints(
+        trainer.train(loss, evaluate if evaluated else None, better=better, stop=output.signals.pending),
         save_state=trainer.save,
         save_model=save_model if keep_best else None,
     )
