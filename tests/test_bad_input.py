@@ -288,7 +288,7 @@ def test_a_branch_of_the_hub_that_moved_on_is_another_model(
         code, err = finetune(model="org/name")
         manifest = json.loads((tmp_path / "out/manifest.json").read_text())
         assert manifest["inputs"]["model"] == {"hub_id": "org/name", "revision": "a" * 40}
-    assert code == 4 and f"inputs.model.revision: {'a' * 40} there, {'b' * 40} now" in err
+    assert code == 4 and f"inputs.model.revision: {'a' * 40} before, {'b' * 40} now" in err
 
 
 # -- folders and settings ------------------------------------------------------------------------------------

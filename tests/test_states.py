@@ -277,5 +277,5 @@ def test_an_interrupted_student_goes_on_from_disk_to_the_same_weights(
 def test_a_damaged_file_of_states_is_refused(teacher: Path, labels: Path, configs: Configs) -> None:
     file = labels / "train-00000-of-00001.scores.npy"
     file.write_bytes(file.read_bytes()[:-2] + b"\0\1")
-    with pytest.raises(InputError, match=r"scores\.npy' is not what"):
+    with pytest.raises(InputError, match=r"scores\.npy' does not match"):
         run("distill", layer_config(configs, teacher, labels))
