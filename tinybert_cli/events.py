@@ -14,7 +14,7 @@ Event = dict[str, Any]
 
 
 def plan(rows: int, **facts: Any) -> Event:
-    """What the run will do, before it does it; the last event of a dry run."""
+    """What the run will do; a dry run ends here."""
     return {"event": "plan", "rows": rows, **facts}
 
 

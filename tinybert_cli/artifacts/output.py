@@ -135,7 +135,7 @@ class Output:
         return self.folder / TRACKERS
 
     def up_to_date(self) -> Event:
-        """The only event of a run that is finished already, with its metrics."""
+        """The event of a run that is finished already, with its metrics."""
         return {"event": "up to date", "output_dir": str(self.folder), **read_metrics(self.folder)}
 
     # -- write -----------------------------------------------------------------------------------------------
