@@ -288,7 +288,7 @@ def test_a_branch_of_the_hub_that_moved_on_is_another_model(
         code, err = finetune(model="org/name")
         manifest = json.loads((tmp_path / "out/manifest.json").read_text())
         assert manifest["inputs"]["model"] == {"hub_id": "org/name", "revision": "a" * 40}
-    assert code == 4 and f"inputs.model.revision: {'a' * 40} there, {'b' * 40} now" in err
+    assert code == 4 and f"inputs.model.revision: {'a' * 40} before, {'b' * 40} now" in err
 
 
 # -- folders and settings ------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_a_branch_of_the_hub_that_moved_on_is_another_model(
 def test_nan_names_the_step_and_the_last_good_checkpoint(finetune: Say) -> None:
     diverging = {"training__learning_rate": 1e30, "training__warmup_ratio": 0.0, "training__max_steps": 9}
     code, err = finetune(**diverging)
-    assert code == 1 and "not finite at step 2" in err and "there is no checkpoint from before it" in err
+    assert code == 1 and "not finite at step 2" in err and "no checkpoint was saved before this step" in err
     code, err = finetune(**diverging, training__save_steps=1)
     assert code == 1 and "not finite at step 2" in err and "the checkpoint of step 1 is kept" in err
 

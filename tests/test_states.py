@@ -142,8 +142,8 @@ def test_a_disk_that_is_too_small_is_refused_with_both_sizes(
 @pytest.mark.parametrize(
     ("settings", "key", "message"),
     [
-        ({"states": ["hidden_state"], "student_layers": 2}, ("states", 0), "unknown loss of layers 'hidden_state'"),
-        ({"states": ["soft_labels"], "student_layers": 2}, ("states", 0), "unknown loss of layers"),
+        ({"states": ["hidden_state"], "student_layers": 2}, ("states", 0), "unknown layer loss 'hidden_state'"),
+        ({"states": ["soft_labels"], "student_layers": 2}, ("states", 0), "unknown layer loss"),
         ({"states": ["cosine"]}, ("states",), "depend on the student"),
         ({"student_layers": 2}, ("student_layers",), "but none are"),
         ({"states": ["cosine"], "layer_mapping": [5]}, ("layer_mapping",), "no layer 5"),
@@ -277,5 +277,5 @@ def test_an_interrupted_student_goes_on_from_disk_to_the_same_weights(
 def test_a_damaged_file_of_states_is_refused(teacher: Path, labels: Path, configs: Configs) -> None:
     file = labels / "train-00000-of-00001.scores.npy"
     file.write_bytes(file.read_bytes()[:-2] + b"\0\1")
-    with pytest.raises(InputError, match=r"scores\.npy' is not what"):
+    with pytest.raises(InputError, match=r"scores\.npy' does not match"):
         run("distill", layer_config(configs, teacher, labels))
