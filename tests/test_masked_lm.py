@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_models import make_config, make_tokenizer
-from test_vocabulary import tokenizer as trained_tokenizer
+from test_vocabulary_trimming import tokenizer as trained_tokenizer
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,

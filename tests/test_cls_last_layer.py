@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_layers import BATCH, model
+from test_layer_outputs import BATCH, model
 from test_students import CONFIGS
 from transformers import BertForTokenClassification
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_vocabulary import SPECIAL, tokenizer
+from test_vocabulary_trimming import SPECIAL, tokenizer
 
 from tinybert_cli import models
 from tinybert_cli.data import word_replacement
