@@ -14,6 +14,7 @@ from test_students import CONFIGS
 from transformers import BertForTokenClassification
 
 from tinybert_cli import formats, models
+from tinybert_cli.config import Model
 from tinybert_cli.models.cls_last_layer import compute_all_tokens, compute_cls_only
 
 INPUTS = {name: BATCH[name] for name in ("input_ids", "attention_mask")}
@@ -67,6 +68,16 @@ def test_what_is_saved_is_the_whole_model() -> None:
 def test_a_head_that_reads_every_token_keeps_them() -> None:
     net = compute_cls_only(BertForTokenClassification(copy.deepcopy(CONFIGS["bert"])).eval())
     assert net(**INPUTS).logits.shape[:2] == (2, 4)
+
+
+@pytest.mark.parametrize("cls_only", [False, True])
+def test_load_and_build_student_patch_the_last_layer_on_request_only(cls_only: bool, tmp_path: Path) -> None:
+    model("bert").save_pretrained(tmp_path)
+    loaded = models.load(models.locate(str(tmp_path)), "sequence-classification", cls_only=cls_only)
+    setting = Model.model_validate({"from": str(tmp_path), "num_hidden_layers": 2})
+    student = models.build_student(setting, loaded, [1, 3], seed=1, cls_only=cls_only)
+    for net in (loaded, student):
+        assert net.base_model(**INPUTS)[0].shape[1] == (1 if cls_only else 4)
 
 
 def test_losses_that_compare_layers_see_all_tokens() -> None:

@@ -32,6 +32,6 @@ def opened(source: models.Source, task: tasks.PredictionTask, names: list[str] |
     net = formats.read_exported(models.fetch(source))
     if net is not None:
         return Opened(net, tokenizer, found, {})
-    model = models.load(source, task.head, label_names=names, problem=task.problem)
+    model = models.load(source, task.head, label_names=names, problem=task.problem, cls_only=True)
     models.check_vocabulary(model, tokenizer, source)
     return Opened(model.to(loops.device()), tokenizer, found, models.size(model))

@@ -136,7 +136,7 @@ def _trained(model: str) -> Opened:
     source = models.locate(model)
     config = models.read_config(source)
     task = tasks.of_model(config)
-    net = models.load(source, task.head, problem=task.problem).to(loops.device())
+    net = models.load(source, task.head, problem=task.problem, cls_only=True).to(loops.device())
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(net, tokenizer, source)
     names = models.label_names(net) or [str(index) for index in range(net.config.num_labels)]

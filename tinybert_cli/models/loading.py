@@ -31,6 +31,7 @@ def load(
     new_head: bool = False,
     dropout: float | None = None,
     attention: str = "sdpa",
+    cls_only: bool = False,
 ) -> PreTrainedModel:
     """The model in float32 and eval mode, every weight of it from the file; an InputError says which is not there.
 
@@ -38,6 +39,7 @@ def load(
     must answer `label_names` in that order; without them, the model's own labels stand.
     `problem` is what the outputs of a sequence-classification head are, as config.json says it in `problem_type`.
     `base` is the model below any head; the pooler that some families have on top may be missing, and is fresh then.
+    `cls_only=True` makes the last layer of a sequence classifier compute the [CLS] token only (cls_last_layer.py).
     """
     from transformers.models.auto import modeling_auto
 
@@ -85,7 +87,7 @@ def load(
         trust_remote_code=False,
     )
     _check_report(report, folder, prefix if suffixes else "", new_head=new_head or not suffixes)
-    return compute_cls_only(model)
+    return compute_cls_only(model) if cls_only else model
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

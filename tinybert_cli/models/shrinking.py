@@ -23,7 +23,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 def build_student(
-    setting: settings.Model, teacher_model: PreTrainedModel, mapping: Sequence[int], *, seed: int
+    setting: settings.Model,
+    teacher_model: PreTrainedModel,
+    mapping: Sequence[int],
+    *,
+    seed: int,
+    cls_only: bool = False,
 ) -> PreTrainedModel:
     """A model of the teacher's class in the shape of `setting`, in eval mode, with the teacher's labels.
 
@@ -38,11 +43,14 @@ def build_student(
       queries are scaled so that the scores, which are divided by sqrt(D), keep their size. Larger heads are filled
       up with dimensions that change nothing yet.
 
+    `cls_only=True` makes the last layer of a sequence classifier compute the [CLS] token only (cls_last_layer.py).
     """
     config, teacher_config = shape(setting, teacher_model.config), teacher_model.config
-    student = _fresh(type(teacher_model), config, seed)
+    student = _fresh(type(teacher_model), config, seed).eval()
+    if cls_only:
+        compute_cls_only(student)
     if setting.initialize == "random":
-        return student.eval()
+        return student
     weights = {key: tensor.detach().cpu().float() for key, tensor in teacher_model.state_dict().items()}
     if not (is_unchanged(setting) and list(mapping) == list(range(teacher_config.num_hidden_layers))):
         check_family(config)
@@ -51,13 +59,13 @@ def build_student(
         narrowed = _narrow(bare, shape_of(teacher_config), config, mapping, seed)
         weights = {key: narrowed[key.removeprefix(prefix)] for key in student.state_dict()}
     student.load_state_dict(weights)
-    return student.eval()
+    return student
 
 
 def _fresh(model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return compute_cls_only(model_class(config))
+        return model_class(config)
 
 
 def _narrow(weights: Tensors, base: Shape, config: PreTrainedConfig, mapping: Sequence[int], seed: int) -> Tensors:

@@ -82,7 +82,7 @@ def _options(config: Export, names: Sequence[str]) -> dict[str, Any]:
 
 def _export(config: Export, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
     task, form = tasks.find_prediction_task(config.task), formats.find(config.format)
-    model = models.load(source, task.head, label_names=config.data.class_names, problem=task.problem)
+    model = models.load(source, task.head, label_names=config.data.class_names, problem=task.problem, cls_only=True)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
     names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
@@ -101,7 +101,8 @@ def _export(config: Export, source: models.Source, output: artifacts.Output) -> 
     def read(folder: Path) -> Any:
         if form.read is not None:
             return form.read(folder)
-        return models.load(models.locate(str(folder)), task.head, problem=task.problem)  # computes in float32
+        # It computes in float32.
+        return models.load(models.locate(str(folder)), task.head, problem=task.problem, cls_only=True)
 
     with output.scratch() as folder:
         weights, precision = folder / form.weights, config.dtype or form.precision

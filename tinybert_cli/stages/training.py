@@ -89,7 +89,7 @@ class _Answers(_Exam):
         self, kept: Path, trained: torch.nn.Module, best: float | None
     ) -> tuple[model_card.Result, dict[str, Any]]:
         """Of the weights that are kept, in float32, as `eval` will find them, with 95 % intervals."""
-        model = models.load(models.locate(str(kept)), self.task.head).to(self.accelerator.device)
+        model = models.load(models.locate(str(kept)), self.task.head, cls_only=True).to(self.accelerator.device)
         settled, decision = self._settled(model)
         intervals = self.gold.intervals(settled, self.task.metrics, resamples=RESAMPLES, seed=self.seed)
         return model_card.Result("validation", len(self.gold.words), self.gold.score(settled), intervals), decision
@@ -330,7 +330,8 @@ def _student(config: Finetune | Distill, lesson: Lesson, tokenizer: Any) -> tupl
     models.check_vocabulary(base, tokenizer, lesson.source)
     try:
         mapping = models.copied_layers(lesson.model, config.layer_mapping, base.config)
-        return models.build_student(lesson.model, base, mapping, seed=config.seed), [layer + 1 for layer in mapping]
+        student = models.build_student(lesson.model, base, mapping, seed=config.seed, cls_only=True)
+        return student, [layer + 1 for layer in mapping]
     except ConfigError as error:
         key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error
