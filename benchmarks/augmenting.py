@@ -61,8 +61,8 @@ def main(shape: str = "bert-base", count: str = "128", few: str = "2") -> None:
 
 
 def spans(text: str) -> list[tuple[int, int]]:
-    parts = word_replacement.words(text)
-    return word_replacement.spans(parts, word_replacement.replaceable(parts))
+    parts = word_replacement.split_words(text)
+    return word_replacement.word_spans(parts, word_replacement.replaceable_indices(parts))
 
 
 def one_word(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, text: str, span: tuple[int, int]) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_models import make_config, make_tokenizer
-from test_vocabulary_trimming import tokenizer as trained_tokenizer
+from test_vocabulary_trimming import make_tokenizer as make_trained_tokenizer
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
@@ -54,7 +54,7 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], Any, str]] = {
 
 def tokens_and_model(family: str = "bert") -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
     model_class, settings, kind = FAMILIES[family]
-    tokens = make_tokenizer(WORDS) if kind == "own" else trained_tokenizer(kind)
+    tokens = make_tokenizer(WORDS) if kind == "own" else make_trained_tokenizer(kind)
     settings = copy.deepcopy(settings)
     settings.vocab_size, settings.initializer_range, settings.max_position_embeddings = len(tokens), 0.5, 64
     torch.manual_seed(2)
@@ -70,9 +70,9 @@ def asker(tokens: PreTrainedTokenizerFast, model: PreTrainedModel, candidates: i
 
 def answers(lm: models.MaskedLM, texts: list[str], *, batch: int = 3, length: int = 64) -> list[dict[str, list[str]]]:
     """For each text the words that were asked about, as they stand there, and what was said of each."""
-    split = [word_replacement.words(text) for text in texts]
-    places = [word_replacement.replaceable(parts) for parts in split]
-    spans = [word_replacement.spans(parts, at) for parts, at in zip(split, places, strict=True)]
+    split = [word_replacement.split_words(text) for text in texts]
+    places = [word_replacement.replaceable_indices(parts) for parts in split]
+    spans = [word_replacement.word_spans(parts, at) for parts, at in zip(split, places, strict=True)]
     tokens, offsets, asked = lm.encode(texts, spans, length)
     examples = data.Examples(tokens, offsets)
     order = data.sorted_batches(examples.lengths, batch)

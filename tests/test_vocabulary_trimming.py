@@ -39,7 +39,7 @@ def text(words: list[str], seed: int, count: int = 60) -> list[str]:
     return [" ".join(draw.choices(words, k=draw.randint(1, 9))) for _ in range(count)]
 
 
-def tokenizer(kind: str) -> PreTrainedTokenizerFast:
+def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     """Trained on both lists of words, so that the second one's pieces can go."""
     special = SPECIAL[kind]
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
@@ -101,7 +101,7 @@ def logits(net: Any, tokens: PreTrainedTokenizerFast, texts: list[str]) -> torch
 
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_text_of_kept_pieces_is_split_as_before_and_gets_the_same_logits(kind: str) -> None:
-    tokens = tokenizer(kind)
+    tokens = make_tokenizer(kind)
     net = model(kind, tokens)
     learned, unseen = text(WORDS, 1), text(WORDS, 2)
     before = [tokens.tokenize(one) for one in unseen]
@@ -117,7 +117,7 @@ def test_text_of_kept_pieces_is_split_as_before_and_gets_the_same_logits(kind: s
 
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_other_text_can_still_be_read(kind: str) -> None:
-    tokens = tokenizer(kind)
+    tokens = make_tokenizer(kind)
     trimmed, _ = models.trim_vocabulary(model(kind, tokens), tokens, used(tokens, text(WORDS, 1)))
     ids = trimmed("a zebra and some quartz")["input_ids"]
     assert trimmed.unk_token_id not in ids
@@ -126,7 +126,7 @@ def test_other_text_can_still_be_read(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_both_come_back_from_disk(kind: str, tmp_path: Path) -> None:
-    tokens = tokenizer(kind)
+    tokens = make_tokenizer(kind)
     net = model(kind, tokens)
     trimmed, _ = models.trim_vocabulary(net, tokens, used(tokens, text(WORDS, 1)))
     models.save(net, trimmed, tmp_path)
@@ -140,7 +140,7 @@ def test_both_come_back_from_disk(kind: str, tmp_path: Path) -> None:
 
 
 def test_pairs_keep_their_special_tokens() -> None:
-    tokens = tokenizer("BPE")
+    tokens = make_tokenizer("BPE")
     trimmed, _ = models.trim_vocabulary(model("BPE", tokens), tokens, used(tokens, text(WORDS, 1)))
     pair = ("the film", "was warm")
     assert trimmed.convert_ids_to_tokens(trimmed(*pair)["input_ids"]) == tokens.convert_ids_to_tokens(
@@ -156,7 +156,7 @@ def test_a_tokenizer_of_another_kind_is_refused() -> None:
 
 
 def test_the_tokenizer_file_holds_no_piece_too_many(tmp_path: Path) -> None:
-    tokens = tokenizer("BPE")
+    tokens = make_tokenizer("BPE")
     trimmed, facts = models.trim_vocabulary(model("BPE", tokens), tokens, used(tokens, text(WORDS, 1)))
     description = json.loads(trimmed.backend_tokenizer.to_str())["model"]
     assert sorted(description["vocab"].values()) == list(range(facts["pieces_kept"]))

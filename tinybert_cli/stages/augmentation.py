@@ -66,15 +66,20 @@ def copies(
             "an export keeps no word embeddings that could say what is near", key=("augment", "embeddings"),
             hint="name a model folder there, such as the one that it was exported from",
         )  # fmt: skip
-    near = word_replacement.neighbours(
+    near = word_replacement.nearest_neighbours(
         models.whole_words(tokenizer),
         model.get_input_embeddings().weight.detach().cpu(),
-        {word.lower() for text in chain(*texts) for word in word_replacement.words(text)},
+        {word.lower() for text in chain(*texts) for word in word_replacement.split_words(text)},
         setting.candidates,
     )
-    choices = ([word_replacement.choices(text, near, said.of(text) if said else None) for text in row] for row in texts)
+    candidates = (
+        [word_replacement.replacement_candidates(text, near, said.of(text) if said else None) for text in row]
+        for row in texts
+    )
     made = list(
-        word_replacement.copies(texts, choices, count=setting.copies, probability=setting.probability, seed=config.seed)
+        word_replacement.augment(
+            texts, candidates, count=setting.copies, probability=setting.probability, seed=config.seed
+        )
     )
     yield {"event": "augmented", "rows": len(rows), "copies": len(made)}
     chosen = rows.select([index for index, _ in made])
@@ -103,7 +108,7 @@ class _Said:
     positions: Array  # (ΣM,) the place in its text that each answer is about
     answers: Array  # (ΣM, K) positions in `words`
 
-    def of(self, text: str) -> word_replacement.Choices:
+    def of(self, text: str) -> word_replacement.Candidates:
         begin, end = self.offsets[self.number[text] : self.number[text] + 2]
         places, answers = self.positions[begin:end].tolist(), self.answers[begin:end].tolist()
         return {place: [self.words[index] for index in row] for place, row in zip(places, answers, strict=True)}
@@ -136,9 +141,9 @@ def _answers(
 ) -> Generator[artifacts.Row, None, Arrays]:
     """One file's `counts` (N,), `places` (ΣM,) and `answers` (ΣM, K), see _Said."""
     chunk = texts[begin : begin + TEXTS_PER_FILE]
-    split = [word_replacement.words(text) for text in chunk]
-    places = [word_replacement.replaceable(parts) for parts in split]
-    spans = [word_replacement.spans(parts, at) for parts, at in zip(split, places, strict=True)]
+    split = [word_replacement.split_words(text) for text in chunk]
+    places = [word_replacement.replaceable_indices(parts) for parts in split]
+    spans = [word_replacement.word_spans(parts, at) for parts, at in zip(split, places, strict=True)]
     tokens, offsets, answered = lm.encode(chunk, spans, config.data.max_seq_length)
     examples = data.Examples(tokens, offsets)
     counts = np.array([len(numbers) for numbers in answered])
