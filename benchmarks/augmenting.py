@@ -37,7 +37,7 @@ def main(shape: str = "bert-base", count: str = "128", few: str = "2") -> None:
     reference = BertForMaskedLM(settings).eval().to(loops.device())
     batched = BertForMaskedLM(settings).eval()
     batched.load_state_dict(reference.state_dict())
-    lm = models.MaskedLM(batched, tokenizer, source, candidates=CANDIDATES, is_barred=word_replacement.is_protected)
+    lm = models.MaskedLM(batched, tokenizer, source, candidates=CANDIDATES, is_excluded=word_replacement.is_protected)
     precision = loops.to_bf16_if_faster(lm.to(loops.device()), "auto")
     _, _, answered = lm.encode(shown, asked, 128)
     words = [[asked[row][number] for number in numbers] for row, numbers in enumerate(answered)]

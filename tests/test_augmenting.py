@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import BAD, FILL, GOOD, SPECIAL, Configs, run, sentences, write_rows
-from test_masked_lm import SIZES, answers, asker
+from test_masked_lm import SIZES, make_masked_lm, predict_candidates
 from test_models import make_tokenizer
 from test_stages import killed_at_shard, last, table
 from transformers import BertConfig, BertForMaskedLM
@@ -55,7 +55,8 @@ def test_words_give_way_to_what_the_model_says_of_their_sentence(
         "gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=setting)
     )
     source = models.locate(str(lm))
-    (said,) = answers(asker(models.load_tokenizer(source), models.load(source, "masked-lm"), 3), [text])
+    masked_lm = make_masked_lm(models.load_tokenizer(source), models.load(source, "masked-lm"), 3)
+    (said,) = predict_candidates(masked_lm, [text])
     assert said.keys() == {"This", "film", "was", "lovely", "and", "dull", "is", "fine"}
     parts, seen = word_replacement.split_words(text), set()
     for (copy,) in copies(tmp_path / "out"):

@@ -1,4 +1,4 @@
-"""A trimmed vocabulary reads the same text in the same way, with fewer embeddings."""
+"""Trimming a vocabulary removes embeddings, and does not change the tokens and logits of covered texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
-from tokenizers import models as kinds
+from tokenizers import models as tokenizer_models
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -34,34 +34,34 @@ SPECIAL = {
 }
 
 
-def text(words: list[str], seed: int, count: int = 60) -> list[str]:
-    draw = random.Random(seed)
-    return [" ".join(draw.choices(words, k=draw.randint(1, 9))) for _ in range(count)]
+def make_texts(words: list[str], seed: int, count: int = 60) -> list[str]:
+    generator = random.Random(seed)
+    return [" ".join(generator.choices(words, k=generator.randint(1, 9))) for _ in range(count)]
 
 
-def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """Trained on both lists of words, so that the second one's pieces can go."""
-    special = SPECIAL[kind]
+def make_tokenizer(algorithm: str) -> PreTrainedTokenizerFast:
+    """Trained on WORDS and EXTRA, so that the tokens of EXTRA can be removed."""
+    special = SPECIAL[algorithm]
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    corpus = text(WORDS + EXTRA, 0, 400)
-    if kind == "WordPiece":
-        backend = Tokenizer(kinds.WordPiece(unk_token="[UNK]"))
+    corpus = make_texts(WORDS + EXTRA, 0, 400)
+    if algorithm == "WordPiece":
+        backend = Tokenizer(tokenizer_models.WordPiece(unk_token="[UNK]"))
         backend.normalizer = normalizers.BertNormalizer(lowercase=True)
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece()
         trainer: Any = trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
     else:
         names = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), special, strict=True))
-    if kind == "BPE":
-        backend = Tokenizer(kinds.BPE())
+    if algorithm == "BPE":
+        backend = Tokenizer(tokenizer_models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
             vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
-    if kind == "Unigram":
-        backend = Tokenizer(kinds.Unigram())
+    if algorithm == "Unigram":
+        backend = Tokenizer(tokenizer_models.Unigram())
         backend.pre_tokenizer = pre_tokenizers.Metaspace()
         backend.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(
@@ -70,7 +70,7 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     backend.train_from_iterator(corpus, trainer)
     first, last = names["cls_token"], names["sep_token"]
     ids = {name: backend.token_to_id(name) for name in (first, last)}
-    if kind == "BPE":
+    if algorithm == "BPE":
         backend.post_processor = processors.RobertaProcessing((last, ids[last]), (first, ids[first]))
     else:
         backend.post_processor = processors.TemplateProcessing(
@@ -79,85 +79,92 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
-def model(kind: str, tokens: PreTrainedTokenizerFast) -> Any:
+def make_model(algorithm: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
-        "vocab_size": len(tokens) + 3, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2,
-        "intermediate_size": 24, "initializer_range": 0.5, "max_position_embeddings": 200, "pad_token_id": tokens.pad_token_id,
+        "vocab_size": len(tokenizer) + 3, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2,
+        "intermediate_size": 24, "initializer_range": 0.5, "max_position_embeddings": 200, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
-    if kind == "WordPiece":
+    if algorithm == "WordPiece":
         return BertForSequenceClassification(BertConfig(**sizes)).eval()
     return RobertaForSequenceClassification(RobertaConfig(**sizes)).eval()
 
 
-def used(tokens: PreTrainedTokenizerFast, texts: list[str]) -> set[int]:
-    return {number for ids in tokens(texts)["input_ids"] for number in ids}
+def used_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> set[int]:
+    return {token for ids in tokenizer(texts)["input_ids"] for token in ids}
 
 
-def logits(net: Any, tokens: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
+def logits(model: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
     with torch.no_grad():
-        return torch.cat([net(**tokens(one, return_tensors="pt", return_token_type_ids=False)).logits for one in texts])
+        batches = [tokenizer(text, return_tensors="pt", return_token_type_ids=False) for text in texts]
+        return torch.cat([model(**batch).logits for batch in batches])
 
 
-@pytest.mark.parametrize("kind", SPECIAL)
-def test_text_of_kept_pieces_is_split_as_before_and_gets_the_same_logits(kind: str) -> None:
-    tokens = make_tokenizer(kind)
-    net = model(kind, tokens)
-    learned, unseen = text(WORDS, 1), text(WORDS, 2)
-    before = [tokens.tokenize(one) for one in unseen]
-    expected = logits(net, tokens, unseen)
-    trimmed, facts = models.trim_vocabulary(net, tokens, used(tokens, learned))
-    assert used(tokens, unseen) <= used(tokens, learned)
-    assert [trimmed.tokenize(one) for one in unseen] == before
-    assert torch.equal(logits(net, trimmed, unseen), expected)
-    assert facts["pieces_kept"] == len(trimmed) == net.config.vocab_size < facts["pieces"] == len(tokens) + 3
+@pytest.mark.parametrize("algorithm", SPECIAL)
+def test_text_of_remaining_tokens_has_the_same_tokens_and_logits(algorithm: str) -> None:
+    tokenizer = make_tokenizer(algorithm)
+    model = make_model(algorithm, tokenizer)
+    training_texts, other_texts = make_texts(WORDS, 1), make_texts(WORDS, 2)
+    tokens_before = [tokenizer.tokenize(text) for text in other_texts]
+    expected = logits(model, tokenizer, other_texts)
+    trimmed, facts = models.trim_vocabulary(model, tokenizer, used_ids(tokenizer, training_texts))
+    assert used_ids(tokenizer, other_texts) <= used_ids(tokenizer, training_texts)
+    assert [trimmed.tokenize(text) for text in other_texts] == tokens_before
+    assert torch.equal(logits(model, trimmed, other_texts), expected)
+    assert facts["pieces_kept"] == len(trimmed) == model.config.vocab_size < facts["pieces"] == len(tokenizer) + 3
     assert facts["bytes_saved"] == (facts["pieces"] - facts["pieces_kept"]) * 16 * 4
-    assert len(tokens) > len(trimmed)  # the first one is left as it was
+    assert len(tokenizer) > len(trimmed)  # the original tokenizer is unchanged
 
 
-@pytest.mark.parametrize("kind", SPECIAL)
-def test_other_text_can_still_be_read(kind: str) -> None:
-    tokens = make_tokenizer(kind)
-    trimmed, _ = models.trim_vocabulary(model(kind, tokens), tokens, used(tokens, text(WORDS, 1)))
+@pytest.mark.parametrize("algorithm", SPECIAL)
+def test_text_of_removed_tokens_can_still_be_tokenized(algorithm: str) -> None:
+    tokenizer = make_tokenizer(algorithm)
+    trimmed, _ = models.trim_vocabulary(
+        make_model(algorithm, tokenizer), tokenizer, used_ids(tokenizer, make_texts(WORDS, 1))
+    )
     ids = trimmed("a zebra and some quartz")["input_ids"]
     assert trimmed.unk_token_id not in ids
     assert trimmed.decode(ids, skip_special_tokens=True).replace(" ", "").strip() == "azebraandsomequartz"
 
 
-@pytest.mark.parametrize("kind", SPECIAL)
-def test_both_come_back_from_disk(kind: str, tmp_path: Path) -> None:
-    tokens = make_tokenizer(kind)
-    net = model(kind, tokens)
-    trimmed, _ = models.trim_vocabulary(net, tokens, used(tokens, text(WORDS, 1)))
-    models.save(net, trimmed, tmp_path)
+@pytest.mark.parametrize("algorithm", SPECIAL)
+def test_trimmed_model_and_tokenizer_reload_from_disk(algorithm: str, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(algorithm)
+    model = make_model(algorithm, tokenizer)
+    trimmed, _ = models.trim_vocabulary(model, tokenizer, used_ids(tokenizer, make_texts(WORDS, 1)))
+    models.save(model, trimmed, tmp_path)
     source = models.locate(str(tmp_path))
-    again, loaded = models.load_tokenizer(source), models.load(source, "sequence-classification")
-    models.check_vocabulary(loaded, again, source)
-    assert models.tokenizer_difference(trimmed, again) is None
-    texts = text(WORDS + EXTRA, 3)
-    assert torch.allclose(logits(loaded, again, texts), logits(net, trimmed, texts), atol=1e-5)
-    assert (tmp_path / "vocab.txt").exists() == (kind == "WordPiece")
+    loaded_tokenizer, loaded = models.load_tokenizer(source), models.load(source, "sequence-classification")
+    models.check_vocabulary(loaded, loaded_tokenizer, source)
+    assert models.tokenizer_difference(trimmed, loaded_tokenizer) is None
+    texts = make_texts(WORDS + EXTRA, 3)
+    assert torch.allclose(logits(loaded, loaded_tokenizer, texts), logits(model, trimmed, texts), atol=1e-5)
+    assert (tmp_path / "vocab.txt").exists() == (algorithm == "WordPiece")
 
 
 def test_pairs_keep_their_special_tokens() -> None:
-    tokens = make_tokenizer("BPE")
-    trimmed, _ = models.trim_vocabulary(model("BPE", tokens), tokens, used(tokens, text(WORDS, 1)))
+    tokenizer = make_tokenizer("BPE")
+    trimmed, _ = models.trim_vocabulary(
+        make_model("BPE", tokenizer), tokenizer, used_ids(tokenizer, make_texts(WORDS, 1))
+    )
     pair = ("the film", "was warm")
-    assert trimmed.convert_ids_to_tokens(trimmed(*pair)["input_ids"]) == tokens.convert_ids_to_tokens(
-        tokens(*pair)["input_ids"]
+    assert trimmed.convert_ids_to_tokens(trimmed(*pair)["input_ids"]) == tokenizer.convert_ids_to_tokens(
+        tokenizer(*pair)["input_ids"]
     )
 
 
-def test_a_tokenizer_of_another_kind_is_refused() -> None:
-    backend = Tokenizer(kinds.WordLevel({"[UNK]": 0, "[PAD]": 1, "film": 2}, unk_token="[UNK]"))
-    tokens = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
+def test_unsupported_tokenizer_algorithm_is_rejected() -> None:
+    backend = Tokenizer(tokenizer_models.WordLevel({"[UNK]": 0, "[PAD]": 1, "film": 2}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
     with pytest.raises(InputError, match="WordLevel"):
-        models.trim_vocabulary(model("WordPiece", tokens), tokens, [2])
+        models.trim_vocabulary(make_model("WordPiece", tokenizer), tokenizer, [2])
 
 
-def test_the_tokenizer_file_holds_no_piece_too_many(tmp_path: Path) -> None:
-    tokens = make_tokenizer("BPE")
-    trimmed, facts = models.trim_vocabulary(model("BPE", tokens), tokens, used(tokens, text(WORDS, 1)))
+def test_tokenizer_file_has_only_the_remaining_tokens_and_merges(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("BPE")
+    trimmed, facts = models.trim_vocabulary(
+        make_model("BPE", tokenizer), tokenizer, used_ids(tokenizer, make_texts(WORDS, 1))
+    )
     description = json.loads(trimmed.backend_tokenizer.to_str())["model"]
     assert sorted(description["vocab"].values()) == list(range(facts["pieces_kept"]))
     assert all(left + right in description["vocab"] for left, right in description["merges"])

@@ -92,7 +92,7 @@ def _load(
     model, tokenizer = models.load(source, "masked-lm"), models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
     lm = models.MaskedLM(
-        model, tokenizer, source, candidates=setting.candidates, is_barred=word_replacement.is_protected
+        model, tokenizer, source, candidates=setting.candidates, is_excluded=word_replacement.is_protected
     )
     loops.to_bf16_if_faster(lm.to(accelerator.device), config.mixed_precision)
     return lm, model, tokenizer
