@@ -56,7 +56,7 @@ def prepared(layers: int, settings: Data, folder: Path) -> tuple[dict[str, Ask],
         return [dict(tokenizer(part, padding=True, return_tensors="np")) for part in parts]
 
     calibrated = [dict(tokenizer([text], return_tensors="np")) for text in shown[:CALIBRATED]]
-    original = models.load(models.locate(str(folder / "model")), "sequence-classification")
+    original = models.load(models.locate(str(folder / "model")), "sequence-classification", cls_only=True)
     example = dict(tokenizer(shown[:2], padding=True, return_tensors="pt"))
     float32 = openvino.convert_model(original, example_input=example)
     return {

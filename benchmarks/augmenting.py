@@ -37,7 +37,7 @@ def main(shape: str = "bert-base", count: str = "128", few: str = "2") -> None:
     reference = BertForMaskedLM(settings).eval().to(loops.device())
     batched = BertForMaskedLM(settings).eval()
     batched.load_state_dict(reference.state_dict())
-    lm = models.MaskedLM(batched, tokenizer, source, candidates=CANDIDATES, is_barred=word_replacement.is_protected)
+    lm = models.MaskedLM(batched, tokenizer, source, candidates=CANDIDATES, is_excluded=word_replacement.is_protected)
     precision = loops.to_bf16_if_faster(lm.to(loops.device()), "auto")
     _, _, answered = lm.encode(shown, asked, 128)
     words = [[asked[row][number] for number in numbers] for row, numbers in enumerate(answered)]
@@ -61,8 +61,8 @@ def main(shape: str = "bert-base", count: str = "128", few: str = "2") -> None:
 
 
 def spans(text: str) -> list[tuple[int, int]]:
-    parts = word_replacement.words(text)
-    return word_replacement.spans(parts, word_replacement.replaceable(parts))
+    parts = word_replacement.split_words(text)
+    return word_replacement.word_spans(parts, word_replacement.replaceable_indices(parts))
 
 
 def one_word(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, text: str, span: tuple[int, int]) -> list[str]:

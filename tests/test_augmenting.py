@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import BAD, FILL, GOOD, SPECIAL, Configs, run, sentences, write_rows
-from test_masked_lm import SIZES, answers, asker
+from test_masked_lm import SIZES, make_masked_lm, predict_candidates
 from test_models import make_tokenizer
 from test_stages import killed_at_shard, last, table
 from transformers import BertConfig, BertForMaskedLM
@@ -55,11 +55,12 @@ def test_words_give_way_to_what_the_model_says_of_their_sentence(
         "gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=setting)
     )
     source = models.locate(str(lm))
-    (said,) = answers(asker(models.load_tokenizer(source), models.load(source, "masked-lm"), 3), [text])
+    masked_lm = make_masked_lm(models.load_tokenizer(source), models.load(source, "masked-lm"), 3)
+    (said,) = predict_candidates(masked_lm, [text])
     assert said.keys() == {"This", "film", "was", "lovely", "and", "dull", "is", "fine"}
-    parts, seen = word_replacement.words(text), set()
+    parts, seen = word_replacement.split_words(text), set()
     for (copy,) in copies(tmp_path / "out"):
-        for one, other in zip(parts, word_replacement.words(copy), strict=True):
+        for one, other in zip(parts, word_replacement.split_words(copy), strict=True):
             assert other == one or other.lower() in said[one]
             seen.add((one, other.lower()))
     assert all((one, other) in seen for one, others in said.items() for other in others)
@@ -77,7 +78,7 @@ def test_words_in_pieces_give_way_to_their_neighbours_in_the_other_model(
     alone, both = ({copy.split()[1] for (copy,) in copies(tmp_path / name)} for name in ("alone", "both"))
     tokens, base = models.load_tokenizer(models.locate(str(base_model))), models.locate(str(base_model))
     vectors = models.load(base, "sequence-classification", new_head=True).get_input_embeddings().weight.detach()
-    near = word_replacement.neighbours(models.whole_words(tokens), vectors, ["plot"], 3)
+    near = word_replacement.nearest_neighbours(models.whole_words(tokens), vectors, ["plot"], 3)
     assert alone == {"plot"} and both == {"plot", *near["plot"]}
 
 
@@ -103,7 +104,7 @@ def test_chinese_gives_way_character_by_character(
     write_rows(data / "train.jsonl", [{"text": "电影不好看", "label": "good"}])
     setting = SETTING | {"masked_lm": str(lm), "copies": 30}
     run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=setting))
-    made = [word_replacement.words(copy) for (copy,) in copies(tmp_path / "out")]
+    made = [word_replacement.split_words(copy) for (copy,) in copies(tmp_path / "out")]
     assert len(made) > 5 and all("不" in parts and parts != list("电影不好看") for parts in made)
 
 

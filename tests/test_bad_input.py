@@ -52,8 +52,8 @@ ROWS: dict[str, tuple[str, bytes, str]] = {
     "malformed": ("t.jsonl", GOOD.encode() + b'{"text": "b",\n', "t.jsonl:2:"),
     "not utf-8": ("t.csv", "text,label\nfine,good\ncafé,bad\n".encode("latin-1"), "t.csv:3"),
     "columns twice": ("t.csv", b"text,text,label\na,b,good\n", "two columns of the same name"),
-    "no gzip": ("t.jsonl.gz", b"text", "not a whole gzip file"),
-    "half a gzip": ("t.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:40], "not a whole gzip file"),
+    "no gzip": ("t.jsonl.gz", b"text", "not a complete gzip file"),
+    "half a gzip": ("t.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:40], "not a complete gzip file"),
     "no text": ("t.jsonl", GOOD.encode() + b'{"text": 3, "label": "bad"}\n', "'text' is not text but 3"),
     "no label column": ("t.jsonl", b'{"text": "fine", "labels": "good"}\n', "no column 'label'"),
     "one class": ("t.jsonl", GOOD.encode() * 20, "all 20 rows have the same label, good"),
@@ -118,9 +118,9 @@ def test_odd_rows_are_counted_and_the_run_goes_on(finetune: Say, data: Path) -> 
     write_rows(data / "validation.jsonl", rows[6:12])
     code, err = finetune()
     assert code == 0
-    assert "warning: 1 of 96 rows of train (1.0%) are longer than 16 tokens and were cut" in err
+    assert "warning: 1 of 96 rows of train (1.0%) are longer than 16 tokens and were truncated" in err
     assert "warning: 2 rows of train have no text (row 4, 5)" in err
-    assert "warning: 6 of 6 evaluation rows are in train as well" in err
+    assert "warning: 6 of 6 validation rows also occur in the training set" in err
 
 
 def test_validation_rows_without_labels_are_warned_of(finetune: Say, data: Path) -> None:

@@ -230,7 +230,8 @@ class _Evaluation:
         if metric is None:
             loss = self._mean_loss(trained)["loss"] if best_loss is None else best_loss
             return model_card.Result("validation", len(self.validation.examples), {"loss": loss}, {}), {}
-        model = models.load(models.locate(str(folder)), self.run.task.head).to(self.run.accelerator.device)
+        model = models.load(models.locate(str(folder)), self.run.task.head, cls_only=True)
+        model = model.to(self.run.accelerator.device)
         predictions, tuned = self._predictions(model, metric)
         statistics = metric.statistics(predictions)
         scores = self._watched(metrics.score(metric, predictions, statistics))
@@ -307,7 +308,8 @@ def _build(
     models.check_vocabulary(base, tokenizer, source)
     try:
         mapping = models.copied_layers(setting, config.layer_mapping, base.config)
-        return models.build_student(setting, base, mapping, seed=config.seed), [layer + 1 for layer in mapping]
+        student = models.build_student(setting, base, mapping, seed=config.seed, cls_only=True)
+        return student, [layer + 1 for layer in mapping]
     except ConfigError as error:
         key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error
