@@ -143,15 +143,15 @@ def _evaluate(
             evaluation_html.Evaluation(
                 title=output.folder.name,
                 lead=f"{len(rows):,} rows of {config.split}, scored on {artifacts.machine()}.",
-                metric=task.main_metric, sliced=task.sliced, more_is_better=task.objective("auto")[1] > 0,
+                metric=task.main_metric, slice_metric=task.sliced, more_is_better=task.objective("auto")[1] > 0,
                 reference=reference, models=table, classes=names,
-                answers={name: sure for name, values in logits.items() if (sure := gold.certainty(values))},
-                confusions={
+                confidences={name: sure for name, values in logits.items() if (sure := gold.certainty(values))},
+                confusion_matrices={
                     name: matrix.tolist()
                     for name, values in logits.items() if (matrix := gold.confusion(values)) is not None
                 },
-                slices={key: int(chosen.sum()) for key, chosen in slice_rows.items()}, mistakes=lost,
-                curves={name: _log(source) for name, source in sources.items()},
+                slice_sizes={key: int(chosen.sum()) for key, chosen in slice_rows.items()}, regressions=lost,
+                training_logs={name: _log(source) for name, source in sources.items()},
             )
         )  # fmt: skip
     except InputError as error:  # matplotlib is missing
