@@ -1,5 +1,6 @@
 """The documentation is correct: links resolve, commands exist, YAML blocks load, shell blocks run."""
 
+import ast
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from tinybert_cli import cli, config, configuration, losses
 from tinybert_cli.cli import STAGES
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "tinybert_cli"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 HELPERS = {"schema", "predict", "report", "init", "doctor"}
 README = (ROOT / "README.md").read_text()
@@ -75,6 +77,28 @@ def test_make_targets_named_in_the_docs_exist() -> None:
 def test_every_loss_has_a_row_in_the_explanation() -> None:
     page = (ROOT / "docs" / "explanation.md").read_text()
     assert all(f"| `{name}` |" in page for name in losses.LOSSES)
+
+
+def test_architecture_names_functions_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    steps = re.findall(r"^\| +\d+ \| `([\w/.]+)` \| `(\w+)` \|", page, re.MULTILINE)
+    assert len(steps) >= 12
+    for file, function in steps:
+        tree = ast.parse((PACKAGE / file).read_text())
+        functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert function in functions, f"{file}: {function}"
+
+
+def test_contributing_shows_the_tree_of_the_package() -> None:
+    tree = re.search(r"^tinybert_cli/\n((?:  .*\n)+)", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert tree
+    shown = dict(re.findall(r"^  (\w+)/ +(.*(?:\n {4,}.*)*)", tree[1], re.MULTILINE))
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert shown.keys() == folders
+    for folder, files in shown.items():
+        assert set(files.split()) == {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__"}, folder
+    modules = set(re.findall(r"\b\w+\.py\b", tree[1]))
+    assert modules == {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
 
 
 def test_ci_runs_checks_smoke_and_tests() -> None:
