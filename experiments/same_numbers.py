@@ -103,7 +103,7 @@ def write_configs(task: str, folder: Path) -> Iterator[tuple[str, Path]]:
     data = write_data(task, folder / "data")
     name = task.partition(".")[0]
     common = {"task": name, "data": data, "seed": 7}
-    steps = {"max_steps": 24, "learning_rate": 3e-4, "eval_strategy": "steps", "eval_steps": 8, "logging_steps": 8,
+    steps = {"max_steps": 60, "learning_rate": 1e-3, "eval_strategy": "steps", "eval_steps": 20, "logging_steps": 20,
              "per_device_train_batch_size": 8}  # fmt: skip
     layers = {"hidden_states": 1.0, "attentions": 0.5, "embeddings": 0.5}
     dataset, labels = label_keys()
@@ -170,7 +170,7 @@ def write_data(task: str, folder: Path) -> dict[str, Any]:
 
 
 def classes(index: int, text: str, label: Any) -> dict[str, Any]:
-    return {"text": text, "label": f"{label}-{'long' if len(text) > 60 else 'short'}"}
+    return {"text": text, "label": "long" if len(text) > 80 else "short"}
 
 
 def several_labels(index: int, text: str, label: Any) -> dict[str, Any]:

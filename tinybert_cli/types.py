@@ -110,6 +110,7 @@ class Predictions:
     confidences: Array | None = None  # (N,)
     logits: Array | None = None  # (P, C), thresholds applied
     row_offsets: Array | None = None  # (N + 1,) where the predictions of each row begin in `logits`; None: one each
+    spans: Array | None = None  # (N, 2) first and last word of each value, if it is a span of a context
 
     def __len__(self) -> int:
         return len(self.values)

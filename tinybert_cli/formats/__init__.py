@@ -1,52 +1,15 @@
-"""Other forms of a model: how one is written, and read back so that it can be compared with the original."""
+"""Export formats: one file and one row of FORMATS each. Importing this package does not import torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from tinybert_cli.errors import look_up
-from tinybert_cli.formats import onnx, safetensors
-from tinybert_cli.formats.int8 import parts_of_onnx, quantize_onnx
-from tinybert_cli.formats.onnx import read_onnx, write_onnx
-from tinybert_cli.formats.safetensors import write_safetensors
+from tinybert_cli.formats.base import Export, Format, Int8, Session
+from tinybert_cli.formats.onnx import ONNX
+from tinybert_cli.formats.safetensors import SAFETENSORS
 
-
-@dataclass(frozen=True)
-class Int8:
-    """`write(float32 file, int8 file, exclude, **options)`; `options` are settings of export, as those of a Format.
-
-    `parts` names what of a float32 file int8 changes, and what can be left out.
-    """
-
-    write: Callable[..., None]
-    options: tuple[str, ...]
-    parts: Callable[[Path], list[str]]
-
-
-@dataclass(frozen=True)
-class Format:
-    """What a model is written as: `write(model, inputs, folder, **options)` into an empty folder.
-
-    `weights` is the file to look for, `precision` what it holds unless `dtype` is given, `options` the settings of
-    export that `write` takes by their names. `read` makes a model of such a folder; None: it is a model folder, which
-    is loaded as any other.
-    """
-
-    weights: str
-    precision: str
-    write: Callable[..., None]
-    options: tuple[str, ...]
-    read: Callable[[Path], torch.nn.Module] | None = None
-    int8: Int8 | None = None
-
-    @property
-    def settings(self) -> set[str]:
-        """The settings of export that mean something for this format, and not for all."""
-        return {*self.options, *(("quantize", "quantize_exclude", *self.int8.options) if self.int8 else ())}
+FORMATS: dict[str, Format] = {"onnx": ONNX, "safetensors": SAFETENSORS}
 
 
 def find(name: str) -> Format:
@@ -54,30 +17,12 @@ def find(name: str) -> Format:
     return look_up(FORMATS, name, "format")
 
 
-def read_exported(folder: Path) -> torch.nn.Module | None:
-    """The exported model in the folder, in whatever format it is; None if it is no export folder, or a model folder."""
+def detect(folder: Path) -> Format | None:
+    """The format of an export folder; None if it is a model folder, or neither."""
     for form in FORMATS.values():
-        if form.read is not None and (folder / form.weights).is_file():
-            return form.read(folder)
+        if form.load is not None and (folder / form.weights).is_file():
+            return form
     return None
 
 
-FORMATS: dict[str, Format] = {
-    "onnx": Format(
-        onnx.FILE, "float32", write_onnx, ("opset",), read_onnx, Int8(quantize_onnx, ("embedding_bits",), parts_of_onnx)
-    ),
-    "safetensors": Format(safetensors.FILE, safetensors.DTYPE, write_safetensors, ("dtype",)),
-}
-
-__all__ = [
-    "FORMATS",
-    "Format",
-    "Int8",
-    "find",
-    "parts_of_onnx",
-    "quantize_onnx",
-    "read_exported",
-    "read_onnx",
-    "write_onnx",
-    "write_safetensors",
-]
+__all__ = ["FORMATS", "Export", "Format", "Int8", "Session", "detect", "find"]

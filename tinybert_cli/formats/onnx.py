@@ -1,4 +1,4 @@
-"""ONNX: written by torch, its attention fused by ONNX Runtime's optimizer, read back as a model."""
+"""ONNX: written by torch, its attention fused by ONNX Runtime's optimizer, loaded by ONNX Runtime without torch."""
 
 from __future__ import annotations
 
@@ -6,29 +6,36 @@ import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.formats.int8 import need_onnx
+from tinybert_cli.formats.base import Export, Format, Int8
+from tinybert_cli.formats.int8 import need_onnx, parts_of_onnx, quantize_onnx
 from tinybert_cli.formats.onnx_fusions import fuse_first_token, sum_before_norms
+from tinybert_cli.types import Array
+
+if TYPE_CHECKING:
+    import torch
 
 FILE = "model.onnx"
-FUSED = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}  # whose attention the optimizer knows
+FUSED = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}  # families whose attention is fused
 NEWEST_OPSET = 20  # that torch.onnx.export(dynamo=False) writes
 
 
-def write_onnx(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, opset: int | None = None) -> None:
-    """Writes model.onnx with dynamic batch and length, attention fused where ONNX Runtime's optimizer knows the family.
+def write_onnx(model: Any, inputs: Mapping[str, torch.Tensor], folder: Path, *, opset: int | None = None) -> None:
+    """Writes model.onnx with dynamic batch size and length; attention is fused for the families in FUSED.
 
-    The TorchScript exporter, because ONNX Runtime fuses the attention of its graphs and not of torch.export's; eager
-    attention, because scaled_dot_product_attention becomes a pattern that is not recognised.
+    It uses the TorchScript exporter, because ONNX Runtime does not fuse the attention in graphs of torch.export, and
+    eager attention, because scaled_dot_product_attention becomes a pattern that the optimizer does not recognise.
 
     Args:
         inputs: a batch of real rows, (B, T) each, to trace the model with.
+
+    Raises:
+        ConfigError: the operator set is too new, or lacks an operator that the model needs.
     """
+    import torch
+
     need_onnx()
     if opset is not None and opset > NEWEST_OPSET:
         raise ConfigError(f"`opset` {opset} cannot be written", key=("opset",), hint=f"at most {NEWEST_OPSET}")
@@ -37,10 +44,10 @@ def write_onnx(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, opset:
     names = list(inputs)
     path, plain = folder / FILE, folder / "plain.onnx"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about shapes that the parity check settles
-        traced = _Logits(model, names).eval()  # a fresh module is in train mode, with dropout
+        warnings.simplefilter("ignore")  # the tracer warns about shapes; verification settles these
+        traced = _logits_module(model, names)
         axes = dict(enumerate(("batch", "length")))
-        of_tokens = traced(*inputs.values()).dim() == 3  # (B, T, C), not (B, C)
+        per_token = traced(*inputs.values()).dim() == 3  # (B, T, C), not (B, C)
         try:
             torch.onnx.export(
                 traced,
@@ -49,57 +56,75 @@ def write_onnx(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, opset:
                 dynamo=False,
                 input_names=names,
                 output_names=["logits"],
-                dynamic_axes={**dict.fromkeys(names, axes), "logits": axes if of_tokens else {0: "batch"}},
+                dynamic_axes={**dict.fromkeys(names, axes), "logits": axes if per_token else {0: "batch"}},
                 opset_version=opset or NEWEST_OPSET,
             )
         except torch.onnx.errors.UnsupportedOperatorError as error:
             raise ConfigError(
-                f"`opset` {opset} has not all that this model needs: {error}", key=("opset",), hint="leave it out"
+                f"`opset` {opset} lacks an operator that this model needs: {error}", key=("opset",), hint="leave it out"
             ) from error
     _optimize(plain, path, model.config)
     plain.unlink()
 
 
-def read_onnx(folder: Path) -> torch.nn.Module:
-    """model.onnx behind the interface of a model."""
-    return OnnxModel(folder / FILE)
+class OnnxSession:
+    """An ONNX Runtime session on the CPU.
 
-
-class OnnxModel(torch.nn.Module):
-    """An ONNX Runtime session on the CPU that is called like a transformers model."""
+    Raises:
+        InputError: onnxruntime is not installed, or it cannot read the file.
+    """
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        _, runtime = need_onnx()
-        options = runtime.SessionOptions()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            hint = "pip install 'tinybert[onnx]'"
+            raise InputError("the package 'onnxruntime' is not installed", hint=hint) from error
+        options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
-            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # every kind of broken file has its own class there
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class of its own for every kind of broken file
             message, _, _ = str(error).partition("\n")
-            raise InputError(f"ONNX Runtime cannot read '{path}': {message}") from error
-        self.names = [node.name for node in self.session.get_inputs()]
+            raise InputError(f"ONNX Runtime cannot read '{path}': {message}", hint="export it again") from error
+        self.inputs = [node.name for node in self.session.get_inputs()]
 
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+    def __call__(self, inputs: Mapping[str, Array]) -> Array:
         """Logits, (B, C) or (B, T, C), of input_ids, attention_mask, ... (B, T)."""
-        (logits,) = self.session.run(None, {name: inputs[name].numpy() for name in self.names})
-        return {"logits": torch.from_numpy(logits)}
-
-
-class _Logits(torch.nn.Module):
-    """The model as a function of tensors in a fixed order."""
-
-    def __init__(self, model: Any, names: list[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        said = self.model(**dict(zip(self.names, tensors, strict=True)))
-        if "start_logits" in said:
-            return torch.stack([said.start_logits, said.end_logits], dim=-1)  # (B, T, 2)
-        logits: Tensor = said.logits
+        logits: Array
+        (logits,) = self.session.run(None, {name: inputs[name] for name in self.inputs})
         return logits
+
+
+def load_onnx(folder: Path) -> OnnxSession:
+    return OnnxSession(folder / FILE)
+
+
+def onnx_usage(export: Export) -> dict[str, str]:
+    return {
+        "ONNX Runtime": f"```python\n{_CODE.format(folder=export.folder)}\n```",
+        "tinybert": f"```sh\n{export.command}\n```\n\nThis needs no torch.",
+        "transformers": f"Load {export.model}, the original; this export is for ONNX Runtime.",
+    }
+
+
+def _logits_module(model: Any, names: list[str]) -> Any:
+    """The model as a function of tensors in a fixed order, in eval mode."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            outputs = self.model(**dict(zip(names, tensors, strict=True)))
+            if "start_logits" in outputs:
+                return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)  # (B, T, 2)
+            logits: torch.Tensor = outputs.logits
+            return logits
+
+    return Logits().eval()  # a new module is in train mode, with dropout
 
 
 def _optimize(source: Path, target: Path, config: Any) -> None:
@@ -111,9 +136,9 @@ def _optimize(source: Path, target: Path, config: Any) -> None:
     from onnxruntime.transformers.fusion_options import FusionOptions
 
     options = FusionOptions("bert")
-    options.enable_embed_layer_norm = False  # its int8 form has one scale for the whole table; see _quantize_tables
+    options.enable_embed_layer_norm = False  # its int8 form has one scale per table
     options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False  # see sum_before_norms
-    options.use_raw_attention_mask(True)  # else padding is thought to be on the right
+    options.use_raw_attention_mask(True)  # else padding is assumed to be on the right
     optimized = optimizer.optimize_model(
         str(source),
         model_type="bert",
@@ -124,3 +149,23 @@ def _optimize(source: Path, target: Path, config: Any) -> None:
     fuse_first_token(optimized, config.num_attention_heads)
     sum_before_norms(optimized)
     optimized.save_model_to_file(str(target))
+
+
+_CODE = """import numpy as np, onnxruntime, tokenizers
+
+tokenizer = tokenizers.Tokenizer.from_file("{folder}/tokenizer.json")
+session = onnxruntime.InferenceSession("{folder}/model.onnx")
+text = tokenizer.encode("Better than it looks.")
+values = {{"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}}
+logits = session.run(None, {{node.name: np.array([values[node.name]]) for node in session.get_inputs()}})"""
+
+ONNX = Format(
+    weights=FILE,
+    precision="float32",
+    write=write_onnx,
+    runtime="ONNX Runtime",
+    usage=onnx_usage,
+    options=("opset",),
+    load=load_onnx,
+    int8=Int8(quantize_onnx, ("embedding_bits",), parts_of_onnx),
+)

@@ -10,6 +10,7 @@ from tinybert_cli.loops.devices import (
 )
 from tinybert_cli.loops.inference import (
     MODEL_INPUTS,
+    SessionModule,
     StepLoss,
     forward,
     mean_loss,
@@ -23,6 +24,7 @@ from tinybert_cli.loops.trainer import Row, Trainer, make_accelerator
 __all__ = [
     "MODEL_INPUTS",
     "Row",
+    "SessionModule",
     "StepLoss",
     "Trainer",
     "cold_start",

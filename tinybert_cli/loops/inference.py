@@ -99,6 +99,18 @@ def mean_loss(
     return {name: sum(count * values[name] for count, values in found) / tokens for name in found[0][1]}
 
 
+class SessionModule(torch.nn.Module):
+    """An exported model as a torch module on the CPU, called like a model of transformers."""
+
+    def __init__(self, session: Callable[[Mapping[str, Array]], Array]) -> None:
+        super().__init__()
+        self.session = session
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """Logits, (B, C) or (B, T, C), of input_ids, attention_mask, ... (B, T)."""
+        return {"logits": torch.from_numpy(self.session({name: values.numpy() for name, values in inputs.items()}))}
+
+
 def device_of(model: torch.nn.Module) -> torch.device:
     """Where the model's weights are; an exported model has none, and takes its input on the CPU."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -1,52 +1,161 @@
-"""Entities out of tags: which words belong together, by the scheme that the names of the tags are in."""
+"""Entities from tags, and the metrics of token classification.
+
+Shapes: N rows, P words of all rows, K entity types, R sums.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, one_hot
+from tinybert_cli.metrics.calibration import calibration_error, gaps_by_bin
+from tinybert_cli.metrics.classification import precision_recall_f1
+from tinybert_cli.metrics.probabilities import cross_entropy, softmax
+from tinybert_cli.metrics.slices import most_frequent
+from tinybert_cli.types import Array, Predictions
 
 OUTSIDE = "O"
-_INSIDE, _LAST, _ALONE = "I", ("E", "L"), ("S", "U")
-
+_INSIDE, _LAST, _SINGLE = "I", ("E", "L"), ("S", "U")
 _PREFIXES = frozenset(f"{letter}-" for letter in "BIELSU")
 
-Entity = tuple[str, int, int]  # what it is, its first word, and the first word after it
+Entity = tuple[str, int, int]  # its type, its first word, and the first word after it
+
+
+@dataclass(frozen=True)
+class TaggingMetric(Metric):
+    """Precision, recall and F1 of whole entities (type and both ends, as conlleval); accuracy and loss of words."""
+
+    labels: Array  # (P,) class index of each word's tag
+    row_offsets: Array  # (N + 1,) where the words of each row begin
+    names: list[str]
+
+    @cached_property
+    def references(self) -> list[list[str]]:
+        return self._tags(self.labels)
+
+    @cached_property
+    def types(self) -> list[str]:
+        return scheme_of(self.names)[0]
+
+    @cached_property
+    def gold(self) -> list[set[Entity]]:
+        return self._entities(self.references)
+
+    def statistics(self, predictions: Predictions) -> Statistics:
+        assert predictions.logits is not None
+        predicted, probabilities = predictions.logits.argmax(-1), softmax(predictions.logits)
+        right = predicted == self.labels
+        gaps = gaps_by_bin(probabilities.max(-1), right)
+        row = np.repeat(np.arange(len(self.row_offsets) - 1), np.diff(self.row_offsets))
+        words_of_row = one_hot(row, len(self.row_offsets) - 1).T.tocsr()  # (N, P): sums over the words of each row
+        counts = self._counts(self._entities(self._tags(predicted)))
+        return {
+            "rows": np.ones((len(self.references), 1)),
+            "right": counts[:, 0],
+            "predicted": counts[:, 1],
+            "gold": counts[:, 2],
+            "words": column(np.diff(self.row_offsets)),
+            "right_words": words_of_row @ column(right),
+            "loss": words_of_row @ column(cross_entropy(probabilities, self.labels)),
+            "gaps": words_of_row @ gaps,
+        }
+
+    def from_sums(self, sums: Sums) -> dict[str, Array]:
+        words = np.maximum(sums["words"][:, 0], 1)
+        of_entities = precision_recall_f1(sums, self.types)
+        watched = {name: of_entities.pop(name) for name in ("f1", "precision", "recall")}
+        return {
+            **watched,
+            "word_accuracy": sums["right_words"][:, 0] / words,
+            "loss": sums["loss"][:, 0] / words,
+            **of_entities,
+            "ece": calibration_error(sums["gaps"], words),
+        }
+
+    def row_scores(self, statistics: Statistics) -> Array:
+        """The share of the words of each row that are right."""
+        words, right = statistics["words"][:, 0], statistics["right_words"][:, 0]
+        return np.where(words > 0, right / np.maximum(words, 1), 1.0)
+
+    def label_slices(self) -> dict[str, Array]:
+        has = {name: np.array([any(it[0] == name for it in row) for row in self.gold]) for name in self.types}
+        has["none"] = np.array([not row for row in self.gold])
+        return most_frequent({name: int(rows.sum()) for name, rows in has.items()}, has.__getitem__)
+
+    def majority_baseline(self) -> float:
+        """Every word outside of all entities; if there is no such tag, every word with the most frequent tag."""
+        if scheme_of(self.names)[2]:
+            return 0.0
+        return float(np.bincount(self.labels).max() / max(1, len(self.labels)))
+
+    def class_logits(self, predictions: Predictions) -> tuple[Array, Array]:
+        assert predictions.logits is not None
+        return predictions.logits, self.labels
+
+    def confidences(self, predictions: Predictions, statistics: Statistics) -> tuple[Array, Array]:
+        """Of every word."""
+        logits, labels = self.class_logits(predictions)
+        return softmax(logits).max(-1), logits.argmax(-1) == labels
+
+    def _tags(self, indices: Array) -> list[list[str]]:
+        tags = [self.names[index] for index in indices]
+        return [tags[begin:end] for begin, end in itertools.pairwise(self.row_offsets.tolist())]
+
+    def _entities(self, tags: Sequence[Sequence[str]]) -> list[set[Entity]]:
+        _, prefixed, outside = scheme_of(self.names)
+        return [set(entities(row, prefixed=prefixed, outside=outside)) for row in tags]
+
+    def _counts(self, predicted: Sequence[set[Entity]]) -> Array:
+        """Entities of each type that are right, predicted and gold, per row (N, 3, K types)."""
+        index = {name: position for position, name in enumerate(self.types)}
+        counts = np.zeros((len(predicted), 3, len(self.types)))
+        for row, (mine, gold) in enumerate(zip(predicted, self.gold, strict=True)):
+            for kind, chosen in enumerate((mine & gold, mine, gold)):
+                for name, *_ in chosen:
+                    counts[row, kind, index[name]] += 1
+        return counts
 
 
 def entities(tags: Sequence[str], *, prefixed: bool, outside: bool) -> list[Entity]:
-    """The entities of a row of tags.
+    """The entities of one row of tags.
 
-    As conlleval has it, an I- after another kind, or after nothing, begins an entity.
+    As in conlleval, an I- tag after another type, or after no entity, begins an entity.
 
     Args:
         prefixed: the tags are IOB, IOB2, BIOES or BILOU: B-PER, I-PER, ...
-        outside: there is a tag O for words that belong to none. Without prefixes, words of one tag in a row are one
-            entity then; else each word is one of its own, as in part-of-speech tagging.
+        outside: there is a tag O for words outside of entities. Without prefixes, adjacent words of one tag are one
+            entity then; else each word is an entity of its own, as in part-of-speech tagging.
     """
-    found: list[Entity] = []
-    kind, begin = None, 0  # the entity that is open
-    for place, tag in enumerate([*tags, OUTSIDE]):
+    result: list[Entity] = []
+    kind, begin = None, 0  # the open entity
+    for index, tag in enumerate([*tags, OUTSIDE]):
         prefix, _, name = tag.partition("-") if prefixed else ("", "", tag)
-        if not name or (tag == OUTSIDE and (outside or place == len(tags))):
+        if not name or (tag == OUTSIDE and (outside or index == len(tags))):
             prefix, name = "", ""
         ends = kind is not None and (name != kind or (prefix not in (_INSIDE, *_LAST) if prefixed else not outside))
         if ends or (kind is not None and not name):
-            found.append((str(kind), begin, place))
+            result.append((str(kind), begin, index))
             kind = None
         if name and kind is None:
-            kind, begin = name, place
-        if kind is not None and prefix in (*_LAST, *_ALONE):
-            found.append((kind, begin, place + 1))
+            kind, begin = name, index
+        if kind is not None and prefix in (*_LAST, *_SINGLE):
+            result.append((kind, begin, index + 1))
             kind = None
-    return found
+    return result
 
 
-def inside_only(tags: Sequence[str]) -> int:
-    """Entities of prefixed tags that begin with an I-, or end before they began: read as conlleval reads them."""
+def irregular_entities(tags: Sequence[str]) -> int:
+    """Entities of prefixed tags that begin with an I-, E- or L- tag; conlleval counts them as entities."""
     return sum(tags[begin][:1] in (_INSIDE, *_LAST) for _, begin, _ in entities(tags, prefixed=True, outside=True))
 
 
-def mixed(names: Sequence[str]) -> tuple[list[str], str] | None:
-    """The prefixes of a scheme that some names are in, and a name that is not; None if all are, or none."""
+def mixed_schemes(names: Sequence[str]) -> tuple[list[str], str] | None:
+    """The prefixes of some tags, and a tag without any; None if all tags have a prefix, or none."""
     marked = [name for name in names if name != OUTSIDE]
     prefixed = [name for name in marked if name[:2] in _PREFIXES]
     others = [name for name in marked if name[:2] not in _PREFIXES]
@@ -54,8 +163,8 @@ def mixed(names: Sequence[str]) -> tuple[list[str], str] | None:
     return (sorted({name[:2] for name in prefixed}), others[0]) if several and others else None
 
 
-def kinds_of(names: Sequence[str]) -> tuple[list[str], bool, bool]:
-    """What entities there may be, and how their tags are to be read: prefixed, outside."""
+def scheme_of(names: Sequence[str]) -> tuple[list[str], bool, bool]:
+    """The entity types, and how their tags are read: `prefixed` and `outside`, see `entities`."""
     outside = OUTSIDE in names
     marked = [name for name in names if name != OUTSIDE]
     prefixed = bool(marked) and all(name[:2] in _PREFIXES for name in marked)

@@ -1,88 +1,112 @@
-"""Where a model hurts: on which kinds of rows it scores how, and which rows it gets wrong that its reference got right.
+"""Slices: metrics per subset of rows; and the rows that the reference gets right and a model does not.
 
-No stage of its own; `evaluate` stands on it.
+Shapes: N rows, K slices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinybert_cli.types import Array
+from tinybert_cli.metrics.base import Metric, Statistics
+from tinybert_cli.types import Array, Predictions
 
-MANY = 20  # values of a column, more of which are taken together
+MOST_VALUES = 20  # values of a column that get a slice each; the others are one slice together
 THIRDS = ("low", "middle", "high")
 
 
 def slices(
-    lengths: Array,
-    kinds: Mapping[str, Array],
-    confidence: Sequence[float] | None,
-    columns: Mapping[str, Sequence[Any]],
+    lengths: Array, label_slices: Mapping[str, Array], confidences: Array | None, columns: Mapping[str, Sequence[Any]]
 ) -> dict[str, Array]:
-    """`length=low`, `label=positive`, `confidence=high`, `source=blog`, ... → which rows (N,), none of them empty.
+    """`length=low`, `label=positive`, `confidence=high`, `source=blog`, ... → which rows (N,); none is empty.
 
     Args:
-        lengths: tokens of each row, `confidence` of the reference in its answer: each cut into three equal parts.
-        kinds: what the gold answer is → which rows have it.
-        columns: of the data; a number with many values is cut, too, and of many names the rarer ones are one slice.
+        lengths: tokens of each row, in three equal parts; likewise the `confidences` of the reference.
+        label_slices: by the gold value, see `Metric.label_slices`.
+        columns: of the data; numbers with many values are divided into thirds, and rare values are one slice.
     """
-    cut = {"length": _thirds(lengths), "label": _most(kinds)}
-    if confidence is not None:
-        cut["confidence"] = _thirds(confidence)
+    parts: dict[str, Mapping[str, Array]] = {"length": _thirds(lengths), "label": label_slices}
+    if confidences is not None:
+        parts["confidence"] = _thirds(confidences)
     for name, values in columns.items():
-        numeric = all(isinstance(value, (int, float)) for value in values)
-        cut[name] = _thirds(values) if numeric and len(set(values)) > MANY else _names(values)
-    return {f"{name}={value}": rows for name, parts in cut.items() for value, rows in parts.items() if rows.any()}
+        numeric = all(isinstance(value, int | float) for value in values)
+        parts[name] = _thirds(values) if numeric and len(set(values)) > MOST_VALUES else by_value(values)
+    return {f"{name}={value}": rows for name, part in parts.items() for value, rows in part.items() if rows.any()}
+
+
+def slice_scores(metric: Metric, statistics: Statistics, slices: Mapping[str, Array], name: str) -> dict[str, float]:
+    """slice → the metric `name` on its rows."""
+    if not slices:
+        return {}
+    rows = np.stack(list(slices.values())).astype(np.float64)  # (K, N)
+    sums = {key: np.asarray(rows @ values) for key, values in statistics.items()}
+    return dict(zip(slices, metric.from_sums(sums)[name].tolist(), strict=True))
 
 
 def regressions(
     rows: Mapping[str, Sequence[Any]],
-    said: Mapping[str, Mapping[str, Sequence[Any]]],
-    credits: Mapping[str, Array],
+    predictions: Mapping[str, Predictions],
+    row_scores: Mapping[str, Array],
     reference: str,
 ) -> dict[str, list[Any]]:
-    """Columns of the rows that the reference gets right and a model wrong, or less right: by model, the worst first.
+    """Columns of the rows on which a model scores less than the reference, by model, the largest loss first.
 
     Args:
         rows: the texts, and `label`.
-        said: model → its columns `prediction`, and `confidence` if there is such a thing.
-        credits: model → how good its answers are (N,), 1 at best. Of two equally bad ones the surer is worse.
+        predictions: by model. Of two equal losses the more confident prediction comes first.
+        row_scores: model → (N,), see `Metric.row_scores`.
     """
-    columns = list(said[reference])
-    found: dict[str, list[Any]] = {name: [] for name in ("model", "row", *rows, *columns)}
-    for model, answers in said.items():
-        lost = credits[reference] - credits[model]
-        surest = np.asarray(answers.get("confidence", np.zeros(len(lost))), dtype=float)
-        for index in np.lexsort((-surest, -lost)):
-            if lost[index] <= 0:
+    columns = {model: prediction_columns(values) for model, values in predictions.items()}
+    names = list(columns[reference])
+    table: dict[str, list[Any]] = {name: [] for name in ("model", "row", *rows, *names)}
+    for model, values in columns.items():
+        loss = row_scores[reference] - row_scores[model]
+        confidences = np.asarray(values.get("confidence", np.zeros(len(loss))), dtype=float)
+        for index in np.lexsort((-confidences, -loss)):
+            if loss[index] <= 0:
                 break
-            found["model"].append(model)
-            found["row"].append(int(index))
-            for name, values in rows.items():
-                found[name].append(values[index])
-            for name in columns:
-                found[name].append(answers[name][index])
-    return found
+            table["model"].append(model)
+            table["row"].append(int(index))
+            for name, column in rows.items():
+                table[name].append(column[index])
+            for name in names:
+                table[name].append(values[name][index])
+    return table
+
+
+def prediction_columns(predictions: Predictions) -> dict[str, list[Any]]:
+    """`prediction`, and `confidence` if there is any, as columns of a table (N,)."""
+    columns: dict[str, list[Any]] = {"prediction": list(predictions.values)}
+    if predictions.confidences is not None:
+        columns["confidence"] = predictions.confidences.tolist()
+    return columns
+
+
+def by_value(values: Sequence[Any]) -> dict[str, Array]:
+    """A slice for each value, or for the most frequent ones and `other` for the rest."""
+    texts = [str(value) for value in values]
+    array = np.asarray(texts)
+    return most_frequent(dict(sorted(Counter(texts).items())), lambda name: array == name)
+
+
+def most_frequent(counts: Mapping[str, int], rows_of: Callable[[str], Array]) -> dict[str, Array]:
+    """A slice for each name, or for the MOST_VALUES most frequent ones and `other` for rows in none of these.
+
+    Args:
+        counts: name → how many rows it has.
+        rows_of: which rows (N,) a name has; called for the selected names only.
+    """
+    selected = list(counts)
+    if len(counts) > MOST_VALUES:
+        selected = sorted(sorted(counts, key=lambda name: (-counts[name], name))[:MOST_VALUES])
+    rows = {name: rows_of(name) for name in selected}
+    return rows if len(selected) == len(counts) else {**rows, "other": ~np.any(list(rows.values()), axis=0)}
 
 
 def _thirds(values: Sequence[float] | Array) -> dict[str, Array]:
     numbers = np.asarray(values, dtype=float)
     low, high = np.quantile(numbers, [1 / 3, 2 / 3])
     return dict(zip(THIRDS, (numbers <= low, (numbers > low) & (numbers <= high), numbers > high), strict=True))
-
-
-def _names(values: Sequence[Any]) -> dict[str, Array]:
-    said = np.asarray([str(value) for value in values])
-    return _most({str(name): said == name for name in np.unique(said)})
-
-
-def _most(kinds: Mapping[str, Array]) -> dict[str, Array]:
-    """All of them, or the MANY with the most rows, by name, and `other` for the rows that have none of these."""
-    if len(kinds) <= MANY:
-        return dict(kinds)
-    kept = sorted(sorted(kinds, key=lambda name: -int(kinds[name].sum()))[:MANY])
-    found = {name: kinds[name] for name in kept}
-    return {**found, "other": ~np.any(list(found.values()), axis=0)}

@@ -1,7 +1,9 @@
-"""What gen_soft_labels stands on when it augments: which models are asked for other words, and copies made of them.
+"""Word-replacement augmentation of the training rows, with candidates of a masked language model or of neighbours.
 
-No stage of its own. What a masked language model says is kept in the output folder's checkpoints until all is labelled,
-so that a run that goes on makes the same copies, and asks nothing twice.
+The masked language model's candidates are stored in the output folder's checkpoints until all rows are labelled, so a
+resumed run makes the same augmented rows without computing them again.
+
+Shapes: N texts, M replaceable words of all texts, K candidates per word.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import Augment, GenSoftLabels
 from tinybert_cli.data import word_replacement
 from tinybert_cli.errors import ConfigError
+from tinybert_cli.predictor import Predictor
 from tinybert_cli.types import Array, Rows
 
 TEXTS_PER_FILE = 4096  # a killed run loses at most this much work
-
-Arrays = dict[str, Array]
+FILE = "candidates.npz"
 
 
 def sources(setting: Augment | None) -> dict[str, models.Source]:
@@ -34,141 +36,146 @@ def sources(setting: Augment | None) -> dict[str, models.Source]:
     return {key: models.locate(name) for key, name in named.items() if name is not None}
 
 
-def copies(
+def augmented_rows(
     config: GenSoftLabels,
     setting: Augment,
     rows: Rows,
-    model: Any,
-    tokenizer: Any,
+    teacher: Predictor,
     *,
     output: artifacts.Output,
     accelerator: Accelerator,
 ) -> Generator[artifacts.Row, None, Rows]:
-    """Changed copies of the rows: their texts and nothing else, for their labels may have changed, too.
+    """Augmented variants of the rows: only their texts, since their labels may have changed, too.
 
-    `model` and its tokenizer say what is near if the setting names no other. A dry run asks no masked language model.
+    Neighbours come from the teacher's word embeddings if the setting names no other model. A dry run computes no
+    candidates of a masked language model.
     """
-    named = sources(setting)
+    named, (model, tokenizer) = sources(setting), (teacher.model, teacher.tokenizer)
     names = data.text_columns(config.data)
     texts = list(zip(*(rows.column(name) for name in names), strict=True))
-    said: _Said | None = None
+    candidates: _Candidates | None = None
     if "masked_lm" in named:
-        lm, model, tokenizer = _load(config, setting, named["masked_lm"], accelerator)
+        masked_lm, model, tokenizer = _load_masked_lm(config, setting, named["masked_lm"], accelerator)
         if output.dry_run:
             yield {"event": "augmented", "rows": len(rows), "copies": setting.copies * len(rows), "at_most": True}
             return rows.select([])
-        said = yield from _ask(lm, list(dict.fromkeys(chain(*texts))), config, output, accelerator)
+        unique = list(dict.fromkeys(chain(*texts)))
+        candidates = yield from _masked_lm_candidates(masked_lm, unique, config, output, accelerator)
     if "embeddings" in named:
-        model = models.load(named["embeddings"], tasks.find_prediction_task(config.task).head, new_head=True)
+        task = tasks.find_prediction_task(config.task)
+        model = models.load(named["embeddings"], task.head, new_head=True)
         tokenizer = models.load_tokenizer(named["embeddings"])
-    if not hasattr(model, "get_input_embeddings"):
+    if model is None:
         raise ConfigError(
-            "an export keeps no word embeddings that could say what is near", key=("augment", "embeddings"),
-            hint="name a model folder there, such as the one that it was exported from",
+            "an export has no word embeddings to find neighbours with", key=("augment", "embeddings"),
+            hint="set it to a model folder, such as the one that was exported",
         )  # fmt: skip
-    near = word_replacement.neighbours(
+    neighbours = word_replacement.neighbours(
         models.whole_words(tokenizer),
         model.get_input_embeddings().weight.detach().cpu(),
         {word.lower() for text in chain(*texts) for word in word_replacement.words(text)},
         setting.candidates,
     )
-    choices = ([word_replacement.choices(text, near, said.of(text) if said else None) for text in row] for row in texts)
-    made = list(
+    choices = (
+        [word_replacement.choices(text, neighbours, candidates.of(text) if candidates else None) for text in row]
+        for row in texts
+    )
+    variants = list(
         word_replacement.copies(texts, choices, count=setting.copies, probability=setting.probability, seed=config.seed)
     )
-    yield {"event": "augmented", "rows": len(rows), "copies": len(made)}
-    chosen = rows.select([index for index, _ in made])
-    return replace(chosen, columns={name: [copy[place] for _, copy in made] for place, name in enumerate(names)})
+    yield {"event": "augmented", "rows": len(rows), "copies": len(variants)}
+    columns = {name: [variant[number] for _, variant in variants] for number, name in enumerate(names)}
+    return replace(rows.select([index for index, _ in variants]), columns=columns)
 
 
-def _load(
+def _load_masked_lm(
     config: GenSoftLabels, setting: Augment, source: models.Source, accelerator: Accelerator
 ) -> tuple[models.MaskedLM, Any, Any]:
     model, tokenizer = models.load(source, "masked-lm"), models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
-    lm = models.MaskedLM(
+    masked_lm = models.MaskedLM(
         model, tokenizer, source, candidates=setting.candidates, is_barred=word_replacement.is_protected
     )
-    loops.to_bf16_if_faster(lm.to(accelerator.device), config.mixed_precision)
-    return lm, model, tokenizer
+    loops.to_bf16_if_faster(masked_lm.to(accelerator.device), config.mixed_precision)
+    return masked_lm, model, tokenizer
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What the masked language model said of each text."""
+class _Candidates:
+    """The masked language model's candidates for the words of each text."""
 
     words: Sequence[str]
     number: dict[str, int]  # text → its number
-    offsets: Array  # (N + 1,) where the answers about each text begin
-    positions: Array  # (ΣM,) the place in its text that each answer is about
-    answers: Array  # (ΣM, K) positions in `words`
+    offsets: Array  # (N + 1,) where the words of each text begin
+    positions: Array  # (M,) the position of each word in its text
+    candidates: Array  # (M, K) indices in `words`
 
     def of(self, text: str) -> word_replacement.Choices:
         begin, end = self.offsets[self.number[text] : self.number[text] + 2]
-        places, answers = self.positions[begin:end].tolist(), self.answers[begin:end].tolist()
-        return {place: [self.words[index] for index in row] for place, row in zip(places, answers, strict=True)}
+        positions, candidates = self.positions[begin:end].tolist(), self.candidates[begin:end].tolist()
+        return {
+            position: [self.words[index] for index in indices]
+            for position, indices in zip(positions, candidates, strict=True)
+        }
 
 
-def _ask(
-    lm: models.MaskedLM,
+def _masked_lm_candidates(
+    masked_lm: models.MaskedLM,
     texts: Sequence[str],
     config: GenSoftLabels,
     output: artifacts.Output,
     accelerator: Accelerator,
-) -> Generator[artifacts.Row, None, _Said]:
-    """Asks about each text once, file by file; what an earlier run was told stands."""
+) -> Generator[artifacts.Row, None, _Candidates]:
+    """Candidates for each text, file by file; those of an earlier run are read."""
     names = {begin: f"candidates-{begin // TEXTS_PER_FILE:05d}" for begin in range(0, len(texts), TEXTS_PER_FILE)}
     missing = [begin for begin, name in names.items() if not output.sealed(name)]
     for begin in missing:
-        told = yield from _answers(lm, texts, begin, config, accelerator)
+        arrays = yield from _compute_candidates(masked_lm, texts, begin, config, accelerator)
         if output.main:
-            output.seal(names[begin], partial(_write, told))
+            output.seal(names[begin], partial(_write, arrays))
         yield {"event": "asked", "texts": min(begin + TEXTS_PER_FILE, len(texts)), "of": len(texts)}
-    accelerator.wait_for_everyone()  # the others must not look for what the first has not written yet
+    accelerator.wait_for_everyone()  # the other processes must not look for files that the first has not written yet
     files = [_read(output.folder / "checkpoints" / name) for name in names.values()]
-    told = {name: np.concatenate([file[name] for file in files]) for name in files[0]}
+    arrays = {name: np.concatenate([file[name] for file in files]) for name in files[0]}
     number = {text: index for index, text in enumerate(texts)}
-    return _Said(lm.words, number, _starts(told["counts"]), told["positions"], told["answers"])
+    return _Candidates(masked_lm.words, number, _starts(arrays["counts"]), arrays["positions"], arrays["candidates"])
 
 
-def _answers(
-    lm: models.MaskedLM, texts: Sequence[str], begin: int, config: GenSoftLabels, accelerator: Accelerator
-) -> Generator[artifacts.Row, None, Arrays]:
-    """One file's `counts` (N,), `places` (ΣM,) and `answers` (ΣM, K), see _Said."""
+def _compute_candidates(
+    masked_lm: models.MaskedLM, texts: Sequence[str], begin: int, config: GenSoftLabels, accelerator: Accelerator
+) -> Generator[artifacts.Row, None, dict[str, Array]]:
+    """The arrays of one file: `counts` (N,), `positions` (M,) and `candidates` (M, K), see _Candidates."""
     chunk = texts[begin : begin + TEXTS_PER_FILE]
     split = [word_replacement.words(text) for text in chunk]
-    places = [word_replacement.replaceable(parts) for parts in split]
-    spans = [word_replacement.spans(parts, at) for parts, at in zip(split, places, strict=True)]
-    tokens, offsets, answered = lm.encode(chunk, spans, config.data.max_seq_length)
+    replaceable = [word_replacement.replaceable(words) for words in split]
+    spans = [word_replacement.spans(words, positions) for words, positions in zip(split, replaceable, strict=True)]
+    tokens, offsets, predicted = masked_lm.encode(chunk, spans, config.data.max_seq_length)
     examples = data.Examples(tokens, offsets)
-    counts = np.array([len(numbers) for numbers in answered])
+    counts = np.array([len(numbers) for numbers in predicted])
     starts = _starts(counts)
-    answers = np.zeros((starts[-1], lm.candidates), dtype=np.min_scalar_type(len(lm.words)))
-    asked = np.flatnonzero(counts)
-    order = data.sorted_batches(examples.lengths[asked], config.per_device_eval_batch_size)
+    candidates = np.zeros((starts[-1], masked_lm.candidates), dtype=np.min_scalar_type(len(masked_lm.words)))
+    with_words = np.flatnonzero(counts)
+    order = data.sorted_batches(examples.lengths[with_words], config.per_device_eval_batch_size)
     done, start = 0, time.perf_counter()
-    batches = [asked[rows].tolist() for rows in order if len(rows)]
-    for rows, found in loops.predict(lm, examples, batches, accelerator=accelerator, output="candidates"):
-        for row, said in zip(rows, found, strict=True):
-            answers[starts[row] : starts[row + 1]] = said[: counts[row]]
+    batches = [with_words[rows].tolist() for rows in order if len(rows)]
+    for rows, outputs in loops.predict(masked_lm, examples, batches, accelerator=accelerator, output="candidates"):
+        for row, values in zip(rows, outputs, strict=True):
+            candidates[starts[row] : starts[row + 1]] = values[: counts[row]]
         done += len(rows)
         yield {"event": "progress", "step": begin + done, "max_steps": len(texts), "rows": done,
                "seconds": time.perf_counter() - start}  # fmt: skip
-    about = [at[number] for at, numbers in zip(places, answered, strict=True) for number in numbers]
-    return {"counts": counts, "positions": np.array(about, dtype=np.int32), "answers": answers}
+    positions = [own[number] for own, numbers in zip(replaceable, predicted, strict=True) for number in numbers]
+    return {"counts": counts, "positions": np.array(positions, dtype=np.int32), "candidates": candidates}
 
 
 def _starts(counts: Array) -> Array:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
-def _write(told: Arrays, folder: Path) -> None:
-    np.savez(folder / FILE, counts=told["counts"], positions=told["positions"], answers=told["answers"])
+def _write(arrays: dict[str, Array], folder: Path) -> None:
+    np.savez(folder / FILE, counts=arrays["counts"], positions=arrays["positions"], candidates=arrays["candidates"])
 
 
-def _read(folder: Path) -> Arrays:
+def _read(folder: Path) -> dict[str, Array]:
     with np.load(folder / FILE, allow_pickle=False) as file:
         return dict(file)
-
-
-FILE = "candidates.npz"

@@ -1,9 +1,9 @@
-"""distill: train a student to say what the teacher says, from the label dataset on disk or from its layers alone."""
+"""distill: train a student to match a teacher's outputs, from a label dataset, and, optionally, its layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,25 @@ from torch import Tensor
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Distill
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.stages import layer_states
-from tinybert_cli.stages.training import Lesson, Teaching, fit
-from tinybert_cli.types import Array, Batch, Rows
+from tinybert_cli.stages import layer_states, training
+from tinybert_cli.stages.training import TrainingRows
+from tinybert_cli.types import Batch
 
 
 def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
-    """Writes a model folder; yields what happens on the way."""
+    """Writes a model folder; yields events."""
     _check_soft_labels(config.task, config.soft_labels)
     _check_losses(config.task, config.losses)
-    layer_outputs = _combined(config).layer_outputs
-    if layer_outputs and config.teacher is None and config.soft_labels is None:
-        raise _no_teacher(config)
-    if layer_outputs and config.student.trim_vocabulary:
+    task = tasks.find(config.task)
+    objective = task.objective(config.training.metric_for_best_model)
+    loss = losses.combine(config.losses, task.output_type if isinstance(task, tasks.PredictionTask) else "class")
+    if loss.layer_outputs and config.teacher is None and config.soft_labels is None:
+        raise _no_teacher(loss)
+    if loss.layer_outputs and config.student.trim_vocabulary:
         raise ConfigError(
-            "a student with a trimmed vocabulary cannot be compared layer by layer with a teacher that has all of it",
+            "a student with a trimmed vocabulary cannot be compared with the layers of a teacher with the whole one",
             key=("student", "trim_vocabulary"),
-            hint="trim it in the second step, with soft_labels alone",
+            hint="trim it in the second step, with soft_labels only",
         )
     source = models.locate(config.student.from_)
     inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, models.commit(source))}
@@ -37,190 +39,143 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     if config.soft_labels is not None:
         inputs["soft_labels"] = artifacts.describe(data.existing_folder(config.soft_labels, "soft_labels"))
         splits = ["validation"]
-    if config.teacher is not None:
-        teacher = models.locate(config.teacher)
+    teacher = None if config.teacher is None else models.locate(config.teacher)
+    if teacher is not None:
         inputs["teacher"] = artifacts.describe_model(teacher.folder, teacher.name, models.commit(teacher))
     inputs |= artifacts.describe_all(data.sources(config.data, splits))
     with artifacts.open_output("distill", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
             yield output.up_to_date()
         else:
-            yield from output.record(_distill(config, source, output))
+            yield from output.record(_distill(config, task, objective, loss, source, teacher, output))
 
 
-def _no_teacher(config: Distill) -> ConfigError:
-    compared = [name for name in _combined(config).parts if name in losses.LAYER_OUTPUTS]
-    return ConfigError(
-        f"the losses compare layers ({', '.join(compared)}), but there is no teacher",
-        key=("teacher",),
-        hint="name its folder; it runs next to the student. Or let gen-soft-labels store what they compare: "
-        f"states: [{', '.join(compared)}]",
+def _distill(
+    config: Distill,
+    task: tasks.Task,
+    objective: tuple[str, float],
+    loss: losses.WeightedLoss,
+    source: models.Source,
+    teacher: models.Source | None,
+    output: artifacts.Output,
+) -> Iterator[artifacts.Row]:
+    if teacher is not None:
+        yield from _tokenizer_warnings(teacher, source, loss)
+    stored: models.StoredTeacher | None = None
+    if config.soft_labels is None:
+        rows = TrainingRows(data.read(config.data, "train"), {}, None)
+    else:
+        if config.training.keep == "best" and not loss.trains_head:
+            yield {"event": "warning", "message": "these losses leave the classifier untrained, so its scores mean "
+                   "nothing: set `keep: last` under training"}  # fmt: skip
+        folder = Path(config.soft_labels)
+        manifest = artifacts.read_manifest(folder)  # `run` has verified its files
+        if loss.layer_outputs and teacher is None and "states" not in manifest:
+            raise _no_teacher(loss)
+        rows = _labelled_rows(config, task, loss, folder, manifest, output)
+        if loss.layer_outputs and "states" in manifest:
+            layers = _compared_layers(config, source, manifest["states"]["teacher_layers"])
+            gap = layer_states.missing_states(manifest["states"], loss, layers)
+            if gap is None:
+                stored = models.StoredTeacher(loss.layer_outputs, manifest["states"]["width"], layers)
+                states = layer_states.read(folder, manifest, loss.layer_outputs, layers)
+                rows = replace(rows, states=states)
+            elif teacher is None:
+                raise InputError(
+                    f"there is no teacher to run beside the student, and '{folder}' {gap}",
+                    hint="run gen-soft-labels again with the `states` and layers that are compared, or set teacher",
+                )
+            else:
+                yield {"event": "warning", "message": f"the teacher has to run beside the student: '{folder}' {gap}"}
+    accelerator = loops.make_accelerator(config.training, output.trackers)  # sets the device of this process
+    new, training_data = yield from training.prepare(
+        config, task, config.student, source, rows, section="student", device=accelerator.device
     )
+    module: torch.nn.Module = new.model
+    live: models.Teacher | models.StoredTeacher | None = stored
+    facts: dict[str, Any] = {}
+    if loss.layer_outputs:
+        if live is None:
+            assert teacher is not None  # checked above
+            live = _load_teacher(config, task, teacher, new.model, loss, accelerator.device)
+        module = models.Student(new.model, live, shared=config.projections == "shared")
+        facts = {"layers_compared_with": [layer + 1 for layer in live.layers],
+                 "teacher_states": "running beside it" if stored is None else "stored"}  # fmt: skip
+    made = {
+        "starts from": config.student.from_,
+        "trained on": config.soft_labels,
+        "losses": "; ".join(_loss_in_words(name, setting) for name, setting in config.losses.items()),
+    }
+    yield from training.train(
+        config, task, new, training_data, module, _step_loss(loss, live), output, accelerator,
+        objective=objective, made=made, facts=facts,
+    )  # fmt: skip
 
 
-def _check_soft_labels(task: str, soft_labels: str | None) -> None:
-    """Answers are learnt from a label dataset, and without answers there is none."""
-    answering = isinstance(tasks.find(task), tasks.PredictionTask)
-    if answering and soft_labels is None:
-        raise ConfigError(
-            "missing key 'soft_labels'",
-            key=("soft_labels",),
-            hint="soft_labels: the label dataset, which is the folder that gen-soft-labels wrote",
-        )
-    if not answering and soft_labels is not None:
-        raise ConfigError(
-            f"{task} takes no soft labels: it knows no answers",
-            key=("soft_labels",),
-            hint="leave them out: the student learns from `data.train_file` and the layers of its `teacher:`",
-        )
-
-
-def _check_losses(name: str, named: Mapping[str, Any]) -> None:
-    """The options are those of the task's outputs; and without answers there are only tokens to compare."""
-    task = tasks.find(name)
-    if isinstance(task, tasks.PredictionTask):
-        try:
-            losses.combine(named, task.outputs)
-        except ConfigError as error:
-            raise ConfigError(error.what, key=("losses", *error.key), hint=error.hint) from error
-        return
-    others = ", ".join(other for other in losses.LOSSES if other not in losses.TEXT_LEVEL_LOSSES)
-    for loss in losses.combine(named).text_level:
-        raise ConfigError(
-            f"the loss `{loss}` compares whole texts, and {name} has none: its rows are blocks of running text",
-            key=("losses", loss),
-            hint=f"name losses of {others}; for example losses: {{hidden_states: 1.0, attentions: 1.0}}",
-        )
-
-
-def _combined(config: Distill) -> losses.WeightedLoss:
-    task = tasks.find(config.task)
-    return (
-        losses.combine(config.losses, task.outputs)
-        if isinstance(task, tasks.PredictionTask)
-        else losses.combine(config.losses)
-    )
-
-
-def _distill(config: Distill, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    objective = _combined(config)
-    if config.teacher is not None:
-        yield from _other_tokenizer(models.locate(config.teacher), source, objective)
-    labels = None if config.soft_labels is None else Path(config.soft_labels)
-    if labels is not None and config.training.keep == "best" and not objective.trains_head:
-        yield {"event": "warning", "message": "these losses leave the classifier untrained and its scores mean "
-               "nothing: set `keep: last` under training"}  # fmt: skip
-    manifest = {"inputs": {}} if labels is None else artifacts.read_manifest(labels)  # `run` has verified its files
-    if objective.layer_outputs and config.teacher is None and "states" not in manifest:
-        raise _no_teacher(config)
-    taught = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
-    stored, states = None, None
-    if objective.layer_outputs and labels is not None and "states" in manifest:
-        there = manifest["states"]
-        layers = _compared_layers(config, source, there["teacher_layers"])
-        missing = layer_states.missing_states(there, objective, layers)
-        if missing is None:
-            stored = models.StoredTeacher(objective.layer_outputs, there["width"], layers)
-            states = layer_states.read(labels, manifest, objective.layer_outputs, layers)
-        elif config.teacher is None:
-            raise InputError(
-                f"there is no teacher to run beside the student, and '{labels}' {missing}",
-                hint="run gen-soft-labels again with all the `states` and layers that are compared, or name a teacher",
-            )
-        else:
-            yield {"event": "warning", "message": f"the teacher has to run beside the student: '{labels}' {missing}"}
-    lesson = Lesson(
-        taught.rows,
-        taught.targets,
-        taught.names,
-        lambda student: _teaching(config, objective, student, stored),
-        config.student,
-        source,
-        states=states,
-        originals=taught.originals,
-        origin=manifest["inputs"],
-        card={
-            "starts from": config.student.from_,
-            "learned from": config.soft_labels,
-            "losses": "; ".join(_spoken(name, weight) for name, weight in config.losses.items()),
-        },
-    )
-    yield from fit(config, lesson, output)
-
-
-@dataclass(frozen=True)
-class _Taught:
-    """The rows of a lesson, what is to be learnt of them, and the names of the classes."""
-
-    rows: Rows
-    targets: dict[str, Array] = field(default_factory=dict)
-    names: list[str] | None = None
-    originals: Rows | None = None
-
-
-def _from_text(config: Distill) -> _Taught:
-    """The rows alone; what is to be learnt of them stands in the teacher's layers."""
-    return _Taught(data.read(config.data, "train"))
-
-
-def _from_labels(config: Distill, folder: Path, manifest: Mapping[str, Any], output: artifacts.Output) -> _Taught:
-    """The rows of the label dataset, with the teacher's answers and the gold labels."""
+def _labelled_rows(
+    config: Distill,
+    task: tasks.Task,
+    loss: losses.WeightedLoss,
+    folder: Path,
+    manifest: Mapping[str, Any],
+    output: artifacts.Output,
+) -> TrainingRows:
+    """The rows of the label dataset, with the teacher's logits and the gold labels."""
+    assert isinstance(task, tasks.PredictionTask)  # _check_soft_labels
     wanted = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
     if config.teacher is not None:
         wanted["teacher"] = [output.inputs["teacher"]]
     artifacts.check_origin(folder, manifest, wanted)
-    answers = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
-    answers = answers.head(config.data.max_train_samples)
+    dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
+    dataset = dataset.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]
-    targets = {"teacher_logits": answers.logits}
-    labels = tasks.find_prediction_task(config.task).labels(answers.rows, config.data, names)
+    targets = {"teacher_logits": dataset.logits}
+    labels = task.labels(dataset.rows, config.data, names)
     if labels is not None:
         targets["labels"] = labels
-        balanced = losses.LOSS_SETS[tasks.find_prediction_task(config.task).outputs].balanced
+        balanced = losses.LOSS_SETS[task.output_type].balanced
         if balanced is not None:
             targets["label_weights"] = balanced(labels)
-    elif "hard_labels" in _combined(config).parts:
-        raise tasks.without_gold(answers.rows, config.data)
-    return _Taught(answers.rows, targets, names, answers.originals)
+    elif "hard_labels" in loss.parts:
+        raise tasks.no_labels_error(dataset.rows, config.data)
+    return TrainingRows(dataset.rows, targets, names, originals=dataset.originals, origin=manifest["inputs"])
 
 
-def _spoken(name: str, setting: float | Mapping[str, Any]) -> str:
+def _load_teacher(
+    config: Distill,
+    task: tasks.Task,
+    source: models.Source,
+    student: Any,
+    loss: losses.WeightedLoss,
+    device: torch.device,
+) -> models.Teacher:
+    """The teacher that runs beside the student, on the device of this process."""
+    model = models.load(source, task.head).to(device)
+    loops.to_bf16_if_faster(model, config.training.mixed_precision)
+    layers = models.layer_map(config.layer_mapping, student.config.num_hidden_layers, model.config.num_hidden_layers)
+    return models.Teacher(model, layers, loss.layer_outputs)
+
+
+def _step_loss(loss: losses.WeightedLoss, teacher: models.Teacher | models.StoredTeacher | None) -> loops.StepLoss:
+    """The loss of one batch; the teacher's logits and stored states come with the batch."""
+
+    def step_loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        teacher_outputs = {"logits": batch["teacher_logits"]} if "teacher_logits" in batch else {}
+        if teacher is not None:
+            teacher_outputs |= teacher(batch, loops.MODEL_INPUTS)
+        return loss(loops.forward(model, batch), teacher_outputs, batch)
+
+    return step_loss
+
+
+def _loss_in_words(name: str, setting: float | Mapping[str, Any]) -> str:
     """One loss with its weight and its options."""
-    options = {"weight": setting} if isinstance(setting, (int, float)) else setting
+    options = {"weight": setting} if isinstance(setting, int | float) else setting
     return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
-def _teaching(
-    config: Distill, objective: losses.WeightedLoss, student: Any, stored: models.StoredTeacher | None
-) -> Teaching:
-    """The student with what its losses compare, and the loss; a teacher runs beside it unless its states are stored."""
-    if not objective.layer_outputs:
-        return Teaching(student, lambda model, batch: objective(loops.forward(model, batch), _from_disk(batch), batch))
-    teacher: models.Teacher | models.StoredTeacher
-    if stored is None:
-        assert config.teacher is not None
-        base = models.load(models.locate(config.teacher), tasks.find(config.task).head).to(loops.device())
-        loops.to_bf16_if_faster(base, config.training.mixed_precision)
-        layers = models.layer_map(config.layer_mapping, student.config.num_hidden_layers, base.config.num_hidden_layers)
-        teacher = models.Teacher(base, layers, objective.layer_outputs)
-    else:
-        teacher = stored
-
-    def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        shown = teacher(batch, loops.MODEL_INPUTS)
-        return objective(loops.forward(model, batch), {**_from_disk(batch), **shown}, batch)
-
-    facts = {"layers_compared_with": [layer + 1 for layer in teacher.layers],
-             "teacher_states": "running beside it" if stored is None else "stored"}  # fmt: skip
-    return Teaching(models.Student(student, teacher, shared=config.projections == "shared"), loss, facts)
-
-
-def _from_disk(batch: Batch) -> dict[str, Tensor]:
-    return {"logits": batch["teacher_logits"]} if "teacher_logits" in batch else {}
-
-
 def _compared_layers(config: Distill, source: models.Source, teacher_layers: int) -> list[int]:
-    """For each layer of the student that is to be the teacher layer, counted from 0, that it is compared with."""
+    """For each layer of the student the teacher layer, counted from 0, that it is compared with."""
     try:
         count = models.number_of_layers(config.student, source)
     except ConfigError as error:
@@ -228,20 +183,65 @@ def _compared_layers(config: Distill, source: models.Source, teacher_layers: int
     return models.layer_map(config.layer_mapping, count, teacher_layers)
 
 
-def _other_tokenizer(
-    teacher: models.Source, student: models.Source, objective: losses.WeightedLoss
+def _tokenizer_warnings(
+    teacher: models.Source, student: models.Source, loss: losses.WeightedLoss
 ) -> Iterator[artifacts.Row]:
-    """Allowed where whole texts are compared, but rarely what was meant; impossible where tokens are."""
+    """A warning if the tokenizers differ; an error if token-level outputs are compared."""
     difference = models.tokenizer_difference(models.load_tokenizer(teacher), models.load_tokenizer(student))
     if difference is None:
         return
-    if objective.layer_outputs:
+    if loss.layer_outputs:
         raise InputError(
             f"teacher and student split text differently, so their layers cannot be compared: {difference}",
             where=student.name,
-            hint="take a student with the teacher's tokenizer, or the losses soft_labels and hard_labels alone",
+            hint="take a student with the teacher's tokenizer, or only the losses soft_labels and hard_labels",
         )
     yield {"event": "warning", "message": f"teacher and student split text differently: {difference}"}
+
+
+def _no_teacher(loss: losses.WeightedLoss) -> ConfigError:
+    compared = ", ".join(name for name in loss.parts if name in losses.LAYER_OUTPUTS)
+    return ConfigError(
+        f"the losses compare layers ({compared}), but there is no teacher",
+        key=("teacher",),
+        hint="set teacher to its folder; it runs beside the student. Or let gen-soft-labels store the layer outputs: "
+        f"states: [{compared}]",
+    )
+
+
+def _check_soft_labels(task: str, soft_labels: str | None) -> None:
+    """Predictions are learned from a label dataset; a task without predictions has none."""
+    predicts = isinstance(tasks.find(task), tasks.PredictionTask)
+    if predicts and soft_labels is None:
+        raise ConfigError(
+            "missing key 'soft_labels'",
+            key=("soft_labels",),
+            hint="soft_labels: the label dataset, which is the folder that gen-soft-labels wrote",
+        )
+    if not predicts and soft_labels is not None:
+        raise ConfigError(
+            f"{task} uses no label dataset: it makes no predictions",
+            key=("soft_labels",),
+            hint="leave it out: the student learns from `data.train_file` and the layers of its `teacher:`",
+        )
+
+
+def _check_losses(name: str, named: Mapping[str, Any]) -> None:
+    """The options are those of the task's output type; a task without predictions has token-level losses only."""
+    task = tasks.find(name)
+    if isinstance(task, tasks.PredictionTask):
+        try:
+            losses.combine(named, task.output_type)
+        except ConfigError as error:
+            raise ConfigError(error.what, key=("losses", *error.key), hint=error.hint) from error
+        return
+    others = ", ".join(other for other in losses.LOSSES if other not in losses.TEXT_LEVEL_LOSSES)
+    for loss in losses.combine(named).text_level:
+        raise ConfigError(
+            f"the loss `{loss}` compares whole texts, but rows of {name} are blocks of running text",
+            key=("losses", loss),
+            hint=f"use losses of {others}; for example losses: {{hidden_states: 1.0, attentions: 1.0}}",
+        )
 
 
 CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {

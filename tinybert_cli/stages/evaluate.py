@@ -10,296 +10,318 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli import artifacts, data, loops, models, tasks
+from tinybert_cli import artifacts, data, loops, metrics, models, tasks
 from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
-from tinybert_cli.metrics.slices import regressions, slices
-from tinybert_cli.predictor import opened
+from tinybert_cli.metrics.calibration import temperature_scaling
+from tinybert_cli.metrics.comparison import confusion_matrix
+from tinybert_cli.metrics.slices import prediction_columns, regressions, slice_scores, slices
+from tinybert_cli.predictor import Predictor, load_predictor
 from tinybert_cli.reports import evaluation_html
-from tinybert_cli.types import Array, Encoded, Rows
+from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
 CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_prediction_task}
 
 MEASURES = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
-TIMED_ROWS = 256  # rows that the latencies are taken on, or as many as there are
-MOST_CLASSES = 25  # whose numbers stand in report.md one by one
+TIMED_ROWS = 256  # rows that the latencies are measured on, or as many as there are
+MOST_CLASSES = 25  # classes with numbers of their own in report.md
 COUNTED_ROWS = 64  # rows whose multiplications are counted
 
 
 def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
-    """Writes metrics.json, predictions.parquet and report.md; yields a `model` row for each model.
+    """Writes metrics.json, predictions.parquet and report.md; yields a `model` event for each model.
 
     Raises:
-        GateError: a model does not reach what `require` asks for; the folder is finished all the same.
+        GateError: a model does not reach what `require` demands; the folder is finished all the same.
     """
-    reference = _check(config)
-    found = {name: models.locate(where) for name, where in config.models.items()}
+    task = tasks.find_prediction_task(config.task)
+    reference = _check(config, task)
+    sources = {name: models.locate(where) for name, where in config.models.items()}
     inputs: dict[str, Any] = {
         f"models.{name}": artifacts.describe_model(source.folder, source.name, models.commit(source))
-        for name, source in found.items()
+        for name, source in sources.items()
     }
     inputs |= artifacts.describe_all(data.sources(config.data, [config.split]))
     with artifacts.open_output("eval", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
             yield from artifacts.read_rows(output.folder, "model")
-            metrics = artifacts.read_metrics(output.folder)
             yield output.up_to_date()
         else:
-            metrics = {}
-            for row in output.record(_evaluate(config, found, reference, output)):
-                yield row
-                if row["event"] == "done":
-                    metrics = artifacts.read_metrics(output.folder)
+            yield from output.record(_evaluate(config, task, sources, reference, output))
+        numbers = {} if dry_run else artifacts.read_metrics(output.folder)
     if not dry_run:
-        _require(metrics, config)
+        _require(numbers, config)
 
 
-def _check(config: Eval) -> str:
-    task = tasks.find_prediction_task(config.task)
+def _check(config: Eval, task: tasks.PredictionTask) -> str:
+    """The reference; a ConfigError for a name that is not among the models or the metrics."""
     names = list(config.models)
     reference = names[0] if config.reference is None else config.reference
     if reference not in names:
         raise ConfigError(f"`reference` '{reference}' is not among the models", key=("reference",),
                           hint=did_you_mean(reference, names))  # fmt: skip
-    scored = [*task.metrics, *task.detailed]
+    scored = [*task.metrics, *task.extra_metrics]
     for index, metric in enumerate([] if config.metrics == "auto" else config.metrics):
-        if _of_all_classes(metric) not in scored:
+        if _without_class(metric) not in scored:
             raise ConfigError(f"unknown metric '{metric}'", key=("metrics", index), hint=did_you_mean(metric, scored))
     known = [*(f"{metric}{end}" for metric in scored for end in ("", "_low", "_difference_low")), *MEASURES]
-    for name, wanted in config.require.items():
+    for name, bounds in config.require.items():
         if name not in names:
             raise ConfigError(f"unknown model '{name}' in `require`", key=("require", name),
                               hint=did_you_mean(name, names))  # fmt: skip
-        for metric in wanted:
-            if _of_all_classes(metric) not in known:
+        for metric in bounds:
+            if _without_class(metric) not in known:
                 raise ConfigError(f"unknown metric '{metric}'", key=("require", name, metric),
                                   hint=did_you_mean(metric, known))  # fmt: skip
     return reference
 
 
-def _of_all_classes(metric: str) -> str:
+def _without_class(metric: str) -> str:
     """`recall[negative]_low` → `recall_low`: the names of the classes are not known before the data is read."""
     return re.sub(r"\[.*\]", "", metric)
 
 
 @dataclass(frozen=True)
-class _Contestant:
+class _Candidate:
+    """A model with the rows encoded for it."""
+
     source: models.Source
-    model: Any
+    predictor: Predictor
     encoded: Encoded
     examples: data.Examples
     facts: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """The predictions of a model and everything that is computed from them once."""
+
+    predictions: Predictions
+    statistics: metrics.Statistics
+    scores: Mapping[str, float]
+    resampled: Mapping[str, Array]  # metric → (R,)
+
+
 def _evaluate(
-    config: Eval, sources: Mapping[str, models.Source], reference: str, output: artifacts.Output
+    config: Eval,
+    task: tasks.PredictionTask,
+    sources: Mapping[str, models.Source],
+    reference: str,
+    output: artifacts.Output,
 ) -> Iterator[artifacts.Row]:
-    task = tasks.find_prediction_task(config.task)
     rows = data.read(config.data, config.split)
     names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
-    gold = task.exam(rows, config.data, names)
-    if gold is None:
-        raise tasks.without_gold(rows, config.data)
+    metric = task.metric(rows, config.data, names)
+    if metric is None:
+        raise tasks.no_labels_error(rows, config.data)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
     yield {"event": "plan", "rows": len(rows), "models": list(sources), "reference": reference, "split": config.split}
-    contestants = {name: _enter(config, task, source, rows, names) for name, source in sources.items()}
-    shown_to_reference = contestants[reference].encoded
-    yield from data.row_warnings(config.split, shown_to_reference, config.data)
+    candidates = {name: _load_candidate(config, task, source, rows, names) for name, source in sources.items()}
+    yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
     if output.dry_run:
         return
 
-    logits, offsets = {}, shown_to_reference.row_offsets
-    for name, contestant in contestants.items():
-        order = data.sorted_batches(contestant.examples.lengths, config.per_device_eval_batch_size)
-        raw = loops.predict_all(contestant.model, contestant.examples, order)
-        logits[name] = task.settled(raw, offsets, models.read_config(contestant.source))
+    scored: dict[str, _Scored] = {}
+    for name, candidate in candidates.items():
+        scored[name] = _score(config, task, metric, candidate, rows, names)
         yield {"event": "scored", "model": name}
-    said = {name: task.answers(values, offsets, names, rows, config.data) for name, values in logits.items()}
-    judge = _Judge(config, task, gold, logits[reference], offsets)
-    slice_rows = slices(_row_lengths(shown_to_reference), gold.kinds(), said[reference].get("confidence"), columns)
-    credits = {name: gold.credit(values) for name, values in logits.items()}
-    costs = {} if config.latency is None else _costs(contestants, config.latency, rows, config.data)
+    lengths, confidences = _row_lengths(candidates[reference].encoded), scored[reference].predictions.confidences
+    slice_rows = slices(lengths, metric.label_slices(), confidences, columns)
+    costs = {} if config.latency is None else _costs(candidates, config.latency, rows, config.data)
     table: dict[str, dict[str, float]] = {}
-    for name, contestant in contestants.items():
-        found = judge.scores(logits[name], is_reference=name == reference) | dict(contestant.facts)
-        found |= {key: value[name] for key, value in costs.items() if name in value}
+    for name, candidate in candidates.items():
+        numbers = _numbers(config, task, metric, scored[name], None if name == reference else scored[reference])
+        numbers |= {**candidate.facts, **{key: value[name] for key, value in costs.items() if name in value}}
         if name != reference:
-            found |= {
+            numbers |= {
                 key.replace("latency_ms", "speedup"): value[reference] / value[name]
                 for key, value in costs.items()
                 if key.startswith("latency_ms") and not key.endswith("_p95")
             }
-        found |= {f"{task.sliced}[{key}]": float(credits[name][rows_in].mean()) for key, rows_in in slice_rows.items()}
-        table[name] = found
-        yield {"event": "model", "model": name, "is_reference": name == reference, "metric": task.main_metric, **found}
+        by_slice = slice_scores(metric, scored[name].statistics, slice_rows, task.slice_metric)
+        numbers |= {f"{task.slice_metric}[{key}]": value for key, value in by_slice.items()}
+        table[name] = numbers
+        yield {
+            "event": "model",
+            "model": name,
+            "is_reference": name == reference,
+            "metric": task.main_metric,
+            **numbers,
+        }
 
-    metrics = {f"{name}.{key}": value for name, found in table.items() for key, value in found.items()}
-    shown = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": gold.words}
-    lost = regressions(shown, said, credits, reference)
+    flat = {f"{name}.{key}": value for name, numbers in table.items() for key, value in numbers.items()}
+    texts = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": list(metric.references)}
+    predictions = {name: result.predictions for name, result in scored.items()}
+    row_scores = {name: metric.row_scores(result.statistics) for name, result in scored.items()}
+    lost = regressions(texts, predictions, row_scores, reference)
     title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
-    pages = {"report.md": artifacts.markdown_table(title, _readable(metrics, names), list(sources))}
+    pages = {"report.md": artifacts.markdown_table(title, _without_many_classes(flat, names), list(sources))}
     try:
         pages["report.html"] = evaluation_html.as_html(
             evaluation_html.Evaluation(
                 title=output.folder.name,
                 lead=f"{len(rows):,} rows of {config.split}, scored on {artifacts.machine()}.",
-                metric=task.main_metric, sliced=task.sliced, more_is_better=task.objective("auto")[1] > 0,
+                metric=task.main_metric, sliced=task.slice_metric,
+                more_is_better=task.objective("auto")[1] > 0,
                 reference=reference, models=table, classes=names,
-                answers={name: sure for name, values in logits.items() if (sure := gold.certainty(values))},
-                confusions={
-                    name: matrix.tolist()
-                    for name, values in logits.items() if (matrix := gold.confusion(values)) is not None
-                },
-                slices={key: int(chosen.sum()) for key, chosen in slice_rows.items()}, mistakes=lost,
-                curves={name: _log(source) for name, source in sources.items()},
+                answers=_confidences(metric, scored), confusions=_confusions(metric, scored),
+                slices={key: int(selected.sum()) for key, selected in slice_rows.items()}, mistakes=lost,
+                curves={name: _training_log(source) for name, source in sources.items()},
             )
         )  # fmt: skip
     except InputError as error:  # matplotlib is missing
         yield {"event": "warning", "message": f"no report.html: {error.what}; {error.hint}"}
 
     def write(folder: Path) -> None:
-        answers = {f"{name}_{key}": values for name, columns in said.items() for key, values in columns.items()}
-        data.write_table(folder / "predictions.parquet", {**shown, **answers})
+        by_model = {name: prediction_columns(values) for name, values in predictions.items()}
+        flat_columns = {f"{name}_{key}": values for name, own in by_model.items() for key, values in own.items()}
+        data.write_table(folder / "predictions.parquet", {**texts, **flat_columns})
         data.write_table(folder / "regressions.parquet", lost)
         for name, text in pages.items():
             (folder / name).write_text(text, encoding="utf-8")
 
     output.put(write)
-    output.finish(metrics, label_names=names, device=str(loops.device()), precision="no")
-    yield {"event": "done", "output_dir": config.output_dir, **metrics}
+    output.finish(flat, label_names=names, device=str(loops.device()), precision="no")
+    yield {"event": "done", "output_dir": config.output_dir, **flat}
 
 
-def _readable(metrics: Mapping[str, float], names: list[str]) -> dict[str, float]:
-    """All of them, or, of very many classes, all but the numbers of each class, which metrics.json has."""
+def _load_candidate(
+    config: Eval, task: tasks.PredictionTask, source: models.Source, rows: Rows, names: list[str]
+) -> _Candidate:
+    """A model with the rows encoded for it; its labels must be the reference's, in the same order."""
+    task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
+    predictor = load_predictor(source, task=task, label_names=names)
+    encoded = task.encode(rows, config.data, predictor.tokenizer)
+    examples = data.Examples.of(encoded)
+    models.check_length(source, int(examples.lengths.max()))
+    timed = [] if config.latency is None else [length for length in config.latency.lengths if isinstance(length, int)]
+    models.check_length(source, max(timed, default=0), key=("latency", "lengths"))
+    return _Candidate(source, predictor, encoded, examples, {"bytes": predictor.weights_bytes, **predictor.size})
+
+
+def _score(
+    config: Eval,
+    task: tasks.PredictionTask,
+    metric: metrics.Metric,
+    candidate: _Candidate,
+    rows: Rows,
+    names: list[str],
+) -> _Scored:
+    batches = data.sorted_batches(candidate.examples.lengths, config.per_device_eval_batch_size)
+    logits = loops.predict_all(candidate.predictor.module, candidate.examples, batches)
+    row_offsets = candidate.encoded.row_offsets
+    logits = task.apply_thresholds(logits, row_offsets, candidate.predictor.config)
+    predictions = task.predictions(logits, row_offsets, names, rows, config.data)
+    statistics = metric.statistics(predictions)
+    resampled = metrics.resampled(metric, predictions, statistics, resamples=config.bootstrap, seed=config.seed)
+    return _Scored(predictions, statistics, metrics.score(metric, predictions, statistics), resampled)
+
+
+def _numbers(
+    config: Eval, task: tasks.PredictionTask, metric: metrics.Metric, model: _Scored, reference: _Scored | None
+) -> dict[str, float]:
+    """Quality with 95 % intervals, calibration and, against the reference, differences and fidelity."""
+    selected = list(model.scores) if config.metrics == "auto" else config.metrics
+    numbers: dict[str, float] = {}
+    for name in selected:
+        if name not in model.scores:
+            raise ConfigError(f"unknown metric '{name}'", key=("metrics",), hint=did_you_mean(name, model.scores))
+        numbers |= {name: model.scores[name], **_interval(name, model.resampled)}
+    decisions = metric.class_logits(model.predictions)
+    numbers |= {} if decisions is None else temperature_scaling(*decisions)
+    if reference is None:
+        return numbers
+    paired = {name: values - reference.resampled[name] for name, values in model.resampled.items()}
+    for name in selected:
+        numbers[f"{name}_difference"] = model.scores[name] - reference.scores[name]
+        numbers |= _interval(name, paired, end="_difference")
+    best = reference.scores[task.main_metric]
+    numbers["retention"] = model.scores[task.main_metric] / best if best else 0.0
+    numbers |= task.fidelity(model.predictions, reference.predictions)
+    return numbers | metric.paired_test(model.statistics, reference.statistics)
+
+
+def _interval(name: str, resampled: Mapping[str, Array], *, end: str = "") -> dict[str, float]:
+    if name not in resampled:
+        return {}
+    low, high = metrics.interval(resampled[name])
+    return {f"{name}{end}_low": low, f"{name}{end}_high": high}
+
+
+def _confidences(metric: metrics.Metric, scored: Mapping[str, _Scored]) -> dict[str, tuple[list[float], list[bool]]]:
+    """model → confidence of each decision, and whether it is correct; empty for a task without confidences."""
+    pairs = {name: metric.confidences(result.predictions, result.statistics) for name, result in scored.items()}
+    return {name: (pair[0].tolist(), pair[1].tolist()) for name, pair in pairs.items() if pair is not None}
+
+
+def _confusions(metric: metrics.Metric, scored: Mapping[str, _Scored]) -> dict[str, list[list[float]]]:
+    """model → confusion matrix (C, C); empty for a task without classes."""
+    decisions = {name: metric.class_logits(result.predictions) for name, result in scored.items()}
+    return {name: confusion_matrix(*pair).tolist() for name, pair in decisions.items() if pair is not None}
+
+
+def _without_many_classes(numbers: Mapping[str, float], names: list[str]) -> dict[str, float]:
+    """All numbers; with very many classes all but those of single classes, which are in metrics.json."""
     if len(names) <= MOST_CLASSES:
-        return dict(metrics)
-    of_one = [f"[{name}]" for name in names]
-    return {key: value for key, value in metrics.items() if not any(name in key for name in of_one)}
+        return dict(numbers)
+    single = [f"[{name}]" for name in names]
+    return {key: value for key, value in numbers.items() if not any(name in key for name in single)}
 
 
-def _log(source: models.Source) -> list[artifacts.Row]:
-    """How a model of ours learned; nothing of others."""
+def _training_log(source: models.Source) -> list[artifacts.Row]:
+    """The training events of a model that tinybert trained; empty for other models."""
     if source.folder is None or not (source.folder / "log.jsonl").is_file():
         return []
     return [row for event in ("train", "evaluate") for row in artifacts.read_rows(source.folder, event)]
 
 
-def _enter(
-    config: Eval, task: tasks.PredictionTask, source: models.Source, rows: Rows, names: list[str]
-) -> _Contestant:
-    """A model with the rows as it wants them; its labels must be the reference's, in their order."""
-    task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
-    model = opened(source, task, names)
-    encoded = task.encode(rows, config.data, model.tokenizer)
-    examples = data.Examples.of(encoded)
-    models.check_length(source, int(examples.lengths.max()))
-    timed = [] if config.latency is None else [length for length in config.latency.lengths if isinstance(length, int)]
-    models.check_length(source, max(timed, default=0), key=("latency", "lengths"))
-    facts = {"bytes": models.weights_bytes(models.fetch(source)), **model.size}
-    return _Contestant(source, model.net, encoded, examples, facts)
-
-
 def _row_lengths(encoded: Encoded) -> Array:
-    """Tokens of each row (N,), whatever windows it was parted into."""
+    """Tokens of each row (N,), whatever windows it is split into."""
     lengths = np.diff(encoded.offsets)
     if encoded.row_offsets is None or encoded.window_offsets is None:
         return lengths
-    row = np.searchsorted(encoded.row_offsets, encoded.window_offsets[:-1], side="right") - 1  # of each window
-    return np.bincount(row, weights=lengths, minlength=len(encoded.row_offsets) - 1)
-
-
-class _Judge:
-    """What the gold answers and the reference's logits say of a model's."""
-
-    def __init__(
-        self,
-        config: Eval,
-        task: tasks.PredictionTask,
-        gold: tasks.Exam,
-        reference: Array,
-        offsets: Array | None,
-    ) -> None:
-        self.config, self.task, self.gold, self.reference, self.offsets = config, task, gold, reference, offsets
-        self.reference_scores = self._points(reference)
-        self.reference_draws = self._draws(reference)
-
-    def scores(self, logits: Array, *, is_reference: bool) -> dict[str, float]:
-        """Quality with its 95 % intervals, and, but for the reference itself, what it keeps of the reference."""
-        gold, points = self.gold, self._points(logits)
-        wanted = list(points) if self.config.metrics == "auto" else self.config.metrics
-        draws = self.reference_draws if is_reference else self._draws(logits)
-        found: dict[str, float] = {}
-        for name in wanted:
-            if name not in points:
-                raise ConfigError(f"unknown metric '{name}'", key=("metrics",), hint=did_you_mean(name, points))
-            found |= {name: points[name], **_interval(name, draws)}
-        found |= gold.calibrated(logits)
-        if is_reference:
-            return found
-        paired = {name: values - self.reference_draws[name] for name, values in draws.items()}
-        for name in wanted:
-            found[f"{name}_difference"] = points[name] - self.reference_scores[name]
-            found |= _interval(name, paired, end="_difference")
-        main = self.task.main_metric
-        best = self.reference_scores[main]
-        found["retention"] = points[main] / best if best else 0.0
-        found |= self.task.fidelity(logits, self.reference, self.offsets)
-        return found | gold.discordant(logits, self.reference)
-
-    def _points(self, logits: Array) -> dict[str, float]:
-        return self.gold.score(logits) | self.gold.details(logits)
-
-    def _draws(self, logits: Array) -> dict[str, Array]:
-        if not self.config.bootstrap:
-            return {}
-        return self.gold.resampled(logits, resamples=self.config.bootstrap, seed=self.config.seed)
-
-
-def _interval(name: str, draws: Mapping[str, Array], *, end: str = "") -> dict[str, float]:
-    """The middle 95 % of what was drawn."""
-    if name not in draws:
-        return {}
-    low, high = tasks.interval(draws[name])
-    return {f"{name}{end}_low": low, f"{name}{end}_high": high}
+    row_of_window = np.searchsorted(encoded.row_offsets, encoded.window_offsets[:-1], side="right") - 1
+    return np.bincount(row_of_window, weights=lengths, minlength=len(encoded.row_offsets) - 1)
 
 
 def _costs(
-    contestants: Mapping[str, _Contestant], latency: Latency, rows: Rows, settings: Data
+    candidates: Mapping[str, _Candidate], latency: Latency, rows: Rows, settings: Data
 ) -> dict[str, dict[str, float]]:
     """`latency_ms_b1`, `latency_ms_b32_t128_p95`, `multiply_adds`, ... → model → number."""
-    found: dict[str, dict[str, float]] = {}
-    nets = {name: contestant.model for name, contestant in contestants.items()}
+    costs: dict[str, dict[str, float]] = {}
+    modules = {name: candidate.predictor.module for name, candidate in candidates.items()}
     for size in latency.batch_sizes:
         for length in latency.lengths:
             key = f"latency_ms_b{size}" + ("" if length == "data" else f"_t{length}")
-            shown = {
-                name: contestant.examples.timing_batches(size, None if length == "data" else length, TIMED_ROWS)
-                for name, contestant in contestants.items()
+            tokens = None if length == "data" else length
+            batches = {
+                name: candidate.examples.timing_batches(size, tokens, TIMED_ROWS)
+                for name, candidate in candidates.items()
             }
-            taken = loops.latencies(nets, shown)
-            found[key] = {name: float(np.median(values)) for name, values in taken.items()}
-            found[f"{key}_p95"] = {name: float(np.percentile(values, 95)) for name, values in taken.items()}
-    found["multiply_adds"] = {
-        name: loops.multiply_adds(contestant.model, contestant.examples.timing_batches(1, None, COUNTED_ROWS))
-        for name, contestant in contestants.items()
-        if "parameters" in contestant.facts
+            times = loops.latencies(modules, batches)
+            costs[key] = {name: float(np.median(values)) for name, values in times.items()}
+            costs[f"{key}_p95"] = {name: float(np.percentile(values, 95)) for name, values in times.items()}
+    costs["multiply_adds"] = {
+        name: loops.multiply_adds(modules[name], candidate.examples.timing_batches(1, None, COUNTED_ROWS))
+        for name, candidate in candidates.items()
+        if "parameters" in candidate.facts
     }
     if latency.startup:
         text = "\t".join(str(rows.column(column)[0]) for column in data.text_columns(settings))
-        first = {name: loops.cold_start(contestant.source.name, text) for name, contestant in contestants.items()}
-        found["startup_ms"] = {name: taken for name, (taken, _) in first.items()}
-        found["peak_memory_bytes"] = {name: held for name, (_, held) in first.items()}
-    return found
+        starts = {name: loops.cold_start(candidate.source.name, text) for name, candidate in candidates.items()}
+        costs["startup_ms"] = {name: milliseconds for name, (milliseconds, _) in starts.items()}
+        costs["peak_memory_bytes"] = {name: peak for name, (_, peak) in starts.items()}
+    return costs
 
 
-def _require(metrics: Mapping[str, float], config: Eval) -> None:
+def _require(numbers: Mapping[str, float], config: Eval) -> None:
     missed = []
-    for name, wanted in config.require.items():
-        for metric, least in wanted.items():
-            value = metrics.get(f"{name}.{metric}")
+    for name, bounds in config.require.items():
+        for metric, least in bounds.items():
+            value = numbers.get(f"{name}.{metric}")
             if value is None:
                 missed.append(f"{name}.{metric} was not measured")
             elif value < least:
                 missed.append(f"{name}.{metric} is {value:.4f}, required is {least:g}")
     if missed:
-        raise GateError("not good enough: " + "; ".join(missed), where=config.output_dir)
+        raise GateError("requirements not met: " + "; ".join(missed), where=config.output_dir)

@@ -1,8 +1,8 @@
-"""finetune: train a model on gold labels (the teacher), or on the answers of another model (student2)."""
+"""finetune: train a model on gold labels (the teacher), or on the predictions of another model (student2)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,114 +12,132 @@ from torch import Tensor
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.stages.training import Lesson, Teaching, fit
-from tinybert_cli.types import Batch, Rows
+from tinybert_cli.stages import training
+from tinybert_cli.stages.training import TrainingRows
+from tinybert_cli.types import Batch
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
-    """Writes a model folder; yields what happens on the way."""
+    """Writes a model folder; yields events."""
     if config.min_confidence and config.labels == "gold":
         raise ConfigError(
             "`min_confidence` needs the answers of a model, but `labels` is gold",
             key=("min_confidence",),
             hint="set labels to a label dataset, or leave min_confidence out",
         )
+    task = tasks.find_prediction_task(config.task)
+    objective = task.objective(config.training.metric_for_best_model)
     source = models.locate(config.model.from_)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
+    splits: list[data.Split] = ["train", "validation"]
     if config.labels != "gold":
         inputs["labels"] = artifacts.describe(data.existing_folder(config.labels, "labels"))
-    splits: list[data.Split] = ["train", "validation"] if config.labels == "gold" else ["validation"]
+        splits = ["validation"]
     inputs |= artifacts.describe_all(data.sources(config.data, splits))
     with artifacts.open_output("finetune", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
             yield output.up_to_date()
         else:
-            yield from output.record(_finetune(config, source, output))
+            yield from output.record(_finetune(config, task, objective, source, output))
 
 
-def _finetune(config: Finetune, source: models.Source, output: artifacts.Output) -> Iterator[artifacts.Row]:
-    task = tasks.find_prediction_task(config.task)
-    manifest: dict[str, Any] = {"inputs": {}}
-    originals: Rows | None = None
-    if config.labels == "gold":
-        rows = data.read(config.data, "train")
-        names = task.label_names(rows, config.data, model_names=None)
-        labels = task.labels(rows, config.data, names)
-        if labels is None:
-            raise tasks.without_gold(rows, config.data)
+def _finetune(
+    config: Finetune,
+    task: tasks.PredictionTask,
+    objective: tuple[str, float],
+    source: models.Source,
+    output: artifacts.Output,
+) -> Iterator[artifacts.Row]:
+    loss_set = losses.LOSS_SETS[task.output_type]
+    gold = config.labels == "gold"
+    if gold:
+        rows = yield from _gold_rows(config, task)
     else:
-        folder = Path(config.labels)
-        manifest = artifacts.verify_folder(folder)
-        sources = data.sources(config.data, ["train", "unlabeled"])
-        artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
-        answers = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
-        answers = answers.head(config.data.max_train_samples)
-        names, originals = manifest["label_names"], answers.originals
-        logits = task.settled(answers.logits, answers.offsets, manifest.get("decision", {}))
-        labels, sure = task.hard_answers(logits, answers.offsets, config.min_confidence)
-        chosen = sure.nonzero()[0]
-        rows, labels = answers.rows.select(chosen.tolist()), labels[answers.prediction_indices(chosen)]
-        yield {"event": "labels", "rows": len(sure), "kept": len(chosen), "min_confidence": config.min_confidence}
-        if not len(chosen):
-            raise InputError(
-                f"none of the {len(sure):,} answers in '{folder}' is at least {config.min_confidence:g} sure",
-                hint="lower min_confidence",
-            )
-    task.check_trainable(labels, names, rows)
-    if config.labels == "gold":
-        yield from ({"event": "warning", "message": message} for message in task.odd(rows, config.data, names))
-    outputs, options = losses.LOSS_SETS[task.outputs], _options(config)
-    targets = {"labels": labels}
+        rows = yield from _predicted_rows(config, task, Path(config.labels))
     if config.class_weights == "balanced":
-        assert outputs.balanced is not None  # _check_class_weights
-        targets["label_weights"] = outputs.balanced(labels)
-    lesson = Lesson(
-        rows,
-        targets,
-        names,
-        lambda model: Teaching(model, _loss(outputs, options, config.regularization.r_drop)),
-        config.model,
-        source,
-        dropout=config.regularization.dropout,
-        originals=originals,
-        origin=manifest["inputs"],
-        card={
-            "starts from": config.model.from_,
-            "learned from": "gold labels" if config.labels == "gold" else config.labels,
-            "loss": _spoken(config, outputs),
-        },
+        assert loss_set.balanced is not None  # _check_class_weights
+        rows.targets["label_weights"] = loss_set.balanced(rows.targets["labels"])
+    accelerator = loops.make_accelerator(config.training, output.trackers)
+    new, training_data = yield from training.prepare(
+        config, task, config.model, source, rows,
+        section="model", device=accelerator.device, dropout=config.regularization.dropout,
+    )  # fmt: skip
+    made = {
+        "starts from": config.model.from_,
+        "trained on": "gold labels" if gold else config.labels,
+        "loss": _loss_in_words(config, loss_set),
+    }
+    loss = _loss(loss_set, _loss_options(config), config.regularization.r_drop)
+    yield from training.train(
+        config, task, new, training_data, new.model, loss, output, accelerator, objective=objective, made=made
     )
-    yield from fit(config, lesson, output)
 
 
-def _spoken(config: Finetune, outputs: losses.LossSet) -> str:
+def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[artifacts.Row, None, TrainingRows]:
+    rows = data.read(config.data, "train")
+    names = task.label_names(rows, config.data, model_names=None)
+    labels = task.labels(rows, config.data, names)
+    if labels is None:
+        raise tasks.no_labels_error(rows, config.data)
+    task.check_trainable(labels, names, rows)
+    yield from ({"event": "warning", "message": message} for message in task.label_warnings(rows, config.data, names))
+    return TrainingRows(rows, {"labels": labels}, names)
+
+
+def _predicted_rows(
+    config: Finetune, task: tasks.PredictionTask, folder: Path
+) -> Generator[artifacts.Row, None, TrainingRows]:
+    """The rows of a label dataset with the predictions of its model as labels."""
+    manifest = artifacts.verify_folder(folder)
+    sources = data.sources(config.data, ["train", "unlabeled"])
+    artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
+    dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
+    dataset = dataset.head(config.data.max_train_samples)
+    names: list[str] = manifest["label_names"]
+    tuned = manifest.get("tuned_settings", manifest.get("decision", {}))  # `decision` in label datasets of tinybert 0.1
+    logits = task.apply_thresholds(dataset.logits, dataset.offsets, tuned)
+    labels, confident = task.hard_labels(logits, dataset.offsets, config.min_confidence)
+    selected = confident.nonzero()[0]
+    yield {"event": "labels", "rows": len(confident), "kept": len(selected), "min_confidence": config.min_confidence}
+    if not len(selected):
+        raise InputError(
+            f"no prediction in '{folder}' has a confidence of {config.min_confidence:g} or more "
+            f"({len(confident):,} rows)",
+            hint="lower min_confidence",
+        )
+    rows, labels = dataset.rows.select(selected.tolist()), labels[dataset.prediction_indices(selected)]
+    task.check_trainable(labels, names, rows)
+    return TrainingRows(rows, {"labels": labels}, names, originals=dataset.originals, origin=manifest["inputs"])
+
+
+def _loss_in_words(config: Finetune, loss_set: losses.LossSet) -> str:
     parts = [f"{name.replace('_', ' ')} {value:g}" for name, value in config.regularization if value]
     weighted = ["class weights balanced"] if config.class_weights == "balanced" else []
-    return ", ".join([outputs.name, *weighted, *parts])
+    return ", ".join([loss_set.name, *weighted, *parts])
 
 
-def _options(config: Finetune) -> dict[str, Any]:
-    """Those of the loss that were asked for; a loss need not have the others."""
-    asked = {"label_smoothing": config.regularization.label_smoothing, "class_weights": config.class_weights}
-    return {name: value for name, value in asked.items() if value not in (0.0, "none")}
+def _loss_options(config: Finetune) -> dict[str, Any]:
+    """The options that are set; a loss need not have the others."""
+    options = {"label_smoothing": config.regularization.label_smoothing, "class_weights": config.class_weights}
+    return {name: value for name, value in options.items() if value not in (0.0, "none")}
 
 
-def _loss(compare: losses.LossSet, options: Mapping[str, Any], r_drop: float) -> loops.StepLoss:
+def _loss(loss_set: losses.LossSet, options: Mapping[str, Any], r_drop: float) -> loops.StepLoss:
     def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        said = loops.forward(model, batch)
-        hard = compare.hard_labels(said, said, batch, **options)
+        outputs = loops.forward(model, batch)
+        hard = loss_set.hard_labels(outputs, outputs, batch, **options)
         if not r_drop:
             return {"loss": hard}
-        again = loops.forward(model, batch)  # the same rows under another dropout
-        hard = (hard + compare.hard_labels(again, again, batch, **options)) / 2
-        apart = compare.r_drop(said, again, batch)
-        return {"loss": hard + r_drop * apart, "hard_labels": hard, "r_drop": apart}
+        second = loops.forward(model, batch)  # the same rows with another dropout mask
+        hard = (hard + loss_set.hard_labels(second, second, batch, **options)) / 2
+        divergence = loss_set.r_drop(outputs, second, batch)
+        return {"loss": hard + r_drop * divergence, "hard_labels": hard, "r_drop": divergence}
 
     return loss
 
 
 def _has(task: str, option: str) -> bool:
-    return option in losses.options_of(losses.LOSS_SETS[tasks.find_prediction_task(task).outputs].hard_labels)
+    return option in losses.options_of(losses.LOSS_SETS[tasks.find_prediction_task(task).output_type].hard_labels)
 
 
 def _check_smoothing(task: str, regularization: Mapping[str, Any]) -> None:
@@ -138,9 +156,9 @@ def _check_class_weights(task: str, class_weights: str) -> None:
 
 
 def _check_confidence(task: str, min_confidence: float) -> None:
-    if min_confidence and not tasks.find_prediction_task(task).confident:
+    if min_confidence and not tasks.find_prediction_task(task).has_confidence:
         raise ConfigError(
-            f"the answers of {task} are numbers, which have no confidence", key=("min_confidence",),
+            f"the predictions of {task} are numbers, which have no confidence", key=("min_confidence",),
             hint="leave min_confidence out",
         )  # fmt: skip
 

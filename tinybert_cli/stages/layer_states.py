@@ -1,7 +1,4 @@
-"""What gen_soft_labels and distill stand on for layer states on disk: which are kept, and whether a student has enough.
-
-No stage of its own.
-"""
+"""Layer states on disk: which ones gen-soft-labels stores, and whether a label dataset has all that distill needs."""
 
 from __future__ import annotations
 
@@ -17,87 +14,97 @@ from tinybert_cli.errors import ConfigError
 
 @dataclass(frozen=True)
 class LayerStateSpec:
-    """What is kept of a teacher's layers."""
+    """The layer outputs of a teacher that are stored."""
 
     net: models.ModelWithStates
     layers: list[int]  # counted from 0
     layer_outputs: frozenset[str]
-    shapes: dict[str, tuple[int, ...]]  # of one token, or of a pair
+    shapes: dict[str, tuple[int, ...]]  # of one token, or of a pair of tokens
     teacher_layers: int
-    width: int
+    hidden_size: int
 
-    def described(self) -> dict[str, Any]:
-        """For the manifest; layers count from 1 there, as everywhere that people read."""
+    def for_manifest(self) -> dict[str, Any]:
+        """Layers count from 1 there, as in configs and messages."""
         return {
             "reads": sorted(self.layer_outputs),
             "layers": [layer + 1 for layer in self.layers],
             "teacher_layers": self.teacher_layers,
-            "width": self.width,
+            "width": self.hidden_size,
         }
 
 
 def check_layers(states: Sequence[str], student_layers: int | None, layer_mapping: Any) -> None:
-    """The settings say which layers, and only if states are kept.
+    """The settings name layer losses and, if there are any, determine the layers.
 
     Raises:
-        ConfigError: they do not; its key is below all three.
+        ConfigError: they do not; its key is relative to all three settings.
     """
-    for place, name in enumerate(states):
+    for index, name in enumerate(states):
         try:
             losses.layer_outputs_of([name])
         except ConfigError as error:
-            raise ConfigError(error.what, key=("states", place), hint=error.hint) from error
+            raise ConfigError(error.what, key=("states", index), hint=error.hint) from error
     if states and student_layers is None and isinstance(layer_mapping, str):
         raise ConfigError(
-            f"the layers of which states are kept depend on the student: {layer_mapping} of how many?",
+            f"layer_mapping: {layer_mapping} needs the number of layers of the student to select the stored layers",
             key=("states",),
             hint="student_layers: 4; or the layers themselves: layer_mapping: [3, 6, 9, 12]",
         )
     if not states and student_layers is not None:
         raise ConfigError(
-            "student_layers says of which layers states are kept, but none are", key=("student_layers",),
+            "student_layers selects the layers whose states are stored, but `states` is empty",
+            key=("student_layers",),
             hint="states: [hidden_states, attentions], or leave it out",
-        )  # fmt: skip
+        )
 
 
-def layer_state_spec(config: GenSoftLabels, nets: Sequence[Any]) -> LayerStateSpec | None:
-    """What the config asks to be kept of these teachers, of which exports are None; None if it is nothing.
+def layer_state_spec(config: GenSoftLabels, teachers: Sequence[Any]) -> LayerStateSpec | None:
+    """The states to store of these teachers, None for an export; None if the config asks for none.
 
     Raises:
-        ConfigError: no such layers, or no teacher or several that could show any.
-        InputError: this one does not show them.
+        ConfigError: there are no such layers, or several teachers, or an export.
+        InputError: the attention of this family cannot be read.
     """
     if not config.states:
         return None
-    if len(nets) > 1 or nets[0] is None:
-        what = "an export shows nothing of its layers" if len(nets) == 1 else "several teachers have no common layers"
-        raise ConfigError(what, key=("states",), hint="keep the states of one teacher, a model folder or Hub id")
-    settings, layer_outputs = nets[0].config, losses.layer_outputs_of(config.states)
-    count = int(settings.num_hidden_layers)
-    asked = config.student_layers or len(config.layer_mapping)
-    layers = models.layer_map(config.layer_mapping, asked, count)
-    shapes = models.state_shapes(settings, len(layers), layer_outputs)
-    net = models.ModelWithStates(nets[0], layers, layer_outputs)
-    return LayerStateSpec(net, layers, layer_outputs, shapes, count, int(settings.hidden_size))
+    if len(teachers) > 1 or teachers[0] is None:
+        what = "an export has no layer outputs" if len(teachers) == 1 else "several teachers have no common layers"
+        raise ConfigError(what, key=("states",), hint="store the states of one teacher, a model folder or Hub id")
+    settings, layer_outputs = teachers[0].config, losses.layer_outputs_of(config.states)
+    teacher_layers = int(settings.num_hidden_layers)
+    student_layers = config.student_layers or len(config.layer_mapping)
+    layers = models.layer_map(config.layer_mapping, student_layers, teacher_layers)
+    return LayerStateSpec(
+        models.ModelWithStates(teachers[0], layers, layer_outputs),
+        layers,
+        layer_outputs,
+        models.state_shapes(settings, len(layers), layer_outputs),
+        teacher_layers,
+        int(settings.hidden_size),
+    )
 
 
-def missing_states(states: Mapping[str, Any], objective: losses.WeightedLoss, layers: Sequence[int]) -> str | None:
-    """What a label dataset does not hold of what the losses compare, in words; `layers` count from 0."""
-    for name in objective.parts:
+def missing_states(states: Mapping[str, Any], loss: losses.WeightedLoss, layers: Sequence[int]) -> str | None:
+    """What a label dataset lacks for these losses and layers (counted from 0), in words; None if it has everything.
+
+    Args:
+        states: the entry of its manifest.
+    """
+    for name in loss.parts:
         if name in losses.LAYER_OUTPUTS and not losses.layer_outputs_of([name]) <= {*states["reads"]}:
-            return f"holds no states for the loss `{name}`, only {', '.join(states['reads'])}"
+            return f"has no states for the loss `{name}`, only {', '.join(states['reads'])}"
     missing = [str(layer + 1) for layer in layers if layer + 1 not in states["layers"]]
     if missing:
-        there = ", ".join(map(str, states["layers"]))
-        return f"holds no states of layer {', '.join(missing)} of the teacher, only of {there}"
+        stored = ", ".join(map(str, states["layers"]))
+        return f"has no states of layer {', '.join(missing)} of the teacher, only of {stored}"
     return None
 
 
 def read(
     folder: Path, manifest: Mapping[str, Any], layer_outputs: frozenset[str], layers: Sequence[int]
 ) -> data.LayerStates:
-    """The states of these layers, counted from 0, all of which are there."""
-    there = manifest["states"]["layers"]
-    places = [there.index(layer + 1) for layer in layers]
+    """The stored states of these layers, counted from 0, all of which exist."""
+    stored = manifest["states"]["layers"]
+    indices = [stored.index(layer + 1) for layer in layers]
     files = [entry["path"] for entry in manifest["outputs"]]
-    return data.read_states(folder, files, layer_outputs, None if places == list(range(len(there))) else places)
+    return data.read_states(folder, files, layer_outputs, None if indices == list(range(len(stored))) else indices)

@@ -1,4 +1,4 @@
-"""Language modeling: running text in full blocks, for students of no task yet."""
+"""Language modeling: plain text in full blocks, for task-agnostic students."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.tasks.base import Task, frame, texts_of
+from tinybert_cli.tasks.base import Task
+from tinybert_cli.tasks.encoding import special_tokens, text_columns_of
 from tinybert_cli.types import Array, Encoded, Rows
 
 if TYPE_CHECKING:
@@ -22,20 +23,23 @@ class LanguageModeling(Task):
     name = "language-modeling"
     head = "base"
     pipeline = "feature-extraction"
+    recipe = "general"
     main_metric = "loss"
     metrics: ClassVar[Mapping[str, bool]] = {"loss": False}
 
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """The texts one after the other, cut into blocks of `max_seq_length`; only the last one may be shorter.
+        """The texts, concatenated and split into blocks of `max_seq_length`; only the last block may be shorter.
 
-        A block begins and ends like a text of its own, [CLS] ... [SEP], and [SEP] parts the texts in it.
+        A block begins and ends like a single text, [CLS] ... [SEP]; [SEP] separates the texts inside it.
         """
-        before, after = frame(tokenizer)
-        paragraphs = (text for texts in zip(*texts_of(rows, data), strict=True) for text in texts if text.strip())
+        before, after = special_tokens(tokenizer)
+        paragraphs = (
+            text for texts in zip(*text_columns_of(rows, data), strict=True) for text in texts if text.strip()
+        )
         ids = _tokenized(paragraphs, tokenizer, after)
         if not len(ids):
-            raise InputError("there is no text in these rows", where=rows.location(0))
-        ids = ids[: len(ids) - len(after)]  # the last block ends with it anyway
+            raise InputError("these rows have no text", where=rows.location(0))
+        ids = ids[: len(ids) - len(after)]  # the last block gets its own
         length, begin, end = data.max_seq_length, len(before), data.max_seq_length - len(after)
         count = len(ids) // (end - begin)
         whole, rest = np.split(ids, [count * (end - begin)])
@@ -54,13 +58,15 @@ class LanguageModeling(Task):
 
 
 def _tokenized(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, after: Array) -> Array:
-    """All texts in one row, each with `after` behind it."""
+    """The token ids of all texts, concatenated, each followed by `after`."""
     parts = [np.zeros(0, dtype=np.int32)]
     for chunk in _chunks(texts):
-        said = tokenizer(
+        encoded = tokenizer(
             chunk, add_special_tokens=False, return_token_type_ids=False, return_attention_mask=False, verbose=False
         )
-        parts.append(np.concatenate([part for ids in said["input_ids"] for part in (np.asarray(ids, np.int32), after)]))
+        parts.append(
+            np.concatenate([part for ids in encoded["input_ids"] for part in (np.asarray(ids, np.int32), after)])
+        )
     return np.concatenate(parts)
 
 
@@ -79,7 +85,7 @@ def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _cut(text: str) -> Iterator[str]:
-    """The text, or, if it is longer than _CHUNK, its parts, cut between two words where there are any."""
+    """The text, or its parts of at most _CHUNK characters, split at a space where there is one."""
     begin = 0
     while len(text) - begin > _CHUNK:
         space = text.rfind(" ", begin + 1, begin + _CHUNK)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.metrics import classification
-from tinybert_cli.tasks.base import Exam, PredictionTask, Window, check_complete, encode_texts, text_usage
-from tinybert_cli.tasks.label_names import agreed_names, position_of, unknown_label
-from tinybert_cli.types import NO_LABEL, Array, Rows
+from tinybert_cli.metrics.classification import ClassificationMetric
+from tinybert_cli.metrics.comparison import class_fidelity
+from tinybert_cli.metrics.probabilities import mean_class_logits, softmax
+from tinybert_cli.tasks.base import PredictionTask, Window, check_complete, text_usage
+from tinybert_cli.tasks.encoding import encode_texts
+from tinybert_cli.tasks.label_names import agreed_names, class_index, unknown_label
+from tinybert_cli.types import NO_LABEL, Array, Predictions, Rows
 
 
 class TextClassification(PredictionTask):
@@ -21,7 +23,8 @@ class TextClassification(PredictionTask):
     head = "sequence-classification"
     problem = "single_label_classification"
     pipeline = "text-classification"
-    outputs = "class"
+    recipe = "sst2"
+    output_type = "class"
     main_metric = "accuracy"
     metrics: ClassVar[Mapping[str, bool]] = {
         "accuracy": True,
@@ -30,8 +33,8 @@ class TextClassification(PredictionTask):
         "loss": False,
         "ece": False,
     }
-    sliced = "accuracy"
-    detailed = ("f1_weighted", "brier", "precision", "recall")
+    slice_metric = "accuracy"
+    extra_metrics = ("f1_weighted", "brier", "precision", "recall")
 
     encode = staticmethod(encode_texts)
 
@@ -40,34 +43,34 @@ class TextClassification(PredictionTask):
         for index, value in enumerate(values):
             if isinstance(value, (list, dict)):
                 raise InputError(
-                    f"a label is a name or a whole number, not {value!r}",
+                    f"expected a name or a whole number as the label, found {value!r}",
                     where=rows.location(index),
-                    hint="several labels to a text are another task: multi-label-classification",
+                    hint="for several labels per text: task: multi-label-classification",
                 )
         return agreed_names(rows, data, values, model_names=model_names)
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
         if data.label_column_name not in rows.columns:
             return None
-        position = {name: index for index, name in enumerate(names)}
+        indices = {name: index for index, name in enumerate(names)}
         values = rows.column(data.label_column_name)
         if all(value == -1 for value in values):  # how the Hub marks the rows of a hidden test set
             return None
         labels = np.full(len(values), NO_LABEL, dtype=np.int64)
-        for index, value in enumerate(values):
-            if value not in (None, "") or value in position:
-                place = position_of(value, position)
-                if place is None:
-                    raise unknown_label(value, names, rows.location(index))
-                labels[index] = place
+        for row, value in enumerate(values):
+            if value not in (None, "") or value in indices:
+                index = class_index(value, indices)
+                if index is None:
+                    raise unknown_label(value, names, rows.location(row))
+                labels[row] = index
         return labels
 
-    def exam(self, rows: Rows, data: Data, names: Sequence[str]) -> Exam | None:
+    def metric(self, rows: Rows, data: Data, names: Sequence[str]) -> ClassificationMetric | None:
         labels = self.labels(rows, data, names)
         if labels is None:
             return None
         check_complete(labels, rows)
-        return ClassExam(labels, list(names), [names[label] for label in labels])
+        return ClassificationMetric(labels, list(names))
 
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
         check_complete(labels, rows)
@@ -80,73 +83,34 @@ class TextClassification(PredictionTask):
                 hint="check data.label_column_name, or shuffle the rows before data.max_train_samples cuts them",
             )
 
-    def hard_answers(self, logits: Array, offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
-        probabilities = classification.softmax(logits)
-        sure = probabilities.max(-1) >= min_confidence
-        return np.where(sure, probabilities.argmax(-1), NO_LABEL), sure
+    def predictions(
+        self, logits: Array, row_offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
+    ) -> Predictions:
+        probabilities = softmax(logits)
+        values = [names[index] for index in probabilities.argmax(-1)]
+        return Predictions(values, probabilities.max(-1), logits)
 
-    def answers(
-        self, logits: Array, offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
-    ) -> dict[str, list[Any]]:
-        probabilities = classification.softmax(logits)
-        best = probabilities.argmax(-1)
-        return {"prediction": [names[i] for i in best], "confidence": probabilities.max(-1).tolist()}
+    def hard_labels(self, logits: Array, row_offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
+        probabilities = softmax(logits)
+        confident = probabilities.max(-1) >= min_confidence
+        return np.where(confident, probabilities.argmax(-1), NO_LABEL), confident
 
-    def reply(
+    def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
+        assert predictions.logits is not None and reference.logits is not None
+        return class_fidelity(predictions.logits, reference.logits)
+
+    ensemble = staticmethod(mean_class_logits)
+
+    def format_prediction(
         self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
         ((logits, _),) = windows
-        shares = classification.softmax(logits)
+        probabilities = softmax(logits)
         return {
-            "prediction": names[int(shares.argmax())],
-            "confidence": float(shares.max()),
-            "probabilities": dict(zip(names, shares.tolist(), strict=True)),
+            "prediction": names[int(probabilities.argmax())],
+            "confidence": float(probabilities.max()),
+            "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
         }
-
-    def fidelity(self, logits: Array, reference: Array, offsets: Array | None) -> dict[str, float]:
-        return classification.fidelity(logits, reference)
-
-    ensemble = staticmethod(classification.ensemble)
 
     def usage(self, folder: str, *, pair: bool) -> str:
         return text_usage(folder, "", pair=pair)
-
-
-@dataclass(frozen=True)
-class ClassExam(Exam):
-    """One of C classes for every row: A = N."""
-
-    labels: Array  # (N,)
-    names: list[str]
-    words: list[str]
-
-    def score(self, logits: Array) -> dict[str, float]:
-        return classification.score(logits, self.labels)
-
-    def details(self, logits: Array) -> dict[str, float]:
-        return classification.details(logits, self.labels, self.names)
-
-    def resampled(self, logits: Array, *, resamples: int, seed: int) -> dict[str, Array]:
-        return classification.resampled(logits, self.labels, self.names, resamples=resamples, seed=seed)
-
-    def discordant(self, logits: Array, reference: Array) -> dict[str, float]:
-        return classification.discordant(self.credit(logits) == 1, self.credit(reference) == 1)
-
-    def credit(self, logits: Array) -> Array:
-        right: Array = logits.argmax(-1) == self.labels
-        return right.astype(np.float64)
-
-    def trivial(self) -> float:
-        return float(np.bincount(self.labels).max() / len(self.labels))
-
-    def best_order(self, logits: Array) -> tuple[list[int], float]:
-        return classification.best_order(logits, self.labels)
-
-    def calibrated(self, logits: Array) -> dict[str, float]:
-        return classification.calibrated(logits, self.labels)
-
-    def certainty(self, logits: Array) -> tuple[list[float], list[bool]]:
-        return classification.softmax(logits).max(-1).tolist(), (logits.argmax(-1) == self.labels).tolist()
-
-    def confusion(self, logits: Array) -> Array:
-        return classification.confusion(logits, self.labels, len(self.names))

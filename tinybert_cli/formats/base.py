@@ -1,0 +1,72 @@
+"""The interface of an export format: how a model is written, loaded without torch, quantized and described."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tinybert_cli.types import Array
+
+
+class Session(Protocol):
+    """An exported model that computes logits without torch."""
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """The names of its inputs, of input_ids, attention_mask and token_type_ids."""
+
+    def __call__(self, inputs: Mapping[str, Array]) -> Array:
+        """Logits, (B, C) or (B, T, C), of inputs (B, T)."""
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Quantization of a format: `write(float32 file, int8 file, exclude, **options)`.
+
+    `options` are the settings of export that `write` takes; `parts` lists the parts of a float32 file that int8
+    changes, by the names that `exclude` accepts.
+    """
+
+    write: Callable[..., None]
+    options: tuple[str, ...]
+    parts: Callable[[Path], list[str]]
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export, for its description in the model card."""
+
+    folder: str
+    model: str  # the model that was exported
+    precision: str  # of the weights
+    code: str  # Python code that loads and runs a model folder with transformers
+    command: str  # the shell command that predicts with it
+
+
+@dataclass(frozen=True)
+class Format:
+    """An export format.
+
+    `write(model, inputs, folder, **options)` writes into an empty folder; `options` are the settings of export that it
+    takes. `weights` is the file that marks such a folder, `precision` that of its weights unless `dtype` is given.
+    `load` opens a folder without torch; None: it is a model folder of transformers.
+    `usage` gives heading → Markdown for the model card, `limitations` sentences for it.
+    """
+
+    weights: str
+    precision: str
+    write: Callable[..., None]
+    runtime: str  # what loads it, in words
+    usage: Callable[[Export], dict[str, str]]
+    options: tuple[str, ...] = ()
+    load: Callable[[Path], Session] | None = None
+    int8: Int8 | None = None
+    library: str | None = None  # the Hub's name of what loads it
+    limitations: Callable[[Export], list[str]] = lambda export: []
+
+    @property
+    def settings(self) -> set[str]:
+        """The settings of export that this format reads, besides those that all formats read."""
+        return {*self.options, *(("quantize", "quantize_exclude", *self.int8.options) if self.int8 else ())}

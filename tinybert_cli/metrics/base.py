@@ -1,0 +1,110 @@
+"""The one interface of all metrics: statistics of each row, and metrics as functions of their sums (as in sacreBLEU).
+
+Scores, bootstrap intervals, paired differences, slices and the metric in training are all computed from sums of
+statistics, so they are implemented once, for every metric.
+
+Shapes: N rows, K numbers of one statistic, R sums: 1 for a score, else one per resample or slice.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli.metrics.comparison import mcnemar
+from tinybert_cli.types import Array, Predictions
+
+Statistics = Mapping[str, Any]  # name → (N, K), a NumPy array or a sparse one of SciPy
+Sums = Mapping[str, Array]  # name → (R, K)
+
+
+class Metric(ABC):
+    """Scores predictions for N rows against their references."""
+
+    @property
+    @abstractmethod
+    def references(self) -> Sequence[Any]:
+        """The gold value of each row (N,), of the same kind as `Predictions.values`."""
+
+    @abstractmethod
+    def statistics(self, predictions: Predictions) -> Statistics:
+        """The numbers of each row that `from_sums` adds up."""
+
+    @abstractmethod
+    def from_sums(self, sums: Sums) -> dict[str, Array]:
+        """metric → (R,), from the sums of the statistics over R sets of rows."""
+
+    @abstractmethod
+    def row_scores(self, statistics: Statistics) -> Array:
+        """The score of each row (N,), 1 at best."""
+
+    @abstractmethod
+    def label_slices(self) -> dict[str, Array]:
+        """Slices by the reference: name → which rows (N,)."""
+
+    @abstractmethod
+    def majority_baseline(self) -> float:
+        """The main metric of the best constant prediction."""
+
+    def correct(self, statistics: Statistics) -> Array:
+        """Which rows (N,) count as right in a paired test."""
+        right: Array = self.row_scores(statistics) == 1
+        return right
+
+    def paired_test(self, statistics: Statistics, reference: Statistics) -> dict[str, float]:
+        """`rows_lost` and `rows_won` against the reference model, and the p-value of a paired test."""
+        return mcnemar(self.correct(statistics), self.correct(reference))
+
+    def rank_metrics(self, predictions: Predictions) -> dict[str, float]:
+        """Metrics that depend on the order of all rows, so that they are no functions of sums."""
+        return {}
+
+    def resampled_rank_metrics(self, predictions: Predictions, counts: Array) -> dict[str, Array]:
+        """The rank metrics that get an interval: metric → (R,), for rows drawn `counts` (R, N) times."""
+        return {}
+
+    def tune_thresholds(self, logits: Array) -> dict[str, Any]:
+        """Settings for config.json (`Task.tuned_settings`) with which these logits (P, C) score best."""
+        return {}
+
+    def class_logits(self, predictions: Predictions) -> tuple[Array, Array] | None:
+        """Logits (D, C) and gold class indices (D,) of D decisions between C classes; None without classes."""
+        return None
+
+    def confidences(self, predictions: Predictions, statistics: Statistics) -> tuple[Array, Array] | None:
+        """Confidence of each decision (D,), and whether it is correct (D,); None without confidences."""
+        return None
+
+
+def score(metric: Metric, predictions: Predictions, statistics: Statistics | None = None) -> dict[str, float]:
+    """Every metric of the predictions.
+
+    Args:
+        statistics: of these predictions, if they have been computed already.
+    """
+    statistics = metric.statistics(predictions) if statistics is None else statistics
+    sums = {name: np.asarray(values.sum(axis=0)).reshape(1, -1) for name, values in statistics.items()}
+    metrics = {name: float(values[0]) for name, values in metric.from_sums(sums).items()}
+    return metrics | metric.rank_metrics(predictions)
+
+
+def one_hot(indices: Array, size: int, values: Array | None = None) -> Any:
+    """(N, size), sparse: one number per row, 1 or that of `values` (N,), in the column `indices` (N,)."""
+    from scipy.sparse import csr_array
+
+    numbers = np.ones(len(indices)) if values is None else np.asarray(values, dtype=np.float64)
+    return csr_array((numbers, indices, np.arange(len(indices) + 1)), shape=(len(indices), size))
+
+
+def column(values: Any) -> Array:
+    """(N,) → (N, 1), in float64."""
+    return np.asarray(values, dtype=np.float64)[:, None]
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """Element by element; 0 where the denominator is 0, as in scikit-learn."""
+    result: Array = np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
+    return result

@@ -1,0 +1,59 @@
+"""Bootstrap intervals: every metric on rows drawn with replacement, from sums of their statistics.
+
+Shapes: N rows, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from tinybert_cli.metrics.base import Metric, Statistics
+from tinybert_cli.types import Array, Predictions
+
+MOST_COUNTS = 2**24  # numbers in the table of drawn rows that is in memory at once
+
+
+def resampled(
+    metric: Metric, predictions: Predictions, statistics: Statistics, *, resamples: int, seed: int
+) -> dict[str, Array]:
+    """metric → its values on `resamples` bootstrap samples (R,).
+
+    The same seed draws the same rows, so the difference between the values of two models is a paired one.
+    """
+    parts = []
+    for counts in _drawn_counts(len(predictions), resamples=resamples, seed=seed):
+        sums = {name: np.asarray(counts @ values) for name, values in statistics.items()}
+        parts.append(metric.from_sums(sums) | metric.resampled_rank_metrics(predictions, counts))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """The middle 95 % of resampled values (R,)."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def intervals(
+    metric: Metric,
+    predictions: Predictions,
+    statistics: Statistics,
+    names: Iterable[str],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """metric → its 95 % bootstrap interval, for those of `names` that can be resampled."""
+    values = resampled(metric, predictions, statistics, resamples=resamples, seed=seed)
+    return {name: interval(values[name]) for name in names if name in values}
+
+
+def _drawn_counts(rows: int, *, resamples: int, seed: int) -> Iterator[Array]:
+    """How often each row is drawn when as many are drawn with replacement: (R, N) in chunks."""
+    random = np.random.default_rng(seed)
+    chunk = max(1, MOST_COUNTS // max(1, rows))
+    for begin in range(0, resamples, chunk):
+        size = min(chunk, resamples - begin)
+        draws = (random.integers(rows, size=rows) for _ in range(size))
+        yield np.stack([np.bincount(drawn, minlength=rows) for drawn in draws]).astype(np.float64)

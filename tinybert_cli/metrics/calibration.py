@@ -1,0 +1,69 @@
+"""Calibration: how well confidence predicts accuracy (Guo et al. 2017, arXiv 1706.04599).
+
+Shapes: D decisions (rows or words), C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli.metrics.base import one_hot
+from tinybert_cli.metrics.probabilities import cross_entropy, softmax
+from tinybert_cli.types import Array
+
+BINS = 15  # of confidence, for the calibration error
+
+
+def brier(probabilities: Array, labels: Array) -> Array:
+    """Squared distance of the probabilities from the one-hot label, summed over the classes (Brier 1950) (D,)."""
+    distance: Array = ((probabilities - np.eye(probabilities.shape[-1])[labels]) ** 2).sum(-1)
+    return distance
+
+
+def gaps_by_bin(confidence: Array, correct: Array) -> Any:
+    """Confidence minus correctness of each decision, in the column of its bin (D, BINS), sparse."""
+    return one_hot(_bins(confidence, BINS), BINS, confidence - correct)
+
+
+def calibration_error(gaps: Array, decisions: Array) -> Array:
+    """Expected calibration error (R,), from sums of `gaps_by_bin` (R, BINS) over so many decisions (R,)."""
+    error: Array = np.abs(gaps).sum(-1) / np.maximum(decisions, 1)
+    return error
+
+
+def temperature_scaling(logits: Array, labels: Array) -> dict[str, float]:
+    """Calibration after temperature scaling, the temperature of each half of the decisions fitted on the other half.
+
+    `temperature` is the one that fits all decisions together.
+    """
+    scaled = np.empty(logits.shape)
+    halves = np.arange(len(labels)) % 2
+    for half in (0, 1):
+        mine, other = halves == half, halves != half
+        temperature = _best_temperature(logits[other], labels[other]) if other.any() else 1.0
+        scaled[mine] = softmax(logits[mine] / temperature)
+    gaps = gaps_by_bin(scaled.max(-1), scaled.argmax(-1) == labels).sum(axis=0)
+    return {
+        "temperature": _best_temperature(logits, labels),
+        "ece_scaled": float(calibration_error(gaps, np.asarray(len(labels)))),
+        "brier_scaled": float(brier(scaled, labels).mean()),
+    }
+
+
+def _bins(confidence: Array, bins: int) -> Array:
+    indices: Array = np.minimum((confidence * bins).astype(int), bins - 1)
+    return indices
+
+
+def _best_temperature(logits: Array, labels: Array) -> float:
+    """The T for which softmax(logits / T) has the smallest cross-entropy."""
+    from scipy.optimize import minimize_scalar
+
+    values = logits.astype(np.float64)
+
+    def loss(log_temperature: float) -> float:
+        return float(cross_entropy(softmax(values / np.exp(log_temperature)), labels).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))

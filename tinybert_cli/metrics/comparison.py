@@ -1,0 +1,62 @@
+"""Two models compared: fidelity of a model to its reference, and paired tests.
+
+Shapes: N rows, D decisions (rows or words), C classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinybert_cli.metrics.probabilities import EPSILON, softmax
+from tinybert_cli.types import Array
+
+
+def class_fidelity(logits: Array, reference: Array) -> dict[str, float]:
+    """How close the class distributions of two models are (D, C).
+
+    `agreement`: share of equal predictions; `kl`: divergence from the reference at T = 1; `confidence_correlation`:
+    Spearman correlation of both models' confidences.
+    """
+    p, q = softmax(reference), softmax(logits)
+    divergence = (p * (np.log(p.clip(EPSILON)) - np.log(q.clip(EPSILON)))).sum(-1).mean()
+    return {
+        "agreement": float((logits.argmax(-1) == reference.argmax(-1)).mean()),
+        "kl": max(0.0, float(divergence)),
+        "confidence_correlation": rank_correlation(p.max(-1), q.max(-1)),
+    }
+
+
+def rank_correlation(one: Array, other: Array) -> float:
+    """Spearman's correlation; 0 if either does not vary."""
+    from scipy.stats import spearmanr
+
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
+    return float(spearmanr(one, other).statistic)
+
+
+def mcnemar(correct: Array, reference_correct: Array) -> dict[str, float]:
+    """Rows (N,) that only the reference gets right, rows that only the model does, and McNemar's exact test.
+
+    `mcnemar_p` is the probability of a split at least as uneven if both models were equally good (Dietterich 1998).
+    """
+    from scipy.stats import binomtest
+
+    lost, won = int((reference_correct & ~correct).sum()), int((correct & ~reference_correct).sum())
+    p = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+    return {"rows_lost": lost, "rows_won": won, "mcnemar_p": p}
+
+
+def confusion_matrix(logits: Array, labels: Array) -> Array:
+    """How often each gold class (rows) was predicted as each class (columns): (C, C)."""
+    classes = logits.shape[-1]
+    return np.bincount(labels * classes + logits.argmax(-1), minlength=classes**2).reshape(classes, classes)
+
+
+def best_class_order(logits: Array, labels: Array) -> list[int]:
+    """The order of the classes in which the predictions fit the labels best."""
+    from scipy.optimize import linear_sum_assignment
+
+    _, predicted = linear_sum_assignment(confusion_matrix(logits, labels), maximize=True)
+    order: list[int] = predicted.tolist()
+    return order

@@ -1,0 +1,94 @@
+"""The model card of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinybert_cli import artifacts, data, tasks
+from tinybert_cli.config import Distill, Finetune
+from tinybert_cli.reports import model_card
+from tinybert_cli.reports.model_card import Card, Result
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the card of a trained model states, besides its config."""
+
+    made: Mapping[str, object]  # starting point, labels and loss, in the words of the stage
+    label_names: Sequence[str] | None  # None if the task makes no predictions
+    copied_layers: Sequence[int]  # of the source model, counted from 1
+    rows: int
+    facts: Mapping[str, Any]  # size, metrics, device, precision, number of layers
+    result: Result | None
+    selected: bool  # whether the checkpoint was selected on the rows of `result`
+    origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
+
+
+def card(config: Finetune | Distill, training: Training, output: artifacts.Output) -> Card:
+    task, facts, folder = tasks.find(config.task), training.facts, str(output.folder)
+    inputs = {**model_card.data_inputs(training.origin), **output.inputs}
+    teacher = model_card.model_names(training.origin["teacher"]) if "teacher" in training.origin else None
+    precision = "float32" if facts["precision"] == "no" else facts["precision"]
+    settings = config.training
+    return Card(
+        name=output.folder.name,
+        task=config.task,
+        pipeline=task.pipeline,
+        summary=f"A model for {config.task} with {facts['layers']} layers and {facts['parameters'] / 1e6:.1f} M "
+        f"parameters{f', distilled from {teacher}' if teacher else ''}.",
+        inputs=inputs,
+        made={
+            "command": f"`tinybert {output.command}`",
+            **training.made,
+            "teacher": teacher,
+            "layers copied": ", ".join(map(str, training.copied_layers)),
+            "data": model_card.data_names(inputs),
+            "labels": None if training.label_names is None else model_card.listed(training.label_names),
+            "training rows": f"{training.rows:,}",
+            "steps": f"{facts['steps']:,} of {settings.per_device_train_batch_size} rows on each device",
+            "learning rate": f"{settings.learning_rate:g}, {settings.lr_scheduler_type}",
+            "seed": config.seed,
+            "machine": f"{artifacts.machine()}; {precision} on {facts['device']}",
+            "time": f"{facts['train_runtime'] / 60:,.1f} minutes",
+        },
+        result=training.result,
+        costs={
+            "parameters": f"{facts['parameters']:,}, of which embeddings {facts['embedding_parameters']:,}",
+            "weights": f"{facts['bytes'] / 1e6:.1f} MB",
+            "latency": "not measured in training; `tinybert eval` measures it",
+        },
+        usage=_usage(task, folder, pair=len(data.text_columns(config.data)) == 2),
+        limits=[*_limitations(config, task, training, teacher), *model_card.UNTESTED],
+        library="transformers",
+    )
+
+
+def _usage(task: tasks.Task, folder: str, *, pair: bool) -> dict[str, str]:
+    usage = {"transformers": f"```python\n{task.usage(folder, pair=pair)}\n```"}
+    if isinstance(task, tasks.PredictionTask):
+        usage |= {
+            "ONNX Runtime": "`tinybert export` writes ONNX in float32 or int8 and verifies it on real rows.",
+            "tinybert": f"```sh\ntinybert predict {folder} {task.example_input(pair=pair)}\n```",
+        }
+    return usage
+
+
+def _limitations(config: Finetune | Distill, task: tasks.Task, training: Training, teacher: str | None) -> list[str]:
+    facts, sentences = training.facts, [f"Input longer than {config.data.max_seq_length} tokens was cut in training."]
+    if isinstance(task, tasks.PredictionTask):
+        sentences.append(task.limitations(training.label_names or []))
+    if training.result is not None and training.selected:
+        sentences.append(
+            f"The checkpoint was selected on the same {training.result.rows:,} rows that the metrics are from: "
+            "expect slightly lower scores on new text."
+        )
+    if teacher:
+        sentences.append(f"It was trained on the predictions of {teacher}, mistakes included.")
+    if "pieces_kept" in facts:
+        sentences.append(
+            f"The vocabulary was trimmed from {facts['pieces']:,} to {facts['pieces_kept']:,} tokens, those that the "
+            "training text needs: other words are split into smaller tokens, or become the unknown token."
+        )
+    return sentences

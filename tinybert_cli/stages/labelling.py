@@ -1,0 +1,107 @@
+"""Shards of a label dataset: which rows each holds, and the logits of the teachers for them.
+
+Shapes: N rows, P predictions, C numbers of each prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinybert_cli import data, loops, models, tasks
+from tinybert_cli.config import GenSoftLabels
+from tinybert_cli.predictor import Predictor
+from tinybert_cli.stages.layer_states import LayerStateSpec
+from tinybert_cli.types import Array, Encoded, Rows
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+ROWS_PER_SHARD = 16_384  # one file; a killed run loses at most this much work
+TRAINING_SPLITS = ("train", "unlabeled", "augmented")  # students learn from these, so layer states are stored for them
+
+
+@dataclass(frozen=True)
+class RawLogits:
+    """Logits for N rows, before any threshold is applied."""
+
+    logits: Array  # (P, C)
+    row_offsets: Array | None  # (N + 1,) where the predictions of each row begin; None: one each
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """The teachers, and how they label rows."""
+
+    config: GenSoftLabels
+    task: tasks.PredictionTask
+    sources: Sequence[models.Source]
+    teachers: Sequence[Predictor]
+    spec: LayerStateSpec | None  # the layer states to store
+    accelerator: Accelerator
+
+    def label(
+        self, rows: Rows, writer: Callable[[Encoded], data.StatesWriter | None] | None = None
+    ) -> Generator[int, None, RawLogits]:
+        """Yields how many rows are done, and returns the ensemble's logits.
+
+        Args:
+            writer: makes the writer of the layer states of these rows; without it none are computed.
+        """
+        parts: list[Array] = []
+        row_offsets: Array | None = None
+        for number, teacher in enumerate(self.teachers):
+            encoded = self.task.encode(rows, self.config.data, teacher.tokenizer)
+            examples, row_offsets = data.Examples.of(encoded), encoded.row_offsets
+            models.check_length(self.sources[number], int(examples.lengths.max()))
+            net, outputs, states = teacher.module, ["logits"], None
+            if self.spec is not None and writer is not None:
+                net, outputs, states = self.spec.net, ["logits", *self.spec.shapes], writer(encoded)
+            batches = data.sorted_batches(examples.lengths, self.config.per_device_eval_batch_size)
+            count = len(rows) if row_offsets is None else int(row_offsets[-1])
+            logits = np.zeros((count, len(teacher.label_names)), dtype=np.float32)
+            done = 0
+            for indices, values in loops.predict_outputs(net, examples, batches, outputs, accelerator=self.accelerator):
+                logits[examples.prediction_indices(indices)] = values["logits"]
+                if states is not None:
+                    states.write(indices, values)
+                done += len(indices)
+                yield len(rows) * (number * len(examples) + done) // (len(self.teachers) * len(examples))
+            parts.append(logits)
+        weights = self.config.teacher_weights or [1.0] * len(self.teachers)
+        return RawLogits(self.task.ensemble(parts, weights), row_offsets)
+
+
+def shards_of(splits: Mapping[str, Rows]) -> dict[str, tuple[str, range]]:
+    """The files of the label dataset, and which rows of which split each holds."""
+    return {
+        f"{split}-{number:05d}-of-{-(-len(rows) // ROWS_PER_SHARD):05d}.parquet": (
+            split,
+            range(number * ROWS_PER_SHARD, min((number + 1) * ROWS_PER_SHARD, len(rows))),
+        )
+        for split, rows in splits.items()
+        for number in range(-(-len(rows) // ROWS_PER_SHARD))
+    }
+
+
+def is_finished(folder: Path, shard: str, split: str, spec: LayerStateSpec | None) -> bool:
+    """Whether an earlier run wrote the shard with all its files."""
+    states = [] if spec is None or split not in TRAINING_SPLITS else data.states_files(shard, spec.shapes)
+    return all((folder / name).exists() for name in (shard, *states))
+
+
+def shard_writer(
+    shard: str, rows: Rows, raw: RawLogits, columns: Mapping[str, list[Any]], dtype: str, states: Path | None
+) -> Callable[[Path], None]:
+    """Writes the shard, and moves its layer states there from the folder `states`."""
+
+    def write(folder: Path) -> None:
+        data.write_soft_labels(folder / shard, rows, raw.logits, raw.row_offsets, columns=columns, dtype=dtype)
+        for file in states.iterdir() if states else ():
+            file.replace(folder / file.name)
+
+    return write
