@@ -1,10 +1,10 @@
-"""OpenVINO against the int8 export in ONNX Runtime, on the same sentences, in turn; prints medians and ratios.
+"""OpenVINO vs. the int8 export in ONNX Runtime, on the same sentences; prints medians and ratios.
 
-OpenVINO runs the model in float32, and in int8 as NNCF quantizes it from 300 sentences. It has to be 1.2 times as fast
-as ONNX Runtime's int8 to be worth a format. Needs `pip install openvino nncf`. One thread each, and the seconds that
-the processor worked: what else runs on the machine does not count.
+OpenVINO runs the model in float32, and in int8 as quantized by NNCF with 300 calibration sentences. A new export format
+must be at least 1.2 times as fast as ONNX Runtime's int8. One thread each. The CPU time of the process is measured, so
+other load on the machine has little effect. Needs `pip install openvino nncf`.
 
-SST2_DATA=path/to/sst2 python benchmarks/against_openvino.py [layers]...
+    SST2_DATA=path/to/sst2 python benchmarks/against_openvino.py [layers]...
 """
 
 from __future__ import annotations
@@ -18,55 +18,56 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from common import scratch, sentences, teacher, texts
-from labelling import export
+from labelling import export_int8
 
 if TYPE_CHECKING:
     from tinybert_cli.config import Data
 
-CALIBRATED, TIMED, ROUNDS, BATCHES = 300, 160, 4, (1, 32)
+CALIBRATION_ROWS, TIMED_ROWS, ROUNDS, BATCH_SIZES = 300, 160, 4, (1, 32)
+BASELINE = "ONNX Runtime int8"
 Batch = dict[str, np.ndarray[Any, Any]]
-Ask = Callable[[Batch], np.ndarray[Any, Any]]
+Runtime = Callable[[Batch], np.ndarray[Any, Any]]  # batch → logits
 
 
 def main(*layers: str) -> None:
-    settings = sentences(CALIBRATED + TIMED)
+    settings = sentences(CALIBRATION_ROWS + TIMED_ROWS)
     for number in layers or ("2", "6"):
-        with scratch() as name:
-            asked, batches = prepared(int(number), settings, Path(name))
-            for size in BATCHES:
-                report(asked, batches(size), f"{number} layers, batch {size}")
+        with scratch() as folder:
+            runtimes, batches = prepare(int(number), settings, folder)
+            for size in BATCH_SIZES:
+                report(f"{number} layers, batch size {size}", cpu_times(runtimes, batches(size)))
 
 
-def prepared(layers: int, settings: Data, folder: Path) -> tuple[dict[str, Ask], Callable[[int], list[Batch]]]:
-    """The same model for every runtime, and what makes batches of like lengths of the sentences that are timed."""
+def prepare(layers: int, settings: Data, folder: Path) -> tuple[dict[str, Runtime], Callable[[int], list[Batch]]]:
+    """The same model in every runtime, and a function that makes batches of the timed rows, sorted by length."""
     import openvino
 
     from tinybert_cli import models
     from tinybert_cli.config import Model
 
-    source = teacher("minilm", folder / "teacher")
+    source = models.locate(str(teacher("minilm", folder / "teacher")))
     net, tokenizer = models.load(source, "sequence-classification"), models.load_tokenizer(source)
-    small = Model.model_validate({"from": str(source.folder), "num_hidden_layers": layers})
-    models.save(models.build_student(small, net, range(6 - layers, 6), seed=0), tokenizer, folder / "model")
-    shown = texts(settings)
+    shallow = Model.model_validate({"from": str(source.folder), "num_hidden_layers": layers})
+    models.save(models.build_student(shallow, net, range(6 - layers, 6), seed=0), tokenizer, folder / "model")
+    rows = texts(settings)
 
     def batches(size: int) -> list[Batch]:
-        rows = sorted(shown[CALIBRATED:], key=len)
-        parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+        timed = sorted(rows[CALIBRATION_ROWS:], key=len)
+        parts = [timed[begin : begin + size] for begin in range(0, len(timed), size)]
         return [dict(tokenizer(part, padding=True, return_tensors="np")) for part in parts]
 
-    calibrated = [dict(tokenizer([text], return_tensors="np")) for text in shown[:CALIBRATED]]
-    original = models.load(models.locate(str(folder / "model")), "sequence-classification")
-    example = dict(tokenizer(shown[:2], padding=True, return_tensors="pt"))
+    calibration = [dict(tokenizer([text], return_tensors="np")) for text in rows[:CALIBRATION_ROWS]]
+    original = models.load(models.locate(str(folder / "model")), "sequence-classification", cls_only=True)
+    example = dict(tokenizer(rows[:2], padding=True, return_tensors="pt"))
     float32 = openvino.convert_model(original, example_input=example)
     return {
-        "ONNX Runtime int8": with_onnx_runtime(export(folder / "model", settings, folder / "export")),
-        "OpenVINO float32": with_openvino(float32),
-        "OpenVINO int8": with_openvino(quantized(float32, calibrated)),
+        BASELINE: onnx_runtime(export_int8(folder / "model", settings, folder / "export")),
+        "OpenVINO float32": openvino_runtime(float32),
+        "OpenVINO int8": openvino_runtime(quantize(float32, calibration)),
     }, batches
 
 
-def with_onnx_runtime(folder: Path) -> Ask:
+def onnx_runtime(folder: Path) -> Runtime:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -76,7 +77,7 @@ def with_onnx_runtime(folder: Path) -> Ask:
     return lambda batch: session.run(None, {name: batch[name] for name in names})[0]
 
 
-def with_openvino(model: Any) -> Ask:
+def openvino_runtime(model: Any) -> Runtime:
     import openvino
 
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1}
@@ -84,26 +85,31 @@ def with_openvino(model: Any) -> Ask:
     return lambda batch: request.infer(batch, share_inputs=True, share_outputs=True)[0]
 
 
-def quantized(model: Any, rows: list[Batch]) -> Any:
+def quantize(model: Any, batches: list[Batch]) -> Any:
     import nncf
 
-    return nncf.quantize(model, nncf.Dataset(rows), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(rows))
+    return nncf.quantize(model, nncf.Dataset(batches), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches))
 
 
-def report(asked: dict[str, Ask], batches: list[Batch], what: str) -> None:
-    taken: dict[str, list[float]] = {name: [] for name in asked}
+def cpu_times(runtimes: dict[str, Runtime], batches: list[Batch]) -> dict[str, list[float]]:
+    """Milliseconds of CPU time per batch; the runtimes alternate on every batch, and the first round is a warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in runtimes}
     for turn in range(ROUNDS + 1):
         for batch in batches:
-            for name, ask in asked.items():
+            for name, predict in runtimes.items():
                 begin = time.process_time()
-                ask(batch)
+                predict(batch)
                 if turn:
-                    taken[name].append(1000 * (time.process_time() - begin))
-    ours = statistics.median(taken["ONNX Runtime int8"])
-    print(what)
-    for name, values in taken.items():
-        middle = statistics.median(values)
-        print(f"  {name:<20}{middle:8.3f} ms   {ours / middle:.2f} times as fast")
+                    times[name].append(1000 * (time.process_time() - begin))
+    return times
+
+
+def report(title: str, times: dict[str, list[float]]) -> None:
+    baseline = statistics.median(times[BASELINE])
+    print(title)
+    for name, values in times.items():
+        median = statistics.median(values)
+        print(f"  {name:<20}{median:8.3f} ms   {baseline / median:.2f} times as fast")
 
 
 if __name__ == "__main__":

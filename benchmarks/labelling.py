@@ -1,79 +1,67 @@
-"""gen-soft-labels against the transformers pipeline at batch 32, on the same sentences, in turn; prints the ratios.
+"""gen-soft-labels vs. the transformers pipeline at batch size 32, on the same sentences; prints the ratios.
 
-Once with the teacher itself, in bf16 where the machine has it, and once with its int8 export.
+gen-soft-labels is measured with the teacher itself (bf16 where the machine supports it) and with its int8 export.
 
-SST2_DATA=path/to/sst2 python benchmarks/labelling.py [minilm|bert-base] [sentences]
+    SST2_DATA=path/to/sst2 python benchmarks/labelling.py [minilm|bert-base] [sentences]
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import scratch, sentences, teacher, texts
+from common import alternate, gen_soft_labels, report, scratch, seconds, sentences, teacher, texts
 
 if TYPE_CHECKING:
     from tinybert_cli.config import Data
 
 ROUNDS = 3
+TARGET = 4.5
 
 
 def main(shape: str = "minilm", count: str = "2000") -> None:
     from transformers import pipeline
 
-    from tinybert_cli.config import GenSoftLabels
-    from tinybert_cli.stages import gen_soft_labels
-
     settings = sentences(int(count))
-    with scratch() as name:
-        folder = Path(name)
-        source = teacher(shape, folder / "teacher")
-        reference = pipeline("text-classification", str(source.folder), batch_size=32, top_k=None)
-        shown = texts(settings)
-        exported = export(source.folder, settings, folder / "export")
-        speeds: dict[str, list[float]] = {"pipeline": [], "gen-soft-labels": [], "its int8 export": []}
-        for turn in range(ROUNDS):
-            begin = time.perf_counter()
-            reference(shown)
-            speeds["pipeline"].append(len(shown) / (time.perf_counter() - begin))
-            for name, asked in (("gen-soft-labels", source.folder), ("its int8 export", exported)):
-                config = GenSoftLabels(
-                    task="text-classification",
-                    data=settings,
-                    teacher=str(asked),
-                    check_teacher=False,
-                    output_dir=str(folder / f"{name}-{turn}"),
-                )
-                *_, done = gen_soft_labels.run(config)
-                speeds[name].append(done["rows_per_second"])
-        report(speeds, f"{shape}, {len(shown):,} sentences")
+    rows = texts(settings)
+    with scratch() as folder:
+        model = teacher(shape, folder / "teacher")
+        exported = export_int8(model, settings, folder / "export")
+        classify = pipeline("text-classification", str(model), batch_size=32, top_k=None)
+
+        def rows_per_second(source: Path) -> Callable[[int], float]:
+            def measure(turn: int) -> float:
+                *_, done = gen_soft_labels(settings, source, folder / f"{source.name}-labels-{turn}")
+                return float(done["rows_per_second"])
+
+            return measure
+
+        speeds = alternate(
+            {
+                "pipeline": lambda turn: len(rows) / seconds(lambda: classify(rows)),
+                "gen-soft-labels": rows_per_second(model),
+                "gen-soft-labels, int8": rows_per_second(exported),
+            },
+            ROUNDS,
+        )
+    targets = dict.fromkeys(speeds, TARGET)
+    report(f"{shape}, {len(rows):,} sentences", speeds, "sentences/s", targets)
 
 
-def export(model: Path, settings: Data, folder: Path) -> Path:
-    """The model in int8; its head is random, so nothing is asked of its answers."""
+def export_int8(model: Path, settings: Data, folder: Path) -> Path:
+    """The int8 export of a model; without quality limits, because its head is random."""
     from tinybert_cli.config import Export, Verify
-    from tinybert_cli.stages import export as exporting
+    from tinybert_cli.stages import export
 
-    given = settings.model_copy(update={"validation_file": settings.train_file})
+    data = settings.model_copy(update={"validation_file": settings.train_file})
     verify = Verify(max_samples=64, min_agreement=0.0, max_metric_drop=1.0)
     config = Export(
-        task="text-classification", data=given, model=str(model), quantize="int8", verify=verify, output_dir=str(folder)
+        task="text-classification", data=data, model=str(model), quantize="int8", verify=verify, output_dir=str(folder)
     )
-    list(exporting.run(config))
+    list(export.run(config))
     return folder
-
-
-def report(speeds: dict[str, list[float]], what: str) -> None:
-    print(what)
-    for name, values in speeds.items():
-        print(f"  {name:<18}{statistics.median(values):8.1f} sentences/s   {[round(v, 1) for v in values]}")
-    theirs, *others = speeds
-    for name in others:
-        ratios = [ours / slow for slow, ours in zip(speeds[theirs], speeds[name], strict=True)]
-        print(f"  {name}: ratio {statistics.median(ratios):.1f}   {[round(r, 1) for r in ratios]}   (to reach: 4.5)")
 
 
 if __name__ == "__main__":

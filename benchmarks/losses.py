@@ -1,7 +1,7 @@
-"""What each loss costs: training with it against training with soft_labels alone, in turn; prints rows/s and ratios.
+"""Cost of each loss: training with it and soft_labels vs. soft_labels only; prints rows/s and the ratio of the times.
 
-A student of half the teacher's layers (minilm), or TinyBERT4's shape beside BERT-base's (bert-base, projected), batch
-32, a few steps each. Without SST2_DATA, on the demo's reviews.
+The student has half of the teacher's layers (minilm), or TinyBERT4's shape with projections (bert-base). Batch size 32,
+a few steps for each loss.
 
     SST2_DATA=path/to/sst2 python benchmarks/losses.py [minilm|bert-base] [steps]
 """
@@ -10,55 +10,57 @@ from __future__ import annotations
 
 import statistics
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from common import fresh, scratch, sentences, teacher
+from common import (
+    TINYBERT4,
+    alternate,
+    distill,
+    distill_config,
+    gen_soft_labels,
+    ratios,
+    scratch,
+    sentences,
+    teacher,
+)
 
-from tinybert_cli.config import Distill, GenSoftLabels, Model, Training
+from tinybert_cli.config import Training
 from tinybert_cli.losses import LOSSES
-from tinybert_cli.stages import distill, gen_soft_labels
 
 ROUNDS = 3
-STUDENTS: dict[str, dict[str, Any]] = {
-    "minilm": {"num_hidden_layers": 3},
-    "bert-base": {"preset": "tinybert-4l-312", "initialize": "random"},  # the shape is what costs time
-}
-SOFT = "soft_labels"
+STUDENTS: dict[str, dict[str, Any]] = {"minilm": {"num_hidden_layers": 3}, "bert-base": TINYBERT4}
+BASELINE = "soft_labels"
 
 
 def main(shape: str = "minilm", steps: str = "20") -> None:
     settings = sentences(32 * int(steps))
-    added: dict[str, dict[str, float]] = {SOFT: {}} | {name: {name: 1.0} for name in LOSSES if name != SOFT}
+    training = Training(max_steps=int(steps), eval_strategy="no")
+    added: dict[str, dict[str, float]] = {BASELINE: {}} | {name: {name: 1.0} for name in LOSSES if name != BASELINE}
     added["hidden_states, attentions"] = {"hidden_states": 1.0, "attentions": 1.0}
-    with scratch() as name:
-        folder = Path(name)
+    with scratch() as folder:
         source = teacher(shape, folder / "teacher")
-        assert source.folder is not None
-        labelled = GenSoftLabels(
-            task="text-classification", data=settings, teacher=str(source.folder), check_teacher=False,
-            output_dir=str(folder / "labels"),
-        )  # fmt: skip
-        list(gen_soft_labels.run(labelled))
-        fresh()
-        speeds: dict[str, list[float]] = {what: [] for what in added}
-        for turn in range(ROUNDS):
-            for number, (what, losses) in enumerate(added.items()):
-                config = Distill(
-                    task="text-classification", data=settings, soft_labels=str(folder / "labels"),
-                    teacher=str(source.folder), student=Model(**{"from": str(source.folder), **STUDENTS[shape]}),
-                    losses={SOFT: 1.0, **losses}, training=Training(max_steps=int(steps), eval_strategy="no"),
-                    output_dir=str(folder / f"student-{turn}-{number}"),
+        gen_soft_labels(settings, source, folder / "labels")
+
+        def rows_per_second(number: int, losses: dict[str, float]) -> Callable[[int], float]:
+            def measure(turn: int) -> float:
+                config = distill_config(
+                    settings, folder / "labels", source, STUDENTS[shape], folder / f"student-{turn}-{number}",
+                    losses={BASELINE: 1.0, **losses}, training=training,
                 )  # fmt: skip
-                *_, done = distill.run(config)
-                speeds[what].append(done["train_samples_per_second"])
-    print(f"teacher {shape}, student {STUDENTS[shape]}, batches of 32, {steps} steps, precision as `auto` takes it")
-    for what, values in speeds.items():
-        ratios = [soft / ours for soft, ours in zip(speeds[SOFT], values, strict=True)]
-        spread = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(
-            f"  {what:<27}{statistics.median(values):7.1f} rows/s   time {statistics.median(ratios):5.2f}x   [{spread}]"
+                return distill(config)
+
+            return measure
+
+        speeds = alternate(
+            {name: rows_per_second(number, losses) for number, (name, losses) in enumerate(added.items())}, ROUNDS
         )
+    print(f"teacher {shape}, student {STUDENTS[shape]}, batch size 32, {steps} steps, mixed_precision auto")
+    for name, values in speeds.items():
+        times = [1 / ratio for ratio in ratios(speeds, name, BASELINE)]
+        per_round = ", ".join(f"{time:.2f}" for time in times)
+        median = statistics.median(values)
+        print(f"  {name:<27}{median:7.1f} rows/s   time {statistics.median(times):5.2f}x   [{per_round}]")
 
 
 if __name__ == "__main__":

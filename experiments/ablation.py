@@ -1,8 +1,8 @@
-"""What each part of the two-step recipe buys: trains every arm on real data and prints their dev scores, as a table.
+"""Ablation of TinyBERT's two-step recipe: trains every arm and prints a table of the validation accuracies.
 
 Teacher: MiniLM-L6 as packaged, fine-tuned. ABLATION_DATA names a folder with sst2, mrpc, rte (train.jsonl.gz and
-validation.jsonl.gz) and general_en (*.txt.gz). Every step is a folder of runs/ablation with its run.yaml: what was
-stopped goes on where it was, arms share what they have in common, and the table is of whatever is finished.
+validation.jsonl.gz) and general_en (*.txt.gz). Every step has its own folder in runs/ablation. Arms share common steps,
+interrupted steps are resumed, and the table contains all finished arms.
 
     ABLATION_DATA=path/to/data python experiments/ablation.py mrpc 4x312 --seeds 1 2 --arms none prediction two-steps
 """
@@ -28,33 +28,33 @@ LAYER_LOSSES = ("attentions", "hidden_states", "embeddings")
 SHAPES: dict[str, dict[str, Any]] = {
     "3x384": {"num_hidden_layers": 3},
     "4x312": {"preset": "tinybert-4l-312", "initialize": "random"},
-    "4x312-narrowed": {"preset": "tinybert-4l-312"},  # copies, narrowed: the default
+    "4x312-narrowed": {"preset": "tinybert-4l-312"},  # the teacher, shrunk by importance: the default
 }
 
 
 @dataclass(frozen=True)
-class Set:
-    """A data set: its columns, and how long is trained on it."""
+class Dataset:
+    """A dataset: its columns and the length of training."""
 
     text: str | list[str]
     labels: list[str]
     layer_epochs: int
     prediction_epochs: int
-    copies: int  # of each row, where the text is augmented
+    copies: int  # augmented examples per row, in the arms with augmentation
     eval_steps: int
-    rows: int | None = None  # the first so many
+    rows: int | None = None  # use only the first rows
 
 
-SETS = {
-    "sst2": Set("sentence", ["negative", "positive"], 2, 1, 1, 300, rows=20_000),
-    "mrpc": Set(["sentence1", "sentence2"], ["not_equivalent", "equivalent"], 4, 2, 3, 100),
-    "rte": Set(["sentence1", "sentence2"], ["entailment", "not_entailment"], 4, 2, 3, 60),
+DATASETS = {
+    "sst2": Dataset("sentence", ["negative", "positive"], 2, 1, 1, 300, rows=20_000),
+    "mrpc": Dataset(["sentence1", "sentence2"], ["not_equivalent", "equivalent"], 4, 2, 3, 100),
+    "rte": Dataset(["sentence1", "sentence2"], ["entailment", "not_entailment"], 4, 2, 3, 60),
 }
 GENERAL_EPOCHS = 2
 
 
 def general_student(texts: Path, shape: dict[str, Any]) -> dict[str, Any]:
-    """How distill makes a student of no task yet, from plain text: its settings but for the output_dir."""
+    """Settings of `distill` for a task-agnostic student from plain text, without `output_dir`."""
     return {
         "task": "language-modeling",
         "data": {"train_file": [str(file) for file in sorted(texts.glob("*.txt.gz"))], "max_seq_length": 128},
@@ -71,7 +71,7 @@ def general_student(texts: Path, shape: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The steps that the arms are made of; each returns the folder that it made, or that was there already."""
+    """Steps and arms for one dataset and one student shape; each returns its output folder."""
 
     name: str
     shape: str
@@ -79,11 +79,11 @@ class Ablation:
     data: Path
 
     @property
-    def set(self) -> Set:
-        return SETS[self.name]
+    def dataset(self) -> Dataset:
+        return DATASETS[self.name]
 
     def step(self, command: str, folder: Path, **settings: Any) -> Path:
-        """One command of tinybert, in a process of its own; nothing if it is finished with these settings."""
+        """Runs one command of tinybert in a separate process, unless it is finished with the same settings."""
         file = folder.with_suffix(".yaml")
         text = yaml.safe_dump({**settings, "output_dir": str(folder)}, sort_keys=False)
         if _done(folder) and file.read_text(encoding="utf-8") == text:
@@ -98,8 +98,8 @@ class Ablation:
 
     def task(self) -> dict[str, Any]:
         data: dict[str, Any] = {
-            "dataset_name": str(self.data / self.name), "text_column_names": self.set.text,
-            "label_names": self.set.labels, "max_seq_length": 128, "max_train_samples": self.set.rows,
+            "dataset_name": str(self.data / self.name), "text_column_names": self.dataset.text,
+            "label_names": self.dataset.labels, "max_seq_length": 128, "max_train_samples": self.dataset.rows,
         }  # fmt: skip
         return {"task": "text-classification", "data": data}
 
@@ -108,12 +108,12 @@ class Ablation:
         return self.step("finetune", self.root / self.name / "teacher", **self.task(), model=BASE, training=training)
 
     def labels(self, *, augmented: bool = False) -> Path:
-        """The teacher's answers; with the states of its layers, but for copies, of which there are many."""
+        """The teacher's logits and layer states; without layer states for augmented text, which is large."""
         teacher = str(self.teacher())
         if augmented:
             folder = self.root / self.name / "labels-augmented"
             return self.step(
-                "gen-soft-labels", folder, **self.task(), teacher=teacher, augment={"copies": self.set.copies}
+                "gen-soft-labels", folder, **self.task(), teacher=teacher, augment={"copies": self.dataset.copies}
             )
         layers = int(self.shape[0])
         return self.step(
@@ -122,9 +122,9 @@ class Ablation:
         )  # fmt: skip
 
     def general(self) -> Path:
-        """A student of no task yet, from the un-fine-tuned teacher and plain text; the same for all sets and seeds.
+        """A task-agnostic student of the pretrained model, the same for all datasets and seeds.
 
-        It starts from copies, narrowed where they must be, whatever the shape's name says of the other arms.
+        It is always initialized from the teacher's weights, also if the other arms of this shape start at random.
         """
         shape = {key: value for key, value in SHAPES[self.shape].items() if key != "initialize"}
         folder = self.root / f"general-{self.shape.partition('-')[0]}"
@@ -133,45 +133,46 @@ class Ablation:
     # -- arms: each trains a student and returns its folder --------------------------------------------------
 
     def none(self, seed: int) -> Path:
-        """The gold labels alone, for as many epochs as both steps have together; the best checkpoint."""
+        """Gold labels only, for as many epochs as both steps together."""
         model = {"from": BASE, **SHAPES[self.shape]}
-        return self.step("finetune", self.student("none", seed), **self.task(), seed=seed, model=model,
-                         training=self.training(self.set.layer_epochs + self.set.prediction_epochs))  # fmt: skip
+        training = self.training(self.dataset.layer_epochs + self.dataset.prediction_epochs)
+        folder = self.student("none", seed)
+        return self.step("finetune", folder, **self.task(), seed=seed, model=model, training=training)
 
     def prediction(self, seed: int) -> Path:
-        """The teacher's answers alone, as long."""
-        epochs = self.set.layer_epochs + self.set.prediction_epochs
+        """The teacher's logits only, for as many epochs."""
+        epochs = self.dataset.layer_epochs + self.dataset.prediction_epochs
         start = {"from": str(self.teacher()), **SHAPES[self.shape]}
-        return self.answers("prediction", seed, self.labels(), start, epochs)
+        return self.logits_only("prediction", seed, self.labels(), start, epochs)
 
     def two_steps(
         self, seed: int, *, arm: str = "two-steps", augmented: bool = False, general: bool = False, minus: str = ""
     ) -> Path:
-        """Layers first, then answers."""
+        """Hidden states, attentions and embeddings first, then logits."""
         labels = self.labels(augmented=augmented)
         start: Any = str(self.general()) if general else {"from": str(self.teacher()), **SHAPES[self.shape]}
-        training = {"num_train_epochs": self.epochs(self.set.layer_epochs, augmented), "learning_rate": 2e-4,
+        training = {"num_train_epochs": self.epochs(self.dataset.layer_epochs, augmented), "learning_rate": 2e-4,
                     "lr_scheduler_type": "constant", "warmup_ratio": 0.0, "eval_strategy": "no", "save_steps": 500,
                     "keep": "last"}  # fmt: skip
         losses = {name: 1.0 for name in LAYER_LOSSES if name != minus}
         layers = self.step(
-            "distill", self.student(arm, seed, "layers"), **self.task(), seed=seed, soft_labels=str(labels),
+            "distill", self.student(arm, seed, "layers"), **self.task(), seed=seed, label_dataset=str(labels),
             teacher=str(self.teacher()), student=start, losses=losses, training=training,
         )  # fmt: skip
-        return self.answers(arm, seed, labels, str(layers), self.epochs(self.set.prediction_epochs, augmented))
+        return self.logits_only(arm, seed, labels, str(layers), self.epochs(self.dataset.prediction_epochs, augmented))
 
-    def answers(self, arm: str, seed: int, labels: Path, start: Any, epochs: float) -> Path:
+    def logits_only(self, arm: str, seed: int, labels: Path, start: Any, epochs: float) -> Path:
         losses = {"soft_labels": {"weight": 1.0, "temperature": 1.0}}
-        return self.step("distill", self.student(arm, seed), **self.task(), seed=seed, soft_labels=str(labels),
+        return self.step("distill", self.student(arm, seed), **self.task(), seed=seed, label_dataset=str(labels),
                          student=start, losses=losses, training=self.training(epochs))  # fmt: skip
 
     def epochs(self, count: int, augmented: bool) -> float:
-        """Of augmented text so many that there are as many updates: other text in the place of the same again."""
-        return count / (1 + self.set.copies) if augmented else count
+        """Fewer epochs on augmented text, so that the number of updates is equal."""
+        return count / (1 + self.dataset.copies) if augmented else count
 
     def training(self, epochs: float) -> dict[str, Any]:
         return {"num_train_epochs": epochs, "learning_rate": 1e-4, "eval_strategy": "steps",
-                "eval_steps": self.set.eval_steps, "keep": "best"}  # fmt: skip
+                "eval_steps": self.dataset.eval_steps, "keep": "best"}  # fmt: skip
 
     def student(self, arm: str, seed: int, name: str = "student") -> Path:
         return self.root / self.name / self.shape / f"{arm}-{seed}" / name
@@ -181,53 +182,53 @@ ARMS: dict[str, Callable[[Ablation, int], Path]] = {
     "none": Ablation.none,
     "prediction": Ablation.prediction,
     "two-steps": Ablation.two_steps,
-    "augmented": lambda of, seed: of.two_steps(seed, arm="augmented", augmented=True),
-    "general": lambda of, seed: of.two_steps(seed, arm="general", general=True),
-    "full": lambda of, seed: of.two_steps(seed, arm="full", augmented=True, general=True),
-    "minus-attentions": lambda of, seed: of.two_steps(seed, arm="minus-attentions", minus="attentions"),
-    "minus-hidden": lambda of, seed: of.two_steps(seed, arm="minus-hidden", minus="hidden_states"),
-    "minus-embeddings": lambda of, seed: of.two_steps(seed, arm="minus-embeddings", minus="embeddings"),
+    "augmented": lambda ablation, seed: ablation.two_steps(seed, arm="augmented", augmented=True),
+    "general": lambda ablation, seed: ablation.two_steps(seed, arm="general", general=True),
+    "full": lambda ablation, seed: ablation.two_steps(seed, arm="full", augmented=True, general=True),
+    "minus-attentions": lambda ablation, seed: ablation.two_steps(seed, arm="minus-attentions", minus="attentions"),
+    "minus-hidden": lambda ablation, seed: ablation.two_steps(seed, arm="minus-hidden", minus="hidden_states"),
+    "minus-embeddings": lambda ablation, seed: ablation.two_steps(seed, arm="minus-embeddings", minus="embeddings"),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=SETS)
+    parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument(
-        "--arms", nargs="*", choices=ARMS, default=list(ARMS), help="default: all; none: the table alone"
+        "--arms", nargs="*", choices=ARMS, default=list(ARMS), help="default: all; empty: print the table only"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     root = Path(os.environ.get("RUNS", "runs")) / "ablation"
-    ablation = Ablation(asked.set, asked.shape, root, Path(os.environ["ABLATION_DATA"]))
-    for arm in asked.arms:
-        for seed in asked.seeds:
+    ablation = Ablation(arguments.dataset, arguments.shape, root, Path(os.environ["ABLATION_DATA"]))
+    for arm in arguments.arms:
+        for seed in arguments.seeds:
             ARMS[arm](ablation, seed)
     print(table(ablation))
 
 
 def table(ablation: Ablation) -> str:
-    """Of all arms that are finished: accuracy on validation, mean and range over the seeds."""
+    """Validation accuracy of all finished arms: mean and range over the seeds."""
     teacher = ablation.root / ablation.name / "teacher"
     lines = [
         f"{ablation.name}, {ablation.shape}; teacher {_accuracy(teacher):.4f}" if _done(teacher) else ablation.name,
         "",
-        "| arm | seeds | accuracy, mean | lowest to highest | against prediction |",
+        "| arm | seeds | accuracy, mean | lowest to highest | vs. prediction |",
         "|---|---|---:|---:|---:|",
     ]
-    found = {}
+    scores: dict[str, dict[str, float]] = {}
     for arm in ARMS:
         folders = [
             folder / "student" for folder in sorted(ablation.student(arm, 0).parent.parent.glob(f"{arm}-[0-9]*"))
         ]
-        found[arm] = {folder.parent.name.rpartition("-")[2]: _accuracy(folder) for folder in folders if _done(folder)}
-    for arm, scores in found.items():
-        if scores:
-            mean = statistics.mean(scores.values())
-            base = statistics.mean(found["prediction"].values()) if found["prediction"] else mean
-            spread = f"{min(scores.values()):.4f} to {max(scores.values()):.4f}"
-            lines.append(f"| {arm} | {', '.join(scores)} | {mean:.4f} | {spread} | {mean - base:+.4f} |")
+        scores[arm] = {folder.parent.name.rpartition("-")[2]: _accuracy(folder) for folder in folders if _done(folder)}
+    for arm, by_seed in scores.items():
+        if by_seed:
+            mean = statistics.mean(by_seed.values())
+            baseline = statistics.mean(scores["prediction"].values()) if scores["prediction"] else mean
+            spread = f"{min(by_seed.values()):.4f} to {max(by_seed.values()):.4f}"
+            lines.append(f"| {arm} | {', '.join(by_seed)} | {mean:.4f} | {spread} | {mean - baseline:+.4f} |")
     return "\n".join(lines)
 
 

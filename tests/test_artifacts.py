@@ -1,16 +1,18 @@
-"""A folder is new, unfinished or finished, and never anything in between, whatever happens to the run."""
+"""An output folder is new, unfinished or finished, also after errors, full disks, signals and killed processes."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tinybert_cli.artifacts import Output, open_output
 from tinybert_cli.artifacts.atomic_files import write_json
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
+from tinybert_cli.events import Event
 
 INPUTS = {"data.train_file": [{"path": "train.jsonl", "sha256": "a1"}]}
 OTHER_INPUTS = {"data.train_file": [{"path": "train.jsonl", "sha256": "b2"}]}
@@ -47,22 +50,22 @@ def stage(folder: Path, *, seed: int = 42, **data: Any) -> Stage:
     )  # fmt: skip
 
 
-def writing(name: str, text: str = "weights") -> Callable[[Path], object]:
+def writer(name: str, text: str = "weights") -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(text)
 
 
 def finish(folder: Path, command: str = "finetune", **facts: Any) -> None:
     with open_output(command, stage(folder), INPUTS) as output:
         list(output.record([{"event": "train", "step": 1}]))
-        output.put(writing("model.safetensors"))
+        output.put(writer("model.safetensors"))
         output.finish({"rows": 3}, **facts)
 
 
 def interrupt(folder: Path, *, at: int = 3) -> None:
-    """A run that is stopped by SIGTERM after its checkpoint."""
+    """A run that SIGTERM stops after its checkpoint."""
     with pytest.raises(Interrupted), open_output("finetune", stage(folder), INPUTS) as output:
         list(output.record([{"event": "train", "step": at}]))
-        output.seal(f"step-{at:08}", writing("state.bin"))
+        output.seal(f"step-{at:08}", writer("state.bin"))
         raise Interrupted(signal.SIGTERM, "interrupted")
 
 
@@ -74,8 +77,8 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def in_another_process(folder: Path, body: str) -> subprocess.Popen[str]:
-    """Runs `body` inside an open output folder, in a process of its own."""
+def run_in_subprocess(folder: Path, body: str) -> subprocess.Popen[str]:
+    """Starts a process that opens the output folder and runs `body`."""
     code = f"""
 import os, sys
 from tinybert_cli.artifacts import open_output
@@ -87,22 +90,22 @@ with open_output("finetune", stage, {INPUTS!r}) as output:
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-# -- nothing, unfinished, finished ---------------------------------------------------------------------------
+# -- new, unfinished, finished ---------------------------------------------------------------------------
 
 
-def test_an_empty_place_is_a_new_run(folder: Path) -> None:
+def test_empty_folder_is_a_new_run(folder: Path) -> None:
     with open_output("finetune", stage(folder), INPUTS) as output:
         assert not output.finished and not output.resumed and output.latest_state() is None
 
 
-def test_an_unfinished_run_is_gone_on_with_from_its_newest_checkpoint(folder: Path) -> None:
+def test_unfinished_run_resumes_from_its_newest_checkpoint(folder: Path) -> None:
     interrupt(folder, at=3)
     interrupt(folder, at=7)
     with open_output("finetune", stage(folder), INPUTS) as output:
         assert output.resumed and output.latest_state() == folder / "checkpoints" / "step-00000007"
 
 
-def test_a_finished_run_is_up_to_date(folder: Path) -> None:
+def test_finished_run_is_up_to_date(folder: Path) -> None:
     finish(folder)
     before = files(folder)
     with open_output("finetune", stage(folder), INPUTS) as output:
@@ -110,7 +113,7 @@ def test_a_finished_run_is_up_to_date(folder: Path) -> None:
     assert files(folder) == before
 
 
-def test_the_manifest_of_a_run_that_is_up_to_date_becomes_newer_for_make(folder: Path) -> None:
+def test_up_to_date_run_renews_the_manifest_mtime_for_make(folder: Path) -> None:
     finish(folder)
     os.utime(folder / "manifest.json", (1, 1))
     with open_output("finetune", stage(folder), INPUTS):
@@ -119,39 +122,39 @@ def test_the_manifest_of_a_run_that_is_up_to_date_becomes_newer_for_make(folder:
 
 
 @pytest.mark.parametrize("make", [finish, interrupt], ids=["finished", "unfinished"])
-def test_other_settings_are_refused_and_the_keys_that_differ_are_listed(
-    make: Callable[[Path], None], folder: Path
-) -> None:
+def test_other_settings_are_rejected_with_the_differing_keys(make: Callable[[Path], None], folder: Path) -> None:
     make(folder)
     before = files(folder)
     with pytest.raises(OutputError) as error, open_output("finetune", stage(folder, seed=7, max_seq_length=64), INPUTS):
         pass
     assert error.value.exit_code == 4
-    assert "seed: 42 there, 7 now" in str(error.value) and "data.max_seq_length: 128 there, 64 now" in str(error.value)
+    assert "seed: 42 before, 7 now" in str(error.value) and "data.max_seq_length: 128 before, 64 now" in str(
+        error.value
+    )
     assert "task" not in str(error.value) and "--force" in str(error.value)
     assert files(folder) == before
 
 
 @pytest.mark.parametrize("make", [finish, interrupt], ids=["finished", "unfinished"])
-def test_an_input_that_has_changed_since_is_listed(make: Callable[[Path], None], folder: Path) -> None:
+def test_changed_input_is_rejected_with_its_hash(make: Callable[[Path], None], folder: Path) -> None:
     make(folder)
     with (
-        pytest.raises(OutputError, match=r"data\.train_file\.0\.sha256: a1 there, b2 now"),
+        pytest.raises(OutputError, match=r"data\.train_file\.0\.sha256: a1 before, b2 now"),
         open_output("finetune", stage(folder), OTHER_INPUTS),
     ):
         pass
 
 
-def test_another_command_is_refused(folder: Path) -> None:
+def test_folder_of_another_command_is_rejected(folder: Path) -> None:
     finish(folder)
     with (
-        pytest.raises(OutputError, match="command: finetune there, distill now"),
+        pytest.raises(OutputError, match="command: finetune before, distill now"),
         open_output("distill", stage(folder), INPUTS),
     ):
         pass
 
 
-def test_the_folder_may_be_moved_without_becoming_another_run(folder: Path) -> None:
+def test_moved_folder_is_the_same_run(folder: Path) -> None:
     finish(folder)
     moved = folder.rename(folder.with_name("moved"))
     with open_output("finetune", stage(moved), INPUTS) as output:
@@ -159,78 +162,78 @@ def test_the_folder_may_be_moved_without_becoming_another_run(folder: Path) -> N
 
 
 @pytest.mark.parametrize("make", [finish, interrupt], ids=["finished", "unfinished"])
-def test_force_starts_over_and_removes_only_what_tinybert_wrote(make: Callable[[Path], None], folder: Path) -> None:
+def test_force_removes_only_files_of_tinybert(make: Callable[[Path], None], folder: Path) -> None:
     make(folder)
-    (folder / "notes.txt").write_text("mine")
+    (folder / "notes.txt").write_text("foreign")
     with open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output:
         assert not output.finished and not output.resumed
         assert set(files(folder)) == {"notes.txt", "checkpoints/started.json"}
 
 
-def test_a_folder_of_somebody_else_is_refused(folder: Path) -> None:
+def test_folder_with_foreign_files_is_rejected(folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / "thesis.tex").write_text("mine")
+    (folder / "thesis.tex").write_text("foreign")
     with pytest.raises(OutputError, match=r"thesis\.tex"), open_output("finetune", stage(folder), INPUTS):
         pass
     assert set(files(folder)) == {"thesis.tex"}
 
 
-def test_force_does_not_take_a_folder_of_somebody_else(folder: Path) -> None:
+def test_force_rejects_a_folder_with_foreign_files(folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / "thesis.tex").write_text("mine")
+    (folder / "thesis.tex").write_text("foreign")
     with pytest.raises(OutputError), open_output("finetune", stage(folder), INPUTS, force=True):
         pass
     assert set(files(folder)) == {"thesis.tex"}
 
 
-def test_a_manifest_cannot_make_force_remove_files_elsewhere(folder: Path, tmp_path: Path) -> None:
+def test_force_removes_no_files_outside_the_folder(folder: Path, tmp_path: Path) -> None:
     finish(folder)
-    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "thesis.tex").write_text("foreign")
     edit_json(folder / "manifest.json", outputs=[{"path": "../../thesis.tex"}, {"path": str(tmp_path / "thesis.tex")}])
     with open_output("finetune", stage(folder), INPUTS, force=True):
         pass
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_a_file_in_place_of_the_folder_is_refused(folder: Path) -> None:
+def test_output_dir_that_is_a_file_is_rejected(folder: Path) -> None:
     folder.parent.mkdir(parents=True)
     folder.write_text("")
     with pytest.raises(OutputError, match="not a folder"), open_output("finetune", stage(folder), INPUTS):
         pass
 
 
-def test_a_folder_that_cannot_be_written_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(path: Path, **_: object) -> None:
+def test_output_dir_without_write_permission_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path, **_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     folder.mkdir(parents=True)
-    monkeypatch.setattr("tinybert_cli.artifacts.output.write_json", lambda path, value: forbidden(path))
+    monkeypatch.setattr("tinybert_cli.artifacts.output.write_json", lambda path, value: deny(path))
     with pytest.raises(OutputError, match="Permission denied"), open_output("finetune", stage(folder), INPUTS):
         pass
 
 
-def test_an_input_that_cannot_be_read_is_not_the_fault_of_the_folder(folder: Path) -> None:
+def test_unreadable_input_is_not_reported_as_an_output_error(folder: Path) -> None:
     with pytest.raises(PermissionError), open_output("finetune", stage(folder), INPUTS):
         raise PermissionError(errno.EACCES, "Permission denied", "/data/train.jsonl")
 
 
-def test_a_finished_folder_of_somebody_else_is_up_to_date(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(path: Path) -> None:
+def test_finished_folder_of_another_user_is_up_to_date(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
 
     finish(folder)
-    monkeypatch.setattr(os, "utime", forbidden)
+    monkeypatch.setattr(os, "utime", deny)
     with open_output("finetune", stage(folder), INPUTS) as output:
         assert output.finished
 
 
-def test_a_dry_run_touches_nothing(folder: Path) -> None:
+def test_dry_run_writes_nothing(folder: Path) -> None:
     with open_output("finetune", stage(folder), INPUTS, dry_run=True) as output:
         list(output.record([{"event": "plan"}]))
     assert not folder.parent.exists()
 
 
-def test_a_dry_run_with_force_leaves_a_finished_run_alone(folder: Path) -> None:
+def test_dry_run_with_force_leaves_a_finished_run_unchanged(folder: Path) -> None:
     finish(folder)
     before = files(folder)
     with open_output("finetune", stage(folder), INPUTS, dry_run=True, force=True) as output:
@@ -241,7 +244,7 @@ def test_a_dry_run_with_force_leaves_a_finished_run_alone(folder: Path) -> None:
 # -- manifests -----------------------------------------------------------------------------------------------
 
 
-def test_who_may_read_one_file_of_a_folder_may_read_them_all(folder: Path) -> None:
+def test_all_files_have_the_same_permissions(folder: Path) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -256,7 +259,7 @@ def test_who_may_read_one_file_of_a_folder_may_read_them_all(folder: Path) -> No
     assert "model.safetensors" in modes and {*modes.values()} == {"0o640"}
 
 
-def test_the_manifest_names_every_output_with_its_size_and_sha256(folder: Path) -> None:
+def test_manifest_lists_every_output_with_size_and_sha256(folder: Path) -> None:
     finish(folder, label_names=["no", "yes"])
     manifest = artifacts.read_manifest(folder)
     assert [entry["path"] for entry in manifest["outputs"]] == ["metrics.json", "model.safetensors", "run.yaml"]
@@ -264,19 +267,19 @@ def test_the_manifest_names_every_output_with_its_size_and_sha256(folder: Path) 
     assert manifest["inputs"] == INPUTS and manifest["seed"] == 42 and manifest["command"] == "finetune"
 
 
-def test_nothing_of_the_workshop_is_left_in_a_finished_folder(folder: Path) -> None:
+def test_finished_folder_has_no_temporary_files(folder: Path) -> None:
     finish(folder)
     assert set(files(folder)) == {"log.jsonl", "manifest.json", "metrics.json", "model.safetensors", "run.yaml"}
 
 
-def test_a_manifest_that_was_edited_by_hand_is_refused(folder: Path) -> None:
+def test_edited_manifest_is_rejected(folder: Path) -> None:
     finish(folder)
     edit_json(folder / "manifest.json", label_names=["yes", "no"])
     with pytest.raises(InputError, match="was changed after"):
         artifacts.read_manifest(folder)
 
 
-def test_a_manifest_that_is_cut_short_is_refused(folder: Path) -> None:
+def test_truncated_manifest_is_rejected(folder: Path) -> None:
     finish(folder)
     (folder / "manifest.json").write_text('{"command": "finet')
     with pytest.raises(InputError, match="cannot read"):
@@ -284,14 +287,14 @@ def test_a_manifest_that_is_cut_short_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["Weights", "weights, more of them"], ids=["same size", "other size"])
-def test_an_output_that_was_changed_is_noticed(text: str, folder: Path) -> None:
+def test_changed_output_is_rejected(text: str, folder: Path) -> None:
     finish(folder)
     (folder / "model.safetensors").write_text(text)
-    with pytest.raises(InputError, match=r"model\.safetensors' is not what"):
+    with pytest.raises(InputError, match=r"model\.safetensors' does not match"):
         artifacts.verify_folder(folder)
 
 
-def test_an_output_that_is_missing_is_noticed(folder: Path) -> None:
+def test_missing_output_is_rejected(folder: Path) -> None:
     finish(folder)
     (folder / "model.safetensors").unlink()
     with (
@@ -301,21 +304,21 @@ def test_an_output_that_is_missing_is_noticed(folder: Path) -> None:
         pass
 
 
-def test_force_repairs_a_folder_that_lost_a_file(folder: Path) -> None:
+def test_force_starts_over_if_an_output_is_missing(folder: Path) -> None:
     finish(folder)
     (folder / "model.safetensors").unlink()
     with open_output("finetune", stage(folder), INPUTS, force=True) as output:
         assert not output.finished
 
 
-def test_a_finished_folder_is_known_by_its_manifest_wherever_it_lies(folder: Path) -> None:
+def test_finished_folder_is_identified_by_its_manifest(folder: Path) -> None:
     finish(folder)
     copied = Path(shutil.copytree(folder, folder.with_name("copied")))
-    there, here = artifacts.describe(folder), artifacts.describe(copied)
-    assert there["manifest"] == here["manifest"] and there["path"] != here["path"]
+    original, copy = artifacts.describe(folder), artifacts.describe(copied)
+    assert original["manifest"] == copy["manifest"] and original["path"] != copy["path"]
 
 
-def test_any_other_folder_is_known_by_its_content(tmp_path: Path) -> None:
+def test_other_folder_is_identified_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     before = artifacts.describe(tmp_path / "model")
@@ -323,50 +326,50 @@ def test_any_other_folder_is_known_by_its_content(tmp_path: Path) -> None:
     assert artifacts.describe(tmp_path / "model") != before
 
 
-def test_a_hub_model_is_known_by_its_id_and_revision() -> None:
+def test_hub_model_is_identified_by_id_and_revision() -> None:
     described = artifacts.describe_model(None, "org/name@v1", "v1")
     assert described == {"hub_id": "org/name", "revision": "v1"}
 
 
-# -- who made the labels -------------------------------------------------------------------------------------
+# -- origin of a label dataset -------------------------------------------------------------------------------------
 
-MADE_FROM = {
+LABEL_INPUTS = {
     "teacher": [{"path": "runs/teacher", "manifest": "t1"}],
     "data.train_file": [{"path": "train.jsonl", "sha256": "a1"}],
 }
 
 
-def check_origin(command: str = "gen-soft-labels", **wanted: Any) -> None:
-    artifacts.check_origin(Path("labels"), {"command": command, "inputs": MADE_FROM}, wanted)
+def check_origin(command: str = "gen-soft-labels", **expected: Any) -> None:
+    artifacts.check_origin(Path("labels"), {"command": command, "inputs": LABEL_INPUTS}, expected)
 
 
-def test_labels_of_the_same_files_elsewhere_are_taken() -> None:
+def test_labels_of_moved_inputs_are_accepted() -> None:
     check_origin(
-        teacher=[{"path": "/data/teacher", "manifest": "t1"}], **{"data.train_file": MADE_FROM["data.train_file"]}
+        teacher=[{"path": "/data/teacher", "manifest": "t1"}], **{"data.train_file": LABEL_INPUTS["data.train_file"]}
     )
 
 
-def test_labels_from_other_data_are_refused() -> None:
+def test_labels_of_other_data_are_rejected() -> None:
     with pytest.raises(InputError, match=r"another data\.train_file"):
         check_origin(**OTHER_INPUTS)
 
 
-def test_labels_of_another_teacher_are_refused() -> None:
+def test_labels_of_another_teacher_are_rejected() -> None:
     with pytest.raises(InputError, match="another teacher") as error:
         check_origin(teacher=[{"path": "runs/teacher", "manifest": "t2"}])
     assert "t1" in str(error.value) and "t2" in str(error.value)
 
 
-def test_a_folder_that_is_no_label_dataset_is_refused() -> None:
+def test_folder_of_another_stage_is_not_a_label_dataset() -> None:
     with pytest.raises(InputError, match="written by distill"):
         check_origin("distill")
 
 
-# -- two processes, killed processes -------------------------------------------------------------------------
+# -- concurrent and killed processes -------------------------------------------------------------------------
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone(folder: Path) -> None:
-    with in_another_process(folder, "print('open', flush=True); sys.stdin.read()") as first:
+def test_second_process_is_rejected_until_the_first_ends(folder: Path) -> None:
+    with run_in_subprocess(folder, "print('open', flush=True); sys.stdin.read()") as first:
         assert first.stdout is not None and first.stdout.readline() == "open\n"
         with pytest.raises(OutputError, match="another process"), open_output("finetune", stage(folder), INPUTS):
             pass
@@ -375,7 +378,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(folder: Path) -> No
         assert not output.finished
 
 
-def test_a_process_killed_while_it_writes_leaves_no_file_under_a_final_name(folder: Path) -> None:
+def test_process_killed_in_put_leaves_no_output_file(folder: Path) -> None:
     body = """
     def write(at):
         (at / "config.json").write_text("{}")
@@ -384,14 +387,14 @@ def test_a_process_killed_while_it_writes_leaves_no_file_under_a_final_name(fold
     output.seal("step-00000005", lambda at: (at / "state.bin").write_text("state"))
     output.put(write)
     """
-    with in_another_process(folder, body):
+    with run_in_subprocess(folder, body):
         pass
     assert {path.name for path in folder.iterdir()} == {"checkpoints"}
     with open_output("finetune", stage(folder), INPUTS) as output:
         assert output.resumed and output.latest_state() is not None
 
 
-def test_a_process_killed_while_it_saves_keeps_the_checkpoint_before(folder: Path) -> None:
+def test_process_killed_in_seal_leaves_the_older_checkpoint(folder: Path) -> None:
     body = """
     def write(at):
         (at / "state.bin").write_text("sta")
@@ -399,20 +402,20 @@ def test_a_process_killed_while_it_saves_keeps_the_checkpoint_before(folder: Pat
     output.seal("step-00000005", lambda at: (at / "state.bin").write_text("state"))
     output.seal("step-00000009", write, drop=["step-00000005"])
     """
-    with in_another_process(folder, body):
+    with run_in_subprocess(folder, body):
         pass
     with open_output("finetune", stage(folder), INPUTS) as output:
         assert output.latest_state() == folder / "checkpoints" / "step-00000005"
 
 
-def test_a_process_killed_before_any_progress_may_be_followed_by_other_settings(folder: Path) -> None:
-    with in_another_process(folder, "os._exit(9)"):
+def test_run_killed_before_any_checkpoint_allows_other_settings(folder: Path) -> None:
+    with run_in_subprocess(folder, "os._exit(9)"):
         pass
     with open_output("finetune", stage(folder, seed=7), INPUTS) as output:
         assert not output.resumed
 
 
-def test_a_process_killed_while_it_opens_the_folder_does_not_block_it(folder: Path) -> None:
+def test_process_killed_in_open_does_not_block_the_folder(folder: Path) -> None:
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / ".started.json.partial").write_text("{")
     with open_output("finetune", stage(folder), INPUTS) as output:
@@ -422,29 +425,29 @@ def test_a_process_killed_while_it_opens_the_folder_does_not_block_it(folder: Pa
 # -- failures ------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_fails_before_any_progress_leaves_nothing(folder: Path) -> None:
+def test_run_failing_before_any_checkpoint_leaves_no_folder(folder: Path) -> None:
     with pytest.raises(InputError), open_output("finetune", stage(folder), INPUTS) as output:
         for _ in output.record([{"event": "plan"}]):
             raise InputError("no such column")
     assert not folder.exists()
 
 
-def test_a_run_that_fails_before_any_progress_keeps_the_notes(folder: Path) -> None:
+def test_run_failing_before_any_checkpoint_leaves_foreign_files(folder: Path) -> None:
     finish(folder)
-    (folder / "notes.txt").write_text("mine")
+    (folder / "notes.txt").write_text("foreign")
     with pytest.raises(InputError), open_output("finetune", stage(folder), INPUTS, force=True):
         raise InputError("no such column")
     assert set(files(folder)) == {"notes.txt"}
 
 
-def test_an_export_that_was_sealed_but_not_accepted_is_no_progress(folder: Path) -> None:
+def test_rejected_export_is_no_checkpoint_to_resume_from(folder: Path) -> None:
     with pytest.raises(UserError), open_output("export", stage(folder), INPUTS) as output:
-        output.seal("export", writing("model.onnx"))
-        raise UserError("not what the model was")
+        output.seal("export", writer("model.onnx"))
+        raise UserError("the exported model does not match")
     assert not folder.exists()
 
 
-def test_what_trackers_wrote_goes_with_the_run(folder: Path) -> None:
+def test_tracker_files_are_removed_with_the_run(folder: Path) -> None:
     def track(output: Output) -> None:
         (output.trackers / "tinybert").mkdir(parents=True)
         (output.trackers / "tinybert" / "events").write_text("loss")
@@ -460,17 +463,17 @@ def test_what_trackers_wrote_goes_with_the_run(folder: Path) -> None:
         assert not output.trackers.exists()
 
 
-def test_a_run_that_fails_after_a_checkpoint_keeps_it(folder: Path) -> None:
+def test_run_failing_after_a_checkpoint_can_be_resumed(folder: Path) -> None:
     with pytest.raises(UserError), open_output("finetune", stage(folder), INPUTS) as output:
-        output.seal("step-00000005", writing("state.bin"))
+        output.seal("step-00000005", writer("state.bin"))
         raise UserError("the loss is not finite")
     with open_output("finetune", stage(folder), INPUTS) as output:
         assert output.resumed
 
 
-def test_a_failure_after_the_manifest_takes_nothing_back(folder: Path) -> None:
+def test_failure_after_the_manifest_leaves_a_finished_run(folder: Path) -> None:
     with pytest.raises(Interrupted), open_output("finetune", stage(folder), INPUTS) as output:
-        output.put(writing("model.safetensors"))
+        output.put(writer("model.safetensors"))
         output.finish({"rows": 3})
         raise Interrupted(signal.SIGINT, "interrupted")
     with open_output("finetune", stage(folder), INPUTS) as output:
@@ -478,7 +481,7 @@ def test_a_failure_after_the_manifest_takes_nothing_back(folder: Path) -> None:
 
 
 @full_disk
-def test_a_full_disk_leaves_no_half_written_output(error: Exception, folder: Path) -> None:
+def test_full_disk_leaves_no_incomplete_output(error: Exception, folder: Path) -> None:
     def write(at: Path) -> None:
         (at / "config.json").write_text("{}")
         (at / "model.safetensors").write_text("weig")
@@ -488,49 +491,45 @@ def test_a_full_disk_leaves_no_half_written_output(error: Exception, folder: Pat
         pytest.raises(UserError, match="disk is full") as caught,
         open_output("finetune", stage(folder), INPUTS) as output,
     ):
-        output.put(writing("train-0.parquet"))
+        output.put(writer("train-0.parquet"))
         output.put(write)
     assert caught.value.exit_code == 1
     assert set(files(folder)) == {"train-0.parquet", "checkpoints/started.json"}
 
 
 @full_disk
-def test_a_full_disk_leaves_the_checkpoint_before(error: Exception, folder: Path) -> None:
+def test_full_disk_leaves_the_older_checkpoint(error: Exception, folder: Path) -> None:
     def write(at: Path) -> None:
         (at / "state.bin").write_text("sta")
         raise error
 
     with pytest.raises(UserError, match="disk is full"), open_output("finetune", stage(folder), INPUTS) as output:
-        output.seal("step-00000005", writing("state.bin"))
+        output.seal("step-00000005", writer("state.bin"))
         output.seal("step-00000009", write, drop=["step-00000005"])
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"started.json", "step-00000005"}
 
 
-def test_a_disk_that_is_full_before_the_start_is_said_and_does_not_block_the_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(path: Path, value: object) -> None:
+def test_full_disk_in_open_does_not_block_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disk_full(path: Path, value: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts.output, "write_json", full)
+        patch.setattr(artifacts.output, "write_json", disk_full)
         with pytest.raises(UserError, match="disk is full"), open_output("finetune", stage(folder), INPUTS):
             pass
     with open_output("finetune", stage(folder), INPUTS) as output:
         assert not output.resumed
 
 
-def test_a_disk_that_is_full_at_the_manifest_leaves_a_run_to_go_on_with(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    really = write_json
+def test_full_disk_at_the_manifest_leaves_a_resumable_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = write_json
 
-    def full(path: Path, value: object) -> None:
+    def disk_full(path: Path, value: object) -> None:
         if path.name == "manifest.json":
             raise OSError(errno.ENOSPC, "No space left on device")
-        really(path, value)
+        original(path, value)
 
-    monkeypatch.setattr(artifacts.output, "write_json", full)
+    monkeypatch.setattr(artifacts.output, "write_json", disk_full)
     with pytest.raises(UserError, match="disk is full"):
         finish(folder)
     assert not (folder / "manifest.json").exists()
@@ -538,7 +537,7 @@ def test_a_disk_that_is_full_at_the_manifest_leaves_a_run_to_go_on_with(
         assert output.resumed
 
 
-def test_another_error_of_a_writer_keeps_its_own_name(folder: Path) -> None:
+def test_other_errors_of_a_writer_are_raised_unchanged(folder: Path) -> None:
     def write(at: Path) -> None:
         raise ZeroDivisionError
 
@@ -555,78 +554,77 @@ def output(folder: Path) -> Iterator[Output]:
         yield opened
 
 
-def cut_short(checkpoint: Path) -> None:
+def truncate(checkpoint: Path) -> None:
     (checkpoint / "state.bin").write_text("weig")
 
 
-def flip_a_byte(checkpoint: Path) -> None:
+def change_content(checkpoint: Path) -> None:
     (checkpoint / "state.bin").write_text("Weights")
 
 
-def unseal(checkpoint: Path) -> None:
+def remove_seal(checkpoint: Path) -> None:
     (checkpoint / "seal.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [cut_short, flip_a_byte, unseal])
-def test_a_damaged_checkpoint_is_passed_over(
+@pytest.mark.parametrize("damage", [truncate, change_content, remove_seal])
+def test_damaged_checkpoint_is_skipped(
     damage: Callable[[Path], None], output: Output, caplog: pytest.LogCaptureFixture
 ) -> None:
-    older, newer = (output.seal(name, writing("state.bin")) for name in ("step-00000005", "step-00000009"))
+    older, newer = (output.seal(name, writer("state.bin")) for name in ("step-00000005", "step-00000009"))
     damage(newer)
     assert output.latest_state() == older
     assert "step-00000009 is damaged" in caplog.text
 
 
-def test_the_newest_checkpoint_is_the_one_with_most_steps(output: Output) -> None:
+def test_newest_checkpoint_has_the_most_steps(output: Output) -> None:
     for step in (1_000_000, 999_999, 20):
-        output.seal(f"step-{step:08}", writing("state.bin"))
+        output.seal(f"step-{step:08}", writer("state.bin"))
     assert output.latest_state() == output.folder / "checkpoints" / "step-01000000"
 
 
-def kept(output: Output) -> set[str]:
+def checkpoint_names(output: Output) -> set[str]:
     return {path.name for path in (output.folder / "checkpoints").iterdir() if path.is_dir()}
 
 
-def pass_on(output: Output, *rows: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(output.save_checkpoints(rows, save_state=writing("state.bin"), save_model=writing("model.bin")))
+def save_checkpoints(output: Output, *events: Event) -> list[Event]:
+    return list(output.save_checkpoints(events, save_state=writer("state.bin"), save_model=writer("model.bin")))
 
 
-def test_a_better_model_replaces_the_one_before_when_its_state_is_saved(output: Output) -> None:
-    better = [{"event": "evaluate", "step": 5, "is_best": True}, {"event": "checkpoint", "step": 5}]
-    pass_on(output, *better)
-    pass_on(output, {"event": "evaluate", "step": 9, "is_best": True})
-    assert kept(output) == {"best-00000005", "step-00000005", "best-00000009"}
-    pass_on(output, {"event": "checkpoint", "step": 9})
-    assert kept(output) == {"best-00000009", "step-00000009"}
+def test_better_model_replaces_the_older_one_with_the_next_state(output: Output) -> None:
+    save_checkpoints(output, {"event": "evaluate", "step": 5, "is_best": True}, {"event": "checkpoint", "step": 5})
+    save_checkpoints(output, {"event": "evaluate", "step": 9, "is_best": True})
+    assert checkpoint_names(output) == {"best-00000005", "step-00000005", "best-00000009"}
+    save_checkpoints(output, {"event": "checkpoint", "step": 9})
+    assert checkpoint_names(output) == {"best-00000009", "step-00000009"}
 
 
-def test_a_worse_model_is_not_kept(output: Output) -> None:
-    pass_on(
+def test_worse_model_is_not_saved(output: Output) -> None:
+    save_checkpoints(
         output, {"event": "evaluate", "step": 5, "is_best": True}, {"event": "evaluate", "step": 9, "is_best": False}
     )
     assert output.best_model() == output.folder / "checkpoints" / "best-00000005"
 
 
-def test_every_row_of_the_loop_is_passed_on(output: Output) -> None:
-    rows = [{"event": "train", "step": 1}, {"event": "checkpoint", "step": 1}]
-    assert pass_on(output, *rows) == rows
+def test_save_checkpoints_passes_every_event_on(output: Output) -> None:
+    events = [{"event": "train", "step": 1}, {"event": "checkpoint", "step": 1}]
+    assert save_checkpoints(output, *events) == events
 
 
 # -- log -----------------------------------------------------------------------------------------------------
 
 
 def logged(folder: Path) -> list[tuple[str, int]]:
-    rows = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-    return [(row["event"], row.get("step", 0)) for row in rows]
+    events = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [(event["event"], event.get("step", 0)) for event in events]
 
 
-def test_progress_is_for_the_screen_only(output: Output) -> None:
-    rows = [{"event": "progress", "step": 1}, {"event": "train", "step": 1}]
-    assert list(output.record(rows)) == rows
+def test_progress_events_are_not_logged(output: Output) -> None:
+    events = [{"event": "progress", "step": 1}, {"event": "train", "step": 1}]
+    assert list(output.record(events)) == events
     assert logged(output.folder) == [("train", 1)]
 
 
-def test_what_was_logged_after_the_checkpoint_is_forgotten(output: Output) -> None:
+def test_resume_drops_the_events_after_the_checkpoint(output: Output) -> None:
     steps = [{"event": "train", "step": step} for step in (2, 4, 6)]
     list(output.record([{"event": "plan"}, *steps]))
     list(output.record([{"event": "plan"}, {"event": "resume", "step": 4}, {"event": "train", "step": 6}]))
@@ -635,42 +633,89 @@ def test_what_was_logged_after_the_checkpoint_is_forgotten(output: Output) -> No
     ]  # fmt: skip
 
 
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Writing more than `size` bytes to a file fails, after the first `size` bytes were written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_failed_rewrite_on_resume_leaves_the_old_log_complete(output: Output) -> None:
+    list(output.record([{"event": "plan"}, *({"event": "train", "step": step} for step in range(1, 101))]))
+    path = output.folder / "log.jsonl"
+    before = path.read_bytes()
+    with pytest.raises(OSError), file_size_limit(1000):
+        list(output.record([{"event": "resume", "step": 50}]))
+    assert path.read_bytes() == before
+    assert {file.name for file in output.folder.iterdir()} == {"log.jsonl", "checkpoints"}
+
+
+def test_log_continues_in_the_rewritten_file_after_resume(output: Output) -> None:
+    list(output.record([{"event": "train", "step": step} for step in (2, 4, 6)]))
+    path = output.folder / "log.jsonl"
+    old = path.open()
+    for event in output.record([{"event": "resume", "step": 4}, {"event": "train", "step": 5}]):
+        assert logged(output.folder)[-1] == (event["event"], event["step"])  # written before it is passed on
+    assert logged(output.folder) == [("train", 2), ("train", 4), ("resume", 4), ("train", 5)]
+    with old:
+        assert len(old.readlines()) == 3  # replaced, not written in place
+
+
+def test_incomplete_last_line_of_the_log_is_dropped(output: Output) -> None:
+    list(output.record([{"event": "train", "step": 1}]))
+    with (output.folder / "log.jsonl").open("a") as file:
+        file.write('{"time": "2026-11-27", "event": "tra')
+    list(output.record([{"event": "plan"}]))
+    assert logged(output.folder) == [("train", 1), ("plan", 0)]
+
+
+def test_unicode_line_separator_does_not_split_a_logged_event(output: Output) -> None:
+    plan = {"event": "plan", "label_names": ["a\u2028b", "c\x85d"]}
+    list(output.record([plan, {"event": "resume", "step": 4}]))
+    (event,) = artifacts.read_rows(output.folder, "plan")
+    assert event.items() >= plan.items()
+
+
 # -- signals -------------------------------------------------------------------------------------------------
 
 both_signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 
 @both_signals
-def test_a_signal_interrupts_at_once(number: int, output: Output) -> None:
+def test_signal_interrupts_at_once(number: int, output: Output) -> None:
     with pytest.raises(Interrupted) as caught:
         os.kill(os.getpid(), number)
     assert caught.value.exit_code == 128 + number
 
 
 @both_signals
-def test_between_two_steps_a_signal_waits_to_be_asked_for(number: int, output: Output) -> None:
+def test_deferred_signal_is_pending(number: int, output: Output) -> None:
     with output.signals.deferred():
         os.kill(os.getpid(), number)
         assert output.signals.pending() == number
 
 
-def test_a_second_signal_does_not_wait(output: Output) -> None:
+def test_second_signal_interrupts_at_once(output: Output) -> None:
     with output.signals.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_loop_that_keeps_checkpoints_is_not_torn_apart(output: Output) -> None:
-    def loop() -> Iterator[dict[str, Any]]:
+def test_save_checkpoints_defers_signals(output: Output) -> None:
+    def loop() -> Iterator[Event]:
         os.kill(os.getpid(), signal.SIGTERM)
         yield {"event": "checkpoint", "step": output.signals.pending()}
 
-    rows = list(output.save_checkpoints(loop(), save_state=writing("state.bin"), save_model=None))
-    assert rows == [{"event": "checkpoint", "step": signal.SIGTERM}]
+    events = list(output.save_checkpoints(loop(), save_state=writer("state.bin"), save_model=None))
+    assert events == [{"event": "checkpoint", "step": signal.SIGTERM}]
 
 
-def test_the_handlers_from_before_come_back(folder: Path) -> None:
+def test_signal_handlers_are_restored(folder: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     finish(folder)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

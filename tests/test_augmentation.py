@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import BAD, FILL, GOOD, SPECIAL, Configs, run, sentences, write_rows
-from test_masked_lm import SIZES, answers, asker
+from test_masked_lm import SIZES, make_masked_lm, predict_candidates
 from test_models import make_tokenizer
 from test_stages import killed_at_shard, last, table
 from transformers import BertConfig, BertForMaskedLM
@@ -55,11 +55,12 @@ def test_words_are_replaced_by_candidates_of_the_masked_lm(
         "gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=setting)
     )
     source = models.locate(str(lm))
-    (candidates,) = answers(asker(models.load_tokenizer(source), models.load(source, "masked-lm"), 3), [text])
+    masked_lm = make_masked_lm(models.load_tokenizer(source), models.load(source, "masked-lm"), 3)
+    (candidates,) = predict_candidates(masked_lm, [text])
     assert candidates.keys() == {"This", "film", "was", "lovely", "and", "dull", "is", "fine"}
-    words, replacements = word_replacement.words(text), set()
+    words, replacements = word_replacement.split_words(text), set()
     for (copy,) in copies(tmp_path / "out"):
-        for one, other in zip(words, word_replacement.words(copy), strict=True):
+        for one, other in zip(words, word_replacement.split_words(copy), strict=True):
             assert other == one or other.lower() in candidates[one]
             replacements.add((one, other.lower()))
     assert all((one, other) in replacements for one, others in candidates.items() for other in others)
@@ -77,7 +78,7 @@ def test_words_of_several_tokens_are_replaced_by_neighbours(
     alone, both = ({copy.split()[1] for (copy,) in copies(tmp_path / name)} for name in ("alone", "both"))
     tokens, base = models.load_tokenizer(models.locate(str(base_model))), models.locate(str(base_model))
     vectors = models.load(base, "sequence-classification", new_head=True).get_input_embeddings().weight.detach()
-    near = word_replacement.neighbours(models.whole_words(tokens), vectors, ["plot"], 3)
+    near = word_replacement.nearest_neighbours(models.whole_words(tokens), vectors, ["plot"], 3)
     assert alone == {"plot"} and both == {"plot", *near["plot"]}
 
 
@@ -105,7 +106,7 @@ def test_chinese_is_replaced_character_by_character(
     write_rows(data / "train.jsonl", [{"text": "电影不好看", "label": "good"}])
     setting = SETTING | {"masked_lm": str(lm), "copies": 30}
     run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=setting))
-    augmented = [word_replacement.words(copy) for (copy,) in copies(tmp_path / "out")]
+    augmented = [word_replacement.split_words(copy) for (copy,) in copies(tmp_path / "out")]
     assert len(augmented) > 5 and all("不" in words and words != list("电影不好看") for words in augmented)
 
 

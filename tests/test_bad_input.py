@@ -52,8 +52,8 @@ ROWS: dict[str, tuple[str, bytes, str]] = {
     "malformed": ("t.jsonl", GOOD.encode() + b'{"text": "b",\n', "t.jsonl:2:"),
     "not utf-8": ("t.csv", "text,label\nfine,good\ncafé,bad\n".encode("latin-1"), "t.csv:3"),
     "columns twice": ("t.csv", b"text,text,label\na,b,good\n", "two columns of the same name"),
-    "no gzip": ("t.jsonl.gz", b"text", "not a whole gzip file"),
-    "half a gzip": ("t.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:40], "not a whole gzip file"),
+    "no gzip": ("t.jsonl.gz", b"text", "not a complete gzip file"),
+    "half a gzip": ("t.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:40], "not a complete gzip file"),
     "no text": ("t.jsonl", GOOD.encode() + b'{"text": 3, "label": "bad"}\n', "'text' is not text but 3"),
     "no label column": ("t.jsonl", b'{"text": "fine", "labels": "good"}\n', "no column 'label'"),
     "one class": ("t.jsonl", GOOD.encode() * 20, "all 20 rows have the same label, good"),
@@ -118,9 +118,9 @@ def test_odd_rows_are_counted_and_the_run_goes_on(finetune: Say, data: Path) -> 
     write_rows(data / "validation.jsonl", rows[6:12])
     code, err = finetune()
     assert code == 0
-    assert "warning: 1 of 96 rows of train (1.0%) are longer than 16 tokens and were cut" in err
+    assert "warning: 1 of 96 rows of train (1.0%) are longer than 16 tokens and were truncated" in err
     assert "warning: 2 rows of train have no text (row 4, 5)" in err
-    assert "warning: 6 of 6 evaluation rows are in train as well" in err
+    assert "warning: 6 of 6 validation rows also occur in the training set" in err
 
 
 def test_validation_rows_without_labels_are_warned_of(finetune: Say, data: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_branch_of_the_hub_that_moved_on_is_another_model(
         code, err = finetune(model="org/name")
         manifest = json.loads((tmp_path / "out/manifest.json").read_text())
         assert manifest["inputs"]["model"] == {"hub_id": "org/name", "revision": "a" * 40}
-    assert code == 4 and f"inputs.model.revision: {'a' * 40} there, {'b' * 40} now" in err
+    assert code == 4 and f"inputs.model.revision: {'a' * 40} before, {'b' * 40} now" in err
 
 
 # -- folders and settings ------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_a_branch_of_the_hub_that_moved_on_is_another_model(
 def test_nan_names_the_step_and_the_last_good_checkpoint(finetune: Say) -> None:
     diverging = {"training__learning_rate": 1e30, "training__warmup_ratio": 0.0, "training__max_steps": 9}
     code, err = finetune(**diverging)
-    assert code == 1 and "not finite at step 2" in err and "there is no checkpoint from before it" in err
+    assert code == 1 and "not finite at step 2" in err and "no checkpoint was saved before this step" in err
     code, err = finetune(**diverging, training__save_steps=1)
     assert code == 1 and "not finite at step 2" in err and "the checkpoint of step 1 is kept" in err
 

@@ -1,4 +1,4 @@
-"""Rows are read as they stand, complaints say where, and batches hold every row with next to no padding."""
+"""Readers, splits, label datasets and batches: values are read unchanged, and errors give the location."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = ["the soup was warm", "a dull evening", "we laughed, twice"]
 LABELS = ["good", "bad", "good"]
 
 
-def save(path: Path, text: str | bytes) -> Path:
+def write(path: Path, text: str | bytes) -> Path:
     raw = text.encode() if isinstance(text, str) else text
     path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
     return path
@@ -35,29 +35,31 @@ def rows_of(*paths: Path, **settings: Any) -> Rows:
     return data.read(Data(train_file=[str(path) for path in paths], **settings), "train")
 
 
-def complaint(*paths: Path) -> InputError:
+def read_error(*paths: Path) -> InputError:
     with pytest.raises(InputError) as caught:
         rows_of(*paths)
     return caught.value
 
 
-def as_text(kind: str) -> str:
+def file_content(file_format: str) -> str:
     records = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
-    if kind == "json":
+    if file_format == "json":
         return json.dumps(records, indent=1)
-    if kind == "jsonl":
+    if file_format == "jsonl":
         return "".join(json.dumps(record) + "\n" for record in records)
-    mark = "," if kind == "csv" else "\t"
-    return f"text{mark}label\n" + "".join(f'"{record["text"]}"{mark}{record["label"]}\n' for record in records)
+    delimiter = "," if file_format == "csv" else "\t"
+    return f"text{delimiter}label\n" + "".join(
+        f'"{record["text"]}"{delimiter}{record["label"]}\n' for record in records
+    )
 
 
-# -- kinds of files ------------------------------------------------------------------------------------------
+# -- file formats ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl"])
-def test_every_kind_of_text_file_gives_the_same_rows(kind: str, suffix: str, tmp_path: Path) -> None:
-    rows = rows_of(save(tmp_path / f"train.{kind}{suffix}", as_text(kind)))
+@pytest.mark.parametrize("file_format", ["csv", "tsv", "json", "jsonl"])
+def test_every_text_format_gives_the_same_rows(file_format: str, suffix: str, tmp_path: Path) -> None:
+    rows = rows_of(write(tmp_path / f"train.{file_format}{suffix}", file_content(file_format)))
     assert rows.columns == {"text": TEXTS, "label": LABELS}
 
 
@@ -68,181 +70,181 @@ def test_parquet_gives_the_same_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_txt_has_one_text_per_line_and_skips_blank_lines(suffix: str, tmp_path: Path) -> None:
-    path = save(tmp_path / f"more.txt{suffix}", "one\r\n\r\n  two  \nthree")
+    path = write(tmp_path / f"more.txt{suffix}", "one\r\n\r\n  two  \nthree")
     assert rows_of(path).columns == {"text": ["one", "two", "three"]}
 
 
-def test_txt_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
+def test_txt_splits_lines_at_line_feeds_only(tmp_path: Path) -> None:
     text = "first half\u2028second half\x85end"
-    assert rows_of(save(tmp_path / "more.txt", text + "\nnext")).columns == {"text": [text, "next"]}
+    assert rows_of(write(tmp_path / "more.txt", text + "\nnext")).columns == {"text": [text, "next"]}
 
 
-@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
-def test_byte_order_mark_is_no_part_of_the_first_column(kind: str, tmp_path: Path) -> None:
-    path = save(tmp_path / f"train.{kind}", codecs.BOM_UTF8 + as_text(kind).encode())
+@pytest.mark.parametrize("file_format", ["csv", "json", "jsonl"])
+def test_byte_order_mark_is_not_part_of_the_first_column(file_format: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"train.{file_format}", codecs.BOM_UTF8 + file_content(file_format).encode())
     assert list(rows_of(path).columns) == ["text", "label"]
 
 
-def test_windows_line_ends_and_blank_lines_change_nothing(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.csv", "text,label\r\nfine,good\r\n\r\npoor,bad\r\n")
+def test_csv_accepts_windows_line_endings_and_blank_lines(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", "text,label\r\nfine,good\r\n\r\npoor,bad\r\n")
     assert rows_of(path).columns == {"text": ["fine", "poor"], "label": ["good", "bad"]}
 
 
 @pytest.mark.parametrize("cell", ["NA", "null", "NaN", "None", "", " ", "007", "1.50", "true"])
 def test_cells_of_a_csv_stay_text(cell: str, tmp_path: Path) -> None:
-    path = save(tmp_path / "train.csv", f"text,label\n{cell},good\nother,bad\n")
+    path = write(tmp_path / "train.csv", f"text,label\n{cell},good\nother,bad\n")
     assert rows_of(path).column("text") == [cell, "other"]
 
 
-def test_quoted_cells_hold_commas_quotes_and_line_breaks(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.csv", 'text,label\n"a, ""b""\nc",good\n')
+def test_csv_quoted_cells_may_contain_commas_quotes_and_line_breaks(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", 'text,label\n"a, ""b""\nc",good\n')
     assert rows_of(path).column("text") == ['a, "b"\nc']
 
 
 def test_json_null_stays_a_missing_value(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.jsonl", '{"text": "a", "label": null}\n{"text": "b", "label": 1}\n')
+    path = write(tmp_path / "train.jsonl", '{"text": "a", "label": null}\n{"text": "b", "label": 1}\n')
     assert rows_of(path).column("label") == [None, 1]
 
 
 def test_list_of_files_is_concatenated_in_order(tmp_path: Path) -> None:
-    first = save(tmp_path / "b.jsonl", '{"text": "one", "label": "x"}\n{"text": "two", "label": "y"}\n')
-    second = save(tmp_path / "a.csv.gz", "label,text\nz,three\n")
+    first = write(tmp_path / "b.jsonl", '{"text": "one", "label": "x"}\n{"text": "two", "label": "y"}\n')
+    second = write(tmp_path / "a.csv.gz", "label,text\nz,three\n")
     assert rows_of(first, second).columns == {"text": ["one", "two", "three"], "label": ["x", "y", "z"]}
 
 
-def test_concatenated_files_must_have_the_same_columns(tmp_path: Path) -> None:
-    first = save(tmp_path / "a.csv", "text,label\none,x\n")
-    second = save(tmp_path / "b.csv", "text,stars\ntwo,5\n")
-    error = complaint(first, second)
-    assert error.what == f"other columns than in {first}: label, stars"
+def test_concatenated_files_with_different_columns_are_rejected(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.csv", "text,label\none,x\n")
+    second = write(tmp_path / "b.csv", "text,stars\ntwo,5\n")
+    error = read_error(first, second)
+    assert error.what == f"columns differ from those of {first}: label, stars"
     assert error.where == str(second)
 
 
-# -- unfit files ---------------------------------------------------------------------------------------------
+# -- invalid files -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["train.csv", "train.json", "train.jsonl", "train.txt", "train.csv.gz"])
 @pytest.mark.parametrize("content", ["", "\n \n"])
-def test_empty_file_is_called_empty(name: str, content: str, tmp_path: Path) -> None:
-    path = save(tmp_path / name, content)
-    assert complaint(path).what == f"'{path}' is empty"
+def test_empty_file_is_rejected(name: str, content: str, tmp_path: Path) -> None:
+    path = write(tmp_path / name, content)
+    assert read_error(path).what == f"'{path}' is empty"
 
 
-def test_csv_with_a_header_only_has_no_rows(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.csv", "text,label\n")
-    assert complaint(path).what == f"'{path}' has a header but no rows"
+def test_csv_with_only_a_header_is_rejected(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", "text,label\n")
+    assert read_error(path).what == f"'{path}' has a header but no rows"
 
 
-def test_empty_json_list_has_no_rows(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.json", "[]")
-    assert complaint(path).what == f"no rows in {path}"
+def test_empty_json_list_is_rejected(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.json", "[]")
+    assert read_error(path).what == f"no rows in {path}"
 
 
-def test_ragged_csv_row_is_named_by_file_and_line(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.csv", "text,label\nfine,good\nwell, sort of,good\npoor,bad\n")
-    error = complaint(path)
+def test_ragged_csv_row_is_rejected_with_file_and_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", "text,label\nfine,good\nwell, sort of,good\npoor,bad\n")
+    error = read_error(path)
     assert error.what == "3 cells, but the header has 2"
     assert error.where == f"{path}:3"
 
 
-def test_csv_with_an_open_quote_is_malformed(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.csv", 'text,label\nfine,good\n"never closed,bad\n')
-    error = complaint(path)
+def test_csv_with_an_unclosed_quote_is_rejected(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", 'text,label\nfine,good\n"never closed,bad\n')
+    error = read_error(path)
     assert error.what.startswith("malformed CSV: ")
     assert error.where == f"{path}:3"
 
 
-def test_csv_with_a_column_twice_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.csv", "text,label,text\na,b,c\n")
-    assert complaint(path).where == f"{path}:1"
+def test_csv_with_duplicate_column_names_is_rejected(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", "text,label,text\na,b,c\n")
+    assert read_error(path).where == f"{path}:1"
 
 
-def test_malformed_json_line_is_named_by_file_line_and_column(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.jsonl", '{"text": "a"}\n{"text": oops}\n{"text": "c"}\n')
-    error = complaint(path)
+def test_malformed_json_line_is_rejected_with_line_and_column(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", '{"text": "a"}\n{"text": oops}\n{"text": "c"}\n')
+    error = read_error(path)
     assert error.what.startswith("malformed JSON: ")
     assert error.where == f"{path}:2:10"
 
 
-def test_blank_lines_before_malformed_json_are_counted_and_not_blamed(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.jsonl", '{"text": "a"}\r\n\r\n  \n{"text": oops}\r\n')
-    assert complaint(path).where == f"{path}:4:10"
+def test_blank_lines_before_malformed_json_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", '{"text": "a"}\r\n\r\n  \n{"text": oops}\r\n')
+    assert read_error(path).where == f"{path}:4:10"
 
 
-def test_malformed_json_list_is_named_by_file_line_and_column(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.json", '[\n {"text": "a"},\n {"text": }\n]')
-    assert complaint(path).where == f"{path}:3:11"
+def test_malformed_json_list_is_rejected_with_line_and_column(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.json", '[\n {"text": "a"},\n {"text": }\n]')
+    assert read_error(path).where == f"{path}:3:11"
 
 
-def test_json_line_that_is_no_object_is_named(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.jsonl", '{"text": "a"}\n"b"\n')
-    assert complaint(path).where == f"{path}:2"
+def test_json_line_that_is_not_an_object_is_rejected_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", '{"text": "a"}\n"b"\n')
+    assert read_error(path).where == f"{path}:2"
 
 
-def test_json_rows_with_other_keys_are_named_with_the_odd_keys(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "lable": 0}\n')
-    error = complaint(path)
+def test_json_rows_with_different_keys_are_rejected_with_the_keys(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "lable": 0}\n')
+    error = read_error(path)
     assert error.what.endswith(": label, lable")
     assert error.where == f"{path}:2"
 
 
 @pytest.mark.parametrize("name", ["train.csv", "train.csv.gz"])
-def test_text_that_is_not_utf8_is_named_by_file_and_line(name: str, tmp_path: Path) -> None:
-    path = save(tmp_path / name, "text,label\nplain,good\ncafé,bad\n".encode("latin-1"))
-    error = complaint(path)
+def test_text_that_is_not_utf8_is_rejected_with_file_and_line(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / name, "text,label\nplain,good\ncafé,bad\n".encode("latin-1"))
+    error = read_error(path)
     assert error.what == f"'{path}' is not UTF-8"
     assert error.where == f"{path}:3"
 
 
-def damaged(raw: bytes, how: str) -> bytes:
+def damaged(raw: bytes, damage: str) -> bytes:
     return {
         "cut short": raw[: len(raw) // 2],
         "not gzip at all": b"text,label\nfine,good\n",
         "a byte flipped": raw[:20] + bytes([raw[20] ^ 0xFF]) + raw[21:],
         "wrong checksum": raw[:-8] + bytes(4) + raw[-4:],
-    }[how]
+    }[damage]
 
 
-@pytest.mark.parametrize("how", ["cut short", "not gzip at all", "a byte flipped", "wrong checksum"])
-def test_damaged_gzip_is_noticed(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut short", "not gzip at all", "a byte flipped", "wrong checksum"])
+def test_damaged_gzip_is_rejected(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "train.csv.gz"
-    path.write_bytes(damaged(gzip.compress(as_text("csv").encode()), how))
-    assert complaint(path).what.startswith(f"'{path}' is not a whole gzip file: ")
+    path.write_bytes(damaged(gzip.compress(file_content("csv").encode()), damage))
+    assert read_error(path).what.startswith(f"'{path}' is not a complete gzip file: ")
 
 
-def test_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.parquet", "text,label\nfine,good\n")
-    assert complaint(path).what.startswith(f"cannot read '{path}': ")
+def test_invalid_parquet_file_is_rejected(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.parquet", "text,label\nfine,good\n")
+    assert read_error(path).what.startswith(f"cannot read '{path}': ")
 
 
-def test_unknown_kind_of_file_lists_the_kinds(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.xlsx", "text")
-    error = complaint(path)
-    assert error.what == f"cannot read '{path}': unknown kind of file"
+def test_unknown_file_format_is_rejected_with_the_known_formats(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.xlsx", "text")
+    error = read_error(path)
+    assert error.what == f"cannot read '{path}': unknown file format"
     assert error.hint == "one of: csv, tsv, json, jsonl, parquet, txt, conll; .gz too"
 
 
-def test_missing_file_names_the_one_that_is_like_it(tmp_path: Path) -> None:
-    save(tmp_path / "train.jsonl", as_text("jsonl"))
-    error = complaint(tmp_path / "trian.jsonl")
+def test_missing_file_is_rejected_with_the_nearest_name(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", file_content("jsonl"))
+    error = read_error(tmp_path / "trian.jsonl")
     assert error.what == f"'{tmp_path / 'trian.jsonl'}' does not exist"
     assert error.where == "data.train_file"
     assert error.hint == "did you mean 'train.jsonl'?"
 
 
-def test_folder_in_place_of_a_file_is_called_a_folder(tmp_path: Path) -> None:
-    assert complaint(tmp_path).what == f"'{tmp_path}' is a folder, not a file"
+def test_folder_instead_of_a_file_is_rejected(tmp_path: Path) -> None:
+    assert read_error(tmp_path).what == f"'{tmp_path}' is a folder, not a file"
 
 
-def test_missing_column_names_the_one_that_is_like_it(tmp_path: Path) -> None:
-    path = save(tmp_path / "train.csv", "sentence,label\nfine,good\n")
+def test_missing_column_is_rejected_with_the_nearest_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.csv", "sentence,label\nfine,good\n")
     with pytest.raises(InputError) as caught:
         rows_of(path).column("sentense")
     assert caught.value.what == f"no column 'sentense' in {path}"
     assert caught.value.hint == "did you mean 'sentence'?; columns here: sentence, label"
 
 
-def test_split_without_a_source_says_which_setting_is_missing() -> None:
+def test_split_without_a_source_is_rejected_with_the_missing_setting() -> None:
     with pytest.raises(ConfigError) as caught:
         data.read(Data(train_file="a.csv"), "validation")
     assert caught.value.key == ("data",)
@@ -261,50 +263,50 @@ one CD I-NP O
 """
 
 
-def tagged(path: Path, **settings: Any) -> dict[str, list[Any]]:
+def read_conll(path: Path, **settings: Any) -> dict[str, list[Any]]:
     return rows_of(path, text_column_names="tokens", label_column_name="ner_tags", **settings).columns
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-@pytest.mark.parametrize("between", [" ", "\t"])
+@pytest.mark.parametrize("separator", [" ", "\t"])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_conll_is_a_word_a_line_and_an_empty_line_after_a_sentence(
-    ending: str, between: str, suffix: str, tmp_path: Path
+def test_conll_has_one_word_per_line_and_blank_lines_between_sentences(
+    ending: str, separator: str, suffix: str, tmp_path: Path
 ) -> None:
-    text = CONLL.replace(" ", between).replace("\n", ending)
-    found = tagged(save(tmp_path / f"ner.conll{suffix}", text))
-    assert found["tokens"] == [["EU", "rejects"], ["#", "one"]]
-    assert found["ner_tags"] == [["B-ORG", "O"], ["O", "O"]]
+    text = CONLL.replace(" ", separator).replace("\n", ending)
+    columns = read_conll(write(tmp_path / f"ner.conll{suffix}", text))
+    assert columns["tokens"] == [["EU", "rejects"], ["#", "one"]]
+    assert columns["ner_tags"] == [["B-ORG", "O"], ["O", "O"]]
 
 
-def test_columns_of_conll_are_called_as_the_config_says(tmp_path: Path) -> None:
+def test_conll_column_names_come_from_the_config(tmp_path: Path) -> None:
     names = ["tokens", "pos_tags", "chunk_tags", "ner_tags"]
-    found = tagged(save(tmp_path / "ner.conll", CONLL), conll_column_names=names)
-    assert list(found) == names and found["pos_tags"] == [["NNP", "VBZ"], ["PRP", "CD"]]
-    assert list(tagged(tmp_path / "ner.conll")) == ["tokens", "column_2", "column_3", "ner_tags"]
+    columns = read_conll(write(tmp_path / "ner.conll", CONLL), conll_column_names=names)
+    assert list(columns) == names and columns["pos_tags"] == [["NNP", "VBZ"], ["PRP", "CD"]]
+    assert list(read_conll(tmp_path / "ner.conll")) == ["tokens", "column_2", "column_3", "ner_tags"]
 
 
-def test_conll_of_chinese_characters_and_comments(tmp_path: Path) -> None:
-    found = tagged(save(tmp_path / "zh.conll", "# id = 1\n我 O\n在 O\n北 B-LOC\n京 I-LOC\n\n\n。 O\n"))
-    assert found["tokens"] == [["我", "在", "北", "京"], ["。"]]
+def test_conll_reads_chinese_characters_and_skips_comments(tmp_path: Path) -> None:
+    columns = read_conll(write(tmp_path / "zh.conll", "# id = 1\n我 O\n在 O\n北 B-LOC\n京 I-LOC\n\n\n。 O\n"))
+    assert columns["tokens"] == [["我", "在", "北", "京"], ["。"]]
 
 
-def test_conll_without_tags_has_no_labels(tmp_path: Path) -> None:
-    assert tagged(save(tmp_path / "ner.conll", "EU\nrejects\n\none\n")) == {"tokens": [["EU", "rejects"], ["one"]]}
+def test_conll_without_tags_has_no_label_column(tmp_path: Path) -> None:
+    assert read_conll(write(tmp_path / "ner.conll", "EU\nrejects\n\none\n")) == {"tokens": [["EU", "rejects"], ["one"]]}
 
 
-def test_conll_line_of_another_width_is_named(tmp_path: Path) -> None:
-    found = complaint(save(tmp_path / "ner.conll", "EU B-ORG\nrejects\n. O\n"))
-    assert found.what == "1 columns, but most lines have 2"
-    assert found.where == f"{tmp_path / 'ner.conll'}:2"
+def test_conll_line_with_missing_columns_is_rejected_with_its_line(tmp_path: Path) -> None:
+    error = read_error(write(tmp_path / "ner.conll", "EU B-ORG\nrejects\n. O\n"))
+    assert error.what == "1 columns, but most lines have 2"
+    assert error.where == f"{tmp_path / 'ner.conll'}:2"
 
 
-def test_conll_with_fewer_columns_than_are_named_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has 2 columns, named are tokens, pos, ner_tags"):
-        tagged(save(tmp_path / "ner.conll", "EU O\n"), conll_column_names=["tokens", "pos", "ner_tags"])
+def test_conll_with_fewer_columns_than_names_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has 2 columns, but 3 are named: tokens, pos, ner_tags"):
+        read_conll(write(tmp_path / "ner.conll", "EU O\n"), conll_column_names=["tokens", "pos", "ner_tags"])
 
 
-# -- the form of SQuAD ---------------------------------------------------------------------------------------
+# -- SQuAD format --------------------------------------------------------------------------------------------
 
 SQUAD = {
     "version": "v2.0",
@@ -321,88 +323,88 @@ SQUAD = {
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_the_form_of_squad_becomes_a_row_for_each_question(indent: int | None, tmp_path: Path) -> None:
-    found = rows_of(save(tmp_path / "dev.json", json.dumps(SQUAD, indent=indent)))
-    assert found.column("id") == ["1", "2", "3"] and found.column("title") == ["Sea", "Sea", ""]
-    assert found.column("context") == ["The sea is salt."] * 2 + ["It rains."]
-    assert found.column("answers") == [
+def test_nested_squad_gives_one_row_per_question(indent: int | None, tmp_path: Path) -> None:
+    rows = rows_of(write(tmp_path / "dev.json", json.dumps(SQUAD, indent=indent)))
+    assert rows.column("id") == ["1", "2", "3"] and rows.column("title") == ["Sea", "Sea", ""]
+    assert rows.column("context") == ["The sea is salt."] * 2 + ["It rains."]
+    assert rows.column("answers") == [
         {"text": ["The sea", "sea"], "answer_start": [0, 4]}, *[{"text": [], "answer_start": []}] * 2
     ]  # fmt: skip
 
 
-def test_rows_as_data_of_one_object_are_rows(tmp_path: Path) -> None:
-    found = rows_of(save(tmp_path / "rows.json", json.dumps({"version": 1, "data": [{"text": "a"}, {"text": "b"}]})))
-    assert found.columns == {"text": ["a", "b"]}
+def test_json_object_with_a_data_list_gives_its_rows(tmp_path: Path) -> None:
+    rows = rows_of(write(tmp_path / "rows.json", json.dumps({"version": 1, "data": [{"text": "a"}, {"text": "b"}]})))
+    assert rows.columns == {"text": ["a", "b"]}
 
 
-def test_what_is_not_the_form_of_squad_is_refused(tmp_path: Path) -> None:
+def test_malformed_squad_is_rejected(tmp_path: Path) -> None:
     broken = {"data": [{"paragraphs": [{"qas": []}, {"qas": [{"id": "1", "question": "q"}]}]}]}
-    assert complaint(save(tmp_path / "dev.json", json.dumps(broken))).what == "this is not the form of SQuAD: 'answers'"
+    assert read_error(write(tmp_path / "dev.json", json.dumps(broken))).what == "not in SQuAD format: 'answers'"
 
 
-# -- names of labels -----------------------------------------------------------------------------------------
+# -- label names ---------------------------------------------------------------------------------------------
 
 
-def test_labels_in_the_data_become_the_names_that_the_config_gives_them(tmp_path: Path) -> None:
-    file = save(tmp_path / "rows.csv", "text,label\na,1\nb,2\nc,5\n")
-    found = rows_of(file, label_names={"1": "bad", "2": "bad", "5": "good"})
-    assert found.column("label") == ["bad", "bad", "good"] and found.label_names == ["bad", "good"]
+def test_labels_are_replaced_by_the_names_in_the_config(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.csv", "text,label\na,1\nb,2\nc,5\n")
+    rows = rows_of(file, label_names={"1": "bad", "2": "bad", "5": "good"})
+    assert rows.column("label") == ["bad", "bad", "good"] and rows.label_names == ["bad", "good"]
 
 
-def test_labels_in_lists_become_names_too_and_missing_ones_stay_missing(tmp_path: Path) -> None:
-    file = save(tmp_path / "rows.jsonl", '{"label": [1, 0]}\n{"label": []}\n{"label": null}\n{"label": -1}\n')
+def test_labels_in_lists_get_names_and_missing_labels_stay_missing(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", '{"label": [1, 0]}\n{"label": []}\n{"label": null}\n{"label": -1}\n')
     assert rows_of(file, label_names={"0": "no", "1": "yes"}).column("label") == [["yes", "no"], [], None, -1]
 
 
-def test_a_label_without_a_name_is_named_with_its_row(tmp_path: Path) -> None:
-    file = save(tmp_path / "rows.csv", "text,label\na,1\nb,2\n")
+def test_label_without_a_name_is_rejected_with_its_row(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.csv", "text,label\na,1\nb,2\n")
     with pytest.raises(InputError, match=r"the label '2' has no name in data\.label_names") as caught:
         rows_of(file, label_names={"0": "no", "1": "yes"})
-    assert caught.value.where == f"{file}, row 2" and caught.value.hint == "named are: 0, 1"
+    assert caught.value.where == f"{file}, row 2" and caught.value.hint == "labels with a name: 0, 1"
 
 
 # -- local dataset folders and the Hub -----------------------------------------------------------------------
 
 
 def test_local_dataset_folder_is_read_by_split_names(tmp_path: Path) -> None:
-    save(tmp_path / "train.jsonl", '{"text": "t"}\n')
-    save(tmp_path / "dev.csv.gz", "text\nv\n")
-    save(tmp_path / "developers.csv", "text\nnobody\n")
-    save(tmp_path / "README.md", "train and test")
+    write(tmp_path / "train.jsonl", '{"text": "t"}\n')
+    write(tmp_path / "dev.csv.gz", "text\nv\n")
+    write(tmp_path / "developers.csv", "text\nx\n")
+    write(tmp_path / "README.md", "train and test")
     for number in (1, 0):
         data.write_table(tmp_path / f"test-{number:05d}-of-00002.parquet", {"text": [f"shard {number}"]})
     settings = Data(dataset_name=str(tmp_path), validation_split_name="dev")
-    found = {split: data.read(settings, split).column("text") for split in ("train", "validation", "test")}
-    assert found == {"train": ["t"], "validation": ["v"], "test": ["shard 0", "shard 1"]}
+    texts = {split: data.read(settings, split).column("text") for split in ("train", "validation", "test")}
+    assert texts == {"train": ["t"], "validation": ["v"], "test": ["shard 0", "shard 1"]}
 
 
-def test_local_dataset_folder_with_another_form_of_the_same_rows_reads_them_once(tmp_path: Path) -> None:
-    save(tmp_path / "train.jsonl", '{"text": "t"}\n')
-    save(tmp_path / "train-v1.1.json", '[{"text": "t"}]')
-    save(tmp_path / "test-v1.1.json", '[{"text": "t"}]')
+def test_local_dataset_folder_prefers_exact_split_names(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", '{"text": "t"}\n')
+    write(tmp_path / "train-v1.1.json", '[{"text": "t"}]')
+    write(tmp_path / "test-v1.1.json", '[{"text": "t"}]')
     settings = Data(dataset_name=str(tmp_path))
     assert data.read(settings, "train").column("text") == ["t"] and not data.has(settings, "test")
 
 
 def test_local_dataset_folder_has_only_the_splits_it_holds(tmp_path: Path) -> None:
-    save(tmp_path / "train.jsonl", '{"text": "t"}\n')
+    write(tmp_path / "train.jsonl", '{"text": "t"}\n')
     settings = Data(dataset_name=str(tmp_path))
     assert [data.has(settings, split) for split in ("train", "test", "unlabeled")] == [True, False, False]
 
 
-def test_dataset_on_the_hub_is_taken_to_have_every_split_but_unlabeled() -> None:
+def test_hub_dataset_is_assumed_to_have_every_split_except_unlabeled() -> None:
     settings = Data(dataset_name="some-org/some-data")
     assert [data.has(settings, split) for split in ("train", "test", "unlabeled")] == [True, True, False]
 
 
-def test_file_goes_before_the_dataset(tmp_path: Path) -> None:
-    save(tmp_path / "train.jsonl", '{"text": "of the folder"}\n')
-    file = save(tmp_path / "mine.jsonl", '{"text": "of the file"}\n')
+def test_file_takes_precedence_over_the_dataset(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", '{"text": "of the folder"}\n')
+    file = write(tmp_path / "mine.jsonl", '{"text": "of the file"}\n')
     assert rows_of(file, dataset_name=str(tmp_path)).column("text") == ["of the file"]
 
 
-def test_sources_name_files_and_hub_datasets_with_their_revision(tmp_path: Path) -> None:
-    file = save(tmp_path / "v.csv", "text\na\n")
+def test_sources_contain_files_and_hub_datasets_with_their_revision(tmp_path: Path) -> None:
+    file = write(tmp_path / "v.csv", "text\na\n")
     settings = Data(
         dataset_name="org/name", dataset_config_name="sst2", dataset_revision="v1", validation_file=str(file)
     )
@@ -413,7 +415,7 @@ def test_sources_name_files_and_hub_datasets_with_their_revision(tmp_path: Path)
 
 
 @pytest.mark.parametrize("message", ["Couldn't reach 'org/name' on the Hub\nsecond line", ""])
-def test_hub_out_of_reach_says_how_to_go_on(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_an_error_with_a_hint(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*args: object, **kwargs: object) -> None:
         raise ConnectionError(message)
 
@@ -427,14 +429,14 @@ def test_hub_out_of_reach_says_how_to_go_on(message: str, monkeypatch: pytest.Mo
     assert "hf download --repo-type dataset org/name" in caught.value.hint
 
 
-def test_hub_dataset_without_network_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library itself, told that it is offline."""
+def test_offline_hub_dataset_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library itself, in offline mode."""
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="hf download --repo-type dataset made-up-org/no-such-data"):
         data.read(Data(dataset_name="made-up-org/no-such-data"), "train")
 
 
-def test_unknown_split_of_a_dataset_passes_its_message_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_split_of_a_dataset_keeps_the_library_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*args: object, **kwargs: object) -> None:
         raise ValueError("Unknown split \"validation\". Should be one of ['train'].")
 
@@ -443,13 +445,13 @@ def test_unknown_split_of_a_dataset_passes_its_message_on(monkeypatch: pytest.Mo
         data.read(Data(dataset_name="org/name"), "validation")
 
 
-def test_dataset_brings_its_label_names_and_is_asked_for_the_named_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataset_is_loaded_with_its_split_name_and_label_names(monkeypatch: pytest.MonkeyPatch) -> None:
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     loaded = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
-    asked: list[object] = []
+    arguments: list[object] = []
 
     def load_dataset(*args: object, **kwargs: object) -> datasets.Dataset:
-        asked.extend([args, kwargs])
+        arguments.extend([args, kwargs])
         return loaded
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -457,10 +459,10 @@ def test_dataset_brings_its_label_names_and_is_asked_for_the_named_split(monkeyp
     rows = data.read(settings, "validation")
     assert (rows.columns, rows.label_names) == ({"text": ["a", "b"], "label": [1, 0]}, ["no", "yes"])
     assert rows.location(1) == "org/name[dev], row 2"
-    assert asked == [("org/name", "c"), {"split": "dev", "revision": "r"}]
+    assert arguments == [("org/name", "c"), {"split": "dev", "revision": "r"}]
 
 
-def test_names_of_the_labels_in_lists_come_from_the_hub_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_names_of_list_columns_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     tags = datasets.List(datasets.ClassLabel(names=["O", "B-PER"]))
     features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": tags})
     loaded = datasets.Dataset.from_dict({"tokens": [["Ada", "wrote"]], "tags": [[1, 0]]}, features=features)
@@ -473,43 +475,43 @@ def test_names_of_the_labels_in_lists_come_from_the_hub_too(monkeypatch: pytest.
 
 
 @pytest.fixture
-def five() -> Rows:
+def five_rows() -> Rows:
     return Rows({"text": list("abcde")}, (("one.csv", 2), ("two.csv", 3)), ["no", "yes"])
 
 
-def test_place_counts_from_one_in_each_file(five: Rows) -> None:
-    assert [five.location(i) for i in range(5)] == [
+def test_location_counts_rows_from_one_in_each_file(five_rows: Rows) -> None:
+    assert [five_rows.location(i) for i in range(5)] == [
         "one.csv, row 1", "one.csv, row 2", "two.csv, row 1", "two.csv, row 2", "two.csv, row 3",
     ]  # fmt: skip
 
 
-def test_place_after_select_is_where_the_row_stood(five: Rows) -> None:
-    assert [five.select([4, 1]).location(i) for i in range(2)] == ["two.csv, row 3", "one.csv, row 2"]
+def test_location_after_select_is_the_original_row(five_rows: Rows) -> None:
+    assert [five_rows.select([4, 1]).location(i) for i in range(2)] == ["two.csv, row 3", "one.csv, row 2"]
 
 
-def test_place_after_two_selects_and_a_head_is_where_the_row_stood(five: Rows) -> None:
-    chosen = five.select([4, 3, 0]).select([2, 1, 0]).head(2)
-    assert [(text, chosen.location(i)) for i, text in enumerate(chosen.column("text"))] == [
+def test_location_after_two_selects_and_a_head_is_the_original_row(five_rows: Rows) -> None:
+    selected = five_rows.select([4, 3, 0]).select([2, 1, 0]).head(2)
+    assert [(text, selected.location(i)) for i, text in enumerate(selected.column("text"))] == [
         ("a", "one.csv, row 1"), ("d", "two.csv, row 2"),
     ]  # fmt: skip
 
 
-def test_place_beyond_the_rows_is_an_index_error(five: Rows) -> None:
+def test_location_beyond_the_rows_is_an_index_error(five_rows: Rows) -> None:
     with pytest.raises(IndexError):
-        five.location(5)
+        five_rows.location(5)
 
 
-def test_select_keeps_the_label_names(five: Rows) -> None:
-    assert five.select([0]).label_names == ["no", "yes"]
+def test_select_keeps_the_label_names(five_rows: Rows) -> None:
+    assert five_rows.select([0]).label_names == ["no", "yes"]
 
 
 @pytest.mark.parametrize(("count", "expected"), [(None, "abcde"), (9, "abcde"), (5, "abcde"), (3, "abc")])
-def test_head_takes_the_first_rows(five: Rows, count: int | None, expected: str) -> None:
-    assert "".join(five.head(count).column("text")) == expected
+def test_head_takes_the_first_rows(five_rows: Rows, count: int | None, expected: str) -> None:
+    assert "".join(five_rows.head(count).column("text")) == expected
 
 
-def test_train_and_unlabeled_are_cut_to_max_train_samples_and_the_others_to_max_eval_samples(tmp_path: Path) -> None:
-    path = str(save(tmp_path / "rows.txt", "\n".join("abcdef")))
+def test_max_train_samples_and_max_eval_samples_limit_their_splits(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "rows.txt", "\n".join("abcdef")))
     settings = Data(
         train_file=path, unlabeled_file=path, validation_file=path, test_file=path,
         max_train_samples=4, max_eval_samples=2,
@@ -518,15 +520,15 @@ def test_train_and_unlabeled_are_cut_to_max_train_samples_and_the_others_to_max_
     assert [len(data.read(settings, split)) for split in splits] == [4, 4, 2, 2]
 
 
-def test_overlap_counts_evaluation_rows_that_are_in_train() -> None:
+def test_overlap_counts_validation_rows_that_occur_in_train() -> None:
     train = Rows({"text": ["a", "b", "c"]}, (("t", 3),))
     other = Rows({"text": ["b", "x", "b", "c"]}, (("v", 4),))
     (warning,) = data.overlap(train, other, Data())
     assert warning["event"] == "warning"
-    assert warning["message"].startswith("3 of 4 evaluation rows are in train")
+    assert warning["message"].startswith("3 of 4 validation rows also occur in the training set")
 
 
-def test_overlap_of_pairs_needs_both_texts_to_be_equal() -> None:
+def test_overlap_of_pairs_requires_both_texts_to_be_equal() -> None:
     settings = Data(text_column_names=["one", "two"])
     train = Rows({"one": ["a", "b"], "two": ["c", "d"]}, (("t", 2),))
     other = Rows({"one": ["a", "b"], "two": ["d", "c"]}, (("v", 2),))
@@ -539,18 +541,18 @@ def encoded(lengths: list[int], truncated: int = 0, empty: list[int] | None = No
     return Encoded(tokens, np.concatenate([[0], np.cumsum(lengths)]), truncated, empty or [])
 
 
-def test_remark_counts_rows_that_were_cut() -> None:
-    (remark,) = data.row_warnings("train", encoded([2] * 8, truncated=2), Data(max_seq_length=64))
-    assert remark["event"] == "warning"
-    assert remark["message"] == "2 of 8 rows of train (25.0%) are longer than 64 tokens and were cut"
+def test_row_warnings_count_truncated_rows() -> None:
+    (warning,) = data.row_warnings("train", encoded([2] * 8, truncated=2), Data(max_seq_length=64))
+    assert warning["event"] == "warning"
+    assert warning["message"] == "2 of 8 rows of train (25.0%) are longer than 64 tokens and were truncated"
 
 
-def test_remark_names_the_first_five_rows_without_text() -> None:
-    (remark,) = data.row_warnings("test", encoded([2] * 9, empty=[0, 2, 3, 5, 6, 8]), Data())
-    assert remark["message"] == "6 rows of test have no text (row 1, 3, 4, 6, 7)"
+def test_row_warnings_list_the_first_five_rows_without_text() -> None:
+    (warning,) = data.row_warnings("test", encoded([2] * 9, empty=[0, 2, 3, 5, 6, 8]), Data())
+    assert warning["message"] == "6 rows of test have no text (row 1, 3, 4, 6, 7)"
 
 
-def test_nothing_is_remarked_on_rows_that_are_well() -> None:
+def test_row_warnings_are_empty_for_valid_rows() -> None:
     assert list(data.row_warnings("train", encoded([2, 3]), Data())) == []
 
 
@@ -566,16 +568,16 @@ def shards(tmp_path: Path) -> tuple[Path, np.ndarray[Any, Any]]:
         ("train-00000-of-00001", train, logits[:3]),
         ("unlabeled-00000-of-00001", extra, logits[3:]),
     ):
-        answers = {"prediction": ["x"] * len(rows)}
-        data.write_soft_labels(tmp_path / f"{name}.parquet", rows, part, None, columns=answers, dtype="float32")
+        predictions = {"prediction": ["x"] * len(rows)}
+        data.write_soft_labels(tmp_path / f"{name}.parquet", rows, part, None, columns=predictions, dtype="float32")
     return tmp_path, logits
 
 
-def test_label_dataset_gives_back_float32_logits_exactly(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
+def test_label_dataset_preserves_float32_logits_exactly(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
     folder, logits = shards
-    read = data.read_soft_labels(folder, [path.name for path in folder.iterdir()])
-    assert read.logits.dtype == np.float32
-    np.testing.assert_array_equal(read.logits, logits)
+    soft_labels = data.read_soft_labels(folder, [path.name for path in folder.iterdir()])
+    assert soft_labels.logits.dtype == np.float32
+    np.testing.assert_array_equal(soft_labels.logits, logits)
 
 
 def test_label_dataset_rows_without_a_label_have_none(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
@@ -592,33 +594,33 @@ def test_unlabeled_shard_has_no_label_column(shards: tuple[Path, np.ndarray[Any,
     assert names == ["text", "prediction", "teacher_logits"]
 
 
-def test_label_dataset_of_float16_is_rounded_and_half_as_wide(tmp_path: Path) -> None:
+def test_label_dataset_in_float16_is_rounded_and_half_as_large(tmp_path: Path) -> None:
     logits = np.array([[1 / 3, -2.0], [1e-3, 4096.5]], dtype=np.float32)
     rows = Rows({"text": ["a", "b"]}, (("t", 2),))
     data.write_soft_labels(tmp_path / "train-0.parquet", rows, logits, None, columns={}, dtype="float16")
-    stored = pq.read_schema(tmp_path / "train-0.parquet").field("teacher_logits").type
-    assert (str(stored.value_type), stored.list_size) == ("halffloat", 2)
-    read = data.read_soft_labels(tmp_path, ["train-0.parquet"]).logits
-    assert read.dtype == np.float32
-    np.testing.assert_array_equal(read, logits.astype(np.float16).astype(np.float32))
+    column = pq.read_schema(tmp_path / "train-0.parquet").field("teacher_logits").type
+    assert (str(column.value_type), column.list_size) == ("halffloat", 2)
+    stored_logits = data.read_soft_labels(tmp_path, ["train-0.parquet"]).logits
+    assert stored_logits.dtype == np.float32
+    np.testing.assert_array_equal(stored_logits, logits.astype(np.float16).astype(np.float32))
 
 
-def test_label_dataset_leaves_out_rows_for_evaluation(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
+def test_label_dataset_ignores_validation_rows(shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
     folder, logits = shards
-    rows = Rows({"text": ["for the exam"]}, (("v", 1),))
+    rows = Rows({"text": ["a validation row"]}, (("v", 1),))
     data.write_soft_labels(
         folder / "validation-00000-of-00001.parquet", rows, logits[:1], None, columns={}, dtype="float32"
     )
     assert len(data.read_soft_labels(folder, [path.name for path in folder.iterdir()]).rows) == 5
 
 
-def test_label_dataset_without_training_rows_is_refused(tmp_path: Path) -> None:
+def test_label_dataset_without_training_rows_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no rows of train or unlabeled"):
         data.read_soft_labels(tmp_path, ["validation-00000-of-00001.parquet", "manifest.json"])
 
 
 @pytest.mark.parametrize("column", [0, 1, 2, 3])
-def test_flipped_byte_in_a_shard_is_noticed(column: int, shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
+def test_flipped_byte_in_a_shard_is_detected(column: int, shards: tuple[Path, np.ndarray[Any, Any]]) -> None:
     path = shards[0] / "train-00000-of-00001.parquet"
     chunk = pq.read_metadata(path).row_group(0).column(column)
     raw = bytearray(path.read_bytes())
@@ -632,45 +634,45 @@ def first_page(chunk: Any) -> int:
     return chunk.dictionary_page_offset if chunk.dictionary_page_offset is not None else chunk.data_page_offset
 
 
-def test_labels_keep_rows_and_logits_together() -> None:
+def test_soft_labels_select_rows_and_logits_together() -> None:
     labels = SoftLabels(Rows({"text": list("abc")}, (("t", 3),)), np.array([[0.0], [1.0], [2.0]]))
-    chosen = labels.select(np.array([2, 0])).head(1)
-    assert chosen.rows.column("text") == ["c"]
-    assert chosen.logits.tolist() == [[2.0]]
+    selected = labels.select(np.array([2, 0])).head(1)
+    assert selected.rows.column("text") == ["c"]
+    assert selected.logits.tolist() == [[2.0]]
 
 
-def test_several_answers_of_a_row_come_back_row_by_row(tmp_path: Path) -> None:
+def test_several_predictions_per_row_are_read_back_by_row(tmp_path: Path) -> None:
     rows = Rows({"tokens": [["a", "b"], [], ["c"]]}, (("t", 3),))
     logits = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], dtype=np.float32)
     data.write_soft_labels(
         tmp_path / "train-0.parquet", rows, logits, np.array([0, 2, 2, 3]), columns={}, dtype="float32"
     )
-    read = data.read_soft_labels(tmp_path, ["train-0.parquet"])
-    assert read.offsets is not None
-    assert (read.logits.tolist(), read.offsets.tolist()) == (logits.tolist(), [0, 2, 2, 3])
-    chosen = read.select(np.array([2, 0]))
-    assert chosen.rows.column("tokens") == [["c"], ["a", "b"]]
-    assert chosen.offsets is not None
-    assert (chosen.logits[:, 0].tolist(), chosen.offsets.tolist()) == ([4.0, 0.0, 2.0], [0, 1, 3])
+    soft_labels = data.read_soft_labels(tmp_path, ["train-0.parquet"])
+    assert soft_labels.offsets is not None
+    assert (soft_labels.logits.tolist(), soft_labels.offsets.tolist()) == (logits.tolist(), [0, 2, 2, 3])
+    selected = soft_labels.select(np.array([2, 0]))
+    assert selected.rows.column("tokens") == [["c"], ["a", "b"]]
+    assert selected.offsets is not None
+    assert (selected.logits[:, 0].tolist(), selected.offsets.tolist()) == ([4.0, 0.0, 2.0], [0, 1, 3])
 
 
-def test_labels_head_beyond_the_rows_is_all_of_them() -> None:
+def test_soft_labels_head_beyond_the_rows_gives_all_rows() -> None:
     labels = SoftLabels(Rows({"text": list("abc")}, (("t", 3),)), np.zeros((3, 2)))
     assert [len(labels.head(count).rows) for count in (None, 2, 7)] == [3, 2, 3]
 
 
-def test_changed_copies_do_not_count_as_rows_to_cut(tmp_path: Path) -> None:
+def test_soft_labels_head_does_not_count_augmented_examples(tmp_path: Path) -> None:
     shards = {"train-0.parquet": "ab", "augmented-0.parquet": "CDEF", "unlabeled-0.parquet": "ghi"}
     for name, letters in shards.items():
         rows = Rows({"text": list(letters)}, (("t", len(letters)),))
         data.write_soft_labels(tmp_path / name, rows, np.zeros((len(letters), 2)), None, columns={}, dtype="float32")
     labels = data.read_soft_labels(tmp_path, shards)
-    kept = {count: "".join(labels.head(count).rows.column("text")) for count in (None, 3, 2, 1)}
-    assert kept == {None: "abCDEFghi", 3: "abCDEFghi", 2: "ab", 1: "a"}
+    heads = {count: "".join(labels.head(count).rows.column("text")) for count in (None, 3, 2, 1)}
+    assert heads == {None: "abCDEFghi", 3: "abCDEFghi", 2: "ab", 1: "a"}
     assert labels.originals.column("text") == list("abghi")
 
 
-def test_missing_folder_names_the_one_that_is_like_it(tmp_path: Path) -> None:
+def test_missing_folder_is_rejected_with_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "teacher-labels").mkdir()
     with pytest.raises(InputError) as caught:
         data.existing_folder(str(tmp_path / "techer-labels"), "soft_labels")
@@ -683,7 +685,7 @@ def test_folder_with_checkpoints_but_no_manifest_is_unfinished(tmp_path: Path) -
         data.existing_folder(str(tmp_path), "soft_labels")
 
 
-def test_folder_without_a_manifest_is_no_label_dataset(tmp_path: Path) -> None:
+def test_folder_without_a_manifest_is_not_a_label_dataset(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a label dataset"):
         data.existing_folder(str(tmp_path), "soft_labels")
 
@@ -693,18 +695,18 @@ def test_folder_without_a_manifest_is_no_label_dataset(tmp_path: Path) -> None:
 
 @pytest.fixture
 def examples() -> Examples:
-    """Rows of 2, 1 and 3 tokens, 1 to 6."""
+    """Rows of 2, 1 and 3 tokens, with the ids 1 to 6."""
     return Examples.of(encoded([2, 1, 3]), labels=np.array([10, 11, 12]), teacher_logits=np.eye(3, dtype=np.float32))
 
 
-def test_batch_is_padded_to_its_longest_row_in_the_order_asked_for(examples: Examples) -> None:
+def test_batch_is_padded_to_its_longest_row_in_the_given_order(examples: Examples) -> None:
     batch = examples.__getitems__([2, 0])
     assert batch["input_ids"].tolist() == [[4, 5, 6], [1, 2, 0]]
     assert batch["token_type_ids"].tolist() == [[0, 1, 0], [1, 0, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
-def test_batch_brings_the_targets_of_its_rows(examples: Examples) -> None:
+def test_batch_contains_the_targets_of_its_rows(examples: Examples) -> None:
     batch = examples.__getitems__([2, 0])
     assert batch["labels"].tolist() == [12, 10]
     assert batch["teacher_logits"].tolist() == [[0, 0, 1], [1, 0, 0]]
@@ -714,7 +716,7 @@ def test_batch_of_one_short_row_has_no_padding(examples: Examples) -> None:
     assert examples.__getitems__([1])["input_ids"].tolist() == [[3]]
 
 
-def test_batch_holds_what_a_model_takes(examples: Examples) -> None:
+def test_batch_has_the_dtypes_that_models_need(examples: Examples) -> None:
     batch = examples.__getitems__([0])
     assert [batch[name].dtype for name in ("input_ids", "attention_mask", "labels")] == [torch.int64] * 3
     assert batch["teacher_logits"].dtype == torch.float32
@@ -724,7 +726,7 @@ def test_lengths_are_tokens_per_row(examples: Examples) -> None:
     assert (len(examples), examples.lengths.tolist()) == (3, [2, 1, 3])
 
 
-def test_answers_of_a_window_are_read_at_their_places() -> None:
+def test_batch_positions_index_the_flattened_tokens() -> None:
     examples = Examples(
         {"input_ids": (np.arange(1, 8), 0)}, np.array([0, 4, 7]), {"labels": np.array([10, 11, 12])},
         window_offsets=np.array([0, 2, 3]), positions=np.array([1, 3, 2]),
@@ -742,81 +744,81 @@ LENGTHS = np.minimum(1 + np.random.default_rng(0).lognormal(2.2, 0.9, size=1003)
 
 def padding(batches: list[list[int]]) -> float:
     """Share of the tokens of all batches that is padding."""
-    whole = sum(int(LENGTHS[rows].max()) * len(rows) for rows in batches)
-    return 1 - int(LENGTHS.sum()) / whole
+    total = sum(int(LENGTHS[rows].max()) * len(rows) for rows in batches)
+    return 1 - int(LENGTHS.sum()) / total
 
 
 @pytest.mark.parametrize("group_by_length", [True, False])
 @pytest.mark.parametrize("size", [1, 8, 1003, 2000])
-def test_an_epoch_holds_every_row_exactly_once(size: int, group_by_length: bool) -> None:
+def test_an_epoch_contains_every_row_exactly_once(size: int, group_by_length: bool) -> None:
     batches = BucketBatches(LENGTHS, size, seed=1, group_by_length=group_by_length)
-    found = list(batches)
-    assert sorted(row for rows in found for row in rows) == list(range(1003))
-    assert len(found) == len(batches) == -(-1003 // size)
+    epoch = list(batches)
+    assert sorted(row for rows in epoch for row in rows) == list(range(1003))
+    assert len(epoch) == len(batches) == -(-1003 // size)
 
 
-def test_all_batches_but_one_are_full() -> None:
+def test_all_batches_except_one_are_full() -> None:
     sizes = sorted(len(rows) for rows in BucketBatches(LENGTHS, 8, seed=1))
     assert sizes == [3] + [8] * 125
 
 
-def test_the_batch_that_is_not_full_comes_last() -> None:
+def test_the_incomplete_batch_comes_last() -> None:
     assert len(LENGTHS) % 8
     assert [len(rows) for rows in BucketBatches(LENGTHS, 8, seed=3)][:-1] == [8] * (len(LENGTHS) // 8)
 
 
-def test_batches_depend_on_seed_and_epoch_alone() -> None:
+def test_batches_depend_only_on_seed_and_epoch() -> None:
     one, other = BucketBatches(LENGTHS, 8, seed=5), BucketBatches(LENGTHS, 8, seed=5)
     list(one)
     one.epoch = other.epoch = 2
     assert list(one) == list(other)
 
 
-def test_epochs_differ() -> None:
+def test_epochs_have_different_batches() -> None:
     batches = BucketBatches(LENGTHS, 8, seed=5)
     first = list(batches)
     batches.epoch = 1
     assert {frozenset(rows) for rows in first} != {frozenset(rows) for rows in batches}
 
 
-def test_seeds_differ() -> None:
+def test_seeds_give_different_batches() -> None:
     assert list(BucketBatches(LENGTHS, 8, seed=5)) != list(BucketBatches(LENGTHS, 8, seed=6))
 
 
-def test_grouping_by_length_leaves_next_to_no_padding() -> None:
+def test_grouping_by_length_leaves_little_padding() -> None:
     grouped = padding(list(BucketBatches(LENGTHS, 8, seed=1)))
     at_random = padding(list(BucketBatches(LENGTHS, 8, seed=1, group_by_length=False)))
     assert grouped < 0.1
     assert at_random > 0.4
 
 
-def test_grouped_batches_come_in_no_order_of_length() -> None:
+def test_grouped_batches_are_not_ordered_by_length() -> None:
     lengths = np.arange(8 * data.POOL)  # one pool
     longest = [int(lengths[rows].max()) for rows in BucketBatches(lengths, 8, seed=1)]
     assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.5
 
 
-def test_sorted_batches_begin_with_the_longest_rows_and_hold_each_once() -> None:
+def test_sorted_batches_start_with_the_longest_rows() -> None:
     assert data.sorted_batches(np.array([3, 9, 5, 9, 1]), 2) == [[1, 3], [2, 0], [4]]
 
 
-def test_sorted_batches_have_next_to_no_padding() -> None:
+def test_sorted_batches_have_little_padding() -> None:
     assert padding(data.sorted_batches(LENGTHS, 8)) < 0.05
 
 
-def test_timing_batches_hold_the_first_rows_with_their_own_lengths() -> None:
+def test_timing_batches_contain_the_first_rows_at_their_lengths() -> None:
     batches = Examples.of(encoded([2, 1, 3, 4, 5])).timing_batches(2, None, rows=4)
     assert [tuple(batch["input_ids"].shape) for batch in batches] == [(2, 2), (2, 4)]
     assert batches[0]["attention_mask"].tolist() == [[1, 1], [1, 0]]
 
 
-def test_timing_batches_are_always_full_even_of_few_rows() -> None:
+def test_timing_batches_repeat_rows_until_they_are_full() -> None:
     (batch,) = Examples.of(encoded([2, 1, 3])).timing_batches(8, None, rows=100)
     assert batch["input_ids"][:, 0].tolist() == [1, 3, 4, 1, 3, 4, 1, 3]
 
 
 @pytest.mark.parametrize("length", [1, 7])
-def test_timing_batches_of_a_length_have_no_padding(length: int) -> None:
+def test_timing_batches_of_a_given_length_have_no_padding(length: int) -> None:
     batches = Examples.of(encoded([2, 1, 3, 4, 5, 6])).timing_batches(2, length, rows=6)
     assert {tuple(batch["input_ids"].shape) for batch in batches} == {(2, length)}
     assert all(bool(batch["attention_mask"].all()) for batch in batches)

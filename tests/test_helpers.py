@@ -107,7 +107,7 @@ def test_a_missing_model_is_an_input_error() -> None:
 
 
 @pytest.mark.parametrize("demo", [True, False])
-def test_a_copied_recipe_loads_and_writes_to_folders_of_its_own(
+def test_a_copied_recipe_loads_and_has_its_own_output_folders(
     demo: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -123,23 +123,23 @@ def test_a_copied_recipe_loads_and_writes_to_folders_of_its_own(
             assert Path(config.data.train_file).is_file()
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_init_overwrites_nothing(tmp_path: Path) -> None:
     init.run(tmp_path / "mine")
     mine = tmp_path / "mine" / "task.yaml"
     mine.write_text("task: mine\n")
     (tmp_path / "mine" / "3-student.yaml").unlink()
-    with pytest.raises(OutputError, match="there already"):
+    with pytest.raises(OutputError, match="already exists"):
         init.run(tmp_path / "mine")
     assert mine.read_text() == "task: mine\n" and not (tmp_path / "mine" / "3-student.yaml").exists()
 
 
-def test_a_file_is_no_place_for_a_recipe(tmp_path: Path) -> None:
+def test_init_into_a_file_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     with pytest.raises(OutputError, match="is a file"):
         init.run(tmp_path / "mine")
 
 
-def test_every_task_has_a_recipe_to_start_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_has_a_recipe_for_every_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for task in tasks.TASKS:
         written = init.run(Path(task), task)
@@ -147,7 +147,7 @@ def test_every_task_has_a_recipe_to_start_from(tmp_path: Path, monkeypatch: pyte
         assert configuration.load(first.read_text().split()[2], first).task == task
 
 
-def test_a_task_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+def test_init_rejects_an_unknown_task(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="text-clasification"):
         init.run(tmp_path / "mine", "text-clasification")
 
@@ -155,9 +155,9 @@ def test_a_task_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 # -- doctor --------------------------------------------------------------------------------------------------
 
 
-def test_doctor_says_what_a_bug_report_needs() -> None:
-    found = doctor.run()
-    assert found["versions"]["torch"] and found["machine"]["cores"] >= 1
-    text = doctor.as_text(found)
-    assert all(section in text for section in found)
-    assert json.loads(json.dumps(found)) == found
+def test_doctor_lists_versions_and_machine() -> None:
+    sections = doctor.run()
+    assert sections["versions"]["torch"] and sections["machine"]["cores"] >= 1
+    text = doctor.as_text(sections)
+    assert all(name in text for name in sections)
+    assert json.loads(json.dumps(sections)) == sections

@@ -180,7 +180,7 @@ def test_an_encoder_with_more_layers_than_in_its_config_is_rejected(base_model: 
 
 def test_an_encoder_decoder_is_rejected(base_model: Path) -> None:
     T5Config().save_pretrained(base_model)
-    with pytest.raises(InputError, match="t5, has no encoder of its own"):
+    with pytest.raises(InputError, match="t5, has no encoder-only model"):
         models.load(models.locate(str(base_model)), "base")
 
 

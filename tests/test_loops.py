@@ -1,4 +1,4 @@
-"""Training that is stopped and gone on with is the same training; prediction changes nothing and mixes up no rows."""
+"""Resumed training equals uninterrupted training; inference changes no state and keeps the order of the rows."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ from tinybert_cli.errors import ConfigError, InputError, Interrupted, UserError
 from tinybert_cli.loops import Trainer, profiling, trainer
 from tinybert_cli.types import Batch
 
-ROWS, WORDS, WIDTH = 40, 20, 8
+ROWS, VOCAB_SIZE, HIDDEN_SIZE = 40, 20, 8
 SETTINGS: dict[str, Any] = {
     "num_train_epochs": 3.0, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "mixed_precision": "no",
 }  # fmt: skip
+TRAINING = Training(**SETTINGS)
 
 
 class Net(torch.nn.Module):
-    """Mean of the embeddings, layer norm, dropout, one linear layer: what a loop has to deal with, and no more."""
+    """A minimal classifier: mean of the embeddings, layer norm, dropout, one linear layer."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
-        self.embeddings = torch.nn.Embedding(WORDS, WIDTH)
-        self.norm = torch.nn.LayerNorm(WIDTH)
+        self.embeddings = torch.nn.Embedding(VOCAB_SIZE, HIDDEN_SIZE)
+        self.norm = torch.nn.LayerNorm(HIDDEN_SIZE)
         self.dropout = torch.nn.Dropout(dropout)
-        self.classifier = torch.nn.Linear(WIDTH, 2)
+        self.classifier = torch.nn.Linear(HIDDEN_SIZE, 2)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         mask = attention_mask[..., None].to(self.embeddings.weight.dtype)  # (B, T, 1)
@@ -47,8 +48,8 @@ class Net(torch.nn.Module):
         return {"logits": self.classifier(self.dropout(self.norm(mean)))}
 
 
-class InOrder:
-    """Always the same batches: rows 0, 1, 2, ..."""
+class SequentialBatches:
+    """The same batches in every epoch: rows 0, 1, 2, ..."""
 
     def __init__(self, size: int, rows: int = ROWS) -> None:
         self.epoch = 0
@@ -62,11 +63,11 @@ class InOrder:
 
 
 def make_examples(rows: int = ROWS) -> Examples:
-    draw = np.random.default_rng(0)
-    lengths = draw.integers(3, 9, rows)
-    ids = draw.integers(1, WORDS, lengths.sum())
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 9, rows)
+    ids = rng.integers(1, VOCAB_SIZE, lengths.sum())
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    labels = np.array([int(ids[begin] < WORDS / 2) for begin in offsets[:-1]])
+    labels = np.array([int(ids[begin] < VOCAB_SIZE / 2) for begin in offsets[:-1]])
     return Examples({"input_ids": (ids.astype(np.int32), 0)}, offsets, {"labels": labels})
 
 
@@ -108,22 +109,20 @@ def events(rows: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["event"] == event]
 
 
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
+def equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def stop_at(trainer: Trainer, step: int) -> Callable[[], int]:
     return lambda: signal.SIGTERM if trainer.progress.step == step else 0
 
 
-# -- going on from a checkpoint ------------------------------------------------------------------------------
+# -- resuming from a checkpoint ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("accumulation", [1, 2, 3])  # of 10 batches: 10, 5 or, the last one short, 4 steps an epoch
+@pytest.mark.parametrize("accumulation", [1, 2, 3])  # 10 batches: 10, 5 or (last group short) 4 steps per epoch
 @pytest.mark.parametrize("step", [1, 4, 5, 7, 10])
-def test_a_stopped_run_that_goes_on_ends_with_the_very_same_weights(
-    step: int, accumulation: int, tmp_path: Path
-) -> None:
+def test_resumed_training_ends_with_the_same_weights(step: int, accumulation: int, tmp_path: Path) -> None:
     whole = make_trainer(0.5, gradient_accumulation_steps=accumulation)
     train(whole)
     stopped = make_trainer(0.5, gradient_accumulation_steps=accumulation)
@@ -134,21 +133,21 @@ def test_a_stopped_run_that_goes_on_ends_with_the_very_same_weights(
     resumed = make_trainer(0.5, gradient_accumulation_steps=accumulation)
     resumed.load(tmp_path)
     train(resumed)
-    assert same(weights(resumed), weights(whole))
+    assert equal(weights(resumed), weights(whole))
     assert resumed.progress.loss_sum == whole.progress.loss_sum and resumed.progress.rows == whole.progress.rows
 
 
-def test_saving_on_the_way_changes_nothing(tmp_path: Path) -> None:
+def test_saving_during_training_changes_no_weights(tmp_path: Path) -> None:
     plain = make_trainer(0.5)
     train(plain)
     saving = make_trainer(0.5)
     for row in saving.train(cross_entropy, None, better=1.0, stop=never):
         if row["event"] == "progress":
             saving.save(tmp_path)
-    assert same(weights(saving), weights(plain))
+    assert equal(weights(saving), weights(plain))
 
 
-def test_evaluating_on_the_way_changes_nothing() -> None:
+def test_evaluating_during_training_changes_no_weights() -> None:
     plain = make_trainer(0.5)
     train(plain)
     evaluating = make_trainer(0.5, eval_strategy="steps", eval_steps=3)
@@ -159,20 +158,20 @@ def test_evaluating_on_the_way_changes_nothing() -> None:
         return {"objective": 0.0}
 
     train(evaluating, evaluate=evaluate)
-    assert same(weights(evaluating), weights(plain))
+    assert equal(weights(evaluating), weights(plain))
 
 
-def test_a_run_that_was_saved_at_its_end_has_nothing_left_to_do(tmp_path: Path) -> None:
+def test_resuming_a_finished_training_does_nothing(tmp_path: Path) -> None:
     trainer = make_trainer()
     train(trainer)
     trainer.save(tmp_path)
     resumed = make_trainer()
     resumed.load(tmp_path)
-    assert train(resumed) == [] and same(weights(resumed), weights(trainer))
+    assert train(resumed) == [] and equal(weights(resumed), weights(trainer))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_a_checkpoint(number: int) -> None:
+def test_signal_stops_training_after_a_checkpoint(number: int) -> None:
     trainer = make_trainer()
     rows = []
     with pytest.raises(Interrupted, match="step 2 of 30") as caught:
@@ -181,62 +180,104 @@ def test_a_signal_ends_the_run_after_a_checkpoint(number: int) -> None:
     assert rows[-1] == {"event": "checkpoint", "step": 2} and caught.value.exit_code == 128 + number
 
 
-def test_the_same_seed_trains_the_same_weights() -> None:
-    found = []
+def test_same_seed_gives_the_same_weights() -> None:
+    trained = []
     for seed in (3, 3, 4):
         trainer = make_trainer(0.5, seed=seed)
         train(trainer)
-        found.append(weights(trainer))
-    assert same(found[0], found[1]) and not same(found[0], found[2])
+        trained.append(weights(trainer))
+    assert equal(trained[0], trained[1]) and not equal(trained[0], trained[2])
+
+
+# -- accelerator ---------------------------------------------------------------------------------------------
+
+
+class AcceleratorOnMeta:
+    """What Trainer uses of an Accelerator, on a device that is not the default one."""
+
+    mixed_precision = "no"
+    device = torch.device("meta")
+
+    def prepare(self, model: torch.nn.Module, *others: Any) -> tuple[Any, ...]:
+        return model.to(self.device), *others
+
+    def register_for_checkpointing(self, *_: object) -> None: ...
+    def unwrap_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model
+
+
+def test_trainer_uses_the_device_of_the_given_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops.devices, "device", lambda: pytest.fail("the default device is for prediction"))
+    accelerator: Any = AcceleratorOnMeta()
+    trainer = Trainer(Net(), make_examples(), SequentialBatches(4), TRAINING, accelerator=accelerator, seed=3)
+    assert trainer.accelerator is accelerator and trainer.device == "meta"
+    assert {parameter.device.type for parameter in trainer.plain_model.parameters()} == {"meta"}
+
+
+def test_trainer_creates_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = loops.make_accelerator(TRAINING)
+    monkeypatch.setattr("accelerate.Accelerator", lambda *_, **__: pytest.fail("a second Accelerator was created"))
+    trainer = Trainer(Net(), make_examples(), SequentialBatches(4), TRAINING, accelerator=accelerator, seed=3)
+    train(trainer)
+    assert trainer.accelerator is accelerator
+
+
+def test_make_accelerator_applies_the_training_settings(tmp_path: Path) -> None:
+    training = Training(mixed_precision="bf16", gradient_accumulation_steps=3)
+    accelerator = loops.make_accelerator(training, tmp_path)
+    assert accelerator.mixed_precision == "bf16" and accelerator.gradient_accumulation_steps == 3
+    assert accelerator.project_dir == tmp_path and accelerator.log_with == []
 
 
 # -- one step ------------------------------------------------------------------------------------------------
 
 
-def test_two_half_batches_add_up_to_one_whole_batch() -> None:
-    whole = make_trainer(batches=InOrder(8), num_train_epochs=1.0)
+def test_two_accumulated_batches_equal_one_of_double_size() -> None:
+    whole = make_trainer(batches=SequentialBatches(8), num_train_epochs=1.0)
     train(whole)
-    halves = make_trainer(batches=InOrder(4), num_train_epochs=1.0, gradient_accumulation_steps=2)
+    halves = make_trainer(batches=SequentialBatches(4), num_train_epochs=1.0, gradient_accumulation_steps=2)
     train(halves)
     assert halves.progress.step == whole.progress.step == 5 and halves.progress.batches == 10
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(halves)[name], value, rtol=0, atol=1e-5)
 
 
-def test_a_short_last_group_of_batches_still_makes_a_step() -> None:
+def test_short_last_accumulation_group_makes_a_step() -> None:
     trainer = make_trainer(gradient_accumulation_steps=4, num_train_epochs=2.0)
     train(trainer)
     assert trainer.max_steps == 6 and trainer.progress.batches == 20
 
 
-def test_a_short_last_group_weighs_its_batches_like_a_group_of_its_own() -> None:
-    whole = make_trainer(batches=InOrder(16, rows=20), rows=20, num_train_epochs=1.0)  # 16 rows, and 4
+def test_short_last_accumulation_group_is_a_mean_over_its_batches() -> None:
+    whole = make_trainer(batches=SequentialBatches(16, rows=20), rows=20, num_train_epochs=1.0)  # 16 rows, and 4
     train(whole)
-    parts = make_trainer(batches=InOrder(4, rows=20), rows=20, num_train_epochs=1.0, gradient_accumulation_steps=4)
+    parts = make_trainer(
+        batches=SequentialBatches(4, rows=20), rows=20, num_train_epochs=1.0, gradient_accumulation_steps=4
+    )
     train(parts)
     assert whole.progress.step == parts.progress.step == 2
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(parts)[name], value, rtol=0, atol=1e-5)
 
 
-def test_max_steps_goes_before_epochs() -> None:
+def test_max_steps_overrides_epochs() -> None:
     trainer = make_trainer(max_steps=7)
     assert len(events(train(trainer), "progress")) == 7
 
 
-def test_a_fraction_of_an_epoch_is_trained() -> None:
+def test_training_for_a_fraction_of_an_epoch() -> None:
     trainer = make_trainer(num_train_epochs=0.5)
     train(trainer)
     assert trainer.progress.rows == ROWS / 2
 
 
-def test_training_learns() -> None:
+def test_training_reduces_the_loss() -> None:
     trainer = make_trainer(num_train_epochs=20.0, learning_rate=5e-2, logging_steps=10)
     losses = [row["loss"] for row in events(train(trainer), "train")]
     assert losses[-1] < losses[0] / 2
 
 
-def test_a_loss_that_is_not_finite_stops_before_any_weight_changes() -> None:
+def test_nan_loss_stops_training_before_the_weights_change() -> None:
     trainer = make_trainer()
     seen: list[dict[str, Tensor]] = []
 
@@ -248,23 +289,23 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_changes() -> None:
     with pytest.raises(UserError, match="the loss is not finite at step 3") as caught:
         train(trainer, loss)
     assert caught.value.exit_code == 1 and trainer.progress.step == 2
-    assert same(weights(trainer), seen[2]) and not same(weights(trainer), seen[1])
+    assert equal(weights(trainer), seen[2]) and not equal(weights(trainer), seen[1])
 
 
-def test_a_gradient_that_is_not_finite_stops_before_any_weight_changes() -> None:
+def test_infinite_gradient_stops_training_before_the_weights_change() -> None:
     trainer = make_trainer(max_grad_norm=0.0)
     before = weights(trainer)
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         zero = (loops.forward(model, dict(batch))["logits"] * 0).sum()
-        return {"loss": cross_entropy(model, batch)["loss"] + zero.sqrt()}  # whose slope at 0 is infinite
+        return {"loss": cross_entropy(model, batch)["loss"] + zero.sqrt()}  # the derivative of sqrt at 0 is infinite
 
     with pytest.raises(UserError, match="the gradient is not finite at step 1"):
         train(trainer, loss)
-    assert same(weights(trainer), before)
+    assert equal(weights(trainer), before)
 
 
-def test_a_loss_that_is_not_finite_is_found_in_every_half_batch() -> None:
+def test_nan_loss_of_an_accumulated_batch_is_detected() -> None:
     trainer = make_trainer(gradient_accumulation_steps=2)
     calls = []
 
@@ -277,7 +318,7 @@ def test_a_loss_that_is_not_finite_is_found_in_every_half_batch() -> None:
         train(trainer, loss)
 
 
-def test_gradients_are_clipped_to_the_norm() -> None:
+def test_gradients_are_clipped_to_max_grad_norm() -> None:
     trainer = make_trainer(max_steps=1, max_grad_norm=0.01)
     norms: list[float] = []
     trainer.optimizer.optimizer.register_step_pre_hook(
@@ -289,74 +330,74 @@ def test_gradients_are_clipped_to_the_norm() -> None:
     assert norms == [pytest.approx(0.01, rel=1e-3)]
 
 
-def test_matrices_decay_and_biases_and_layer_norms_do_not() -> None:
+def test_weight_decay_applies_to_matrices_only() -> None:
     net = Net()
-    decaying, others = trainer._groups(net, 0.1)
+    decaying, others = trainer._parameter_groups(net, 0.1)
     assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0.0
     assert {id(p) for p in decaying["params"]} == {id(net.embeddings.weight), id(net.classifier.weight)}
     assert {id(p) for p in others["params"]} == {id(net.norm.weight), id(net.norm.bias), id(net.classifier.bias)}
 
 
-# -- when ----------------------------------------------------------------------------------------------------
+# -- schedule, logging, evaluation, saving ----------------------------------------------------------------------------------------------------
 
 
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
+def test_learning_rate_warms_up_and_decays_to_zero() -> None:
     trainer = make_trainer(max_steps=4, warmup_ratio=0.5, learning_rate=1e-2, logging_steps=1)
     rates = [row["learning_rate"] for row in events(train(trainer), "train")]
     assert rates == pytest.approx([0.005, 0.01, 0.005, 0.0])
 
 
-def test_a_constant_learning_rate_stays() -> None:
+def test_constant_learning_rate_does_not_change() -> None:
     trainer = make_trainer(max_steps=3, lr_scheduler_type="constant", learning_rate=1e-2, logging_steps=1)
     assert {row["learning_rate"] for row in events(train(trainer), "train")} == {1e-2}
 
 
-def test_the_learning_rate_counts_steps_and_not_batches() -> None:
+def test_learning_rate_schedule_counts_optimizer_steps() -> None:
     trainer = make_trainer(warmup_ratio=0.0, gradient_accumulation_steps=2, num_train_epochs=1.0, logging_steps=1)
     rates = [row["learning_rate"] for row in events(train(trainer), "train")]
     assert rates == pytest.approx([0.008, 0.006, 0.004, 0.002, 0.0])
 
 
-def test_trackers_are_told_what_the_log_says() -> None:
-    told: list[tuple[int, dict[str, float]]] = []
+def test_trackers_receive_the_logged_numbers() -> None:
+    tracked: list[tuple[int, dict[str, float]]] = []
 
     class Tracker(GeneralTracker):
-        name = "told"
+        name = "recorder"
         requires_logging_directory = False
         tracker: Any = None
 
         def store_init_configuration(self, values: dict[str, Any]) -> None: ...
         def log(self, values: dict[str, float], step: int, **options: Any) -> None:
-            told.append((step, values))
+            tracked.append((step, values))
 
     trainer = make_trainer(num_train_epochs=1.0, logging_steps=5, eval_strategy="epoch")
     trainer.accelerator.trackers = [Tracker()]
-    rows = [row for row in train(trainer, evaluate=scoring(0.5)) if row["event"] in ("train", "evaluate")]
-    assert [step for step, _ in told] == [row["step"] for row in rows] == [5, 10, 10]
-    assert told[0][1]["train/loss"] == rows[0]["loss"]
-    assert told[-1][1]["evaluate/accuracy"] == rows[-1]["accuracy"]
+    rows = [row for row in train(trainer, evaluate=metrics_in_turn(0.5)) if row["event"] in ("train", "evaluate")]
+    assert [step for step, _ in tracked] == [row["step"] for row in rows] == [5, 10, 10]
+    assert tracked[0][1]["train/loss"] == rows[0]["loss"]
+    assert tracked[-1][1]["evaluate/accuracy"] == rows[-1]["accuracy"]
 
 
-def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tracker_package_raises_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="'mlflow' is not installed"):
         make_trainer(report_to=["mlflow"])
 
 
-def test_processes_that_prepare_batches_change_nothing() -> None:
-    alone = make_trainer(0.5)
-    train(alone)
-    helped = make_trainer(0.5, dataloader_num_workers=1)
-    train(helped)
-    assert same(weights(alone), weights(helped))
+def test_dataloader_workers_change_no_weights() -> None:
+    in_process = make_trainer(0.5)
+    train(in_process)
+    in_worker = make_trainer(0.5, dataloader_num_workers=1)
+    train(in_worker)
+    assert equal(weights(in_process), weights(in_worker))
 
 
-def test_the_log_has_a_line_every_so_many_steps_and_at_the_end() -> None:
+def test_train_event_every_logging_steps_and_at_the_end() -> None:
     rows = train(make_trainer(max_steps=7, logging_steps=3))
     assert [row["step"] for row in events(rows, "train")] == [3, 6, 7]
 
 
-def test_a_line_of_the_log_is_the_mean_since_the_one_before() -> None:
+def test_train_event_has_the_mean_loss_since_the_last_one() -> None:
     values = iter([1.0, 2.0, 6.0, 10.0])
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -367,7 +408,7 @@ def test_a_line_of_the_log_is_the_mean_since_the_one_before() -> None:
     assert [row["loss"] for row in rows] == [1.5, 8.0] and rows[0]["part"] == 0.5
 
 
-def scoring(*objectives: float) -> Callable[[], dict[str, float]]:
+def metrics_in_turn(*objectives: float) -> Callable[[], dict[str, float]]:
     values = iter(objectives)
 
     def evaluate() -> dict[str, float]:
@@ -378,14 +419,17 @@ def scoring(*objectives: float) -> Callable[[], dict[str, float]]:
 
 
 def test_every_epoch_is_evaluated_and_saved() -> None:
-    rows = train(make_trainer(), evaluate=scoring(0.5, 0.6, 0.7))
+    rows = train(make_trainer(), evaluate=metrics_in_turn(0.5, 0.6, 0.7))
     assert [row["step"] for row in events(rows, "evaluate")] == [10, 20, 30]
-    assert [row["step"] for row in events(rows, "checkpoint")] == [10, 20]  # after the last one the folder is finished
+    assert [row["step"] for row in events(rows, "checkpoint")] == [
+        10,
+        20,
+    ]  # none at the end, where the folder is finished
 
 
-def test_evaluation_by_steps_also_comes_at_the_end() -> None:
+def test_evaluation_by_steps_includes_the_last_step() -> None:
     trainer = make_trainer(eval_strategy="steps", eval_steps=4, max_steps=10)
-    assert [row["step"] for row in events(train(trainer, evaluate=scoring(1, 2, 3)), "evaluate")] == [4, 8, 10]
+    assert [row["step"] for row in events(train(trainer, evaluate=metrics_in_turn(1, 2, 3)), "evaluate")] == [4, 8, 10]
 
 
 def test_save_steps_saves_without_an_evaluation() -> None:
@@ -396,33 +440,33 @@ def test_save_steps_saves_without_an_evaluation() -> None:
 @pytest.mark.parametrize(
     ("better", "best"), [(1.0, [True, True, False]), (-1.0, [True, False, True])], ids=["more", "less"]
 )
-def test_the_best_score_is_the_largest_or_the_smallest(better: float, best: list[bool]) -> None:
-    rows = train(make_trainer(), evaluate=scoring(0.5, 0.7, 0.3), better=better)
+def test_best_objective_is_the_largest_or_the_smallest(better: float, best: list[bool]) -> None:
+    rows = train(make_trainer(), evaluate=metrics_in_turn(0.5, 0.7, 0.3), better=better)
     assert [row["is_best"] for row in events(rows, "evaluate")] == best
 
 
-def test_an_equal_score_is_not_better() -> None:
+def test_equal_objective_is_not_better() -> None:
     trainer = make_trainer()
-    train(trainer, evaluate=scoring(0.5, 0.5, 0.5))
+    train(trainer, evaluate=metrics_in_turn(0.5, 0.5, 0.5))
     assert trainer.progress.best_step == 10
 
 
-def test_patience_ends_the_training() -> None:
+def test_early_stopping_ends_training() -> None:
     trainer = make_trainer(num_train_epochs=9.0, early_stopping_patience=2)
-    rows = train(trainer, evaluate=scoring(0.5, 0.7, 0.6, 0.6, 0.9))
+    rows = train(trainer, evaluate=metrics_in_turn(0.5, 0.7, 0.6, 0.6, 0.9))
     assert len(events(rows, "evaluate")) == 4 and trainer.progress.best == 0.7
 
 
-def test_patience_that_ran_out_before_a_checkpoint_stays_out(tmp_path: Path) -> None:
+def test_early_stopping_survives_resume(tmp_path: Path) -> None:
     trainer = make_trainer(num_train_epochs=9.0, early_stopping_patience=1)
-    train(trainer, evaluate=scoring(0.5, 0.4))
+    train(trainer, evaluate=metrics_in_turn(0.5, 0.4))
     trainer.save(tmp_path)
     resumed = make_trainer(num_train_epochs=9.0, early_stopping_patience=1)
     resumed.load(tmp_path)
-    assert train(resumed, evaluate=scoring(0.9)) == []
+    assert train(resumed, evaluate=metrics_in_turn(0.9)) == []
 
 
-def test_dropout_is_on_again_after_an_evaluation() -> None:
+def test_model_returns_to_train_mode_after_evaluation() -> None:
     trainer = make_trainer()
     modes: list[bool] = []
 
@@ -438,7 +482,7 @@ def test_dropout_is_on_again_after_an_evaluation() -> None:
     assert all(modes)
 
 
-def test_the_summary_counts_every_row_once() -> None:
+def test_summary_counts_every_row_once() -> None:
     trainer = make_trainer(num_train_epochs=2.0)
     train(trainer)
     summary = trainer.summary()
@@ -446,11 +490,11 @@ def test_the_summary_counts_every_row_once() -> None:
     assert summary["train_samples_per_second"] == pytest.approx(2 * ROWS / summary["train_runtime"])
 
 
-def test_the_time_of_reading_batches_is_training_time_as_well() -> None:
+def test_training_time_includes_reading_batches() -> None:
     trainer = make_trainer(num_train_epochs=1.0)
     examples: Any = trainer.loader.dataset
 
-    class Slow:
+    class SlowExamples:
         def __len__(self) -> int:
             return len(examples)
 
@@ -458,12 +502,14 @@ def test_the_time_of_reading_batches_is_training_time_as_well() -> None:
             time.sleep(0.02)
             return dict(examples.__getitems__(indices))
 
-    slow = Trainer(Net(), Slow(), InOrder(4), trainer.training, accelerator=trainer.accelerator, seed=3)  # type: ignore[arg-type]
+    slow = Trainer(
+        Net(), SlowExamples(), SequentialBatches(4), trainer.training, accelerator=trainer.accelerator, seed=3
+    )  # type: ignore[arg-type]
     list(slow.train(cross_entropy, None, better=1.0, stop=lambda: 0))
     assert slow.summary()["train_runtime"] >= 0.02 * ROWS / 4
 
 
-# -- prediction ----------------------------------------------------------------------------------------------
+# -- inference ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -472,7 +518,7 @@ def net() -> Net:
     return Net(dropout=0.9)
 
 
-def one_by_one(net: Net, examples: Examples) -> np.ndarray[Any, Any]:
+def predict_one_by_one(net: Net, examples: Examples) -> np.ndarray[Any, Any]:
     with torch.no_grad():
         return np.concatenate(
             [loops.forward(net.eval(), examples.__getitems__([i]))["logits"].numpy() for i in range(len(examples))]
@@ -480,19 +526,19 @@ def one_by_one(net: Net, examples: Examples) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
-def test_predictions_come_in_the_order_of_the_rows(size: int, net: Net) -> None:
+def test_predictions_are_in_row_order(size: int, net: Net) -> None:
     examples = make_examples()
-    found = loops.predict_all(net, examples, sorted_batches(examples.lengths, size))
-    np.testing.assert_allclose(found, one_by_one(net, examples), atol=1e-6)
+    logits = loops.predict_all(net, examples, sorted_batches(examples.lengths, size))
+    np.testing.assert_allclose(logits, predict_one_by_one(net, examples), atol=1e-6)
 
 
-def test_every_batch_comes_with_the_positions_of_its_rows(net: Net) -> None:
+def test_predict_yields_the_row_indices_of_every_batch(net: Net) -> None:
     examples = make_examples()
     batches = sorted_batches(examples.lengths, 16)
     assert [rows for rows, _ in loops.predict(net, examples, batches)] == batches
 
 
-def test_prediction_switches_dropout_off(net: Net) -> None:
+def test_prediction_disables_dropout(net: Net) -> None:
     examples = make_examples()
     order = sorted_batches(examples.lengths, 8)
     net.train()
@@ -501,31 +547,31 @@ def test_prediction_switches_dropout_off(net: Net) -> None:
     )
 
 
-def test_prediction_builds_no_graph(net: Net) -> None:
-    asked: list[bool] = []
-    net.register_forward_hook(lambda *_: asked.append(torch.is_grad_enabled()))
+def test_prediction_computes_no_gradients(net: Net) -> None:
+    grad_enabled: list[bool] = []
+    net.register_forward_hook(lambda *_: grad_enabled.append(torch.is_grad_enabled()))
     examples = make_examples()
     loops.predict_all(net, examples, sorted_batches(examples.lengths, 20))
-    assert asked == [False, False] and torch.is_grad_enabled()
+    assert grad_enabled == [False, False] and torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
-def test_the_mean_loss_counts_every_token_alike_however_the_rows_are_batched(size: int) -> None:
+def test_mean_loss_weighs_tokens_equally_for_any_batch_size(size: int) -> None:
     def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        said = model(batch["input_ids"], batch["attention_mask"])["logits"]  # of a row, so of each of its tokens
+        logits = model(batch["input_ids"], batch["attention_mask"])["logits"][:, 0]  # (B,), counted once per token
         mask = batch["attention_mask"].float()
-        length = (mask.sum(1) * said[:, 0]).sum() / mask.sum()
-        words = (batch["input_ids"] * mask).sum() / mask.sum()
-        return {"loss": length + words, "words": words}
+        mean_logit = (mask.sum(1) * logits).sum() / mask.sum()
+        mean_id = (batch["input_ids"] * mask).sum() / mask.sum()
+        return {"loss": mean_logit + mean_id, "id": mean_id}
 
     examples, net = make_examples(), Net(dropout=0.5)
-    logits = one_by_one(net, examples)[:, 0]
-    found = loops.mean_loss(net.train(), loss, examples, sorted_batches(examples.lengths, size))
-    words = examples.tokens["input_ids"][0].mean()
-    assert found == pytest.approx({"loss": np.average(logits, weights=examples.lengths) + words, "words": words})
+    logits = predict_one_by_one(net, examples)[:, 0]
+    means = loops.mean_loss(net.train(), loss, examples, sorted_batches(examples.lengths, size))
+    mean_id = examples.tokens["input_ids"][0].mean()
+    assert means == pytest.approx({"loss": np.average(logits, weights=examples.lengths) + mean_id, "id": mean_id})
 
 
-def test_a_model_in_bf16_answers_in_float32(net: Net) -> None:
+def test_bf16_model_predicts_float32_logits(net: Net) -> None:
     examples = make_examples()
     order = sorted_batches(examples.lengths, 8)
     full = loops.predict_all(net, examples, order)
@@ -534,44 +580,44 @@ def test_a_model_in_bf16_answers_in_float32(net: Net) -> None:
     np.testing.assert_allclose(half, full, atol=0.05)
 
 
-def test_columns_that_are_no_model_inputs_are_not_passed_on(net: Net) -> None:
+def test_forward_passes_only_model_inputs(net: Net) -> None:
     batch = make_examples().__getitems__([0, 1])
     assert "labels" in batch and loops.forward(net, batch)["logits"].shape == (2, 2)
 
 
-class Slow(Net):
-    """Takes the time that it is told."""
+class TimedNet(Net):
+    """A model whose forward passes take the given times (seconds on CLOCK)."""
 
-    def __init__(self, ticks: list[float]) -> None:
+    def __init__(self, durations: list[float]) -> None:
         super().__init__()
-        self.ticks = ticks
+        self.durations = durations
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        CLOCK[0] += self.ticks.pop(0)
+        CLOCK[0] += self.durations.pop(0)
         return super().forward(input_ids, attention_mask)
 
 
 CLOCK = [0.0]
 
 
-def test_the_latency_of_every_pass_is_taken_after_the_warm_up_of_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latency_excludes_the_warm_up_of_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling.time, "perf_counter", lambda: CLOCK[0])
     monkeypatch.setattr(profiling, "TURNS", 2)
     examples = make_examples()
     batches = [examples.__getitems__([row]) for row in range(5)]
-    long, short = [9.0] * 3, [0.0045] * 5  # by passes, and, of a fast model, by time
-    slow = Slow([*long, 0.4, 0.2, 0.3, *long, 7.0, 0.1])
-    fast = Slow([*short, 0.1, 0.2, 0.3, *short, 0.4, 0.5])
-    found = loops.latencies({"teacher": slow, "student": fast}, {"teacher": batches, "student": batches})
-    assert found["teacher"] == pytest.approx([400.0, 200.0, 300.0, 7000.0, 100.0])
-    assert found["student"] == pytest.approx([100.0, 200.0, 300.0, 400.0, 500.0])
-    assert not slow.ticks and not fast.ticks
+    slow_warm_up, fast_warm_up = [9.0] * 3, [0.0045] * 5  # ended by the number of passes, and by time
+    slow = TimedNet([*slow_warm_up, 0.4, 0.2, 0.3, *slow_warm_up, 7.0, 0.1])
+    fast = TimedNet([*fast_warm_up, 0.1, 0.2, 0.3, *fast_warm_up, 0.4, 0.5])
+    times = loops.latencies({"teacher": slow, "student": fast}, {"teacher": batches, "student": batches})
+    assert times["teacher"] == pytest.approx([400.0, 200.0, 300.0, 7000.0, 100.0])
+    assert times["student"] == pytest.approx([100.0, 200.0, 300.0, 400.0, 500.0])
+    assert not slow.durations and not fast.durations
 
 
-def test_multiplications_are_counted_row_by_row() -> None:
+def test_multiply_adds_are_per_row() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.Linear(8, 2, bias=False))
 
-    class Counted(torch.nn.Module):
+    class LinearNet(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.net = net
@@ -580,49 +626,49 @@ def test_multiplications_are_counted_row_by_row() -> None:
             return {"logits": self.net(input_ids.float())}
 
     batches = [{"input_ids": torch.ones(1, 4)}, {"input_ids": torch.ones(3, 4)}]
-    assert loops.multiply_adds(Counted(), batches) == 4 * 8 + 8 * 2
+    assert loops.multiply_adds(LinearNet(), batches) == 4 * 8 + 8 * 2
 
 
-def test_a_model_that_cannot_answer_has_no_start_up_time(tmp_path: Path) -> None:
+def test_cold_start_fails_if_predict_fails(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="exit code 3"):
         loops.cold_start(str(tmp_path / "nothing"), "text")
 
 
-def test_bf16_is_taken_where_it_is_asked_for(net: Net) -> None:
+def test_requested_bf16_converts_the_weights(net: Net) -> None:
     assert loops.to_bf16_if_faster(net, "bf16") == "bf16" and net.classifier.weight.dtype == torch.bfloat16
 
 
-def test_full_precision_stays_where_it_is_asked_for(net: Net) -> None:
+def test_requested_float32_leaves_the_weights(net: Net) -> None:
     assert loops.to_bf16_if_faster(net, "no") == "no" and net.classifier.weight.dtype == torch.float32
 
 
-def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp16_without_a_gpu_raises_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tinybert_cli.loops.devices.device", lambda: torch.device("cpu"))
     with pytest.raises(ConfigError, match="needs a GPU") as caught:
         loops.precision("fp16")
     assert caught.value.key == ("training", "mixed_precision")
 
 
-TOGETHER = """
+GROUP_SCRIPT = """
 from pathlib import Path
 import torch
 from tinybert_cli import loops
 torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 import transformers.modeling_utils
-def of_the_group():
+def threads_of_group():
     return [task for task in Path("/proc/self/task").iterdir() if "gloo" in (task / "comm").read_text()]
-assert of_the_group()
+assert threads_of_group()
 loops.end_process_group()
-assert not of_the_group()
+assert not threads_of_group()
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at its threads by name")
-def test_a_group_of_processes_ends_with_all_its_threads() -> None:
-    subprocess.run([sys.executable, "-c", TOGETHER], check=True, timeout=120)
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the names of threads from /proc")
+def test_end_process_group_ends_its_threads() -> None:
+    subprocess.run([sys.executable, "-c", GROUP_SCRIPT], check=True, timeout=120)
 
 
-IN_TRAINING = """
+MEMORY_SCRIPT = """
 import resource, torch
 from tinybert_cli.loops import keep_freed_memory
 def new_pages():
@@ -630,20 +676,20 @@ def new_pages():
     for _ in range(20):
         torch.ones(64 * 2**20, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-given_back = new_pages()
+returned = new_pages()
 keep_freed_memory()
-new_pages()  # what it needs it takes once, in a few pieces
-print(given_back / max(1, new_pages()))
+new_pages()  # the first allocations still take new pages
+print(returned / max(1, new_pages()))
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other rules")
-def test_freed_memory_is_there_for_the_next_step() -> None:
-    done = subprocess.run([sys.executable, "-c", IN_TRAINING], capture_output=True, text=True, check=True)
-    assert float(done.stdout) > 1000
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is a function of glibc")
+def test_freed_memory_stays_with_the_process() -> None:
+    completed = subprocess.run([sys.executable, "-c", MEMORY_SCRIPT], capture_output=True, text=True, check=True)
+    assert float(completed.stdout) > 1000
 
 
-def test_training_keeps_what_it_frees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainer_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[bool] = []
     monkeypatch.setattr(trainer, "keep_freed_memory", lambda: called.append(True))
     make_trainer()

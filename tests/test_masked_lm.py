@@ -1,4 +1,4 @@
-"""A masked language model says which other words could stand in a sentence, of many sentences as of one."""
+"""The masked language model proposes replacement candidates, the same for a batch as for a single text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_models import make_config, make_tokenizer
-from test_vocabulary import tokenizer as trained_tokenizer
+from test_vocabulary_trimming import make_tokenizer as make_trained_tokenizer
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
@@ -52,165 +52,169 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], Any, str]] = {
 }
 
 
-def tokens_and_model(family: str = "bert") -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
-    model_class, settings, kind = FAMILIES[family]
-    tokens = make_tokenizer(WORDS) if kind == "own" else trained_tokenizer(kind)
+def make_tokenizer_and_model(family: str = "bert") -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+    model_class, settings, algorithm = FAMILIES[family]
+    tokenizer = make_tokenizer(WORDS) if algorithm == "own" else make_trained_tokenizer(algorithm)
     settings = copy.deepcopy(settings)
-    settings.vocab_size, settings.initializer_range, settings.max_position_embeddings = len(tokens), 0.5, 64
+    settings.vocab_size, settings.initializer_range, settings.max_position_embeddings = len(tokenizer), 0.5, 64
     torch.manual_seed(2)
     model = model_class(settings).eval()
     with torch.no_grad():
         model.get_output_embeddings().bias.normal_()
-    return tokens, model
+    return tokenizer, model
 
 
-def asker(tokens: PreTrainedTokenizerFast, model: PreTrainedModel, candidates: int = 4) -> models.MaskedLM:
-    return models.MaskedLM(model, tokens, SOURCE, candidates=candidates, is_barred=word_replacement.is_protected)
+def make_masked_lm(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, candidates: int = 4) -> models.MaskedLM:
+    return models.MaskedLM(model, tokenizer, SOURCE, candidates=candidates, is_excluded=word_replacement.is_protected)
 
 
-def answers(lm: models.MaskedLM, texts: list[str], *, batch: int = 3, length: int = 64) -> list[dict[str, list[str]]]:
-    """For each text the words that were asked about, as they stand there, and what was said of each."""
-    split = [word_replacement.words(text) for text in texts]
-    places = [word_replacement.replaceable(parts) for parts in split]
-    spans = [word_replacement.spans(parts, at) for parts, at in zip(split, places, strict=True)]
-    tokens, offsets, asked = lm.encode(texts, spans, length)
+def predict_candidates(
+    lm: models.MaskedLM, texts: list[str], *, batch_size: int = 3, max_length: int = 64
+) -> list[dict[str, list[str]]]:
+    """For each text the words that have candidates, as written in the text, and their candidates."""
+    units = [word_replacement.split_words(text) for text in texts]
+    indices = [word_replacement.replaceable_indices(parts) for parts in units]
+    spans = [word_replacement.word_spans(parts, at) for parts, at in zip(units, indices, strict=True)]
+    tokens, offsets, span_indices = lm.encode(texts, spans, max_length)
     examples = data.Examples(tokens, offsets)
-    order = data.sorted_batches(examples.lengths, batch)
-    found: list[dict[str, list[str]]] = [{} for _ in texts]
-    for rows, values in loops.predict(lm, examples, order, output="candidates"):
-        for row, said in zip(rows, values, strict=True):
-            for number, best in zip(asked[row], said, strict=False):
-                found[row][split[row][places[row][number]]] = [lm.words[index] for index in best]
-    return found
+    batches = data.sorted_batches(examples.lengths, batch_size)
+    candidates: list[dict[str, list[str]]] = [{} for _ in texts]
+    for rows, outputs in loops.predict(lm, examples, batches, output="candidates"):
+        for row, predicted in zip(rows, outputs, strict=True):
+            for span, best in zip(span_indices[row], predicted, strict=False):
+                candidates[row][units[row][indices[row][span]]] = [lm.words[index] for index in best]
+    return candidates
 
 
-def said_of_one(model: PreTrainedModel, tokens: PreTrainedTokenizerFast, text: str, word: str) -> list[str]:
-    """All other words, the likeliest first: one forward of the whole model for this text alone."""
-    place = text.index(word)
-    encoded = tokens(text, return_tensors="pt")
+def rank_all_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, word: str) -> list[str]:
+    """All other words, the most likely first: one forward pass of the complete model for this text only."""
+    encoding = tokenizer(text, return_tensors="pt")
     with torch.no_grad():
-        logits = model(**encoded).logits[0, encoded.char_to_token(place)]
-    table = {
-        other: piece for other, piece in models.whole_words(tokens).items() if not word_replacement.is_protected(other)
-    }
-    table.pop(word.lower(), None)
-    return sorted(table, key=lambda other: -float(logits[table[other]]))
+        logits = model(**encoding).logits[0, encoding.char_to_token(text.index(word))]
+    words = models.whole_words(tokenizer)
+    candidates = {other for other in words if not word_replacement.is_protected(other)} - {word.lower()}
+    return sorted(candidates, key=lambda other: (-float(logits[words[other]]), words[other]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_many_sentences_at_once_are_told_what_each_is_told_alone(family: str) -> None:
-    tokens, model = tokens_and_model(family)
-    whole = copy.deepcopy(model)
+def test_candidates_of_a_batch_equal_those_of_single_texts(family: str) -> None:
+    tokenizer, model = make_tokenizer_and_model(family)
+    complete_model = copy.deepcopy(model)
     texts = ["the film was warm", "witty", "a dull film was never boring , the film was moving", "warm films"]
-    found = answers(asker(tokens, model), texts)
-    asked = [(text, word) for text, words in zip(texts, found, strict=True) for word in words]
-    assert len(asked) >= (2 if family == "xlm-roberta" else 8)  # the Unigram vocabulary has few words whole
-    for text, said in zip(texts, found, strict=True):
-        for word, best in said.items():
+    by_text = predict_candidates(make_masked_lm(tokenizer, model), texts)
+    # The Unigram vocabulary has few complete words.
+    assert sum(map(len, by_text)) >= (2 if family == "xlm-roberta" else 8)
+    for text, candidates in zip(texts, by_text, strict=True):
+        for word, best in candidates.items():
             if text.count(word) == 1:
-                assert len(best) >= 2 and best == said_of_one(whole, tokens, text, word)[: len(best)], (text, word)
+                expected = rank_all_words(complete_model, tokenizer, text, word)[: len(best)]
+                assert len(best) >= 2 and best == expected, (text, word)
 
 
-def test_the_sentence_decides_what_is_said_of_a_word() -> None:
-    warm, cold = answers(asker(*tokens_and_model()), ["the film was warm", "a film was never dull"])
-    assert warm["film"] != cold["film"]
+def test_candidates_depend_on_the_sentence() -> None:
+    lm = make_masked_lm(*make_tokenizer_and_model())
+    warm, dull = predict_candidates(lm, ["the film was warm", "a film was never dull"])
+    assert warm["film"] != dull["film"]
 
 
-def test_no_answer_is_special_inner_a_mark_a_number_a_negation_or_the_word_itself() -> None:
-    lm = asker(*tokens_and_model(), candidates=1000)  # as many as there are
+def test_candidates_are_whole_words_other_than_negations_and_the_word() -> None:
+    lm = make_masked_lm(*make_tokenizer_and_model(), candidates=1000)  # more than there are words
     possible = {"the", "film", "was", "warm", "witty", "moving", "dull", "slow", "great", "plot", "cast", "rd", "don"}
     possible |= {"电", "影", "好", "看", "很"}
-    for said in answers(lm, TEXTS):
-        for word, best in said.items():
+    for candidates in predict_candidates(lm, TEXTS):
+        for word, best in candidates.items():
             assert sorted(best) == sorted(possible - {word.lower()}), word
 
 
-def test_guarded_words_marks_numbers_and_words_in_pieces_are_not_asked_about() -> None:
+def test_only_replaceable_words_that_are_one_token_have_candidates() -> None:
     text = "The Film was not slowly warm, never 7 unknown films. Great 3rd don't"
-    (said,) = answers(asker(*tokens_and_model()), [text])
-    assert list(said) == ["The", "was", "warm", "Great"]  # Film: a name; slowly, films, 3rd: in pieces; unknown: [UNK]
+    (candidates,) = predict_candidates(make_masked_lm(*make_tokenizer_and_model()), [text])
+    # Film is a name; slowly, films and 3rd are several tokens; unknown is [UNK].
+    assert list(candidates) == ["The", "was", "warm", "Great"]
 
 
-def test_a_chinese_character_is_a_word() -> None:
-    (said,) = answers(asker(*tokens_and_model()), ["电影不好看。"])
-    assert list(said) == ["电", "影", "好", "看"]
+def test_chinese_characters_have_candidates() -> None:
+    (candidates,) = predict_candidates(make_masked_lm(*make_tokenizer_and_model()), ["电影不好看。"])
+    assert list(candidates) == ["电", "影", "好", "看"]
 
 
-def test_what_is_cut_off_is_not_asked_about() -> None:
-    lm = asker(*tokens_and_model())
-    assert list(answers(lm, ["the film was warm"], length=4)[0]) == ["the", "film"]
-    assert len(answers(lm, ["film " * 100], length=1000)[0]) == 1  # and the model reads no more than it has places for
+def test_truncated_words_have_no_candidates() -> None:
+    lm = make_masked_lm(*make_tokenizer_and_model())
+    assert list(predict_candidates(lm, ["the film was warm"], max_length=4)[0]) == ["the", "film"]
+    # The number of positions of the model limits the length, too.
+    assert len(predict_candidates(lm, ["film " * 100], max_length=1000)[0]) == 1
 
 
-def test_several_pieces_for_one_character_are_no_word() -> None:
-    lm = asker(*tokens_and_model("roberta"))
-    assert [list(said) for said in answers(lm, ["電", "the film"])] == [[], ["the", "film"]]
+def test_a_character_of_several_tokens_has_no_candidates() -> None:
+    lm = make_masked_lm(*make_tokenizer_and_model("roberta"))
+    assert [list(candidates) for candidates in predict_candidates(lm, ["電", "the film"])] == [[], ["the", "film"]]
 
 
-def test_texts_without_a_word_are_answered_with_nothing() -> None:
-    assert answers(asker(*tokens_and_model()), ["7 .", "", "!"]) == [{}, {}, {}]
+def test_texts_without_words_have_no_candidates() -> None:
+    assert predict_candidates(make_masked_lm(*make_tokenizer_and_model()), ["7 .", "", "!"]) == [{}, {}, {}]
 
 
-def test_long_batches_are_answered_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = asker(*tokens_and_model())
-    whole = answers(lm, TEXTS, batch=7)
+def test_chunked_prediction_gives_the_same_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make_masked_lm(*make_tokenizer_and_model())
+    expected = predict_candidates(lm, TEXTS, batch_size=7)
     monkeypatch.setattr("tinybert_cli.models.masked_lm.CHUNK", 2)
-    assert answers(lm, TEXTS, batch=7) == whole
+    assert predict_candidates(lm, TEXTS, batch_size=7) == expected
 
 
-def test_a_half_precision_model_answers_too() -> None:
-    lm = asker(*tokens_and_model()).to(torch.bfloat16)
-    assert [list(said) for said in answers(lm, TEXTS)] == [list(said) for said in answers(lm.float(), TEXTS)]
+def test_half_precision_model_gives_candidates() -> None:
+    lm = make_masked_lm(*make_tokenizer_and_model()).to(torch.bfloat16)
+    words = [list(candidates) for candidates in predict_candidates(lm, TEXTS)]
+    assert words == [list(candidates) for candidates in predict_candidates(lm.float(), TEXTS)]
 
 
-# Which models can be asked
+# Which models can be used
 
 
-def saved(model: PreTrainedModel, folder: Path) -> models.Source:
+def save_as(model: PreTrainedModel, folder: Path) -> models.Source:
     models.save(model, make_tokenizer(), folder)
     return models.locate(str(folder))
 
 
-def test_a_masked_language_model_loads_whole_and_tied(tmp_path: Path) -> None:
+def test_masked_lm_loads_with_tied_embeddings(tmp_path: Path) -> None:
     model = BertForMaskedLM(make_config()).eval()
-    source = saved(model, tmp_path / "lm")
+    source = save_as(model, tmp_path / "lm")
     assert "cls.predictions.decoder.weight" not in load_file(tmp_path / "lm/model.safetensors")
     ids = torch.tensor([[2, 5, 6, 3]])
     assert torch.equal(models.load(source, "masked-lm")(ids).logits, model(ids).logits)
 
 
-def test_a_model_with_both_heads_of_bert_is_one_too(tmp_path: Path) -> None:
+def test_bert_with_both_pretraining_heads_loads_as_masked_lm(tmp_path: Path) -> None:
     model = BertForPreTraining(make_config()).eval()
-    loaded = models.load(saved(model, tmp_path / "lm"), "masked-lm")
+    loaded = models.load(save_as(model, tmp_path / "lm"), "masked-lm")
     ids = torch.tensor([[2, 5, 6, 3]])
     assert torch.equal(loaded(ids).logits, model(ids).prediction_logits)
 
 
 @pytest.mark.parametrize("family", [BertModel, ElectraForPreTraining])
-def test_a_model_that_fills_in_no_words_is_refused(family: type[PreTrainedModel], tmp_path: Path) -> None:
+def test_model_without_masked_lm_head_is_rejected(family: type[PreTrainedModel], tmp_path: Path) -> None:
     settings = ElectraConfig(vocab_size=12, **SIZES) if family is ElectraForPreTraining else make_config()
     with pytest.raises(InputError, match=f"{family.__name__} model.*no masked-lm head\n.*bert-base-uncased") as caught:
-        models.load(saved(family(settings), tmp_path / "lm"), "masked-lm")
+        models.load(save_as(family(settings), tmp_path / "lm"), "masked-lm")
     assert caught.value.exit_code == 3
 
 
-def test_a_head_that_is_only_named_is_refused(tmp_path: Path) -> None:
-    source = saved(BertModel(make_config()), tmp_path / "lm")
+def test_masked_lm_head_without_weights_is_rejected(tmp_path: Path) -> None:
+    source = save_as(BertModel(make_config()), tmp_path / "lm")
     file = tmp_path / "lm/config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertForMaskedLM"]}))
     with pytest.raises(InputError, match=r"missing: cls\.predictions\.bias"):
         models.load(source, "masked-lm")
 
 
-def test_a_family_that_is_laid_out_otherwise_is_refused() -> None:
+def test_unsupported_family_is_rejected() -> None:
     model = AlbertForMaskedLM(AlbertConfig(vocab_size=len(WORDS), embedding_size=8, **SIZES))
-    with pytest.raises(InputError, match="albert models cannot be asked"):
-        asker(make_tokenizer(WORDS), model)
+    with pytest.raises(InputError, match="albert models cannot propose replacements"):
+        make_masked_lm(make_tokenizer(WORDS), model)
 
 
-def test_the_numbers_of_an_example_are_those_of_its_tokens() -> None:
-    lm = asker(*tokens_and_model())
-    tokens, offsets, asked = lm.encode(["the film"], [[(0, 3), (4, 8)]], 64)
-    assert asked == [[0, 1]] and offsets.tolist() == [0, 4]
+def test_encode_gives_word_indices_and_offsets_per_token() -> None:
+    lm = make_masked_lm(*make_tokenizer_and_model())
+    tokens, offsets, span_indices = lm.encode(["the film"], [[(0, 3), (4, 8)]], 64)
+    assert span_indices == [[0, 1]] and offsets.tolist() == [0, 4]
     own = [lm.words.index("the"), lm.words.index("film")]
     assert np.array_equal(tokens["own_words"][0], [-1, *own, -1])

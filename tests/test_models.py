@@ -1,4 +1,4 @@
-"""Models are found where they are, loaded whole or not at all, and saved so that any tool reads them."""
+"""Models are located, loaded with complete weights or rejected, and saved in the format of transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers import models as pieces
+from tokenizers import models as tokenizer_models
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -45,7 +45,7 @@ def one_thread() -> Iterator[None]:
 
 def make_tokenizer(words: list[str] | None = None, *, lowercase: bool = True) -> PreTrainedTokenizerFast:
     vocabulary = {word: index for index, word in enumerate(words or WORDS)}
-    backend = Tokenizer(pieces.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend = Tokenizer(tokenizer_models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
@@ -86,10 +86,10 @@ def teacher(tmp_path: Path) -> models.Source:
     return save_as(make_classifier(), tmp_path / "teacher")
 
 
-# Where a model is
+# Locating models
 
 
-def test_a_folder_is_found(teacher: models.Source) -> None:
+def test_locate_accepts_a_folder(teacher: models.Source) -> None:
     assert teacher.folder is not None and teacher.hub_id is None
 
 
@@ -98,14 +98,14 @@ def test_a_folder_is_found(teacher: models.Source) -> None:
     [("org/name", "org/name", None), ("org/name@v1.0", "org/name", "v1.0"),
      ("org/name@refs/pr/1", "org/name", "refs/pr/1"), ("bert-base-uncased", "bert-base-uncased", None)],
 )  # fmt: skip
-def test_a_hub_id_is_told_from_a_folder(
+def test_locate_distinguishes_hub_ids_from_folders(
     name: str, hub_id: str, revision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert models.locate(name) == models.Source(folder=None, hub_id=hub_id, revision=revision, name=name)
 
 
-def test_a_missing_folder_gets_the_nearest_name_and_the_stage(
+def test_missing_folder_is_rejected_with_nearest_name_and_stage(
     teacher: models.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -118,15 +118,13 @@ def test_a_missing_folder_gets_the_nearest_name_and_the_stage(
 
 
 @pytest.mark.parametrize("name", ["runs/teacher", "./teacher", "../teacher", "/nowhere/teacher", "~/no-such", "a/b/c"])
-def test_a_path_that_is_missing_is_not_asked_for_on_the_hub(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_path_is_not_looked_up_on_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="there is no folder"):
         models.locate(name)
 
 
-def test_an_unfinished_run_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+def test_unfinished_run_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
     (tmp_path / "teacher/checkpoints").mkdir()
     with pytest.raises(InputError, match="run again to finish"):
         models.locate(teacher.name)
@@ -135,16 +133,16 @@ def test_an_unfinished_run_is_refused(teacher: models.Source, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("file", "complaint"),
+    ("file", "message"),
     [
         ("train-00000-of-00001.parquet", "label dataset"),
         ("adapter_config.json", "adapter"),
         ("notes.txt", "config.json"),
     ],
 )
-def test_a_folder_that_holds_no_model_says_what_it_holds(file: str, complaint: str, tmp_path: Path) -> None:
+def test_folder_without_a_model_is_rejected_with_its_content(file: str, message: str, tmp_path: Path) -> None:
     (tmp_path / file).touch()
-    with pytest.raises(InputError, match=complaint):
+    with pytest.raises(InputError, match=message):
         models.locate(str(tmp_path))
 
 
@@ -157,35 +155,35 @@ def package(teacher: models.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return root
 
 
-def test_a_model_in_a_package_is_found_without_running_it(package: Path) -> None:
+def test_model_in_a_package_is_located_without_importing_it(package: Path) -> None:
     source = models.locate("package://shipped_model/model")
     assert source.folder == package / "model"
     assert "shipped_model" not in sys.modules
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"),
-    [("package://shipped_model/../../teacher", "leads out"), ("package://shipped_model/modle", "it has: model"),
-     ("package://no_such_package/model", "pip install no-such-package"), ("package:///model", "names no package"),
-     ("package://os.path/model", "names no package")],
+    ("name", "message"),
+    [("package://shipped_model/../../teacher", "outside the package"), ("package://shipped_model/modle", "it has: model"),
+     ("package://no_such_package/model", "pip install no-such-package"), ("package:///model", "contains no package name"),
+     ("package://os.path/model", "contains no package name")],
 )  # fmt: skip
-def test_a_package_address_that_leads_nowhere_is_refused(name: str, complaint: str, package: Path) -> None:
-    with pytest.raises(InputError, match=complaint):
+def test_invalid_package_address_is_rejected(name: str, message: str, package: Path) -> None:
+    with pytest.raises(InputError, match=message):
         models.locate(name)
 
 
-def test_a_known_package_that_is_not_installed_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_package_that_is_not_installed_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(models.PACKAGES, "not_installed_at_all/model", ("org/name", "0" * 64))
     assert models.locate("package://not_installed_at_all/model").hub_id == "org/name"
 
 
-def test_a_known_package_with_other_weights_is_refused(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_package_with_other_weights_is_rejected(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(models.PACKAGES, "shipped_model/model", ("org/name", "0" * 64))
     with pytest.raises(InputError, match="sha256"):
         models.locate("package://shipped_model/model")
 
 
-def test_the_hub_without_a_network_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_hub_is_an_error_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=r"hf download org/name.*HF_HOME") as caught:
@@ -194,7 +192,7 @@ def test_the_hub_without_a_network_says_how_to_go_on(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("revision", ["", "@v1", "@" + "c" * 40])
-def test_a_model_in_the_hub_cache_loads_offline(
+def test_model_in_the_hub_cache_loads_offline(
     revision: str, teacher: models.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -208,12 +206,12 @@ def test_a_model_in_the_hub_cache_loads_offline(
     assert torch.equal(logits(models.load(source, HEAD)), logits(models.load(teacher, HEAD)))
 
 
-def test_a_cache_that_must_not_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_cache_is_an_error_with_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> str:
         raise PermissionError(13, "Permission denied", "/cache/hub")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", forbidden)
-    with pytest.raises(InputError, match="/cache/hub, must not be written") as caught:
+    with pytest.raises(InputError, match="no permission to write the cache, /cache/hub") as caught:
         models.fetch(models.locate("org/name"))
     assert "HF_HOME" in str(caught.value)
 
@@ -221,20 +219,20 @@ def test_a_cache_that_must_not_be_written_is_named(monkeypatch: pytest.MonkeyPat
 # Tokenizers
 
 
-def test_a_folder_without_tokenizer_files_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+def test_folder_without_tokenizer_files_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "vocab.txt"):
         (tmp_path / "teacher" / name).unlink()
     with pytest.raises(InputError, match="no tokenizer"):
         models.load_tokenizer(teacher)
 
 
-def test_a_damaged_tokenizer_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+def test_damaged_tokenizer_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
     (tmp_path / "teacher/tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         models.load_tokenizer(teacher)
 
 
-def test_code_that_comes_with_a_tokenizer_is_not_run(teacher: models.Source, tmp_path: Path) -> None:
+def test_tokenizer_code_in_a_folder_is_not_run(teacher: models.Source, tmp_path: Path) -> None:
     (tmp_path / "teacher/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     settings = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}
     (tmp_path / "teacher/tokenizer_config.json").write_text(json.dumps(settings))
@@ -242,32 +240,34 @@ def test_code_that_comes_with_a_tokenizer_is_not_run(teacher: models.Source, tmp
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_empty_vocabulary_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+def test_empty_vocabulary_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
     (tmp_path / "teacher/tokenizer.json").unlink()
     (tmp_path / "teacher/vocab.txt").write_text("")
     with pytest.raises(InputError, match=r"knows no words|cannot be read"):
         models.load_tokenizer(teacher)
 
 
-def test_the_same_tokenizer_matches_itself_after_saving(teacher: models.Source) -> None:
+def test_equal_tokenizers_have_no_difference(teacher: models.Source) -> None:
     assert models.tokenizer_difference(models.load_tokenizer(teacher), models.load_tokenizer(teacher)) is None
 
 
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
-        (make_tokenizer([*WORDS, "more"]), "12 and 13 pieces, 1 of them different, such as more"),
+        (make_tokenizer([*WORDS, "more"]), "12 and 13 tokens, 1 of them different, such as more"),
         (make_tokenizer([*WORDS[:-2], WORDS[-1], WORDS[-2]]), "2 of them different"),
         (make_tokenizer(lowercase=False), "they split"),
     ],
 )
-def test_tokenizers_that_differ_are_named(other: PreTrainedTokenizerFast, difference: str) -> None:
+def test_tokenizer_difference_describes_vocabulary_and_splitting(
+    other: PreTrainedTokenizerFast, difference: str
+) -> None:
     words = [*WORDS[:-1], "vu"] if difference == "they split" else WORDS
     other = make_tokenizer(words, lowercase=False) if difference == "they split" else other
     assert re.search(difference, models.tokenizer_difference(make_tokenizer(words), other) or "")
 
 
-def test_other_special_tokens_do_not_match() -> None:
+def test_tokenizer_difference_describes_special_tokens() -> None:
     other = make_tokenizer()
     other.pad_token = "[MASK]"
     assert "pad_token is" in (models.tokenizer_difference(make_tokenizer(), other) or "")
@@ -276,14 +276,14 @@ def test_other_special_tokens_do_not_match() -> None:
 # Saving
 
 
-def test_a_saved_folder_loads_anywhere(teacher: models.Source) -> None:
+def test_saved_folder_loads_with_transformers(teacher: models.Source) -> None:
     model, report = AutoModelForSequenceClassification.from_pretrained(teacher.folder, output_loading_info=True)
     assert not any(report.values())
     assert torch.equal(logits(model), logits(make_classifier()))
     assert model.config.id2label == {0: "negative", 1: "positive"}
 
 
-def test_a_saved_folder_says_what_it_is_and_holds_no_pickle(teacher: models.Source, tmp_path: Path) -> None:
+def test_saved_folder_has_architecture_and_dtype_and_no_pickle(teacher: models.Source, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "teacher/config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"] and config["dtype"] == "float32"
     assert sorted(file.name for file in (tmp_path / "teacher").iterdir()) == [
@@ -291,19 +291,19 @@ def test_a_saved_folder_says_what_it_is_and_holds_no_pickle(teacher: models.Sour
     ]  # fmt: skip
 
 
-def test_a_wordpiece_vocabulary_is_written_for_older_runtimes(teacher: models.Source, tmp_path: Path) -> None:
+def test_save_writes_vocab_txt_for_wordpiece(teacher: models.Source, tmp_path: Path) -> None:
     assert (tmp_path / "teacher/vocab.txt").read_text().split("\n")[:-1] == WORDS
     assert BertTokenizer(str(tmp_path / "teacher/vocab.txt")).get_vocab() == make_tokenizer().get_vocab()
 
 
-def test_a_half_precision_model_is_saved_as_float32(tmp_path: Path) -> None:
+def test_half_precision_model_is_saved_as_float32(tmp_path: Path) -> None:
     source = save_as(make_classifier().to(torch.bfloat16), tmp_path / "half")
     assert json.loads((tmp_path / "half/config.json").read_text())["dtype"] == "float32"
     assert models.load(source, HEAD).dtype == torch.float32
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_broken_weights_are_not_saved(value: float, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_saved(value: float, tmp_path: Path) -> None:
     model = make_classifier()
     model.classifier.weight.data[0, 0] = value
     with pytest.raises(UserError, match=r"classifier\.weight"):
@@ -311,10 +311,10 @@ def test_broken_weights_are_not_saved(value: float, tmp_path: Path) -> None:
     assert not (tmp_path / "broken").exists()
 
 
-# Loading a model that must be whole
+# Loading models
 
 
-def test_a_whole_model_loads_in_eval_mode_and_float32(tmp_path: Path) -> None:
+def test_model_loads_in_eval_mode_and_float32(tmp_path: Path) -> None:
     source = save_as(make_classifier(), tmp_path / "model")
     half = make_classifier().to(torch.float16)
     half.save_pretrained(tmp_path / "model")
@@ -322,13 +322,15 @@ def test_a_whole_model_loads_in_eval_mode_and_float32(tmp_path: Path) -> None:
     assert model.dtype == torch.float32 and not model.training
 
 
-def test_an_attention_kernel_named_in_the_config_is_ignored(teacher: models.Source) -> None:
+def test_attention_kernel_in_the_config_is_ignored(teacher: models.Source) -> None:
     edit_config(teacher, attn_implementation="org/kernel", _attn_implementation="org/kernel")
     assert models.load(teacher, HEAD).config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("family", [BertModel, BertForMaskedLM, BertForTokenClassification])
-def test_a_model_without_the_head_is_refused_by_name(family: type[PreTrainedModel], tmp_path: Path) -> None:
+def test_model_without_the_head_is_rejected_with_its_architecture(
+    family: type[PreTrainedModel], tmp_path: Path
+) -> None:
     source = save_as(family(make_config()), tmp_path / "model")
     with pytest.raises(InputError, match=f"{family.__name__} model.*\n.*tinybert finetune"):
         models.load(source, HEAD)
@@ -336,19 +338,19 @@ def test_a_model_without_the_head_is_refused_by_name(family: type[PreTrainedMode
 
 @pytest.mark.parametrize("new_head", [False, True])
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "message"),
     [({"num_hidden_layers": 3}, "missing: .*layer.2"), ({"num_hidden_layers": 1}, "too many: .*layer.1"),
      ({"intermediate_size": 40}, "of another shape: .*intermediate"), ({"vocab_size": 20}, "of another shape: .*word")],
 )  # fmt: skip
-def test_weights_that_do_not_fit_the_config_are_refused(
-    settings: dict[str, int], complaint: str, new_head: bool, teacher: models.Source
+def test_weights_that_do_not_fit_the_config_are_rejected(
+    settings: dict[str, int], message: str, new_head: bool, teacher: models.Source
 ) -> None:
     edit_config(teacher, **settings)
-    with pytest.raises(InputError, match=complaint):
+    with pytest.raises(InputError, match=message):
         models.load(teacher, HEAD, new_head=new_head)
 
 
-def test_a_missing_classifier_is_refused_unless_it_may_be_new(teacher: models.Source, tmp_path: Path) -> None:
+def test_missing_classifier_is_rejected_without_new_head(teacher: models.Source, tmp_path: Path) -> None:
     BertModel(make_config()).save_pretrained(tmp_path / "teacher")
     edit_config(teacher, architectures=["BertForSequenceClassification"])
     with pytest.raises(InputError, match=r"missing: classifier\.bias, classifier\.weight"):
@@ -356,33 +358,31 @@ def test_a_missing_classifier_is_refused_unless_it_may_be_new(teacher: models.So
     models.load(teacher, HEAD, new_head=True)
 
 
-def test_a_model_whose_code_comes_with_it_is_refused(teacher: models.Source) -> None:
+def test_model_with_custom_code_is_rejected(teacher: models.Source) -> None:
     edit_config(teacher, model_type="mystery", auto_map={"AutoConfig": "code.Mystery"})
     with pytest.raises(InputError, match="never run"):
         models.load(teacher, HEAD)
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "message"),
     [({"model_type": "mystery"}, "unknown"), ({"hidden_size": "wide"}, "cannot be read"),
      ({"model_type": "clip"}, "has no"), ({"quantization_config": {"quant_method": "gptq"}}, "quantized")],
 )  # fmt: skip
-def test_a_config_that_cannot_be_used_is_refused(
-    settings: dict[str, object], complaint: str, teacher: models.Source
-) -> None:
+def test_unusable_config_is_rejected(settings: dict[str, object], message: str, teacher: models.Source) -> None:
     edit_config(teacher, **settings)
-    with pytest.raises(InputError, match=complaint):
+    with pytest.raises(InputError, match=message):
         models.load(teacher, HEAD)
 
 
-def test_a_config_that_is_not_json_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+def test_config_that_is_not_json_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
     for text in ("{", "[]", "\x00"):
         (tmp_path / "teacher/config.json").write_text(text)
         with pytest.raises(InputError, match="not"):
             models.load(teacher, HEAD)
 
 
-def test_a_truncated_file_is_refused(teacher: models.Source, tmp_path: Path) -> None:
+def test_truncated_weights_file_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
     file = tmp_path / "teacher/model.safetensors"
     whole = file.read_bytes()
     for length in (0, 5, 200, len(whole) - 4):
@@ -391,7 +391,7 @@ def test_a_truncated_file_is_refused(teacher: models.Source, tmp_path: Path) -> 
             models.load(teacher, HEAD)
 
 
-def test_weights_that_are_not_finite_are_refused(teacher: models.Source, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_rejected(teacher: models.Source, tmp_path: Path) -> None:
     model = make_classifier()
     model.classifier.bias.data[0] = float("nan")
     model.save_pretrained(tmp_path / "teacher")
@@ -399,13 +399,13 @@ def test_weights_that_are_not_finite_are_refused(teacher: models.Source, tmp_pat
         models.load(teacher, HEAD)
 
 
-def test_no_weights_at_all_are_refused(teacher: models.Source, tmp_path: Path) -> None:
+def test_folder_without_weights_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
     (tmp_path / "teacher/model.safetensors").unlink()
     with pytest.raises(InputError, match="no weights"):
         models.load(teacher, HEAD)
 
 
-def test_shards_are_read(teacher: models.Source, tmp_path: Path) -> None:
+def test_sharded_weights_are_read(teacher: models.Source, tmp_path: Path) -> None:
     expected = logits(models.load(teacher, HEAD))
     (tmp_path / "teacher/model.safetensors").unlink()
     make_classifier().save_pretrained(tmp_path / "teacher", max_shard_size="5KB")
@@ -414,20 +414,20 @@ def test_shards_are_read(teacher: models.Source, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../outside.safetensors", "/etc/passwd", "..", "a\\b.safetensors"])
-def test_an_index_that_leaves_the_folder_is_refused(path: str, teacher: models.Source, tmp_path: Path) -> None:
+def test_weight_index_with_outside_paths_is_rejected(path: str, teacher: models.Source, tmp_path: Path) -> None:
     (tmp_path / "teacher/model.safetensors").rename(tmp_path / "outside.safetensors")
     index = {"metadata": {}, "weight_map": {"classifier.weight": path}}
     (tmp_path / "teacher/model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match="leads out"):
+    with pytest.raises(InputError, match="path outside the folder"):
         models.load(teacher, HEAD)
 
 
-# Checkpoints from the time when there was only BERT, TinyBERT's among them
+# Early BERT checkpoints, such as TinyBERT's
 
 
 @pytest.fixture
-def general(teacher: models.Source) -> models.Source:
-    """A folder like TinyBERT_General_4L_312D: no family, vocab.txt, a pickle, layer norms by old names, projections."""
+def early_checkpoint(teacher: models.Source) -> models.Source:
+    """A folder like TinyBERT_General_4L_312D: no model_type, vocab.txt, a pickle, old layer-norm names, projections."""
     folder = Path(str(teacher.folder))
     torch.manual_seed(3)
     body = BertModel(make_config())
@@ -451,28 +451,28 @@ def general(teacher: models.Source) -> models.Source:
     return teacher
 
 
-def test_a_general_tinybert_becomes_a_plain_bert(general: models.Source, tmp_path: Path) -> None:
+def test_early_tinybert_checkpoint_loads_as_bert(early_checkpoint: models.Source, tmp_path: Path) -> None:
     torch.manual_seed(3)
     expected = BertModel(make_config()).state_dict()
-    model = models.load(general, HEAD, label_names=["no", "yes"], new_head=True)
-    found = {key.removeprefix("bert."): value for key, value in model.state_dict().items() if key.startswith("bert.")}
-    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
-    tokenizer = models.load_tokenizer(general)
-    assert tokenizer.get_vocab() == {word: number for number, word in enumerate(WORDS)}
+    model = models.load(early_checkpoint, HEAD, label_names=["no", "yes"], new_head=True)
+    weights = {key.removeprefix("bert."): value for key, value in model.state_dict().items() if key.startswith("bert.")}
+    assert weights.keys() == expected.keys() and all(torch.equal(weights[key], expected[key]) for key in weights)
+    tokenizer = models.load_tokenizer(early_checkpoint)
+    assert tokenizer.get_vocab() == {word: index for index, word in enumerate(WORDS)}
     assert tokenizer(WORDS[-1].upper())["input_ids"] == [WORDS.index("[CLS]"), len(WORDS) - 1, WORDS.index("[SEP]")]
     models.save(model, tokenizer, tmp_path / "student")
-    again = models.load(models.locate(str(tmp_path / "student")), HEAD)
-    assert torch.equal(again.bert.embeddings.LayerNorm.weight, model.bert.embeddings.LayerNorm.weight)
+    reloaded = models.load(models.locate(str(tmp_path / "student")), HEAD)
+    assert torch.equal(reloaded.bert.embeddings.LayerNorm.weight, model.bert.embeddings.LayerNorm.weight)
 
 
-def test_a_config_without_a_family_that_is_no_bert_is_refused(general: models.Source) -> None:
-    file = Path(str(general.folder)) / "config.json"
+def test_config_without_model_type_that_is_not_bert_is_rejected(early_checkpoint: models.Source) -> None:
+    file = Path(str(early_checkpoint.folder)) / "config.json"
     file.write_text(json.dumps({"hidden_size": 8}))
     with pytest.raises(InputError, match="model type 'None'"):
-        models.load(general, HEAD, new_head=True)
+        models.load(early_checkpoint, HEAD, new_head=True)
 
 
-# Old pickled weights
+# Pickled weights
 
 
 class Malicious:
@@ -483,25 +483,25 @@ class Malicious:
         return os.system, (f"touch {self.file}",)
 
 
-def pickled(source: models.Source, weights: object) -> None:
+def replace_by_pickle(source: models.Source, weights: object) -> None:
     folder = Path(str(source.folder))
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
 
 
-def test_old_weights_are_read_with_a_notice(teacher: models.Source, caplog: pytest.LogCaptureFixture) -> None:
+def test_pickled_weights_are_read_with_a_warning(teacher: models.Source, caplog: pytest.LogCaptureFixture) -> None:
     expected = logits(models.load(teacher, HEAD))
-    pickled(teacher, make_classifier().state_dict())
+    replace_by_pickle(teacher, make_classifier().state_dict())
     with caplog.at_level(logging.WARNING, logger="tinybert"):
         model = models.load(teacher, HEAD)
     assert torch.equal(logits(model), expected)
     assert "old format" in caplog.text
 
 
-@pytest.mark.parametrize("plain", [False, True], ids=["torch", "pickle"])
-def test_nothing_in_a_pickle_is_run(plain: bool, teacher: models.Source, tmp_path: Path) -> None:
-    pickled(teacher, make_classifier().state_dict() | {"extra": Malicious(tmp_path / "ran")})
-    if plain:
+@pytest.mark.parametrize("plain_pickle", [False, True], ids=["torch", "pickle"])
+def test_code_in_a_pickle_is_not_run(plain_pickle: bool, teacher: models.Source, tmp_path: Path) -> None:
+    replace_by_pickle(teacher, make_classifier().state_dict() | {"extra": Malicious(tmp_path / "ran")})
+    if plain_pickle:
         (tmp_path / "teacher/pytorch_model.bin").write_bytes(pickle.dumps({"extra": Malicious(tmp_path / "ran")}, 2))
     with pytest.raises(InputError, match=r"more than tensors|damaged"):
         models.load(teacher, HEAD)
@@ -509,14 +509,14 @@ def test_nothing_in_a_pickle_is_run(plain: bool, teacher: models.Source, tmp_pat
 
 
 @pytest.mark.parametrize("extra", [{"epoch": 3}, {"args": {"lr": 0.1}}, {"state_dict": {"a": torch.ones(1)}}])
-def test_anything_but_tensors_is_refused(extra: dict[str, object], teacher: models.Source) -> None:
-    pickled(teacher, make_classifier().state_dict() | extra)
+def test_pickle_with_more_than_tensors_is_rejected(extra: dict[str, object], teacher: models.Source) -> None:
+    replace_by_pickle(teacher, make_classifier().state_dict() | extra)
     with pytest.raises(InputError, match="more than tensors"):
         models.load(teacher, HEAD)
 
 
-def test_a_damaged_pickle_is_refused(teacher: models.Source, tmp_path: Path) -> None:
-    pickled(teacher, make_classifier().state_dict())
+def test_damaged_pickle_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
+    replace_by_pickle(teacher, make_classifier().state_dict())
     file = tmp_path / "teacher/pytorch_model.bin"
     whole = file.read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"not a pickle"):
@@ -525,11 +525,11 @@ def test_a_damaged_pickle_is_refused(teacher: models.Source, tmp_path: Path) -> 
             models.load(teacher, HEAD)
 
 
-# A model that is to be trained
+# Models to be trained
 
 
 @pytest.mark.parametrize("family", [BertModel, BertForMaskedLM, BertForTokenClassification])
-def test_a_new_head_is_fresh_and_the_body_is_not(family: type[PreTrainedModel], tmp_path: Path) -> None:
+def test_new_head_is_random_and_the_base_model_is_loaded(family: type[PreTrainedModel], tmp_path: Path) -> None:
     torch.manual_seed(1)
     base = family(make_config())
     source = save_as(base, tmp_path / "base")
@@ -541,29 +541,29 @@ def test_a_new_head_is_fresh_and_the_body_is_not(family: type[PreTrainedModel], 
     assert not any(torch.equal(model.classifier.weight, weight) for weight in heads)
 
 
-def test_the_head_of_a_fine_tuned_model_is_kept(teacher: models.Source) -> None:
+def test_new_head_does_not_replace_a_fine_tuned_head(teacher: models.Source) -> None:
     model = models.load(teacher, HEAD, label_names=["negative", "positive"], new_head=True)
     assert torch.allclose(logits(model), logits(make_classifier()), atol=1e-7)
 
 
 @pytest.mark.parametrize("new_head", [False, True])
 @pytest.mark.parametrize(
-    ("names", "complaint"),
+    ("names", "message"),
     [
         (["positive", "negative"], "another order"),
-        (["no", "yes"], "not those of the data"),
-        (["a", "b", "c"], "not those"),
+        (["no", "yes"], "other labels than the data"),
+        (["a", "b", "c"], "other labels"),
     ],
 )
-def test_a_head_with_other_labels_is_refused_with_both_lists(
-    names: list[str], complaint: str, new_head: bool, teacher: models.Source
+def test_head_with_other_labels_is_rejected_with_both_lists(
+    names: list[str], message: str, new_head: bool, teacher: models.Source
 ) -> None:
-    with pytest.raises(InputError, match=complaint) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         models.load(teacher, HEAD, label_names=names, new_head=new_head)
     assert "negative, positive" in str(caught.value) and ", ".join(names) in str(caught.value)
 
 
-def test_a_head_without_names_is_compared_by_number(tmp_path: Path) -> None:
+def test_head_without_label_names_is_compared_by_their_number(tmp_path: Path) -> None:
     source = save_as(make_classifier(("LABEL_0", "LABEL_1")), tmp_path / "model")
     assert models.label_names(models.load(source, HEAD)) is None
     assert models.label_names(models.load(source, HEAD, label_names=["no", "yes"])) == ["no", "yes"]
@@ -571,23 +571,23 @@ def test_a_head_without_names_is_compared_by_number(tmp_path: Path) -> None:
         models.load(source, HEAD, new_head=True, label_names=["a", "b", "c"])
 
 
-def test_a_regression_head_has_one_output(tmp_path: Path) -> None:
+def test_regression_head_has_one_output(tmp_path: Path) -> None:
     source = save_as(BertModel(make_config()), tmp_path / "base")
     assert logits(models.load(source, HEAD, label_names=["score"], new_head=True)).shape == (2, 1)
 
 
-def test_dropout_is_set_everywhere(teacher: models.Source) -> None:
+def test_dropout_is_set_in_all_modules(teacher: models.Source) -> None:
     model = models.load(teacher, HEAD, dropout=0.3)
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.3}
 
 
-def test_two_loaded_models_do_not_share_a_config(teacher: models.Source) -> None:
+def test_loaded_models_do_not_share_a_config(teacher: models.Source) -> None:
     first, second = models.load(teacher, HEAD), models.load(teacher, HEAD)
     first.config.id2label[0] = "changed"
     assert models.label_names(second) == ["negative", "positive"]
 
 
-def test_size_counts_embeddings_apart() -> None:
+def test_size_counts_embeddings_separately() -> None:
     model = make_classifier()
     embeddings = (len(WORDS) + 32 + 2) * 16
     total = sum(weight.numel() for weight in model.parameters())

@@ -1,4 +1,4 @@
-"""report joins what finished runs say of the same model, shows the best first, and picks the best that fits a budget."""
+"""report: joins finished runs into one row per model, sorts them by score, and selects a model within a budget."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from tinybert_cli import console
 from tinybert_cli.artifacts.atomic_files import digest
 from tinybert_cli.cli import app
 from tinybert_cli.errors import ConfigError, GateError, InputError
-from tinybert_cli.reports import budget, runs as report
+from tinybert_cli.reports import budget
+from tinybert_cli.reports import runs as reports
+from tinybert_cli.reports.runs_table import as_markdown, table
 
 ROOT = Path(__file__).parents[1]
-VALIDATION = {"data.validation_file": [{"path": "data/validation.jsonl", "sha256": "a1"}]}
-TEST = {"data.test_file": [{"path": "data/test.jsonl", "sha256": "b2"}]}
+VALIDATION_INPUT = {"data.validation_file": [{"path": "data/validation.jsonl", "sha256": "a1"}]}
+TEST_INPUT = {"data.test_file": [{"path": "data/test.jsonl", "sha256": "b2"}]}
 MB = 1_000_000
 
 
-def finished(
+def write_run(
     folder: Path,
     command: str,
     metrics: Mapping[str, float],
@@ -38,18 +40,18 @@ def finished(
     inputs: Mapping[str, Any] | None = None,
     outputs: Mapping[str, int] | None = None,
     rows: Sequence[Mapping[str, Any]] = (),
-    **facts: Any,
+    **manifest_fields: Any,
 ) -> Path:
-    """A finished folder as a stage leaves it, but for the files that nobody here reads."""
+    """A finished run with the files that `report` reads."""
     data = {"validation_split_name": "validation", "test_split_name": "test", "max_eval_samples": None}
     manifest = {
         "command": command,
         "settings": {"task": "text-classification", "data": data, **(settings or {})},
-        "inputs": {**VALIDATION, **(inputs or {})},
+        "inputs": {**VALIDATION_INPUT, **(inputs or {})},
         "outputs": [{"path": name, "bytes": size} for name, size in (outputs or {}).items()],
         "start": "2026-01-01T10:00:00+00:00",
         "end": "2026-01-01T10:02:00+00:00",
-        **facts,
+        **manifest_fields,
     }
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps({**manifest, "checksum": digest(manifest)}))
@@ -58,148 +60,149 @@ def finished(
     return folder
 
 
-def model(folder: Path, accuracy: float, megabytes: float, **facts: Any) -> Path:
+def write_model(folder: Path, accuracy: float, megabytes: float, **manifest_fields: Any) -> Path:
+    command = manifest_fields.pop("command", "distill")
     metrics = {"eval_accuracy": accuracy, "train_runtime": 90.0}
     outputs = {"model.safetensors": int(megabytes * MB), "tokenizer.json": 5 * MB}
-    return finished(folder, facts.pop("command", "distill"), metrics, outputs=outputs, parameters=10 * MB, **facts)
+    return write_run(folder, command, metrics, outputs=outputs, parameters=10 * MB, **manifest_fields)
 
 
-def described(folder: Path) -> dict[str, str]:
+def describe(folder: Path) -> dict[str, str]:
     return {"path": str(folder), "manifest": json.loads((folder / "manifest.json").read_text())["checksum"]}
 
 
-def scored(
-    folder: Path, models: Mapping[str, tuple[Path, Mapping[str, float]]], split: str = "validation", **facts: Any
+def write_eval(
+    folder: Path,
+    models: Mapping[str, tuple[Path, Mapping[str, float]]],
+    split: str = "validation",
+    **manifest_fields: Any,
 ) -> Path:
-    """An eval folder; its first model is the reference."""
-    return finished(
+    """An eval run; its first model is the reference."""
+    return write_run(
         folder,
         "eval",
-        {f"{name}.{key}": value for name, (_, numbers) in models.items() for key, value in numbers.items()},
+        {f"{name}.{key}": value for name, (_, metrics) in models.items() for key, value in metrics.items()},
         settings={
             "split": split,
             "reference": None,
-            "models": {name: str(where) for name, (where, _) in models.items()},
+            "models": {name: str(path) for name, (path, _) in models.items()},
         },
         inputs={
-            **(TEST if split == "test" else VALIDATION),
-            **{f"models.{name}": described(where) for name, (where, _) in models.items()},
+            **(TEST_INPUT if split == "test" else VALIDATION_INPUT),
+            **{f"models.{name}": describe(path) for name, (path, _) in models.items()},
         },
-        **facts,
+        **manifest_fields,
     )
 
 
 @pytest.fixture
 def cascade(tmp_path: Path) -> Path:
-    """A teacher and two students, each smaller, faster and worse than the one before, and the eval of all three."""
+    """Runs of a teacher, a student and a tiny student, each smaller, faster and worse, and an eval of all three."""
     runs = tmp_path / "runs"
-    teacher = model(runs / "teacher", 0.90, 90, command="finetune")
-    student = model(runs / "student", 0.88, 50)
-    tiny = model(runs / "tiny", 0.80, 12)
-    scored(
+    teacher = write_model(runs / "teacher", 0.90, 90, command="finetune")
+    student = write_model(runs / "student", 0.88, 50)
+    tiny = write_model(runs / "tiny", 0.80, 12)
+    write_eval(
         runs / "eval",
         {
-            "teacher": (teacher, numbers(0.90, 90, 20.0)),
-            "student": (student, numbers(0.88, 50, 10.0, retention=0.978)),
-            "tiny": (tiny, numbers(0.80, 12, 2.5, retention=0.889)),
+            "teacher": (teacher, eval_metrics(0.90, 90, 20.0)),
+            "student": (student, eval_metrics(0.88, 50, 10.0, retention=0.978)),
+            "tiny": (tiny, eval_metrics(0.80, 12, 2.5, retention=0.889)),
         },
         machine="one machine, 2 cores",
     )
     return runs
 
 
-def numbers(accuracy: float, megabytes: float, latency: float, **more: float) -> dict[str, float]:
-    near = {"accuracy_low": accuracy - 0.015, "accuracy_high": accuracy + 0.015}
-    return {"accuracy": accuracy, "bytes": megabytes * MB, "latency_ms_b1": latency, **near, **more}
+def eval_metrics(accuracy: float, megabytes: float, latency: float, **more: float) -> dict[str, float]:
+    interval = {"accuracy_low": accuracy - 0.015, "accuracy_high": accuracy + 0.015}
+    return {"accuracy": accuracy, "bytes": megabytes * MB, "latency_ms_b1": latency, **interval, **more}
 
 
-def names(found: report.Report) -> list[str]:
-    return [Path(model.name).name for model in found.models]
+def names(report: reports.Report) -> list[str]:
+    return [Path(model.name).name for model in report.models]
 
 
 # -- the table -----------------------------------------------------------------------------------------------
 
 
-def test_what_training_and_eval_say_of_a_model_is_one_row(cascade: Path) -> None:
-    found = report.run([cascade])
-    assert names(found) == ["teacher", "student", "tiny"]
-    student = found.models[1]
-    assert (student.made_by, student.seconds, student.parameters) == ("distill", 90.0, 10 * MB)  # its own run
-    assert (student.latency_ms_b1, student.retention, student.quality_low) == (
-        10.0,
-        0.978,
-        pytest.approx(0.865),
-    )  # eval
-    assert found.models[0].retention == 1.0
+def test_training_and_eval_of_a_model_are_joined_in_one_row(cascade: Path) -> None:
+    report = reports.run([cascade])
+    assert names(report) == ["teacher", "student", "tiny"]
+    student = report.models[1]
+    assert (student.made_by, student.seconds, student.parameters) == ("distill", 90.0, 10 * MB)  # of the distill run
+    assert (student.latency_ms_b1, student.retention) == (10.0, 0.978)  # of the eval run
+    assert student.quality_low == pytest.approx(0.865)
+    assert report.models[0].retention == 1.0
 
 
-def test_the_real_stages_leave_folders_that_can_be_compared(
-    teacher: Path, teacher_labels: Path, configs: Configs
-) -> None:
+def test_report_of_runs_written_by_real_stages(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     config = configs("eval", "eval", models={"teacher": str(teacher)}, latency=None, bootstrap=50)
     run_stage("eval", config)
-    found = report.run([teacher_labels, teacher, Path(config.output_dir)])
-    header, rows = report.table(found)
+    header, rows = table(reports.run([teacher_labels, teacher, Path(config.output_dir)]))
     (row,) = [dict(zip(header, row, strict=True)) for row in rows if "finetune" in row]
     accuracy = json.loads((teacher / "metrics.json").read_text())["eval_accuracy"]
     assert row["accuracy (95 %)"].startswith(f"{accuracy:.4f} (")
     assert [row[1] for row in rows] == ["finetune", "gen-soft-labels"]
 
 
-def test_the_best_comes_first_and_what_has_no_score_last(cascade: Path) -> None:
-    model(cascade / "better", 0.95, 40)
-    finished(cascade / "blind", "distill", {"train_loss": 1.0}, outputs={"model.safetensors": MB})
-    finished(cascade / "labels", "gen-soft-labels", {"rows": 7}, outputs={"train.parquet": MB})
-    _, rows = report.table(report.run([cascade]))
-    assert [row[0] for row in rows] == ["better", "teacher", "student", "tiny", "blind", "labels"]
+def test_rows_are_sorted_by_score_and_rows_without_score_are_last(cascade: Path) -> None:
+    write_model(cascade / "better", 0.95, 40)
+    write_run(cascade / "unscored", "distill", {"train_loss": 1.0}, outputs={"model.safetensors": MB})
+    write_run(cascade / "labels", "gen-soft-labels", {"rows": 7}, outputs={"train.parquet": MB})
+    _, rows = table(reports.run([cascade]))
+    assert [row[0] for row in rows] == ["better", "teacher", "student", "tiny", "unscored", "labels"]
 
 
-def test_the_last_eval_of_a_model_counts(cascade: Path) -> None:
+def test_the_last_eval_of_a_model_is_used(cascade: Path) -> None:
     student = cascade / "student"
-    scored(cascade / "earlier", {"student": (student, numbers(0.10, 50, 1.0))}, end="2025-01-01T10:00:00+00:00")
-    scored(cascade / "later", {"student": (student, numbers(0.89, 50, 9.0))}, end="2027-01-01T10:00:00+00:00")
-    assert [m.quality for m in report.run([cascade]).models if m.name == str(student)] == [0.89]
-
-
-def test_a_model_that_was_made_anew_after_it_was_scored_is_told_apart(cascade: Path) -> None:
-    shutil.rmtree(cascade / "student")
-    model(cascade / "student", 0.70, 50, seed=7)
-    found = {model.name: model.quality for model in report.run([cascade]).models}
-    assert found[str(cascade / "student")] == 0.70 and found[f"{cascade / 'student'} (an earlier one)"] == 0.88
-
-
-def test_an_export_stands_where_its_model_would_with_the_difference_that_was_found(cascade: Path) -> None:
-    finished(
-        cascade / "int8", "export", {"metric_difference": -0.004, "latency_ms_b1": 3.0, "agreement": 0.99},
-        settings={"verify": {"split": "validation"}}, inputs={"model": described(cascade / "student")},
-        outputs={"model.onnx": 13 * MB},
-    )  # fmt: skip
-    found = report.run([cascade])
-    int8 = next(model for model in found.models if model.made_by == "export")
-    assert int8.quality == pytest.approx(0.876) and int8.estimated and int8.latency_ms_b1 == 3.0
-    assert int8.agreement is None  # with its model, not with the teacher
-    header, rows = report.table(found)
-    assert [row[header.index("accuracy (95 %)")] for row in rows if row[0] == "int8"] == ["~0.8760"]
-    assert any("not scored itself" in note for note in found.notes())
-
-
-def test_an_export_that_was_scored_has_its_own_score(cascade: Path) -> None:
-    int8 = finished(
-        cascade / "int8", "export", {"metric_difference": -0.004}, inputs={"model": described(cascade / "student")},
-        outputs={"model.onnx": 13 * MB},
-    )  # fmt: skip
-    scored(
-        cascade / "eval2",
-        {"teacher": (cascade / "teacher", numbers(0.9, 90, 20.0)), "int8": (int8, numbers(0.87, 13, 3.0))},
+    write_eval(
+        cascade / "earlier", {"student": (student, eval_metrics(0.10, 50, 1.0))}, end="2025-01-01T10:00:00+00:00"
     )
-    (found,) = [model for model in report.run([cascade]).models if model.name == str(int8)]
-    assert found.quality == 0.87 and not found.estimated
+    write_eval(cascade / "later", {"student": (student, eval_metrics(0.89, 50, 9.0))}, end="2027-01-01T10:00:00+00:00")
+    assert [m.quality for m in reports.run([cascade]).models if m.name == str(student)] == [0.89]
 
 
-def test_scores_on_different_rows_are_told_apart(cascade: Path) -> None:
-    scored(cascade / "on-test", {"student": (cascade / "student", numbers(0.70, 50, 10.0))}, split="test")
-    found = report.run([cascade])
-    header, rows = report.table(found)
+def test_a_retrained_model_does_not_get_the_score_of_the_old_one(cascade: Path) -> None:
+    shutil.rmtree(cascade / "student")
+    write_model(cascade / "student", 0.70, 50, seed=7)
+    scores = {model.name: model.quality for model in reports.run([cascade]).models}
+    assert scores[str(cascade / "student")] == 0.70
+    assert scores[f"{cascade / 'student'} (earlier version)"] == 0.88
+
+
+def test_an_export_without_eval_gets_an_estimated_score(cascade: Path) -> None:
+    write_run(
+        cascade / "int8", "export", {"metric_difference": -0.004, "latency_ms_b1": 3.0, "agreement": 0.99},
+        settings={"verify": {"split": "validation"}}, inputs={"model": describe(cascade / "student")},
+        outputs={"model.onnx": 13 * MB},
+    )  # fmt: skip
+    report = reports.run([cascade])
+    int8 = next(model for model in report.models if model.made_by == "export")
+    assert int8.quality == pytest.approx(0.876) and int8.estimated and int8.latency_ms_b1 == 3.0
+    assert int8.agreement is None  # the agreement of `export` is with its source model, not with the teacher
+    header, rows = table(report)
+    assert [row[header.index("accuracy (95 %)")] for row in rows if row[0] == "int8"] == ["~0.8760"]
+    assert any(note.startswith("~ estimated") for note in report.notes())
+
+
+def test_an_export_with_eval_has_its_own_score(cascade: Path) -> None:
+    int8 = write_run(
+        cascade / "int8", "export", {"metric_difference": -0.004}, inputs={"model": describe(cascade / "student")},
+        outputs={"model.onnx": 13 * MB},
+    )  # fmt: skip
+    write_eval(
+        cascade / "eval2",
+        {"teacher": (cascade / "teacher", eval_metrics(0.9, 90, 20.0)), "int8": (int8, eval_metrics(0.87, 13, 3.0))},
+    )
+    (exported,) = [model for model in reports.run([cascade]).models if model.name == str(int8)]
+    assert exported.quality == 0.87 and not exported.estimated
+
+
+def test_scores_on_different_splits_are_separate_rows(cascade: Path) -> None:
+    write_eval(cascade / "on-test", {"student": (cascade / "student", eval_metrics(0.70, 50, 10.0))}, split="test")
+    report = reports.run([cascade])
+    header, rows = table(report)
     assert [(row[0], row[header.index("scored on")]) for row in rows] == [
         ("student", "test, test.jsonl"),
         ("teacher", "validation, validation.jsonl"),
@@ -207,45 +210,43 @@ def test_scores_on_different_rows_are_told_apart(cascade: Path) -> None:
         ("tiny", "validation, validation.jsonl"),
     ]
     with pytest.raises(InputError, match="different rows"):
-        budget.choose(found.models, budget.limits(["size_mb=60"], found.models))
+        budget.choose(report.models, budget.limits(["size_mb=60"], report.models))
 
 
-def test_other_rows_under_the_same_name_are_other_rows(cascade: Path) -> None:
-    model(
+def test_files_with_equal_names_but_different_hashes_are_separate(cascade: Path) -> None:
+    write_model(
         cascade / "other", 0.99, 1, inputs={"data.validation_file": [{"path": "else/validation.jsonl", "sha256": "c3"}]}
     )
-    found = report.run([cascade])
-    assert len({model.scored_on for model in found.models}) == 2
+    report = reports.run([cascade])
+    assert len({model.scored_on for model in report.models}) == 2
     with pytest.raises(InputError, match="different rows"):
-        budget.choose(found.models, budget.limits(["size_mb=60"], found.models))
+        budget.choose(report.models, budget.limits(["size_mb=60"], report.models))
 
 
-def test_latencies_of_different_machines_are_said_not_to_compare(cascade: Path) -> None:
-    other = model(cascade / "other", 0.8, 3)
-    assert not list(report.run([cascade]).notes())
-    scored(cascade / "elsewhere", {"other": (other, numbers(0.8, 3, 1.0))}, machine="another, 64 cores")
-    assert any("another, 64 cores; one machine, 2 cores" in note for note in report.run([cascade]).notes())
+def test_latencies_from_different_machines_get_a_note(cascade: Path) -> None:
+    other = write_model(cascade / "other", 0.8, 3)
+    assert not list(reports.run([cascade]).notes())
+    write_eval(cascade / "elsewhere", {"other": (other, eval_metrics(0.8, 3, 1.0))}, machine="another, 64 cores")
+    assert any("another, 64 cores; one machine, 2 cores" in note for note in reports.run([cascade]).notes())
 
 
-def test_a_folder_of_runs_stands_for_all_of_them_and_none_counts_twice(
-    cascade: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_are_searched_recursively_without_duplicates(cascade: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(cascade.parent)
     (cascade / "unfinished").mkdir()
-    everything = names(report.run([]))
-    assert everything == names(report.run([cascade])) == names(report.run([cascade, cascade / "tiny"]))
-    assert everything == ["teacher", "student", "tiny"]
+    all_names = names(reports.run([]))
+    assert all_names == names(reports.run([cascade])) == names(reports.run([cascade, cascade / "tiny"]))
+    assert all_names == ["teacher", "student", "tiny"]
 
 
-def test_a_folder_without_a_finished_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_a_finished_run_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"no manifest\.json"):
-        report.run([tmp_path])
+        reports.run([tmp_path])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no finished run"):
-        report.run([])
+        reports.run([])
 
 
-def test_a_report_needs_no_torch(cascade: Path) -> None:
+def test_report_imports_no_torch(cascade: Path) -> None:
     code = f"""
 import sys
 from typer.testing import CliRunner
@@ -258,13 +259,13 @@ print([name for name in ("torch", "transformers", "datasets", "matplotlib") if n
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_markdown_keeps_its_columns_whatever_a_folder_is_called(cascade: Path) -> None:
-    model(cascade / "a|b", 0.5, 1)
-    lines = report.as_markdown(*report.table(report.run([cascade]))).splitlines()
+def test_markdown_escapes_pipes_in_folder_names(cascade: Path) -> None:
+    write_model(cascade / "a|b", 0.5, 1)
+    lines = as_markdown(*table(reports.run([cascade]))).splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1 and "a\\|b" in lines[-1]
 
 
-def test_on_a_narrow_terminal_whole_columns_go_and_are_named() -> None:
+def test_a_narrow_terminal_omits_columns_and_lists_them() -> None:
     header, rows = (
         ["model", "made by", "accuracy", "size", "time"],
         [["[red]student", "distill", "0.88", "50.0 MB", "1.0 min"]],
@@ -279,83 +280,83 @@ def test_on_a_narrow_terminal_whole_columns_go_and_are_named() -> None:
 # -- the budget ----------------------------------------------------------------------------------------------
 
 
-def choose(runs: Path, *words: str) -> budget.Choice:
-    found = report.run([runs])
-    return budget.choose(found.models, budget.limits(words, found.models))
+def choose(runs: Path, *limits: str) -> budget.Choice:
+    models = reports.run([runs]).models
+    return budget.choose(models, budget.limits(limits, models))
 
 
-def name(model: report.Model | None) -> str | None:
+def name(model: reports.Model | None) -> str | None:
     return Path(model.name).name if model else None
 
 
 @pytest.mark.parametrize(
-    ("words", "best", "smaller", "larger"),
+    ("limits", "best", "smaller", "larger"),
     [
         (["latency_ms=12"], "student", "tiny", "teacher"),
         (["latency_ms=12", "size_mb=20"], "tiny", None, "student"),
         (["size_mb=1000"], "teacher", "student", None),
-        (["retention=0.97"], "student", "tiny", "teacher"),  # nothing is capped: the cheapest that is worth it
+        (["retention=0.97"], "student", "tiny", "teacher"),  # only a lower bound: the cheapest model that satisfies it
         (["accuracy=0.75"], "tiny", None, "student"),
         (["latency_ms=12,size_mb=20"], "tiny", None, "student"),
         (["retention=0.5", "latency_ms=30"], "teacher", "student", None),
     ],
 )  # fmt: skip
-def test_the_best_that_fits_is_chosen_and_its_neighbours_named(
-    cascade: Path, words: list[str], best: str, smaller: str | None, larger: str | None
+def test_budget_selects_the_best_model_and_its_neighbours(
+    cascade: Path, limits: list[str], best: str, smaller: str | None, larger: str | None
 ) -> None:
-    choice = choose(cascade, *words)
+    choice = choose(cascade, *limits)
     assert (name(choice.best), name(choice.smaller), name(choice.larger)) == (best, smaller, larger)
 
 
-def test_the_neighbours_are_told_with_what_they_cost(cascade: Path) -> None:
+def test_neighbours_are_listed_with_their_differences(cascade: Path) -> None:
     lines = "\n".join(budget.as_lines(choose(cascade, "latency_ms=12")))
     assert "  accuracy -0.0800, -7.50 ms, -38.0 MB\n" in lines
     assert lines.endswith("accuracy +0.0200, +10.00 ms, +40.0 MB, their 95 % intervals overlap")
 
 
-def test_if_nothing_fits_the_nearest_is_named(cascade: Path) -> None:
-    with pytest.raises(GateError, match=r"nearest is .*tiny: accuracy 0\.8000 .*2\.50 ms") as caught:
+def test_the_error_names_the_closest_model_if_none_fits(cascade: Path) -> None:
+    with pytest.raises(GateError, match=r"closest is .*tiny: accuracy 0\.8000 .*2\.50 ms") as caught:
         choose(cascade, "latency_ms=2")
     assert caught.value.exit_code == 5
-    with pytest.raises(GateError, match=r"nearest is .*student"):
+    with pytest.raises(GateError, match=r"closest is .*student"):
         choose(cascade, "retention=0.97", "latency_ms=9.9")
 
 
-def test_a_model_that_was_not_measured_never_fits(cascade: Path) -> None:
-    model(cascade / "untimed", 0.99, 1)
+def test_a_model_without_the_measure_is_never_selected(cascade: Path) -> None:
+    write_model(cascade / "untimed", 0.99, 1)
     assert name(choose(cascade, "latency_ms=12").best) == "student"
     assert name(choose(cascade, "size_mb=20").best) == "untimed"
 
 
-def test_a_budget_for_what_nobody_measured_says_so(tmp_path: Path) -> None:
-    model(tmp_path / "only", 0.9, 50)
-    with pytest.raises(InputError, match="no model here has a latency"):
+def test_a_limit_on_an_unmeasured_number_is_an_input_error(tmp_path: Path) -> None:
+    write_model(tmp_path / "only", 0.9, 50)
+    with pytest.raises(InputError, match="latency_ms was not measured for any model"):
         choose(tmp_path, "latency_ms=3")
 
 
 @pytest.mark.parametrize("word", ["latncy_ms=3", "latency_ms", "latency_ms=fast", "size_mb=-1", "size_mb=nan"])
-def test_a_budget_that_cannot_be_is_a_config_error(cascade: Path, word: str) -> None:
+def test_an_invalid_budget_is_a_config_error(cascade: Path, word: str) -> None:
     with pytest.raises(ConfigError, match="--budget"):
         choose(cascade, word)
 
 
-def test_the_command_shows_the_table_even_if_nothing_fits(cascade: Path) -> None:
+def test_the_table_is_printed_even_if_no_model_fits(cascade: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(cascade), "--budget", "latency_ms=1"])
     assert done.exit_code == 5
-    assert "student" in done.stdout and "none of 3 scored models fits latency_ms <= 1" in done.stderr
+    assert "student" in done.stdout and "none of 3 scored models satisfies latency_ms <= 1" in done.stderr
 
 
-def test_json_is_one_object_with_runs_models_and_the_choice(cascade: Path) -> None:
+def test_json_contains_runs_models_and_the_choice(cascade: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(cascade), "--json", "--budget", "latency_ms=12"])
-    found = json.loads(done.stdout)
-    assert {run["command"] for run in found["runs"]} == {"finetune", "distill", "eval"}
-    assert found["budget"]["best"]["name"] == str(cascade / "student")
-    assert next(run for run in found["runs"] if run["command"] == "eval")["tiny.accuracy"] == 0.8
+    output = json.loads(done.stdout)
+    assert {run["command"] for run in output["runs"]} == {"finetune", "distill", "eval"}
+    assert output["budget"]["best"]["name"] == str(cascade / "student")
+    assert next(run for run in output["runs"] if run["command"] == "eval")["tiny.accuracy"] == 0.8
     missed = CliRunner().invoke(app, ["report", str(cascade), "--json", "--budget", "latency_ms=1"])
     assert missed.exit_code == 5 and json.loads(missed.stdout)["budget"] is None
 
 
-def test_in_a_pipe_the_table_is_plain_and_whole(cascade: Path) -> None:
+def test_piped_output_has_all_columns_and_no_escape_codes(cascade: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tinybert_cli", "report", str(cascade)],
         capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "COLUMNS": "40", "TERM": "xterm"},
@@ -363,35 +364,36 @@ def test_in_a_pipe_the_table_is_plain_and_whole(cascade: Path) -> None:
     assert "\x1b" not in done.stdout and "12.0 MB" in done.stdout and done.stderr == ""
 
 
-# -- the page ------------------------------------------------------------------------------------------------
+# -- the HTML page ------------------------------------------------------------------------------------------
 
 
-def test_the_page_holds_the_table_the_plots_and_the_choice(cascade: Path, tmp_path: Path) -> None:
+def test_the_html_page_contains_table_plots_and_choice(cascade: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     rows = [
         *({"event": "train", "step": step, "loss": 1.0 / step} for step in (1, 2, 3)),
         *({"event": "evaluate", "step": step, "accuracy": 0.5, "is_best": True} for step in (2, 3)),
     ]
-    model(cascade / "watched", 0.85, 30, rows=rows)
+    write_model(cascade / "logged", 0.85, 30, rows=rows)
     file = tmp_path / "out" / "report.html"
     done = CliRunner().invoke(app, ["report", str(cascade), "--html", str(file), "--budget", "latency_ms=12"])
     assert done.exit_code == 0 and done.stderr == f"written: {file}\n" and "student" in done.stdout
     text = file.read_text()
     titles = re.findall(r"<title[^>]*>([^<]*)</title>", text)[1:]
-    assert titles == [
-        "accuracy against milliseconds for one text", "accuracy against MB of weights", "loss by step", "accuracy by step",
-    ]  # fmt: skip
+    tradeoffs = ["accuracy vs. latency (ms, batch size 1)", "accuracy vs. size (MB)"]
+    assert titles == [*tradeoffs, "loss by step", "accuracy by step"]
     assert re.search(r'<tr class="marked"><th scope="row">student</th>', text)
     assert text.count('class="marked"') == 1 and "next smaller" in text and "one machine, 2 cores" in text
 
 
-def test_a_page_cannot_be_written_over_a_folder(cascade: Path) -> None:
+def test_writing_the_page_to_a_folder_is_an_output_error(cascade: Path) -> None:
     pytest.importorskip("matplotlib")
     done = CliRunner().invoke(app, ["report", str(cascade), "--html", str(cascade)])
     assert done.exit_code == 4 and "cannot write" in done.stderr and "written: " not in done.stderr
 
 
-def test_without_matplotlib_the_extra_is_named(cascade: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_matplotlib_the_error_names_the_extra(
+    cascade: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = CliRunner().invoke(app, ["report", str(cascade), "--html", str(tmp_path / "report.html")])
     assert done.exit_code == 3 and "tinybert[report]" in done.stderr and not (tmp_path / "report.html").exists()

@@ -410,7 +410,7 @@ def test_labels_of_other_data_are_rejected(data: Path, teacher: Path, teacher_la
 def test_damaged_labels_are_rejected(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     shard = teacher_labels / "train-00000-of-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"parquet' is not what"):
+    with pytest.raises(InputError, match=r"parquet' does not match"):
         run("distill", configs("distill", "out", soft_labels=teacher_labels, student=teacher))
 
 

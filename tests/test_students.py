@@ -1,4 +1,4 @@
-"""A student is its teacher with less in it: the right layers, and of their width what did something."""
+"""Students have the right shape, copy the right layers and keep the most important parts of them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def one_thread() -> Iterator[None]:
 
 
 def make_teacher(name: str) -> PreTrainedModel:
-    """Random weights, layer norms and biases too, so that nothing is equal by accident."""
+    """All weights are random, including layer norms and biases, so that no values are equal by accident."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(copy.deepcopy(CONFIGS[name])).eval()
     for key, weight in model.named_parameters():
@@ -67,8 +67,8 @@ def make_teacher(name: str) -> PreTrainedModel:
     return model
 
 
-def make_student(teacher: PreTrainedModel, rule: str | list[int] = "uniform", **numbers: Any) -> PreTrainedModel:
-    setting = Model(**{"from": "teacher"}, **numbers)
+def make_student(teacher: PreTrainedModel, rule: str | list[int] = "uniform", **sizes: Any) -> PreTrainedModel:
+    setting = Model(**{"from": "teacher"}, **sizes)
     return models.build_student(setting, teacher, models.copied_layers(setting, rule, teacher.config), seed=1)
 
 
@@ -78,21 +78,21 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
         return model(input_ids=ids, attention_mask=torch.tensor([[1] * 6, [1] * 4 + [0] * 2])).logits
 
 
-def layer(model: PreTrainedModel, number: int) -> torch.nn.Module:
+def layer(model: PreTrainedModel, index: int) -> torch.nn.Module:
     body = model.base_model
-    return (body.transformer if model.config.model_type == "distilbert" else body.encoder).layer[number]
+    return (body.transformer if model.config.model_type == "distilbert" else body.encoder).layer[index]
 
 
-def parts(model: PreTrainedModel, number: int) -> dict[str, torch.nn.Module]:
-    """The named parts of a layer that take part in attention and feed-forward."""
+def linear_modules(model: PreTrainedModel, index: int) -> dict[str, torch.nn.Module]:
+    """The linear modules of attention and feed-forward network of a layer."""
     family = models.FAMILIES[model.config.model_type]
     names = {"query": family.query, "key": family.key, "value": family.value, "output": family.output,
              "up": family.up, "down": family.down}  # fmt: skip
-    return {name: layer(model, number).get_submodule(path) for name, path in names.items()}
+    return {name: layer(model, index).get_submodule(path) for name, path in names.items()}
 
 
 def kill_units(model: PreTrainedModel, live: torch.Tensor) -> None:
-    """Hidden units outside `live` are always zero: no norm lets them through."""
+    """Set all hidden units outside `live` to zero after every layer norm."""
     dead = torch.ones(24, dtype=torch.bool)
     dead[live] = False
     for key, weight in model.named_parameters():
@@ -103,7 +103,7 @@ def kill_units(model: PreTrainedModel, live: torch.Tensor) -> None:
 # Shapes
 
 
-def test_a_preset_gives_the_published_shape_and_numbers_override_it() -> None:
+def test_preset_gives_the_published_shape_and_settings_override_it() -> None:
     base = BertConfig()
     config = models.shape(Model(**{"from": "x"}, preset="tinybert-4l-312", num_hidden_layers=3), base)
     assert (config.num_hidden_layers, config.hidden_size) == (3, 312)
@@ -117,23 +117,27 @@ def test_every_preset_fits_bert_base(preset: str) -> None:
     assert config.hidden_size % config.num_attention_heads == 0
 
 
-@pytest.mark.parametrize(("width", "heads", "neurons"), [(768, 12, 3072), (384, 6, 1536), (300, 12, 1200)])
-def test_numbers_left_out_follow_the_width(width: int, heads: int, neurons: int) -> None:
-    config = models.shape(Model(**{"from": "x"}, hidden_size=width), BertConfig())
-    assert (config.num_attention_heads, config.intermediate_size) == (heads, neurons)
+@pytest.mark.parametrize(
+    ("hidden_size", "heads", "intermediate_size"), [(768, 12, 3072), (384, 6, 1536), (300, 12, 1200)]
+)
+def test_default_sizes_follow_the_hidden_size(hidden_size: int, heads: int, intermediate_size: int) -> None:
+    config = models.shape(Model(**{"from": "x"}, hidden_size=hidden_size), BertConfig())
+    assert (config.num_attention_heads, config.intermediate_size) == (heads, intermediate_size)
 
 
 @every_family
-def test_every_family_takes_the_four_numbers(name: str) -> None:
+def test_every_family_supports_the_four_sizes(name: str) -> None:
     student = make_student(
         make_teacher(name), num_hidden_layers=2, hidden_size=12, num_attention_heads=2, intermediate_size=20
     )
     assert student.num_parameters() < make_teacher(name).num_parameters() / 2
-    assert parts(student, 1)["query"].weight.shape == (12, 12) and parts(student, 1)["up"].weight.shape == (20, 12)
+    assert linear_modules(student, 1)["query"].weight.shape == (12, 12) and linear_modules(student, 1)[
+        "up"
+    ].weight.shape == (20, 12)
 
 
 @pytest.mark.parametrize(
-    ("numbers", "key"),
+    ("sizes", "key"),
     [
         ({"hidden_size": 100}, "hidden_size"),
         ({"num_attention_heads": 7}, "num_attention_heads"),
@@ -144,19 +148,19 @@ def test_every_family_takes_the_four_numbers(name: str) -> None:
         ({"preset": "tinybert-4l-313"}, "preset"),
     ],
 )
-def test_an_impossible_shape_names_the_setting(numbers: dict[str, Any], key: str) -> None:
+def test_impossible_shape_is_an_error_for_its_setting(sizes: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        models.shape(Model(**{"from": "x"}, **numbers), BertConfig())
+        models.shape(Model(**{"from": "x"}, **sizes), BertConfig())
     assert caught.value.key == (key,)
 
 
-def test_a_preset_larger_than_its_base_is_the_fault_of_the_preset() -> None:
+def test_preset_larger_than_its_base_is_an_error_for_preset() -> None:
     with pytest.raises(ConfigError) as caught:
         models.shape(Model(**{"from": "x"}, preset="tinybert-6l-768"), CONFIGS["bert"])
     assert caught.value.key == ("preset",)
 
 
-def test_random_weights_may_be_larger_than_the_base() -> None:
+def test_random_student_may_be_larger_than_the_base() -> None:
     student = make_student(make_teacher("bert"), initialize="random", num_hidden_layers=5, hidden_size=32)
     assert logits(student).shape == (2, 3)
 
@@ -180,19 +184,21 @@ def test_random_weights_may_be_larger_than_the_base() -> None:
         ([3, 6, 12], 3, 12, [2, 5, 11]),
     ],
 )
-def test_layer_maps(rule: str | list[int], student_layers: int, teacher_layers: int, expected: list[int]) -> None:
+def test_layer_map_gives_the_expected_layers(
+    rule: str | list[int], student_layers: int, teacher_layers: int, expected: list[int]
+) -> None:
     assert models.layer_map(rule, student_layers, teacher_layers) == expected
 
 
 @pytest.mark.parametrize("teacher_layers", range(1, 25))
-def test_a_uniform_map_rises_and_ends_at_the_top(teacher_layers: int) -> None:
+def test_uniform_layer_map_is_increasing_and_includes_the_last_layer(teacher_layers: int) -> None:
     for student_layers in range(1, teacher_layers + 1):
-        found = models.layer_map("uniform", student_layers, teacher_layers)
-        assert found == sorted(set(found)) and found[0] >= 0 and found[-1] == teacher_layers - 1
+        layers = models.layer_map("uniform", student_layers, teacher_layers)
+        assert layers == sorted(set(layers)) and layers[0] >= 0 and layers[-1] == teacher_layers - 1
 
 
 @pytest.mark.parametrize(
-    ("rule", "complaint"),
+    ("rule", "message"),
     [
         ([1, 2], "2 entries"),
         ([1, 2, 13], "no layer 13"),
@@ -200,13 +206,13 @@ def test_a_uniform_map_rises_and_ends_at_the_top(teacher_layers: int) -> None:
         ("unifrom", "unknown layer_mapping"),
     ],
 )
-def test_an_impossible_layer_map_is_refused(rule: str | list[int], complaint: str) -> None:
-    with pytest.raises(ConfigError, match=complaint) as caught:
+def test_invalid_layer_map_is_rejected(rule: str | list[int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         models.layer_map(rule, 3, 12)
     assert caught.value.key == ("layer_mapping",)
 
 
-def test_no_rule_maps_more_layers_than_there_are() -> None:
+def test_layer_map_rejects_more_student_layers_than_teacher_layers() -> None:
     with pytest.raises(ConfigError, match="more layers"):
         models.layer_map("uniform", 4, 3)
 
@@ -215,18 +221,20 @@ def test_no_rule_maps_more_layers_than_there_are() -> None:
 
 
 @every_family
-def test_the_same_shape_gives_the_same_answers(name: str) -> None:
+def test_student_with_the_teachers_shape_has_the_same_logits(name: str) -> None:
     teacher = make_teacher(name)
     assert torch.allclose(logits(make_student(teacher)), logits(teacher), atol=1e-6)
 
 
 @every_family
 @pytest.mark.parametrize(("rule", "expected"), [("uniform", [1, 3]), ("first", [0, 1]), ([4, 1], [3, 0])])
-def test_less_depth_copies_the_mapped_layers(name: str, rule: str | list[int], expected: list[int]) -> None:
+def test_student_with_fewer_layers_copies_the_mapped_layers(
+    name: str, rule: str | list[int], expected: list[int]
+) -> None:
     teacher = make_teacher(name)
     student = make_student(teacher, rule, num_hidden_layers=2)
-    for number, teacher_number in enumerate(expected):
-        copied, original = layer(student, number).state_dict(), layer(teacher, teacher_number).state_dict()
+    for index, teacher_index in enumerate(expected):
+        copied, original = layer(student, index).state_dict(), layer(teacher, teacher_index).state_dict()
         assert copied.keys() == original.keys()
         assert all(torch.equal(copied[key], original[key]) for key in copied)
     rest = {key: weight for key, weight in student.state_dict().items() if ".layer." not in key}
@@ -235,7 +243,7 @@ def test_less_depth_copies_the_mapped_layers(name: str, rule: str | list[int], e
 
 @every_family
 @pytest.mark.parametrize("initialize", ["teacher", "random"])
-def test_a_student_runs_and_its_folder_loads_whole(name: str, initialize: str, tmp_path: Path) -> None:
+def test_student_runs_and_its_folder_loads_completely(name: str, initialize: str, tmp_path: Path) -> None:
     student = make_student(
         make_teacher(name), initialize=initialize, num_hidden_layers=2, hidden_size=18, num_attention_heads=3
     )
@@ -248,104 +256,106 @@ def test_a_student_runs_and_its_folder_loads_whole(name: str, initialize: str, t
 
 
 @every_family
-def test_dead_heads_and_neurons_are_the_ones_that_go(name: str) -> None:
+def test_shrinking_removes_dead_heads_and_ffn_units(name: str) -> None:
     teacher = make_teacher(name)
-    for number in range(4):
-        part = parts(teacher, number)
+    for index in range(4):
+        modules = linear_modules(teacher, index)
         head = torch.zeros(4, 6)
         head[torch.randperm(4)[:2]] = 1.0
-        part["output"].weight.data *= head.view(-1)  # two heads of four write nothing
-        part["down"].weight.data *= (torch.randperm(40) < 20).float()
-    # The width stays, so the heads that are left get larger: what fills them up changes nothing.
+        modules["output"].weight.data *= head.view(-1)  # two of four heads have no output
+        modules["down"].weight.data *= (torch.randperm(40) < 20).float()
+    # The hidden size is unchanged, so the remaining heads get larger, with dimensions that do not change the output.
     student = make_student(teacher, num_attention_heads=2, intermediate_size=20)
     assert torch.allclose(logits(student), logits(teacher), atol=1e-5)
 
 
 @every_family
-def test_what_a_dropped_head_always_writes_moves_into_the_bias(name: str) -> None:
+def test_constant_output_of_a_removed_head_is_added_to_the_bias(name: str) -> None:
     teacher = make_teacher(name)
-    for number in range(4):
-        parts(teacher, number)["value"].weight.data[6:18] = 0.0  # two heads see nothing, and write their bias
+    for index in range(4):
+        linear_modules(teacher, index)["value"].weight.data[6:18] = 0.0  # the output of two heads is their bias
     assert torch.allclose(logits(make_student(teacher, num_attention_heads=2)), logits(teacher), atol=1e-5)
 
 
 @every_family
-def test_heads_that_use_few_dimensions_lose_nothing_with_the_others(name: str) -> None:
+def test_low_rank_heads_are_shrunk_without_loss(name: str) -> None:
     teacher = make_teacher(name)
     live = torch.randperm(24)[:12].sort().values
     kill_units(teacher, live)
-    turn = torch.linalg.qr(torch.randn(4, 6, 6)).Q  # hidden from a choice of rows: each head is turned
-    for number in range(4):
-        part = parts(teacher, number)
-        for kept, other in (("query", "key"), ("value", "output")):
-            rows = part[kept].weight.data.view(4, 6, 24)
+    rotation = torch.linalg.qr(
+        torch.randn(4, 6, 6)
+    ).Q  # a rotation per head, so that selecting rows would not be enough
+    for index in range(4):
+        modules = linear_modules(teacher, index)
+        for low_rank, other in (("query", "key"), ("value", "output")):
+            rows = modules[low_rank].weight.data.view(4, 6, 24)
             rows[:, 3:] = 0.0
-            part[kept].bias.data.view(4, 6)[:, 3:] = 0.0
-            rows.copy_(turn @ rows)
-            part[kept].bias.data.copy_((turn @ part[kept].bias.data.view(4, 6, 1)).flatten())
+            modules[low_rank].bias.data.view(4, 6)[:, 3:] = 0.0
+            rows.copy_(rotation @ rows)
+            modules[low_rank].bias.data.copy_((rotation @ modules[low_rank].bias.data.view(4, 6, 1)).flatten())
             if other == "key":
-                part[other].weight.data.copy_((turn @ part[other].weight.data.view(4, 6, 24)).flatten(0, 1))
-    narrow = make_student(teacher, hidden_size=12, num_attention_heads=4, intermediate_size=40)
-    for number in range(4):
-        old, new = parts(teacher, number), parts(narrow, number)
+                modules[other].weight.data.copy_((rotation @ modules[other].weight.data.view(4, 6, 24)).flatten(0, 1))
+    student = make_student(teacher, hidden_size=12, num_attention_heads=4, intermediate_size=40)
+    for index in range(4):
+        old, new = linear_modules(teacher, index), linear_modules(student, index)
         for head in range(4):
-            wide, small = slice(6 * head, 6 * head + 6), slice(3 * head, 3 * head + 3)
-            scores = old["query"].weight[wide].T @ old["key"].weight[wide] / 6**0.5
+            large, small = slice(6 * head, 6 * head + 6), slice(3 * head, 3 * head + 3)
+            scores = old["query"].weight[large].T @ old["key"].weight[large] / 6**0.5
             assert torch.allclose(
                 new["query"].weight[small].T @ new["key"].weight[small] / 3**0.5, scores[live][:, live], atol=1e-4
             )
-            written = old["output"].weight[:, wide] @ old["value"].weight[wide]
+            output = old["output"].weight[:, large] @ old["value"].weight[large]
             assert torch.allclose(
-                new["output"].weight[:, small] @ new["value"].weight[small], written[live][:, live], atol=1e-4
+                new["output"].weight[:, small] @ new["value"].weight[small], output[live][:, live], atol=1e-4
             )
 
 
 @every_family
-def test_dead_hidden_units_are_the_ones_that_go(name: str) -> None:
+def test_shrinking_removes_dead_hidden_units(name: str) -> None:
     teacher = make_teacher(name)
     live = torch.tensor([0, 3, 4, 5, 8, 10, 13, 14, 17, 20, 21, 23])
     kill_units(teacher, live)
     student = make_student(teacher, hidden_size=12, num_attention_heads=4, intermediate_size=40)
-    for number in range(4):
-        old, new = parts(teacher, number), parts(student, number)
+    for index in range(4):
+        old, new = linear_modules(teacher, index), linear_modules(student, index)
         assert torch.equal(new["up"].weight, old["up"].weight[:, live])
         assert torch.equal(new["down"].weight, old["down"].weight[live])
-    first = student.get_input_embeddings().weight
-    if name != "electra-projected":  # it has no dead units there
-        assert torch.equal(first, teacher.get_input_embeddings().weight[:, live])
+    embeddings = student.get_input_embeddings().weight
+    if name != "electra-projected":  # its embeddings have another size
+        assert torch.equal(embeddings, teacher.get_input_embeddings().weight[:, live])
 
 
-def test_units_that_say_everything_twice_are_dropped_without_a_trace() -> None:
-    """Twins keep the mean and variance of every layer norm as they are, so here the answers stay exactly the same."""
+def test_shrinking_removes_duplicate_hidden_units_without_loss() -> None:
+    """Duplicates do not change the mean and variance of a layer norm, so the logits stay the same."""
     teacher = make_teacher("bert")
-    kept, twins = torch.arange(12), torch.arange(12, 24)
+    originals, duplicates = torch.arange(12), torch.arange(12, 24)
     for key, weight in teacher.named_parameters():
         if "LayerNorm" in key:
-            weight.data.fill_(1.0 if key.endswith("weight") else 0.0)  # all alike: of equal units the first are kept
+            weight.data.fill_(1.0 if key.endswith("weight") else 0.0)  # equal importance: the first units are selected
         elif "embeddings.weight" in key:
-            weight.data[:, twins] = weight.data[:, kept]
+            weight.data[:, duplicates] = weight.data[:, originals]
         elif "output.dense" in key:
-            weight.data[twins] = weight.data[kept]
+            weight.data[duplicates] = weight.data[originals]
         if weight.dim() == 2 and any(part in key for part in ("self", "intermediate", "pooler", "classifier")):
-            weight.data[:, twins] = 0.0  # nothing reads the twins
-    for number in range(4):  # heads keep their size, so two of the four go as well
-        parts(teacher, number)["output"].weight.data[:, 12:] = 0.0
+            weight.data[:, duplicates] = 0.0  # no weight uses the duplicates
+    for index in range(4):  # the head dimension is unchanged, so two of the four heads are removed
+        linear_modules(teacher, index)["output"].weight.data[:, 12:] = 0.0
     student = make_student(teacher, hidden_size=12, num_attention_heads=2, intermediate_size=40)
     assert torch.allclose(logits(student), logits(teacher), atol=1e-5)
 
 
-def test_larger_heads_change_nothing_and_can_learn() -> None:
+def test_larger_heads_keep_the_logits_and_receive_gradients() -> None:
     teacher = make_teacher("bert")
-    for number in range(4):
-        parts(teacher, number)["output"].weight.data[:, 12:] = 0.0
+    for index in range(4):
+        linear_modules(teacher, index)["output"].weight.data[:, 12:] = 0.0
     student = make_student(teacher, num_attention_heads=2)
     assert torch.allclose(logits(student), logits(teacher), atol=1e-5)
     student(input_ids=torch.tensor([[5, 6, 7]])).logits[0, 0].backward()
-    assert parts(student, 0)["key"].weight.grad[6:12].abs().max() > 0.0
+    assert linear_modules(student, 0)["key"].weight.grad[6:12].abs().max() > 0.0
 
 
 @every_family
-def test_the_teacher_and_its_config_are_left_alone(name: str) -> None:
+def test_build_student_does_not_change_the_teacher(name: str) -> None:
     teacher = make_teacher(name)
     before, config = logits(teacher), teacher.config.to_dict()
     student = make_student(teacher, num_hidden_layers=2, hidden_size=12)
@@ -356,52 +366,52 @@ def test_the_teacher_and_its_config_are_left_alone(name: str) -> None:
     assert torch.equal(logits(teacher), before) and teacher.config.to_dict() == config
 
 
-def test_random_weights_follow_the_seed_and_leave_the_generator_alone() -> None:
+def test_random_weights_depend_on_the_seed_not_on_the_global_state() -> None:
     teacher = make_teacher("bert")
     setting = Model(**{"from": "x"}, initialize="random", num_hidden_layers=2)
     torch.manual_seed(5)
-    first, drawn = models.build_student(setting, teacher, [], seed=3), torch.rand(1)
+    first, random_number = models.build_student(setting, teacher, [], seed=3), torch.rand(1)
     torch.manual_seed(6)
     same, other = (models.build_student(setting, teacher, [], seed=seed) for seed in (3, 4))
     assert torch.equal(logits(first), logits(same)) and not torch.equal(logits(first), logits(other))
     torch.manual_seed(5)
-    assert torch.equal(drawn, torch.rand(1))
+    assert torch.equal(random_number, torch.rand(1))
 
 
-# Families that are laid out otherwise
+# Unsupported families
 
 
 def albert() -> PreTrainedModel:
     return AutoModelForSequenceClassification.from_config(AlbertConfig(**SIZES, **LABELS, embedding_size=8)).eval()
 
 
-def test_a_family_that_cannot_be_shrunk_is_named() -> None:
+def test_unsupported_family_cannot_be_shrunk() -> None:
     with pytest.raises(InputError, match="albert models cannot be shrunk"):
         make_student(albert(), num_hidden_layers=2)
 
 
 @pytest.mark.parametrize("config", [AlbertConfig, DebertaV2Config, MPNetConfig])
-def test_other_families_can_be_kept_as_they_are_or_be_drawn_anew(config: type[PreTrainedConfig]) -> None:
+def test_unsupported_family_can_be_copied_or_initialized_randomly(config: type[PreTrainedConfig]) -> None:
     teacher = AutoModelForSequenceClassification.from_config(config(**SIZES, **LABELS)).eval()
     assert torch.allclose(logits(make_student(teacher)), logits(teacher), atol=1e-6)
     assert logits(make_student(teacher, initialize="random", num_hidden_layers=2, hidden_size=12)).shape == (2, 3)
 
 
-def test_a_config_with_other_numbers_can_only_be_kept_as_it_is() -> None:
+def test_config_with_other_size_fields_can_only_be_copied() -> None:
     config = XLMConfig(vocab_size=30, emb_dim=24, n_heads=4, n_layers=2, pad_index=1, **LABELS)
     teacher = AutoModelForSequenceClassification.from_config(config).eval()
     assert torch.allclose(logits(make_student(teacher)), logits(teacher), atol=1e-6)
-    with pytest.raises(InputError, match="other numbers"):
+    with pytest.raises(InputError, match="other size fields"):
         make_student(teacher, initialize="random", hidden_size=12)
 
 
-def test_electra_keeps_its_projection() -> None:
+def test_electra_must_keep_its_embedding_projection() -> None:
     with pytest.raises(ConfigError, match="projection") as caught:
         make_student(make_teacher("electra-projected"), hidden_size=8)
     assert caught.value.key == ("hidden_size",)
 
 
-def test_an_unknown_head_is_kept_but_not_narrowed() -> None:
+def test_unknown_head_cannot_be_shrunk() -> None:
     teacher = make_teacher("bert")
     teacher.extra = torch.nn.Linear(24, 2)
     with pytest.raises(InputError, match=r"extra\.weight"):

@@ -154,7 +154,7 @@ def report(
     from tinybert_cli import console
     from tinybert_cli.reports import budget as budgets
     from tinybert_cli.reports import runs as helper
-    from tinybert_cli.reports import runs_html
+    from tinybert_cli.reports import runs_html, runs_table
 
     if as_markdown and as_json:
         raise typer.BadParameter("--markdown and --json: choose one")
@@ -173,8 +173,8 @@ def report(
             chosen = {"budget": asdict(choice) if choice else None} if limits else {}
             yield json.dumps({**helper.as_json(found), **chosen}, ensure_ascii=False)
         else:
-            header, rows = helper.table(found)
-            yield helper.as_markdown(header, rows) if as_markdown else console.table(header, rows, width=width)
+            header, rows = runs_table.table(found)
+            yield runs_table.as_markdown(header, rows) if as_markdown else console.table(header, rows, width=width)
             said = [*found.notes(), *(budgets.as_lines(choice) if choice else [])]
             yield from ["", *said] if said else []
         if html is not None:

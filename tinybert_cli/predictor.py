@@ -183,7 +183,7 @@ def load_predictor(
     task = task or tasks.of_model(config)
     tokenizer = models.load_tokenizer(source)
     names = models.check_outputs(source, label_names, task.problem)
-    model = models.load(source, task.head, label_names=label_names, problem=task.problem)
+    model = models.load(source, task.head, label_names=label_names, problem=task.problem, cls_only=True)
     models.check_vocabulary(model, tokenizer, source)
     model = model.to(loops.device() if device is None else device)
     return Predictor(models.fetch(source), task, names, config, model=model, tokenizer=tokenizer)

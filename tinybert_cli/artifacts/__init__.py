@@ -1,4 +1,4 @@
-"""The folders where stages meet: lock, atomic output, checkpoints, manifest, log."""
+"""Output folders, through which stages exchange data: lock, atomic files, checkpoints, manifest, log."""
 
 from tinybert_cli.artifacts.atomic_files import check_free_space
 from tinybert_cli.artifacts.manifests import (
@@ -12,8 +12,11 @@ from tinybert_cli.artifacts.manifests import (
     verify_folder,
     versions,
 )
-from tinybert_cli.artifacts.output import Output, Row, open_output
+from tinybert_cli.artifacts.output import Output, open_output
 from tinybert_cli.artifacts.records import markdown_table, read_metrics, read_rows
+from tinybert_cli.events import Event
+
+Row = Event  # until every folder imports it from events
 
 __all__ = [
     "Description",

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all; locks; what a full disk is called."""
+"""Files that are written completely or not at all; the lock of a folder; user errors for a disk that cannot be used."""
 
 from __future__ import annotations
 
@@ -17,59 +17,84 @@ from typing import Any
 
 from tinybert_cli.errors import InputError, OutputError, UserError
 
-REMAKE = "run the stage that wrote the folder again with --force"
+RERUN = "run the stage that wrote the folder again with --force"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes under a temporary name, syncs and renames: `path` has the old content or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes JSON under a temporary name, then renames it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """`write_text` for JSON."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """The content of a JSON file that tinybert wrote.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read '{path}': {error}", hint=REMAKE) from error
+        raise InputError(f"cannot read '{path}': {error}", hint=RERUN) from error
 
 
 def file_hash(path: Path) -> str:
+    """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: object) -> str:
+    """sha256 of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def sync(path: Path) -> None:
+    """Waits until the content of a file is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def now() -> str:
+    """The time in UTC, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def check_free_space(folder: Path, needed: int) -> None:
-    """InputError if the disk that the folder is on, or will be, has less than so many bytes free."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(there).free
+    """Checks that the disk of a folder, which need not exist yet, has `needed` bytes free.
+
+    Raises:
+        InputError: it has less.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise InputError(
             f"the disk is too small: {needed / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free",
             where=str(folder),
-            hint="make room, choose an output_dir on another disk, or store the states of fewer layers",
+            hint="free some space, choose an output_dir on another disk, or store the states of fewer layers",
         )
 
 
 @contextmanager
 def locked(folder: Path, *, skip: bool) -> Iterator[None]:
+    """Creates a folder and locks it; with `skip` does nothing.
+
+    Raises:
+        OutputError: the folder cannot be created, or another process has locked it.
+    """
     if skip:
         yield
         return
@@ -79,7 +104,7 @@ def locked(folder: Path, *, skip: bool) -> Iterator[None]:
         raise OutputError(f"output_dir '{folder}' is not a folder", hint="choose another output_dir") from error
     except OSError as error:
         raise OutputError(
-            f"cannot make output_dir '{folder}': {error.strerror}", hint="choose another output_dir"
+            f"cannot create output_dir '{folder}': {error.strerror}", hint="choose another output_dir"
         ) from error
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -93,23 +118,25 @@ def locked(folder: Path, *, skip: bool) -> Iterator[None]:
 
 
 def as_user_error(error: Exception, folder: Path) -> Exception:
-    """A UserError for a full disk, which every library reports in its own way, or a folder that is not to be written.
+    """A UserError for a full disk, which every library reports differently, or for an output folder without permission.
 
-    Any other error as it is.
+    Any other error is returned unchanged.
     """
-    text = str(error)
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        ours = error.filename is not None and Path(error.filename).is_relative_to(folder)
+        in_folder = error.filename is not None and Path(error.filename).is_relative_to(folder)
         what = f"cannot write to output_dir '{folder}': {error.strerror}"
-        return OutputError(what, hint="choose another output_dir") if ours else error
-    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or re.search(
-        r"No space left|os error 28|disk quota|StorageFull|PytorchStreamWriter failed|file write failed"
-        r"|unexpected pos \d+ vs \d+",  # torch, whose stream writer could not even close the file
-        text,
-        re.IGNORECASE,
-    ):
+        return OutputError(what, hint="choose another output_dir") if in_folder else error
+    no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if no_space or _FULL_DISK.search(str(error)):
         return UserError(
             f"the disk is full: could not write to '{folder}'",
-            hint="make room and run the same command again; what was finished before is kept",
+            hint="free some space and run the same command again; finished files and checkpoints are kept",
         )
     return error
+
+
+_FULL_DISK = re.compile(
+    r"No space left|os error 28|disk quota|StorageFull|PytorchStreamWriter failed|file write failed"
+    r"|unexpected pos \d+ vs \d+",  # of torch, whose stream writer could not close the file either
+    re.IGNORECASE,
+)

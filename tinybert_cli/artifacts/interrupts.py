@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run is open."""
+"""Ctrl-C and SIGTERM during a run."""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ from tinybert_cli.errors import Interrupted
 
 
 class Signals:
-    """Ctrl-C and SIGTERM while a run is open: raised at once, or kept until the loop asks between two steps."""
+    """Handles Ctrl-C and SIGTERM: raises Interrupted at once or, inside `deferred`, only records the signal.
+
+    A training loop runs inside `deferred` and checks `pending` between two steps, so that no step is interrupted.
+    """
 
     def __init__(self) -> None:
         self.received = 0
         self._deferring = False
-        self._before: dict[int, Any] = {}
+        self._handlers_before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            self._handlers_before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
 
     def pending(self) -> int:
-        """The signal that came in while deferred, or 0."""
+        """The number of the signal that was received inside `deferred`, or 0."""
         return self.received
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, the first signal only sets `received`; a second one does not wait."""
+        """Inside, the first signal is only recorded; a second one raises Interrupted at once."""
         self._deferring = True
         try:
             yield
@@ -47,5 +51,5 @@ class Signals:
             self.received = number
             return
         raise Interrupted(
-            number, f"interrupted by {signal.Signals(number).name}", hint="run the same command again to go on"
+            number, f"interrupted by {signal.Signals(number).name}", hint="run the same command again to resume"
         )

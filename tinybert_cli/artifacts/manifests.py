@@ -1,4 +1,4 @@
-"""What a folder says of itself: the files it holds, what they were made from, and whether that still holds."""
+"""Manifests: the files of a finished folder, the inputs that they were made from, and whether both are unchanged."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli.artifacts.atomic_files import REMAKE, digest, file_hash, read_json
+from tinybert_cli.artifacts.atomic_files import RERUN, digest, file_hash, read_json
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError
 
-Description = dict[str, Any]  # what identifies one input: path and hash, or Hub id and revision
+Description = dict[str, Any]  # identifies one input: path and hash, or Hub id and revision
 
 MANIFEST = "manifest.json"
 
@@ -24,7 +24,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished folder.
 
     Raises:
-        InputError: there is none, it is not readable, or it was changed by hand.
+        InputError: it is missing, not readable, or was changed by hand.
     """
     path = folder / MANIFEST
     manifest: dict[str, Any] = read_json(path)
@@ -38,131 +38,143 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify_folder(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished folder, after comparing every file it names with its size and sha256."""
+    """The manifest of a finished folder whose files all have the size and the sha256 in it.
+
+    Raises:
+        InputError: the manifest or a file is missing or was changed.
+    """
     manifest = read_manifest(folder)
     for entry in manifest["outputs"]:
         path = folder / entry["path"]
         if not path.exists():
-            raise InputError(f"'{path}' is missing, but '{folder / MANIFEST}' names it", hint=REMAKE)
+            raise InputError(f"'{path}' is missing, but it is listed in '{folder / MANIFEST}'", hint=RERUN)
         if path.stat().st_size != entry["bytes"] or file_hash(path) != entry["sha256"]:
-            raise InputError(f"'{path}' is not what '{folder / MANIFEST}' says it was", hint=REMAKE)
+            raise InputError(f"'{path}' does not match its sha256 in '{folder / MANIFEST}'", hint=RERUN)
     return manifest
 
 
 def describe(path: Path, name: str | None = None) -> Description:
-    """What identifies a local input: a finished folder by its manifest, any other folder or file by its content.
+    """Identifies a local input: a finished folder by its manifest, any other folder or file by its content.
 
-    `name` is how the user called it, if not by its path.
+    Args:
+        name: the name in the config, if that is not the path.
     """
-    called = {"path": name or str(path)}
+    location = {"path": name or str(path)}
     if path.is_file():
-        return {**called, "sha256": file_hash(path)}
+        return {**location, "sha256": file_hash(path)}
     if (path / MANIFEST).exists():
-        return {**called, "manifest": verify_folder(path)["checksum"]}
+        return {**location, "manifest": verify_folder(path)["checksum"]}
     files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    return {**called, "sha256": digest({str(file.relative_to(path)): file_hash(file) for file in files})}
+    return {**location, "sha256": digest({str(file.relative_to(path)): file_hash(file) for file in files})}
 
 
 def describe_model(folder: Path | None, name: str, revision: str | None) -> Description:
-    """What identifies a model: its folder's content, or its Hub id and revision."""
+    """Identifies a model by the content of its folder, or by its Hub id and revision."""
     if folder is None:
         return {"hub_id": name.partition("@")[0], "revision": revision}
     return describe(folder, name)
 
 
-def describe_all(named: Mapping[str, list[Path] | Mapping[str, Any]]) -> dict[str, Any]:
-    """`describe` for the files of each split; what is on the Hub is named as it is."""
+def describe_all(sources: Mapping[str, list[Path] | Mapping[str, Any]]) -> dict[str, Any]:
+    """Identifies the data of each split: files by `describe`, a dataset on the Hub by its given description."""
     return {
-        name: [describe(path) for path in found] if isinstance(found, list) else dict(found)
-        for name, found in named.items()
+        name: [describe(path) for path in source] if isinstance(source, list) else dict(source)
+        for name, source in sources.items()
     }
 
 
-def check_origin(labels: Path, manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuses a label dataset that was made from other data, or by another teacher, than the config says.
+def check_origin(folder: Path, manifest: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Checks that a label dataset was made from the data and by the teacher in the config.
 
     Args:
-        wanted: what the config names, as `describe` says it; names that the labels do not know are passed over.
+        expected: descriptions of the inputs in the config; names that the manifest does not have are ignored.
+
+    Raises:
+        InputError: another stage wrote the folder, or an input differs.
     """
     if manifest["command"] != "gen-soft-labels":
-        raise InputError(f"'{labels}' was written by {manifest['command']}; it is no label dataset")
-    for name, now in wanted.items():
-        then = manifest["inputs"].get(name)
-        if then is not None and _content(then) != _content(now):
+        raise InputError(f"'{folder}' is not a label dataset: it was written by {manifest['command']}")
+    for name, in_config in expected.items():
+        in_dataset = manifest["inputs"].get(name)
+        if in_dataset is not None and _content(in_dataset) != _content(in_config):
             raise InputError(
-                f"the labels in '{labels}' were made from another {name}\n"
-                f"     there: {_called(then)}\n     now:   {_called(now)}",
-                hint="run gen-soft-labels again for it, or mend the config",
+                f"the labels in '{folder}' were made from another {name}\n"
+                f"     label dataset: {_in_words(in_dataset)}\n     config:        {_in_words(in_config)}",
+                hint="run gen-soft-labels again with this input, or fix the config",
             )
 
 
 def settings_of(config: Stage) -> dict[str, Any]:
+    """The settings that identify a run: all but the output folder, which may be moved."""
     return config.model_dump(mode="json", by_alias=True, exclude={"output_dir"})
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    before, after = _flat(_comparable(earlier)), _flat(_comparable(now))
+    """One line per setting or input that differs between two runs, as `key: old before, new now`."""
+    before, after = _flat(_identity(earlier)), _flat(_identity(now))
     return [
-        f"{key}: {_short(before.get(key, 'absent'))} there, {_short(after.get(key, 'absent'))} now"
+        f"{key}: {_short(before.get(key, 'absent'))} before, {_short(after.get(key, 'absent'))} now"
         for key in [*before, *(key for key in after if key not in before)]
         if before.get(key) != after.get(key)
     ]
 
 
 def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that numbers may depend on; packages not installed are left out."""
     names = ("tinybert", "torch", "transformers", "tokenizers", "datasets", "accelerate", "onnxruntime")
-    found = {}
+    installed = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {"python": platform.python_version(), **found}
+    return {"python": platform.python_version(), **installed}
 
 
 def machine() -> str:
-    """The processor and its cores: what a latency has to be read with."""
+    """The processor and its number of cores, which latencies depend on."""
     name = platform.processor() or platform.machine()
     try:
-        said = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        match = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:  # not Linux
-        said = None
-    return f"{said[1].strip() if said else name}, {os.cpu_count()} cores"
+        match = None
+    return f"{match[1].strip() if match else name}, {os.cpu_count()} cores"
 
 
 def git_commit() -> str | None:
-    """The commit of the repository that the command runs in, if it runs in one."""
+    """The commit of the git repository that the command runs in, or None."""
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        completed = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
 def _content(described: Any) -> Any:
-    """What a description says of the content, wherever it lies."""
+    """A description without the path: equal content has an equal one."""
     if isinstance(described, list):
         return [_content(item) for item in described]
     return {key: value for key, value in described.items() if key != "path"}
 
 
-def _called(described: Any) -> str:
+def _in_words(described: Any) -> str:
     if isinstance(described, list):
-        return ", ".join(map(_called, described))
+        return ", ".join(map(_in_words, described))
     return " ".join(str(value)[:80] for value in described.values() if value is not None)
 
 
 def _short(value: Any) -> str:
-    """A hash by its first digits; anything else as it is."""
+    """The first digits of a hash; anything else unchanged."""
     text = str(value)
     return f"{text[:12]}..." if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
-def _comparable(run: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(run: Mapping[str, Any]) -> dict[str, Any]:
     return {key: run[key] for key in ("command", "settings", "inputs") if key in run}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists of dicts as one dict with dotted keys."""
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):

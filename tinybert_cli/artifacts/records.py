@@ -1,23 +1,44 @@
-"""What a finished folder has on record: the table, the numbers, the rows."""
+"""Write log.jsonl; read metrics.json and log.jsonl of a finished run; render a Markdown table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from tinybert_cli.artifacts.atomic_files import read_json
+from tinybert_cli.artifacts.atomic_files import now, read_json, write_text
+from tinybert_cli.events import Event
 
 
-def markdown_table(title: str, metrics: Mapping[str, float], columns: Sequence[str]) -> str:
-    """`<column>.<name>` numbers as a Markdown table, a row for each name."""
-    names = dict.fromkeys(key.partition(".")[2] for key in metrics)
-    head = ["| |" + "".join(f" {column} |" for column in columns), "|---|" + "---:|" * len(columns)]
-    body = [
-        f"| {name} |" + "".join(f" {_shown(metrics.get(f'{column}.{name}'))} |" for column in columns) for name in names
-    ]
-    return "\n".join([f"# {title}", "", *head, *body, ""])
+def append_events(path: Path, events: Iterable[Event]) -> Iterator[Event]:
+    """Passes events on and appends each to a log as one line of JSON with its time, except `progress`.
+
+    A `resume` event first drops the lines after its step, which a killed run wrote after its last checkpoint.
+    """
+    if path.exists() and not path.read_bytes().endswith(b"\n"):  # a full disk cut the last line short
+        _drop_lines(path)
+    file = path.open("a", encoding="utf-8")
+    try:
+        for event in events:
+            if event["event"] == "resume":
+                _drop_lines(path, after_step=event["step"])
+                file.close()
+                file = path.open("a", encoding="utf-8")  # the first one belongs to the file that was replaced
+            if event["event"] != "progress":
+                file.write(json.dumps({"time": now(), **event}, ensure_ascii=False) + "\n")
+                file.flush()
+            yield event
+    finally:
+        file.close()
+
+
+def read_rows(folder: Path, event: str) -> Iterator[Event]:
+    """The events of one name that a finished run logged."""
+    with (folder / "log.jsonl").open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            if row["event"] == event:
+                yield row
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
@@ -26,13 +47,30 @@ def read_metrics(folder: Path) -> dict[str, float]:
     return metrics
 
 
-def read_rows(folder: Path, event: str) -> Iterator[dict[str, Any]]:
-    """The rows of one kind that a finished run recorded."""
-    for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["event"] == event:
-            yield row
+def markdown_table(title: str, metrics: Mapping[str, float], columns: Sequence[str]) -> str:
+    """Numbers called `<column>.<name>` as a Markdown table with one row per name."""
+    names = dict.fromkeys(key.partition(".")[2] for key in metrics)
+    head = ["| |" + "".join(f" {column} |" for column in columns), "|---|" + "---:|" * len(columns)]
+    body = [
+        f"| {name} |" + "".join(f" {_format(metrics.get(f'{column}.{name}'))} |" for column in columns)
+        for name in names
+    ]
+    return "\n".join([f"# {title}", "", *head, *body, ""])
 
 
-def _shown(value: float | None) -> str:
+def _drop_lines(path: Path, *, after_step: int | None = None) -> None:
+    """Replaces the log by one without incomplete lines and without events after a step."""
+    selected = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                step = json.loads(line).get("step", 0)
+            except ValueError:  # incomplete
+                continue
+            if after_step is None or step <= after_step:
+                selected.append(line)
+    write_text(path, "".join(selected))
+
+
+def _format(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""Rows in, batches out: reading files and datasets, and grouping rows of like length."""
+"""From files and datasets to batches: readers, splits, label datasets, layer states and length-grouped batches."""
 
 from tinybert_cli.data.batching import POOL, BucketBatches, Examples, sorted_batches
 from tinybert_cli.data.layer_states import LayerStates, StatesWriter, read_states, states_bytes, states_files

@@ -1,4 +1,8 @@
-"""Batches of like lengths out of tokenized rows."""
+"""Batches of similar lengths from tokenized rows.
+
+Shapes: N rows, W windows (in most tasks one per row), P predictions (in most tasks one per window), B windows of one
+batch, T tokens, C numbers of one prediction.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +16,26 @@ from torch import Tensor
 from tinybert_cli.data.layer_states import LayerStates
 from tinybert_cli.types import Array, Encoded, concatenated_ranges
 
-POOL = 50  # batches that are sorted together: enough to leave next to no padding, few enough to stay random
+POOL = 50  # batches sorted by length together: enough for little padding, few enough to keep the order random
 
 
 @dataclass(frozen=True)
 class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Tokenized rows, unpadded, in flat arrays: 67,000 sentences take 4 MB.
 
-    N windows, each a row or a part of a long one, and the A answers that are to be given: one to a window, or several.
+    Each of the W windows is a row or a part of a long row, and has one or more of the P predictions.
     """
 
-    tokens: Mapping[str, tuple[Array, int]]  # name → (all values in one row (ΣT,), the value of padding)
-    offsets: Array  # (N + 1,) where each window begins
-    targets: Mapping[str, Array] = field(default_factory=dict)  # name → (A, ...): labels, teacher_logits
+    tokens: Mapping[str, tuple[Array, int]]  # name → (all values, concatenated (ΣT,), the padding value)
+    offsets: Array  # (W + 1,) where each window begins
+    targets: Mapping[str, Array] = field(default_factory=dict)  # name → (P, ...): labels, teacher_logits
     window_offsets: Array | None = None  # (W + 1,) where the predictions of each window begin; None: one each
-    positions: Array | None = None  # (A,), or (A, C) for each of its numbers: the token that an answer is read at
-    states: LayerStates | None = None  # what a teacher's layers said of these windows
+    positions: Array | None = None  # (P,), or (P, C): the token of each prediction, or of each of its numbers
+    states: LayerStates | None = None  # layer states of a teacher for these windows
 
     @classmethod
     def of(cls, encoded: Encoded, states: LayerStates | None = None, /, **targets: Array) -> Examples:
+        """Encoded rows with their targets, (P, ...) each."""
         return cls(encoded.tokens, encoded.offsets, targets, encoded.window_offsets, encoded.positions, states)
 
     def __len__(self) -> int:
@@ -38,59 +43,63 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     @property
     def lengths(self) -> Array:
-        """Tokens of each window, (N,)."""
+        """Tokens of each window, (W,)."""
         return np.diff(self.offsets)
 
     def prediction_indices(self, indices: Sequence[int] | Array) -> Array:
-        """Which of the A answers are given in these windows, in their order."""
+        """Indices of the predictions of these windows, in the order of the windows."""
         windows = np.asarray(indices)
         return windows if self.window_offsets is None else concatenated_ranges(self.window_offsets, windows)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The windows as one batch, padded to the longest of them: input_ids and so on (B, T), targets (A, ...).
+        """The windows as one batch, padded to the longest: input_ids and so on (B, T), targets (P, ...).
 
-        `places` (A,) says where each answer is read in the B x T tokens, if a window has several; with states there is
-        `teacher_<name>` (B, T, ...) for each of them.
+        If windows have several predictions, `positions` (P,) or (P, C) are their indices into the B · T tokens. With
+        layer states, the batch has `teacher_<name>` (B, T, ...) for each of them.
         """
-        rows = np.asarray(indices)
-        lengths = self.lengths[rows]
+        windows = np.asarray(indices)
+        lengths = self.lengths[windows]
         mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-        taken = concatenated_ranges(self.offsets, rows)
+        token_indices = concatenated_ranges(self.offsets, windows)
         batch = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
         for name, (values, padding) in self.tokens.items():
             padded = np.full(mask.shape, padding, dtype=np.int64)
-            padded[mask] = values[taken]
+            padded[mask] = values[token_indices]
             batch[name] = torch.from_numpy(padded)
-        answers = self.prediction_indices(rows)
+        predictions = self.prediction_indices(windows)
         if self.window_offsets is not None and self.positions is not None:
-            first = np.repeat(np.arange(len(rows)) * mask.shape[1], np.diff(self.window_offsets)[rows])
-            places = self.positions[answers]
-            batch["positions"] = torch.from_numpy(first.reshape(-1, *[1] * (places.ndim - 1)) + places)
+            window_starts = np.arange(len(windows)) * mask.shape[1]  # (B,) in the flattened B · T tokens
+            starts = np.repeat(window_starts, np.diff(self.window_offsets)[windows])  # (P,)
+            positions = self.positions[predictions]
+            batch["positions"] = torch.from_numpy(starts.reshape(-1, *[1] * (positions.ndim - 1)) + positions)
         if self.states is not None:
-            batch |= self.states.batch(rows, mask.shape[1])
-        return batch | {name: torch.from_numpy(values[answers]) for name, values in self.targets.items()}
+            batch |= self.states.batch(windows, mask.shape[1])
+        return batch | {name: torch.from_numpy(values[predictions]) for name, values in self.targets.items()}
 
     def timing_batches(self, size: int, length: int | None, rows: int) -> list[dict[str, Tensor]]:
-        """The first `rows` rows in batches of `size`, with their own lengths or all of `length` tokens (B, T)."""
+        """Full batches of the first `rows` windows, (size, T), with their own lengths or `length` tokens each.
+
+        The windows are repeated if there are fewer than `size`.
+        """
         count = min(rows, len(self)) // size * size or size
-        chosen = np.arange(max(count, size)) % len(self)
-        shown = Examples(self.tokens, self.offsets)
-        batches = [shown.__getitems__(part.tolist()) for part in np.split(chosen, range(size, len(chosen), size))]
-        return batches if length is None else [_of_length(batch, length) for batch in batches[: max(3, 64 // size)]]
+        indices = np.arange(max(count, size)) % len(self)
+        inputs = Examples(self.tokens, self.offsets)
+        batches = [inputs.__getitems__(part.tolist()) for part in np.split(indices, range(size, len(indices), size))]
+        return batches if length is None else [_with_length(batch, length) for batch in batches[: max(3, 64 // size)]]
 
 
-def _of_length(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
-    """The same rows, their tokens repeated or cut so that each has `length` of them, none of it padding."""
+def _with_length(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
+    """The same batch with its tokens repeated or truncated to `length` per window, without padding."""
     repeats = -(-length // batch["input_ids"].shape[1])
-    shown = {name: values.repeat(1, repeats)[:, :length] for name, values in batch.items()}
-    return {**shown, "attention_mask": torch.ones_like(shown["attention_mask"])}
+    inputs = {name: values.repeat(1, repeats)[:, :length] for name, values in batch.items()}
+    return {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
 
 
 class BucketBatches(torch.utils.data.Sampler[list[int]]):
-    """Shuffled batches of like lengths: shuffle, sort within pools of batches, shuffle the batches.
+    """Shuffled batches of similar lengths: shuffle, sort within pools of batches, shuffle the batches.
 
-    The order depends on `seed` and `epoch` alone, so that a resumed run goes on with the same batches. A batch that is
-    not full comes last: several processes share the batches, and Accelerate looks for a short one nowhere else.
+    The order depends only on `seed` and `epoch`, so that a resumed run continues with the same batches. An incomplete
+    batch comes last: with several processes, Accelerate expects it there.
     """
 
     def __init__(self, lengths: Array, batch_size: int, *, seed: int, group_by_length: bool = True) -> None:
@@ -121,6 +130,6 @@ class BucketBatches(torch.utils.data.Sampler[list[int]]):
 
 
 def sorted_batches(lengths: Array, batch_size: int) -> list[list[int]]:
-    """Batches for prediction, longest rows first: next to no padding, and too little memory shows at once."""
+    """Batches for inference, longest rows first: little padding, and too little memory fails in the first batch."""
     order = np.argsort(-lengths, kind="stable")
     return [rows.tolist() for rows in np.split(order, range(batch_size, len(order), batch_size))]

@@ -1,9 +1,10 @@
-"""Layer states of a teacher beside a label dataset: plain arrays, read from where they lie, a batch at a time.
+"""Layer states of a teacher, stored beside a label dataset as plain arrays and memory-mapped one batch at a time.
 
-Of each shard one .npy file of every kind, without padding, the windows one after the other: <shard>.hidden_states.npy,
-<shard>.scores.npy, ...; and the tokens that were shown, by which a student knows that they are its own.
+Each shard has one .npy file per layer output, <shard>.hidden_states.npy, <shard>.scores.npy, ...: all windows,
+concatenated without padding. The teacher's token ids are stored too: a student compares them with its own.
 
-Shapes: N windows (of most tasks a row is one), T tokens of one window, U units of it: T tokens, or T x T pairs of them.
+Shapes: W windows (in most tasks one per row), B windows of one batch, T tokens of one window, E entries of one window:
+its T tokens, or its T · T pairs of tokens.
 """
 
 from __future__ import annotations
@@ -21,36 +22,36 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.types import Array, Encoded
 
 DTYPE = np.dtype(np.float16)
-PAIRS = ("scores",)  # kept for each pair of tokens
+PAIRS = ("scores",)  # stored per pair of tokens
 IDS, OFFSETS = "input_ids", "offsets"
 
-Shapes = Mapping[str, tuple[int, ...]]  # name → what is kept of one unit
+Shapes = Mapping[str, tuple[int, ...]]  # name → shape of one entry
 
 
 def states_bytes(encoded: Encoded, shapes: Shapes) -> int:
-    """Bytes on disk for the states of these windows, but for the tokens beside them."""
+    """Bytes on disk of the layer states of these windows, without their token ids."""
     lengths = np.diff(encoded.offsets)
-    return sum(int(_units(name, lengths).sum() * np.prod(shape)) * DTYPE.itemsize for name, shape in shapes.items())
+    return sum(int(_entries(name, lengths).sum() * np.prod(shape)) * DTYPE.itemsize for name, shape in shapes.items())
 
 
 def states_files(shard: str, shapes: Shapes) -> list[str]:
-    """The files that belong to the shard `train-00000-of-00001.parquet`."""
+    """Names of the layer state files of a shard such as `train-00000-of-00001.parquet`."""
     return [_file(shard, name) for name in (IDS, OFFSETS, *shapes)]
 
 
 class StatesWriter:
-    """The files of one shard, filled in any order of windows."""
+    """Creates the files of one shard; the windows may be written in any order."""
 
     def __init__(self, folder: Path, shard: str, encoded: Encoded, shapes: Shapes) -> None:
         self.paths = {name: folder / _file(shard, name) for name in shapes}
         self.shapes, self.lengths = shapes, np.diff(encoded.offsets)
         np.save(folder / _file(shard, IDS), encoded.tokens[IDS][0].astype(np.int32))
         np.save(folder / _file(shard, OFFSETS), encoded.offsets.astype(np.int64))
-        self.begins = {name: _starts(_units(name, self.lengths)) for name in shapes}
-        self.headers = {name: self._open(name) for name in shapes}
+        self.entry_offsets = {name: _offsets(_entries(name, self.lengths)) for name in shapes}
+        self.header_bytes = {name: self._create(name) for name in shapes}
 
-    def write(self, windows: Sequence[int], said: Mapping[str, Array]) -> None:
-        """What a batch of windows was said to be: (B, T, ...), or (B, T, T, ...) of pairs, padded.
+    def write(self, windows: Sequence[int], states: Mapping[str, Array]) -> None:
+        """Write the states of a batch of windows: (B, T, ...), or (B, T, T, ...) per pair of tokens, padded.
 
         Raises:
             InputError: a number is too large for float16.
@@ -58,21 +59,17 @@ class StatesWriter:
         for name, path in self.paths.items():
             size = int(np.prod(self.shapes[name])) * DTYPE.itemsize
             with path.open("r+b") as file:
-                for window, values in zip(windows, said[name], strict=True):
+                for window, values in zip(windows, states[name], strict=True):
                     tokens = self.lengths[window]
-                    real = values[:tokens, :tokens] if name in PAIRS else values[:tokens]
-                    if not np.isfinite(real).all():
-                        raise InputError(
-                            f"the teacher's {name.replace('_', ' ')} hold numbers that float16 cannot",
-                            hint="leave them out of `states`, and let the teacher run beside the student: "
-                            "distill with `teacher:`",
-                        )
-                    file.seek(self.headers[name] + int(self.begins[name][window]) * size)
-                    file.write(real.astype(DTYPE).tobytes())
+                    unpadded = values[:tokens, :tokens] if name in PAIRS else values[:tokens]
+                    if not np.isfinite(unpadded).all():
+                        raise _overflow(name)
+                    file.seek(self.header_bytes[name] + int(self.entry_offsets[name][window]) * size)
+                    file.write(unpadded.astype(DTYPE).tobytes())
 
-    def _open(self, name: str) -> int:
-        """An array without numbers yet; where they begin."""
-        shape = (int(self.begins[name][-1]), *self.shapes[name])
+    def _create(self, name: str) -> int:
+        """Write the .npy header and return its size in bytes; the numbers follow with `write`."""
+        shape = (int(self.entry_offsets[name][-1]), *self.shapes[name])
         with self.paths[name].open("wb") as file:
             header = {"descr": np.lib.format.dtype_to_descr(DTYPE), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
@@ -81,65 +78,67 @@ class StatesWriter:
 
 @dataclass(frozen=True)
 class LayerStates:
-    """The states of N windows; nothing of them is in memory but what a batch asks for."""
+    """The memory-mapped layer states of W windows; only the states of the current batch are read into memory."""
 
-    ids: Array  # (ΣT,) the tokens that the teacher was shown
-    offsets: Array  # (N + 1,) where each window begins
-    shards: Sequence[Mapping[str, Array]]  # name → (ΣU, ...)
-    first: Array  # the first window of each shard
-    starts: Mapping[str, Array]  # name → (N,) where the units of each window begin in its shard
-    layers: Sequence[int] | None  # which of the layers that are kept; None: all
+    input_ids: Array  # (ΣT,) the tokens of the teacher
+    offsets: Array  # (W + 1,) where each window begins in input_ids
+    shards: Sequence[Mapping[str, Array]]  # name → (ΣE, ...)
+    first_windows: Array  # (shards,) the first window of each shard
+    entry_starts: Mapping[str, Array]  # name → (W,) where the entries of each window begin in its shard
+    layers: Sequence[int] | None  # indices into the stored layers; None: all of them
 
     def check(self, encoded: Encoded) -> None:
-        """InputError if the student is shown other tokens than the teacher was; it may be shown fewer windows."""
+        """InputError if the tokens of student and teacher differ; the student may have fewer windows."""
         count = len(encoded.offsets)
         ids = encoded.tokens[IDS][0]
-        if np.array_equal(encoded.offsets, self.offsets[:count]) and np.array_equal(ids, self.ids[: len(ids)]):
+        if np.array_equal(encoded.offsets, self.offsets[:count]) and np.array_equal(ids, self.input_ids[: len(ids)]):
             return
         raise InputError(
-            "the layer states were made of other tokens than the student is shown",
-            hint="the same data, tokenizer and data.max_seq_length are needed; or run gen-soft-labels again",
+            "the stored layer states do not match the student's tokens",
+            hint="use the same data, tokenizer and data.max_seq_length, or run gen-soft-labels again",
         )
 
     def batch(self, windows: Array, tokens: int) -> dict[str, Tensor]:
-        """`teacher_<name>` (B, T, ...), or (B, T, T, ...) of pairs, padded with zeros."""
-        found = {}
-        for name, starts in self.starts.items():
+        """`teacher_<name>` (B, T, ...), or (B, T, T, ...) per pair of tokens, padded with zeros to `tokens` tokens."""
+        batch = {}
+        for name, starts in self.entry_starts.items():
             shape = self.shards[0][name].shape[1:]
             if self.layers is not None and len(shape) > 1:
                 shape = (len(self.layers), *shape[1:])
             padded = np.zeros((len(windows), *[tokens] * (2 if name in PAIRS else 1), *shape), dtype=DTYPE)
-            for place, window in enumerate(windows):
-                shard = self.shards[np.searchsorted(self.first, window, side="right") - 1]
+            for index, window in enumerate(windows):
+                shard = self.shards[np.searchsorted(self.first_windows, window, side="right") - 1]
                 length = int(self.offsets[window + 1] - self.offsets[window])
-                units = length * length if name in PAIRS else length
-                block = shard[name][starts[window] : starts[window] + units]
-                if self.layers is not None and len(block.shape) > 2:
-                    block = block[:, self.layers]
+                entries = length * length if name in PAIRS else length
+                states = shard[name][starts[window] : starts[window] + entries]
+                if self.layers is not None and len(states.shape) > 2:
+                    states = states[:, self.layers]
                 if name in PAIRS:
-                    padded[place, :length, :length] = block.reshape(length, length, *shape)
+                    padded[index, :length, :length] = states.reshape(length, length, *shape)
                 else:
-                    padded[place, :length] = block
-            found[f"teacher_{name}"] = torch.from_numpy(padded)
-        return found
+                    padded[index, :length] = states
+            batch[f"teacher_{name}"] = torch.from_numpy(padded)
+        return batch
 
 
 def read_states(folder: Path, files: Iterable[str], names: Iterable[str], layers: Sequence[int] | None) -> LayerStates:
-    """The states beside the rows that `read_soft_labels` reads, in the same order.
+    """The layer states of the rows that `read_soft_labels` reads, in the same order.
 
     Args:
-        names: which of them.
-        layers: which of the layers that are kept, by their places; None: all.
+        folder: the label dataset.
+        files: names of its files.
+        names: the layer outputs to read: hidden_states, scores, ...
+        layers: indices into the stored layers; None: all of them.
     """
     shards = training_shards(files)
     lengths = [np.diff(np.load(folder / _file(shard, OFFSETS))) for shard in shards]
     names = sorted(names)
     return LayerStates(
         np.concatenate([np.load(folder / _file(shard, IDS)) for shard in shards]),
-        _starts(np.concatenate(lengths)),
+        _offsets(np.concatenate(lengths)),
         [{name: np.asarray(np.load(folder / _file(shard, name), mmap_mode="r")) for name in names} for shard in shards],
-        _starts(np.array([len(part) for part in lengths]))[:-1],
-        {name: np.concatenate([_starts(_units(name, part))[:-1] for part in lengths]) for name in names},
+        _offsets(np.array([len(part) for part in lengths]))[:-1],
+        {name: np.concatenate([_offsets(_entries(name, part))[:-1] for part in lengths]) for name in names},
         layers,
     )
 
@@ -148,11 +147,19 @@ def _file(shard: str, name: str) -> str:
     return f"{shard.removesuffix('.parquet')}.{name}.npy"
 
 
-def _units(name: str, lengths: Array) -> Array:
-    """How many tokens, or pairs of them, each window has."""
+def _overflow(name: str) -> InputError:
+    subject = "attention scores" if name == "scores" else name.replace("_", " ")
+    return InputError(
+        f"the teacher's {subject} overflow float16 (max 65,504)",
+        hint="remove them from `states` and run the teacher during distillation: distill with `teacher:`",
+    )
+
+
+def _entries(name: str, lengths: Array) -> Array:
+    """Number of tokens, or of pairs of tokens, of each window."""
     counts = lengths.astype(np.int64)
     return counts**2 if name in PAIRS else counts
 
 
-def _starts(counts: Array) -> Array:
+def _offsets(counts: Array) -> Array:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

@@ -1,4 +1,4 @@
-"""Files of rows: csv, tsv, json, jsonl, parquet, txt, conll; complaints name file and line."""
+"""Readers of csv, tsv, json, jsonl, parquet, txt and conll files. Errors give the file and, if known, the line."""
 
 from __future__ import annotations
 
@@ -17,38 +17,44 @@ from tinybert_cli.types import Rows
 
 
 def existing_file(path: Path, split: str) -> Path:
+    """`path`; InputError, with the nearest file name, if it does not exist or is a folder."""
     if path.is_file():
         return path
     if path.is_dir():
         raise InputError(
             f"'{path}' is a folder, not a file",
             where=f"data.{split}_file",
-            hint="name the files in it; or, if they are called train.jsonl, validation.csv, ..., set data.dataset_name",
+            hint="give the files in it; or, if they are named train.jsonl, validation.csv, ..., set data.dataset_name",
         )
-    near = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
-    raise InputError(f"'{path}' does not exist", where=f"data.{split}_file", hint=near)
+    suggestion = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
+    raise InputError(f"'{path}' does not exist", where=f"data.{split}_file", hint=suggestion)
 
 
-def kind_of(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """The file extension in lower case, without a final `.gz`."""
     return path.name.removesuffix(".gz").rpartition(".")[2].lower()
 
 
 def read_file(path: Path, conll_columns: Sequence[str] = ()) -> Rows:
-    """The rows of a file, those of a conll file in columns of these names."""
-    if kind_of(path) not in READERS:
-        raise InputError(f"cannot read '{path}': unknown kind of file", hint=f"one of: {', '.join(READERS)}; .gz too")
-    columns = READERS[kind_of(path)](path)
-    if kind_of(path) == "conll":
-        columns = _named(columns, conll_columns, path)
+    """All rows of a file; `conll_columns` names the columns of a conll file.
+
+    Raises:
+        InputError: the format is unknown or the file is malformed.
+    """
+    if format_of(path) not in READERS:
+        raise InputError(f"cannot read '{path}': unknown file format", hint=f"one of: {', '.join(READERS)}; .gz too")
+    columns = READERS[format_of(path)](path)
+    if format_of(path) == "conll":
+        columns = _named_columns(columns, conll_columns, path)
     return Rows(columns, ((str(path), len(next(iter(columns.values()), []))),))
 
 
-def _named(columns: dict[str, list[Any]], names: Sequence[str], path: Path) -> dict[str, list[Any]]:
-    """The columns of a conll file by these names; of a file with more columns, the last name is that of the last."""
+def _named_columns(columns: dict[str, list[Any]], names: Sequence[str], path: Path) -> dict[str, list[Any]]:
+    """Name the columns of a conll file; if it has more columns than names, the last name is that of the last column."""
     if len(columns) < len(names) and len(columns) > 1:
         raise InputError(
-            f"'{path}' has {len(columns)} columns, named are {', '.join(names)}",
-            hint="set data.conll_column_names to what they are",
+            f"'{path}' has {len(columns)} columns, but {len(names)} are named: {', '.join(names)}",
+            hint="set data.conll_column_names to the names of its columns",
         )
     if len(columns) == 1:  # no tags
         return {names[0]: columns["0"]}
@@ -56,12 +62,14 @@ def _named(columns: dict[str, list[Any]], names: Sequence[str], path: Path) -> d
     return dict(zip([*names[:-1], *between, names[-1]], columns.values(), strict=True))
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
+def concatenate(parts: Sequence[Rows]) -> Rows:
+    """The rows of several files, in order; InputError if their columns differ."""
     first = parts[0]
     for part in parts[1:]:
-        odd = sorted(part.columns.keys() ^ first.columns.keys())
-        if odd:
-            raise InputError(f"other columns than in {first.origins[0][0]}: {', '.join(odd)}", where=part.origins[0][0])
+        different = sorted(part.columns.keys() ^ first.columns.keys())
+        if different:
+            what = f"columns differ from those of {first.origins[0][0]}: {', '.join(different)}"
+            raise InputError(what, where=part.origins[0][0])
     columns = {name: [value for part in parts for value in part.columns[name]] for name in first.columns}
     return Rows(columns, tuple(origin for part in parts for origin in part.origins), first.label_names)
 
@@ -70,7 +78,7 @@ def _text(path: Path) -> str:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"'{path}' is not a whole gzip file: {error}") from error
+        raise InputError(f"'{path}' is not a complete gzip file: {error}") from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -82,7 +90,7 @@ def _text(path: Path) -> str:
 
 
 def _csv(path: Path, delimiter: str = ",") -> dict[str, list[Any]]:
-    """Every cell as the text it is: `NA`, `null` and the empty cell are no missing values."""
+    """Every cell stays text: `NA`, `null` and an empty cell are not read as missing values."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader)
@@ -96,7 +104,7 @@ def _csv(path: Path, delimiter: str = ",") -> dict[str, list[Any]]:
                 raise InputError(
                     f"{len(cells)} cells, but the header has {len(header)}",
                     where=f"{path}:{reader.line_num}",
-                    hint="a cell with a comma, quote or line break in it must stand in double quotes",
+                    hint="a cell that contains a comma, quote or line break must be in double quotes",
                 )
             for name, cell in zip(header, cells, strict=True):
                 columns[name].append(cell)
@@ -116,60 +124,63 @@ def _txt(path: Path) -> dict[str, list[Any]]:
 
 
 def _json(path: Path) -> dict[str, list[Any]]:
-    """One object per line, a list of them, or one object with such a list as `data`; SQuAD's own form is flattened."""
+    """One object per line, a list of objects, or one object with such a list as `data`; nested SQuAD is flattened."""
     text = _text(path)
     records: list[tuple[int, Any]] = []
     try:
-        whole = _whole(text)
-        if whole is not None:
-            nested = bool(whole) and isinstance(whole[0], dict) and "paragraphs" in whole[0]
-            records = [(1, record) for record in (_squad(whole, str(path)) if nested else whole)]
+        document = _single_document(text)
+        if document is not None:
+            is_squad = bool(document) and isinstance(document[0], dict) and "paragraphs" in document[0]
+            records = [(1, record) for record in (_flatten_squad(document, str(path)) if is_squad else document)]
         else:
             records = [(n, json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     except json.JSONDecodeError as error:
-        line = error.lineno if text.lstrip().startswith("[") else _bad_line(text)
+        line = error.lineno if text.lstrip().startswith("[") else _first_malformed_line(text)
         raise InputError(f"malformed JSON: {error.msg}", where=f"{path}:{line}:{error.colno}") from error
     columns: dict[str, list[Any]] = {}
     for line, record in records:
         if not isinstance(record, dict):
             raise InputError("expected one JSON object per line", where=f"{path}:{line}")
         if columns and record.keys() != columns.keys():
-            odd = sorted(record.keys() ^ columns.keys())
-            raise InputError(f"other keys than in the first row: {', '.join(odd)}", where=f"{path}:{line}")
+            different = sorted(record.keys() ^ columns.keys())
+            raise InputError(f"keys differ from those of the first row: {', '.join(different)}", where=f"{path}:{line}")
         for name, value in record.items():
             columns.setdefault(name, []).append(value)
     return columns
 
 
-def _whole(text: str) -> list[Any] | None:
-    """The rows of a text that is one list, or one object with a list as `data`; None if it is neither."""
+def _single_document(text: str) -> list[Any] | None:
+    """The rows of a file that is one list, or one object with a list as `data`; None if it is neither."""
     if text.lstrip().startswith("["):
         return list(json.loads(text))
     if not text.lstrip().startswith("{"):
         return None
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError:  # of rows, each on its line
+        document = json.loads(text)
+    except json.JSONDecodeError:  # probably one object per line
         return None
-    return found["data"] if isinstance(found.get("data"), list) else None
+    return document["data"] if isinstance(document.get("data"), list) else None
 
 
-def _squad(parts: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    """The nested form of SQuAD 1.1 and 2.0, article by article, as flat rows, one to a question."""
+def _flatten_squad(articles: Sequence[Any], where: str) -> list[dict[str, Any]]:
+    """The nested format of SQuAD 1.1 and 2.0 as flat rows, one per question."""
     records = []
     try:
-        for article in parts:
+        for article in articles:
             for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    said = [] if asked.get("is_impossible") else asked["answers"]
-                    answers = {key: [answer[key] for answer in said] for key in ("text", "answer_start")}
-                    records.append({
-                        "id": asked["id"], "title": article.get("title", ""), "context": paragraph["context"],
-                        "question": asked["question"], "answers": answers,
-                    })  # fmt: skip
+                for entry in paragraph["qas"]:
+                    spans = [] if entry.get("is_impossible") else entry["answers"]
+                    record = {
+                        "id": entry["id"],
+                        "title": article.get("title", ""),
+                        "context": paragraph["context"],
+                        "question": entry["question"],
+                        "answers": {key: [span[key] for span in spans] for key in ("text", "answer_start")},
+                    }
+                    records.append(record)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"this is not the form of SQuAD: {error}",
+            f"not in SQuAD format: {error}",
             where=where,
             hint="data: [{paragraphs: [{context: ..., qas: [{id: ..., question: ..., answers: [...]}]}]}]",
         ) from error
@@ -177,35 +188,35 @@ def _squad(parts: Sequence[Any], where: str) -> list[dict[str, Any]]:
 
 
 def _conll(path: Path) -> dict[str, list[Any]]:
-    """A word a line with its tags, columns parted by tabs or spaces, an empty line after each sentence.
+    """One word per line with its tags, columns separated by tabs or spaces, an empty line after each sentence.
 
-    Lines of -DOCSTART- and comments (# ...) are skipped. Columns are called 0, 1, 2, ...; `read_file` names them.
+    -DOCSTART- lines and comments (# ...) are skipped. Columns are called 0, 1, 2, ...; `read_file` names them.
     """
     lines = []
     for number, line in enumerate(_text(path).split("\n"), 1):
         cells = line.rstrip("\r").split("\t") if "\t" in line else line.split()
         lines.append((number, [cell.strip() for cell in cells]))
-    widths = Counter(len(cells) for _, cells in lines if cells)
-    width = widths.most_common(1)[0][0] if widths else 0
+    counts = Counter(len(cells) for _, cells in lines if cells)
+    columns = counts.most_common(1)[0][0] if counts else 0
     sentences: list[list[list[str]]] = [[]]
     for number, cells in lines:
         if not any(cells):
             sentences.append([])
-        elif cells[0] == "-DOCSTART-" or (cells[0].startswith("#") and len(cells) != width):
+        elif cells[0] == "-DOCSTART-" or (cells[0].startswith("#") and len(cells) != columns):
             continue
-        elif len(cells) != width:
+        elif len(cells) != columns:
             raise InputError(
-                f"{len(cells)} columns, but most lines have {width}",
+                f"{len(cells)} columns, but most lines have {columns}",
                 where=f"{path}:{number}",
-                hint="a word and its tags on each line, parted by tabs or spaces; an empty line after each sentence",
+                hint="one word and its tags per line, separated by tabs or spaces; an empty line after each sentence",
             )
         else:
             sentences[-1].append(cells)
-    whole = [sentence for sentence in sentences if sentence]
-    return {str(index): [[cells[index] for cells in sentence] for sentence in whole] for index in range(width)}
+    sentences = [sentence for sentence in sentences if sentence]
+    return {str(index): [[cells[index] for cells in sentence] for sentence in sentences] for index in range(columns)}
 
 
-def _bad_line(text: str) -> int:
+def _first_malformed_line(text: str) -> int:
     for number, line in enumerate(text.split("\n"), 1):
         try:
             json.loads(line if line.strip() else "0")

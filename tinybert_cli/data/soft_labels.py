@@ -1,4 +1,7 @@
-"""Label datasets: the rows that a teacher was shown, and its answers, in Parquet."""
+"""Label datasets: rows with the logits of a teacher, in Parquet.
+
+Shapes: N rows, P predictions (in most tasks one per row), C numbers of one prediction.
+"""
 
 from __future__ import annotations
 
@@ -13,51 +16,62 @@ from tinybert_cli.data.readers import read_file
 from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.types import Array, Rows, concatenated_ranges
 
-TRAINING = ("train-", "augmented-", "unlabeled-")
-COPY = TRAINING.index("augmented-")
+TRAINING_PREFIXES = ("train-", "augmented-", "unlabeled-")  # of the shards to train on, in the order they are read
+AUGMENTED = TRAINING_PREFIXES.index("augmented-")
 
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """A label dataset: the N rows that a teacher was shown, and the logits of its A answers, of C numbers each."""
+    """A label dataset: N rows and the teacher's logits for them, before any threshold is applied."""
 
     rows: Rows
-    logits: Array  # (A, C)
-    offsets: Array | None = None  # (N + 1,) where the answers of each row begin; None: one each
-    kinds: Array | None = None  # (N,) which of TRAINING each row is of; None: all are of train
+    logits: Array  # (P, C)
+    offsets: Array | None = None  # (N + 1,) where the predictions of each row begin; None: one each
+    split_indices: Array | None = None  # (N,) index into TRAINING_PREFIXES of each row; None: all rows are in train
 
     @property
     def originals(self) -> Rows:
-        """The rows that nobody made up."""
-        return self.rows if self.kinds is None else self.rows.select(np.flatnonzero(self.kinds != COPY).tolist())
+        """The rows that are not augmented examples."""
+        if self.split_indices is None:
+            return self.rows
+        return self.rows.select(np.flatnonzero(self.split_indices != AUGMENTED).tolist())
 
     def prediction_indices(self, rows: Array) -> Array:
-        """Which of the A answers belong to these rows."""
+        """Indices of the predictions of these rows, in the order of the rows."""
         return rows if self.offsets is None else concatenated_ranges(self.offsets, rows)
 
     def select(self, rows: Array) -> SoftLabels:
+        """Only these rows (indices), in this order, with their predictions."""
         counts = None if self.offsets is None else np.diff(self.offsets)[rows]
         return SoftLabels(
             self.rows.select(rows.tolist()),
             self.logits[self.prediction_indices(rows)],
             None if counts is None else np.concatenate([[0], np.cumsum(counts)]),
-            None if self.kinds is None else self.kinds[rows],
+            None if self.split_indices is None else self.split_indices[rows],
         )
 
     def head(self, count: int | None) -> SoftLabels:
-        """All, if the teacher was shown at most so many rows of train and unlabeled each; or else the first of them."""
-        if count is None or self._longest() <= count:
+        """The first `count` rows; all rows if neither train nor unlabeled has more than `count`."""
+        if count is None or self._largest_split() <= count:
             return self
         return self.select(np.arange(min(count, len(self.rows))))
 
-    def _longest(self) -> int:
-        """Rows of train or of unlabeled, whichever has more."""
-        kinds = np.zeros(len(self.rows), dtype=int) if self.kinds is None else self.kinds
-        return int(np.bincount(kinds[kinds != COPY], minlength=1).max())
+    def _largest_split(self) -> int:
+        """Number of rows of train or of unlabeled, whichever is larger."""
+        indices = np.zeros(len(self.rows), dtype=int) if self.split_indices is None else self.split_indices
+        return int(np.bincount(indices[indices != AUGMENTED], minlength=1).max())
 
 
 def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
-    """The train, augmented and unlabeled rows of a label dataset; what it holds of other splits is not for training."""
+    """The train, augmented and unlabeled rows of a label dataset; its other splits are ignored.
+
+    Args:
+        folder: the label dataset.
+        files: names of its files.
+
+    Raises:
+        InputError: there are no such rows, or a file is damaged.
+    """
     shards = training_shards(files)
     if not shards:
         raise InputError(f"'{folder}' has no rows of train or unlabeled", hint="gen-soft-labels: splits: [train]")
@@ -65,27 +79,28 @@ def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
     columns = {name: [v for part in parts for v in part.columns.get(name, [None] * len(part))] for name in names}
     logits, offsets = _flat(columns.pop("teacher_logits"))
-    kinds = np.repeat([_split(name) for name in shards], [len(part) for part in parts])
-    return SoftLabels(Rows(columns, tuple(origin for part in parts for origin in part.origins)), logits, offsets, kinds)
+    rows = Rows(columns, tuple(origin for part in parts for origin in part.origins))
+    split_indices = np.repeat([_split_index(name) for name in shards], [len(part) for part in parts])
+    return SoftLabels(rows, logits, offsets, split_indices)
 
 
 def training_shards(files: Iterable[str]) -> list[str]:
-    """Of the files of a label dataset those with rows to train on, in their order."""
-    shards = [name for name in files if name.startswith(TRAINING) and name.endswith(".parquet")]
-    return sorted(shards, key=lambda name: (_split(name), name))
+    """The files of a label dataset that have rows to train on, in the order in which they are read."""
+    shards = [name for name in files if name.startswith(TRAINING_PREFIXES) and name.endswith(".parquet")]
+    return sorted(shards, key=lambda name: (_split_index(name), name))
 
 
-def _flat(answers: list[Any]) -> tuple[Array, Array | None]:
-    """One answer of C numbers per row → (N, C), None; a list of them per row → (A, C), and where each row begins."""
-    several = any(answer and isinstance(answer[0], list) for answer in answers)
-    if not several:
-        return np.asarray(answers, dtype=np.float32), None
-    flat = np.asarray([one for answer in answers for one in answer], dtype=np.float32)
-    return flat, np.concatenate([[0], np.cumsum([len(answer) for answer in answers])])
+def _flat(by_row: list[Any]) -> tuple[Array, Array | None]:
+    """One prediction of C numbers per row → (N, C), None; a list of predictions per row → (P, C), (N + 1,)."""
+    is_nested = any(logits and isinstance(logits[0], list) for logits in by_row)
+    if not is_nested:
+        return np.asarray(by_row, dtype=np.float32), None
+    flat = np.asarray([prediction for logits in by_row for prediction in logits], dtype=np.float32)
+    return flat, np.concatenate([[0], np.cumsum([len(logits) for logits in by_row])])
 
 
-def _split(name: str) -> int:
-    return next(place for place, split in enumerate(TRAINING) if name.startswith(split))
+def _split_index(name: str) -> int:
+    return next(index for index, prefix in enumerate(TRAINING_PREFIXES) if name.startswith(prefix))
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
@@ -99,30 +114,35 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 def write_soft_labels(
     path: Path, rows: Rows, logits: Array, offsets: Array | None, *, columns: Mapping[str, Sequence[Any]], dtype: str
 ) -> None:
-    """One shard: the input columns, the `columns` of answers, and teacher_logits: C numbers, or a list of such lists.
+    """Write one shard: the columns of the rows, the prediction `columns`, and `teacher_logits`.
 
     Args:
-        logits: (A, C).
-        offsets: (N + 1,) where the answers of each row begin; None: one each.
+        path: the Parquet file.
+        rows: N rows.
+        logits: (P, C).
+        offsets: (N + 1,) where the predictions of each row begin: teacher_logits is then a list of lists of C numbers.
+            None: one prediction per row, and teacher_logits is a list of C numbers.
+        columns: name → N values.
+        dtype: float32 or float16.
     """
     import pyarrow as pa
 
     flat = pa.array(logits.astype(dtype).ravel(), type=pa.float16() if dtype == "float16" else pa.float32())
-    answers = pa.FixedSizeListArray.from_arrays(flat, logits.shape[-1])
+    teacher_logits = pa.FixedSizeListArray.from_arrays(flat, logits.shape[-1])
     if offsets is not None:
-        answers = pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), answers)
-    write_table(path, {**rows.columns, **columns, "teacher_logits": answers})
+        teacher_logits = pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), teacher_logits)
+    write_table(path, {**rows.columns, **columns, "teacher_logits": teacher_logits})
 
 
 def existing_folder(name: str, key: str) -> Path:
-    """A folder that an earlier stage wrote; InputError with near names if it is not there or not finished."""
+    """The finished folder of an earlier stage; InputError, with the nearest name, if it is missing or unfinished."""
     path = Path(name)
     if not path.is_dir():
-        near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
+        suggestion = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
         raise InputError(
             f"there is no folder '{name}'",
             where=key,
-            hint=near or "run the stage that writes it first: gen-soft-labels",
+            hint=suggestion or "run the stage that writes it first: gen-soft-labels",
         )
     if not (path / "manifest.json").exists():
         what = "unfinished: run gen-soft-labels again" if (path / "checkpoints").exists() else "not a label dataset"

@@ -1,4 +1,4 @@
-"""The splits that a config names: from files, a local folder or the Hub, and what is odd about them."""
+"""The splits that a config names, read from files, a local folder or the Hub, and warnings about their rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinybert_cli.config import Data
-from tinybert_cli.data.readers import READERS, existing_file, joined, kind_of, read_file
+from tinybert_cli.data.readers import READERS, concatenate, existing_file, format_of, read_file
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.types import Encoded, Rows
 
@@ -16,27 +16,31 @@ Split = Literal["train", "validation", "test", "unlabeled"]
 
 
 def has(data: Data, split: Split) -> bool:
-    """Whether the config names rows for this split; a dataset on the Hub is taken to have all but unlabeled ones."""
+    """Whether the config names rows for this split; a Hub dataset is assumed to have every split except `unlabeled`."""
     on_hub = data.dataset_name is not None and not Path(data.dataset_name).is_dir()
     return _files(data, split) is not None or (on_hub and split != "unlabeled")
 
 
 def sources(data: Data, splits: Iterable[Split]) -> dict[str, list[Path] | dict[str, str | None]]:
-    """What the splits are read from: `data.<split>_file` → the files, or `data.dataset` → its name and revision."""
-    found: dict[str, list[Path] | dict[str, str | None]] = {}
+    """Where the splits are read from.
+
+    Maps `data.<split>_file` to its files, or `data.dataset_name` to the local folder or to the Hub id, configuration
+    and revision.
+    """
+    result: dict[str, list[Path] | dict[str, str | None]] = {}
     for split in splits:
         files = _files(data, split)
         if files:
-            found[f"data.{split}_file"] = [existing_file(Path(file), split) for file in files]
+            result[f"data.{split}_file"] = [existing_file(Path(file), split) for file in files]
         elif data.dataset_name and Path(data.dataset_name).exists():
-            found["data.dataset_name"] = [Path(data.dataset_name)]
+            result["data.dataset_name"] = [Path(data.dataset_name)]
         elif data.dataset_name:
-            found["data.dataset_name"] = {
+            result["data.dataset_name"] = {
                 "hub_id": data.dataset_name,
                 "config": data.dataset_config_name,
                 "revision": data.dataset_revision,
             }
-    return found
+    return result
 
 
 def read(data: Data, split: Split) -> Rows:
@@ -44,11 +48,11 @@ def read(data: Data, split: Split) -> Rows:
 
     Raises:
         ConfigError: the config names no source for this split.
-        InputError: a source is missing, empty or unreadable; says file and line.
+        InputError: a source is missing, empty or unreadable; the message gives file and line.
     """
     files = _files(data, split)
     if files:
-        rows = joined([read_file(existing_file(Path(file), split), _conll_columns(data)) for file in files])
+        rows = concatenate([read_file(existing_file(Path(file), split), _conll_columns(data)) for file in files])
     elif data.dataset_name and split != "unlabeled":
         rows = _read_dataset(data, split)
     else:
@@ -56,7 +60,7 @@ def read(data: Data, split: Split) -> Rows:
     if not len(rows):
         raise InputError(f"no rows in {', '.join(origin for origin, _ in rows.origins)}", hint="the file has no data")
     if isinstance(data.label_names, dict):
-        rows = _translated(rows, data.label_column_name, data.label_names)
+        rows = _with_label_names(rows, data.label_column_name, data.label_names)
     return rows.head(data.max_train_samples if split in ("train", "unlabeled") else data.max_eval_samples)
 
 
@@ -66,18 +70,19 @@ def text_columns(data: Data) -> list[str]:
 
 
 def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
-    """Warnings about rows that were cut or say nothing."""
+    """Warnings about rows that were truncated or have no text."""
     count = len(encoded.offsets if encoded.row_offsets is None else encoded.row_offsets) - 1
     if encoded.truncated:
         share = f"{encoded.truncated:,} of {count:,} rows of {split} ({encoded.truncated / count:.1%})"
-        yield {"event": "warning", "message": f"{share} are longer than {data.max_seq_length} tokens and were cut"}
+        message = f"{share} are longer than {data.max_seq_length} tokens and were truncated"
+        yield {"event": "warning", "message": message}
     if encoded.empty:
-        where = ", ".join(str(row + 1) for row in encoded.empty[:5])
-        yield {"event": "warning", "message": f"{len(encoded.empty):,} rows of {split} have no text (row {where})"}
+        numbers = ", ".join(str(row + 1) for row in encoded.empty[:5])
+        yield {"event": "warning", "message": f"{len(encoded.empty):,} rows of {split} have no text (row {numbers})"}
 
 
-def overlap(train: Rows, other: Rows, data: Data) -> Iterator[dict[str, Any]]:
-    """A warning if rows of train stand in the evaluation rows too: scores on them flatter."""
+def overlap(train: Rows, validation: Rows, data: Data) -> Iterator[dict[str, Any]]:
+    """A warning if validation rows also occur in the training set, which makes validation scores optimistic."""
     names = text_columns(data)
 
     def texts(rows: Rows) -> Iterator[tuple[Any, ...]]:
@@ -85,14 +90,14 @@ def overlap(train: Rows, other: Rows, data: Data) -> Iterator[dict[str, Any]]:
             yield tuple(tuple(text) if isinstance(text, list) else text for text in row)
 
     seen = set(texts(train))
-    twice = sum(row in seen for row in texts(other))
-    if twice:
-        yield {"event": "warning", "message": f"{twice:,} of {len(other):,} evaluation rows are in train as well: "
-               "the scores will flatter"}  # fmt: skip
+    count = sum(row in seen for row in texts(validation))
+    if count:
+        share = f"{count:,} of {len(validation):,} validation rows also occur in the training set"
+        yield {"event": "warning", "message": f"{share}; validation scores will be optimistic"}
 
 
 def _files(data: Data, split: Split) -> list[str] | None:
-    """The files of a split: named one by one, or found in a local dataset folder by the split's name."""
+    """The files of a split: those that the config names, or those in a local dataset folder with the split's name."""
     value = {
         "train": data.train_file,
         "validation": data.validation_file,
@@ -101,9 +106,9 @@ def _files(data: Data, split: Split) -> list[str] | None:
     }[split]
     if value is None and data.dataset_name and split != "unlabeled":
         folder, name = Path(data.dataset_name), _split_name(data, split)
-        whole = [path for path in folder.glob(f"{name}.*") if kind_of(path) in READERS]
-        shards = [path for path in folder.glob(f"{name}-[0-9]*") if kind_of(path) in READERS]
-        return [str(path) for path in sorted(whole or shards)] or None
+        single = [path for path in folder.glob(f"{name}.*") if format_of(path) in READERS]
+        shards = [path for path in folder.glob(f"{name}-[0-9]*") if format_of(path) in READERS]
+        return [str(path) for path in sorted(single or shards)] or None
     return [value] if isinstance(value, str) else value
 
 
@@ -111,26 +116,26 @@ def _conll_columns(data: Data) -> list[str]:
     return data.conll_column_names or [text_columns(data)[0], data.label_column_name]
 
 
-def _translated(rows: Rows, column: str, names: Mapping[str, str]) -> Rows:
-    """The rows with their labels, or lists of them, as the names that the config gives them.
+def _with_label_names(rows: Rows, column: str, names: Mapping[str, str]) -> Rows:
+    """The rows with their labels, or lists of labels, replaced by the names in the config.
 
     Raises:
-        InputError: a label that has none.
+        InputError: a label has no name.
     """
     if column not in rows.columns:
         return rows
 
     def name_of(value: Any, index: int) -> Any:
         if isinstance(value, list):
-            return [name_of(one, index) for one in value]
+            return [name_of(label, index) for label in value]
         if value is None or str(value) in names:
             return names.get(str(value))
-        if value == -1:  # how the Hub marks the rows of a hidden test set
+        if value == -1:  # the Hub's marker for test rows with hidden labels
             return value
         raise InputError(
             f"the label {value!r} has no name in data.label_names",
             where=rows.location(index),
-            hint=f"named are: {', '.join(names)}",
+            hint=f"labels with a name: {', '.join(names)}",
         )
 
     values = [name_of(value, index) for index, value in enumerate(rows.column(column))]
@@ -151,9 +156,9 @@ def _read_dataset(data: Data, split: Split) -> Rows:
         loaded = datasets.load_dataset(
             data.dataset_name, data.dataset_config_name, split=name, revision=data.dataset_revision
         )
-    except ValueError as error:  # an unknown configuration or split; the message lists what there is
+    except ValueError as error:  # an unknown configuration or split; the message lists the valid ones
         raise InputError(f"cannot load the dataset '{data.dataset_name}': {error}") from error
-    except (OSError, datasets.exceptions.DatasetsError) as error:  # among them every way of having no network
+    except (OSError, datasets.exceptions.DatasetsError) as error:  # includes every network failure
         message, _, _ = str(error).partition("\n")
         raise InputError(
             f"cannot load the dataset '{data.dataset_name}': {message}",
@@ -161,6 +166,6 @@ def _read_dataset(data: Data, split: Split) -> Rows:
             f"where there is one: hf download --repo-type dataset {data.dataset_name}",
         ) from error
     feature = loaded.features.get(data.label_column_name)
-    feature = getattr(feature, "feature", feature)  # of a list: what it is a list of
+    feature = getattr(feature, "feature", feature)  # for a list: the type of its items
     names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     return Rows(loaded.to_dict(), ((f"{data.dataset_name}[{name}]", len(loaded)),), names)

@@ -1,8 +1,10 @@
-"""More text to learn from: copies of sentences in which some words give way to others.
+"""Word-replacement data augmentation (Jiao et al. 2020, algorithm 1).
 
-The word-by-word replacement of TinyBERT (Jiao et al. 2020, algorithm 1): what a masked language model says of a word in
-its sentence, or else its nearest neighbours in a static embedding table. The teacher then labels the copies, so that a
-copy whose meaning has changed teaches what it says now.
+The candidates for a word are the predictions of a masked language model in its sentence, or the word's nearest
+neighbours in a static embedding table. The teacher labels the augmented examples afterwards, so the logits are those of
+the new text even if the replacement has changed its meaning.
+
+A text is split into units (words, numbers, whitespace and punctuation); a word's index is its index among them.
 """
 
 from __future__ import annotations
@@ -15,104 +17,119 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Near = Mapping[str, Sequence[str]]  # word → its neighbours
-Choices = Mapping[int, Sequence[str]]  # the place of a part in its text → the words that it may give way to
+Neighbours = Mapping[str, Sequence[str]]  # word → its nearest neighbours
+Candidates = Mapping[int, Sequence[str]]  # index of a word → its replacement candidates
 
 WORD = re.compile(
     r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\d_\u3400-\u9fff\uf900-\ufaff]+(?:['’][^\W\d_]+)?|\d+|\s+|.", re.DOTALL
 )
-CHUNK = 1024  # words whose neighbours are looked for at once
+CHUNK = 1024  # words whose similarities to the whole table are in memory at once
 
 
-def words(text: str) -> list[str]:
-    """The text in pieces that make it up again: words, numbers, spaces and marks; a Chinese character is a word."""
+def split_words(text: str) -> list[str]:
+    """Split a text into words, numbers, whitespace and punctuation, nothing dropped; a Chinese character is a word."""
     return WORD.findall(text)
 
 
-def neighbours(table: Mapping[str, int], vectors: Tensor, wanted: Iterable[str], count: int) -> dict[str, list[str]]:
-    """The `count` nearest other words, by cosine, of every wanted word that the table knows.
+def nearest_neighbours(
+    table: Mapping[str, int], embeddings: Tensor, words: Iterable[str], count: int
+) -> dict[str, list[str]]:
+    """The `count` nearest other words, by cosine similarity, of all `words` that are in the table.
 
     Args:
-        table: word → row of `vectors` (V, H).
+        table: word → row of `embeddings`. Protected words are neither looked up nor returned.
+        embeddings: (V, H), V rows of hidden size H.
+        words: in lower case.
+        count: neighbours per word.
     """
-    known = [word for word in table if not is_protected(word)]
-    unit = torch.nn.functional.normalize(vectors[[table[word] for word in known]].float(), dim=-1)
-    place = {word: index for index, word in enumerate(known)}
-    asked = sorted({word for word in wanted if word in place})
-    found: dict[str, list[str]] = {}
-    for begin in range(0, len(asked), CHUNK):
-        chunk = asked[begin : begin + CHUNK]
-        rows = torch.tensor([place[word] for word in chunk])
-        closeness = unit[rows] @ unit.T
-        closeness[torch.arange(len(rows)), rows] = -2.0  # not the word itself
-        nearest = closeness.topk(min(count, len(known) - 1)).indices.tolist()
-        found |= {word: [known[index] for index in near] for word, near in zip(chunk, nearest, strict=True)}
-    return found
+    vocabulary = [word for word in table if not is_protected(word)]
+    unit = torch.nn.functional.normalize(embeddings[[table[word] for word in vocabulary]].float(), dim=-1)
+    index_of = {word: index for index, word in enumerate(vocabulary)}
+    queries = sorted({word for word in words if word in index_of})
+    neighbours: dict[str, list[str]] = {}
+    for begin in range(0, len(queries), CHUNK):
+        chunk = queries[begin : begin + CHUNK]
+        rows = torch.tensor([index_of[word] for word in chunk])
+        similarity = unit[rows] @ unit.T
+        similarity[torch.arange(len(rows)), rows] = -2.0  # exclude the word itself
+        nearest = similarity.topk(min(count, len(vocabulary) - 1)).indices.tolist()
+        neighbours |= {word: [vocabulary[i] for i in indices] for word, indices in zip(chunk, nearest, strict=True)}
+    return neighbours
 
 
-def replaceable(parts: Sequence[str]) -> list[int]:
-    """The places of the words that may give way: no number, no name (a capital inside a sentence), no negation."""
-    opens = True  # whether a word would be the first of its sentence
-    found = []
-    for place, part in enumerate(parts):
-        is_name = part[0].isupper() and not opens
-        if not part.isspace():
-            opens = part in SENTENCE_ENDS
-        if part.isalpha() and not is_name and not is_protected(part.lower()):
-            found.append(place)
-    return found
+def replaceable_indices(units: Sequence[str]) -> list[int]:
+    """Indices of the words that may be replaced: not numbers, names (capitalised mid-sentence) or negations."""
+    starts_sentence = True
+    indices = []
+    for index, unit in enumerate(units):
+        is_name = unit[0].isupper() and not starts_sentence
+        if not unit.isspace():
+            starts_sentence = unit in SENTENCE_ENDS
+        if unit.isalpha() and not is_name and not is_protected(unit.lower()):
+            indices.append(index)
+    return indices
 
 
-def spans(parts: Sequence[str], places: Iterable[int]) -> list[tuple[int, int]]:
-    """Where the parts at these places begin and end in their text."""
-    ends = list(itertools.accumulate(len(part) for part in parts))
-    return [(ends[place] - len(parts[place]), ends[place]) for place in places]
+def word_spans(units: Sequence[str], indices: Iterable[int]) -> list[tuple[int, int]]:
+    """The character spans (begin, end) of the units at these indices."""
+    ends = list(itertools.accumulate(len(unit) for unit in units))
+    return [(ends[index] - len(units[index]), ends[index]) for index in indices]
 
 
-def choices(text: str, near: Near, in_context: Choices | None = None) -> Choices:
-    """What each word of the text may give way to: what was said of its place `in_context`, or else its neighbours."""
-    parts, said = words(text), in_context or {}
-    found = {place: said.get(place) or near.get(parts[place].lower(), ()) for place in replaceable(parts)}
-    return {place: others for place, others in found.items() if others}
+def replacement_candidates(text: str, neighbours: Neighbours, in_context: Candidates | None = None) -> Candidates:
+    """The candidates for each replaceable word of a text: those `in_context`, or else its nearest neighbours."""
+    units, in_context = split_words(text), in_context or {}
+    candidates = {
+        index: in_context.get(index) or neighbours.get(units[index].lower(), ()) for index in replaceable_indices(units)
+    }
+    return {index: words for index, words in candidates.items() if words}
 
 
-def copies(
+def augment(
     rows: Sequence[tuple[str, ...]],
-    choices: Iterable[Sequence[Choices]],
+    candidates: Iterable[Sequence[Candidates]],
     *,
     count: int,
     probability: float,
     seed: int,
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Up to `count` changed copies of each row, with its position; none is there twice or like an original.
+    """Up to `count` augmented examples per row, as (index of the row, texts); no duplicates and no original rows.
 
-    A row is one text or a pair, whose texts stay together, and has `choices` for each. A word that has any gives way
-    with `probability`. What a row becomes depends on `seed`, its place and its choices alone.
+    A row depends only on `seed`, its index and its candidates.
+
+    Args:
+        rows: one text or a pair of texts each. The texts of a pair are kept together.
+        candidates: one mapping per text of each row.
+        count: augmented examples per row.
+        probability: probability of replacing each word that has candidates.
+        seed: of the random choices.
     """
     seen = set(rows)
-    for index, (row, chosen) in enumerate(zip(rows, choices, strict=True)):
-        draw = np.random.default_rng([seed, index])
-        split = [words(text) for text in row]
+    for index, (row, row_candidates) in enumerate(zip(rows, candidates, strict=True)):
+        random = np.random.default_rng([seed, index])
+        texts = [split_words(text) for text in row]
         for _ in range(count):
-            texts = zip(split, chosen, strict=True)
-            copy = tuple("".join(_changed(parts, others, probability, draw)) for parts, others in texts)
-            if copy not in seen:
-                seen.add(copy)
-                yield index, copy
-
-
-def _changed(parts: Sequence[str], choices: Choices, probability: float, draw: np.random.Generator) -> Iterator[str]:
-    for place, part in enumerate(parts):
-        if draw.random() < probability and place in choices:
-            other = choices[place][int(draw.integers(len(choices[place])))]
-            yield other.capitalize() if part[0].isupper() else other
-        else:
-            yield part
+            pairs = zip(texts, row_candidates, strict=True)
+            example = tuple("".join(_replaced(units, words, probability, random)) for units, words in pairs)
+            if example not in seen:
+                seen.add(example)
+                yield index, example
 
 
 def is_protected(word: str) -> bool:
-    """A word that turns the meaning round, or part of one."""
+    """Whether the word is a negation, or part of one, and must not be replaced."""
     return word in NEGATIONS or word.endswith(("n't", "n’t"))
+
+
+def _replaced(
+    units: Sequence[str], candidates: Candidates, probability: float, random: np.random.Generator
+) -> Iterator[str]:
+    for index, unit in enumerate(units):
+        if random.random() < probability and index in candidates:
+            word = candidates[index][int(random.integers(len(candidates[index])))]
+            yield word.capitalize() if unit[0].isupper() else word
+        else:
+            yield unit
 
 
 SENTENCE_ENDS = frozenset(".!?。！？\n")

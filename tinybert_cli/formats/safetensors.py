@@ -1,4 +1,4 @@
-"""safetensors: a model folder for transformers, with weights in half the bytes."""
+"""safetensors: a model folder for transformers with weights of 16 bits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "model.safetensors"
-DTYPE = "bfloat16"  # the default: a CPU can compute with it
+DTYPE = "bfloat16"  # the default, because CPUs can compute with it
 
 
 def write_safetensors(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, dtype: str | None = None) -> None:
-    """Writes model.safetensors in bfloat16 or float16, and a config.json that says so.
+    """Writes model.safetensors in bfloat16 or float16, and a config.json with this dtype.
 
-    bfloat16 keeps the range of float32 with 8 bits of precision; float16 has 11 bits and ends at 65,504.
+    bfloat16 has the range of float32 and 8 bits of precision; float16 has 11 bits and a maximum of 65,504.
 
     Raises:
         ConfigError: a weight is too large for float16.

@@ -1,4 +1,4 @@
-"""doctor: what a bug report should hold: versions, machine, device, caches, what is installed."""
+"""doctor: the environment for bug reports: versions, machine, device, caches, optional packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIONAL = {
 
 
 def run() -> dict[str, Any]:
-    """Sections of facts."""
+    """The environment as section → name → value."""
     import torch
 
     from tinybert_cli import loops
@@ -41,17 +41,17 @@ def run() -> dict[str, Any]:
         "disk": {"free here": f"{disk.free / 1e9:.1f} GB", "Hugging Face cache": str(home), "exists": home.is_dir()},
         "network": {"offline mode": offline},
         "optional packages": {
-            name: "installed" if importlib.util.find_spec(name) else f"missing ({use} needs it)"
+            name: "installed" if importlib.util.find_spec(name) else f"missing (needed by {use})"
             for name, use in OPTIONAL.items()
         },
     }
 
 
-def as_text(found: dict[str, Any]) -> str:
-    """The sections as lines."""
+def as_text(sections: dict[str, Any]) -> str:
+    """One line per section and per value."""
     lines = []
-    for section, facts in found.items():
-        lines += [section, *(f"  {name:<22}{value}" for name, value in facts.items())]
+    for section, values in sections.items():
+        lines += [section, *(f"  {name:<22}{value}" for name, value in values.items())]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""init: a recipe of one's own, copied from the ones that come with the program."""
+"""init: copies a recipe that is shipped with tinybert into a folder of the user."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ RECIPES = {
     "token-classification": "conll2003",
     "question-answering": "squad",
     "language-modeling": "general",
-}  # task → the recipe to start from
+}  # task → recipe in configs/
 DEMO = "demo"
 
 
 def run(folder: Path, task: str = "text-classification", *, demo: bool = False) -> list[Path]:
-    """Copies the files of a recipe into `folder`, their paths and output folders changed to its name.
+    """Copies the files of a recipe into `folder`, and replaces the recipe's name by that of the folder in all paths.
 
     Raises:
-        ConfigError: no such task.
-        OutputError: a file is there already; nothing is written then.
+        ConfigError: unknown task.
+        OutputError: a file already exists; then nothing is written.
     """
     tasks.find(task)
     if folder.is_file():
@@ -33,7 +33,7 @@ def run(folder: Path, task: str = "text-classification", *, demo: bool = False) 
     copies = {file: folder / file.relative_to(source) for file in sorted(source.rglob("*")) if file.is_file()}
     for target in copies.values():
         if target.exists():
-            raise OutputError(f"'{target}' is there already", hint="name a new folder; init never overwrites")
+            raise OutputError(f"'{target}' already exists", hint="name a new folder; init never overwrites files")
     for file, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         text = file.read_text(encoding="utf-8")
@@ -45,9 +45,9 @@ def run(folder: Path, task: str = "text-classification", *, demo: bool = False) 
 
 
 def _shipped() -> Path:
-    """configs/ inside the installed package, or beside it in a checkout."""
+    """configs/ in the installed package, or next to the package in a checkout."""
     package = Path(__file__).parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / DEMO).is_dir():
             return folder
-    raise InputError("the recipes did not come with this installation", hint="install tinybert from its wheel or git")
+    raise InputError("this installation does not contain the recipes", hint="install tinybert from its wheel or git")

@@ -1,4 +1,4 @@
-"""The only loops over batches: training and prediction."""
+"""Loops over batches: training, inference and profiling."""
 
 from tinybert_cli.loops.devices import (
     device,
@@ -19,11 +19,10 @@ from tinybert_cli.loops.inference import (
     predict_outputs,
 )
 from tinybert_cli.loops.profiling import cold_start, latencies, multiply_adds
-from tinybert_cli.loops.trainer import Row, Trainer, make_accelerator
+from tinybert_cli.loops.trainer import Trainer, make_accelerator
 
 __all__ = [
     "MODEL_INPUTS",
-    "Row",
     "SessionModule",
     "StepLoss",
     "Trainer",

@@ -1,4 +1,4 @@
-"""Which device, which precision and which attention are the fastest here, and what becomes of memory and processes."""
+"""Hardware choices: device, precision and attention kernel; memory allocation and the process group."""
 
 from __future__ import annotations
 
@@ -11,60 +11,72 @@ import torch
 from tinybert_cli.errors import ConfigError
 
 if torch.distributed.is_available():
-    # Its functions take the group of processes as their default: imported after there is one, they keep it for ever.
+    # Functions of this module take the default process group as a default argument. Imported after a group exists, they
+    # keep a reference to it, and it is never freed.
     import torch.distributed.nn.functional
 
 
-def to_bf16_if_faster(model: torch.nn.Module, asked: str) -> str:
-    """For prediction: bf16 weights where the machine multiplies them faster; says which precision was taken."""
-    taken = precision(asked)
-    if taken == "bf16":
-        model.to(torch.bfloat16)
-    return taken
-
-
-def fastest_attention(device: str, max_seq_length: int) -> str:
-    """`eager` for training on short text on a CPU, where sdpa with dropout falls back to a slower path; else `sdpa`."""
-    return "eager" if device == "cpu" and max_seq_length <= SHORT else "sdpa"
-
-
-def keep_freed_memory() -> None:
-    """Memory that is freed stays with the process, whose next step wants as much again; given back, every page of it
-    has to be made anew. With glibc alone, which gives back what is large."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # musl has none
-        mallopt(_MMAP_THRESHOLD, 2**30)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
+    """The accelerator (GPU) if there is one, else the CPU. For prediction; training uses its Accelerator's device."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def end_process_group() -> None:
-    """Ends the group of processes that this one ran in, if any, once all are done: one that goes early may abort.
+def precision(requested: str) -> str:
+    """The precision to compute in, `no` (float32), `bf16` or `fp16`.
 
-    Its threads end with the last reference to it. One that is alive when the interpreter ends may abort that, too:
-    https://github.com/pytorch/pytorch/pull/179291.
+    `auto` becomes bf16 where the device computes it faster than float32, fp16 on older GPUs, else `no`.
+
+    Raises:
+        ConfigError: fp16 without a GPU.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        gc.collect()  # models that were trained together refer to it
-        torch.distributed.destroy_process_group()
-
-
-def precision(asked: str) -> str:
-    """What `auto` comes to: bf16 where the device computes it faster than float32 (no); fp16 on older GPUs."""
-    if asked == "fp16" and device().type == "cpu":
+    if requested == "fp16" and device().type == "cpu":
         raise ConfigError("fp16 needs a GPU", key=("training", "mixed_precision"), hint="auto, no or bf16")
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     cpu = torch.cpu.get_capabilities()
     return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "no"
 
 
+def to_bf16_if_faster(model: torch.nn.Module, requested: str) -> str:
+    """For prediction: converts the weights to bf16 if `precision(requested)` is bf16; returns that precision."""
+    chosen = precision(requested)
+    if chosen == "bf16":
+        model.to(torch.bfloat16)
+    return chosen
+
+
+def fastest_attention(device: str, max_seq_length: int) -> str:
+    """The fastest attention implementation for training: `eager` for short text on a CPU, else `sdpa`.
+
+    On a CPU, sdpa with dropout falls back to a slower path.
+    """
+    return "eager" if device == "cpu" and max_seq_length <= SHORT else "sdpa"
+
+
+def keep_freed_memory() -> None:
+    """Makes malloc keep freed memory in the process; only with glibc, which returns large blocks to the system.
+
+    Every training step allocates blocks of similar sizes. Blocks that were returned cost a page fault per page.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # musl has none
+        mallopt(_MMAP_THRESHOLD, 2**30)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def end_process_group() -> None:
+    """Destroys the default process group, if any, after all processes are done: others may abort if one exits early.
+
+    The threads of the group end with the last reference to it. A group that is alive when the interpreter exits may
+    abort the process as well: https://github.com/pytorch/pytorch/pull/179291.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        gc.collect()  # models that were trained with DistributedDataParallel refer to the group
+        torch.distributed.destroy_process_group()
+
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
-SHORT = 256  # tokens; below it sdpa gains nothing on a CPU
+SHORT = 256  # tokens; up to this length sdpa gains nothing on a CPU

@@ -1,4 +1,7 @@
-"""Prediction: what a model says of every batch."""
+"""Inference: a model's outputs for every batch.
+
+Shapes: B batch, T tokens, P predictions, C classes.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,22 @@ from tinybert_cli.types import Array, Batch, Examples
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-StepLoss = Callable[[torch.nn.Module, Batch], Mapping[str, Tensor]]  # must return "loss", and may name its parts
+StepLoss = Callable[[torch.nn.Module, Batch], Mapping[str, Tensor]]  # must return "loss", and may return its parts
 T = TypeVar("T")
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """What the model says about a batch: `logits` (A, C), one of each window, or of each of its `places`.
+    """The model's outputs for a batch, with `logits` (P, C): one prediction per window, or one per `positions`.
 
-    Places (A,) are of all the numbers of an answer, (A, C) of each of them.
+    `positions` index the tokens of the batch (B · T): (P,) for all classes of a prediction, or (P, C), one per class.
     """
-    said: Mapping[str, Tensor] = model(**{name: value for name, value in batch.items() if name in MODEL_INPUTS})
-    if "start_logits" in said:  # (B, T) each, where a model of transformers points at both ends of a span
-        said = {**said, "logits": torch.stack([said["start_logits"], said["end_logits"]], dim=-1)}
+    outputs: Mapping[str, Tensor] = model(**{name: value for name, value in batch.items() if name in MODEL_INPUTS})
+    if "start_logits" in outputs:  # (B, T) each, from the question-answering models of transformers
+        outputs = {**outputs, "logits": torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)}
     if "positions" not in batch:
-        return said
-    logits, places = said["logits"].flatten(0, 1), batch["positions"]  # (B · T, C)
-    return {**said, "logits": logits[places] if places.dim() == 1 else logits.gather(0, places)}
+        return outputs
+    logits, positions = outputs["logits"].flatten(0, 1), batch["positions"]  # (B · T, C)
+    return {**outputs, "logits": logits[positions] if positions.dim() == 1 else logits.gather(0, positions)}
 
 
 def predict(
@@ -40,40 +43,35 @@ def predict(
     accelerator: Accelerator | None = None,
     output: str = "logits",
 ) -> Iterator[tuple[list[int], Array]]:
-    """The model's `answer` to each batch (A, ...), with the positions of its rows; in eval mode, without gradients.
+    """One output of the model for every batch (P, ...), with the indices of the batch's rows.
 
-    With several processes each takes every n-th batch; every process is given all the answers.
+    The model is in eval mode and computes no gradients. Several processes share the batches: process r of n computes
+    batch r, r + n, ..., and every process gets all results.
     """
-    for rows, said in predict_outputs(model, examples, batches, [output], accelerator=accelerator):
-        yield rows, said[output]
+    for rows, outputs in predict_outputs(model, examples, batches, [output], accelerator=accelerator):
+        yield rows, outputs[output]
 
 
 def predict_outputs(
     model: torch.nn.Module,
     examples: Examples,
     batches: Sequence[list[int]],
-    answers: Iterable[str],
+    outputs: Iterable[str],
     *,
     accelerator: Accelerator | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Array]]]:
-    """`predict`, of several of the model's answers at once; float16 stays what it is, other numbers are float32."""
-    names = list(answers)
+    """`predict` for several outputs of the model at once; float16 stays float16, other numbers become float32."""
+    names = list(outputs)
 
-    def said(batch: Batch) -> dict[str, Array]:
-        found = forward(model, batch)
-        return {name: _array(found[name]) for name in names}
+    def compute(batch: Batch) -> dict[str, Array]:
+        values = forward(model, batch)
+        return {name: _array(values[name]) for name in names}
 
-    return _each(said, model, examples, batches, accelerator)
-
-
-def _array(values: Tensor) -> Array:
-    exact = not values.is_floating_point() or values.dtype == torch.float16
-    found: Array = (values if exact else values.float()).cpu().numpy()  # numpy has no bfloat16
-    return found
+    return _map_batches(compute, model, examples, batches, accelerator)
 
 
 def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], **options: Any) -> Array:
-    """The logits of all rows, in their order (A, C)."""
+    """The logits (P, C) of all rows, in the order of the rows."""
     parts = list(predict(model, examples, batches, **options))
     order = np.concatenate([examples.prediction_indices(rows) for rows, _ in parts])
     logits: Array = np.concatenate([values for _, values in parts])
@@ -88,15 +86,15 @@ def mean_loss(
     *,
     accelerator: Accelerator | None = None,
 ) -> dict[str, float]:
-    """The loss and its parts over all tokens, in eval mode, without gradients; `predict` says how it is shared."""
+    """The loss and its parts, as means over all tokens; eval mode, no gradients, batches shared as in `predict`."""
 
-    def parts(batch: Batch) -> tuple[int, dict[str, float]]:
-        found = {name: float(value) for name, value in loss(model, batch).items()}
-        return int(batch["attention_mask"].sum()), found
+    def compute(batch: Batch) -> tuple[int, dict[str, float]]:
+        values = {name: float(value) for name, value in loss(model, batch).items()}
+        return int(batch["attention_mask"].sum()), values
 
-    found = [answer for _, answer in _each(parts, model, examples, batches, accelerator)]
-    tokens = sum(count for count, _ in found)
-    return {name: sum(count * values[name] for count, values in found) / tokens for name in found[0][1]}
+    results = [result for _, result in _map_batches(compute, model, examples, batches, accelerator)]
+    tokens = sum(count for count, _ in results)
+    return {name: sum(count * values[name] for count, values in results) / tokens for name in results[0][1]}
 
 
 class SessionModule(torch.nn.Module):
@@ -112,33 +110,39 @@ class SessionModule(torch.nn.Module):
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
-    """Where the model's weights are; an exported model has none, and takes its input on the CPU."""
+    """The device of the model's weights. An exported model has none and takes its inputs on the CPU."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _each(
-    answer: Callable[[Batch], T],
+def _map_batches(
+    compute: Callable[[Batch], T],
     model: torch.nn.Module,
     examples: Examples,
     batches: Sequence[list[int]],
     accelerator: Accelerator | None,
 ) -> Iterator[tuple[list[int], T]]:
-    """What is to be said of each batch, with the positions of its rows."""
+    """Applies `compute` to every batch, sharded over processes; yields (row indices, result)."""
     model.eval()
     device = device_of(model)
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    rank, world_size = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     with torch.no_grad():
-        for begin in range(0, len(batches), world):
-            mine = batches[begin + rank] if begin + rank < len(batches) else []
-            batch = {name: value.to(device) for name, value in examples.__getitems__(mine).items()} if mine else {}
-            said = (mine, answer(batch)) if mine else None
-            if world == 1:
-                assert said is not None
-                yield said
+        for begin in range(0, len(batches), world_size):
+            rows = batches[begin + rank] if begin + rank < len(batches) else []  # [] where the last group is short
+            batch = {name: value.to(device) for name, value in examples.__getitems__(rows).items()} if rows else {}
+            result = (rows, compute(batch)) if rows else None
+            if world_size == 1:
+                assert result is not None
+                yield result
                 continue
             from accelerate.utils import gather_object
 
-            yield from (item for item in gather_object([said]) if item is not None)
+            yield from (item for item in gather_object([result]) if item is not None)
+
+
+def _array(values: Tensor) -> Array:
+    exact = not values.is_floating_point() or values.dtype == torch.float16
+    array: Array = (values if exact else values.float()).cpu().numpy()  # numpy has no bfloat16
+    return array
 
 
 MODEL_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "own_words"}

@@ -1,4 +1,4 @@
-"""Training: one loop, with everything that a checkpoint needs."""
+"""Training: one loop, and the state that its checkpoints hold."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from tinybert_cli import events
 from tinybert_cli.config import Training
 from tinybert_cli.errors import InputError, Interrupted, UserError
+from tinybert_cli.events import Event
 from tinybert_cli.loops.devices import keep_freed_memory, precision
 from tinybert_cli.loops.inference import StepLoss
 from tinybert_cli.types import Batch, Examples
@@ -23,11 +25,11 @@ from tinybert_cli.types import Batch, Examples
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Row = dict[str, Any]
+Evaluate = Callable[[], dict[str, float]]  # the validation metrics, and `objective`, which selects the best checkpoint
 
 
 class Batches(Protocol):
-    """An order of batches that is fixed by the epoch."""
+    """A batch sampler whose order depends on the epoch."""
 
     epoch: int
 
@@ -36,10 +38,10 @@ class Batches(Protocol):
 
 
 def make_accelerator(training: Training, logs: Path | None = None) -> Accelerator:
-    """The device, precision and processes of a training run. Create it before anything is moved to a device.
+    """Device, precision and processes of a training run. Create it before anything is moved to a device.
 
     Args:
-        logs: where a tracker that writes files may put them.
+        logs: the folder for trackers that write files.
 
     Raises:
         ConfigError: fp16 without a GPU.
@@ -53,7 +55,7 @@ def make_accelerator(training: Training, logs: Path | None = None) -> Accelerato
         log_with=_trackers(training) or None,
         project_dir=logs,
         dataloader_config=DataLoaderConfiguration(even_batches=True),
-        # layer losses leave the head alone, and most families have a pooler that nothing reads
+        # layer losses do not use the classifier, and no loss uses the pooler that most families have
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         step_scheduler_with_optimizer=False,
     )
@@ -61,7 +63,7 @@ def make_accelerator(training: Training, logs: Path | None = None) -> Accelerato
 
 @dataclass
 class Progress:
-    """Where a run stands; a checkpoint holds it next to weights, optimizer, schedule and random states."""
+    """Position of a run; a checkpoint holds it next to weights, optimizer, schedule and random states."""
 
     step: int = 0  # optimizer steps done
     epoch: int = 0  # epochs done
@@ -76,7 +78,7 @@ class Progress:
 
 
 class Trainer:
-    """A model in training: `train` goes on from wherever `load` left off, and `save` may be called at any row."""
+    """Trains one model. `load` before `train` resumes from a checkpoint; `save` may be called after any event."""
 
     def __init__(
         self,
@@ -99,15 +101,16 @@ class Trainer:
         loader: Any = torch.utils.data.DataLoader(
             examples,  # type: ignore[arg-type]
             batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            collate_fn=_identity,  # type: ignore[arg-type]
             num_workers=training.dataloader_num_workers,
-            generator=torch.Generator(),  # else each epoch, and each resumed one, takes a number from dropout's
+            generator=torch.Generator(),  # else every epoch, also a resumed one, draws from the generator of dropout
         )
-        optimizer = torch.optim.AdamW(_groups(model, training.weight_decay), lr=training.learning_rate, fused=True)
+        groups = _parameter_groups(model, training.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
         self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
         self.steps_per_epoch = math.ceil(len(self.loader) / training.gradient_accumulation_steps)
-        asked = math.ceil(training.num_train_epochs * self.steps_per_epoch)
-        self.max_steps = training.max_steps if training.max_steps > 0 else asked
+        steps_of_epochs = math.ceil(training.num_train_epochs * self.steps_per_epoch)
+        self.max_steps = training.max_steps if training.max_steps > 0 else steps_of_epochs
         self.scheduler = get_scheduler(
             training.lr_scheduler_type,
             self.optimizer,
@@ -124,12 +127,12 @@ class Trainer:
 
     @property
     def plain_model(self) -> torch.nn.Module:
-        """The model to predict with: what Accelerate wraps around it waits for the other processes at every batch."""
+        """The model for prediction, without Accelerate's wrapper, whose forward pass synchronizes all processes."""
         model: torch.nn.Module = self.accelerator.unwrap_model(self.model)
         return model
 
     def save(self, folder: Path) -> None:
-        """Everything that is needed to go on as if nothing had happened; every process must call it."""
+        """Saves all state that an exact resume needs; every process must call it."""
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(folder))
         if self.accelerator.is_main_process:
@@ -137,12 +140,13 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def load(self, folder: Path) -> None:
+        """Restores what `save` wrote."""
         self.accelerator.load_state(str(folder))
         self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
         self.saved = self.progress.step
 
     def summary(self) -> dict[str, float]:
-        """How the training went: mean loss, rows per second, seconds."""
+        """Mean loss, rows per second, seconds and steps of the whole training, earlier runs included."""
         progress = self.progress
         return {
             "train_loss": progress.loss_sum / max(1, progress.batches),
@@ -152,21 +156,21 @@ class Trainer:
         }
 
     def train(
-        self, loss: StepLoss, evaluate: Callable[[], dict[str, float]] | None, *, better: float, stop: Callable[[], int]
-    ) -> Iterator[Row]:
-        """Trains to the end, yielding a row whenever there is something to say.
+        self, loss: StepLoss, evaluate: Evaluate | None, *, better: float, stop: Callable[[], int]
+    ) -> Iterator[Event]:
+        """Trains to the end.
 
-        Rows: `progress` after every step, `train` every logging_steps, `evaluate` with its scores and `is_best`,
-        `checkpoint` when it is time to save.
+        Yields `progress` after every step, `train` every logging_steps, `evaluate` with the metrics and `is_best`, and
+        `checkpoint` when the caller should save.
 
         Args:
-            evaluate: the scores; `objective` among them is what the best checkpoint is chosen by.
+            evaluate: returns the metrics; the best checkpoint is selected by the one called `objective`.
             better: +1 if a larger objective is better, -1 if a smaller one is.
-            stop: the number of a signal that asks to stop, or 0.
+            stop: returns the number of a signal that requests a stop, or 0.
 
         Raises:
-            UserError: the loss is NaN or infinite.
-            Interrupted: `stop()` said so; the row before it is a `checkpoint`.
+            UserError: the loss or a gradient is NaN or infinite.
+            Interrupted: `stop()` returned a signal; the event before it is a `checkpoint`.
         """
         if self.training.report_to:
             settings = self.training.model_dump(exclude={"report_to"}, exclude_none=True)
@@ -178,26 +182,20 @@ class Trainer:
                 tracker.finish()
 
     def _train(
-        self, loss: StepLoss, evaluate: Callable[[], dict[str, float]] | None, better: float, stop: Callable[[], int]
-    ) -> Iterator[Row]:
+        self, loss: StepLoss, evaluate: Evaluate | None, better: float, stop: Callable[[], int]
+    ) -> Iterator[Event]:
         progress, training = self.progress, self.training
         since_log: list[Mapping[str, Tensor]] = []
         rows_logged, seconds_logged = progress.rows, progress.seconds
         self.model.train()
         while progress.step < self.max_steps and not self._out_of_patience():
-            for begin, batch in _with_begin(self._rest_of_epoch()):
-                with self.accelerator.accumulate(self.model):
-                    parts = loss(self.model, batch)
-                    self.accelerator.backward(parts["loss"] * self._of_short_group())
-                    if self.accelerator.sync_gradients:
-                        self._check_finite(parts["loss"])
-                    self.optimizer.step()
-                    self.optimizer.zero_grad()
-                since_log.append({name: value.detach() for name, value in parts.items()})
+            for begin, batch in _with_start_times(self._rest_of_epoch()):
+                parts = self._train_batch(loss, batch)
+                since_log.append(parts)
                 progress.batch += 1
                 progress.batches += 1
                 progress.rows += len(batch["input_ids"]) * self.accelerator.num_processes
-                progress.loss_sum += float(parts["loss"].detach())
+                progress.loss_sum += float(parts["loss"])
                 progress.seconds += time.perf_counter() - begin
                 if not self.accelerator.sync_gradients:
                     continue
@@ -207,44 +205,72 @@ class Trainer:
                 epoch_ends = progress.batch >= len(self.loader)
                 if epoch_ends:
                     progress.epoch, progress.batch = progress.epoch + 1, 0
-                yield {"event": "progress", "step": progress.step, "max_steps": self.max_steps, "rows": progress.rows,
-                       "loss": float(parts["loss"].detach()), "seconds": progress.seconds}  # fmt: skip
+                yield events.progress(
+                    progress.step,
+                    self.max_steps,
+                    rows=progress.rows,
+                    seconds=progress.seconds,
+                    loss=float(parts["loss"]),
+                )
                 if progress.step % training.logging_steps == 0 or done:
-                    speed = (progress.rows - rows_logged) / max(1e-9, progress.seconds - seconds_logged)
-                    rate = self.scheduler.get_last_lr()[0]
-                    row = {"event": "train", "step": progress.step, "epoch": self._epochs(), **_means(since_log),
-                           "learning_rate": rate, "samples_per_second": round(speed, 1)}  # fmt: skip
-                    self._track(row)
-                    yield row
+                    rows, seconds = progress.rows - rows_logged, progress.seconds - seconds_logged
+                    event = self._train_event(since_log, samples_per_second=rows / max(1e-9, seconds))
+                    self._track(event)
+                    yield event
                     since_log, rows_logged, seconds_logged = [], progress.rows, progress.seconds
                 evaluated = evaluate is not None and (done or self._is_due(epoch_ends))
                 if evaluate is not None and evaluated:
-                    row = self._evaluated(evaluate, better)
-                    self._track(row)
-                    yield row
+                    event = self._evaluate_event(evaluate, better)
+                    self._track(event)
+                    yield event
                     self.model.train()
-                signum = self._agreed(stop())
+                signum = self._any_signal(stop())
                 if signum or (not done and self._saves(evaluated)):
                     yield {"event": "checkpoint", "step": progress.step}
                     self.saved = progress.step
                 if signum:
                     raise Interrupted(
-                        signum, f"interrupted at step {progress.step} of {self.max_steps}; a checkpoint is saved",
-                        hint="run the same command again to go on",
-                    )  # fmt: skip
+                        signum,
+                        f"interrupted at step {progress.step} of {self.max_steps}; a checkpoint is saved",
+                        hint="run the same command again to resume",
+                    )
                 if done or self._out_of_patience():
                     return
 
-    def _of_short_group(self) -> float:
-        """Accelerate divides every loss by the size of a full group; the last one of an epoch may be smaller."""
+    def _train_batch(self, loss: StepLoss, batch: Batch) -> Mapping[str, Tensor]:
+        """Forward and backward pass, and the optimizer step if the batch completes a group; the loss and its parts."""
+        with self.accelerator.accumulate(self.model):
+            parts = loss(self.model, batch)
+            self.accelerator.backward(parts["loss"] * self._short_group_scale())
+            if self.accelerator.sync_gradients:
+                self._check_finite(parts["loss"])
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return {name: value.detach() for name, value in parts.items()}
+
+    def _short_group_scale(self) -> float:
+        """Corrects the loss of a short last group: Accelerate divides by the size of a full accumulation group."""
         full = self.training.gradient_accumulation_steps
         short = len(self.loader) % full
         return full / short if short and self.progress.batch >= len(self.loader) - short else 1.0
 
-    def _track(self, row: Row) -> None:
-        """To the trackers of `report_to`, if any: `train/loss`, `evaluate/accuracy`, ..."""
-        numbers = {f"{row['event']}/{name}": value for name, value in row.items() if isinstance(value, float)}
-        self.accelerator.log(numbers, step=row["step"])
+    def _check_finite(self, loss: Tensor) -> None:
+        """Clips the gradients; fails before the optimizer step if they or the loss would make weights NaN."""
+        limit = self.training.max_grad_norm or float("inf")
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        scaled = self.precision == "fp16"  # the gradient scaler skips a step whose gradients are infinite
+        if torch.isfinite(loss) and (scaled or torch.isfinite(torch.as_tensor(norm))):
+            return
+        what = "loss" if not torch.isfinite(loss) else "gradient"
+        checkpoint = (
+            "no checkpoint was saved before this step"
+            if self.saved is None
+            else f"the checkpoint of step {self.saved} is kept"
+        )
+        raise UserError(
+            f"the {what} is not finite at step {self.progress.step + 1}",
+            hint=f"lower training.learning_rate, or try training.mixed_precision=no; {checkpoint}",
+        )
 
     def _rest_of_epoch(self) -> Iterator[Batch]:
         self.batches.epoch = self.progress.epoch
@@ -253,25 +279,35 @@ class Trainer:
         else:
             yield from self.loader
 
-    def _check_finite(self, loss: Tensor) -> None:
-        """Before the optimizer sees them: a NaN loss or gradient would ruin every weight."""
-        limit = self.training.max_grad_norm or float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        scaled = self.precision == "fp16"  # there an infinite gradient only skips the step
-        if torch.isfinite(loss) and (scaled or torch.isfinite(torch.as_tensor(norm))):
-            return
-        what = "loss" if not torch.isfinite(loss) else "gradient"
-        kept = (
-            "there is no checkpoint from before it"
-            if self.saved is None
-            else f"the checkpoint of step {self.saved} is kept"
-        )
-        raise UserError(
-            f"the {what} is not finite at step {self.progress.step + 1}",
-            hint=f"lower training.learning_rate, or try training.mixed_precision=no; {kept}",
-        )
+    def _train_event(self, parts: list[Mapping[str, Tensor]], *, samples_per_second: float) -> Event:
+        """The means of the losses since the last one."""
+        return {
+            "event": "train",
+            "step": self.progress.step,
+            "epoch": self._epochs(),
+            **_means(parts),
+            "learning_rate": self.scheduler.get_last_lr()[0],
+            "samples_per_second": round(samples_per_second, 1),
+        }
+
+    def _evaluate_event(self, evaluate: Evaluate, better: float) -> Event:
+        metrics = evaluate()
+        objective = metrics.pop("objective")
+        progress = self.progress
+        is_best = progress.best is None or better * objective > better * progress.best
+        if is_best:
+            progress.best, progress.best_step, progress.worse = objective, progress.step, 0
+        else:
+            progress.worse += 1
+        return {"event": "evaluate", "step": progress.step, "epoch": self._epochs(), **metrics, "is_best": is_best}
+
+    def _track(self, event: Event) -> None:
+        """Reports the numbers to the trackers of `report_to`, if any, as `train/loss`, `evaluate/accuracy`, ..."""
+        numbers = {f"{event['event']}/{name}": value for name, value in event.items() if isinstance(value, float)}
+        self.accelerator.log(numbers, step=event["step"])
 
     def _is_due(self, epoch_ends: bool) -> bool:
+        """Whether `eval_strategy` requires an evaluation after this step."""
         if self.training.eval_strategy == "epoch":
             return epoch_ends
         steps = self.training.eval_steps or self.training.logging_steps
@@ -281,17 +317,6 @@ class Trainer:
         steps = self.training.save_steps
         return evaluated if steps is None else self.progress.step % steps == 0
 
-    def _evaluated(self, evaluate: Callable[[], dict[str, float]], better: float) -> Row:
-        scores = evaluate()
-        objective = scores.pop("objective")
-        progress = self.progress
-        is_best = progress.best is None or better * objective > better * progress.best
-        if is_best:
-            progress.best, progress.best_step, progress.worse = objective, progress.step, 0
-        else:
-            progress.worse += 1
-        return {"event": "evaluate", "step": progress.step, "epoch": self._epochs(), **scores, "is_best": is_best}
-
     def _out_of_patience(self) -> bool:
         patience = self.training.early_stopping_patience
         return patience is not None and self.progress.worse >= patience
@@ -299,16 +324,16 @@ class Trainer:
     def _epochs(self) -> float:
         return round(self.progress.epoch + self.progress.batch / len(self.loader), 2)
 
-    def _agreed(self, signum: int) -> int:
-        """A signal that any process got, on all of them: one that stopped alone would leave the others waiting."""
+    def _any_signal(self, signum: int) -> int:
+        """A signal that any process received, on all processes: if only one stopped, the others would wait for it."""
         if self.accelerator.num_processes == 1:
             return signum
-        asked = torch.tensor([signum], device=self.accelerator.device)
-        return int(self.accelerator.gather(asked).max())
+        signals = torch.tensor([signum], device=self.accelerator.device)
+        return int(self.accelerator.gather(signals).max())
 
 
-def _with_begin(batches: Iterator[Batch]) -> Iterator[tuple[float, Batch]]:
-    """Each batch with the time at which it was asked for: reading it is part of training."""
+def _with_start_times(batches: Iterator[Batch]) -> Iterator[tuple[float, Batch]]:
+    """Each batch with the time before it was read: reading counts as training time."""
     while True:
         begin = time.perf_counter()
         batch = next(batches, None)
@@ -318,7 +343,7 @@ def _with_begin(batches: Iterator[Batch]) -> Iterator[tuple[float, Batch]]:
 
 
 def _trackers(training: Training) -> list[str]:
-    """The names in `report_to`; Accelerate would leave out, without a word, one whose package is missing."""
+    """The names in `report_to`; Accelerate would silently skip one whose package is missing."""
     for name in training.report_to:
         if importlib.util.find_spec(name) is None:
             raise InputError(
@@ -328,8 +353,8 @@ def _trackers(training: Training) -> list[str]:
     return list(training.report_to)
 
 
-def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and layer norms (one dimension) do not."""
+def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices; none for biases and layer norms (one dimension)."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
@@ -343,5 +368,6 @@ def _means(values: list[Mapping[str, Tensor]]) -> dict[str, float]:
     return {name: round(float(torch.stack([v[name] for v in values]).mean()), 6) for name in values[0]}
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _identity(batch: Batch) -> Batch:
+    """The collate function: `examples` return whole batches."""
     return batch

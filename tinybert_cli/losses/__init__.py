@@ -1,4 +1,4 @@
-"""What a student is told about its mistakes: pure functions that compare it with the teacher."""
+"""Distillation losses: pure functions of student outputs, teacher outputs and batch."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Loss = Callable[..., Tensor]  # (student, teacher, batch, *, options) -> scalar
 
 @dataclass(frozen=True)
 class LossSet:
-    """What the numbers of an answer mean, and so how two of them are compared."""
+    """The losses on logits for one output type (a class, several classes, a span, a value)."""
 
     soft_labels: Loss
     hard_labels: Loss
     r_drop: Loss
-    name: str  # what the field calls `hard_labels` of such numbers
+    name: str  # the standard name of `hard_labels` for this output type
     balanced: Callable[[Array], Array] | None = None  # the weight of each label, for `class_weights: balanced`
 
 
 @dataclass(frozen=True)
 class WeightedLoss:
-    """The weighted sum of losses, as `loss`, and each part unweighted under its own name."""
+    """A weighted sum of losses; returns it as `loss`, and each part unweighted under its own name."""
 
-    parts: Mapping[str, tuple[float, Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]]]
+    parts: Mapping[str, tuple[float, Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]]]  # name → (weight, loss)
 
     def __call__(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         values = {name: loss(student, teacher, batch) for name, (_, loss) in self.parts.items()}
@@ -42,25 +42,25 @@ class WeightedLoss:
 
     @property
     def layer_outputs(self) -> frozenset[str]:
-        """What the losses compare besides logits and labels: it needs the teacher itself."""
+        """The layer outputs that the losses need from student and teacher; empty if logits and labels are enough."""
         return layer_outputs_of(name for name in self.parts if name in LAYER_OUTPUTS)
 
     @property
     def text_level(self) -> list[str]:
-        """The losses that compare what is said of a whole text: blocks of running text have nothing of the kind."""
+        """Names of the losses that need one text per row; in language modeling a row is a block of running text."""
         return [name for name in self.parts if name in TEXT_LEVEL_LOSSES]
 
     @property
     def trains_head(self) -> bool:
-        """Whether any of them looks at the logits."""
+        """Whether any loss depends on the logits."""
         return not self.parts.keys() <= LAYER_OUTPUTS.keys()
 
 
 def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "class") -> WeightedLoss:
-    """The named losses with their weights and options; those of weight 0 are left out.
+    """The named losses with their weights and options; losses of weight 0 are left out.
 
     Args:
-        outputs: what the numbers of an answer are, a name of LOSS_SETS.
+        outputs: the output type of the task, a key of LOSS_SETS.
 
     Raises:
         ConfigError: an unknown loss or option, a value of the wrong type or out of bounds, or all weights 0.
@@ -80,17 +80,21 @@ def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "cla
         if weight > 0:
             parts[name] = weight, _with_options(loss, options)
     if not parts:
-        raise ConfigError("every loss has the weight 0: there is nothing to learn", hint="soft_labels: 1.0")
+        raise ConfigError("all loss weights are 0", hint="soft_labels: 1.0")
     return WeightedLoss(parts)
 
 
 def layer_outputs_of(names: Iterable[str]) -> frozenset[str]:
-    """What these losses look at in the layers; ConfigError for a name that is no loss of layers."""
-    return frozenset(answer for name in names for answer in look_up(LAYER_OUTPUTS, name, "loss of layers", key=(name,)))
+    """The layer outputs that these losses need: names of `ModelOutputs`, such as `hidden_states`.
+
+    Raises:
+        ConfigError: a name is not a layer loss.
+    """
+    return frozenset(output for name in names for output in look_up(LAYER_OUTPUTS, name, "layer loss", key=(name,)))
 
 
 def options_of(loss: Loss) -> dict[str, Any]:
-    """The options of a loss, its keyword-only parameters, with their types and bounds."""
+    """The options of a loss: its keyword-only parameters, with their types and bounds."""
     hints = get_type_hints(loss, include_extras=True)
     parameters = inspect.signature(loss).parameters.values()
     return {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -1,6 +1,6 @@
-"""How much each label counts, so that all classes count alike: `class_weights: balanced`, as scikit-learn has it.
+"""Label weights for `class_weights: balanced`, as in scikit-learn.
 
-Shapes: A answers, C classes.
+Shapes: P predictions, C classes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from tinybert_cli.types import Array
 
 
 def of_class(labels: Array) -> Array:
-    """Of each label (A,): A / (C · as many as have it), for the C classes that there are; 0 where it is missing."""
+    """Weight of each label (P,), n / (n_classes * count[label]) as in scikit-learn's "balanced"; 0 for missing labels.
+
+    n and n_classes count the labels and the classes that occur.
+    """
     known = labels[labels >= 0]
     counts: Array = np.maximum(np.bincount(known, minlength=1), 1)
     weights: Array = len(known) / (counts[np.maximum(labels, 0)] * max(1, len(np.unique(known))))
@@ -19,7 +22,7 @@ def of_class(labels: Array) -> Array:
 
 
 def of_classes(labels: Array) -> Array:
-    """Of each decision (A, C), yes (1), no (0) or missing (NaN): as `of_class`, each class's yes and no by itself."""
+    """Weight of each binary label (P, C): 1, 0 or missing (NaN); `of_class` for each class on its own."""
     weights = np.zeros(labels.shape, dtype=np.float32)
     for index, column in enumerate(labels.T):
         weights[:, index] = of_class(np.where(np.isnan(column), -1, column).astype(np.int64))

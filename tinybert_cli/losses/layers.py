@@ -1,7 +1,7 @@
-"""What is compared inside two models: layers, token by token.
+"""Losses on layers: hidden states, embeddings, attention scores and Q/K/V relations.
 
-Shapes: B batch, T tokens, H width, N heads, D dimensions of one head, L compared layers. Every loss is a mean over the
-tokens that are no padding, or over texts, so that padding and batch size change no scale.
+Shapes: B batch, T tokens, H hidden size, A heads, D head dimension, R relation heads. Every loss is a mean over the
+tokens that are not padding, or over texts, so that padding and batch size do not change its scale.
 """
 
 from __future__ import annotations
@@ -17,94 +17,100 @@ from tinybert_cli.errors import ConfigError
 from tinybert_cli.types import Batch, ModelOutputs
 
 RelationHeads = Annotated[
-    int, Field(ge=1, description="Parts into which the heads of each model are split; must divide both widths.")
+    int, Field(ge=1, description="Relation heads that Q, K and V are split into; must divide both hidden sizes.")
 ]
 
 
 def hidden_states(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-    """Mean squared error of what leaves each compared layer, the layers summed (Jiao et al. 2020, equation 8)."""
+    """Mean squared error of the hidden states after each mapped layer, summed over layers (Jiao et al. 2020, eq. 8)."""
     pairs = zip(student["hidden_states"], teacher["hidden_states"], strict=True)
-    return torch.stack([_token_mean(_squared_error(ours, theirs), batch) for ours, theirs in pairs]).sum()
+    return torch.stack([_token_mean(_squared_error(s, t), batch) for s, t in pairs]).sum()
 
 
 def embeddings(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-    """Mean squared error of what enters the first layer (Jiao et al. 2020, equation 9)."""
+    """Mean squared error of the embedding output, the input of the first layer (Jiao et al. 2020, eq. 9)."""
     return _token_mean(_squared_error(student["embeddings"], teacher["embeddings"]), batch)
 
 
 def attentions(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-    """Mean squared error of the raw attention scores QK^T / sqrt(D), before softmax (Jiao et al. 2020, equation 7).
+    """Mean squared error of the attention scores QK^T / sqrt(D) before softmax (Jiao et al. 2020, eq. 7).
 
-    Over the pairs of tokens of which neither is padding and over the heads, of which both models must have as many;
-    the layers summed.
+    Mean over heads and over pairs of tokens neither of which is padding; sum over layers.
+
+    Raises:
+        ConfigError: student and teacher have different numbers of heads.
     """
     mask = batch["attention_mask"].bool()
-    pair = (mask[:, None, :, None] & mask[:, None, None, :]).float()  # (B, 1, T, T)
-    total = pair.new_zeros(())
-    heads, teacher_heads = (said["scores"][0].shape[1] for said in (student, teacher))
+    pair_mask = (mask[:, None, :, None] & mask[:, None, None, :]).float()  # (B, 1, T, T)
+    total = pair_mask.new_zeros(())
+    heads, teacher_heads = (outputs["scores"][0].shape[1] for outputs in (student, teacher))
     if heads != teacher_heads:
         raise ConfigError(
-            f"the student has {heads} attention heads, its teacher {teacher_heads}: they cannot be compared one by one",
+            f"`attentions` needs equal numbers of heads: the student has {heads}, the teacher {teacher_heads}",
             key=("losses", "attentions"),
-            hint="take the loss `relations` instead, or as many heads",
+            hint="use the loss `relations` instead, or give the student as many heads",
         )
-    for ours, theirs in zip(student["scores"], teacher["scores"], strict=True):  # (B, N, T, T)
-        difference = ours.float() - theirs.float()
-        total = total + (difference.square() * pair).sum() / (pair.sum() * heads)
+    for student_scores, teacher_scores in zip(student["scores"], teacher["scores"], strict=True):  # (B, A, T, T)
+        difference = student_scores.float() - teacher_scores.float()
+        total = total + (difference.square() * pair_mask).sum() / (pair_mask.sum() * heads)
     return total
 
 
 def relations(
     student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, relation_heads: RelationHeads = 12
 ) -> Tensor:
-    """KL of the relations QQ^T, KK^T and VV^T of the last compared layer (Wang et al. 2021, arXiv 2012.15828, eq. 3-5).
+    """KL of the relations QQ^T, KK^T and VV^T of the last mapped layer (MiniLMv2: Wang et al. 2021, eq. 3-5).
 
-    The heads of each model are joined and split again into `relation_heads`, so both may have any number of heads and
-    any width that it divides. Mean over the tokens that look, sum over those looked at, the three relations summed.
+    arXiv 2012.15828. The heads of each model are concatenated and split into `relation_heads`, so student and teacher
+    may have different numbers of heads and different hidden sizes. Each relation is a softmax over the key tokens; the
+    KL is averaged over query tokens and relation heads, and summed over the three relations.
+
+    Raises:
+        ConfigError: `relation_heads` does not divide a hidden size.
     """
     mask = batch["attention_mask"]
     total = torch.zeros((), device=mask.device)
     for name in ("queries", "keys", "values"):
-        ours = _log_relations(student[name][-1], mask, relation_heads)  # (B, R, T, T)
-        theirs = _log_relations(teacher[name][-1], mask, relation_heads)
-        divergence = (theirs.exp() * (theirs - ours)).sum(-1).mean(1)  # (B, T)
+        log_student = _log_relations(student[name][-1], mask, relation_heads)  # (B, R, T, T)
+        log_teacher = _log_relations(teacher[name][-1], mask, relation_heads)
+        divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean(1)  # (B, T)
         total = total + _token_mean(divergence, batch)
     return total
 
 
 def cosine(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-    """1 - cos of what leaves the last compared layer (Sanh et al. 2019, arXiv 1910.01108, section 3)."""
-    ours, theirs = student["hidden_states"][-1].float(), teacher["hidden_states"][-1].float()
-    return _token_mean(1 - F.cosine_similarity(ours, theirs, dim=-1), batch)
+    """1 - cosine similarity of the hidden states after the last mapped layer (Sanh et al. 2019, arXiv 1910.01108)."""
+    similarity = F.cosine_similarity(student["hidden_states"][-1].float(), teacher["hidden_states"][-1].float(), dim=-1)
+    return _token_mean(1 - similarity, batch)
 
 
 def pooled(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-    """Squared distance of the normalised [CLS] states, layers summed (Sun et al. 2019, arXiv 1908.09355, eq. 7)."""
+    """Squared distance of the normalised [CLS] states, sum over layers (Sun et al. 2019, arXiv 1908.09355, eq. 7)."""
     pairs = zip(student["hidden_states"], teacher["hidden_states"], strict=True)
     distances = [F.normalize(s[:, 0].float(), dim=-1) - F.normalize(t[:, 0].float(), dim=-1) for s, t in pairs]
     return torch.stack([distance.square().sum(-1).mean() for distance in distances]).sum()
 
 
-def _squared_error(ours: Tensor, theirs: Tensor) -> Tensor:
-    """(B, T): of each token, the mean over the width."""
-    return (ours.float() - theirs.float()).square().mean(-1)
+def _squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error of each token (B, T), over the hidden size."""
+    return (student.float() - teacher.float()).square().mean(-1)
 
 
 def _token_mean(values: Tensor, batch: Batch) -> Tensor:
-    """The mean of (B, T) over the tokens that are no padding."""
+    """The mean of `values` (B, T) over the tokens that are not padding."""
     mask = batch["attention_mask"].to(values.dtype)
     return (values * mask).sum() / mask.sum()
 
 
-def _log_relations(projected: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """(B, R, T, T): of each token the log-distribution over the tokens that are no padding."""
-    batch, has, tokens, size = projected.shape
-    if has * size % heads:
+def _log_relations(projected: Tensor, mask: Tensor, relation_heads: int) -> Tensor:
+    """Log-softmax of the relations (B, R, T, T) of queries, keys or values (B, A, T, D); padding has probability 0."""
+    batch_size, heads, tokens, head_size = projected.shape
+    if heads * head_size % relation_heads:
         raise ConfigError(
-            f"a width of {has * size} cannot be shared by {heads} relation heads",
+            f"hidden size {heads * head_size} is not divisible by relation_heads ({relation_heads})",
             key=("losses", "relations", "relation_heads"),
-            hint="it must divide the width of both models",
+            hint="it must divide the hidden sizes of both models",
         )
-    split = projected.float().transpose(1, 2).reshape(batch, tokens, heads, -1).transpose(1, 2)
+    split = projected.float().transpose(1, 2).reshape(batch_size, tokens, relation_heads, -1).transpose(1, 2)
     scores = split @ split.mT / split.shape[-1] ** 0.5
     return F.log_softmax(scores.masked_fill(mask[:, None, None, :] == 0, -1e4), dim=-1)

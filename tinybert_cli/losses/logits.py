@@ -1,6 +1,7 @@
-"""What is compared of the answers of two models, by what their numbers are: one class, several classes, or a value.
+"""Losses on logits: soft labels, hard labels and R-Drop for each output type.
 
-Shapes: A answers (rows, or words), C classes. Every loss is a mean over the answers.
+The output type is one class, several classes (multi-label), a span, or a value (regression).
+Shapes: P predictions (one per row, or per word), C classes, W windows, T tokens. Every loss is a mean over predictions.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch.nn import functional as F
 
 from tinybert_cli.types import NO_LABEL, Batch, ModelOutputs
 
-Temperature = Annotated[float, Field(gt=0, description="Logits are divided by it before they are compared.")]
+Temperature = Annotated[float, Field(gt=0, description="Both models' logits are divided by it before the softmax.")]
 Smoothing = Annotated[float, Field(ge=0, lt=1, description="Share of the target spread evenly over all classes.")]
 ClassWeights = Annotated[
     Literal["none", "balanced"],
-    Field(description="balanced: rare classes weigh more, each rows / (classes x its rows)."),
+    Field(description="balanced: weight every class by rows / (classes x rows of the class), as scikit-learn does."),
 ]
 
 
@@ -27,8 +28,8 @@ def soft_labels(
 ) -> Tensor:
     """Cross-entropy between the teacher's and the student's distributions, both softened by `temperature`.
 
-    Times T², so that the gradient keeps its size whatever the temperature (Hinton et al. 2015, section 2).
-    Unlike `torch.nn.KLDivLoss` it does not divide by the number of classes.
+    Multiplied by T², so that the size of the gradients does not depend on T (Hinton et al. 2015, section 2).
+    Unlike `torch.nn.KLDivLoss` with its default reduction, it is not divided by the number of classes.
     """
     target = F.softmax(teacher["logits"].float() / temperature, dim=-1)  # (A, C)
     log_student = F.log_softmax(student["logits"].float() / temperature, dim=-1)  # (A, C)
@@ -43,12 +44,12 @@ def hard_labels(
     label_smoothing: Smoothing = 0.0,
     class_weights: ClassWeights = "none",
 ) -> Tensor:
-    """Cross-entropy with the labels in the data; rows without a label (-100) count for nothing.
+    """Cross-entropy with the labels in the data; rows without a label (-100) are ignored.
 
     `label_smoothing` spreads that share of the target over all classes (Szegedy et al. 2016, section 7).
-    `class_weights: balanced` takes the mean by the weights in the batch, so that rare classes count as much as others.
+    `class_weights: balanced` is the mean weighted by "label_weights", so that rare classes count as much as others.
     """
-    labels = batch["labels"]  # (A,)
+    labels = batch["labels"]  # (P,)
     values = F.cross_entropy(
         student["logits"].float(), labels, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="none"
     )
@@ -56,8 +57,8 @@ def hard_labels(
 
 
 def r_drop(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
-    """Symmetric KL between the logits (A, C) of two passes with different dropout (Wu et al. 2021, equation 2)."""
-    log_p, log_q = (F.log_softmax(said["logits"].float(), -1) for said in (first, second))
+    """Symmetric KL between the logits (P, C) of two passes with different dropout (Wu et al. 2021, equation 2)."""
+    log_p, log_q = (F.log_softmax(outputs["logits"].float(), -1) for outputs in (first, second))
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean() / 2
 
 
@@ -66,9 +67,9 @@ def soft_labels_of_classes(
 ) -> Tensor:
     """Binary cross-entropy between both models' probabilities of every class, softened by `temperature`.
 
-    Mean over the classes; times T², as `soft_labels`.
+    Mean over the classes; multiplied by T², as in `soft_labels`.
     """
-    target = torch.sigmoid(teacher["logits"].float() / temperature)  # (A, C)
+    target = torch.sigmoid(teacher["logits"].float() / temperature)  # (P, C)
     return F.binary_cross_entropy_with_logits(student["logits"].float() / temperature, target) * temperature**2
 
 
@@ -80,11 +81,12 @@ def hard_labels_of_classes(
     label_smoothing: Smoothing = 0.0,
     class_weights: ClassWeights = "none",
 ) -> Tensor:
-    """Binary cross-entropy with the labels in the data, 0 or 1 for every class; NaN counts for nothing.
+    """Binary cross-entropy with the labels in the data, 0 or 1 for every class; NaN is ignored.
 
-    `label_smoothing` draws the target so far towards 1/2. `class_weights`: as in `hard_labels`, yes against no.
+    `label_smoothing` moves the target by that share towards 1/2. `class_weights` as in `hard_labels`, where positives
+    and negatives of a class are balanced.
     """
-    labels = batch["labels"].float()  # (A, C)
+    labels = batch["labels"].float()  # (P, C)
     known = ~labels.isnan()
     target = labels.nan_to_num() * (1 - label_smoothing) + label_smoothing / 2
     values = F.binary_cross_entropy_with_logits(student["logits"].float(), target, reduction="none")
@@ -92,19 +94,19 @@ def hard_labels_of_classes(
 
 
 def r_drop_of_classes(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
-    """`r_drop` of logits that each say yes or no (A, C); mean over the classes."""
-    ours, theirs = first["logits"].float(), second["logits"].float()
-    difference: Tensor = (torch.sigmoid(ours) - torch.sigmoid(theirs)) * (ours - theirs)
-    return difference.mean() / 2
+    """`r_drop` for independent binary logits (P, C); mean over the classes."""
+    p, q = first["logits"].float(), second["logits"].float()
+    divergence: Tensor = (torch.sigmoid(p) - torch.sigmoid(q)) * (p - q)
+    return divergence.mean() / 2
 
 
 def soft_labels_of_value(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-    """Squared error to the teacher's value (A, 1). There is no distribution, so there is no temperature."""
+    """Mean squared error to the teacher's value (P, 1). Without a distribution there is no temperature."""
     return F.mse_loss(student["logits"].float(), teacher["logits"].float())
 
 
 def hard_labels_of_value(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-    """Squared error to the value in the data (A,); NaN counts for nothing."""
+    """Mean squared error to the value in the data (P,); NaN is ignored."""
     labels = batch["labels"].float()
     known = ~labels.isnan()
     errors = (student["logits"].float().squeeze(-1) - labels.nan_to_num()).square()
@@ -113,44 +115,43 @@ def hard_labels_of_value(student: ModelOutputs, teacher: ModelOutputs, batch: Ba
 
 
 def r_drop_of_value(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
-    """Squared difference of the values (A, 1) of two passes with different dropout."""
+    """Mean squared difference of the values (P, 1) of two passes with different dropout."""
     return F.mse_loss(first["logits"].float(), second["logits"].float())
 
 
 def soft_labels_of_span(
     student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, temperature: Temperature = 2.0
 ) -> Tensor:
-    """`soft_labels` over the places of a window (A, 2): the mean of that for the begin and that for the end."""
+    """`soft_labels` over the positions of a window (P, 2): the mean of the losses for the start and for the end."""
     target = _over_window(teacher["logits"].float() / temperature, batch).exp()
-    return (
-        -(target * _over_window(student["logits"].float() / temperature, batch)).sum() / _ends(batch) * temperature**2
-    )
+    log_student = _over_window(student["logits"].float() / temperature, batch)
+    return -(target * log_student).sum() / _targets(batch) * temperature**2
 
 
 def hard_labels_of_span(
     student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, label_smoothing: Smoothing = 0.0
 ) -> Tensor:
-    """Cross-entropy with where the answer begins and ends (A, 2); a window without it counts for nothing.
+    """Cross-entropy with the start and the end of the answer (P, 2); windows without the answer are ignored.
 
-    `label_smoothing` spreads that share of the target over all places of the window.
+    `label_smoothing` spreads that share of the target over all positions of the window.
     """
     labels = batch["labels"].float().nan_to_num()
     log_student = _over_window(student["logits"].float(), batch)
     hard = -(labels * log_student).sum()
     if label_smoothing:
-        even = _over_window(torch.zeros_like(log_student), batch).exp() * _sum_over_window(labels, batch)
-        hard = (1 - label_smoothing) * hard - label_smoothing * (even * log_student).sum()
+        uniform = _over_window(torch.zeros_like(log_student), batch).exp() * _sum_over_window(labels, batch)
+        hard = (1 - label_smoothing) * hard - label_smoothing * (uniform * log_student).sum()
     return hard / labels.sum().clamp(min=1)
 
 
 def r_drop_of_span(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
-    """`r_drop` over the places of a window, for the begin and for the end (A, 2); the mean of both."""
-    log_p, log_q = (_over_window(said["logits"].float(), batch) for said in (first, second))
-    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / _ends(batch) / 2
+    """`r_drop` over the positions of a window (P, 2): the mean of start and end."""
+    log_p, log_q = (_over_window(outputs["logits"].float(), batch) for outputs in (first, second))
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / _targets(batch) / 2
 
 
 def _mean(values: Tensor, known: Tensor, batch: Batch, class_weights: ClassWeights) -> Tensor:
-    """The mean of what is known, each by its weight in the batch if they are balanced; 0 if nothing is."""
+    """The mean of the values with a known label, weighted by "label_weights" if balanced; 0 if there are none."""
     weights = batch["label_weights"] * known if class_weights == "balanced" else known.to(values.dtype)
     total = weights.sum()
     mean: Tensor = (values * weights).sum() / torch.where(total > 0, total, 1)
@@ -158,20 +159,20 @@ def _mean(values: Tensor, known: Tensor, batch: Batch, class_weights: ClassWeigh
 
 
 def _over_window(values: Tensor, batch: Batch) -> Tensor:
-    """Log-softmax of (A, 2) over the places that stand in the same window, in either column."""
+    """Log-softmax of (P, 2) over the positions in the same window, for each of the two columns."""
     windows, length = batch["attention_mask"].shape
     spread = values.new_full((windows * length, 2), -torch.inf).scatter(0, batch["positions"], values)
     return spread.view(windows, length, 2).log_softmax(1).view(-1, 2).gather(0, batch["positions"])
 
 
 def _sum_over_window(values: Tensor, batch: Batch) -> Tensor:
-    """For each of (A, 2) the sum of those that stand in the same window."""
+    """For each value of (P, 2) the sum of the values in the same window."""
     windows, length = batch["attention_mask"].shape
     window = batch["positions"] // length
     return values.new_zeros(windows, 2).scatter_add(0, window, values).gather(0, window)
 
 
-def _ends(batch: Batch) -> int:
-    """Begins and ends to be found: two in every window that has places."""
+def _targets(batch: Batch) -> int:
+    """Number of starts and ends: two for every window that has positions."""
     windows = batch["positions"][:, 0] // batch["attention_mask"].shape[1]
     return 2 * int((windows.bincount() > 0).sum())

@@ -1,4 +1,4 @@
-"""Finding, loading, building and saving models: the one place where weights and tokenizers are read."""
+"""Locating, loading, building and saving models: the only part of tinybert that reads weights and tokenizers."""
 
 from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.layer_outputs import Student, Teacher

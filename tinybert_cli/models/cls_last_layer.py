@@ -1,9 +1,10 @@
-"""A last layer that works for the first token alone: heads for whole texts read nothing else of it.
+"""A last layer that computes the [CLS] token only: the head of a sequence classifier reads no other token.
 
-The other tokens are still read there, as keys and values, but they ask nothing and pass no feed-forward network. The
-logits are the same but for rounding, and a model of N layers saves most of one; benchmarks/last_layer.py says how much.
+The other tokens still provide keys and values for the attention of [CLS], but have no queries and skip the feed-forward
+network. The logits are equal up to rounding, and a model of L layers saves most of the cost of one layer;
+benchmarks/last_layer.py measures it.
 
-Shapes: B batch, T tokens, H width, A heads, D dimensions of one head.
+Shapes: B batch, T tokens, H hidden size, A attention heads, D head dimension.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ if TYPE_CHECKING:
 
 
 def compute_cls_only(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, whose last layer from now on returns (B, 1, H); weights, names and what is saved do not change.
+    """Patch the model so that its last layer returns (B, 1, H); weights, names and saved files do not change.
 
-    A model with another head, or of a family whose layers are not known here, stays as it is.
+    A model with another head or of a family that is not in FAMILIES is returned unchanged.
     """
     family = FAMILIES.get(str(model.config.model_type))
     if family is not None and type(model).__name__.endswith("ForSequenceClassification"):
         layers: Any = model.base_model.get_submodule(family.layers)
-        _FirstToken(layers[-1], family, int(model.config.num_attention_heads))
+        _ClsOnlyForward(layers[-1], family, int(model.config.num_attention_heads))
     return model
 
 
 def compute_all_tokens(model: PreTrainedModel) -> None:
-    """Undoes `compute_cls_only`: the last layer returns (B, T, H) again."""
+    """Undo `compute_cls_only`: the last layer returns (B, T, H) again."""
     for module in model.modules():
-        if isinstance(module.__dict__.get("forward"), _FirstToken):
+        if isinstance(module.__dict__.get("forward"), _ClsOnlyForward):
             module.forward.attention.__dict__.pop("forward")
             module.__dict__.pop("forward")
 
 
-class _FirstToken:
-    """The `forward` of a layer, and of the attention in it. No closure, so that a copied model has its own."""
+class _ClsOnlyForward:
+    """Replaces `forward` of a layer and of its attention. An object, not a closure: a deep copy has its own modules."""
 
     def __init__(self, layer: Any, family: Family, heads: int) -> None:
         path, _, _ = family.query.rpartition(".")
@@ -50,24 +51,24 @@ class _FirstToken:
             layer.get_submodule(name) for name in (family.query, family.key, family.value)
         )
         self.output = layer.get_submodule(family.output) if family.output.startswith(f"{path}.") else None
-        self.states: Tensor | None = None
+        self.hidden_states: Tensor | None = None
         layer.forward, self.attention.forward = self, self.attend
 
-    def __call__(self, states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """The layer's own forward, (B, T, H) → (B, 1, H); the mask is (B, 1, T, T), and only its first row is asked."""
-        self.states = states
+    def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The layer's own forward, (B, T, H) → (B, 1, H); only the first row of the mask (B, 1, T, T) is used."""
+        self.hidden_states = hidden_states
         try:
-            first = None if attention_mask is None else attention_mask[:, :, :1]
-            return type(self.layer).forward(self.layer, states[:, :1], first, *args, **kwargs)
+            cls_mask = None if attention_mask is None else attention_mask[:, :, :1]
+            return type(self.layer).forward(self.layer, hidden_states[:, :1], cls_mask, *args, **kwargs)
         finally:
-            self.states = None
+            self.hidden_states = None
 
-    def attend(self, asking: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
-        """Softmax attention of the asking token (B, 1, H) to all (B, T, H)."""
-        assert self.states is not None
+    def attend(self, cls_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
+        """Softmax attention of the [CLS] token (B, 1, H) over all tokens (B, T, H)."""
+        assert self.hidden_states is not None
         queries, keys, values = (
             projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, A·D) → (B, A, T, D)
-            for projected in (self.query(asking), self.key(self.states), self.value(self.states))
+            for projected in (self.query(cls_states), self.key(self.hidden_states), self.value(self.hidden_states))
         )
         context = torch.nn.functional.scaled_dot_product_attention(
             queries, keys, values, attention_mask, dropout_p=self.attention.dropout.p if self.layer.training else 0.0

@@ -1,4 +1,4 @@
-"""Where the families of BERT-class models keep their parts, and the four numbers that shape them."""
+"""Module names of the supported model families, and the four sizes of a BERT-class model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tinybert_cli.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-Axes = tuple[str, ...]  # what each dimension of a weight runs over; a bias runs over the first
+Axes = tuple[str, ...]  # the name of each dimension of a weight; a bias has the first one
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The four numbers of a BERT-class model."""
+    """The four sizes of a BERT-class model."""
 
     num_hidden_layers: int
     hidden_size: int
@@ -26,7 +26,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family of models keeps its parts: module names, without the prefix of the base model."""
+    """Module names of a model family: `layers` and `outside_layers` in the base model, all others in a layer."""
 
     layers: str
     query: str
@@ -36,46 +36,46 @@ class Family:
     up: str
     down: str
     norms: tuple[str, str]
-    lm_head: tuple[
-        str, ...
-    ]  # of the masked language model, in the order in which they are asked; not in the base model
-    elsewhere: Mapping[str, Axes]
+    lm_head: tuple[str, ...]  # modules of the masked-LM head, in the order in which they run; not in the base model
+    outside_layers: Mapping[str, Axes]  # module → dimensions of its weight
 
     def axes(self, key: str) -> Axes:
-        """What the dimensions of a weight inside a layer run over."""
+        """The dimensions of a weight inside a layer."""
         module = key.rpartition(".")[0]
         if module in self.norms:
-            return ("units",)
-        reads = {self.query: "heads", self.key: "heads", self.value: "heads", self.up: "neurons"}
-        writes = {self.output: "heads", self.down: "neurons"}
-        return (reads[module], "units") if module in reads else ("units", writes[module])
+            return ("hidden",)
+        from_hidden = {self.query: "heads", self.key: "heads", self.value: "heads", self.up: "ffn"}
+        to_hidden = {self.output: "heads", self.down: "ffn"}
+        return (from_hidden[module], "hidden") if module in from_hidden else ("hidden", to_hidden[module])
 
 
 def shape_of(config: PreTrainedConfig) -> Shape:
+    """The four sizes in a config; InputError if it has no such fields."""
     values = config.to_dict()
     fields = {name: field_name(config, name) for name in Shape.__dataclass_fields__}
     if not values.keys() >= set(fields.values()):
         raise InputError(
-            f"{config.model_type} models cannot be built in another size: their config has other numbers",
-            hint=f"families that can: {', '.join(FAMILIES)}",
+            f"{config.model_type} models cannot be built in another size: their config has other size fields",
+            hint=f"supported families: {', '.join(FAMILIES)}",
         )
     return Shape(**{name: int(values[field]) for name, field in fields.items()})
 
 
 def field_name(config: PreTrainedConfig, name: str) -> str:
+    """The name of a field of `Shape` in this config."""
     if config.model_type == "distilbert" and name == "intermediate_size":
-        return "hidden_dim"  # the one name that its attribute_map leaves out
+        return "hidden_dim"  # missing from its attribute_map
     return str(config.attribute_map.get(name, name))
 
 
 _EMBEDDINGS: dict[str, Axes] = {
-    "embeddings.word_embeddings": ("pieces", "units"),
-    "embeddings.position_embeddings": ("positions", "units"),
-    "embeddings.token_type_embeddings": ("types", "units"),
-    "embeddings.LayerNorm": ("units",),
+    "embeddings.word_embeddings": ("vocabulary", "hidden"),
+    "embeddings.position_embeddings": ("positions", "hidden"),
+    "embeddings.token_type_embeddings": ("types", "hidden"),
+    "embeddings.LayerNorm": ("hidden",),
 }
-_HEAD: dict[str, Axes] = {"classifier": ("labels", "units"), "qa_outputs": ("labels", "units")}
-_DENSE_HEAD = _HEAD | {"classifier.dense": ("units", "units"), "classifier.out_proj": ("labels", "units")}
+_HEAD: dict[str, Axes] = {"classifier": ("labels", "hidden"), "qa_outputs": ("labels", "hidden")}
+_DENSE_HEAD = _HEAD | {"classifier.dense": ("hidden", "hidden"), "classifier.out_proj": ("labels", "hidden")}
 _BERT = Family(
     layers="encoder.layer",
     query="attention.self.query",
@@ -86,10 +86,10 @@ _BERT = Family(
     down="output.dense",
     norms=("attention.output.LayerNorm", "output.LayerNorm"),
     lm_head=("cls",),
-    elsewhere=_EMBEDDINGS | _HEAD | {"pooler.dense": ("units", "units")},
+    outside_layers=_EMBEDDINGS | _HEAD | {"pooler.dense": ("hidden", "hidden")},
 )
 _ROBERTA = replace(
-    _BERT, lm_head=("lm_head",), elsewhere=_EMBEDDINGS | _DENSE_HEAD | {"pooler.dense": ("units", "units")}
+    _BERT, lm_head=("lm_head",), outside_layers=_EMBEDDINGS | _DENSE_HEAD | {"pooler.dense": ("hidden", "hidden")}
 )
 
 FAMILIES = {
@@ -100,7 +100,7 @@ FAMILIES = {
     "electra": replace(
         _BERT,
         lm_head=("generator_predictions", "generator_lm_head"),
-        elsewhere=_EMBEDDINGS | _DENSE_HEAD | {"embeddings_project": ("units", "embedding")},
+        outside_layers=_EMBEDDINGS | _DENSE_HEAD | {"embeddings_project": ("hidden", "embedding")},
     ),
     "distilbert": Family(
         layers="transformer.layer",
@@ -112,6 +112,6 @@ FAMILIES = {
         down="ffn.lin2",
         norms=("sa_layer_norm", "output_layer_norm"),
         lm_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
-        elsewhere=_EMBEDDINGS | _HEAD | {"pre_classifier": ("units", "units")},
+        outside_layers=_EMBEDDINGS | _HEAD | {"pre_classifier": ("hidden", "hidden")},
     ),
 }

@@ -1,4 +1,4 @@
-"""Models loaded whole or not at all, and saved so that any tool reads them."""
+"""Loading models with complete weights or not at all, and saving them in the format of transformers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinybert_cli.errors import InputError, UserError
 from tinybert_cli.models.cls_last_layer import compute_cls_only
 from tinybert_cli.models.locate import Source, fetch
 from tinybert_cli.models.shapes import shape
-from tinybert_cli.models.weight_files import family_of, is_finite, read_json, read_weights, some_of
+from tinybert_cli.models.weight_files import family_of, first_few, is_finite, read_json, read_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -31,19 +31,30 @@ def load(
     new_head: bool = False,
     dropout: float | None = None,
     attention: str = "sdpa",
+    cls_only: bool = False,
 ) -> PreTrainedModel:
-    """The model in float32 and eval mode, every weight of it from the file; an InputError says which is not there.
+    """The model in float32 and eval mode, with every weight from the file.
 
-    `new_head=True` (finetune) allows a missing head, and makes a fresh one: seed torch before. Whatever head there is
-    must answer `label_names` in that order; without them, the model's own labels stand.
-    `problem` is what the outputs of a sequence-classification head are, as config.json says it in `problem_type`.
-    `base` is the model below any head; the pooler that some families have on top may be missing, and is fresh then.
+    Args:
+        source: a folder or a Hub id.
+        head: a key of HEADS. `base` is the model without a head; its pooler, if any, may be missing from the file and
+            is then initialized randomly.
+        label_names: labels in the order of the outputs. An existing head must have these labels in this order. None:
+            the model's own labels.
+        problem: type of the outputs of a sequence-classification head, as in `problem_type` of config.json.
+        new_head: initialize the head randomly if the file has none (seed torch before).
+        dropout: replaces all dropout probabilities of the config.
+        attention: attention implementation of transformers, if the family supports it.
+        cls_only: the last layer of a sequence classifier computes the [CLS] token only (cls_last_layer.py).
+
+    Raises:
+        InputError: weights are missing or do not fit the config, or head, labels or family are not as expected.
     """
     from transformers.models.auto import modeling_auto
 
     folder = fetch(source)
     config = _read_config(folder)
-    mapping, suffixes, _ = HEADS[head]
+    auto_mapping, suffixes, _ = HEADS[head]
     has_head = not suffixes or any(name.endswith(suffixes) for name in config.architectures or [])
     if not has_head and not new_head:
         raise _no_head(source, config, head)
@@ -53,49 +64,53 @@ def load(
     _set_labels(config, label_names)
     config.problem_type = problem or config.problem_type
     _set_dropout(config, dropout)
-    if suffixes and (config.is_encoder_decoder or _only_writes(config)):
+    if suffixes and (config.is_encoder_decoder or _is_decoder_only(config)):
         raise InputError(
-            f"{config.model_type} models write text; what is distilled here are encoders, which read it",
+            f"{config.model_type} models generate text; tinybert distils encoders only",
             where=str(folder),
             hint="start from an encoder: bert, roberta, distilbert, electra, ...",
         )
-    families = getattr(modeling_auto, mapping)
+    families = getattr(modeling_auto, auto_mapping)
     if type(config) not in families or (not suffixes and config.is_encoder_decoder):
-        what = f"{head} head" if suffixes else "encoder of its own"
-        raise InputError(f"the family of '{source.name}', {config.model_type}, has no {what}", where=str(folder))
-    found = families[type(config)]
-    family = found[0] if isinstance(found, tuple) else found  # Funnel has two, the whole one first
+        missing = f"{head} head" if suffixes else "encoder-only model"
+        raise InputError(f"the family of '{source.name}', {config.model_type}, has no {missing}", where=str(folder))
+    classes = families[type(config)]
+    model_class = classes[0] if isinstance(classes, tuple) else classes  # Funnel has two, the complete model first
 
     weights = read_weights(folder)
-    prefix = f"{family.base_model_prefix}."
+    prefix = f"{model_class.base_model_prefix}."
     if not (suffixes and has_head) and any(key.startswith(prefix) for key in weights):
-        # A head for another task may have the same names and shapes: it would pass for this one.
+        # A head for another task may have the same names and shapes, and would be used as this one.
         weights = {key: tensor for key, tensor in weights.items() if key.startswith(prefix)}
     if not suffixes:
         weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
-    model, report = family.from_pretrained(
+    model, report = model_class.from_pretrained(
         None,
         config=config,
         state_dict=weights,
         dtype=torch.float32,
         # Explicit, because config.json may name a kernel to download; for 32 x 16 tokens sdpa is as fast as eager.
-        attn_implementation=attention if family._supports_sdpa else "eager",
-        ignore_mismatched_sizes=True,  # they are refused below, all at once
+        attn_implementation=attention if model_class._supports_sdpa else "eager",
+        ignore_mismatched_sizes=True,  # _check_report rejects them, all in one error
         output_loading_info=True,
         trust_remote_code=False,
     )
     _check_report(report, folder, prefix if suffixes else "", new_head=new_head or not suffixes)
-    return compute_cls_only(model)
+    return compute_cls_only(model) if cls_only else model
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a folder that `AutoModelFor....from_pretrained` and older runtimes read; float32 safetensors only."""
+    """Write a folder in the format of transformers, as float32 safetensors, and vocab.txt for older runtimes.
+
+    Raises:
+        UserError: a weight is NaN or infinite (nothing is saved), or the weights cannot be written.
+    """
     from safetensors import SafetensorError
 
     for name, tensor in model.state_dict().items():
         if not is_finite(tensor):
             raise UserError(
-                f"the model is broken: '{name}' holds NaN or infinity; nothing was saved",
+                f"the model is broken: '{name}' contains NaN or infinity; nothing was saved",
                 hint="lower the learning rate, or train without mixed precision",
             )
     if model.dtype != torch.float32:
@@ -108,23 +123,23 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """The tokenizer's files, and of a WordPiece one vocab.txt, which older runtimes read."""
+    """Write the tokenizer's files and, for WordPiece, vocab.txt, which older runtimes need."""
     tokenizer.save_pretrained(folder)
     _write_wordpiece_vocabulary(tokenizer, folder)
 
 
 def label_names(model: PreTrainedModel) -> list[str] | None:
-    """The model's labels in the order of its outputs; None if nobody named them (LABEL_0, LABEL_1, ...)."""
+    """The model's labels in the order of its outputs; None if they are the defaults LABEL_0, LABEL_1, ..."""
     return _label_names(model.config)
 
 
 def read_label_names(source: Source) -> list[str] | None:
-    """The labels that config.json names, in the order of the outputs; None if nobody named them. Loads no weights."""
+    """The same from config.json, without loading weights."""
     return _label_names(_read_config(fetch(source, weights=False)))
 
 
 def check_outputs(source: Source, names: list[str] | None, problem: str | None) -> list[str]:
-    """The classes in the order of the outputs, by config.json alone; InputError if they are not `names`."""
+    """The classes in the order of the outputs, from config.json only; InputError if they differ from `names`."""
     config = _read_config(fetch(source, weights=False))
     _check_problem(source, config, problem)
     _check_labels(source, config, names)
@@ -132,25 +147,25 @@ def check_outputs(source: Source, names: list[str] | None, problem: str | None) 
 
 
 def read_config(source: Source) -> dict[str, Any]:
-    """config.json, with what transformers assumes where it says nothing. Loads no weights."""
+    """config.json, completed with the defaults of transformers. Loads no weights."""
     values: dict[str, Any] = _read_config(fetch(source, weights=False)).to_dict()
     return values
 
 
 def number_of_layers(setting: Model, source: Source) -> int:
-    """How many layers the model will have that `setting` asks for. Loads no weights."""
+    """Number of layers of the model that `setting` describes. Loads no weights."""
     return int(shape(setting, _read_config(fetch(source, weights=False))).num_hidden_layers)
 
 
 def rewrite_config(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Puts settings into the config.json of a saved model; those that are None go out of it."""
+    """Update the config.json of a saved model; settings that are None are removed."""
     file = folder / "config.json"
     values = {key: value for key, value in {**read_json(file), **settings}.items() if value is not None}
     file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def size(model: PreTrainedModel) -> dict[str, int]:
-    """`parameters`, and how many of them are `embedding_parameters`, which cost memory but next to no time."""
+    """`parameters`, and `embedding_parameters` among them, which cost memory but hardly any time."""
     embeddings = {
         id(weight)
         for module in model.modules()
@@ -165,13 +180,13 @@ def size(model: PreTrainedModel) -> dict[str, int]:
 
 
 def weights_bytes(folder: Path) -> int:
-    """Bytes on disk of a model's weights, whatever format they are in."""
+    """Bytes on disk of a model's weights: safetensors, ONNX or PyTorch."""
     files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx")]
     return sum(path.stat().st_size for path in files or folder.glob("pytorch_model*.bin"))
 
 
 def _read_config(folder: Path) -> PreTrainedConfig:
-    """config.json as the library's own class; nothing in it can name code, a kernel or another file to load."""
+    """config.json as a config of transformers, without the settings that name code, kernels or other files to load."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
@@ -179,7 +194,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
     values = read_json(file)
     model_type = family_of(values)
     if model_type not in CONFIG_MAPPING:
-        reason = "its code comes with it, and code from a model is never run" if "auto_map" in values else "unknown"
+        reason = "it needs its own code, and code from a model is never run" if "auto_map" in values else "unknown"
         raise InputError(
             f"model type '{model_type}': {reason}",
             where=str(file),
@@ -193,18 +208,18 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         raise InputError(f"the config cannot be read: {error}", where=str(file)) from error
 
 
-def _only_writes(config: PreTrainedConfig) -> bool:
-    """Whether each token sees only those before it: such a family says the next word, and never fills one in."""
+def _is_decoder_only(config: PreTrainedConfig) -> bool:
+    """Whether the family has a causal language model but no masked one."""
     from transformers.models.auto import modeling_auto
 
-    writers, readers = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
-    return type(config) in writers and type(config) not in readers
+    causal, masked = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
+    return type(config) in causal and type(config) not in masked
 
 
 def _no_head(source: Source, config: PreTrainedConfig, head: str) -> InputError:
-    made_as = ", ".join(config.architectures or []) or config.model_type
+    architecture = ", ".join(config.architectures or []) or config.model_type
     return InputError(
-        f"'{source.name}' is a {made_as} model: it has no {head} head",
+        f"'{source.name}' is a {architecture} model: it has no {head} head",
         hint=HEADS[head][2],
     )
 
@@ -217,11 +232,12 @@ def _label_names(config: PreTrainedConfig) -> list[str] | None:
 def _check_labels(source: Source, config: PreTrainedConfig, names: list[str] | None) -> None:
     if names is None:
         return
-    own = _label_names(config)
-    if own is not None and own != names:
-        what = "in another order" if sorted(own) == sorted(names) else "that are not those of the data"
+    model_names = _label_names(config)
+    if model_names is not None and model_names != names:
+        same = sorted(model_names) == sorted(names)
+        difference = "the labels of the data in another order" if same else "other labels than the data"
         raise InputError(
-            f"'{source.name}' answers with labels {what}:\n  model: {', '.join(own)}\n  data:  {', '.join(names)}",
+            f"'{source.name}' has {difference}:\n  model: {', '.join(model_names)}\n  data:  {', '.join(names)}",
             hint="set data.label_names to the model's order, or start from the model without its head",
         )
     if len(names) != config.num_labels:
@@ -232,11 +248,11 @@ def _check_labels(source: Source, config: PreTrainedConfig, names: list[str] | N
 
 
 def _check_problem(source: Source, config: PreTrainedConfig, problem: str | None) -> None:
-    """A head of the same shape may have learnt something else; one that does not say what is taken at our word."""
-    own = config.problem_type
-    if problem is not None and own is not None and own != problem:
+    """InputError if the head was trained for another problem type; a config without a type is accepted."""
+    model_problem = config.problem_type
+    if problem is not None and model_problem is not None and model_problem != problem:
         raise InputError(
-            f"'{source.name}' was made for another task: its outputs are {own.replace('_', ' ')}, "
+            f"'{source.name}' was trained for another task: its outputs are {model_problem.replace('_', ' ')}, "
             f"not {problem.replace('_', ' ')}",
             hint="change `task`, or start from the model without its head",
         )
@@ -257,48 +273,48 @@ def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
 
 
 def _check_report(report: dict[str, Any], folder: Path, prefix: str, *, new_head: bool) -> None:
-    """Refuse weights that would be random (missing), or that nothing would use (whole layers too many)."""
-    body = {key for key in report["missing_keys"] if key.startswith(prefix) and f"{prefix}pooler." not in key}
-    missing = sorted(body if new_head else report["missing_keys"])
+    """InputError if weights are missing (and would be random), have other shapes, or contain layers that are unused."""
+    base = {key for key in report["missing_keys"] if key.startswith(prefix) and f"{prefix}pooler." not in key}
+    missing = sorted(base if new_head else report["missing_keys"])
     mismatched = sorted(key for key, *_ in report["mismatched_keys"])
-    left_over = sorted(key for key in report["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key))
-    complaints = {"missing": missing, "of another shape": mismatched, "too many": left_over}
-    found = [f"{what}: {some_of(keys)}" for what, keys in complaints.items() if keys]
-    if found:
+    unused = sorted(key for key in report["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key))
+    problems = {"missing": missing, "of another shape": mismatched, "too many": unused}
+    complaints = [f"{problem}: {first_few(keys)}" for problem, keys in problems.items() if keys]
+    if complaints:
         raise InputError(
-            "the weights do not fit config.json; " + "; ".join(found),
+            "the weights do not fit config.json; " + "; ".join(complaints),
             where=str(folder),
             hint="one of the two files is from another model",
         )
 
 
 def _write_wordpiece_vocabulary(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """vocab.txt, which transformers 5 no longer writes and older runtimes read: the line number is the id."""
+    """Write vocab.txt, which transformers 5 no longer writes and older runtimes need: the line number is the id."""
     from tokenizers.models import WordPiece
 
     if not isinstance(tokenizer.backend_tokenizer.model, WordPiece):
         return
     ids = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
-    pieces = sorted(ids, key=ids.__getitem__)
-    if [ids[piece] for piece in pieces] == list(range(len(pieces))):
-        (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    tokens = sorted(ids, key=ids.__getitem__)
+    if [ids[token] for token in tokens] == list(range(len(tokens))):
+        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
 
 
-# Settings of config.json that would make the library fetch or run something.
+# Settings of config.json that would make transformers download or run something.
 IGNORED_SETTINGS = {
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
     "auto_map", "fusion_config", "transformers_weights", "distributed_config",
 }  # fmt: skip
 
 DROPOUT_SETTINGS = {
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",  # BERT and its kin
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",  # BERT-like families
     "dropout", "attention_dropout", "seq_classif_dropout",  # DistilBERT
 }  # fmt: skip
 
-# head -> where transformers lists the classes that have it, how the names of models with it end (nothing if it is no
-# head at all), and where to get one.
+# head -> the mapping of transformers with its model classes, suffixes of their names (none for models without a head),
+# and a hint for models that lack the head.
 HEADS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "base": ("MODEL_MAPPING", (), "any encoder has one"),
+    "base": ("MODEL_MAPPING", (), "use any encoder"),
     "sequence-classification": (
         "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
         ("ForSequenceClassification",),
@@ -317,6 +333,6 @@ HEADS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "masked-lm": (
         "MODEL_FOR_MASKED_LM_MAPPING",
         ("ForMaskedLM", "BertForPreTraining"),
-        "give a model as it was pre-trained, with the head that fills in words, such as google-bert/bert-base-uncased",
+        "use a pre-trained model with its masked-LM head, such as google-bert/bert-base-uncased",
     ),
 }

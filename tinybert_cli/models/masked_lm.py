@@ -1,11 +1,11 @@
-"""A masked language model that says which other words could stand in a text: one pass for all the words of it.
+"""A masked language model that proposes replacements for all words of a text in one forward pass.
 
-Nothing is masked. A masked language model is trained on words that were exchanged for others as well as on masks, so it
-says of every word that it reads what else might stand there; BERT-Attack finds its substitutes in this way (Li et al.
-2020, section 3.2). TinyBERT masks one word at a time, with the original sentence beside it so that the word is not
-forgotten (Jiao et al. 2020, algorithm 1): for M words, M passes of twice the length.
+Nothing is masked. Masked language models are trained on randomly replaced words as well as on masks, so their
+prediction for a visible word also ranks alternatives to it; BERT-Attack finds its substitutes in this way (Li et al.
+2020, section 3.2). TinyBERT masks one word at a time and appends the original sentence, so that the model still sees
+the word (Jiao et al. 2020, algorithm 1): for M words, M passes of twice the length.
 
-Shapes: B batch, T tokens, M words asked about, H width, W words that may be an answer, K candidates.
+Shapes: B batch, T tokens, M words with candidates, H hidden size, V words in the vocabulary, K candidates per word.
 """
 
 from __future__ import annotations
@@ -27,11 +27,26 @@ from tinybert_cli.types import Array
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-Spans = Sequence[tuple[int, int]]  # where words begin and end in a text
+Spans = Sequence[tuple[int, int]]  # character spans (begin, end) in a text
 
 
 class MaskedLM(torch.nn.Module):
-    """Takes the model over: from now on its head knows the words that may be an answer, and no other piece."""
+    """Predicts replacement candidates. The model is changed in place: its head keeps only the logits of whole words.
+
+    Args:
+        model: a masked language model.
+        tokenizer: its tokenizer.
+        source: for error messages.
+        candidates: K, candidates per word.
+        is_excluded: words, in lower case, that must not be candidates.
+
+    Attributes:
+        words: the V possible candidates, in lower case.
+        candidates: K, at most V - 1.
+
+    Raises:
+        InputError: the family is not supported.
+    """
 
     def __init__(
         self,
@@ -40,106 +55,117 @@ class MaskedLM(torch.nn.Module):
         source: Source,
         *,
         candidates: int,
-        is_barred: Callable[[str], bool],
+        is_excluded: Callable[[str], bool],
     ) -> None:
         super().__init__()
         family = FAMILIES.get(model.config.model_type)
         if family is None:
             raise InputError(
-                f"{model.config.model_type} models cannot be asked for other words: they are not laid out like BERT",
+                f"{model.config.model_type} models cannot propose replacements: they are not structured like BERT",
                 where=source.name,
-                hint=f"families that can: {', '.join(FAMILIES)}",
+                hint=f"supported families: {', '.join(FAMILIES)}",
             )
-        table = {word: piece for word, piece in whole_words(tokenizer).items() if not is_barred(word)}
-        self.words = list(table)
-        self.candidates = min(candidates, max(len(table) - 1, 0))
-        self._word_of_piece = {piece: index for index, piece in enumerate(table.values())}
-        self._index = {word: index for index, word in enumerate(table)}
-        inner = (piece for text, piece in tokenizer.get_vocab().items() if text.startswith("##"))
-        self._no_words = frozenset([*tokenizer.all_special_ids, *inner])
+        vocabulary = {word: token for word, token in whole_words(tokenizer).items() if not is_excluded(word)}
+        self.words = list(vocabulary)
+        self.candidates = min(candidates, max(len(vocabulary) - 1, 0))
+        self._index_of_token = {token: index for index, token in enumerate(vocabulary.values())}
+        self._index_of_word = {word: index for index, word in enumerate(vocabulary)}
+        continuations = (token for text, token in tokenizer.get_vocab().items() if text.startswith("##"))
+        self._not_words = frozenset([*tokenizer.all_special_ids, *continuations])
         self._tokenizer = tokenizer
         positions: Any = model.base_model.get_submodule("embeddings.position_embeddings")
-        # RoBERTa counts its positions from the id of its padding.
-        self._longest = positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
+        # RoBERTa counts positions from the padding id.
+        unused = 0 if positions.padding_idx is None else positions.padding_idx + 1
+        self._max_length = positions.num_embeddings - unused
 
         self.model = model
-        _keep_answers(model, list(table.values()))
+        _restrict_head(model, list(vocabulary.values()))
         self.head = torch.nn.Sequential(*(model.get_submodule(name) for name in family.lm_head))
 
     def encode(
         self, texts: Sequence[str], spans: Sequence[Spans], max_length: int
     ) -> tuple[dict[str, tuple[Array, int]], Array, list[list[int]]]:
-        """Texts as tokens and offsets, and which of each text's `spans` the model is asked about, in their order.
+        """Tokenize the texts and find the spans that are a single token within the first `max_length` tokens.
 
-        Those that are a single piece of its vocabulary and stand within the first `max_length` tokens.
+        Args:
+            texts: N texts.
+            spans: the character spans of the words of each text.
+            max_length: tokens per text, special tokens included.
+
+        Returns:
+            Tokens and offsets as in `data.Examples`, and for each text the indices of its spans with candidates.
         """
-        read = self._tokenizer(
-            list(texts), truncation=True, max_length=min(max_length, self._longest), return_offsets_mapping=True
+        encoding = self._tokenizer(
+            list(texts), truncation=True, max_length=min(max_length, self._max_length), return_offsets_mapping=True
         )
         own_words: list[Array] = []
-        asked: list[list[int]] = []
-        for text, wanted, pieces, places in zip(texts, spans, read["input_ids"], read["offset_mapping"], strict=True):
-            token_of = self._whole_pieces(text, pieces, places)
-            asked.append([number for number, span in enumerate(wanted) if span in token_of])
-            own = np.full(len(pieces), NOT_ASKED, dtype=np.int32)
-            for number in asked[-1]:
-                token = token_of[wanted[number]]
-                own[token] = self._own(text[slice(*wanted[number])], pieces[token])
+        indices: list[list[int]] = []
+        rows = zip(texts, spans, encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        for text, text_spans, tokens, token_spans in rows:
+            position_of = self._single_tokens(text, tokens, token_spans)
+            indices.append([index for index, span in enumerate(text_spans) if span in position_of])
+            own = np.full(len(tokens), NO_WORD, dtype=np.int32)
+            for index in indices[-1]:
+                position = position_of[text_spans[index]]
+                own[position] = self._word_index(text[slice(*text_spans[index])], tokens[position])
             own_words.append(own)
-        input_ids = np.concatenate([np.asarray(pieces, dtype=np.int32) for pieces in read["input_ids"]])
-        tokens = {
+        input_ids = np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in encoding["input_ids"]])
+        inputs = {
             "input_ids": (input_ids, int(self._tokenizer.pad_token_id)),
-            "own_words": (np.concatenate(own_words), NOT_ASKED),
+            "own_words": (np.concatenate(own_words), NO_WORD),
         }
-        return tokens, np.concatenate([[0], np.cumsum([len(own) for own in own_words])]), asked
+        return inputs, np.concatenate([[0], np.cumsum([len(own) for own in own_words])]), indices
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, own_words: Tensor) -> dict[str, Tensor]:
-        """`candidates` (B, M, K): the K likeliest other words for each one asked about, as places in `words`.
+        """`candidates` (B, M, K): indices into `words` of the K most likely other words, for each word in `own_words`.
 
-        `own_words` (B, T) has the place of the word that stands there, W if it is none of `words`, or NOT_ASKED.
+        `own_words` (B, T) is the index of the word at a token, V if it is not in `words`, or NO_WORD for tokens without
+        candidates. Texts with fewer than M words are padded with zeros.
         """
-        is_asked = own_words != NOT_ASKED
-        states = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask)[0][is_asked]  # (ΣM, H)
-        own, counts = own_words[is_asked], is_asked.sum(-1)
-        filled = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]  # (B, M)
-        found = counts.new_zeros(*filled.shape, self.candidates)
+        is_word = own_words != NO_WORD
+        states = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask)[0][is_word]  # (ΣM, H)
+        own, counts = own_words[is_word], is_word.sum(-1)
+        is_filled = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]  # (B, M)
+        candidates = counts.new_zeros(*is_filled.shape, self.candidates)
         chunks = [slice(begin, begin + CHUNK) for begin in range(0, len(own), CHUNK)]
         if chunks:
-            found[filled] = torch.cat([self._best(states[chunk], own[chunk]) for chunk in chunks])
-        return {"candidates": found}
+            candidates[is_filled] = torch.cat([self._most_likely(states[chunk], own[chunk]) for chunk in chunks])
+        return {"candidates": candidates}
 
-    def _best(self, states: Tensor, own: Tensor) -> Tensor:
-        """(m, H) → (m, K)"""
-        logits: Tensor = self.head(states)  # (m, W)
-        known = (own < len(self.words)).nonzero().squeeze(-1)
-        logits[known, own[known]] = -torch.inf
+    def _most_likely(self, states: Tensor, own: Tensor) -> Tensor:
+        """(M, H), (M,) → (M, K)"""
+        logits: Tensor = self.head(states)  # (M, V)
+        in_vocabulary = (own < len(self.words)).nonzero().squeeze(-1)
+        logits[in_vocabulary, own[in_vocabulary]] = -torch.inf
         return logits.topk(self.candidates).indices
 
-    def _whole_pieces(self, text: str, pieces: Sequence[int], places: Spans) -> dict[tuple[int, int], int]:
-        """Where a single piece stands for all that is there, and which token it is."""
-        spans = [_without_space(text, *place) for place in places]
-        shared = Counter(spans)  # BPE may need several pieces for one character
-        found = enumerate(zip(spans, pieces, strict=True))
-        return {span: token for token, (span, piece) in found if shared[span] == 1 and piece not in self._no_words}
+    def _single_tokens(self, text: str, tokens: Sequence[int], token_spans: Spans) -> dict[tuple[int, int], int]:
+        """Span → position of its token, for spans that are exactly one token and not special or a continuation."""
+        spans = [_without_space(text, *span) for span in token_spans]
+        counts = Counter(spans)  # BPE may need several tokens for one character
+        pairs = enumerate(zip(spans, tokens, strict=True))
+        return {
+            span: position for position, (span, token) in pairs if counts[span] == 1 and token not in self._not_words
+        }
 
-    def _own(self, word: str, piece: int) -> int:
-        return self._word_of_piece.get(piece, self._index.get(word.lower(), len(self.words)))
+    def _word_index(self, word: str, token: int) -> int:
+        return self._index_of_token.get(token, self._index_of_word.get(word.lower(), len(self.words)))
 
 
-def _keep_answers(model: PreTrainedModel, pieces: list[int]) -> None:
-    """Takes every other piece out of the head: they are not asked for, and cost a third of its time."""
+def _restrict_head(model: PreTrainedModel, tokens: list[int]) -> None:
+    """Remove the logits of all other tokens from the head: they are not needed, and take a third of its time."""
     old: Any = model.get_output_embeddings()
-    head = torch.nn.Linear(old.in_features, len(pieces), device=old.weight.device, dtype=old.weight.dtype)
+    head = torch.nn.Linear(old.in_features, len(tokens), device=old.weight.device, dtype=old.weight.dtype)
     with torch.no_grad():
-        head.weight.copy_(old.weight[pieces])
-        head.bias.copy_(old.bias[pieces])
+        head.weight.copy_(old.weight[tokens])
+        head.bias.copy_(old.bias[tokens])
     model.set_output_embeddings(head)
 
 
 def _without_space(text: str, begin: int, end: int) -> tuple[int, int]:
-    """Unigram counts the space before a word as a part of it."""
+    """Unigram tokens include the space before a word."""
     return end - len(text[begin:end].lstrip()), end
 
 
-CHUNK = 1024  # words whose logits (CHUNK, W) are in memory at once
-NOT_ASKED = -1
+CHUNK = 1024  # words whose logits (CHUNK, V) are in memory at once
+NO_WORD = -1

@@ -1,4 +1,4 @@
-"""The shape of a student: its four numbers, and which layers of a deeper model its own stand for."""
+"""The shape of a student: its four sizes, and the layer mapping to a deeper model."""
 
 from __future__ import annotations
 
@@ -16,35 +16,40 @@ if TYPE_CHECKING:
 
 
 def check_preset(setting: Mapping[str, Any] | str) -> None:
-    """ConfigError if `preset` names no shape that is known."""
+    """ConfigError if `preset` is not a key of PRESETS."""
     if not isinstance(setting, str) and setting.get("preset") is not None:
         look_up(PRESETS, setting["preset"], "preset", key=("preset",))
 
 
 def shape(setting: settings.Model, base_config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of the model that `setting` asks for; the base's own is left alone. Needs no weights."""
+    """The config of the model that `setting` describes, from the config of its base model, which is not changed.
+
+    Raises:
+        ConfigError: the sizes are not possible, or larger than those of the base model whose weights are to be copied.
+        InputError: the family cannot be built in another size.
+    """
     if is_unchanged(setting):
         return copy.deepcopy(base_config)
     base = shape_of(base_config)
-    asked = _asked(setting, base)
-    _check_heads(setting, asked.hidden_size, asked.num_attention_heads)
-    if setting.initialize == "teacher" and asked != base:
-        _check_fits(setting, asked, base)
+    target = _target_shape(setting, base)
+    _check_divisible(setting, target.hidden_size, target.num_attention_heads)
+    if setting.initialize == "teacher" and target != base:
+        _check_not_larger(setting, target, base)
         check_family(base_config)
     config = copy.deepcopy(base_config)
-    for name, value in asdict(asked).items():
+    for name, value in asdict(target).items():
         setattr(config, field_name(config, name), value)
     if "pooler_hidden_size" in config.to_dict():  # DeBERTa
-        config.pooler_hidden_size = asked.hidden_size
+        config.pooler_hidden_size = target.hidden_size
     if config.model_type == "electra":
         _set_electra_embeddings(setting, config, base)
     return config
 
 
 def copied_layers(setting: settings.Model, rule: str | Sequence[int], base_config: PreTrainedConfig) -> list[int]:
-    """The layer of the base, counted from 0, that each layer of the student is copied from; empty if none is.
+    """The base layer, counted from 0, that each student layer is copied from; empty for random initialization.
 
-    A student as deep as its base keeps every layer: then the rule is only about the teacher.
+    A student with as many layers as its base copies all of them; `rule` then only applies to the layer losses.
     """
     if setting.initialize == "random":
         return []
@@ -55,7 +60,16 @@ def copied_layers(setting: settings.Model, rule: str | Sequence[int], base_confi
 
 
 def layer_map(rule: str | Sequence[int], student_layers: int, teacher_layers: int) -> list[int]:
-    """For each student layer the teacher layer that it stands for, counted from 0; a list in `rule` counts from 1."""
+    """The teacher layer of each student layer, counted from 0.
+
+    Args:
+        rule: a key of RULES, or the teacher layers themselves, counted from 1.
+        student_layers: their number.
+        teacher_layers: their number.
+
+    Raises:
+        ConfigError: the rule is unknown or does not fit these numbers.
+    """
     key = ("layer_mapping",)
     if not isinstance(rule, str):
         if len(rule) != student_layers:
@@ -67,83 +81,87 @@ def layer_map(rule: str | Sequence[int], student_layers: int, teacher_layers: in
         for number in rule:
             if not 1 <= number <= teacher_layers:
                 raise ConfigError(
-                    f"layer_mapping: there is no layer {number}", key=key, hint=f"the teacher has 1 to {teacher_layers}"
+                    f"layer_mapping: there is no layer {number}",
+                    key=key,
+                    hint=f"the teacher has layers 1 to {teacher_layers}",
                 )
         return [number - 1 for number in rule]
-    pick = look_up(RULES, rule, "layer_mapping", key=key)
+    teacher_layer = look_up(RULES, rule, "layer_mapping", key=key)
     if student_layers > teacher_layers:
         raise ConfigError(
             f"the student has more layers ({student_layers}) than its teacher ({teacher_layers})",
             key=key,
-            hint=f"name a teacher layer for each of them: layer_mapping: [1, ..., {teacher_layers}]",
+            hint=f"list one teacher layer for each of them: layer_mapping: [1, ..., {teacher_layers}]",
         )
-    return [pick(index, student_layers, teacher_layers) for index in range(student_layers)]
+    return [teacher_layer(index, student_layers, teacher_layers) for index in range(student_layers)]
 
 
 def is_unchanged(setting: settings.Model) -> bool:
-    """The model itself, which any family can be, whatever the numbers in its config are called."""
-    return setting.initialize == "teacher" and setting.preset is None and not _numbers(setting)
+    """Whether the student is its base model, unchanged; this works for any family."""
+    return setting.initialize == "teacher" and setting.preset is None and not _given_sizes(setting)
 
 
-def _asked(setting: settings.Model, base: Shape) -> Shape:
+def _target_shape(setting: settings.Model, base: Shape) -> Shape:
+    """The sizes in `setting`, then those of its preset; the others follow from the base and the hidden size."""
     preset = look_up(PRESETS, setting.preset, "preset", key=("preset",)) if setting.preset is not None else None
-    known = (asdict(preset) if preset else {}) | _numbers(setting)
-    width = known.setdefault("hidden_size", base.hidden_size)
-    head_size = base.hidden_size // base.num_attention_heads
-    same_heads = width % head_size == 0
-    known.setdefault("num_attention_heads", width // head_size if same_heads else base.num_attention_heads)
-    known.setdefault("intermediate_size", max(1, round(base.intermediate_size * width / base.hidden_size)))
-    known.setdefault("num_hidden_layers", base.num_hidden_layers)
-    return Shape(**known)
+    sizes = (asdict(preset) if preset else {}) | _given_sizes(setting)
+    hidden_size = sizes.setdefault("hidden_size", base.hidden_size)
+    head_dim = base.hidden_size // base.num_attention_heads
+    same_head_dim = hidden_size % head_dim == 0
+    sizes.setdefault("num_attention_heads", hidden_size // head_dim if same_head_dim else base.num_attention_heads)
+    sizes.setdefault("intermediate_size", max(1, round(base.intermediate_size * hidden_size / base.hidden_size)))
+    sizes.setdefault("num_hidden_layers", base.num_hidden_layers)
+    return Shape(**sizes)
 
 
-def _numbers(setting: settings.Model) -> dict[str, int]:
+def _given_sizes(setting: settings.Model) -> dict[str, int]:
     values = setting.model_dump()
     return {name: values[name] for name in Shape.__dataclass_fields__ if values[name] is not None}
 
 
 def _key(setting: settings.Model, name: str) -> tuple[str]:
-    """Where the user wrote the number."""
-    return ("preset",) if name not in _numbers(setting) and setting.preset is not None else (name,)
+    """The setting that a size comes from."""
+    return ("preset",) if name not in _given_sizes(setting) and setting.preset is not None else (name,)
 
 
-def _check_heads(setting: settings.Model, width: int, heads: int) -> None:
-    if width % heads:
+def _check_divisible(setting: settings.Model, hidden_size: int, heads: int) -> None:
+    if hidden_size % heads:
         raise ConfigError(
-            f"hidden_size {width} cannot be shared by {heads} heads",
+            f"hidden_size ({hidden_size}) must be divisible by num_attention_heads ({heads})",
             key=_key(setting, "hidden_size" if setting.hidden_size is not None else "num_attention_heads"),
-            hint=f"it must be a multiple of num_attention_heads, such as {max(1, width // heads) * heads}",
+            hint=f"for example hidden_size: {max(1, hidden_size // heads) * heads}",
         )
 
 
-def _check_fits(setting: settings.Model, asked: Shape, base: Shape) -> None:
+def _check_not_larger(setting: settings.Model, target: Shape, base: Shape) -> None:
     limits = asdict(base)
-    for name, value in asdict(asked).items():
+    for name, value in asdict(target).items():
         if value > limits[name]:
             raise ConfigError(
-                f"{name} {value} is more than the {limits[name]} of `from`, where the weights come from",
+                f"{name} ({value}) is larger than in the model `from` ({limits[name]}), whose weights are copied",
                 key=_key(setting, name),
-                hint="take less, start from a larger model, or set initialize: random",
+                hint="use a smaller value, start from a larger model, or set initialize: random",
             )
 
 
 def check_family(config: PreTrainedConfig) -> None:
+    """InputError if models of this family cannot be shrunk."""
     if config.model_type not in FAMILIES:
         raise InputError(
-            f"{config.model_type} models cannot be shrunk: their layers are not laid out like those of BERT",
-            hint=f"families that can: {', '.join(FAMILIES)}; or set initialize: random",
+            f"{config.model_type} models cannot be shrunk: their layers are not structured like those of BERT",
+            hint=f"supported families: {', '.join(FAMILIES)}; or set initialize: random",
         )
 
 
 def _set_electra_embeddings(setting: settings.Model, config: Any, base: Shape) -> None:
-    """ELECTRA projects its embeddings to the width, unless both are the same."""
+    """ELECTRA projects its embeddings to the hidden size, unless both sizes are equal."""
     if config.embedding_size == base.hidden_size:
         config.embedding_size = config.hidden_size
     elif config.embedding_size == config.hidden_size and setting.initialize == "teacher":
         raise ConfigError(
-            f"hidden_size {config.hidden_size} is this model's embedding size, and would take away its projection",
+            f"hidden_size {config.hidden_size} is the embedding size of this model, so its projection would be removed",
             key=_key(setting, "hidden_size"),
-            hint="take another hidden_size, or set initialize: random",
+            hint="use another hidden_size, or set initialize: random",
         )
 
 
@@ -152,7 +170,7 @@ def _uniform(index: int, student_layers: int, teacher_layers: int) -> int:
 
 
 def _spread(index: int, student_layers: int, teacher_layers: int) -> int:
-    """The first, the last, and those evenly between; a single layer is the first."""
+    """Evenly spaced layers including the first and the last; a single layer is the first."""
     return round(index * (teacher_layers - 1) / max(1, student_layers - 1))
 
 

@@ -1,4 +1,4 @@
-"""Trimming a vocabulary: a model and its tokenizer keep only the pieces that some text needs."""
+"""Vocabulary trimming: remove the tokens, and their embeddings, that the training texts do not use."""
 
 from __future__ import annotations
 
@@ -15,88 +15,104 @@ from tinybert_cli.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-New = Mapping[int, int]  # old id → new id
+NewIds = Mapping[int, int]  # old id → new id
 
 
 def trim_vocabulary(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, used: Iterable[int]
 ) -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
-    """Takes from the model every embedding, and gives a tokenizer without every piece, that is not in `used` (ids).
+    """Remove the embeddings of all tokens that are not in `used` from the model; returns a tokenizer without them.
 
-    Special tokens and single characters stay, so that any text can still be read; text that needs only kept pieces is
-    split as before and gets the same logits. Returns the tokenizer, and `pieces`, `pieces_kept` and `bytes_saved`.
+    Special tokens and single characters stay in the vocabulary, so that every text can still be tokenized. Texts that
+    need only the remaining tokens are tokenized as before and get the same logits.
+
+    Args:
+        model: changed in place.
+        tokenizer: not changed.
+        used: ids of the tokens to keep.
+
+    Returns:
+        The new tokenizer, and `pieces`, `pieces_kept` (tokens before and after) and `bytes_saved`.
 
     Raises:
         InputError: the tokenizer is neither WordPiece nor BPE nor Unigram.
     """
     description = json.loads(tokenizer.backend_tokenizer.to_str())
-    kind = description["model"]["type"]
-    if kind not in KINDS or description["model"].get("continuing_subword_prefix") not in (None, "", "##"):
+    algorithm = description["model"]["type"]
+    if algorithm not in TRIMMERS or description["model"].get("continuing_subword_prefix") not in (None, "", "##"):
         raise InputError(
-            f"the vocabulary of a {kind} tokenizer cannot be trimmed", hint="set trim_vocabulary: false for this model"
+            f"the vocabulary of a {algorithm} tokenizer cannot be trimmed",
+            hint="set trim_vocabulary: false for this model",
         )
-    ids = tokenizer.get_vocab()
-    pads = range((tokenizer.pad_token_id or 0) + 1)  # RoBERTa counts its positions from the id of its padding
-    kept = {*map(int, used), *tokenizer.all_special_ids, *(token["id"] for token in description["added_tokens"]), *pads}
-    suffix = description["model"].get("end_of_word_suffix") or ""
-    bare = {piece: piece.removeprefix("##").removeprefix("▁").removesuffix(suffix) for piece in ids}
-    kept |= {number for piece, number in ids.items() if len(bare[piece]) == 1}
-    if kind == "BPE":
-        merges = _merges(description["model"])
-        for piece in [piece for piece, number in ids.items() if number in kept]:
-            kept |= {ids[part] for part in _parts(piece, merges, suffix) if part in ids}
-    order = sorted(kept)
-    new = {old: number for number, old in enumerate(order)}
+    ids = sorted(_needed_ids(tokenizer, description, used))
+    new_ids = {old: new for new, old in enumerate(ids)}
 
-    KINDS[kind](description["model"], new)
-    description["added_tokens"] = [{**token, "id": new[token["id"]]} for token in description["added_tokens"]]
-    _renumber(description["post_processor"], new)
-    description["padding"] = None  # the library sets it anew
+    TRIMMERS[algorithm](description["model"], new_ids)
+    description["added_tokens"] = [{**token, "id": new_ids[token["id"]]} for token in description["added_tokens"]]
+    _renumber(description["post_processor"], new_ids)
+    description["padding"] = None  # the tokenizer sets it again for each batch
     trimmed = copy.deepcopy(tokenizer)
     trimmed._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(description))
 
     before = model.get_input_embeddings().weight
-    _keep_rows(model, order, new)
+    _select_embeddings(model, ids, new_ids)
     after = model.get_input_embeddings().weight
     saved = (before.numel() - after.numel()) * before.element_size()
     return trimmed, {"pieces": len(before), "pieces_kept": len(after), "bytes_saved": saved}
 
 
 def whole_words(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Every piece that is a word of letters by itself, in lower case, with its id; of two spellings the first id."""
+    """The words that are a single token, in lower case, with its id; the lowest id if several tokens differ in case."""
     special = set(tokenizer.all_special_tokens)
-    pieces = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    starts = any(piece.startswith(("Ġ", "▁")) for piece, _ in pieces)  # BPE and Unigram mark where words begin
-    found: dict[str, int] = {}
-    for piece, number in pieces:
-        if piece in special or piece.startswith("##") or (starts and not piece.startswith(("Ġ", "▁"))):
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    marks_words = any(token.startswith(WORD_STARTS) for token, _ in tokens)
+    words: dict[str, int] = {}
+    for token, token_id in tokens:
+        if token in special or token.startswith("##") or (marks_words and not token.startswith(WORD_STARTS)):
             continue
-        word = tokenizer.convert_tokens_to_string([piece]).strip().lower() if starts else piece.lower()
+        word = tokenizer.convert_tokens_to_string([token]).strip().lower() if marks_words else token.lower()
         if word.isalpha() and (len(word) > 1 or not word.isascii()):
-            found.setdefault(word, number)
-    return found
+            words.setdefault(word, token_id)
+    return words
 
 
-def _keep_rows(model: PreTrainedModel, order: list[int], new: New) -> None:
+def _needed_ids(tokenizer: PreTrainedTokenizerFast, description: Mapping[str, Any], used: Iterable[int]) -> set[int]:
+    """The used ids and those of special tokens, single characters and, for BPE, the tokens that others merge from."""
+    vocabulary = tokenizer.get_vocab()
+    up_to_padding = range((tokenizer.pad_token_id or 0) + 1)  # RoBERTa counts positions from the padding id
+    added = (token["id"] for token in description["added_tokens"])
+    ids = {*map(int, used), *tokenizer.all_special_ids, *added, *up_to_padding}
+    suffix = description["model"].get("end_of_word_suffix") or ""
+    for token, token_id in vocabulary.items():
+        if len(token.removeprefix("##").removeprefix("▁").removesuffix(suffix)) == 1:
+            ids.add(token_id)
+    if description["model"]["type"] == "BPE":
+        merges = _merges(description["model"])
+        for token in [token for token, token_id in vocabulary.items() if token_id in ids]:
+            ids |= {vocabulary[part] for part in _merge_parts(token, merges, suffix) if part in vocabulary}
+    return ids
+
+
+def _select_embeddings(model: PreTrainedModel, ids: list[int], new_ids: NewIds) -> None:
     old: Any = model.get_input_embeddings()
-    padding = None if old.padding_idx is None else new[old.padding_idx]
-    embedding = torch.nn.Embedding(len(order), old.embedding_dim, padding_idx=padding)
+    padding = None if old.padding_idx is None else new_ids[old.padding_idx]
+    embedding = torch.nn.Embedding(len(ids), old.embedding_dim, padding_idx=padding)
     with torch.no_grad():
-        embedding.weight.copy_(old.weight[order])
+        embedding.weight.copy_(old.weight[ids])
     model.set_input_embeddings(embedding)
-    model.config.vocab_size = len(order)
+    model.config.vocab_size = len(ids)
     for name, value in model.config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):
-            setattr(model.config, name, new.get(value))
+            setattr(model.config, name, new_ids.get(value))
 
 
-def _trim_words(description: dict[str, Any], new: New) -> None:
-    description["vocab"] = {piece: new[number] for piece, number in description["vocab"].items() if number in new}
+def _trim_wordpiece(description: dict[str, Any], new_ids: NewIds) -> None:
+    description["vocab"] = {token: new_ids[old] for token, old in description["vocab"].items() if old in new_ids}
 
 
-def _trim_merges(description: dict[str, Any], new: New) -> None:
-    """A piece is in reach if both its halves are, and it stays; any other merge would make a piece that is gone."""
-    _trim_words(description, new)
+def _trim_bpe(description: dict[str, Any], new_ids: NewIds) -> None:
+    """Remove every merge whose parts or result are no longer in the vocabulary."""
+    _trim_wordpiece(description, new_ids)
     vocabulary = description["vocab"]
     description["merges"] = [
         [left, right]
@@ -105,51 +121,54 @@ def _trim_merges(description: dict[str, Any], new: New) -> None:
     ]
 
 
-def _trim_scores(description: dict[str, Any], new: New) -> None:
-    description["vocab"] = [entry for number, entry in enumerate(description["vocab"]) if number in new]
+def _trim_unigram(description: dict[str, Any], new_ids: NewIds) -> None:
+    description["vocab"] = [entry for old, entry in enumerate(description["vocab"]) if old in new_ids]
     if description["unk_id"] is not None:
-        description["unk_id"] = new[description["unk_id"]]
+        description["unk_id"] = new_ids[description["unk_id"]]
 
 
 def _merges(description: Mapping[str, Any]) -> dict[tuple[str, str], int]:
-    """Pair → rank; older files write a pair as one string."""
+    """Pair of tokens → rank of its merge; older files write a pair as one string."""
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in description["merges"])
     return {(left, right): rank for rank, (left, right) in enumerate(pairs)}
 
 
-def _parts(piece: str, merges: Mapping[tuple[str, str], int], suffix: str) -> Iterable[str]:
-    """Every piece on the way from single characters to this one."""
-    stem = piece.removesuffix(suffix) if suffix else piece
+def _merge_parts(token: str, merges: Mapping[tuple[str, str], int], suffix: str) -> Iterable[str]:
+    """All intermediate tokens of the merges that build this token from single characters."""
+    stem = token.removesuffix(suffix) if suffix else token
     symbols = list(stem)
-    if stem != piece and symbols:
+    if stem != token and symbols:
         symbols[-1] += suffix
     while True:
         yield from (symbol for symbol in symbols if len(symbol) > 1)
         pairs = list(pairwise(symbols))
-        rank, place = min(((merges.get(pair, len(merges)), place) for place, pair in enumerate(pairs)), default=(0, -1))
-        if place < 0 or rank == len(merges):
+        ranks = ((merges.get(pair, len(merges)), index) for index, pair in enumerate(pairs))
+        rank, index = min(ranks, default=(0, -1))
+        if index < 0 or rank == len(merges):
             return
-        symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
+        symbols[index : index + 2] = [symbols[index] + symbols[index + 1]]
 
 
-def _renumber(processor: Any, new: New) -> None:
-    """The ids that the post-processor puts around the text."""
+def _renumber(processor: Any, new_ids: NewIds) -> None:
+    """Replace the ids of the special tokens that the post-processor adds to a text."""
     if isinstance(processor, list):
         for part in processor:
-            _renumber(part, new)
+            _renumber(part, new_ids)
     elif isinstance(processor, dict):
         for name, value in processor.items():
             if name in ("sep", "cls"):
-                processor[name] = [value[0], new[value[1]]]
+                processor[name] = [value[0], new_ids[value[1]]]
             elif name == "special_tokens":
                 for token in value.values():
-                    token["ids"] = [new[number] for number in token["ids"]]
+                    token["ids"] = [new_ids[old] for old in token["ids"]]
             else:
-                _renumber(value, new)
+                _renumber(value, new_ids)
 
 
-KINDS: dict[str, Callable[[dict[str, Any], New], None]] = {
-    "WordPiece": _trim_words,
-    "BPE": _trim_merges,
-    "Unigram": _trim_scores,
+WORD_STARTS = ("Ġ", "▁")  # how BPE and Unigram mark the first token of a word
+
+TRIMMERS: dict[str, Callable[[dict[str, Any], NewIds], None]] = {
+    "WordPiece": _trim_wordpiece,
+    "BPE": _trim_bpe,
+    "Unigram": _trim_unigram,
 }

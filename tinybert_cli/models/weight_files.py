@@ -1,4 +1,4 @@
-"""Weights from other people's files: nothing in them runs, and none of them is taken unread."""
+"""Reading weights and JSON files safely: no code in them is run, and their content is checked."""
 
 from __future__ import annotations
 
@@ -17,44 +17,51 @@ logger = logging.getLogger("tinybert")
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Read here and not by the library, which follows paths out of the folder and looks for adapters elsewhere."""
+    """All tensors of a model folder, by name.
+
+    transformers is not used, because it follows paths out of the folder and searches for adapters.
+
+    Raises:
+        InputError: the weights are missing, damaged or not finite, or the file contains more than tensors.
+    """
     for name in WEIGHTS_FILES:
         file = folder / name
         if file.is_file():
             weights = _read_shards(file) if name.endswith(".index.json") else _read_file(file)
             break
     else:
-        exported = "this is an export; give the model that it was made from" if any(folder.glob("*.onnx")) else None
+        hint = "this is an export; use the model that it was exported from" if any(folder.glob("*.onnx")) else None
         what = f"there are no weights: none of {', '.join(WEIGHTS_FILES)}"
-        raise InputError(what, where=str(folder), hint=exported)
-    weights = {_today(key): tensor for key, tensor in weights.items()}
-    broken = [key for key, tensor in weights.items() if not is_finite(tensor)]
-    if broken:
-        raise InputError(f"the model is broken: NaN or infinity in {some_of(broken)}", where=str(folder))
+        raise InputError(what, where=str(folder), hint=hint)
+    weights = {_current_name(key): tensor for key, tensor in weights.items()}
+    not_finite = [key for key, tensor in weights.items() if not is_finite(tensor)]
+    if not_finite:
+        raise InputError(f"the model is broken: NaN or infinity in {first_few(not_finite)}", where=str(folder))
     return weights
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; InputError if there is none."""
     if not file.is_file():
         raise InputError(f"there is no {file.name}", where=str(file.parent))
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"this is not JSON: {error}", where=str(file)) from error
+        raise InputError(f"not valid JSON: {error}", where=str(file)) from error
     if not isinstance(values, dict):
-        raise InputError("this is not a JSON object", where=str(file))
+        raise InputError("not a JSON object", where=str(file))
     return values
 
 
 def family_of(config: dict[str, Any]) -> str:
-    """`model_type`; a config from the time when there was only BERT, as TinyBERT's are, names none."""
+    """`model_type`; configs of early BERT checkpoints, such as TinyBERT's, have none and give "bert"."""
     if "model_type" not in config and config.keys() >= {"hidden_size", "type_vocab_size", "num_attention_heads"}:
         return "bert"
     return str(config.get("model_type"))
 
 
-def _today(key: str) -> str:
-    """Layer norms had other names in the first checkpoints."""
+def _current_name(key: str) -> str:
+    """Rename the layer-norm weights of early checkpoints."""
     return re.sub(r"(LayerNorm)\.gamma$", r"\1.weight", re.sub(r"(LayerNorm)\.beta$", r"\1.bias", key))
 
 
@@ -65,7 +72,7 @@ def _read_shards(index: Path) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = {}
     for name in sorted(set(shards.values())):
         if name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise InputError(f"this index leads out of the folder: '{name}'", where=str(index))
+            raise InputError(f"this index contains a path outside the folder: '{name}'", where=str(index))
         weights.update(_read_file(index.parent / name))
     return weights
 
@@ -86,29 +93,31 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_pickled(file: Path) -> dict[str, torch.Tensor]:
-    logger.warning("%s: an old format; it is read as tensors only, and saved as safetensors", file)
+    logger.warning("%s: an old format (pickle); only tensors are read, and tinybert saves models as safetensors", file)
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            "this file holds more than tensors; nothing in it was run",
+            "this file contains more than tensors; no code in it was run",
             where=str(file),
             hint="use a model with model.safetensors",
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"the weights are damaged or incomplete: {error}", where=str(file), hint=COPY_AGAIN) from error
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise InputError("this file holds more than tensors; nothing in it was run", where=str(file))
+        raise InputError("this file contains more than tensors; no code in it was run", where=str(file))
     return weights
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether the tensor has no NaN and no infinity."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def some_of(keys: list[str]) -> str:
-    shown = ", ".join(keys[:8])
-    return f"{shown} and {len(keys) - 8} more" if len(keys) > 8 else shown
+def first_few(names: list[str]) -> str:
+    """The first eight names, and the number of the others."""
+    listed = ", ".join(names[:8])
+    return f"{listed} and {len(names) - 8} more" if len(names) > 8 else listed
 
 
 COPY_AGAIN = "copy or download it again"

@@ -1,7 +1,4 @@
-"""The evaluation as a page: the table, quality against cost, confidence, confusion, slices, and the worst mistakes.
-
-No stage of its own; `evaluate` stands on it.
-"""
+"""The evaluation as an HTML page: metrics, quality vs. cost, slices, calibration, confusion matrices, regressions."""
 
 from __future__ import annotations
 
@@ -11,191 +8,210 @@ from typing import Any
 
 from tinybert_cli.reports import html, plots
 
-Numbers = Mapping[str, float]
+Metrics = Mapping[str, float]
 
-COSTS = {"latency_ms_b1": ("milliseconds for one row", 1.0), "bytes": ("MB of weights", 1e6)}
-MOST_CLASSES = 25  # more cannot be read in a square
+COSTS = {"latency_ms_b1": ("latency (ms, batch size 1)", 1.0), "bytes": ("size (MB)", 1e6)}
+MOST_CLASSES = 25  # of a confusion matrix; larger ones are not readable
 MOST_SLICES = 24
-MOST_MISTAKES = 15  # of each model
-LONGEST = 240  # characters of a text
+MOST_REGRESSIONS = 15  # for each model
+MOST_CHARACTERS = 240  # of a text
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What there is to show. N rows, C classes."""
+    """Contents of the page. N rows, C classes."""
 
     title: str
     lead: str
-    metric: str  # the main one
-    sliced: str  # the one that slices are scored by
-    more_is_better: bool
+    metric: str  # the task's main metric
+    slice_metric: str  # metric of the slices, `slice_metric[slice]` in `models`
+    more_is_better: bool  # of the main metric
     reference: str
-    models: Mapping[str, Numbers]  # model → every number of it
-    answers: Mapping[
-        str, tuple[Sequence[float], Sequence[bool]]
-    ]  # model → how sure each answer is, whether it is right
+    models: Mapping[str, Metrics]  # model → all its metrics
+    confidences: Mapping[str, tuple[Sequence[float], Sequence[bool]]]  # model → confidence (N,), is correct (N,)
     classes: Sequence[str]
-    confusions: Mapping[str, Sequence[Sequence[float]]]  # model → gold by predicted (C, C); empty without classes
-    slices: Mapping[str, int]  # slice → its rows
-    mistakes: Mapping[str, Sequence[Any]]  # columns of what `findings.regressions` says
-    curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # model → rows of its log
+    confusion_matrices: Mapping[str, Sequence[Sequence[float]]]  # model → gold x predicted (C, C); {} without classes
+    slice_sizes: Mapping[str, int]  # slice → number of rows
+    regressions: Mapping[str, Sequence[Any]]  # the columns of `metrics.slices.regressions`
+    training_logs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # model → rows of its log
 
 
-def as_html(found: Evaluation) -> str:
+def as_html(evaluation: Evaluation) -> str:
     """One page that needs no network.
 
     Raises:
         InputError: matplotlib is not installed.
     """
     blocks = [
-        html.section("Models", _table(found), _verdict(found)),
-        *_tradeoffs(found),
-        *_slices(found),
-        *_confidence(found),
-        *_confusions(found),
-        *_mistakes(found),
-        *_curves(found),
+        html.section("Models", _metrics(evaluation), _differences(evaluation)),
+        *_tradeoffs(evaluation),
+        *_slices(evaluation),
+        *_calibration(evaluation),
+        *_confusion_matrices(evaluation),
+        *_regressions(evaluation),
+        *_training_curves(evaluation),
     ]
-    return html.document(found.title, blocks, lead=found.lead)
+    return html.document(evaluation.title, blocks, lead=evaluation.lead)
 
 
-def _table(found: Evaluation) -> html.Block:
-    marked = [index for index, name in enumerate(found.models) if name == found.reference]
-    caption = f"95 % intervals by resampling the rows. The reference is {found.reference}."
+def _metrics(evaluation: Evaluation) -> html.Block:
+    marked = [index for index, name in enumerate(evaluation.models) if name == evaluation.reference]
+    caption = f"95 % intervals: bootstrap over the rows. Reference: {evaluation.reference}."
     columns = [
         (title, write)
-        for title, key, write in _columns(found.metric)
-        if any(key in numbers for numbers in found.models.values())
+        for title, key, write in _columns(evaluation.metric)
+        if any(key in metrics for metrics in evaluation.models.values())
     ]
-    lines = [[name, *(write(numbers) for _, write in columns)] for name, numbers in found.models.items()]
-    return html.table(["model", *(title for title, _ in columns)], lines, caption=caption, marked=marked)
+    rows = [[name, *(write(metrics) for _, write in columns)] for name, metrics in evaluation.models.items()]
+    return html.table(["model", *(title for title, _ in columns)], rows, caption=caption, marked=marked)
 
 
-def _columns(metric: str) -> list[tuple[str, str, Callable[[Numbers], str]]]:
-    """Title, the number that must be there for it, and how it is written."""
+def _columns(metric: str) -> list[tuple[str, str, Callable[[Metrics], str]]]:
+    """Title, key of the metric that the column needs, and how a cell is written."""
 
-    def number(key: str, form: str, unit: float = 1.0) -> tuple[str, Callable[[Numbers], str]]:
-        return key, lambda numbers: form.format(numbers[key] / unit) if key in numbers else ""
+    def number(key: str, form: str, unit: float = 1.0) -> tuple[str, Callable[[Metrics], str]]:
+        return key, lambda metrics: form.format(metrics[key] / unit) if key in metrics else ""
 
-    def scored(numbers: Numbers) -> str:
-        if f"{metric}_low" not in numbers:
-            return f"{numbers[metric]:.4f}" if metric in numbers else ""
-        return f"{numbers[metric]:.4f} ({numbers[f'{metric}_low']:.3f}-{numbers[f'{metric}_high']:.3f})"
+    def score(metrics: Metrics) -> str:
+        if f"{metric}_low" not in metrics:
+            return f"{metrics[metric]:.4f}" if metric in metrics else ""
+        return f"{metrics[metric]:.4f} ({metrics[f'{metric}_low']:.3f}-{metrics[f'{metric}_high']:.3f})"
 
     return [
-        (metric, metric, scored),
+        (metric, metric, score),
         ("retention", *number("retention", "{:.1%}")),
         ("agreement", *number("agreement", "{:.1%}")),
         ("parameters, M", *number("parameters", "{:.1f}", 1e6)),
-        ("MB", *number("bytes", "{:.1f}", 1e6)),
-        ("MMAC a row", *number("multiply_adds", "{:,.0f}", 1e6)),
+        ("size, MB", *number("bytes", "{:.1f}", 1e6)),
+        ("MMACs per row", *number("multiply_adds", "{:,.0f}", 1e6)),
         ("ms, batch 1", *number("latency_ms_b1", "{:.2f}")),
         ("p95", *number("latency_ms_b1_p95", "{:.2f}")),
         ("ms, batch 32", *number("latency_ms_b32", "{:.1f}")),
-        ("start, ms", *number("startup_ms", "{:,.0f}")),
-        ("memory, MB", *number("peak_memory_bytes", "{:,.0f}", 1e6)),
+        ("cold start, ms", *number("startup_ms", "{:,.0f}")),
+        ("peak memory, MB", *number("peak_memory_bytes", "{:,.0f}", 1e6)),
     ]
 
 
-def _verdict(found: Evaluation) -> html.Block:
-    """What may be said of each model's difference to the reference."""
-    lines = []
-    for name, numbers in found.models.items():
-        low, high = (numbers.get(f"{found.metric}_difference_{end}") for end in ("low", "high"))
+def _differences(evaluation: Evaluation) -> html.Block:
+    """Difference of each model to the reference, with its interval and a paired test."""
+    metric = evaluation.metric
+    rows = []
+    for name, metrics in evaluation.models.items():
+        low, high = (metrics.get(f"{metric}_difference_{end}") for end in ("low", "high"))
         if low is None or high is None:
             continue
-        sure = "no difference can be told" if low <= 0 <= high else "the difference is no accident"
-        p = f"{numbers['mcnemar_p']:.3g}" if "mcnemar_p" in numbers else ""
-        lines.append([
-            name, f"{numbers[f'{found.metric}_difference']:+.4f}", f"{low:+.4f} to {high:+.4f}",
-            f"{numbers['rows_lost']:,.0f}", f"{numbers['rows_won']:,.0f}", p, sure,
+        significance = "not significant (95 %)" if low <= 0 <= high else "significant (95 %)"
+        p = f"{metrics['mcnemar_p']:.3g}" if "mcnemar_p" in metrics else ""
+        rows.append([
+            name, f"{metrics[f'{metric}_difference']:+.4f}", f"{low:+.4f} to {high:+.4f}",
+            f"{metrics['rows_lost']:,.0f}", f"{metrics['rows_won']:,.0f}", p, significance,
         ])  # fmt: skip
-    head = ["against the reference", found.metric, "95 %", "rows lost", "rows won", "McNemar p", "so"]
-    return html.table(head, lines) if lines else html.paragraph("There is no other model.")
+    if not rows:
+        return html.paragraph("No other model was evaluated.")
+    header = [
+        f"vs. {evaluation.reference}",
+        metric,
+        "95 % interval",
+        "rows lost",
+        "rows won",
+        "McNemar p",
+        "difference",
+    ]
+    return html.table(header, rows, caption="Rows lost: the reference is better. Rows won: the model is better.")
 
 
-def _tradeoffs(found: Evaluation) -> Iterator[html.Block]:
-    drawn: list[html.Block] = []
+def _tradeoffs(evaluation: Evaluation) -> Iterator[html.Block]:
+    figures: list[html.Block] = []
     for cost, (label, unit) in COSTS.items():
         points = {
-            name: _point(found.metric, numbers, numbers[cost] / unit)
-            for name, numbers in found.models.items()
-            if cost in numbers and found.metric in numbers
+            name: _point(evaluation.metric, metrics, metrics[cost] / unit)
+            for name, metrics in evaluation.models.items()
+            if cost in metrics and evaluation.metric in metrics
         }
         if len(points) > 1:
-            svg = plots.tradeoff(points, label, found.metric, more_is_better=found.more_is_better)
-            drawn.append(html.figure(svg, "" if drawn else "Blue: no other model is both cheaper and better."))
-    if drawn:
-        yield html.section("Quality against cost", html.side_by_side(*drawn))
+            svg = plots.tradeoff(points, label, evaluation.metric, more_is_better=evaluation.more_is_better)
+            caption = "" if figures else "Blue: the Pareto front (no other model is both cheaper and better)."
+            figures.append(html.figure(svg, caption))
+    if figures:
+        yield html.section("Quality vs. cost", html.side_by_side(*figures))
 
 
-def _point(metric: str, numbers: Numbers, cost: float) -> list[float]:
-    ends = [numbers[key] for key in (f"{metric}_low", f"{metric}_high") if key in numbers]
-    return [cost, numbers[metric], *(ends if len(ends) == 2 else [])]
+def _point(metric: str, metrics: Metrics, cost: float) -> list[float]:
+    ends = [metrics[key] for key in (f"{metric}_low", f"{metric}_high") if key in metrics]
+    return [cost, metrics[metric], *(ends if len(ends) == 2 else [])]
 
 
-def _slices(found: Evaluation) -> Iterator[html.Block]:
-    shown = list(found.slices)[:MOST_SLICES]
-    drawn = []
-    for name, numbers in found.models.items():
-        values = {f"{key} ({found.slices[key]:,})": numbers[f"{found.sliced}[{key}]"] for key in shown}
-        drawn.append(
-            html.figure(plots.bars(values, found.sliced, reference=numbers.get(found.sliced), title=name), name)
+def _slices(evaluation: Evaluation) -> Iterator[html.Block]:
+    metric = evaluation.slice_metric
+    sizes = dict(list(evaluation.slice_sizes.items())[:MOST_SLICES])
+    figures = []
+    for name, metrics in evaluation.models.items():
+        values = {f"{key} ({size:,})": metrics[f"{metric}[{key}]"] for key, size in sizes.items()}
+        figures.append(html.figure(plots.bars(values, metric, reference=metrics.get(metric), title=name), name))
+    if sizes:
+        title = f"{metric[0].upper()}{metric[1:].replace('_', ' ')} by slice"
+        text = (
+            "Slices by length in tokens (thirds), label, confidence of the reference (thirds) and the columns in "
+            "`slices`. Number of rows in parentheses."
         )
-    if shown:
-        said = "Thirds of length in tokens, each label, and thirds of the reference's confidence; rows in brackets."
-        yield html.section("Where it hurts", html.paragraph(said), html.side_by_side(*drawn))
+        yield html.section(title, html.paragraph(text), html.side_by_side(*figures))
 
 
-def _confidence(found: Evaluation) -> Iterator[html.Block]:
-    lines = [
-        [name, *(f"{numbers[key]:.3f}" for key in ("ece", "ece_scaled", "brier", "brier_scaled", "temperature"))]
-        for name, numbers in found.models.items()
-        if "ece" in numbers and "brier" in numbers
-    ]
-    if not found.answers:
+def _calibration(evaluation: Evaluation) -> Iterator[html.Block]:
+    if not evaluation.confidences:
         return
-    head = ["", "ece", "ece, scaled", "brier", "brier, scaled", "temperature"]
-    drawn = html.figure(plots.reliability(found.answers), "On the line, a model is as often right as it is sure.")
-    yield html.section("Is its confidence to be believed?", drawn, html.table(head, lines))
+    keys = ("ece", "ece_scaled", "brier", "brier_scaled", "temperature")
+    rows = [
+        [name, *(f"{metrics[key]:.3f}" for key in keys)]
+        for name, metrics in evaluation.models.items()
+        if "ece" in metrics and "brier" in metrics
+    ]
+    header = ["model", "ECE", "ECE, scaled", "Brier score", "Brier score, scaled", "temperature"]
+    caption = "Scaled: after temperature scaling, fitted on one half of the rows and evaluated on the other."
+    svg = plots.reliability_diagram(evaluation.confidences)
+    figure = html.figure(svg, "On the diagonal, accuracy equals confidence. Below it, the model is overconfident.")
+    yield html.section("Calibration", figure, html.table(header, rows, caption=caption))
 
 
-def _confusions(found: Evaluation) -> Iterator[html.Block]:
-    if found.confusions and len(found.classes) <= MOST_CLASSES:
-        drawn = [
-            html.figure(plots.confusion(matrix, found.classes, title=name), name)
-            for name, matrix in found.confusions.items()
+def _confusion_matrices(evaluation: Evaluation) -> Iterator[html.Block]:
+    if evaluation.confusion_matrices and len(evaluation.classes) <= MOST_CLASSES:
+        figures = [
+            html.figure(plots.confusion_matrix(counts, evaluation.classes, title=name), name)
+            for name, counts in evaluation.confusion_matrices.items()
         ]
-        yield html.section("Gold labels (rows) and answers (columns)", html.side_by_side(*drawn))
+        yield html.section("Confusion matrix (rows: gold, columns: predicted)", html.side_by_side(*figures))
 
 
-def _mistakes(found: Evaluation) -> Iterator[html.Block]:
-    columns = [name for name in found.mistakes if name != "model"]
-    drawn: list[html.Block] = []
-    for model in found.models:
-        places = [index for index, name in enumerate(found.mistakes["model"]) if name == model]
-        lines = [[_shown(found.mistakes[name][index]) for name in columns] for index in places[:MOST_MISTAKES]]
-        if lines:
-            said = f"{model}: {len(places):,} rows that the reference gets right, the surest mistakes first"
-            drawn.append(html.table(columns, lines, caption=said))
-    if drawn:
-        yield html.section("Lost against the reference", *drawn)
+def _regressions(evaluation: Evaluation) -> Iterator[html.Block]:
+    columns = [name for name in evaluation.regressions if name != "model"]
+    tables: list[html.Block] = []
+    for model in evaluation.models:
+        indices = [index for index, name in enumerate(evaluation.regressions["model"]) if name == model]
+        rows = [
+            [_cell(evaluation.regressions[name][index]) for name in columns] for index in indices[:MOST_REGRESSIONS]
+        ]
+        if rows:
+            caption = f"{model}: {len(indices):,} rows, most confident errors first"
+            caption += f", {len(rows)} of them shown" if len(rows) < len(indices) else ""
+            tables.append(html.table(columns, rows, caption=caption))
+    if tables:
+        yield html.section("Regressions: rows the reference gets right and the model does not", *tables)
 
 
-def _curves(found: Evaluation) -> Iterator[html.Block]:
-    drawn: list[html.Block] = []
-    for event, key, label in (("train", "loss", "loss"), ("evaluate", found.metric, found.metric)):
+def _training_curves(evaluation: Evaluation) -> Iterator[html.Block]:
+    figures: list[html.Block] = []
+    for event, key in (("train", "loss"), ("evaluate", evaluation.metric)):
         series = {}
-        for name, rows in found.curves.items():
-            steps = [(row["step"], row[key]) for row in rows if row["event"] == event and key in row]
-            if steps:
-                series[name] = ([step for step, _ in steps], [value for _, value in steps])
+        for name, log in evaluation.training_logs.items():
+            points = [(row["step"], row[key]) for row in log if row["event"] == event and key in row]
+            if points:
+                series[name] = ([step for step, _ in points], [value for _, value in points])
         if series:
-            drawn.append(html.figure(plots.curves(series, "step", label)))
-    if drawn:
-        yield html.section("Training", html.side_by_side(*drawn))
+            figures.append(html.figure(plots.curves(series, "step", key)))
+    if figures:
+        yield html.section("Training", html.side_by_side(*figures))
 
 
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"

@@ -1,6 +1,6 @@
-"""Titles, tables and pictures as one HTML page that needs nothing else: no network, no script, light and dark.
+"""Builds self-contained HTML pages (no network, no script, light and dark) from titles, tables and SVG plots.
 
-All text is escaped here, so callers pass it as it is; only `figure` takes markup, the SVG that `plots` draws.
+All text is escaped here, so callers pass plain text; only `figure` accepts markup, the SVG of `plots`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import NewType
 
-Block = NewType("Block", str)  # a finished piece of a page
+Block = NewType("Block", str)  # HTML of one part of a page
 
 
 def document(title: str, blocks: Iterable[Block], *, lead: str = "") -> str:
-    """The whole page; `lead` is the sentence under its title."""
-    below = f"\n<p>{escape(lead)}</p>" if lead else ""
-    return _FRAME.format(title=escape(title), style=_STYLE, lead=below, body="\n".join(blocks))
+    """The whole page; `lead` is the sentence below the title."""
+    lead_html = f"\n<p>{escape(lead)}</p>" if lead else ""
+    return _FRAME.format(title=escape(title), style=_STYLE, lead=lead_html, body="\n".join(blocks))
 
 
 def section(title: str, *blocks: Block) -> Block:
-    """A part of the page under a heading of its own."""
+    """Blocks below a heading."""
     body = "\n".join(blocks)
     return Block(f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>")
 
@@ -32,34 +32,34 @@ def paragraph(text: str) -> Block:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", marked: Collection[int] = ()
 ) -> Block:
-    """A table whose first column names the row; columns of numbers stand to the right, `marked` rows stand out."""
-    right = [
+    """A table whose first column is the row header; numeric columns are right-aligned, `marked` rows highlighted."""
+    is_numeric = [
         column > 0 and all(not row[column] or _NUMBER.match(row[column]) for row in rows)
         for column in range(len(header))
     ]
-    look = [' class="number"' if is_right else "" for is_right in right]
-    head = "".join(f'<th scope="col"{look[column]}>{escape(title)}</th>' for column, title in enumerate(header))
+    attributes = [' class="number"' if numeric else "" for numeric in is_numeric]
+    head = "".join(f'<th scope="col"{attributes[column]}>{escape(title)}</th>' for column, title in enumerate(header))
     lines = []
     for index, row in enumerate(rows):
-        cells = "".join(f"<td{look[column]}>{escape(cell)}</td>" for column, cell in enumerate(row) if column)
+        cells = "".join(f"<td{attributes[column]}>{escape(cell)}</td>" for column, cell in enumerate(row) if column)
         mark = ' class="marked"' if index in marked else ""
         lines.append(f'<tr{mark}><th scope="row">{escape(row[0])}</th>{cells}</tr>')
-    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    caption_html = f"<caption>{escape(caption)}</caption>" if caption else ""
     body = "\n".join(lines)
     return Block(
         f'<div class="table" tabindex="0" role="region" aria-label="{escape(caption or "table")}">\n'
-        f"<table>{said}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+        f"<table>{caption_html}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 
 
 def figure(svg: str, caption: str = "") -> Block:
-    """A picture of `plots` with what it shows under it. The SVG goes into the page as it is."""
-    below = f"\n<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return Block(f"<figure>\n{svg}{below}\n</figure>")
+    """An SVG of `plots`, inserted unescaped, with a caption below."""
+    caption_html = f"\n<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return Block(f"<figure>\n{svg}{caption_html}\n</figure>")
 
 
 def side_by_side(*blocks: Block) -> Block:
-    """Blocks beside each other where there is room."""
+    """Blocks in columns where the window is wide enough."""
     return Block('<div class="beside">\n' + "\n".join(blocks) + "\n</div>")
 
 

@@ -1,4 +1,4 @@
-"""The model card: what a model is, how it was made, its numbers, what it costs, how to load it, where it ends."""
+"""The model card (README.md): summary, provenance, evaluation, size and speed, usage, limitations."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-METRICS: dict[str, tuple[str, dict[str, str]]] = {  # what the Hub calls a metric, with what it is computed with
+METRICS: dict[str, tuple[str, dict[str, str]]] = {  # metric → its name on the Hub, and the arguments
     "f1_macro": ("f1", {"average": "macro"}),
     "mcc": ("matthews_correlation", {}),
 }
-UNTESTED = (  # true of every model that comes out of these stages
-    "Nothing was measured about other domains and languages, about fairness between groups of people, or about text "
-    "that is written to fool it.",
-    "No license is stated here: those of the model that it starts from and of its data apply.",
+UNTESTED = (  # limitations of every model
+    "Other domains, other languages, fairness between groups of people and adversarial text were not evaluated.",
+    "No license is given here: the licenses of the base model and of the training data apply.",
 )
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a model scored, and on which rows."""
+    """Metrics of a model, and the rows they were computed on."""
 
     split: str
     rows: int
@@ -31,67 +30,69 @@ class Result:
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card says. Facts that are None are left out; sentences are Markdown."""
+    """Contents of a model card. Values that are None are omitted; sentences are Markdown."""
 
     name: str
     task: str
-    pipeline: str  # what the Hub calls models of that task
+    pipeline: str  # pipeline_tag of the task on the Hub
     summary: str
-    inputs: Mapping[str, Any]  # as the manifest describes them: what of them is on the Hub goes into the front matter
-    made: Mapping[str, object]  # how it was made
-    costs: Mapping[str, object]  # its size, and its speed where it was measured
-    usage: Mapping[str, str]  # heading → Markdown: how to load it
+    inputs: Mapping[str, Any]  # as in the manifest; those from the Hub are listed in the front matter
+    made: Mapping[str, object]  # provenance: command, source models, data, settings
+    costs: Mapping[str, object]  # size, and speed if it was measured
+    usage: Mapping[str, str]  # heading → Markdown
     limits: Sequence[str]
     result: Result | None = None
-    library: str | None = None  # the Hub's name for what loads it
+    library: str | None = None  # library_name on the Hub
     tags: Sequence[str] = ()
 
 
 def as_markdown(card: Card) -> str:
-    """README.md of a model folder, with the front matter that the Hub reads; no license, for nobody stated one."""
+    """README.md of a model folder with the Hub's front matter; without `license`, which is unknown."""
     from huggingface_hub import ModelCard, ModelCardData
 
     results = _results(card)
-    bases = (card.inputs[name] for name in ("model", "student") if name in card.inputs)
+    base_models = (card.inputs[name] for name in ("model", "student") if name in card.inputs)
     front = ModelCardData(
         pipeline_tag=card.pipeline,
         library_name=card.library,
         tags=["knowledge-distillation", "tinybert", *card.tags],
-        base_model=_hub_ids(bases),
+        base_model=_hub_ids(base_models),
         datasets=_hub_ids(data_inputs(card.inputs).values()),
-        model_name=card.name if results else None,  # only the model-index has a place for it
+        model_name=card.name if results else None,  # only used in the model-index
         eval_results=results or None,
     )
-    origin = "Made by `tinybert`; `run.yaml` repeats the run, `manifest.json` names every input by its hash."
+    origin = "Made by `tinybert`. `run.yaml` repeats the run; `manifest.json` lists all inputs with their hashes."
     parts = [
         f"# {card.name}",
         card.summary,
         origin,
-        "## How it was made",
+        "## Provenance",
         _table(card.made),
-        "## Numbers",
-        _numbers(card),
+        "## Evaluation",
+        _evaluation(card),
+        "## Size and speed",
+        _table(card.costs),
+        "## Usage",
     ]
-    parts += ["## Size and speed", _table(card.costs), "## How to load it"]
     parts += [f"**{heading}**\n\n{text}" for heading, text in card.usage.items()]
-    parts += ["## Limits", "\n".join(f"- {sentence}" for sentence in card.limits)]
+    parts += ["## Limitations", "\n".join(f"- {sentence}" for sentence in card.limits)]
     return str(ModelCard(f"---\n{front.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
-    """The names, or of very many the first."""
+    """The names, separated by commas; at most `most` of them."""
     more = f" and {len(names) - most} more, in config.json" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def model_names(described: Any) -> str:
-    """What a person calls the models that a manifest describes: as they were written in the config."""
+    """Names of the models that a manifest describes, as written in the config."""
     items = described if isinstance(described, Sequence) else [described]
     return ", ".join(item["path"] if "path" in item else _hub_name(item) for item in items)
 
 
 def data_names(inputs: Mapping[str, Any]) -> str:
-    """What a person calls the data among the inputs of a manifest: Hub ids, and the names of files without folders."""
+    """Names of the data among the inputs of a manifest: Hub ids, and file names without folders."""
     names = []
     for described in data_inputs(inputs).values():
         files = described if isinstance(described, list) else [described]
@@ -100,7 +101,7 @@ def data_names(inputs: Mapping[str, Any]) -> str:
 
 
 def data_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the inputs that a manifest describes those that are data."""
+    """The inputs of a manifest that are data."""
     return {name: value for name, value in inputs.items() if name.startswith("data.")}
 
 
@@ -109,23 +110,22 @@ def _results(card: Card) -> list[Any]:
 
     if card.result is None:
         return []
-    task, split = card.pipeline, card.result.split
-    source = data_inputs(card.inputs)
-    hub: dict[str, Any] = next((value for value in source.values() if _on_hub(value)), {})
-    local = {name: value for name, value in source.items() if name == f"data.{split}_file"} or source
+    split, inputs = card.result.split, data_inputs(card.inputs)
+    hub: dict[str, Any] = next((value for value in inputs.values() if _on_hub(value)), {})
+    local = {name: value for name, value in inputs.items() if name == f"data.{split}_file"} or inputs
     results = []
     for name, value in card.result.scores.items():
-        kind, arguments = METRICS.get(name, (name, {}))
+        metric_type, arguments = METRICS.get(name, (name, {}))
         if math.isfinite(value):
             results.append(
                 EvalResult(
-                    task_type=task,
+                    task_type=card.pipeline,
                     dataset_type=hub.get("hub_id", "local"),
                     dataset_name=data_names({"data.": hub} if hub else local) or "local",
                     dataset_config=hub.get("config"),
                     dataset_revision=hub.get("revision"),
                     dataset_split=split,
-                    metric_type=kind,
+                    metric_type=metric_type,
                     metric_name=name,
                     metric_value=round(value, 6),
                     metric_args=arguments or None,
@@ -147,9 +147,9 @@ def _hub_name(described: Mapping[str, Any]) -> str:
     return f"{name}@{described['revision']}" if described.get("revision") else name
 
 
-def _numbers(card: Card) -> str:
+def _evaluation(card: Card) -> str:
     if card.result is None:
-        return "None: there were no labelled rows to score it on. `tinybert eval` scores it."
+        return "Not evaluated: the data had no labelled rows. `tinybert eval` evaluates the model."
     lines = [
         f"On {card.result.rows:,} rows of {card.result.split}:",
         "",

@@ -70,19 +70,21 @@ def augmented_rows(
             "an export has no word embeddings to find neighbours with", key=("augment", "embeddings"),
             hint="set it to a model folder, such as the one that was exported",
         )  # fmt: skip
-    neighbours = word_replacement.neighbours(
+    neighbours = word_replacement.nearest_neighbours(
         models.whole_words(tokenizer),
         model.get_input_embeddings().weight.detach().cpu(),
-        {word.lower() for text in chain(*texts) for word in word_replacement.words(text)},
+        {word.lower() for text in chain(*texts) for word in word_replacement.split_words(text)},
         setting.candidates,
     )
-    choices = (
-        [word_replacement.choices(text, neighbours, candidates.of(text) if candidates else None) for text in row]
-        for row in texts
+
+    def replacements(text: str) -> word_replacement.Candidates:
+        return word_replacement.replacement_candidates(text, neighbours, candidates.of(text) if candidates else None)
+
+    choices = ([replacements(text) for text in row] for row in texts)
+    augmented = word_replacement.augment(
+        texts, choices, count=setting.copies, probability=setting.probability, seed=config.seed
     )
-    variants = list(
-        word_replacement.copies(texts, choices, count=setting.copies, probability=setting.probability, seed=config.seed)
-    )
+    variants = list(augmented)
     yield {"event": "augmented", "rows": len(rows), "copies": len(variants)}
     columns = {name: [variant[number] for _, variant in variants] for number, name in enumerate(names)}
     return replace(rows.select([index for index, _ in variants]), columns=columns)
@@ -94,7 +96,7 @@ def _load_masked_lm(
     model, tokenizer = models.load(source, "masked-lm"), models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
     masked_lm = models.MaskedLM(
-        model, tokenizer, source, candidates=setting.candidates, is_barred=word_replacement.is_protected
+        model, tokenizer, source, candidates=setting.candidates, is_excluded=word_replacement.is_protected
     )
     loops.to_bf16_if_faster(masked_lm.to(accelerator.device), config.mixed_precision)
     return masked_lm, model, tokenizer
@@ -110,7 +112,7 @@ class _Candidates:
     positions: Array  # (M,) the position of each word in its text
     candidates: Array  # (M, K) indices in `words`
 
-    def of(self, text: str) -> word_replacement.Choices:
+    def of(self, text: str) -> word_replacement.Candidates:
         begin, end = self.offsets[self.number[text] : self.number[text] + 2]
         positions, candidates = self.positions[begin:end].tolist(), self.candidates[begin:end].tolist()
         return {
@@ -146,9 +148,9 @@ def _compute_candidates(
 ) -> Generator[artifacts.Row, None, dict[str, Array]]:
     """The arrays of one file: `counts` (N,), `positions` (M,) and `candidates` (M, K), see _Candidates."""
     chunk = texts[begin : begin + TEXTS_PER_FILE]
-    split = [word_replacement.words(text) for text in chunk]
-    replaceable = [word_replacement.replaceable(words) for words in split]
-    spans = [word_replacement.spans(words, positions) for words, positions in zip(split, replaceable, strict=True)]
+    split = [word_replacement.split_words(text) for text in chunk]
+    replaceable = [word_replacement.replaceable_indices(words) for words in split]
+    spans = [word_replacement.word_spans(words, positions) for words, positions in zip(split, replaceable, strict=True)]
     tokens, offsets, predicted = masked_lm.encode(chunk, spans, config.data.max_seq_length)
     examples = data.Examples(tokens, offsets)
     counts = np.array([len(numbers) for numbers in predicted])

@@ -14,7 +14,7 @@ from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Distill
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages import layer_states, training
-from tinybert_cli.stages.training import TrainingRows
+from tinybert_cli.stages.training import TrainingRows, TrainingRun
 from tinybert_cli.types import Batch
 
 
@@ -59,6 +59,8 @@ def _distill(
     teacher: models.Source | None,
     output: artifacts.Output,
 ) -> Iterator[artifacts.Row]:
+    accelerator = loops.make_accelerator(config.training, output.trackers)  # before anything is moved to a device
+    run = TrainingRun(config, task, objective, output, accelerator)
     if teacher is not None:
         yield from _tokenizer_warnings(teacher, source, loss)
     stored: models.StoredTeacher | None = None
@@ -87,10 +89,7 @@ def _distill(
                 )
             else:
                 yield {"event": "warning", "message": f"the teacher has to run beside the student: '{folder}' {gap}"}
-    accelerator = loops.make_accelerator(config.training, output.trackers)  # sets the device of this process
-    new, training_data = yield from training.prepare(
-        config, task, config.student, source, rows, section="student", device=accelerator.device
-    )
+    new, training_data = yield from training.prepare(run, config.student, source, rows, section="student")
     module: torch.nn.Module = new.model
     live: models.Teacher | models.StoredTeacher | None = stored
     facts: dict[str, Any] = {}
@@ -106,10 +105,7 @@ def _distill(
         "trained on": config.soft_labels,
         "losses": "; ".join(_loss_in_words(name, setting) for name, setting in config.losses.items()),
     }
-    yield from training.train(
-        config, task, new, training_data, module, _step_loss(loss, live), output, accelerator,
-        objective=objective, made=made, facts=facts,
-    )  # fmt: skip
+    yield from training.train(run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts)
 
 
 def _labelled_rows(

@@ -161,12 +161,12 @@ def _evaluate(
             evaluation_html.Evaluation(
                 title=output.folder.name,
                 lead=f"{len(rows):,} rows of {config.split}, scored on {artifacts.machine()}.",
-                metric=task.main_metric, sliced=task.slice_metric,
+                metric=task.main_metric, slice_metric=task.slice_metric,
                 more_is_better=task.objective("auto")[1] > 0,
                 reference=reference, models=table, classes=names,
-                answers=_confidences(metric, scored), confusions=_confusions(metric, scored),
-                slices={key: int(selected.sum()) for key, selected in slice_rows.items()}, mistakes=lost,
-                curves={name: _training_log(source) for name, source in sources.items()},
+                confidences=_confidences(metric, scored), confusion_matrices=_confusions(metric, scored),
+                slice_sizes={key: int(selected.sum()) for key, selected in slice_rows.items()}, regressions=lost,
+                training_logs={name: _training_log(source) for name, source in sources.items()},
             )
         )  # fmt: skip
     except InputError as error:  # matplotlib is missing

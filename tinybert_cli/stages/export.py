@@ -83,7 +83,7 @@ def _export(
     source: models.Source,
     output: artifacts.Output,
 ) -> Iterator[artifacts.Row]:
-    model = models.load(source, task.head, label_names=config.data.class_names, problem=task.problem)
+    model = models.load(source, task.head, label_names=config.data.class_names, problem=task.problem, cls_only=True)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
     names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
@@ -101,7 +101,7 @@ def _export(
         return
 
     def load_model(folder: Path) -> Any:
-        return models.load(models.locate(str(folder)), task.head, problem=task.problem)
+        return models.load(models.locate(str(folder)), task.head, problem=task.problem, cls_only=True)
 
     load = partial(parity.load_module, form, load_model=load_model)
     with output.scratch() as folder:

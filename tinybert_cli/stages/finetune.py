@@ -13,7 +13,7 @@ from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages import training
-from tinybert_cli.stages.training import TrainingRows
+from tinybert_cli.stages.training import TrainingRows, TrainingRun
 from tinybert_cli.types import Batch
 
 
@@ -48,6 +48,7 @@ def _finetune(
     source: models.Source,
     output: artifacts.Output,
 ) -> Iterator[artifacts.Row]:
+    run = TrainingRun(config, task, objective, output, loops.make_accelerator(config.training, output.trackers))
     loss_set = losses.LOSS_SETS[task.output_type]
     gold = config.labels == "gold"
     if gold:
@@ -57,20 +58,16 @@ def _finetune(
     if config.class_weights == "balanced":
         assert loss_set.balanced is not None  # _check_class_weights
         rows.targets["label_weights"] = loss_set.balanced(rows.targets["labels"])
-    accelerator = loops.make_accelerator(config.training, output.trackers)
     new, training_data = yield from training.prepare(
-        config, task, config.model, source, rows,
-        section="model", device=accelerator.device, dropout=config.regularization.dropout,
-    )  # fmt: skip
+        run, config.model, source, rows, section="model", dropout=config.regularization.dropout
+    )
     made = {
         "starts from": config.model.from_,
         "trained on": "gold labels" if gold else config.labels,
         "loss": _loss_in_words(config, loss_set),
     }
     loss = _loss(loss_set, _loss_options(config), config.regularization.r_drop)
-    yield from training.train(
-        config, task, new, training_data, new.model, loss, output, accelerator, objective=objective, made=made
-    )
+    yield from training.train(run, new, training_data, new.model, loss, made=made)
 
 
 def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[artifacts.Row, None, TrainingRows]:

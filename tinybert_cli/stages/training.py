@@ -23,6 +23,17 @@ RESAMPLES = 1000  # for the 95 % intervals, as many as `eval` draws by default
 
 
 @dataclass(frozen=True)
+class TrainingRun:
+    """What a run has resolved once: its settings, task, objective, folder and device."""
+
+    config: Finetune | Distill
+    task: tasks.Task
+    objective: tuple[str, float]  # the metric that selects checkpoints, and +1 if more of it is better, else -1
+    output: artifacts.Output
+    accelerator: Accelerator
+
+
+@dataclass(frozen=True)
 class TrainingRows:
     """Rows to learn from, and the targets of the losses."""
 
@@ -65,14 +76,12 @@ class NewModel:
 
 
 def prepare(
-    config: Finetune | Distill,
-    task: tasks.Task,
+    run: TrainingRun,
     setting: Model,
     source: models.Source,
     rows: TrainingRows,
     *,
     section: str,
-    device: torch.device,
     dropout: float | None = None,
 ) -> Generator[artifacts.Row, None, tuple[NewModel, TrainingData]]:
     """Builds the model and encodes training and validation rows for it; yields warnings about the rows.
@@ -82,11 +91,12 @@ def prepare(
         source: where `setting.from` is.
         dropout: of the new model; None = as in the source.
     """
+    config, task = run.config, run.task
     tokenizer = models.load_tokenizer(source)
     encoded = task.encode(rows.rows, config.data, tokenizer)
     yield from data.row_warnings("train", encoded, config.data)
     torch.manual_seed(config.seed)
-    model, copied_layers = _build(config, task, setting, source, rows, tokenizer, section, device, dropout)
+    model, copied_layers = _build(run, setting, source, rows, tokenizer, section, dropout)
     vocabulary: dict[str, int] = {}
     if setting.trim_vocabulary:
         needed = encoded if rows.originals is None else task.encode(rows.originals, config.data, tokenizer)
@@ -96,21 +106,17 @@ def prepare(
         rows.states.check(encoded)
     examples = data.Examples.of(encoded, rows.states, **rows.targets)
     models.check_length(source, int(examples.lengths.max()))
-    validation = yield from _read_validation(config, task, source, rows, tokenizer)
+    validation = yield from _read_validation(run, source, rows, tokenizer)
     return NewModel(model, tokenizer, copied_layers, vocabulary), TrainingData(rows, examples, validation)
 
 
 def train(
-    config: Finetune | Distill,
-    task: tasks.Task,
+    run: TrainingRun,
     new: NewModel,
     training_data: TrainingData,
     module: torch.nn.Module,
     loss: loops.StepLoss,
-    output: artifacts.Output,
-    accelerator: Accelerator,
     *,
-    objective: tuple[str, float],
     made: Mapping[str, object],
     facts: Mapping[str, Any] | None = None,
 ) -> Iterator[artifacts.Row]:
@@ -118,10 +124,10 @@ def train(
 
     Args:
         module: what is optimized: the model, or the model with its projections.
-        objective: the metric that selects the best checkpoint, and +1 if more of it is better, else -1.
         made: statements of the model card about starting point, labels and loss.
         facts: for the plan and the manifest.
     """
+    config, task, output, accelerator = run.config, run.task, run.output, run.accelerator
     training, validation, label_names = config.training, training_data.validation, training_data.source.label_names
     examples, size, facts = training_data.examples, models.size(new.model), facts or {}
     batches = data.BucketBatches(
@@ -129,7 +135,7 @@ def train(
         seed=config.seed, group_by_length=training.group_by_length,
     )  # fmt: skip
     trainer = loops.Trainer(module, examples, batches, training, accelerator=accelerator, seed=config.seed)
-    evaluation = None if validation is None else _Evaluation(config, task, validation, loss, accelerator)
+    evaluation = None if validation is None else _Evaluation(run, validation, loss)
     evaluated = evaluation is not None and training.eval_strategy != "no"
     labels = {} if label_names is None else {"label_names": label_names}
     yield {"event": "plan", "rows": len(examples), "steps": trainer.max_steps, **size, **new.vocabulary,
@@ -137,7 +143,7 @@ def train(
            "device": trainer.device, "precision": trainer.precision}  # fmt: skip
     if output.dry_run:
         return
-    metric, better = objective
+    metric, better = run.objective
 
     def evaluate() -> dict[str, float]:
         assert evaluation is not None
@@ -200,11 +206,9 @@ def train(
 class _Evaluation:
     """Scores a model on the validation rows: by its predictions, or by the loss if the task makes none."""
 
-    config: Finetune | Distill
-    task: tasks.Task
+    run: TrainingRun
     validation: Validation
     loss: loops.StepLoss
-    accelerator: Accelerator
 
     def scores(self, model: torch.nn.Module) -> dict[str, float]:
         """The task's metrics, during training."""
@@ -226,40 +230,46 @@ class _Evaluation:
         if metric is None:
             loss = self._mean_loss(trained)["loss"] if best_loss is None else best_loss
             return model_card.Result("validation", len(self.validation.examples), {"loss": loss}, {}), {}
-        model = models.load(models.locate(str(folder)), self.task.head).to(self.accelerator.device)
+        model = models.load(models.locate(str(folder)), self.run.task.head, cls_only=True)
+        model = model.to(self.run.accelerator.device)
         predictions, tuned = self._predictions(model, metric)
         statistics = metric.statistics(predictions)
         scores = self._watched(metrics.score(metric, predictions, statistics))
         intervals = metrics.intervals(
-            metric, predictions, statistics, self.task.metrics, resamples=RESAMPLES, seed=self.config.seed
+            metric, predictions, statistics, self.run.task.metrics, resamples=RESAMPLES, seed=self.run.config.seed
         )
         return model_card.Result("validation", rows, scores, intervals), tuned
 
     def _predictions(self, model: torch.nn.Module, metric: metrics.Metric) -> tuple[Predictions, dict[str, Any]]:
         """The predictions with the thresholds that score best, and these thresholds."""
-        task, validation = self.task, self.validation
+        task, validation = self.run.task, self.validation
         assert isinstance(task, tasks.PredictionTask)  # it has a metric
-        logits = loops.predict_all(model, validation.examples, self._batches, accelerator=self.accelerator)
+        logits = loops.predict_all(model, validation.examples, self._batches, accelerator=self.run.accelerator)
         tuned = metric.tune_thresholds(logits)
         logits = task.apply_thresholds(logits, validation.row_offsets, tuned)
         names, rows = validation.label_names, validation.rows
-        return task.predictions(logits, validation.row_offsets, names, rows, self.config.data), tuned
+        return task.predictions(logits, validation.row_offsets, names, rows, self.run.config.data), tuned
 
     def _mean_loss(self, model: torch.nn.Module) -> dict[str, float]:
-        return loops.mean_loss(model, self.loss, self.validation.examples, self._batches, accelerator=self.accelerator)
+        return loops.mean_loss(
+            model, self.loss, self.validation.examples, self._batches, accelerator=self.run.accelerator
+        )
 
     def _watched(self, scores: Mapping[str, float]) -> dict[str, float]:
-        return {name: scores[name] for name in self.task.metrics}
+        return {name: scores[name] for name in self.run.task.metrics}
 
     @property
     def _batches(self) -> list[list[int]]:
-        return data.sorted_batches(self.validation.examples.lengths, self.config.training.per_device_eval_batch_size)
+        return data.sorted_batches(
+            self.validation.examples.lengths, self.run.config.training.per_device_eval_batch_size
+        )
 
 
 def _read_validation(
-    config: Finetune | Distill, task: tasks.Task, source: models.Source, training: TrainingRows, tokenizer: Any
+    run: TrainingRun, source: models.Source, training: TrainingRows, tokenizer: Any
 ) -> Generator[artifacts.Row, None, Validation | None]:
     """The validation rows, if the config names any that can be scored; yields warnings about them."""
+    config, task = run.config, run.task
     if not data.has(config.data, "validation"):
         return None
     rows = data.read(config.data, "validation")
@@ -280,18 +290,17 @@ def _read_validation(
 
 
 def _build(
-    config: Finetune | Distill,
-    task: tasks.Task,
+    run: TrainingRun,
     setting: Model,
     source: models.Source,
     rows: TrainingRows,
     tokenizer: Any,
     section: str,
-    device: torch.device,
     dropout: float | None,
 ) -> tuple[Any, list[int]]:
     """The model in its new shape, and the layers of the source (counted from 1) that its layers were copied from."""
-    attention = loops.fastest_attention(device.type, config.data.max_seq_length)
+    config, task = run.config, run.task
+    attention = loops.fastest_attention(run.accelerator.device.type, config.data.max_seq_length)
     base = models.load(
         source, task.head,
         label_names=rows.label_names, problem=task.problem, new_head=True, dropout=dropout, attention=attention,
@@ -299,7 +308,8 @@ def _build(
     models.check_vocabulary(base, tokenizer, source)
     try:
         mapping = models.copied_layers(setting, config.layer_mapping, base.config)
-        return models.build_student(setting, base, mapping, seed=config.seed), [layer + 1 for layer in mapping]
+        student = models.build_student(setting, base, mapping, seed=config.seed, cls_only=True)
+        return student, [layer + 1 for layer in mapping]
     except ConfigError as error:
         key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error

@@ -1,4 +1,4 @@
-"""A page needs nothing but itself, and text stays text."""
+"""HTML pages are self-contained, and all text is escaped."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tinybert_cli.reports import html
 HOSTILE = '<script>alert("1")</script> & "quoted"'
 
 
-class Tags(HTMLParser):
-    """The tags with their attributes, and the text."""
+class Parsed(HTMLParser):
+    """Tags with their attributes, and the text; fails if a tag is closed in the wrong order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def made() -> str:
+def hostile_page() -> str:
     table = html.table(["model", "size"], [[HOSTILE, "12.0 MB"], ["b", ""]], caption=HOSTILE, marked=[0])
     blocks = [
         html.section(HOSTILE, html.paragraph(HOSTILE), table, html.side_by_side(html.figure("<svg></svg>", HOSTILE)))
@@ -42,43 +42,39 @@ def made() -> str:
     return html.document(HOSTILE, blocks, lead=HOSTILE)
 
 
-def test_every_tag_is_closed_and_no_text_becomes_one() -> None:
-    found = Tags(made())
-    assert not found.open and "script" not in {tag for tag, _ in found.tags}
-    assert found.text.count(HOSTILE) == 8  # title twice, lead, heading, paragraph, caption, row, figure
+def test_every_tag_is_closed_and_text_is_escaped() -> None:
+    page = Parsed(hostile_page())
+    assert not page.open and "script" not in {tag for tag, _ in page.tags}
+    assert page.text.count(HOSTILE) == 8  # title twice, lead, heading, paragraph, caption, row, figure
 
 
-def test_a_page_fetches_nothing() -> None:
-    found = Tags(made())
-    assert not [attributes for _, attributes in found.tags if {"src", "href", "onload", "data"} & set(attributes)]
-    assert not re.search(r"@import|url\(|https?://", made())
+def test_a_page_makes_no_network_request() -> None:
+    page = Parsed(hostile_page())
+    assert not [attributes for _, attributes in page.tags if {"src", "href", "onload", "data"} & set(attributes)]
+    assert not re.search(r"@import|url\(|https?://", hostile_page())
     assert {"default-src 'none'; style-src 'unsafe-inline'"} <= {
-        attributes.get("content") for _, attributes in found.tags
+        attributes.get("content") for _, attributes in page.tags
     }
 
 
-def test_columns_of_numbers_stand_to_the_right_and_others_to_the_left() -> None:
+def test_numeric_columns_are_right_aligned() -> None:
     rows = [["1 layer", "~0.91 (0.9-0.92)", "finetune", ""], ["2 layers", "", "distill", "-1.5"]]
     text = html.table(["model", "score", "made by", "more"], rows)
-    assert [bool(right) for right in re.findall(r'<th scope="col"( class="number")?>', text)] == [
-        False,
-        True,
-        False,
-        True,
-    ]
+    numeric = [bool(match) for match in re.findall(r'<th scope="col"( class="number")?>', text)]
+    assert numeric == [False, True, False, True]
 
 
-def test_a_marked_row_is_the_only_one() -> None:
+def test_only_the_marked_row_is_highlighted() -> None:
     text = html.table(["model"], [["a"], ["b"], ["c"]], marked=[1])
     assert re.findall(r'<tr class="marked"><th scope="row">(\w)</th>', text) == ["b"]
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_text_is_readable_on_its_ground(scheme: int) -> None:
-    style = made().split("prefers-color-scheme: dark")[scheme]
+def test_text_has_sufficient_contrast(scheme: int) -> None:
+    style = hostile_page().split("prefers-color-scheme: dark")[scheme]
     colours = dict(re.findall(r"--(\w+): (#\w{6})", style)[:6])
-    for text, ground in (("ink", "paper"), ("ink", "raised"), ("ink", "mark"), ("muted", "paper")):
-        assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for text, background in (("ink", "paper"), ("ink", "raised"), ("ink", "mark"), ("muted", "paper")):
+        assert contrast(colours[text], colours[background]) >= 4.5, (text, background)
 
 
 def contrast(one: str, other: str) -> float:
@@ -88,6 +84,6 @@ def contrast(one: str, other: str) -> float:
 
 
 def luminance(colour: str) -> float:
-    parts = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

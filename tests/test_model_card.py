@@ -1,4 +1,4 @@
-"""A model card is what the Hub can read, and says what a person wants to know before using the model."""
+"""Model cards: valid front matter for the Hub, and the facts a user needs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tinybert_cli.reports.model_card import Card, Result, as_markdown
 
 
 def card(**changes: Any) -> Card:
-    facts: dict[str, Any] = {
-        "name": "mine", "task": "text-classification", "pipeline": "text-classification", "summary": "A model.", "inputs": {}, "made": {}, "costs": {},
-        "usage": {}, "limits": [], **changes,
+    fields: dict[str, Any] = {
+        "name": "mine", "task": "text-classification", "pipeline": "text-classification", "summary": "A model.",
+        "inputs": {}, "made": {}, "costs": {}, "usage": {}, "limits": [], **changes,
     }  # fmt: skip
-    return Card(**facts)
+    return Card(**fields)
 
 
 def front_matter(text: str) -> dict[str, Any]:
@@ -27,30 +27,31 @@ def front_matter(text: str) -> dict[str, Any]:
     return front
 
 
-def test_the_results_in_a_model_card_are_those_of_the_run(teacher: Path) -> None:
+def test_results_in_the_card_are_the_metrics_of_the_run(teacher: Path) -> None:
     loaded = ModelCard.load(teacher / "README.md")
     metrics = json.loads((teacher / "metrics.json").read_text())
-    found = {result.metric_name: result for result in loaded.data.eval_results}
-    assert {f"eval_{name}": result.metric_value for name, result in found.items()} == {
+    results = {result.metric_name: result for result in loaded.data.eval_results}
+    assert {f"eval_{name}": result.metric_value for name, result in results.items()} == {
         name: pytest.approx(value, abs=1e-6)
         for name, value in metrics.items()
         if name.startswith("eval_") and not name.endswith(("_low", "_high"))
     }
-    assert found["accuracy"].dataset_name == "validation.jsonl" and found["accuracy"].dataset_split == "validation"
-    assert found["f1_macro"].metric_type == "f1" and found["f1_macro"].metric_args == {"average": "macro"}
+    accuracy, f1_macro = results["accuracy"], results["f1_macro"]
+    assert accuracy.dataset_name == "validation.jsonl" and accuracy.dataset_split == "validation"
+    assert f1_macro.metric_type == "f1" and f1_macro.metric_args == {"average": "macro"}
     low, high = metrics["eval_accuracy_low"], metrics["eval_accuracy_high"]
     assert low <= metrics["eval_accuracy"] <= high
     assert f"| accuracy | {metrics['eval_accuracy']:.4f} | {low:.4f} to {high:.4f} |" in loaded.text
 
 
-def test_nothing_local_is_passed_off_as_something_on_the_hub(teacher: Path) -> None:
+def test_local_models_and_data_are_not_listed_as_hub_ids(teacher: Path) -> None:
     front = front_matter((teacher / "README.md").read_text())
     assert front["pipeline_tag"] == "text-classification" and "distillation" in " ".join(front["tags"])
     assert not {"base_model", "datasets", "license"} & set(front)
     assert front["model-index"][0]["results"][0]["dataset"]["type"] == "local"
 
 
-def test_what_is_on_the_hub_is_named_by_its_id() -> None:
+def test_models_and_data_from_the_hub_are_listed_by_id() -> None:
     inputs = {
         "model": {"hub_id": "google-bert/bert-base-uncased", "revision": None},
         "data.dataset_name": {"hub_id": "nyu-mll/glue", "config": "sst2", "revision": "abc"},
@@ -58,22 +59,22 @@ def test_what_is_on_the_hub_is_named_by_its_id() -> None:
     text = as_markdown(card(inputs=inputs, result=Result("validation", 872, {"accuracy": 0.9})))
     front = front_matter(text)
     assert front["base_model"] == ["google-bert/bert-base-uncased"] and front["datasets"] == ["nyu-mll/glue"]
-    (found,) = ModelCard(text).data.eval_results
-    assert (found.dataset_type, found.dataset_config, found.dataset_revision) == ("nyu-mll/glue", "sst2", "abc")
+    (result,) = ModelCard(text).data.eval_results
+    assert (result.dataset_type, result.dataset_config, result.dataset_revision) == ("nyu-mll/glue", "sst2", "abc")
 
 
-def test_a_model_that_nothing_was_asked_has_no_results() -> None:
+def test_a_model_without_evaluation_has_no_results() -> None:
     text = as_markdown(card(result=None))
     assert "model-index" not in front_matter(text) and ModelCard(text).data.eval_results is None
     assert "no labelled rows" in text
 
 
-def test_a_number_that_is_none_stays_out_of_the_front_matter() -> None:
+def test_nan_is_not_written_to_the_front_matter() -> None:
     text = as_markdown(card(result=Result("validation", 3, {"accuracy": 1.0, "mcc": float("nan")})))
     assert [result.metric_name for result in ModelCard(text).data.eval_results] == ["accuracy"]
 
 
-def test_no_name_breaks_the_table_or_the_front_matter() -> None:
+def test_special_characters_are_escaped_in_table_and_front_matter() -> None:
     text = as_markdown(
         card(name="yes: [no", made={"labels": "a|b, c\nd"}, result=Result("validation", 3, {"accuracy": 1.0}))
     )
@@ -81,7 +82,7 @@ def test_no_name_breaks_the_table_or_the_front_matter() -> None:
     assert front_matter(text)["model-index"][0]["name"] == "yes: [no"
 
 
-def test_a_student_names_its_teacher_and_its_losses(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
+def test_a_student_card_names_teacher_and_losses(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     config = configs(
         "distill", "student", soft_labels=teacher_labels, student={"from": str(teacher), "num_hidden_layers": 2},
         losses={"soft_labels": {"weight": 1.0, "temperature": 3.0}}, training__max_steps=2,
@@ -94,7 +95,7 @@ def test_a_student_names_its_teacher_and_its_losses(teacher: Path, teacher_label
     assert f"tinybert predict {config.output_dir}" in text
 
 
-def test_an_export_says_what_it_scores_itself_and_on_which_machine(teacher: Path, configs: Configs) -> None:
+def test_an_export_card_has_its_own_scores_and_the_machine(teacher: Path, configs: Configs) -> None:
     pytest.importorskip("onnxruntime")
     config = configs("export", "export", model=teacher, verify={"split": "validation", "max_samples": 24})
     run("export", config)

@@ -1,0 +1,110 @@
+"""Layer outputs of teacher and student are the values that their layers compute."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from test_students import CONFIGS, SIZES
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, DebertaV2Config, ModernBertConfig
+
+from tinybert_cli import losses, models
+from tinybert_cli.errors import InputError
+
+ALL = frozenset({"embeddings", "hidden_states", "scores", "queries", "keys", "values"})
+INPUTS = {"input_ids", "attention_mask"}
+BATCH = {
+    "input_ids": torch.tensor([[5, 6, 7, 8], [9, 10, 1, 1]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
+    "labels": torch.tensor([0, 1]),
+}
+
+
+def make_model(family: str, attention: str = "eager", **settings: Any) -> Any:
+    torch.manual_seed(0)
+    config = copy.deepcopy(CONFIGS[family])
+    for name, value in settings.items():
+        setattr(config, name, value)
+    return AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).eval()
+
+
+def outputs_of(teacher: models.Teacher) -> dict[str, Any]:
+    return teacher(BATCH, INPUTS)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_layer_outputs_match_those_of_transformers(family: str) -> None:
+    reference = make_model(family)
+    with torch.no_grad():
+        expected = reference(
+            BATCH["input_ids"], BATCH["attention_mask"], output_attentions=True, output_hidden_states=True
+        )
+    outputs = outputs_of(models.Teacher(make_model(family, "sdpa"), [1, 3], ALL))
+    for index, layer in enumerate([1, 3]):
+        query, key, scores = (outputs[name][index] for name in ("queries", "keys", "scores"))
+        assert torch.allclose(scores, query @ key.mT / query.shape[-1] ** 0.5, atol=1e-6)
+        scores = scores.masked_fill(BATCH["attention_mask"][:, None, None] == 0, -1e9)
+        assert torch.allclose(scores.softmax(-1)[0], expected.attentions[layer][0], atol=1e-5)
+        assert torch.allclose(scores.softmax(-1)[1, :, :2], expected.attentions[layer][1, :, :2], atol=1e-5)
+        assert torch.allclose(outputs["hidden_states"][index][0], expected.hidden_states[layer + 1][0], atol=1e-5)
+    assert torch.allclose(outputs["embeddings"], expected.hidden_states[0], atol=1e-6)
+
+
+def test_teacher_drops_layers_above_the_last_compared_one() -> None:
+    complete = outputs_of(models.Teacher(make_model("bert"), [0, 3], ALL))
+    cut = models.Teacher(make_model("bert"), [0, 1], ALL)
+    assert len(cut.base_model.encoder.layer) == 2
+    assert torch.equal(outputs_of(cut)["hidden_states"][0], complete["hidden_states"][0])
+
+
+def test_teacher_has_no_dropout_and_no_gradients() -> None:
+    model = make_model("bert", hidden_dropout_prob=0.5).train()
+    teacher = models.Teacher(model, [3], ALL)
+    first, second = outputs_of(teacher), outputs_of(teacher)
+    assert torch.equal(first["hidden_states"][0], second["hidden_states"][0])
+    assert not first["hidden_states"][0].requires_grad
+
+
+@pytest.mark.parametrize(("shared", "count"), [(True, 1), (False, 3)])
+def test_smaller_student_is_projected_to_the_teachers_hidden_size(shared: bool, count: int) -> None:
+    teacher = models.Teacher(make_model("bert"), [1, 3], ALL)
+    student = models.Student(make_model("bert", num_hidden_layers=2, hidden_size=12), teacher, shared=shared).train()
+    assert len(student.projections) == count
+    student_outputs = student(**{name: BATCH[name] for name in INPUTS})
+    assert student_outputs["embeddings"].shape == student_outputs["hidden_states"][1].shape == (2, 4, 24)
+    assert student_outputs["queries"][0].shape == (2, 4, 4, 3) and student_outputs["scores"][0].shape == (2, 4, 4, 4)
+    weights: dict[str, Any] = {"hidden_states": 1.0, "attentions": 1.0, "embeddings": 1.0}
+    objective = losses.combine(weights | {"relations": {"relation_heads": 6}})
+    objective(student_outputs, outputs_of(teacher), BATCH)["loss"].backward()
+    body = student.model.bert
+    trained: list[Tensor] = [*student.projections.parameters(), body.encoder.layer[0].attention.self.query.weight]
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in trained)
+
+
+def test_student_with_the_teachers_hidden_size_has_no_projections() -> None:
+    model = make_model("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    teacher = models.Teacher(copy.deepcopy(model), range(4), ALL)
+    student = models.Student(model, teacher, shared=False).train()
+    student_outputs = student(**{name: BATCH[name] for name in INPUTS})
+    parts = losses.combine(dict.fromkeys(losses.LAYER_OUTPUTS, 1.0))(student_outputs, outputs_of(teacher), BATCH)
+    assert parts["loss"].item() == pytest.approx(0.0, abs=1e-5)
+    assert not list(student.projections)
+
+
+def test_student_in_eval_mode_returns_the_outputs_of_its_model() -> None:
+    model = make_model("bert")
+    student = models.Student(model, models.Teacher(make_model("bert"), range(4), ALL), shared=False).eval()
+    inputs = {name: BATCH[name] for name in INPUTS}
+    assert torch.equal(student(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("config", [DebertaV2Config, ModernBertConfig])
+def test_unsupported_family_has_hidden_states_but_no_attention_scores(config: Any) -> None:
+    model = AutoModelForSequenceClassification.from_config(config(**SIZES, pad_token_id=1))
+    with pytest.raises(InputError, match=rf"{config.model_type} .* attentions and relations"):
+        models.Teacher(model, [1], frozenset({"scores"}))
+    outputs = models.Teacher(model, [1], frozenset({"hidden_states", "embeddings"}))(BATCH, INPUTS)
+    assert outputs["hidden_states"][0].shape == outputs["embeddings"].shape == (2, 4, 24)

@@ -1,0 +1,128 @@
+"""Events: the rows that a stage yields while it runs.
+
+An event is a dict with its name under "event". `console` shows events, `artifacts` appends them to log.jsonl with the
+"time" of each, and `EVENTS` lists every name with its keys. The functions make the events that more than one module
+yields; all others are made where they happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Event = dict[str, Any]
+
+
+def plan(rows: int, **facts: Any) -> Event:
+    """What the run will do; a dry run ends here."""
+    return {"event": "plan", "rows": rows, **facts}
+
+
+def warning(message: str) -> Event:
+    """Something that the user should know and that does not stop the run."""
+    return {"event": "warning", "message": message}
+
+
+def resume(step: int, max_steps: int) -> Event:
+    """The run continues an earlier one after `step` of `max_steps`; log.jsonl drops the events after that step."""
+    return {"event": "resume", "step": step, "max_steps": max_steps}
+
+
+def progress(step: int, max_steps: int, *, rows: int, seconds: float, **numbers: float) -> Event:
+    """`step` of `max_steps` is done; for the screen only, so log.jsonl does not have it.
+
+    Args:
+        rows: rows processed, in `seconds`.
+        numbers: further numbers to show, such as `loss`.
+    """
+    return {"event": "progress", "step": step, "max_steps": max_steps, "rows": rows, **numbers, "seconds": seconds}
+
+
+def done(output_dir: str, metrics: Mapping[str, float]) -> Event:
+    """The folder is finished; `metrics` as in metrics.json."""
+    return {"event": "done", "output_dir": output_dir, **metrics}
+
+
+_STEP = {"step": "steps done: optimizer steps in training, rows in gen-soft-labels, texts in augmentation"}
+_MAX_STEPS = {"max_steps": "steps of the whole run"}
+_MODEL_SIZE = {"parameters": "of the model", "embedding_parameters": "those among them that are embeddings"}
+_EPOCH = {"epoch": "epochs done, with a fraction"}
+_OUTPUT_DIR = {"output_dir": "the folder of the run"}
+_METRICS = {"...": "every number of metrics.json under its name"}
+
+EVENTS: dict[str, dict[str, str]] = {
+    "plan": {
+        "rows": "rows that the stage reads",
+        "steps": "optimizer steps",
+        **_MODEL_SIZE,
+        "pieces": "size of the vocabulary before it is trimmed",
+        "pieces_kept": "size of the trimmed vocabulary",
+        "layers_copied_from": "layers of the source model that the student is initialised with, from 1",
+        "layers_compared_with": "layers of the teacher that the layer losses use, from 1",
+        "teacher_states": "`stored`, or `running beside it`",
+        "label_names": "class names in the order of the logits",
+        "evaluated": "whether checkpoints are scored on validation rows",
+        "teachers": "number of teachers",
+        "states_bytes": "size of the layer states to store",
+        "states_of_layers": "layers of the teacher whose states are stored, from 1",
+        "models": "names of the models that are compared",
+        "reference": "the one that the others are compared with",
+        "split": "the split that is scored",
+        "format": "export format",
+        "quantize": "`none` or `int8`",
+        "device": "`cpu`, `cuda`, ...",
+        "precision": "`no` (float32), `bf16`, `fp16`, or `as exported`",
+    },
+    "warning": {"message": "the text"},
+    "resume": {**_STEP, **_MAX_STEPS},
+    "progress": {
+        **_STEP,
+        **_MAX_STEPS,
+        "rows": "rows processed by this command",
+        "loss": "of the last batch (training)",
+        "seconds": "time for these rows",
+    },
+    "train": {
+        **_STEP,
+        **_EPOCH,
+        "loss": "mean since the last `train` event",
+        "learning_rate": "at this step",
+        "samples_per_second": "since the last `train` event",
+        "...": "each part of the loss under its name, unweighted",
+    },
+    "evaluate": {
+        **_STEP,
+        **_EPOCH,
+        "is_best": "whether this checkpoint is the best one up to now",
+        "...": "the validation metrics",
+    },
+    "checkpoint": {**_STEP},
+    "labels": {
+        "rows": "rows of the label dataset",
+        "kept": "rows with at least this confidence",
+        "min_confidence": "as in the config",
+    },
+    "asked": {"texts": "texts for which the masked LM has predicted replacements", "of": "all texts"},
+    "augmented": {
+        "rows": "rows that were augmented",
+        "copies": "augmented examples",
+        "at_most": "true in a dry run, where `copies` is an upper bound",
+    },
+    "teacher check": {
+        "checked_rows": "rows with gold labels that the teacher was scored on",
+        "...": "teacher_<metric> and majority_<metric>",
+    },
+    "shard": {**_STEP, **_MAX_STEPS, "shard": "name of the parquet file", "rows": "its rows"},
+    "scored": {"model": "name of the model whose predictions are complete"},
+    "model": {
+        "model": "name of the model",
+        "is_reference": "whether the others are compared with it",
+        "metric": "the task's main metric",
+        "...": "every number of the model",
+    },
+    "written": {"bytes": "size of the exported weights"},
+    "verify": {"...": "the numbers of the parity check"},
+    "refused": {"message": "why the int8 model was rejected"},
+    "done": {**_OUTPUT_DIR, **_METRICS},
+    "up to date": {**_OUTPUT_DIR, **_METRICS},
+}
