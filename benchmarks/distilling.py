@@ -40,7 +40,7 @@ def main(shape: str = "bert-base", count: str = "1536") -> None:
                 _trainer(source.folder, texts(settings), folder / f"trainer-{turn}")
             )
             config = Distill(
-                task="text-classification", data=settings, soft_labels=str(folder / "labels"),
+                task="text-classification", data=settings, label_dataset=str(folder / "labels"),
                 student=Model(**{"from": str(source.folder), **STUDENT}),
                 training=Training(num_train_epochs=1.0, eval_strategy="no"),
                 output_dir=str(folder / f"student-{turn}"),

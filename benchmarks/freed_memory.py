@@ -52,7 +52,7 @@ def main(steps: str = "20") -> None:
             for turn in range(ROUNDS):
                 for how in (give_back, keep_freed_memory):
                     config = Distill(
-                        task="text-classification", data=settings, soft_labels=labels, teacher=source,
+                        task="text-classification", data=settings, label_dataset=labels, teacher=source,
                         student=Model(**{"from": source, "num_hidden_layers": 3}), losses=losses,
                         training=Training(max_steps=int(steps), eval_strategy="no"),
                         output_dir=str(folder / f"{what}-{how.__name__}-{turn}"),

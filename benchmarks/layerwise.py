@@ -52,7 +52,7 @@ def main(count: str = "768") -> None:
             speeds["TextBrewer"].append(_textbrewer(source.folder, texts(settings), folder / f"textbrewer-{turn}"))
             for what, labels in (("teacher online", "labels"), ("states from disk", "states")):
                 config = Distill(
-                    task="text-classification", data=settings, soft_labels=str(folder / labels),
+                    task="text-classification", data=settings, label_dataset=str(folder / labels),
                     teacher=str(source.folder), student=Model(**{"from": str(source.folder), **STUDENT}), losses=LOSSES,
                     training=Training(
                         num_train_epochs=1.0, eval_strategy="no", lr_scheduler_type="constant", keep="last"

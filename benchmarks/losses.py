@@ -45,7 +45,7 @@ def main(shape: str = "minilm", steps: str = "20") -> None:
         for turn in range(ROUNDS):
             for number, (what, losses) in enumerate(added.items()):
                 config = Distill(
-                    task="text-classification", data=settings, soft_labels=str(folder / "labels"),
+                    task="text-classification", data=settings, label_dataset=str(folder / "labels"),
                     teacher=str(source.folder), student=Model(**{"from": str(source.folder), **STUDENTS[shape]}),
                     losses={SOFT: 1.0, **losses}, training=Training(max_steps=int(steps), eval_strategy="no"),
                     output_dir=str(folder / f"student-{turn}-{number}"),

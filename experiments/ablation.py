@@ -155,14 +155,14 @@ class Ablation:
                     "keep": "last"}  # fmt: skip
         losses = {name: 1.0 for name in LAYER_LOSSES if name != minus}
         layers = self.step(
-            "distill", self.student(arm, seed, "layers"), **self.task(), seed=seed, soft_labels=str(labels),
+            "distill", self.student(arm, seed, "layers"), **self.task(), seed=seed, label_dataset=str(labels),
             teacher=str(self.teacher()), student=start, losses=losses, training=training,
         )  # fmt: skip
         return self.answers(arm, seed, labels, str(layers), self.epochs(self.set.prediction_epochs, augmented))
 
     def answers(self, arm: str, seed: int, labels: Path, start: Any, epochs: float) -> Path:
         losses = {"soft_labels": {"weight": 1.0, "temperature": 1.0}}
-        return self.step("distill", self.student(arm, seed), **self.task(), seed=seed, soft_labels=str(labels),
+        return self.step("distill", self.student(arm, seed), **self.task(), seed=seed, label_dataset=str(labels),
                          student=start, losses=losses, training=self.training(epochs))  # fmt: skip
 
     def epochs(self, count: int, augmented: bool) -> float:

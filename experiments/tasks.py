@@ -86,7 +86,7 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
 
     def taught(part: str, student: Any, losses: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         return common | {
-            "soft_labels": folder["teacher-labels"],
+            "label_dataset": folder["teacher-labels"],
             "teacher": folder["teacher"],
             "student": student,
             "layer_mapping": it.layers,
@@ -119,7 +119,7 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
         "finetune",
         common
         | {
-            "labels": folder["student-labels"],
+            "label_dataset": folder["student-labels"],
             "model": shallow(folder["student"], STUDENT2_LAYERS),
             "layer_mapping": "last",
             "training": training(*it.student2, **it.batches),

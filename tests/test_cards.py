@@ -83,7 +83,7 @@ def test_no_name_breaks_the_table_or_the_front_matter() -> None:
 
 def test_a_student_names_its_teacher_and_its_losses(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     config = configs(
-        "distill", "student", soft_labels=teacher_labels, student={"from": str(teacher), "num_hidden_layers": 2},
+        "distill", "student", label_dataset=teacher_labels, student={"from": str(teacher), "num_hidden_layers": 2},
         losses={"soft_labels": {"weight": 1.0, "temperature": 3.0}}, training__max_steps=2,
     )  # fmt: skip
     run("distill", config)

@@ -86,7 +86,7 @@ def test_all_config_errors_come_at_once_with_their_places(reviews: Path) -> None
 
 def test_a_wrong_loss_option_is_found_before_any_model_is_loaded(reviews: Path) -> None:
     (reviews / "distill.yaml").write_text(
-        "task: text-classification\ndata: {}\nsoft_labels: nowhere\nstudent: nowhere\n"
+        "task: text-classification\ndata: {}\nlabel_dataset: nowhere\nstudent: nowhere\n"
         "losses:\n  soft_labels: {temprature: 4}\noutput_dir: out\n"
     )
     done = tinybert("distill", "distill.yaml", cwd=reviews)

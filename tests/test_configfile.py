@@ -17,7 +17,7 @@ COMMON = {"task": "text-classification", "data": {"train_file": "train.csv"}, "o
 REQUIRED: dict[str, dict[str, Any]] = {
     "finetune": {"model": "bert"},
     "gen-soft-labels": {"teacher": "bert"},
-    "distill": {"soft_labels": "labels", "student": "bert"},
+    "distill": {"label_dataset": "labels", "student": "bert"},
     "eval": {"models": {"teacher": "bert"}},
     "export": {"model": "bert"},
 }
@@ -596,7 +596,7 @@ def test_an_unknown_key_is_shown_with_its_place() -> None:
 
 
 def test_a_missing_key_comes_with_its_documentation() -> None:
-    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent:\n  num_hidden_layers: 3\n")
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_dataset: s\nstudent:\n  num_hidden_layers: 3\n")
     with pytest.raises(ConfigErrors) as raised:
         configuration.load("distill", "a.yaml")
     documented = "Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or"
@@ -679,6 +679,34 @@ def test_a_key_from_elsewhere_is_told_its_name_here(command: str, text: str, mea
 )
 def test_a_key_that_has_no_like_here_is_explained(name: str, words: str) -> None:
     assert words in hint(f"{name}: 1\n")
+
+
+@pytest.mark.parametrize("command", ["finetune", "distill"])
+@pytest.mark.parametrize("old", ["soft_labels", "labels"])
+def test_the_key_of_0_1_for_a_label_dataset_hints_at_the_new_one(command: str, old: str) -> None:
+    assert hint(f"{old}: runs/labels", command=command) == "did you mean 'label_dataset'?"
+    assert hint("", f"{old}=runs/labels", command=command) == "did you mean 'label_dataset=runs/labels'?"
+    option = f"--{old.replace('_', '-')}"
+    assert hint("", option, "runs/labels", command=command) == "did you mean 'label_dataset=runs/labels'?"
+
+
+def test_a_config_of_0_1_has_one_error_per_renamed_key() -> None:
+    write("a.yaml", "task: text-classification\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent: m\n")
+    with pytest.raises(ConfigErrors) as raised:
+        configuration.load("distill", "a.yaml", checks={("task", "label_dataset"): refuse()})
+    assert str(raised.value) == lines("""
+        unknown key 'soft_labels'
+         --> a.yaml:4:1
+          |
+        4 | soft_labels: s
+          | ^^^^^^^^^^^ did you mean 'label_dataset'?
+    """)
+
+
+def test_the_loss_soft_labels_keeps_its_name() -> None:
+    assert load("losses: {soft_labels: 2.0}", "losses.soft_labels.temperature=4").losses == {
+        "soft_labels": {"weight": 2.0, "temperature": 4}
+    }
 
 
 def test_pythons_name_for_from_is_no_key() -> None:
@@ -832,14 +860,21 @@ def test_an_export_config_is_known_whatever_it_is_given_to(command: str) -> None
 
 
 def test_a_distill_config_given_to_finetune() -> None:
-    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent: m\ntraining: {}\n")
-    with pytest.raises(ConfigErrors, match=r"^this looks like a distill config\n --> a\.yaml:4:1\n"):
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_dataset: s\nstudent: m\ntraining: {}\n")
+    with pytest.raises(ConfigErrors, match=r"^this looks like a distill config\n --> a\.yaml:5:1\n"):
         configuration.load("finetune", "a.yaml")
 
 
+@pytest.mark.parametrize(("given", "old"), [("distill", "labels"), ("export", "labels"), ("eval", "labels")])
+def test_a_finetune_config_of_0_1_is_recognised_by_other_stages(given: str, old: str) -> None:
+    write("a.yaml", f"task: t\ndata: {{}}\noutput_dir: o\n{old}: s\nmodel: m\n")
+    with pytest.raises(ConfigErrors, match=r"^this looks like a finetune config\n"):
+        configuration.load(given, "a.yaml")
+
+
 def test_one_misspelled_key_is_no_wrong_stage() -> None:
-    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_label: s\nstudent: m\ntraining: {}\n")
-    with pytest.raises(ConfigErrors, match="unknown key 'soft_label'"):
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_datasett: s\nstudent: m\ntraining: {}\n")
+    with pytest.raises(ConfigErrors, match="unknown key 'label_datasett'"):
         configuration.load("distill", "a.yaml")
 
 

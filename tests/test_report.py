@@ -21,7 +21,8 @@ from tinybert_cli import console
 from tinybert_cli.artifacts.atomic_files import digest
 from tinybert_cli.cli import app
 from tinybert_cli.errors import ConfigError, GateError, InputError
-from tinybert_cli.reports import budget, runs as report
+from tinybert_cli.reports import budget
+from tinybert_cli.reports import runs as report
 
 ROOT = Path(__file__).parents[1]
 VALIDATION = {"data.validation_file": [{"path": "data/validation.jsonl", "sha256": "a1"}]}

@@ -248,10 +248,10 @@ class Finetune(Stage):
     """The model to start from, and its new shape if it is to be smaller."""
     layer_mapping: LayerMapping = "uniform"
     """Which layers of `from` a shallower model is copied from: uniform, spread, first, last, or a list; see distill."""
-    labels: str = "gold"
-    """`gold`, or the folder of a label dataset whose answers become the labels."""
+    label_dataset: str | None = None
+    """The folder that gen-soft-labels wrote: the predictions in it become the labels. null = gold labels."""
     min_confidence: Share = 0.0
-    """Leave out rows whose answer is less probable than this; only with a label dataset."""
+    """Use only rows whose prediction has at least this confidence; needs `label_dataset`."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: rare classes count as much as frequent ones, each label by rows / (classes * rows of its class)."""
     regularization: Regularization = Regularization()
@@ -291,8 +291,8 @@ class GenSoftLabels(Stage):
 class Distill(Stage):
     """Train a student to say what the teacher says."""
 
-    soft_labels: str | None = None
-    """The label dataset: the folder that gen-soft-labels wrote. Needed but for language-modeling, which has none."""
+    label_dataset: str | None = None
+    """The folder that gen-soft-labels wrote. Required by every task except language-modeling, which has no labels."""
     student: ModelSetting
     """The student to start from: usually the teacher, with fewer layers."""
     teacher: str | None = None

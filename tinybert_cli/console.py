@@ -28,7 +28,7 @@ MOST_NAMES = 20  # labels that are listed by name
 
 NEXT = {
     "finetune": "tinybert gen-soft-labels with `teacher: {folder}`",
-    "gen-soft-labels": "tinybert distill with `soft_labels: {folder}`, or tinybert finetune with `labels: {folder}`",
+    "gen-soft-labels": "tinybert distill, or tinybert finetune, with `label_dataset: {folder}`",
     "distill": "tinybert eval with `models: {{student: {folder}}}`, or, of a general student, "
     "tinybert finetune with `model: {folder}`",
     "eval": "tinybert export with the `model:` you would ship",

@@ -41,7 +41,7 @@ def load(
         raise composed.errors([_wrong_stage(command, other, composed, file)])
     config, invalid = _validated(command, composed.tree)
     complaints += [complaint for _, complaint in invalid]
-    bad_keys = {key[:1] for key, _ in invalid}
+    bad_keys = {key[:1] for key, _ in invalid} | {(name,) for name in _meant_by_unknown(command, composed.tree)}
     for keys, check in sorted((checks or {}).items(), key=lambda entry: isinstance(entry[0], tuple)):
         names = keys if isinstance(keys, tuple) else (keys,)
         if not bad_keys & {(name,) for name in names} and COMMANDS[command].model_fields.keys() >= set(names):
@@ -70,16 +70,20 @@ def complain(error: ConfigError, command: str, file: str | Path, overrides: Sequ
 
 
 def _wrong_stage(command: str, other: str, composed: Composed, file: str | Path) -> Complaint:
-    telling = (
-        set(suggestions.keys_of(other, ()))
-        .difference(suggestions.keys_of(command, ()))
-        .intersection(composed.file_keys)
-    )
-    node = next(node for key, node in entries_of(composed.tree).items() if key in telling)
+    only_in_other = set(suggestions.keys_of(other, ())).difference(suggestions.keys_of(command, ()))
+    entries = entries_of(composed.tree)
+    node = next(entries[key] for key in composed.file_keys if suggestions.RENAMED.get(key, key) in only_in_other)
     article = "an" if other[0] in "aeiou" else "a"
     return Complaint(
         f"this looks like {article} {other} config", node.key_at or node.at, f"run: tinybert {other} {file}"
     )
+
+
+def _meant_by_unknown(command: str, tree: Node) -> set[str]:
+    """The top-level keys that unknown ones probably stand for: an error about them would be a second one."""
+    unknown = entries_of(tree).keys() - suggestions.keys_of(command, ())
+    meant = (suggestions.meant(command, (), key) for key in unknown)
+    return {paths[0][0] for paths in meant if not isinstance(paths, str) and len(paths[0]) == 1}
 
 
 def _validated(command: str, tree: Node) -> tuple[Stage | None, list[tuple[Key, Complaint]]]:

@@ -20,10 +20,10 @@ from tinybert_cli.types import Array, Batch, Rows
 
 def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
     """Writes a model folder; yields what happens on the way."""
-    _check_soft_labels(config.task, config.soft_labels)
+    _check_label_dataset(config.task, config.label_dataset)
     _check_losses(config.task, config.losses)
     layer_outputs = _combined(config).layer_outputs
-    if layer_outputs and config.teacher is None and config.soft_labels is None:
+    if layer_outputs and config.teacher is None and config.label_dataset is None:
         raise _no_teacher(config)
     if layer_outputs and config.student.trim_vocabulary:
         raise ConfigError(
@@ -34,8 +34,8 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     source = models.locate(config.student.from_)
     inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     splits: list[data.Split] = ["train", "validation"]
-    if config.soft_labels is not None:
-        inputs["soft_labels"] = artifacts.describe(data.existing_folder(config.soft_labels, "soft_labels"))
+    if config.label_dataset is not None:
+        inputs["label_dataset"] = artifacts.describe(data.existing_folder(config.label_dataset, "label_dataset"))
         splits = ["validation"]
     if config.teacher is not None:
         teacher = models.locate(config.teacher)
@@ -58,20 +58,20 @@ def _no_teacher(config: Distill) -> ConfigError:
     )
 
 
-def _check_soft_labels(task: str, soft_labels: str | None) -> None:
+def _check_label_dataset(task: str, label_dataset: str | None) -> None:
     """Answers are learnt from a label dataset, and without answers there is none."""
     answering = isinstance(tasks.find(task), tasks.PredictionTask)
-    if answering and soft_labels is None:
+    if answering and label_dataset is None:
         raise ConfigError(
-            "missing key 'soft_labels'",
-            key=("soft_labels",),
-            hint="soft_labels: the label dataset, which is the folder that gen-soft-labels wrote",
+            "missing key 'label_dataset'",
+            key=("label_dataset",),
+            hint="label_dataset: the folder that gen-soft-labels wrote",
         )
-    if not answering and soft_labels is not None:
+    if not answering and label_dataset is not None:
         raise ConfigError(
-            f"{task} takes no soft labels: it knows no answers",
-            key=("soft_labels",),
-            hint="leave them out: the student learns from `data.train_file` and the layers of its `teacher:`",
+            f"{task} takes no label dataset: its models make no predictions",
+            key=("label_dataset",),
+            hint="leave it out: the student learns from `data.train_file` and the layers of its `teacher:`",
         )
 
 
@@ -106,7 +106,7 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
     objective = _combined(config)
     if config.teacher is not None:
         yield from _other_tokenizer(models.locate(config.teacher), source, objective)
-    labels = None if config.soft_labels is None else Path(config.soft_labels)
+    labels = None if config.label_dataset is None else Path(config.label_dataset)
     if labels is not None and config.training.keep == "best" and not objective.trains_head:
         yield {"event": "warning", "message": "these losses leave the classifier untrained and its scores mean "
                "nothing: set `keep: last` under training"}  # fmt: skip
@@ -141,7 +141,7 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
         origin=manifest["inputs"],
         card={
             "starts from": config.student.from_,
-            "learned from": config.soft_labels,
+            "learned from": config.label_dataset,
             "losses": "; ".join(_spoken(name, weight) for name, weight in config.losses.items()),
         },
     )
@@ -248,6 +248,6 @@ CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
     "task": tasks.find,
     "student": models.check_preset,
     "losses": losses.combine,
-    ("task", "soft_labels"): _check_soft_labels,
+    ("task", "label_dataset"): _check_label_dataset,
     ("task", "losses"): _check_losses,
 }

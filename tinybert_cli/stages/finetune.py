@@ -18,17 +18,17 @@ from tinybert_cli.types import Batch, Rows
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
     """Writes a model folder; yields what happens on the way."""
-    if config.min_confidence and config.labels == "gold":
+    if config.min_confidence and config.label_dataset is None:
         raise ConfigError(
-            "`min_confidence` needs the answers of a model, but `labels` is gold",
+            "`min_confidence` needs the predictions of a model, but there is no `label_dataset`",
             key=("min_confidence",),
-            hint="set labels to a label dataset, or leave min_confidence out",
+            hint="set label_dataset, or leave min_confidence out",
         )
     source = models.locate(config.model.from_)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
-    if config.labels != "gold":
-        inputs["labels"] = artifacts.describe(data.existing_folder(config.labels, "labels"))
-    splits: list[data.Split] = ["train", "validation"] if config.labels == "gold" else ["validation"]
+    if config.label_dataset is not None:
+        inputs["label_dataset"] = artifacts.describe(data.existing_folder(config.label_dataset, "label_dataset"))
+    splits: list[data.Split] = ["train", "validation"] if config.label_dataset is None else ["validation"]
     inputs |= artifacts.describe_all(data.sources(config.data, splits))
     with artifacts.open_output("finetune", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
@@ -41,14 +41,14 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
     task = tasks.find_prediction_task(config.task)
     manifest: dict[str, Any] = {"inputs": {}}
     originals: Rows | None = None
-    if config.labels == "gold":
+    if config.label_dataset is None:
         rows = data.read(config.data, "train")
         names = task.label_names(rows, config.data, model_names=None)
         labels = task.labels(rows, config.data, names)
         if labels is None:
             raise tasks.without_gold(rows, config.data)
     else:
-        folder = Path(config.labels)
+        folder = Path(config.label_dataset)
         manifest = artifacts.verify_folder(folder)
         sources = data.sources(config.data, ["train", "unlabeled"])
         artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
@@ -66,7 +66,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
                 hint="lower min_confidence",
             )
     task.check_trainable(labels, names, rows)
-    if config.labels == "gold":
+    if config.label_dataset is None:
         yield from ({"event": "warning", "message": message} for message in task.odd(rows, config.data, names))
     outputs, options = losses.LOSS_SETS[task.outputs], _options(config)
     targets = {"labels": labels}
@@ -85,7 +85,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
         origin=manifest["inputs"],
         card={
             "starts from": config.model.from_,
-            "learned from": "gold labels" if config.labels == "gold" else config.labels,
+            "learned from": "gold labels" if config.label_dataset is None else config.label_dataset,
             "loss": _spoken(config, outputs),
         },
     )
