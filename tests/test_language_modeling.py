@@ -414,7 +414,7 @@ def test_what_the_task_cannot_have_is_shown_in_its_place(tmp_path: Path) -> None
         tmp_path,
         "task: language-modeling\ndata: {}\nstudent: x\nlabel_dataset: y\nlosses:\n  hard_labels: 1\noutput_dir: o\n",
     )
-    assert "--> a.yaml:4:14" in said and "--> a.yaml:6:16" in said
+    assert "--> a.yaml:4:16" in said and "--> a.yaml:6:16" in said
 
 
 def test_a_task_that_nobody_knows_is_complained_of_once(tmp_path: Path) -> None:

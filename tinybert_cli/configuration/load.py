@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tinybert_cli.config import COMMANDS, Stage
-from tinybert_cli.configuration import suggestions, yaml_reader
+from tinybert_cli.configuration import suggestions
 from tinybert_cli.configuration.compose import Composed, Key, default_of, entries_of, settings_hint
 from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Complaint, Location, Node
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
@@ -51,11 +51,6 @@ def load(
     if complaints or config is None:
         raise composed.errors(complaints)
     return config
-
-
-def dump(config: Stage) -> str:
-    """The settings as YAML; to `load` it gives equal settings again."""
-    return yaml_reader.write(_escaped(config.model_dump(by_alias=True)))
 
 
 def complain(error: ConfigError, command: str, file: str | Path, overrides: Sequence[str] = ()) -> ConfigErrors:
@@ -165,12 +160,3 @@ def _placed(error: ConfigError, key: Key, tree: Node) -> Complaint:
     about_key = error.what.startswith("unknown ") and f"'{key[-1]}'" in error.what
     at_key = about_key or (len(nodes) <= len(key) and isinstance(node.value, dict))
     return Complaint(error.what, (at_key and node.key_at) or node.at, error.hint or "")
-
-
-def _escaped(value: Any) -> Any:
-    """With `$$` for every `$`, so that nothing is taken for a variable."""
-    if isinstance(value, dict):
-        return {key: _escaped(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_escaped(one) for one in value]
-    return value.replace("$", "$$") if isinstance(value, str) else value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tinybert_cli import config, configuration
-from tinybert_cli.configuration import yaml_reader
+from tinybert_cli import artifacts, config, configuration
+from tinybert_cli.configuration import yaml_reader, yaml_writer
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
 
 COMMON = {"task": "text-classification", "data": {"train_file": "train.csv"}, "output_dir": "out"}
@@ -28,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test has its own current directory, with a complete base per command to extend."""
     monkeypatch.chdir(tmp_path)
     for command, settings in REQUIRED.items():
-        write(f"base/{command}.yaml", yaml_reader.write({**COMMON, **settings}))
+        write(f"base/{command}.yaml", yaml_writer.write({**COMMON, **settings}))
     return tmp_path
 
 
@@ -1051,7 +1053,7 @@ def test_a_file_that_is_not_utf8_is_refused() -> None:
 def test_what_is_dumped_loads_as_it_was(command: str) -> None:
     names = ["no", "1e5", "0o7", "1:30", "null", "${X:-y}", "a: b", " ", "é", "\x85a\n b", "2024-01-02"]
     written = [name.replace("$", "$$") for name in names]
-    settings = load(yaml_reader.write({"data": {"label_names": written}}), command=command)
+    settings = load(yaml_writer.write({"data": {"label_names": written}}), command=command)
     assert settings.data.label_names == names
     write("run.yaml", configuration.dump(settings))
     assert configuration.load(command, "run.yaml") == settings
@@ -1070,9 +1072,98 @@ def test_a_dump_begins_with_the_task_and_uses_the_names_of_the_file() -> None:
     dumped = configuration.dump(load(""))
     assert dumped.startswith("task: text-classification\ndata:\n  dataset_name: null\n")
     assert "student:\n  from: bert\n" in dumped
-    assert "  learning_rate: 5e-05\n" in dumped
+    assert "  learning_rate: 5.0e-05\n" in dumped
     assert "  report_to: []\n" in dumped
 
 
 def test_a_dump_is_the_same_every_time() -> None:
     assert configuration.dump(load("seed: 1")) == configuration.dump(load("seed: 1"))
+
+
+# run.yaml repeats the run
+
+HOSTILE = [
+    "7e41234", "1e5", "1e3", "0o1", "0x1F", "012", "1_000", "1:30", ".5", "1.", "-2", ".inf", ".nan", "null", "~",
+    "true", "no", "Off", "y", "2024-01-02", "=", "<<", "${X}", "${X:-y}", "$$", "$", "$${", "a: b", "a #b", "# a", "- a",
+    "? a", "%a", "!a", "&a", "*a", "@a", "`a", "|", ">", "---", "...", "{a}", "[a]", "a,b", "'", '"', "\\", "\\n", " ",
+    " a ", "a\nb", "\n", "a\r\nb", "\ta", "\x00", "\x1b", "\x7f", "\x85", "\xa0", "\u2028", "\ufeff", "é",
+    "日本", "🙂", "word " * 40, "  " * 70, "x" * 200, "extends", "package://a/b", "org/name@7e41234",
+]  # fmt: skip
+
+
+def hostile(schema: dict[str, Any], definitions: dict[str, Any], draw: random.Random, key: str = "") -> Any:
+    """A value that a JSON schema allows, with every optional setting and every text hostile."""
+    if "$ref" in schema:
+        return hostile(definitions[schema["$ref"].rpartition("/")[2]], definitions, draw)
+    if "anyOf" in schema:
+        return hostile(draw.choice(schema["anyOf"]), definitions, draw, key)
+    if "enum" in schema or "const" in schema:
+        return draw.choice(schema.get("enum", [schema.get("const")]))
+    if "properties" in schema:
+        return {name: hostile(one, definitions, draw, name) for name, one in schema["properties"].items()}
+    if schema.get("type") == "object":
+        names = [name for name in hostile_texts(draw) if name != "extends"]  # which no mapping can have as a key
+        values = schema["additionalProperties"]
+        return {name: hostile({"type": "string"} if values is True else values, definitions, draw) for name in names}
+    if schema.get("type") == "array":
+        count = draw.randint(schema.get("minItems", 0), min(schema.get("maxItems", 4), 4))
+        items = [hostile(schema["items"], definitions, draw) for _ in range(count)]
+        return hostile_texts(draw) if key == "label_names" else items  # which have to differ
+    return {
+        "string": lambda: draw.choice([*HOSTILE, "".join(draw.choices(HOSTILE, k=2))]),
+        "integer": lambda: schema.get("minimum", 0) + draw.randint(2, 9),
+        "number": lambda: draw.choice([0.5, 1e-5 + draw.random() / 2]),
+        "boolean": lambda: draw.random() < 0.5,
+        "null": lambda: None,
+    }[schema["type"]]()
+
+
+def hostile_texts(draw: random.Random) -> list[str]:
+    return draw.sample(HOSTILE, 3)
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("command", list(config.COMMANDS))
+def test_settings_with_hostile_texts_load_as_they_were_dumped(command: str, seed: int) -> None:
+    schema = config.COMMANDS[command].model_json_schema()
+    values = hostile(schema, schema["$defs"], random.Random(f"{command} {seed}"))
+    settings = config.COMMANDS[command].model_validate(values)
+    write("run.yaml", configuration.dump(settings))
+    assert configuration.load(command, "run.yaml") == settings
+
+
+def run_file(settings: config.Stage) -> Path:
+    """The run.yaml of a finished run."""
+    with artifacts.open_output("export", settings, {}) as output:
+        output.finish({})
+    return Path(settings.output_dir) / "run.yaml"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data": {"dataset_name": "org/data", "dataset_revision": "7e41234"}},
+        {"data": {"label_names": ["1e5", "1e3", "0o1"]}},
+        {"data": {"label_names": {"0": "1e5", "1e3": "0o1"}}},
+        {"data": {"train_file": "$$/${X}.csv"}},
+        {"model": "${HOME}/model"},
+        {"output_dir": "a\nb: c"},
+        {"output_dir": "a\n# b \u2028'$HOME'"},
+    ],
+)
+def test_the_run_yaml_of_a_finished_run_loads_equal_settings(changed: dict[str, Any]) -> None:
+    settings = config.Export.model_validate({**COMMON, **REQUIRED["export"], **changed})
+    assert configuration.load("export", run_file(settings)) == settings
+
+
+@pytest.mark.parametrize("folder_name", ["out", "two words", "a\nb", "$HOME's \\ \x85", "日本"])
+def test_run_yaml_opens_with_the_shell_command_that_repeats_the_run(folder_name: str) -> None:
+    settings = config.Export.model_validate({**COMMON, **REQUIRED["export"], "output_dir": folder_name})
+    file = run_file(settings)
+    comment, _, rest = file.read_text(encoding="utf-8").partition("\n")
+    assert comment.startswith("# tinybert export ") and not rest.startswith("#")
+    words = comment.removeprefix("# tinybert export ").removesuffix("   repeats this run")
+    done = subprocess.run(
+        ["bash", "-c", f"printf %s {words}"], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
+    )
+    assert done.stdout.decode() == str(file)
