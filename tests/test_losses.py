@@ -251,8 +251,8 @@ def test_loss_of_weight_zero_is_not_computed() -> None:
         ({"soft_labels": {"temperature": math.inf}}, ("soft_labels", "temperature"), "finite number, found inf"),
         ({"hard_labels": {"label_smoothing": 1.0}}, ("hard_labels", "label_smoothing"), "less than 1, found 1.0"),
         ({"hard_labels": {"weight": 0.0, "label_smoothing": 2}}, ("hard_labels", "label_smoothing"), "less than 1"),
-        ({}, (), "every loss has the weight 0"),
-        ({"soft_labels": 0.0, "hard_labels": {"weight": 0.0}}, (), "every loss has the weight 0"),
+        ({}, (), "all loss weights are 0"),
+        ({"soft_labels": 0.0, "hard_labels": {"weight": 0.0}}, (), "all loss weights are 0"),
     ],
 )
 def test_setting_that_cannot_be_is_refused_with_its_place(

@@ -142,8 +142,8 @@ def test_a_disk_that_is_too_small_is_refused_with_both_sizes(
 @pytest.mark.parametrize(
     ("settings", "key", "message"),
     [
-        ({"states": ["hidden_state"], "student_layers": 2}, ("states", 0), "unknown loss of layers 'hidden_state'"),
-        ({"states": ["soft_labels"], "student_layers": 2}, ("states", 0), "unknown loss of layers"),
+        ({"states": ["hidden_state"], "student_layers": 2}, ("states", 0), "unknown layer loss 'hidden_state'"),
+        ({"states": ["soft_labels"], "student_layers": 2}, ("states", 0), "unknown layer loss"),
         ({"states": ["cosine"]}, ("states",), "depend on the student"),
         ({"student_layers": 2}, ("student_layers",), "but none are"),
         ({"states": ["cosine"], "layer_mapping": [5]}, ("layer_mapping",), "no layer 5"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from tinybert_cli.presets import PRESETS
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -86,12 +89,21 @@ class Data(Section):
         return list(dict.fromkeys(names.values())) if isinstance(names, dict) else names
 
 
+def _known_preset(name: str) -> str:
+    if name not in PRESETS:
+        raise PydanticCustomError("unknown_preset", "expected one of: {names}", {"names": ", ".join(PRESETS)})
+    return name
+
+
+Preset = Annotated[str, Field(json_schema_extra={"enum": list(PRESETS)}), AfterValidator(_known_preset)]
+
+
 class Model(Section):
     """A model, and its new shape if it is to be smaller than the one it comes from."""
 
     from_: str = Field(alias="from")
     """Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or `package://import_name/path`."""
-    preset: str | None = None
+    preset: Preset | None = None
     """The shape of a published student by its name, for example `tinybert-4l-312`; the numbers below override it."""
     num_hidden_layers: Positive | None = None
     """Layers; null = as in `from`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ def load(
 ) -> Stage:
     """The settings of `command` from a file, the files it extends and the command line's `KEY=VALUE`s.
 
-    `checks` are for what the types cannot say: each is called with the setting of its top-level key, as plain data,
-    unless that is invalid already; the ConfigErrors it raises have keys relative to that setting. A check of several
-    keys, after the others, is called with all their settings, and its ConfigErrors have whole keys.
+    `checks` express what the types cannot. A check is called with the setting of its top-level key as plain data,
+    unless that setting is invalid already; its ConfigErrors have keys relative to the setting. A check of several keys
+    runs after the others, with all their settings, and its ConfigErrors have whole keys.
 
     Raises:
         ConfigErrors: all that is wrong, in the order of the files and then of the command line.
@@ -51,6 +51,16 @@ def load(
     if complaints or config is None:
         raise composed.errors(complaints)
     return config
+
+
+def errors_of(check: Check, values: Iterable[object]) -> list[ConfigError]:
+    """The errors that a check of these values raises: a ConfigError, or an ExceptionGroup of several."""
+    errors: list[ConfigError] = []
+    try:
+        check(*values)
+    except* ConfigError as group:
+        errors += [error for error in group.exceptions if isinstance(error, ConfigError)]
+    return errors
 
 
 def complain(error: ConfigError, command: str, file: str | Path, overrides: Sequence[str] = ()) -> ConfigErrors:
@@ -146,11 +156,8 @@ def _key_hint(command: str, key: Key, location: Location) -> str:
 
 def _checked(command: str, tree: Node, keys: Sequence[str], check: Check, *, within: Key) -> list[Complaint]:
     nodes = {key: entries_of(tree).get(key) for key in keys}
-    try:
-        check(*(default_of(command, key) if node is None else node.plain() for key, node in nodes.items()))
-    except ConfigError as error:
-        return [_placed(error, (*within, *error.key), tree)]
-    return []
+    values = [default_of(command, key) if node is None else node.plain() for key, node in nodes.items()]
+    return [_placed(error, (*within, *error.key), tree) for error in errors_of(check, values)]
 
 
 def _placed(error: ConfigError, key: Key, tree: Node) -> Complaint:

@@ -22,7 +22,7 @@ def dotted(path: Path) -> str:
 
 def required(command: str) -> list[str]:
     """The top-level keys without a default."""
-    return list(_schema(command)["required"])
+    return [field.alias or name for name, field in COMMANDS[command].model_fields.items() if field.is_required()]
 
 
 def may_be(command: str, path: Path) -> list[Schema]:
@@ -105,6 +105,8 @@ def meant(command: str, section: Path, name: str) -> list[tuple[str, ...]] | str
 
 def keys_of(command: str, section: Path) -> list[str]:
     """The keys that a section may hold."""
+    if not section:  # without the schema, which takes longer to build than everything else here
+        return [field.alias or name for name, field in COMMANDS[command].model_fields.items()]
     return next((keys for path, keys in _sections(command) if path == section), [])
 
 

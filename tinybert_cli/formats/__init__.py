@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from tinybert_cli.errors import look_up
 from tinybert_cli.formats import onnx, safetensors
 from tinybert_cli.formats.int8 import parts_of_onnx, quantize_onnx
 from tinybert_cli.formats.onnx import read_onnx, write_onnx
 from tinybert_cli.formats.safetensors import write_safetensors
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)

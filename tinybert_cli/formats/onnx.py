@@ -6,14 +6,15 @@ import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.errors import ConfigError
 from tinybert_cli.formats.int8 import need_onnx
 from tinybert_cli.formats.onnx_fusions import fuse_first_token, sum_before_norms
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 FILE = "model.onnx"
 FUSED = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}  # whose attention the optimizer knows
@@ -30,6 +31,10 @@ def write_onnx(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, opset:
         inputs: a batch of real rows, (B, T) each, to trace the model with.
     """
     need_onnx()
+    import torch
+
+    from tinybert_cli.formats.onnx_model import LogitsOnly
+
     if opset is not None and opset > NEWEST_OPSET:
         raise ConfigError(f"`opset` {opset} cannot be written", key=("opset",), hint=f"at most {NEWEST_OPSET}")
     model = copy.deepcopy(model).float().cpu().eval()
@@ -38,7 +43,7 @@ def write_onnx(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, opset:
     path, plain = folder / FILE, folder / "plain.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about shapes that the parity check settles
-        traced = _Logits(model, names).eval()  # a fresh module is in train mode, with dropout
+        traced = LogitsOnly(model, names).eval()  # a fresh module is in train mode, with dropout
         axes = dict(enumerate(("batch", "length")))
         of_tokens = traced(*inputs.values()).dim() == 3  # (B, T, C), not (B, C)
         try:
@@ -62,44 +67,9 @@ def write_onnx(model: Any, inputs: Mapping[str, Tensor], folder: Path, *, opset:
 
 def read_onnx(folder: Path) -> torch.nn.Module:
     """model.onnx behind the interface of a model."""
+    from tinybert_cli.formats.onnx_model import OnnxModel
+
     return OnnxModel(folder / FILE)
-
-
-class OnnxModel(torch.nn.Module):
-    """An ONNX Runtime session on the CPU that is called like a transformers model."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        _, runtime = need_onnx()
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # every kind of broken file has its own class there
-            message, _, _ = str(error).partition("\n")
-            raise InputError(f"ONNX Runtime cannot read '{path}': {message}") from error
-        self.names = [node.name for node in self.session.get_inputs()]
-
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Logits, (B, C) or (B, T, C), of input_ids, attention_mask, ... (B, T)."""
-        (logits,) = self.session.run(None, {name: inputs[name].numpy() for name in self.names})
-        return {"logits": torch.from_numpy(logits)}
-
-
-class _Logits(torch.nn.Module):
-    """The model as a function of tensors in a fixed order."""
-
-    def __init__(self, model: Any, names: list[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        said = self.model(**dict(zip(self.names, tensors, strict=True)))
-        if "start_logits" in said:
-            return torch.stack([said.start_logits, said.end_logits], dim=-1)  # (B, T, 2)
-        logits: Tensor = said.logits
-        return logits
 
 
 def _optimize(source: Path, target: Path, config: Any) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tinybert_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILE = "model.safetensors"
 DTYPE = "bfloat16"  # unless told otherwise: a CPU can compute with it
@@ -24,6 +24,8 @@ def write_safetensors(model: Any, inputs: Mapping[str, Tensor], folder: Path, *,
     Raises:
         ConfigError: a weight is too large for float16.
     """
+    import torch
+
     dtype = dtype or DTYPE
     model = copy.deepcopy(model).cpu().to({"bfloat16": torch.bfloat16, "float16": torch.float16}[dtype])
     for name, tensor in model.state_dict().items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,13 @@ from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Distill
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.stages import layer_states
+from tinybert_cli.stages.checks import no_teacher
 from tinybert_cli.stages.training import Lesson, Teaching, fit
 from tinybert_cli.types import Array, Batch, Rows
 
 
 def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
     """Writes a model folder; yields what happens on the way."""
-    _check_label_dataset(config.task, config.label_dataset)
-    _check_losses(config.task, config.losses)
-    layer_outputs = _combined(config).layer_outputs
-    if layer_outputs and config.teacher is None and config.label_dataset is None:
-        raise _no_teacher(config)
-    if layer_outputs and config.student.trim_vocabulary:
-        raise ConfigError(
-            "a student with a trimmed vocabulary cannot be compared layer by layer with a teacher that has all of it",
-            key=("student", "trim_vocabulary"),
-            hint="trim it in the second step, with soft_labels alone",
-        )
     source = models.locate(config.student.from_)
     inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     splits: list[data.Split] = ["train", "validation"]
@@ -46,51 +36,6 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
             yield output.up_to_date()
         else:
             yield from output.record(_distill(config, source, output))
-
-
-def _no_teacher(config: Distill) -> ConfigError:
-    compared = [name for name in _combined(config).parts if name in losses.LAYER_OUTPUTS]
-    return ConfigError(
-        f"the losses compare layers ({', '.join(compared)}), but there is no teacher",
-        key=("teacher",),
-        hint="name its folder; it runs next to the student. Or let gen-soft-labels store what they compare: "
-        f"states: [{', '.join(compared)}]",
-    )
-
-
-def _check_label_dataset(task: str, label_dataset: str | None) -> None:
-    """Answers are learnt from a label dataset, and without answers there is none."""
-    answering = isinstance(tasks.find(task), tasks.PredictionTask)
-    if answering and label_dataset is None:
-        raise ConfigError(
-            "missing key 'label_dataset'",
-            key=("label_dataset",),
-            hint="label_dataset: the folder that gen-soft-labels wrote",
-        )
-    if not answering and label_dataset is not None:
-        raise ConfigError(
-            f"{task} takes no label dataset: its models make no predictions",
-            key=("label_dataset",),
-            hint="leave it out: the student learns from `data.train_file` and the layers of its `teacher:`",
-        )
-
-
-def _check_losses(name: str, named: Mapping[str, Any]) -> None:
-    """The options are those of the task's outputs; and without answers there are only tokens to compare."""
-    task = tasks.find(name)
-    if isinstance(task, tasks.PredictionTask):
-        try:
-            losses.combine(named, task.outputs)
-        except ConfigError as error:
-            raise ConfigError(error.what, key=("losses", *error.key), hint=error.hint) from error
-        return
-    others = ", ".join(other for other in losses.LOSSES if other not in losses.TEXT_LEVEL_LOSSES)
-    for loss in losses.combine(named).text_level:
-        raise ConfigError(
-            f"the loss `{loss}` compares whole texts, and {name} has none: its rows are blocks of running text",
-            key=("losses", loss),
-            hint=f"name losses of {others}; for example losses: {{hidden_states: 1.0, attentions: 1.0}}",
-        )
 
 
 def _combined(config: Distill) -> losses.WeightedLoss:
@@ -112,7 +57,7 @@ def _distill(config: Distill, source: models.Source, output: artifacts.Output) -
                "nothing: set `keep: last` under training"}  # fmt: skip
     manifest = {"inputs": {}} if labels is None else artifacts.read_manifest(labels)  # `run` has verified its files
     if objective.layer_outputs and config.teacher is None and "states" not in manifest:
-        raise _no_teacher(config)
+        raise no_teacher(config.losses)
     taught = _from_text(config) if labels is None else _from_labels(config, labels, manifest, output)
     stored, states = None, None
     if objective.layer_outputs and labels is not None and "states" in manifest:
@@ -242,12 +187,3 @@ def _other_tokenizer(
             hint="take a student with the teacher's tokenizer, or the losses soft_labels and hard_labels alone",
         )
     yield {"event": "warning", "message": f"teacher and student split text differently: {difference}"}
-
-
-CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
-    "task": tasks.find,
-    "student": models.check_preset,
-    "losses": losses.combine,
-    ("task", "label_dataset"): _check_label_dataset,
-    ("task", "losses"): _check_losses,
-}

@@ -13,11 +13,9 @@ import numpy as np
 
 from tinybert_cli import artifacts, data, formats, loops, models, tasks
 from tinybert_cli.config import Export, Verify
-from tinybert_cli.errors import ConfigError, GateError
+from tinybert_cli.errors import GateError
 from tinybert_cli.reports import export_card, model_card
 from tinybert_cli.types import Array
-
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_prediction_task, "format": formats.find}
 
 BATCH_SIZE = 32
 RESAMPLES = 1000  # for the 95 % intervals in the model card
@@ -32,7 +30,6 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
         GateError: float32 does not keep what `verify` asks for: nothing is left under a final name. Or int8 does not:
             then the folder holds float32, and asking again says so again.
     """
-    _check_settings(config)
     source = models.locate(config.model)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     inputs |= artifacts.describe_all(data.sources(config.data, [config.verify.split]))
@@ -51,27 +48,6 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
             f"int8 was refused: {refused[-1]}",
             where=config.output_dir,
             hint="the folder holds float32; ship that, leave out of int8 what hurts it, or loosen verify",
-        )
-
-
-def _check_settings(config: Export) -> None:
-    """A setting that nothing would read is refused, unless it says what is so anyway."""
-    form = formats.find(config.format)
-    for name in [key for key, field in Export.model_fields.items() if getattr(config, key) != field.get_default()]:
-        readers = [key for key, other in formats.FORMATS.items() if name in other.settings]
-        if readers and config.format not in readers:
-            raise ConfigError(
-                f"`{name}` means nothing for `format: {config.format}`",
-                key=(name,),
-                hint=f"leave it out, or write format: {' or '.join(readers)}",
-            )
-        if name in ("quantize_exclude", "embedding_bits") and config.quantize == "none":
-            raise ConfigError(f"`{name}` means nothing: nothing is quantized", key=(name,), hint="add quantize: int8")
-    if form.precision != "float32" and config.verify.atol != Verify().atol:
-        raise ConfigError(
-            f"`atol` is for float32; `format: {config.format}` writes fewer bits",
-            key=("verify", "atol"),
-            hint="leave it out: min_agreement and max_metric_drop decide",
         )
 
 

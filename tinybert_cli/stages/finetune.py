@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,13 @@ from torch import Tensor
 
 from tinybert_cli import artifacts, data, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.errors import InputError
 from tinybert_cli.stages.training import Lesson, Teaching, fit
 from tinybert_cli.types import Batch, Rows
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
     """Writes a model folder; yields what happens on the way."""
-    if config.min_confidence and config.label_dataset is None:
-        raise ConfigError(
-            "`min_confidence` needs the predictions of a model, but there is no `label_dataset`",
-            key=("min_confidence",),
-            hint="set label_dataset, or leave min_confidence out",
-        )
     source = models.locate(config.model.from_)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     if config.label_dataset is not None:
@@ -71,7 +65,7 @@ def _finetune(config: Finetune, source: models.Source, output: artifacts.Output)
     outputs, options = losses.LOSS_SETS[task.outputs], _options(config)
     targets = {"labels": labels}
     if config.class_weights == "balanced":
-        assert outputs.balanced is not None  # _check_class_weights
+        assert outputs.balanced is not None  # checked in checks.py
         targets["label_weights"] = outputs.balanced(labels)
     lesson = Lesson(
         rows,
@@ -116,39 +110,3 @@ def _loss(compare: losses.LossSet, options: Mapping[str, Any], r_drop: float) ->
         return {"loss": hard + r_drop * apart, "hard_labels": hard, "r_drop": apart}
 
     return loss
-
-
-def _has(task: str, option: str) -> bool:
-    return option in losses.options_of(losses.LOSS_SETS[tasks.find_prediction_task(task).outputs].hard_labels)
-
-
-def _check_smoothing(task: str, regularization: Mapping[str, Any]) -> None:
-    if regularization.get("label_smoothing") and not _has(task, "label_smoothing"):
-        raise ConfigError(
-            f"{task} has no classes to smooth the labels over", key=("regularization", "label_smoothing"),
-            hint="leave label_smoothing out",
-        )  # fmt: skip
-
-
-def _check_class_weights(task: str, class_weights: str) -> None:
-    if class_weights != "none" and not _has(task, "class_weights"):
-        raise ConfigError(
-            f"{task} has no classes that could be balanced", key=("class_weights",), hint="leave class_weights out"
-        )
-
-
-def _check_confidence(task: str, min_confidence: float) -> None:
-    if min_confidence and not tasks.find_prediction_task(task).confident:
-        raise ConfigError(
-            f"the answers of {task} are numbers, which have no confidence", key=("min_confidence",),
-            hint="leave min_confidence out",
-        )  # fmt: skip
-
-
-CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
-    "task": tasks.find_prediction_task,
-    "model": models.check_preset,
-    ("task", "regularization"): _check_smoothing,
-    ("task", "class_weights"): _check_class_weights,
-    ("task", "min_confidence"): _check_confidence,
-}

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.errors import InputError
 from tinybert_cli.predictor import Opened, opened
 from tinybert_cli.stages import augmentation, layer_states
 from tinybert_cli.types import Array, Encoded, Rows
@@ -28,14 +28,6 @@ CHECKED_ROWS = 1_000  # enough to see that a teacher is no better than chance
 def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
     """Writes a label dataset; yields what happens on the way."""
     names = [config.teacher] if isinstance(config.teacher, str) else config.teacher
-    if config.teacher_weights is not None and len(config.teacher_weights) != len(names):
-        raise ConfigError(
-            f"{len(config.teacher_weights)} weights for {len(names)} teachers", key=("teacher_weights",),
-            hint="one weight per teacher",
-        )  # fmt: skip
-    if config.augment is not None and "train" not in config.splits:
-        raise ConfigError("there is nothing to augment without train", key=("splits",), hint="splits: [train]")
-    layer_states.check_layers(config.states, config.student_layers, config.layer_mapping)
     found = [models.locate(name) for name in names]
     inputs: dict[str, Any] = {
         "teacher": [artifacts.describe_model(source.folder, source.name, models.commit(source)) for source in found]
@@ -275,19 +267,3 @@ def _writer(
             file.replace(folder / file.name)
 
     return write
-
-
-def _check_augment(task: str, augment: object) -> None:
-    if augment is not None and not tasks.find_prediction_task(task).replaceable:
-        raise ConfigError(
-            f"the texts of {task} are words with a tag each, which other words would not keep",
-            key=("augment",),
-            hint="leave augment out, and give more text as data.unlabeled_file",
-        )
-
-
-CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
-    "task": tasks.find_prediction_task,
-    ("task", "augment"): _check_augment,
-    ("states", "student_layers", "layer_mapping"): layer_states.check_layers,
-}

@@ -36,30 +36,6 @@ class LayerStateSpec:
         }
 
 
-def check_layers(states: Sequence[str], student_layers: int | None, layer_mapping: Any) -> None:
-    """The settings say which layers, and only if states are kept.
-
-    Raises:
-        ConfigError: they do not; its key is below all three.
-    """
-    for place, name in enumerate(states):
-        try:
-            losses.layer_outputs_of([name])
-        except ConfigError as error:
-            raise ConfigError(error.what, key=("states", place), hint=error.hint) from error
-    if states and student_layers is None and isinstance(layer_mapping, str):
-        raise ConfigError(
-            f"the layers of which states are kept depend on the student: {layer_mapping} of how many?",
-            key=("states",),
-            hint="student_layers: 4; or the layers themselves: layer_mapping: [3, 6, 9, 12]",
-        )
-    if not states and student_layers is not None:
-        raise ConfigError(
-            "student_layers says of which layers states are kept, but none are", key=("student_layers",),
-            hint="states: [hidden_states, attentions], or leave it out",
-        )  # fmt: skip
-
-
 def layer_state_spec(config: GenSoftLabels, nets: Sequence[Any]) -> LayerStateSpec | None:
     """What the config asks to be kept of these teachers, of which exports are None; None if it is nothing.
 
