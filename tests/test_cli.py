@@ -139,7 +139,7 @@ def test_all_config_errors_are_reported_without_importing_torch(command: str, tm
 def test_the_wrong_stage_is_recognised() -> None:
     done = tinybert("finetune", "configs/demo/8-export.yaml")
     assert done.returncode == 2
-    assert "this looks like an export config" in done.stderr
+    assert "error: this is an export config\n" in done.stderr
     assert "run: tinybert export configs/demo/8-export.yaml" in done.stderr
 
 

@@ -789,6 +789,12 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
             "write a list: [train]",
         ),
         ("export", "verify: {atol: .inf}", "expected a number above 0, found .inf", ""),
+        (
+            "finetune",
+            "model: {from: x, preset: bert-tinny}",
+            "`model.preset`: expected one of: tinybert-4l-312, tinybert-6l-768, distilbert-6l-768",
+            "did you mean 'bert-tiny'?",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_what_is_expected(command: str, text: str, said: str, meant: str) -> None:
@@ -865,6 +871,59 @@ def test_a_distill_config_given_to_finetune() -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_dataset: s\nstudent: m\ntraining: {}\n")
     with pytest.raises(ConfigErrors, match=r"^this looks like a distill config\n --> a\.yaml:5:1\n"):
         configuration.load("finetune", "a.yaml")
+
+
+@pytest.mark.parametrize("stage", list(config.COMMANDS))
+@pytest.mark.parametrize("command", list(config.COMMANDS))
+def test_a_config_runs_only_with_the_command_in_its_stage_key(command: str, stage: str) -> None:
+    if command == stage:
+        assert load(f"stage: {stage}", command=command).stage == stage
+    else:
+        article = "an" if stage in ("eval", "export") else "a"
+        assert complaint(f"seed: x\nstage: {stage}", command=command) == lines(f"""
+            this is {article} {stage} config
+             --> a.yaml:3:8
+              |
+            3 | stage: {stage}
+              |        {"^" * len(stage)} run: tinybert {stage} a.yaml
+        """)
+
+
+def test_the_stage_key_is_optional_and_inherited_through_extends() -> None:
+    assert load("").stage == "distill"
+    write("low.yaml", "extends: base/export.yaml\nstage: export")
+    write("a.yaml", "extends: low.yaml")
+    with pytest.raises(ConfigErrors, match=r"^this is an export config\n --> low\.yaml:2:8\n"):
+        configuration.load("eval", "a.yaml")
+
+
+def test_a_misspelt_stage_hints_at_the_right_one() -> None:
+    assert complaint("stage: distil").startswith("`stage`: expected 'distill', found 'distil'\n")
+    assert hint("stage: distil") == "did you mean 'distill'?"
+
+
+def test_a_stage_key_overrules_the_guess_from_the_other_keys() -> None:
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nstage: finetune\nstudent: m\nteacher: x\n")
+    with pytest.raises(ConfigErrors, match="unknown key 'student'"):
+        configuration.load("finetune", "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "stage"),
+    [
+        ("# tinybert eval a.yaml\nstage: export  # and not eval\nseed: 1\n", "export"),
+        ("seed: 1\n", None),
+        ("stage: 3\n", None),
+        ("stage: train\n", None),
+        ("stage: [export]\n", None),
+        ("- stage: export\n", None),
+        ("stage: [\n", None),
+        ("", None),
+    ],
+)
+def test_stage_of_reads_the_stage_key_of_any_file(text: str, stage: str | None) -> None:
+    assert configuration.stage_of(Path(write("a.yaml", text))) == stage
+    assert configuration.stage_of(Path("missing.yaml")) is None
 
 
 @pytest.mark.parametrize(("given", "old"), [("distill", "labels"), ("export", "labels"), ("eval", "labels")])
@@ -1068,9 +1127,9 @@ def test_small_numbers_options_and_dollars_survive_a_dump() -> None:
     assert again.output_dir == "$${a}/$x"
 
 
-def test_a_dump_begins_with_the_task_and_uses_the_names_of_the_file() -> None:
+def test_a_dump_begins_with_stage_and_task_and_uses_the_names_of_the_file() -> None:
     dumped = configuration.dump(load(""))
-    assert dumped.startswith("task: text-classification\ndata:\n  dataset_name: null\n")
+    assert dumped.startswith("stage: distill\ntask: text-classification\ndata:\n  dataset_name: null\n")
     assert "student:\n  from: bert\n" in dumped
     assert "  learning_rate: 5.0e-05\n" in dumped
     assert "  report_to: []\n" in dumped
@@ -1154,6 +1213,14 @@ def run_file(settings: config.Stage) -> Path:
 def test_the_run_yaml_of_a_finished_run_loads_equal_settings(changed: dict[str, Any]) -> None:
     settings = config.Export.model_validate({**COMMON, **REQUIRED["export"], **changed})
     assert configuration.load("export", run_file(settings)) == settings
+
+
+def test_a_folder_finished_before_there_was_a_stage_key_is_up_to_date() -> None:
+    settings = config.Export.model_validate({**COMMON, **REQUIRED["export"]})
+    run_file(settings)
+    assert "stage" not in artifacts.read_manifest(Path("out"))["settings"]
+    with artifacts.open_output("export", settings, {}) as output:
+        assert output.finished
 
 
 @pytest.mark.parametrize("folder_name", ["out", "two words", "a\nb", "$HOME's \\ \x85", "日本"])

@@ -241,8 +241,10 @@ class Augment(Section):
 
 
 class Stage(Section):
-    """What every stage is told."""
+    """Settings of every stage."""
 
+    stage: str | None = None
+    """The command that this file is for; another command rejects it."""
     task: str
     """What the model answers: text-classification, multi-label-classification, regression, token-classification or
     question-answering; or language-modeling, with which distill makes a general student."""
@@ -256,6 +258,8 @@ class Stage(Section):
 class Finetune(Stage):
     """Train a model on gold labels (the teacher), or on the answers of another model (student2)."""
 
+    stage: Literal["finetune"] = "finetune"
+    """The command that this file is for; another command rejects it."""
     model: ModelSetting
     """The model to start from, and its new shape if it is to be smaller."""
     layer_mapping: LayerMapping = "uniform"
@@ -275,6 +279,8 @@ class Finetune(Stage):
 class GenSoftLabels(Stage):
     """Run a model once over the data and store its answers."""
 
+    stage: Literal["gen-soft-labels"] = "gen-soft-labels"
+    """The command that this file is for; another command rejects it."""
     teacher: str | Annotated[list[str], Field(min_length=1)]
     """A model folder, a Hub id or an export folder; of a list (an ensemble) the mean of the probabilities is stored."""
     teacher_weights: list[Annotated[float, Field(gt=0)]] | None = None
@@ -303,6 +309,8 @@ class GenSoftLabels(Stage):
 class Distill(Stage):
     """Train a student to say what the teacher says."""
 
+    stage: Literal["distill"] = "distill"
+    """The command that this file is for; another command rejects it."""
     label_dataset: str | None = None
     """The folder that gen-soft-labels wrote. Required by every task except language-modeling, which has no labels."""
     student: ModelSetting
@@ -329,6 +337,8 @@ class Distill(Stage):
 class Eval(Stage):
     """Score models side by side: quality, fidelity, size, latency."""
 
+    stage: Literal["eval"] = "eval"
+    """The command that this file is for; another command rejects it."""
     models: Annotated[dict[str, str], Field(min_length=1)]
     """name: folder, Hub id or export folder."""
     reference: str | None = None
@@ -352,6 +362,8 @@ class Eval(Stage):
 class Export(Stage):
     """Write a model in another form, and verify it against the original."""
 
+    stage: Literal["export"] = "export"
+    """The command that this file is for; another command rejects it."""
     model: str
     """The model folder or Hub id to export."""
     format: str = "onnx"

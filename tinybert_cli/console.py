@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tinybert_cli import configuration
 from tinybert_cli.errors import GateError, UserError
 
 Row = dict[str, Any]
@@ -387,12 +388,11 @@ def _facts(row: Row) -> Row:
 
 
 def _next_in_recipe(file: Path) -> str | None:
-    """The command that opens the next numbered file of the same recipe."""
+    """The command of the next numbered file of the same recipe."""
     number = re.match(r"(\d+)-", file.name)
     if number is None:
         return None
-    for other in sorted(file.parent.glob(f"{int(number[1]) + 1}-*.yaml")):
-        first = other.read_text(encoding="utf-8").partition("\n")[0]
-        said = re.match(r"# *(tinybert \S+ )", first)
-        return f"{said[1]}{other}" if said else None
+    for following in sorted(file.parent.glob(f"{int(number[1]) + 1}-*.yaml")):
+        stage = configuration.stage_of(following)
+        return f"tinybert {stage} {following}" if stage else None
     return None

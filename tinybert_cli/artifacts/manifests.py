@@ -97,7 +97,8 @@ def check_origin(labels: Path, manifest: Mapping[str, Any], wanted: Mapping[str,
 
 
 def settings_of(config: Stage) -> dict[str, Any]:
-    return config.model_dump(mode="json", by_alias=True, exclude={"output_dir"})
+    """The settings that make a run another run: all but the folder, and the command, which has its own entry."""
+    return config.model_dump(mode="json", by_alias=True, exclude={"output_dir", "stage"})
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

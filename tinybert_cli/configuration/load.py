@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tinybert_cli.config import COMMANDS, Stage
-from tinybert_cli.configuration import suggestions
+from tinybert_cli.configuration import suggestions, yaml_reader
 from tinybert_cli.configuration.compose import Composed, Key, default_of, entries_of, settings_hint
 from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Complaint, Location, Node
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
@@ -37,7 +37,11 @@ def load(
     complaints = composed.complaints
     if fatal := composed.fatal:
         raise composed.errors([*complaints, fatal])
-    if other := suggestions.other_command(command, composed.file_keys):
+    stage = entries_of(composed.tree).get("stage")
+    if stage is not None and stage.value in COMMANDS and stage.value != command:
+        what, hint = f"this is {_config_of(str(stage.value))}", f"run: tinybert {stage.value} {file}"
+        raise composed.errors([Complaint(what, stage.at, hint)])
+    if stage is None and (other := suggestions.other_command(command, composed.file_keys)):
         raise composed.errors([_wrong_stage(command, other, composed, file)])
     config, invalid = _validated(command, composed.tree)
     complaints += [complaint for _, complaint in invalid]
@@ -51,6 +55,16 @@ def load(
     if complaints or config is None:
         raise composed.errors(complaints)
     return config
+
+
+def stage_of(file: Path) -> str | None:
+    """The command in the `stage` key of a config file; None if the file cannot be read or does not name a command."""
+    try:
+        node = yaml_reader.read(file.read_text(encoding="utf-8"), str(file), [])
+    except (OSError, UnicodeDecodeError, Complaint):
+        return None
+    stage = None if node is None else entries_of(node).get("stage")
+    return stage.value if stage is not None and isinstance(stage.value, str) and stage.value in COMMANDS else None
 
 
 def errors_of(check: Check, values: Iterable[object]) -> list[ConfigError]:
@@ -78,10 +92,11 @@ def _wrong_stage(command: str, other: str, composed: Composed, file: str | Path)
     only_in_other = set(suggestions.keys_of(other, ())).difference(suggestions.keys_of(command, ()))
     entries = entries_of(composed.tree)
     node = next(entries[key] for key in composed.file_keys if suggestions.RENAMED.get(key, key) in only_in_other)
-    article = "an" if other[0] in "aeiou" else "a"
-    return Complaint(
-        f"this looks like {article} {other} config", node.key_at or node.at, f"run: tinybert {other} {file}"
-    )
+    return Complaint(f"this looks like {_config_of(other)}", node.key_at or node.at, f"run: tinybert {other} {file}")
+
+
+def _config_of(command: str) -> str:
+    return f"{'an' if command[0] in 'aeiou' else 'a'} {command} config"
 
 
 def _meant_by_unknown(command: str, tree: Node) -> set[str]:
