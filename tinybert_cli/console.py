@@ -327,18 +327,18 @@ _LINES = {
     "train": _train,
     "evaluate": _evaluate,
     "warning": lambda row: f"warning: {row['message']}",
-    "labels": lambda row: f"{row['kept']:,} of {row['rows']:,} answers are at least {row['min_confidence']:g} sure",
+    "labels": lambda row: f"{row['selected']:,} of {row['rows']:,} answers are at least {row['min_confidence']:g} sure",
     "teacher check": lambda row: "teacher check: " + "  ".join(
         f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float)
     ),
     "resume": lambda row: f"going on from step {row['step']:,} of {row['max_steps']:,}",
     "shard": lambda row: f"{row['step']:,} of {row['max_steps']:,} rows  {row['shard']}",
-    "asked": lambda row: f"other words for {row['texts']:,} of {row['of']:,} texts",
+    "candidates": lambda row: f"other words for {row['texts']:,} of {row['of']:,} texts",
     "augmented": lambda row: (
         f"{'at most ' if row.get('at_most') else ''}{row['copies']:,} changed copies of {row['rows']:,} rows"
     ),
     "scored": lambda row: f"scored {row['model']}",
-    "refused": lambda row: f"int8 is refused: {row['message']}",
+    "rejected": lambda row: f"int8 is refused: {row['message']}",
     "written": lambda row: f"written: {row['bytes'] / 1e6:.1f} MB; comparing it with the original",
     "up to date": lambda row: f"up to date: {row['output_dir']}",
     "done": _done,

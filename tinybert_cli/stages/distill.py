@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinybert_cli import artifacts, data, loops, losses, models, tasks
+from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
 from tinybert_cli.config import Distill
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.events import Event
 from tinybert_cli.stages import layer_states, training
 from tinybert_cli.stages.checks import no_teacher
 from tinybert_cli.stages.training import TrainingRows, TrainingRun
 from tinybert_cli.types import Batch
 
 
-def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
+def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes a model folder; yields events."""
     task = tasks.find(config.task)
     objective = task.objective(config.training.metric_for_best_model)
@@ -49,7 +50,7 @@ def _distill(
     source: models.Source,
     teacher: models.Source | None,
     output: artifacts.Output,
-) -> Iterator[artifacts.Row]:
+) -> Iterator[Event]:
     accelerator = loops.make_accelerator(config.training, output.trackers)  # before anything is moved to a device
     run = TrainingRun(config, task, objective, output, accelerator)
     if teacher is not None:
@@ -59,8 +60,10 @@ def _distill(
         rows = TrainingRows(data.read(config.data, "train"), {}, None)
     else:
         if config.training.keep == "best" and not loss.trains_head:
-            yield {"event": "warning", "message": "these losses leave the classifier untrained, so its scores mean "
-                   "nothing: set `keep: last` under training"}  # fmt: skip
+            yield events.warning(
+                "these losses leave the classifier untrained, so its scores mean "
+                "nothing: set `keep: last` under training"
+            )
         folder = Path(config.label_dataset)
         manifest = artifacts.read_manifest(folder)  # `run` has verified its files
         if loss.layer_outputs and teacher is None and "states" not in manifest:
@@ -79,7 +82,7 @@ def _distill(
                     hint="run gen-soft-labels again with the `states` and layers that are compared, or set teacher",
                 )
             else:
-                yield {"event": "warning", "message": f"the teacher has to run beside the student: '{folder}' {gap}"}
+                yield events.warning(f"the teacher has to run beside the student: '{folder}' {gap}")
     new, training_data = yield from training.prepare(run, config.student, source, rows, section="student")
     module: torch.nn.Module = new.model
     live: models.Teacher | models.StoredTeacher | None = stored
@@ -170,9 +173,7 @@ def _compared_layers(config: Distill, source: models.Source, teacher_layers: int
     return models.layer_map(config.layer_mapping, count, teacher_layers)
 
 
-def _tokenizer_warnings(
-    teacher: models.Source, student: models.Source, loss: losses.WeightedLoss
-) -> Iterator[artifacts.Row]:
+def _tokenizer_warnings(teacher: models.Source, student: models.Source, loss: losses.WeightedLoss) -> Iterator[Event]:
     """A warning if the tokenizers differ; an error if token-level outputs are compared."""
     difference = models.tokenizer_difference(models.load_tokenizer(teacher), models.load_tokenizer(student))
     if difference is None:
@@ -183,4 +184,4 @@ def _tokenizer_warnings(
             where=student.name,
             hint="take a student with the teacher's tokenizer, or only the losses soft_labels and hard_labels",
         )
-    yield {"event": "warning", "message": f"teacher and student split text differently: {difference}"}
+    yield events.warning(f"teacher and student split text differently: {difference}")

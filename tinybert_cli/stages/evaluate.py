@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli import artifacts, data, loops, metrics, models, tasks
+from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
 from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
+from tinybert_cli.events import Event
 from tinybert_cli.metrics.calibration import temperature_scaling
 from tinybert_cli.metrics.comparison import confusion_matrix
 from tinybert_cli.metrics.slices import prediction_columns, regressions, slice_scores, slices
@@ -24,7 +25,7 @@ MOST_CLASSES = 25  # classes with numbers of their own in report.md
 COUNTED_ROWS = 64  # rows whose multiplications are counted
 
 
-def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
+def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes metrics.json, predictions.parquet and report.md; yields a `model` event for each model.
 
     Raises:
@@ -76,14 +77,14 @@ def _evaluate(
     sources: Mapping[str, models.Source],
     reference: str,
     output: artifacts.Output,
-) -> Iterator[artifacts.Row]:
+) -> Iterator[Event]:
     rows = data.read(config.data, config.split)
     names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
     metric = task.metric(rows, config.data, names)
     if metric is None:
         raise tasks.no_labels_error(rows, config.data)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
-    yield {"event": "plan", "rows": len(rows), "models": list(sources), "reference": reference, "split": config.split}
+    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split)
     candidates = {name: _load_candidate(config, task, source, rows, names) for name, source in sources.items()}
     yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
     if output.dry_run:
@@ -138,7 +139,7 @@ def _evaluate(
             )
         )  # fmt: skip
     except InputError as error:  # matplotlib is missing
-        yield {"event": "warning", "message": f"no report.html: {error.what}; {error.hint}"}
+        yield events.warning(f"no report.html: {error.what}; {error.hint}")
 
     def write(folder: Path) -> None:
         by_model = {name: prediction_columns(values) for name, values in predictions.items()}
@@ -150,7 +151,7 @@ def _evaluate(
 
     output.put(write)
     output.finish(flat, label_names=names, device=str(loops.device()), precision="no")
-    yield {"event": "done", "output_dir": config.output_dir, **flat}
+    yield events.done(config.output_dir, flat)
 
 
 def _load_candidate(
@@ -236,7 +237,7 @@ def _without_many_classes(numbers: Mapping[str, float], names: list[str]) -> dic
     return {key: value for key, value in numbers.items() if not any(name in key for name in single)}
 
 
-def _training_log(source: models.Source) -> list[artifacts.Row]:
+def _training_log(source: models.Source) -> list[Event]:
     """The training events of a model that tinybert trained; empty for other models."""
     if source.folder is None or not (source.folder / "log.jsonl").is_file():
         return []

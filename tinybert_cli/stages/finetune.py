@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinybert_cli import artifacts, data, loops, losses, models, tasks
+from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
 from tinybert_cli.errors import InputError
+from tinybert_cli.events import Event
 from tinybert_cli.stages import training
 from tinybert_cli.stages.training import TrainingRows, TrainingRun
 from tinybert_cli.types import Batch
 
 
-def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
+def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes a model folder; yields events."""
     task = tasks.find_prediction_task(config.task)
     objective = task.objective(config.training.metric_for_best_model)
@@ -41,7 +42,7 @@ def _finetune(
     objective: tuple[str, float],
     source: models.Source,
     output: artifacts.Output,
-) -> Iterator[artifacts.Row]:
+) -> Iterator[Event]:
     run = TrainingRun(config, task, objective, output, loops.make_accelerator(config.training, output.trackers))
     loss_set = losses.LOSS_SETS[task.output_type]
     if config.label_dataset is None:
@@ -63,20 +64,18 @@ def _finetune(
     yield from training.train(run, new, training_data, new.model, loss, made=made)
 
 
-def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[artifacts.Row, None, TrainingRows]:
+def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[Event, None, TrainingRows]:
     rows = data.read(config.data, "train")
     names = task.label_names(rows, config.data, model_names=None)
     labels = task.labels(rows, config.data, names)
     if labels is None:
         raise tasks.no_labels_error(rows, config.data)
     task.check_trainable(labels, names, rows)
-    yield from ({"event": "warning", "message": message} for message in task.label_warnings(rows, config.data, names))
+    yield from (events.warning(message) for message in task.label_warnings(rows, config.data, names))
     return TrainingRows(rows, {"labels": labels}, names)
 
 
-def _predicted_rows(
-    config: Finetune, task: tasks.PredictionTask, folder: Path
-) -> Generator[artifacts.Row, None, TrainingRows]:
+def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) -> Generator[Event, None, TrainingRows]:
     """The rows of a label dataset with the predictions of its model as labels."""
     manifest = artifacts.verify_folder(folder)
     sources = data.sources(config.data, ["train", "unlabeled"])
@@ -88,7 +87,12 @@ def _predicted_rows(
     logits = task.apply_thresholds(dataset.logits, dataset.offsets, tuned)
     labels, confident = task.hard_labels(logits, dataset.offsets, config.min_confidence)
     selected = confident.nonzero()[0]
-    yield {"event": "labels", "rows": len(confident), "kept": len(selected), "min_confidence": config.min_confidence}
+    yield {
+        "event": "labels",
+        "rows": len(confident),
+        "selected": len(selected),
+        "min_confidence": config.min_confidence,
+    }
     if not len(selected):
         raise InputError(
             f"no prediction in '{folder}' has a confidence of {config.min_confidence:g} or more "
