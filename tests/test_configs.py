@@ -134,7 +134,7 @@ def test_the_stage_of_each_settings_class_is_its_command() -> None:
 
 
 def _plain(file: Path) -> Any:
-    complaints: list[yaml_reader.Complaint] = []
+    complaints: list[yaml_reader.ConfigProblem] = []
     node = yaml_reader.read(file.read_text(), str(file), complaints)
     assert node is not None and not complaints
     return node.plain()

@@ -144,8 +144,8 @@ def test_a_disk_that_is_too_small_is_refused_with_both_sizes(
     [
         ({"states": ["hidden_state"], "student_layers": 2}, ("states", 0), "unknown layer loss 'hidden_state'"),
         ({"states": ["soft_labels"], "student_layers": 2}, ("states", 0), "unknown layer loss"),
-        ({"states": ["cosine"]}, ("states",), "depend on the student"),
-        ({"student_layers": 2}, ("student_layers",), "but none are"),
+        ({"states": ["cosine"]}, ("states",), "depends on the number of student layers"),
+        ({"student_layers": 2}, ("student_layers",), "but `states` is empty"),
         ({"states": ["cosine"], "layer_mapping": [5]}, ("layer_mapping",), "no layer 5"),
     ],
 )

@@ -14,7 +14,6 @@ from tinybert_cli.artifacts.manifests import (
 )
 from tinybert_cli.artifacts.output import Output, open_output
 from tinybert_cli.artifacts.records import markdown_table, read_metrics, read_rows
-from tinybert_cli.events import Event
 
 __all__ = [
     "Description",

@@ -1,4 +1,4 @@
-"""Settings as YAML that loads as equal settings again, whatever is in their texts."""
+"""Writes settings as YAML that loads as equal settings again, whatever their strings contain."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def write(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or 1.2 would read as another type; writes a list of scalars on one line."""
+    """Quotes every string that YAML 1.1 or 1.2 would read as another type; writes a list of scalars on one line."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _escaped(value: Any) -> Any:
-    """With `$$` for every `$`, so that no text contains a variable."""
+    """With `$$` for every `$`, so that no string contains a variable."""
     if isinstance(value, dict):
         return {key: _escaped(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -39,12 +39,12 @@ def _escaped(value: Any) -> Any:
 def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.Node:
     text = repr(number) if abs(number) < float("inf") else {"inf": ".inf", "-inf": "-.inf"}.get(repr(number), ".nan")
     if "e" in text and "." not in text:
-        text = text.replace("e", ".0e")  # YAML 1.1 reads 5e-05 as a text
+        text = text.replace("e", ".0e")  # YAML 1.1 reads 5e-05 as a string
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # Only double quotes keep every line break and blank as it is.
+def _represent_string(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # Only double quotes preserve every line break and space.
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
 
 
@@ -54,7 +54,7 @@ def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
 
 
 _Dumper.add_representer(float, _represent_float)
-_Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(str, _represent_string)
 _Dumper.add_representer(list, _represent_list)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-+0123456789"))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
