@@ -165,7 +165,7 @@ def test_a_length_to_time_that_the_model_has_no_positions_for_is_refused(
 
 
 def test_answers_none_of_which_is_sure_enough_are_refused(finetune: Say, teacher_labels: Path, tmp_path: Path) -> None:
-    code, err = finetune(labels=teacher_labels, min_confidence=1.0)
+    code, err = finetune(label_dataset=teacher_labels, min_confidence=1.0)
     assert code == 3 and "none of the 96 answers" in err and "lower min_confidence" in err
     assert not (tmp_path / "out").exists()
 
@@ -269,7 +269,7 @@ def test_a_student_with_another_tokenizer_than_its_teacher_is_warned_of(
     words = held["model"]["vocab"]
     words["fine"], words["dull"] = words["dull"], words["fine"]
     (student / "tokenizer.json").write_text(json.dumps(held))
-    settings = {"soft_labels": teacher_labels, "student": student, "training__max_steps": 2}
+    settings = {"label_dataset": teacher_labels, "student": student, "training__max_steps": 2}
     code, err = say("distill", configs("distill", "out", teacher=teacher, **settings))
     assert code == 0 and "warning: teacher and student split text differently" in err
     code, err = say("distill", configs("distill", "out2", teacher=teacher, losses={"hidden_states": 1.0}, **settings))
@@ -317,7 +317,7 @@ def test_a_manifest_that_was_edited_by_hand_is_refused(
         file.write_text(file.read_text().replace('"seed": 42', '"seed": 43'))
     code, err = say("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher))
     assert code == 3 and "manifest.json' was changed after the run that wrote it" in err and "--force" in err
-    code, err = say("finetune", configs("finetune", "out", model=teacher, labels=teacher_labels))
+    code, err = say("finetune", configs("finetune", "out", model=teacher, label_dataset=teacher_labels))
     assert code == 3 and "was changed after the run that wrote it" in err
 
 

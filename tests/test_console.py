@@ -340,7 +340,7 @@ def test_export_says_what_was_gained_and_lost(capsys: Capture) -> None:
 
 def test_next_command_is_that_of_the_next_file_of_the_recipe(tmp_path: Path, capsys: Capture) -> None:
     following = tmp_path / "2-teacher-labels.yaml"
-    following.write_text("# tinybert gen-soft-labels configs/x/2-teacher-labels.yaml   1 min\nseed: 1\n")
+    following.write_text("# Comments are not read: tinybert finetune x.yaml\nstage: gen-soft-labels  # 1 min\n")
     shown(DONE).finish(tmp_path / "1-teacher.yaml", "runs/teacher", dry_run=False)
     assert capsys.readouterr().err.endswith(f"next: tinybert gen-soft-labels {following}\n")
 

@@ -17,7 +17,7 @@ from transformers import MPNetForSequenceClassification as MPNet
 from tinybert_cli import formats
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.formats import int8
-from tinybert_cli.formats.onnx import OnnxModel
+from tinybert_cli.formats.onnx_model import OnnxModel
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

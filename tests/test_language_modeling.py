@@ -22,7 +22,7 @@ from tinybert_cli import configuration, models, tasks
 from tinybert_cli.config import Data, Model, Stage
 from tinybert_cli.data import Examples
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, OutputError
-from tinybert_cli.stages import distill, evaluate, export, finetune, gen_soft_labels
+from tinybert_cli.stages.checks import CHECKS
 from tinybert_cli.tasks import language_modeling
 from tinybert_cli.types import Rows
 
@@ -266,8 +266,8 @@ def test_a_general_student_learns_a_task_from_a_teacher_layer_by_layer_and_then_
     general: Path, teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
     layers = {"teacher": teacher, "losses": LAYERS, "training__keep": "last"}
-    run("distill", configs("distill", "first", soft_labels=teacher_labels, student=general, **layers))
-    config = configs("distill", "out", soft_labels=teacher_labels, student=tmp_path / "first", **LONGER)
+    run("distill", configs("distill", "first", label_dataset=teacher_labels, student=general, **layers))
+    config = configs("distill", "out", label_dataset=teacher_labels, student=tmp_path / "first", **LONGER)
     assert last(run("distill", config))["eval_accuracy"] >= 0.9
 
 
@@ -373,17 +373,17 @@ def test_blocks_that_are_longer_than_the_model_has_positions_are_refused(
 # -- what the task is not for --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", [finetune, gen_soft_labels, evaluate, export])
-def test_stages_that_need_answers_refuse_the_task_by_name(stage: Any) -> None:
+@pytest.mark.parametrize("command", ["finetune", "gen-soft-labels", "eval", "export"])
+def test_stages_that_need_answers_refuse_the_task_by_name(command: str) -> None:
     with pytest.raises(ConfigError, match="'language-modeling' is a task for `tinybert distill` alone") as caught:
-        stage.CHECKS["task"]("language-modeling")
+        CHECKS[command]["task"]("language-modeling")
     assert caught.value.exit_code == 2 and "text-classification" in str(caught.value.hint)
 
 
 def test_soft_labels_and_every_loss_of_whole_texts_are_refused(base_model: Path, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="takes no soft labels") as caught:
-        run("distill", general_config(corpus, base_model, tmp_path / "out", soft_labels="labels"))
-    assert caught.value.key == ("soft_labels",)
+    with pytest.raises(ConfigError, match="takes no label dataset") as caught:
+        run("distill", general_config(corpus, base_model, tmp_path / "out", label_dataset="labels"))
+    assert caught.value.key == ("label_dataset",)
     for loss in ("soft_labels", "hard_labels", "pooled"):
         with pytest.raises(ConfigError, match=f"`{loss}` compares whole texts") as caught:
             run("distill", general_config(corpus, base_model, tmp_path / "out", losses={**LAYERS, loss: 1.0}))
@@ -399,22 +399,22 @@ def complaints(tmp_path: Path, text: str) -> str:
     file = tmp_path / "a.yaml"
     file.write_text(text)
     with pytest.raises(ConfigErrors) as caught:
-        configuration.load("distill", file, (), distill.CHECKS)
+        configuration.load("distill", file, (), CHECKS["distill"])
     return str(caught.value).replace(str(file), "a.yaml")
 
 
 def test_missing_soft_labels_are_complained_of_with_everything_else(tmp_path: Path) -> None:
     said = complaints(tmp_path, "task: text-classification\ndata: {}\nstudnt: x\nlosses: {cosin: 1}\noutput_dir: o\n")
-    assert "missing key 'soft_labels'\n --> a.yaml:1:1\n" in said
+    assert "missing key 'label_dataset'\n --> a.yaml:1:1\n" in said
     assert all(part in said for part in ("unknown key 'studnt'", "unknown loss 'cosin'", "missing key 'student'"))
 
 
 def test_what_the_task_cannot_have_is_shown_in_its_place(tmp_path: Path) -> None:
     said = complaints(
         tmp_path,
-        "task: language-modeling\ndata: {}\nstudent: x\nsoft_labels: y\nlosses:\n  hard_labels: 1\noutput_dir: o\n",
+        "task: language-modeling\ndata: {}\nstudent: x\nlabel_dataset: y\nlosses:\n  hard_labels: 1\noutput_dir: o\n",
     )
-    assert "--> a.yaml:4:14" in said and "--> a.yaml:6:16" in said
+    assert "--> a.yaml:4:16" in said and "--> a.yaml:6:16" in said
 
 
 def test_a_task_that_nobody_knows_is_complained_of_once(tmp_path: Path) -> None:

@@ -201,10 +201,10 @@ def cascade(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     other = write_base_model(folder / "other", made.made.other_words)
     made.stage("finetune", "teacher", model=base)
     made.stage("gen-soft-labels", "labels", teacher=folder / "teacher")
-    made.stage("distill", "student", soft_labels=folder / "labels", student=str(other))
+    made.stage("distill", "student", label_dataset=folder / "labels", student=str(other))
     made.stage("gen-soft-labels", "student-labels", teacher=folder / "student")
     student2 = {"from": str(folder / "student"), "num_hidden_layers": 2}
-    made.stage("finetune", "student2", labels=folder / "student-labels", model=student2)
+    made.stage("finetune", "student2", label_dataset=folder / "student-labels", model=student2)
     yield made
 
 
@@ -267,7 +267,7 @@ def test_labelling_goes_on_where_it_was_stopped(cascade: Cascade, monkeypatch: p
 
 def test_training_that_was_stopped_goes_on_to_the_same_weights(cascade: Cascade) -> None:
     given = {
-        "soft_labels": cascade.folder / "labels", "student": str(cascade.folder / "other"), "training__max_steps": 6,
+        "label_dataset": cascade.folder / "labels", "student": str(cascade.folder / "other"), "training__max_steps": 6,
         "training__eval_strategy": "steps", "training__eval_steps": 2, "losses": {"soft_labels": 1.0, "hard_labels": 0.5},
     }  # fmt: skip
     cascade.stage("distill", "whole", **given)
@@ -286,14 +286,14 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(cascade: Cascade)
 def test_layers_of_models_that_split_text_differently_are_not_compared(cascade: Cascade) -> None:
     with pytest.raises(InputError, match="split text differently, so their layers cannot be compared"):
         cascade.stage(
-            "distill", "layers", soft_labels=cascade.folder / "labels", teacher=cascade.folder / "teacher",
+            "distill", "layers", label_dataset=cascade.folder / "labels", teacher=cascade.folder / "teacher",
             student=str(cascade.folder / "other"), losses={"hidden_states": 1.0, "soft_labels": 1.0},
         )  # fmt: skip
 
 
 def test_layers_of_models_with_one_tokenizer_are(cascade: Cascade) -> None:
     (*_, done) = cascade.stage(
-        "distill", "layers", soft_labels=cascade.folder / "labels", teacher=cascade.folder / "teacher",
+        "distill", "layers", label_dataset=cascade.folder / "labels", teacher=cascade.folder / "teacher",
         student={"from": str(cascade.folder / "teacher"), "num_hidden_layers": 2}, training__max_steps=2,
         losses={"hidden_states": 1.0, "attentions": 1.0, "soft_labels": 1.0, "hard_labels": 0.5},
     )  # fmt: skip
@@ -304,7 +304,7 @@ def test_a_dry_run_writes_nothing(cascade: Cascade) -> None:
     asked: dict[str, dict[str, Any]] = {
         "finetune": {"model": cascade.folder / "base"},
         "gen-soft-labels": {"teacher": cascade.folder / "teacher"},
-        "distill": {"soft_labels": cascade.folder / "labels", "student": str(cascade.folder / "other")},
+        "distill": {"label_dataset": cascade.folder / "labels", "student": str(cascade.folder / "other")},
         "eval": {"models": {"teacher": str(cascade.folder / "teacher")}, "latency": {"lengths": ["data"]}},
     }
     for command, given in asked.items():

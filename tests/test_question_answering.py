@@ -451,9 +451,9 @@ def cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     longer = {"training__num_train_epochs": 30.0}
     stage("finetune", folder, "teacher", model=write_base_model(folder / "base"), **longer)
     stage("gen-soft-labels", folder, "labels", teacher=folder / "teacher")
-    stage("distill", folder, "student", soft_labels=folder / "labels", **longer, losses={"soft_labels": 1.0},
+    stage("distill", folder, "student", label_dataset=folder / "labels", **longer, losses={"soft_labels": 1.0},
           student={"from": str(folder / "teacher"), "num_hidden_layers": 2})  # fmt: skip
-    stage("finetune", folder, "student2", labels=folder / "labels", model=folder / "student", min_confidence=0.3)
+    stage("finetune", folder, "student2", label_dataset=folder / "labels", model=folder / "student", min_confidence=0.3)
     return folder
 
 
@@ -482,7 +482,7 @@ def test_the_folder_is_a_model_that_transformers_loads(cascade: Path) -> None:
 
 def test_layers_can_be_compared_too(cascade: Path) -> None:
     (*_, done) = stage(
-        "distill", cascade, "layers", soft_labels=cascade / "labels", teacher=cascade / "teacher",
+        "distill", cascade, "layers", label_dataset=cascade / "labels", teacher=cascade / "teacher",
         student={"from": str(cascade / "teacher"), "num_hidden_layers": 2}, training__max_steps=2,
         losses={"hidden_states": 1.0, "attentions": 1.0, "soft_labels": 1.0},
     )  # fmt: skip
@@ -496,7 +496,7 @@ def test_the_layers_of_every_window_can_be_stored(cascade: Path) -> None:
     for name, settings in (("online", {"teacher": cascade / "teacher"}), ("stored", {})):
         labels = cascade / ("labels" if settings else "states")
         rows = stage(
-            "distill", cascade, name, soft_labels=labels, student={"from": str(cascade / "teacher"), **NARROW},
+            "distill", cascade, name, label_dataset=labels, student={"from": str(cascade / "teacher"), **NARROW},
             losses={"hidden_states": 1.0, "attentions": 1.0}, training__max_steps=6, training__keep="last",
             training__logging_steps=1, **settings,
         )  # fmt: skip

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import make_config
 from scipy import stats
 from sklearn import metrics
 
 from tinybert_cli import losses, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.stages import checks
 from tinybert_cli.tasks.regression import ValueExam
 from tinybert_cli.types import Rows
 
@@ -113,9 +116,8 @@ def test_a_number_has_neither_temperature_nor_classes(options: dict[str, Any]) -
     [("label_smoothing", {"label_smoothing": 0.1}), ("class_weights", "balanced"), ("min_confidence", 0.5)],
 )
 def test_settings_about_classes_are_refused_before_anything_is_read(setting: str, value: Any) -> None:
-    from tinybert_cli.stages import finetune
-
     key = {"label_smoothing": "regularization"}.get(setting, setting)
+    config = make_config("finetune", Path("data"), Path("out"), model="x", label_dataset="x", **{key: value})
     with pytest.raises(ConfigError) as caught:
-        finetune.CHECKS["task", key]("regression", value)
+        checks.check("finetune", config.model_copy(update={"task": "regression"}))
     assert caught.value.key[-1] == setting

@@ -68,7 +68,9 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
 def made_student(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student") / "student"
     student = {"from": str(made / "teacher"), **SMALL}
-    run("distill", make_config("distill", made / "data", folder, soft_labels=made / "teacher-labels", student=student))
+    run(
+        "distill", make_config("distill", made / "data", folder, label_dataset=made / "teacher-labels", student=student)
+    )
     return folder
 
 
@@ -170,7 +172,7 @@ def test_balanced_class_weights_change_what_is_learned(base_model: Path, data: P
 def test_balanced_class_weights_of_hard_labels(teacher_labels: Path, base_model: Path, configs: Configs) -> None:
     hard = {"weight": 1.0, "class_weights": "balanced"}
     config = configs(
-        "distill", "out", soft_labels=teacher_labels, student=base_model, losses={"hard_labels": hard},
+        "distill", "out", label_dataset=teacher_labels, student=base_model, losses={"hard_labels": hard},
         training__max_steps=2,
     )  # fmt: skip
     assert np.isfinite(last(run("distill", config))["train_loss"])
@@ -231,7 +233,7 @@ def test_labels_all_alike_are_refused_before_anything_is_written(
 
 
 def test_a_student2_learns_from_a_label_dataset(teacher_labels: Path, base_model: Path, configs: Configs) -> None:
-    rows = run("finetune", configs("finetune", "out", model=base_model, labels=teacher_labels))
+    rows = run("finetune", configs("finetune", "out", model=base_model, label_dataset=teacher_labels))
     assert last(rows)["eval_accuracy"] >= 0.85 and last(rows, "labels")["kept"] == 96
 
 
@@ -247,7 +249,7 @@ def test_answers_that_are_not_sure_enough_are_left_out(
 ) -> None:
     sure = probabilities(teacher_labels).max(-1)
     least = float(np.median(sure))
-    settings = {"labels": teacher_labels, "min_confidence": least, "training__max_steps": 1}
+    settings = {"label_dataset": teacher_labels, "min_confidence": least, "training__max_steps": 1}
     rows = run("finetune", configs("finetune", "out", model=base_model, **settings))
     assert last(rows, "labels")["kept"] == last(rows, "plan")["rows"] == (sure >= least).sum() < 96
 
@@ -260,7 +262,7 @@ def test_a_least_confidence_needs_answers(base_model: Path, configs: Configs) ->
 
 def test_labels_that_nobody_wrote_are_named(teacher: Path, base_model: Path, configs: Configs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
-        run("finetune", configs("finetune", "out", model=base_model, labels=tmp_path / "teacher-label"))
+        run("finetune", configs("finetune", "out", model=base_model, label_dataset=tmp_path / "teacher-label"))
 
 
 # -- distill -------------------------------------------------------------------------------------------------
@@ -276,7 +278,7 @@ def test_a_student_says_what_its_teacher_says(teacher: Path, student: Path, conf
 def test_the_students_layers_come_from_the_last_layer_of_each_equal_group_of_the_teachers(
     teacher: Path, teacher_labels: Path, configs: Configs
 ) -> None:
-    config = configs("distill", "out", soft_labels=teacher_labels, student={"from": str(teacher), **SMALL})
+    config = configs("distill", "out", label_dataset=teacher_labels, student={"from": str(teacher), **SMALL})
     assert last(run("distill", config, dry_run=True), "plan")["layers_copied_from"] == [2, 4]
 
 
@@ -286,7 +288,7 @@ LAYER_LOSSES = {"hidden_states": 1.0, "attentions": 0.5, "embeddings": 1.0}
 def layer_config(configs: Configs, teacher: Path, labels: Path, output: str = "out", **settings: Any) -> Stage:
     narrow = {"from": str(teacher), **SMALL, "hidden_size": 8, "num_attention_heads": 2}
     settings = {"student": narrow, "losses": LAYER_LOSSES, "training__keep": "last", **settings}
-    return configs("distill", output, soft_labels=labels, teacher=teacher, **settings)
+    return configs("distill", output, label_dataset=labels, teacher=teacher, **settings)
 
 
 def test_layer_losses_bring_the_students_layers_near_the_teachers(
@@ -303,7 +305,7 @@ def test_a_student_of_layer_losses_is_a_plain_model_that_goes_on_with_the_predic
 ) -> None:
     run("distill", layer_config(configs, teacher, teacher_labels, "first", seed=4))
     assert not [name for name in load_file(tmp_path / "first" / "model.safetensors") if "projection" in name]
-    rows = run("distill", configs("distill", "second", soft_labels=teacher_labels, student=tmp_path / "first"))
+    rows = run("distill", configs("distill", "second", label_dataset=teacher_labels, student=tmp_path / "first"))
     assert last(rows)["eval_accuracy"] >= 0.9
 
 
@@ -335,7 +337,7 @@ def test_layers_of_another_tokenizer_cannot_be_compared(
 def test_gold_labels_may_be_mixed_in(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     losses = {"soft_labels": {"weight": 0.5, "temperature": 4.0}, "hard_labels": 2.0}
     config = configs(
-        "distill", "out", soft_labels=teacher_labels, student=teacher, losses=losses, training__max_steps=6
+        "distill", "out", label_dataset=teacher_labels, student=teacher, losses=losses, training__max_steps=6
     )  # fmt: skip
     row = last(run("distill", config), "train")
     assert row["loss"] == pytest.approx(0.5 * row["soft_labels"] + 2.0 * row["hard_labels"], rel=1e-4)
@@ -345,7 +347,7 @@ def test_a_students_vocabulary_may_be_trimmed_to_what_its_training_text_needs(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
     student = {"from": str(teacher), **SMALL, "trim_vocabulary": True}
-    rows = run("distill", configs("distill", "out", soft_labels=teacher_labels, student=student))
+    rows = run("distill", configs("distill", "out", label_dataset=teacher_labels, student=student))
     assert last(rows, "plan")["pieces_kept"] < last(rows, "plan")["pieces"]
     assert last(rows)["eval_accuracy"] >= 0.9
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -363,7 +365,7 @@ def test_words_that_only_changed_copies_have_are_trimmed_all_the_same(
     student = {"from": str(teacher), **SMALL, "trim_vocabulary": True}
     kept, rows = set(), set()
     for labels in (teacher_labels, tmp_path / "augmented"):
-        plan = last(run("distill", configs("distill", f"from-{labels.name}", soft_labels=labels, student=student,
+        plan = last(run("distill", configs("distill", f"from-{labels.name}", label_dataset=labels, student=student,
                                            training__max_steps=2)), "plan")  # fmt: skip
         kept.add(plan["pieces_kept"])
         rows.add(plan["rows"])
@@ -382,7 +384,7 @@ def test_labels_of_another_teacher_are_refused(
     teacher: Path, base_model: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
     run("finetune", configs("finetune", "other", model=base_model, seed=7, training__max_steps=1))
-    config = configs("distill", "out", soft_labels=teacher_labels, student=teacher, teacher=tmp_path / "other")
+    config = configs("distill", "out", label_dataset=teacher_labels, student=teacher, teacher=tmp_path / "other")
     with pytest.raises(InputError, match="another teacher"):
         run("distill", config)
     assert not (tmp_path / "out").exists()
@@ -392,26 +394,28 @@ def test_labels_of_this_teacher_are_taken_wherever_it_lies(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
     moved = teacher.rename(tmp_path / "moved")
-    config = configs("distill", "out", soft_labels=teacher_labels, student=moved, teacher=moved, training__max_steps=1)
+    config = configs(
+        "distill", "out", label_dataset=teacher_labels, student=moved, teacher=moved, training__max_steps=1
+    )
     assert last(run("distill", config))["steps"] == 1
 
 
 def test_labels_from_other_data_are_refused(data: Path, teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     write_rows(data / "train.jsonl", sentences("test"))
     with pytest.raises(InputError, match=r"another data\.train_file"):
-        run("distill", configs("distill", "out", soft_labels=teacher_labels, student=teacher))
+        run("distill", configs("distill", "out", label_dataset=teacher_labels, student=teacher))
 
 
 def test_labels_that_were_damaged_are_refused(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     shard = teacher_labels / "train-00000-of-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"parquet' does not match"):
-        run("distill", configs("distill", "out", soft_labels=teacher_labels, student=teacher))
+        run("distill", configs("distill", "out", label_dataset=teacher_labels, student=teacher))
 
 
 def test_a_model_is_no_label_dataset(teacher: Path, configs: Configs) -> None:
     with pytest.raises(InputError, match="written by finetune"):
-        run("distill", configs("distill", "out", soft_labels=teacher, student=teacher))
+        run("distill", configs("distill", "out", label_dataset=teacher, student=teacher))
 
 
 def test_a_disk_that_is_full_at_the_first_model_leaves_nothing_and_the_next_run_succeeds(
@@ -421,7 +425,7 @@ def test_a_disk_that_is_full_at_the_first_model_leaves_nothing_and_the_next_run_
         (Path(folder) / "model.safetensors").write_bytes(b"half")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    config = configs("distill", "out", soft_labels=teacher_labels, student=teacher, training__max_steps=2)
+    config = configs("distill", "out", label_dataset=teacher_labels, student=teacher, training__max_steps=2)
     with monkeypatch.context() as patch:
         patch.setattr(BertForSequenceClassification, "save_pretrained", full)
         with pytest.raises(UserError, match="disk is full"):
@@ -467,7 +471,7 @@ def test_unlabeled_rows_are_labelled_too(teacher: Path, configs: Configs, tmp_pa
 def test_a_student_learns_from_unlabeled_rows_as_well(teacher: Path, configs: Configs, tmp_path: Path) -> None:
     run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=teacher, splits=["unlabeled", "train"]))
     losses = {"soft_labels": 1.0, "hard_labels": 1.0}  # which has labels for a part of the rows only
-    config = configs("distill", "out", soft_labels=tmp_path / "labels", student=teacher, losses=losses)
+    config = configs("distill", "out", label_dataset=tmp_path / "labels", student=teacher, losses=losses)
     rows = run("distill", config)
     assert last(rows, "plan")["rows"] == 128 and np.isfinite([row["loss"] for row in events(rows, "train")]).all()
 
@@ -497,7 +501,7 @@ def test_changed_copies_of_the_training_rows_are_labelled_and_learnt_from(
     assert 96 < made == len(copied["text"]) <= 3 * 96 and "label" not in copied
     assert not set(copied["text"]) & set(original)
     assert last(rows)["rows"] == 96 + made
-    config = configs("distill", "student", soft_labels=tmp_path / "out", student=teacher, training__max_steps=2)
+    config = configs("distill", "student", label_dataset=tmp_path / "out", student=teacher, training__max_steps=2)
     assert last(run("distill", config), "plan")["rows"] == 96 + made
     again = configs("gen-soft-labels", "again", teacher=teacher, augment={"copies": 3, "candidates": 4})
     run("gen-soft-labels", again)
@@ -647,7 +651,7 @@ def test_predictions_stand_beside_the_rows(teacher: Path, student: Path, configs
 def test_differences_to_the_reference_are_those_of_the_rows(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
-    weak = configs("distill", "student", soft_labels=teacher_labels, student={"from": str(teacher), **SMALL},
+    weak = configs("distill", "student", label_dataset=teacher_labels, student={"from": str(teacher), **SMALL},
                    training__max_steps=1)  # fmt: skip
     run("distill", weak)
     metrics = last(run("eval", evaluation(configs, teacher, tmp_path / "student", latency=None)))
@@ -829,7 +833,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(
     settings: dict[str, Any] = {
         "finetune": {"model": base_model},
         "gen-soft-labels": {"teacher": teacher},
-        "distill": {"soft_labels": teacher_labels, "student": teacher},
+        "distill": {"label_dataset": teacher_labels, "student": teacher},
         "eval": {"models": {"teacher": str(teacher)}, "latency": {"lengths": ["data"]}},
         "export": {"model": teacher},
     }[command]

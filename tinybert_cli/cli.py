@@ -239,13 +239,14 @@ def execute(
 ) -> int:
     """Runs one stage and shows it; returns the exit code."""
     from tinybert_cli import configuration, console
+    from tinybert_cli.stages.checks import CHECKS
 
     screen = console.Screen(command, as_json=as_json, quiet=quiet, verbose=verbose)
     folder: Path | None = None
     try:
-        stage = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")
-        config = configuration.load(command, file, overrides, stage.CHECKS)
+        config = configuration.load(command, file, overrides, CHECKS[command])
         folder = Path(config.output_dir)
+        stage = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")  # torch: seconds
         with screen.silenced(folder):
             for row in stage.run(config, force=force, dry_run=dry_run):
                 screen.show(row)

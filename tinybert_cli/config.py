@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from tinybert_cli.presets import PRESETS
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -86,12 +89,21 @@ class Data(Section):
         return list(dict.fromkeys(names.values())) if isinstance(names, dict) else names
 
 
+def _known_preset(name: str) -> str:
+    if name not in PRESETS:
+        raise PydanticCustomError("unknown_preset", "expected one of: {names}", {"names": ", ".join(PRESETS)})
+    return name
+
+
+Preset = Annotated[str, Field(json_schema_extra={"enum": list(PRESETS)}), AfterValidator(_known_preset)]
+
+
 class Model(Section):
     """A model, and its new shape if it is to be smaller than the one it comes from."""
 
     from_: str = Field(alias="from")
     """Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or `package://import_name/path`."""
-    preset: str | None = None
+    preset: Preset | None = None
     """The shape of a published student by its name, for example `tinybert-4l-312`; the numbers below override it."""
     num_hidden_layers: Positive | None = None
     """Layers; null = as in `from`."""
@@ -229,8 +241,10 @@ class Augment(Section):
 
 
 class Stage(Section):
-    """What every stage is told."""
+    """Settings of every stage."""
 
+    stage: str | None = None
+    """The command that this file is for; another command rejects it."""
     task: str
     """What the model answers: text-classification, multi-label-classification, regression, token-classification or
     question-answering; or language-modeling, with which distill makes a general student."""
@@ -244,14 +258,16 @@ class Stage(Section):
 class Finetune(Stage):
     """Train a model on gold labels (the teacher), or on the answers of another model (student2)."""
 
+    stage: Literal["finetune"] = "finetune"
+    """The command that this file is for; another command rejects it."""
     model: ModelSetting
     """The model to start from, and its new shape if it is to be smaller."""
     layer_mapping: LayerMapping = "uniform"
     """Which layers of `from` a shallower model is copied from: uniform, spread, first, last, or a list; see distill."""
-    labels: str = "gold"
-    """`gold`, or the folder of a label dataset whose answers become the labels."""
+    label_dataset: str | None = None
+    """The folder that gen-soft-labels wrote: the predictions in it become the labels. null = gold labels."""
     min_confidence: Share = 0.0
-    """Leave out rows whose answer is less probable than this; only with a label dataset."""
+    """Use only rows whose prediction has at least this confidence; needs `label_dataset`."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: rare classes count as much as frequent ones, each label by rows / (classes * rows of its class)."""
     regularization: Regularization = Regularization()
@@ -263,6 +279,8 @@ class Finetune(Stage):
 class GenSoftLabels(Stage):
     """Run a model once over the data and store its answers."""
 
+    stage: Literal["gen-soft-labels"] = "gen-soft-labels"
+    """The command that this file is for; another command rejects it."""
     teacher: str | Annotated[list[str], Field(min_length=1)]
     """A model folder, a Hub id or an export folder; of a list (an ensemble) the mean of the probabilities is stored."""
     teacher_weights: list[Annotated[float, Field(gt=0)]] | None = None
@@ -291,8 +309,10 @@ class GenSoftLabels(Stage):
 class Distill(Stage):
     """Train a student to say what the teacher says."""
 
-    soft_labels: str | None = None
-    """The label dataset: the folder that gen-soft-labels wrote. Needed but for language-modeling, which has none."""
+    stage: Literal["distill"] = "distill"
+    """The command that this file is for; another command rejects it."""
+    label_dataset: str | None = None
+    """The folder that gen-soft-labels wrote. Required by every task except language-modeling, which has no labels."""
     student: ModelSetting
     """The student to start from: usually the teacher, with fewer layers."""
     teacher: str | None = None
@@ -317,6 +337,8 @@ class Distill(Stage):
 class Eval(Stage):
     """Score models side by side: quality, fidelity, size, latency."""
 
+    stage: Literal["eval"] = "eval"
+    """The command that this file is for; another command rejects it."""
     models: Annotated[dict[str, str], Field(min_length=1)]
     """name: folder, Hub id or export folder."""
     reference: str | None = None
@@ -340,6 +362,8 @@ class Eval(Stage):
 class Export(Stage):
     """Write a model in another form, and verify it against the original."""
 
+    stage: Literal["export"] = "export"
+    """The command that this file is for; another command rejects it."""
     model: str
     """The model folder or Hub id to export."""
     format: str = "onnx"

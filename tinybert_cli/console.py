@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tinybert_cli import configuration
 from tinybert_cli.errors import GateError, UserError
 
 Row = dict[str, Any]
@@ -28,7 +29,7 @@ MOST_NAMES = 20  # labels that are listed by name
 
 NEXT = {
     "finetune": "tinybert gen-soft-labels with `teacher: {folder}`",
-    "gen-soft-labels": "tinybert distill with `soft_labels: {folder}`, or tinybert finetune with `labels: {folder}`",
+    "gen-soft-labels": "tinybert distill, or tinybert finetune, with `label_dataset: {folder}`",
     "distill": "tinybert eval with `models: {{student: {folder}}}`, or, of a general student, "
     "tinybert finetune with `model: {folder}`",
     "eval": "tinybert export with the `model:` you would ship",
@@ -387,12 +388,11 @@ def _facts(row: Row) -> Row:
 
 
 def _next_in_recipe(file: Path) -> str | None:
-    """The command that opens the next numbered file of the same recipe."""
+    """The command of the next numbered file of the same recipe."""
     number = re.match(r"(\d+)-", file.name)
     if number is None:
         return None
-    for other in sorted(file.parent.glob(f"{int(number[1]) + 1}-*.yaml")):
-        first = other.read_text(encoding="utf-8").partition("\n")[0]
-        said = re.match(r"# *(tinybert \S+ )", first)
-        return f"{said[1]}{other}" if said else None
+    for following in sorted(file.parent.glob(f"{int(number[1]) + 1}-*.yaml")):
+        stage = configuration.stage_of(following)
+        return f"tinybert {stage} {following}" if stage else None
     return None

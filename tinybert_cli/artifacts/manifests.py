@@ -105,8 +105,8 @@ def check_origin(folder: Path, manifest: Mapping[str, Any], expected: Mapping[st
 
 
 def settings_of(config: Stage) -> dict[str, Any]:
-    """The settings that identify a run: all but the output folder, which may be moved."""
-    return config.model_dump(mode="json", by_alias=True, exclude={"output_dir"})
+    """The settings that identify a run: all but the output folder, which may be moved, and the command."""
+    return config.model_dump(mode="json", by_alias=True, exclude={"output_dir", "stage"})
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ def load(
 ) -> Stage:
     """The settings of `command` from a file, the files it extends and the command line's `KEY=VALUE`s.
 
-    `checks` are for what the types cannot say: each is called with the setting of its top-level key, as plain data,
-    unless that is invalid already; the ConfigErrors it raises have keys relative to that setting. A check of several
-    keys, after the others, is called with all their settings, and its ConfigErrors have whole keys.
+    `checks` express what the types cannot. A check is called with the setting of its top-level key as plain data,
+    unless that setting is invalid already; its ConfigErrors have keys relative to the setting. A check of several keys
+    runs after the others, with all their settings, and its ConfigErrors have whole keys.
 
     Raises:
         ConfigErrors: all that is wrong, in the order of the files and then of the command line.
@@ -37,11 +37,15 @@ def load(
     complaints = composed.complaints
     if fatal := composed.fatal:
         raise composed.errors([*complaints, fatal])
-    if other := suggestions.other_command(command, composed.file_keys):
+    stage = entries_of(composed.tree).get("stage")
+    if stage is not None and stage.value in COMMANDS and stage.value != command:
+        what, hint = f"this is {_config_of(str(stage.value))}", f"run: tinybert {stage.value} {file}"
+        raise composed.errors([Complaint(what, stage.at, hint)])
+    if stage is None and (other := suggestions.other_command(command, composed.file_keys)):
         raise composed.errors([_wrong_stage(command, other, composed, file)])
     config, invalid = _validated(command, composed.tree)
     complaints += [complaint for _, complaint in invalid]
-    bad_keys = {key[:1] for key, _ in invalid}
+    bad_keys = {key[:1] for key, _ in invalid} | {(name,) for name in _meant_by_unknown(command, composed.tree)}
     for keys, check in sorted((checks or {}).items(), key=lambda entry: isinstance(entry[0], tuple)):
         names = keys if isinstance(keys, tuple) else (keys,)
         if not bad_keys & {(name,) for name in names} and COMMANDS[command].model_fields.keys() >= set(names):
@@ -53,9 +57,24 @@ def load(
     return config
 
 
-def dump(config: Stage) -> str:
-    """The settings as YAML; to `load` it gives equal settings again."""
-    return yaml_reader.write(_escaped(config.model_dump(by_alias=True)))
+def stage_of(file: Path) -> str | None:
+    """The command in the `stage` key of a config file; None if the file cannot be read or does not name a command."""
+    try:
+        node = yaml_reader.read(file.read_text(encoding="utf-8"), str(file), [])
+    except (OSError, UnicodeDecodeError, Complaint):
+        return None
+    stage = None if node is None else entries_of(node).get("stage")
+    return stage.value if stage is not None and isinstance(stage.value, str) and stage.value in COMMANDS else None
+
+
+def errors_of(check: Check, values: Iterable[object]) -> list[ConfigError]:
+    """The errors that a check of these values raises: a ConfigError, or an ExceptionGroup of several."""
+    errors: list[ConfigError] = []
+    try:
+        check(*values)
+    except* ConfigError as group:
+        errors += [error for error in group.exceptions if isinstance(error, ConfigError)]
+    return errors
 
 
 def complain(error: ConfigError, command: str, file: str | Path, overrides: Sequence[str] = ()) -> ConfigErrors:
@@ -70,16 +89,21 @@ def complain(error: ConfigError, command: str, file: str | Path, overrides: Sequ
 
 
 def _wrong_stage(command: str, other: str, composed: Composed, file: str | Path) -> Complaint:
-    telling = (
-        set(suggestions.keys_of(other, ()))
-        .difference(suggestions.keys_of(command, ()))
-        .intersection(composed.file_keys)
-    )
-    node = next(node for key, node in entries_of(composed.tree).items() if key in telling)
-    article = "an" if other[0] in "aeiou" else "a"
-    return Complaint(
-        f"this looks like {article} {other} config", node.key_at or node.at, f"run: tinybert {other} {file}"
-    )
+    only_in_other = set(suggestions.keys_of(other, ())).difference(suggestions.keys_of(command, ()))
+    entries = entries_of(composed.tree)
+    node = next(entries[key] for key in composed.file_keys if suggestions.RENAMED.get(key, key) in only_in_other)
+    return Complaint(f"this looks like {_config_of(other)}", node.key_at or node.at, f"run: tinybert {other} {file}")
+
+
+def _config_of(command: str) -> str:
+    return f"{'an' if command[0] in 'aeiou' else 'a'} {command} config"
+
+
+def _meant_by_unknown(command: str, tree: Node) -> set[str]:
+    """The top-level keys that unknown ones probably stand for: an error about them would be a second one."""
+    unknown = entries_of(tree).keys() - suggestions.keys_of(command, ())
+    meant = (suggestions.meant(command, (), key) for key in unknown)
+    return {paths[0][0] for paths in meant if not isinstance(paths, str) and len(paths[0]) == 1}
 
 
 def _validated(command: str, tree: Node) -> tuple[Stage | None, list[tuple[Key, Complaint]]]:
@@ -147,11 +171,8 @@ def _key_hint(command: str, key: Key, location: Location) -> str:
 
 def _checked(command: str, tree: Node, keys: Sequence[str], check: Check, *, within: Key) -> list[Complaint]:
     nodes = {key: entries_of(tree).get(key) for key in keys}
-    try:
-        check(*(default_of(command, key) if node is None else node.plain() for key, node in nodes.items()))
-    except ConfigError as error:
-        return [_placed(error, (*within, *error.key), tree)]
-    return []
+    values = [default_of(command, key) if node is None else node.plain() for key, node in nodes.items()]
+    return [_placed(error, (*within, *error.key), tree) for error in errors_of(check, values)]
 
 
 def _placed(error: ConfigError, key: Key, tree: Node) -> Complaint:
@@ -161,12 +182,3 @@ def _placed(error: ConfigError, key: Key, tree: Node) -> Complaint:
     about_key = error.what.startswith("unknown ") and f"'{key[-1]}'" in error.what
     at_key = about_key or (len(nodes) <= len(key) and isinstance(node.value, dict))
     return Complaint(error.what, (at_key and node.key_at) or node.at, error.hint or "")
-
-
-def _escaped(value: Any) -> Any:
-    """With `$$` for every `$`, so that nothing is taken for a variable."""
-    if isinstance(value, dict):
-        return {key: _escaped(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_escaped(one) for one in value]
-    return value.replace("$", "$$") if isinstance(value, str) else value

@@ -22,7 +22,7 @@ def dotted(path: Path) -> str:
 
 def required(command: str) -> list[str]:
     """The top-level keys without a default."""
-    return list(_schema(command)["required"])
+    return [field.alias or name for name, field in COMMANDS[command].model_fields.items() if field.is_required()]
 
 
 def may_be(command: str, path: Path) -> list[Schema]:
@@ -105,12 +105,15 @@ def meant(command: str, section: Path, name: str) -> list[tuple[str, ...]] | str
 
 def keys_of(command: str, section: Path) -> list[str]:
     """The keys that a section may hold."""
+    if not section:  # without the schema, which takes longer to build than everything else here
+        return [field.alias or name for name, field in COMMANDS[command].model_fields.items()]
     return next((keys for path, keys in _sections(command) if path == section), [])
 
 
 def other_command(command: str, keys: Iterable[str]) -> str | None:
     """The command that these top-level keys fit clearly better than they fit `command`."""
-    misfits = {name: _misfit(name, set(keys)) for name in COMMANDS}
+    current = {RENAMED.get(key, key) for key in keys}
+    misfits = {name: _misfit(name, current) for name in COMMANDS}
     unknown, missing = misfits.pop(command)
 
     def clearly_better(other: tuple[int, int]) -> bool:
@@ -244,8 +247,11 @@ def _unquoted(text: str, node: Node, types: set[str | None]) -> str:
     return f"write {switch}" if switch else ""
 
 
+RENAMED = {"soft_labels": "label_dataset", "labels": "label_dataset"}  # top-level keys of 0.1 → those of 0.2
+
 # What the same setting is called elsewhere; of several, the first that the command has.
 _ELSEWHERE: dict[str, tuple[str, ...]] = {
+    **{old: (new,) for old, new in RENAMED.items()},
     "evaluation_strategy": ("eval_strategy",),
     "teacher_model": ("teacher",),
     "teacher_model_name_or_path": ("teacher",),

@@ -117,18 +117,13 @@ def scalar(text: str) -> Scalar:
     """What unquoted `text` means in YAML 1.2's core schema."""
     if text in _WORDS:
         return _WORDS[text]
-    if _INTEGER.match(text):
+    if INTEGER.match(text):
         return _whole_number(text)
-    if _FLOAT.match(text):
+    if FLOAT.match(text):
         return float(text)
     if _NOT_FINITE.match(text):
         return float(text.replace(".", ""))
     return text
-
-
-def write(value: Any) -> str:
-    """`value` (dicts, lists, scalars) as YAML that `read` reads back as it was, whichever YAML the reader speaks."""
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 class _Lines:
@@ -269,13 +264,6 @@ class _Reader:
         return Complaint(f"not YAML: {problem}", self.lines.location(mark.index, mark.index + 1), hint)
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or 1.2 would take for something else; one line for a list of scalars."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
 def _whole_number(text: str) -> int | float:
     if text.startswith(("0o", "0x")):
         return int(text, 0)
@@ -323,28 +311,13 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() or character in "\t\n" else "�" for character in text)
 
 
-def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.Node:
-    text = repr(number) if abs(number) < float("inf") else {"inf": ".inf", "-inf": "-.inf"}.get(repr(number), ".nan")
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # Only double quotes keep every line break and blank as it is.
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
-
-
-def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
-    flow = not any(isinstance(value, dict | list) for value in values)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
-
-
 _WORDS: dict[str, Scalar] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-_INTEGER = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+INTEGER = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
+FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
 _NOT_FINITE = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
 
 _SYNTAX_HINTS = [
@@ -356,9 +329,3 @@ _SYNTAX_HINTS = [
     ("undefined alias", "a text that begins with * needs quotes"),
     ("another document", "one file is one config: delete the `---`"),
 ]
-
-_Dumper.add_representer(float, _represent_float)
-_Dumper.add_representer(str, _represent_text)
-_Dumper.add_representer(list, _represent_list)
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))

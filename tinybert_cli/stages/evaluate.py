@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,6 @@ from tinybert_cli.predictor import Predictor, load_predictor
 from tinybert_cli.reports import evaluation_html
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_prediction_task}
-
-MEASURES = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
 TIMED_ROWS = 256  # rows that the latencies are measured on, or as many as there are
 MOST_CLASSES = 25  # classes with numbers of their own in report.md
 COUNTED_ROWS = 64  # rows whose multiplications are counted
@@ -35,7 +31,7 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
         GateError: a model does not reach what `require` demands; the folder is finished all the same.
     """
     task = tasks.find_prediction_task(config.task)
-    reference = _check(config, task)
+    reference = next(iter(config.models)) if config.reference is None else config.reference
     sources = {name: models.locate(where) for name, where in config.models.items()}
     inputs: dict[str, Any] = {
         f"models.{name}": artifacts.describe_model(source.folder, source.name, models.commit(source))
@@ -51,34 +47,6 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
         numbers = {} if dry_run else artifacts.read_metrics(output.folder)
     if not dry_run:
         _require(numbers, config)
-
-
-def _check(config: Eval, task: tasks.PredictionTask) -> str:
-    """The reference; a ConfigError for a name that is not among the models or the metrics."""
-    names = list(config.models)
-    reference = names[0] if config.reference is None else config.reference
-    if reference not in names:
-        raise ConfigError(f"`reference` '{reference}' is not among the models", key=("reference",),
-                          hint=did_you_mean(reference, names))  # fmt: skip
-    scored = [*task.metrics, *task.extra_metrics]
-    for index, metric in enumerate([] if config.metrics == "auto" else config.metrics):
-        if _without_class(metric) not in scored:
-            raise ConfigError(f"unknown metric '{metric}'", key=("metrics", index), hint=did_you_mean(metric, scored))
-    known = [*(f"{metric}{end}" for metric in scored for end in ("", "_low", "_difference_low")), *MEASURES]
-    for name, bounds in config.require.items():
-        if name not in names:
-            raise ConfigError(f"unknown model '{name}' in `require`", key=("require", name),
-                              hint=did_you_mean(name, names))  # fmt: skip
-        for metric in bounds:
-            if _without_class(metric) not in known:
-                raise ConfigError(f"unknown metric '{metric}'", key=("require", name, metric),
-                                  hint=did_you_mean(metric, known))  # fmt: skip
-    return reference
-
-
-def _without_class(metric: str) -> str:
-    """`recall[negative]_low` → `recall_low`: the names of the classes are not known before the data is read."""
-    return re.sub(r"\[.*\]", "", metric)
 
 
 @dataclass(frozen=True)

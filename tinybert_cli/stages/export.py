@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli import artifacts, data, formats, metrics, models, tasks
-from tinybert_cli.config import Export, Verify
-from tinybert_cli.errors import ConfigError, GateError
+from tinybert_cli.config import Export
+from tinybert_cli.errors import GateError
 from tinybert_cli.reports import export_card, model_card
 from tinybert_cli.stages import parity
 from tinybert_cli.stages.parity import Parity
 from tinybert_cli.types import Predictions
-
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_prediction_task, "format": formats.find}
 
 RESAMPLES = 1000  # for the 95 % intervals in the model card
 
@@ -29,7 +27,6 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
             holds float32, and running the command again raises the same error.
     """
     form = formats.find(config.format)
-    _check_settings(config, form)
     task, source = tasks.find_prediction_task(config.task), models.locate(config.model)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     inputs |= artifacts.describe_all(data.sources(config.data, [config.verify.split]))
@@ -48,26 +45,6 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
             f"int8 rejected: {rejected[-1]}",
             where=config.output_dir,
             hint="the folder holds float32; ship that, exclude the sensitive parts from int8, or loosen verify",
-        )
-
-
-def _check_settings(config: Export, form: formats.Format) -> None:
-    """A setting that nothing reads is an error, unless it has its default value."""
-    for name in [key for key, field in Export.model_fields.items() if getattr(config, key) != field.get_default()]:
-        readers = [key for key, other in formats.FORMATS.items() if name in other.settings]
-        if readers and config.format not in readers:
-            raise ConfigError(
-                f"`{name}` has no effect with `format: {config.format}`",
-                key=(name,),
-                hint=f"leave it out, or write format: {' or '.join(readers)}",
-            )
-        if name in ("quantize_exclude", "embedding_bits") and config.quantize == "none":
-            raise ConfigError(f"`{name}` has no effect without quantization", key=(name,), hint="add quantize: int8")
-    if form.precision != "float32" and config.verify.atol != Verify().atol:
-        raise ConfigError(
-            f"`atol` is for float32; `format: {config.format}` writes fewer bits",
-            key=("verify", "atol"),
-            hint="leave it out: min_agreement and max_metric_drop are checked",
         )
 
 

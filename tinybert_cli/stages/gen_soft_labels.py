@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from tinybert_cli import artifacts, data, loops, metrics, models, tasks
 from tinybert_cli.config import GenSoftLabels
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.comparison import best_class_order
 from tinybert_cli.predictor import Predictor, load_predictor
 from tinybert_cli.stages import augmentation, labelling, layer_states
@@ -28,14 +28,6 @@ CHECKED_ROWS = 1_000  # enough to see that a teacher does not beat the majority-
 def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
     """Writes a label dataset; yields events."""
     names = [config.teacher] if isinstance(config.teacher, str) else config.teacher
-    if config.teacher_weights is not None and len(config.teacher_weights) != len(names):
-        raise ConfigError(
-            f"{len(config.teacher_weights)} weights for {len(names)} teachers", key=("teacher_weights",),
-            hint="one weight per teacher",
-        )  # fmt: skip
-    if config.augment is not None and "train" not in config.splits:
-        raise ConfigError("augmentation needs the train split", key=("splits",), hint="splits: [train]")
-    layer_states.check_layers(config.states, config.student_layers, config.layer_mapping)
     task = tasks.find_prediction_task(config.task)
     sources = [models.locate(name) for name in names]
     inputs: dict[str, Any] = {
@@ -238,19 +230,3 @@ def _states_writer(
 ) -> data.StatesWriter | None:
     """Only the main process writes; it receives the outputs of the others."""
     return None if folder is None else data.StatesWriter(folder, shard, encoded, shapes)
-
-
-def _check_augment(task: str, augment: object) -> None:
-    if augment is not None and not tasks.find_prediction_task(task).supports_augmentation:
-        raise ConfigError(
-            f"rows of {task} have a tag for every word, so words cannot be replaced",
-            key=("augment",),
-            hint="leave augment out, and give more text as data.unlabeled_file",
-        )
-
-
-CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
-    "task": tasks.find_prediction_task,
-    ("task", "augment"): _check_augment,
-    ("states", "student_layers", "layer_mapping"): layer_states.check_layers,
-}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from tinybert_cli import config, configuration
-from tinybert_cli.configuration import yaml_reader
+from tinybert_cli import artifacts, config, configuration
+from tinybert_cli.configuration import yaml_reader, yaml_writer
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
 
 COMMON = {"task": "text-classification", "data": {"train_file": "train.csv"}, "output_dir": "out"}
 REQUIRED: dict[str, dict[str, Any]] = {
     "finetune": {"model": "bert"},
     "gen-soft-labels": {"teacher": "bert"},
-    "distill": {"soft_labels": "labels", "student": "bert"},
+    "distill": {"label_dataset": "labels", "student": "bert"},
     "eval": {"models": {"teacher": "bert"}},
     "export": {"model": "bert"},
 }
@@ -28,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test has its own current directory, with a complete base per command to extend."""
     monkeypatch.chdir(tmp_path)
     for command, settings in REQUIRED.items():
-        write(f"base/{command}.yaml", yaml_reader.write({**COMMON, **settings}))
+        write(f"base/{command}.yaml", yaml_writer.write({**COMMON, **settings}))
     return tmp_path
 
 
@@ -596,7 +598,7 @@ def test_an_unknown_key_is_shown_with_its_place() -> None:
 
 
 def test_a_missing_key_comes_with_its_documentation() -> None:
-    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent:\n  num_hidden_layers: 3\n")
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_dataset: s\nstudent:\n  num_hidden_layers: 3\n")
     with pytest.raises(ConfigErrors) as raised:
         configuration.load("distill", "a.yaml")
     documented = "Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or"
@@ -681,6 +683,34 @@ def test_a_key_that_has_no_like_here_is_explained(name: str, words: str) -> None
     assert words in hint(f"{name}: 1\n")
 
 
+@pytest.mark.parametrize("command", ["finetune", "distill"])
+@pytest.mark.parametrize("old", ["soft_labels", "labels"])
+def test_the_key_of_0_1_for_a_label_dataset_hints_at_the_new_one(command: str, old: str) -> None:
+    assert hint(f"{old}: runs/labels", command=command) == "did you mean 'label_dataset'?"
+    assert hint("", f"{old}=runs/labels", command=command) == "did you mean 'label_dataset=runs/labels'?"
+    option = f"--{old.replace('_', '-')}"
+    assert hint("", option, "runs/labels", command=command) == "did you mean 'label_dataset=runs/labels'?"
+
+
+def test_a_config_of_0_1_has_one_error_per_renamed_key() -> None:
+    write("a.yaml", "task: text-classification\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent: m\n")
+    with pytest.raises(ConfigErrors) as raised:
+        configuration.load("distill", "a.yaml", checks={("task", "label_dataset"): refuse()})
+    assert str(raised.value) == lines("""
+        unknown key 'soft_labels'
+         --> a.yaml:4:1
+          |
+        4 | soft_labels: s
+          | ^^^^^^^^^^^ did you mean 'label_dataset'?
+    """)
+
+
+def test_the_loss_soft_labels_keeps_its_name() -> None:
+    assert load("losses: {soft_labels: 2.0}", "losses.soft_labels.temperature=4").losses == {
+        "soft_labels": {"weight": 2.0, "temperature": 4}
+    }
+
+
 def test_pythons_name_for_from_is_no_key() -> None:
     said = complaint("student: {from_: x}\n")
     assert "unknown key 'from_' in `student`" in said
@@ -759,6 +789,12 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
             "write a list: [train]",
         ),
         ("export", "verify: {atol: .inf}", "expected a number above 0, found .inf", ""),
+        (
+            "finetune",
+            "model: {from: x, preset: bert-tinny}",
+            "`model.preset`: expected one of: tinybert-4l-312, tinybert-6l-768, distilbert-6l-768",
+            "did you mean 'bert-tiny'?",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_what_is_expected(command: str, text: str, said: str, meant: str) -> None:
@@ -832,14 +868,74 @@ def test_an_export_config_is_known_whatever_it_is_given_to(command: str) -> None
 
 
 def test_a_distill_config_given_to_finetune() -> None:
-    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent: m\ntraining: {}\n")
-    with pytest.raises(ConfigErrors, match=r"^this looks like a distill config\n --> a\.yaml:4:1\n"):
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_dataset: s\nstudent: m\ntraining: {}\n")
+    with pytest.raises(ConfigErrors, match=r"^this looks like a distill config\n --> a\.yaml:5:1\n"):
         configuration.load("finetune", "a.yaml")
 
 
+@pytest.mark.parametrize("stage", list(config.COMMANDS))
+@pytest.mark.parametrize("command", list(config.COMMANDS))
+def test_a_config_runs_only_with_the_command_in_its_stage_key(command: str, stage: str) -> None:
+    if command == stage:
+        assert load(f"stage: {stage}", command=command).stage == stage
+    else:
+        article = "an" if stage in ("eval", "export") else "a"
+        assert complaint(f"seed: x\nstage: {stage}", command=command) == lines(f"""
+            this is {article} {stage} config
+             --> a.yaml:3:8
+              |
+            3 | stage: {stage}
+              |        {"^" * len(stage)} run: tinybert {stage} a.yaml
+        """)
+
+
+def test_the_stage_key_is_optional_and_inherited_through_extends() -> None:
+    assert load("").stage == "distill"
+    write("low.yaml", "extends: base/export.yaml\nstage: export")
+    write("a.yaml", "extends: low.yaml")
+    with pytest.raises(ConfigErrors, match=r"^this is an export config\n --> low\.yaml:2:8\n"):
+        configuration.load("eval", "a.yaml")
+
+
+def test_a_misspelt_stage_hints_at_the_right_one() -> None:
+    assert complaint("stage: distil").startswith("`stage`: expected 'distill', found 'distil'\n")
+    assert hint("stage: distil") == "did you mean 'distill'?"
+
+
+def test_a_stage_key_overrules_the_guess_from_the_other_keys() -> None:
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nstage: finetune\nstudent: m\nteacher: x\n")
+    with pytest.raises(ConfigErrors, match="unknown key 'student'"):
+        configuration.load("finetune", "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "stage"),
+    [
+        ("# tinybert eval a.yaml\nstage: export  # and not eval\nseed: 1\n", "export"),
+        ("seed: 1\n", None),
+        ("stage: 3\n", None),
+        ("stage: train\n", None),
+        ("stage: [export]\n", None),
+        ("- stage: export\n", None),
+        ("stage: [\n", None),
+        ("", None),
+    ],
+)
+def test_stage_of_reads_the_stage_key_of_any_file(text: str, stage: str | None) -> None:
+    assert configuration.stage_of(Path(write("a.yaml", text))) == stage
+    assert configuration.stage_of(Path("missing.yaml")) is None
+
+
+@pytest.mark.parametrize(("given", "old"), [("distill", "labels"), ("export", "labels"), ("eval", "labels")])
+def test_a_finetune_config_of_0_1_is_recognised_by_other_stages(given: str, old: str) -> None:
+    write("a.yaml", f"task: t\ndata: {{}}\noutput_dir: o\n{old}: s\nmodel: m\n")
+    with pytest.raises(ConfigErrors, match=r"^this looks like a finetune config\n"):
+        configuration.load(given, "a.yaml")
+
+
 def test_one_misspelled_key_is_no_wrong_stage() -> None:
-    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_label: s\nstudent: m\ntraining: {}\n")
-    with pytest.raises(ConfigErrors, match="unknown key 'soft_label'"):
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_datasett: s\nstudent: m\ntraining: {}\n")
+    with pytest.raises(ConfigErrors, match="unknown key 'label_datasett'"):
         configuration.load("distill", "a.yaml")
 
 
@@ -1016,7 +1112,7 @@ def test_a_file_that_is_not_utf8_is_refused() -> None:
 def test_what_is_dumped_loads_as_it_was(command: str) -> None:
     names = ["no", "1e5", "0o7", "1:30", "null", "${X:-y}", "a: b", " ", "é", "\x85a\n b", "2024-01-02"]
     written = [name.replace("$", "$$") for name in names]
-    settings = load(yaml_reader.write({"data": {"label_names": written}}), command=command)
+    settings = load(yaml_writer.write({"data": {"label_names": written}}), command=command)
     assert settings.data.label_names == names
     write("run.yaml", configuration.dump(settings))
     assert configuration.load(command, "run.yaml") == settings
@@ -1031,13 +1127,110 @@ def test_small_numbers_options_and_dollars_survive_a_dump() -> None:
     assert again.output_dir == "$${a}/$x"
 
 
-def test_a_dump_begins_with_the_task_and_uses_the_names_of_the_file() -> None:
+def test_a_dump_begins_with_stage_and_task_and_uses_the_names_of_the_file() -> None:
     dumped = configuration.dump(load(""))
-    assert dumped.startswith("task: text-classification\ndata:\n  dataset_name: null\n")
+    assert dumped.startswith("stage: distill\ntask: text-classification\ndata:\n  dataset_name: null\n")
     assert "student:\n  from: bert\n" in dumped
-    assert "  learning_rate: 5e-05\n" in dumped
+    assert "  learning_rate: 5.0e-05\n" in dumped
     assert "  report_to: []\n" in dumped
 
 
 def test_a_dump_is_the_same_every_time() -> None:
     assert configuration.dump(load("seed: 1")) == configuration.dump(load("seed: 1"))
+
+
+# run.yaml repeats the run
+
+HOSTILE = [
+    "7e41234", "1e5", "1e3", "0o1", "0x1F", "012", "1_000", "1:30", ".5", "1.", "-2", ".inf", ".nan", "null", "~",
+    "true", "no", "Off", "y", "2024-01-02", "=", "<<", "${X}", "${X:-y}", "$$", "$", "$${", "a: b", "a #b", "# a", "- a",
+    "? a", "%a", "!a", "&a", "*a", "@a", "`a", "|", ">", "---", "...", "{a}", "[a]", "a,b", "'", '"', "\\", "\\n", " ",
+    " a ", "a\nb", "\n", "a\r\nb", "\ta", "\x00", "\x1b", "\x7f", "\x85", "\xa0", "\u2028", "\ufeff", "é",
+    "日本", "🙂", "word " * 40, "  " * 70, "x" * 200, "extends", "package://a/b", "org/name@7e41234",
+]  # fmt: skip
+
+
+def hostile(schema: dict[str, Any], definitions: dict[str, Any], draw: random.Random, key: str = "") -> Any:
+    """A value that a JSON schema allows, with every optional setting and every text hostile."""
+    if "$ref" in schema:
+        return hostile(definitions[schema["$ref"].rpartition("/")[2]], definitions, draw)
+    if "anyOf" in schema:
+        return hostile(draw.choice(schema["anyOf"]), definitions, draw, key)
+    if "enum" in schema or "const" in schema:
+        return draw.choice(schema.get("enum", [schema.get("const")]))
+    if "properties" in schema:
+        return {name: hostile(one, definitions, draw, name) for name, one in schema["properties"].items()}
+    if schema.get("type") == "object":
+        names = [name for name in hostile_texts(draw) if name != "extends"]  # which no mapping can have as a key
+        values = schema["additionalProperties"]
+        return {name: hostile({"type": "string"} if values is True else values, definitions, draw) for name in names}
+    if schema.get("type") == "array":
+        count = draw.randint(schema.get("minItems", 0), min(schema.get("maxItems", 4), 4))
+        items = [hostile(schema["items"], definitions, draw) for _ in range(count)]
+        return hostile_texts(draw) if key == "label_names" else items  # which have to differ
+    return {
+        "string": lambda: draw.choice([*HOSTILE, "".join(draw.choices(HOSTILE, k=2))]),
+        "integer": lambda: schema.get("minimum", 0) + draw.randint(2, 9),
+        "number": lambda: draw.choice([0.5, 1e-5 + draw.random() / 2]),
+        "boolean": lambda: draw.random() < 0.5,
+        "null": lambda: None,
+    }[schema["type"]]()
+
+
+def hostile_texts(draw: random.Random) -> list[str]:
+    return draw.sample(HOSTILE, 3)
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("command", list(config.COMMANDS))
+def test_settings_with_hostile_texts_load_as_they_were_dumped(command: str, seed: int) -> None:
+    schema = config.COMMANDS[command].model_json_schema()
+    values = hostile(schema, schema["$defs"], random.Random(f"{command} {seed}"))
+    settings = config.COMMANDS[command].model_validate(values)
+    write("run.yaml", configuration.dump(settings))
+    assert configuration.load(command, "run.yaml") == settings
+
+
+def run_file(settings: config.Stage) -> Path:
+    """The run.yaml of a finished run."""
+    with artifacts.open_output("export", settings, {}) as output:
+        output.finish({})
+    return Path(settings.output_dir) / "run.yaml"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data": {"dataset_name": "org/data", "dataset_revision": "7e41234"}},
+        {"data": {"label_names": ["1e5", "1e3", "0o1"]}},
+        {"data": {"label_names": {"0": "1e5", "1e3": "0o1"}}},
+        {"data": {"train_file": "$$/${X}.csv"}},
+        {"model": "${HOME}/model"},
+        {"output_dir": "a\nb: c"},
+        {"output_dir": "a\n# b \u2028'$HOME'"},
+    ],
+)
+def test_the_run_yaml_of_a_finished_run_loads_equal_settings(changed: dict[str, Any]) -> None:
+    settings = config.Export.model_validate({**COMMON, **REQUIRED["export"], **changed})
+    assert configuration.load("export", run_file(settings)) == settings
+
+
+def test_a_folder_finished_before_there_was_a_stage_key_is_up_to_date() -> None:
+    settings = config.Export.model_validate({**COMMON, **REQUIRED["export"]})
+    run_file(settings)
+    assert "stage" not in artifacts.read_manifest(Path("out"))["settings"]
+    with artifacts.open_output("export", settings, {}) as output:
+        assert output.finished
+
+
+@pytest.mark.parametrize("folder_name", ["out", "two words", "a\nb", "$HOME's \\ \x85", "日本"])
+def test_run_yaml_opens_with_the_shell_command_that_repeats_the_run(folder_name: str) -> None:
+    settings = config.Export.model_validate({**COMMON, **REQUIRED["export"], "output_dir": folder_name})
+    file = run_file(settings)
+    comment, _, rest = file.read_text(encoding="utf-8").partition("\n")
+    assert comment.startswith("# tinybert export ") and not rest.startswith("#")
+    words = comment.removeprefix("# tinybert export ").removesuffix("   repeats this run")
+    done = subprocess.run(
+        ["bash", "-c", f"printf %s {words}"], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
+    )
+    assert done.stdout.decode() == str(file)
