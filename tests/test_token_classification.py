@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import write_base_model
+from official_scripts import conlleval
 
 from tinybert_cli import losses, metrics, tasks
 from tinybert_cli.config import Data
@@ -184,32 +185,6 @@ def random_logits(seed: int = 0, names: list[str] = NAMES) -> tuple[Array, Taggi
 
 def scores_of(logits: Array, metric: TaggingMetric) -> dict[str, float]:
     return metrics.score(metric, predictions_of(logits, metric))
-
-
-def conlleval(gold: list[list[str]], predicted: list[list[str]]) -> tuple[int, int, int]:
-    """Right, predicted and gold chunks as the Perl script counts them: a chunk is right if it begins and ends with it."""
-
-    def ends(before: str, tag: str) -> bool:
-        return before[0] in "ES" or (before[0] in "BI" and (tag[0] in "BSO" or before[2:] != tag[2:]))
-
-    def begins(before: str, tag: str) -> bool:
-        return tag[0] in "BS" or (tag[0] in "IE" and (before[0] in "ESO" or before[2:] != tag[2:]))
-
-    right = predicted_count = gold_count = 0
-    is_equal = False
-    tags, gold_tags = ([tag for row in rows for tag in [*row, "O"]] for rows in (predicted, gold))
-    for index, (tag, gold_tag) in enumerate(zip(tags, gold_tags, strict=True)):
-        before, gold_before = (values[index - 1] if index else "O" for values in (tags, gold_tags))
-        if is_equal:
-            both = ends(before, tag) + ends(gold_before, gold_tag)
-            if both == 2:
-                right, is_equal = right + 1, False
-            elif both or tag[2:] != gold_tag[2:]:
-                is_equal = False
-        starts = begins(before, tag), begins(gold_before, gold_tag)
-        is_equal = is_equal or (all(starts) and tag[2:] == gold_tag[2:])
-        predicted_count, gold_count = predicted_count + starts[0], gold_count + starts[1]
-    return right, predicted_count, gold_count
 
 
 @pytest.mark.parametrize("names", [NAMES, ["O", *(f"{p}-{k}" for p in "BIES" for k in ("LOC", "PER"))]])
