@@ -16,6 +16,7 @@ from tinybert_cli import losses, metrics, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.regression import RegressionMetric
+from tinybert_cli.stages import checks
 from tinybert_cli.types import Array, Predictions, Rows
 
 TASK = tasks.find_prediction_task("regression")
