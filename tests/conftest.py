@@ -1,4 +1,4 @@
-"""What every test stands on: one thread, no network, a tiny model and made-up sentences that can be learned."""
+"""Shared fixtures: one thread, no network, a tiny model, and synthetic sentences that a model can learn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers import models as pieces
+from tokenizers import models as tokenizer_models
 
 from tinybert_cli.config import COMMANDS, Stage
 
@@ -25,7 +25,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 GOOD = ["fine", "great", "lovely", "witty", "warm", "rich"]
 BAD = ["dull", "awful", "boring", "weak", "cold", "poor"]
 FILL = ["the", "a", "film", "plot", "cast", "is", "was", "and", "very", "this", "##ly", "."]
-UNUSED = ["zebra", "##zle"]  # pieces that no sentence needs
+UNUSED = ["zebra", "##zle"]  # tokens that no sentence needs
 ROWS = {"train": 96, "validation": 48, "test": 24, "unlabeled": 32}
 QUICK = {
     "num_train_epochs": 6.0, "per_device_train_batch_size": 8, "learning_rate": 3e-3,
@@ -42,7 +42,7 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps precision and device for the whole process; a command has a process of its own, a test has not."""
+    """Accelerate stores precision and device per process; a command has its own process, tests share one."""
     yield
     if "accelerate" in sys.modules:
         from accelerate.state import AcceleratorState, GradientState
@@ -52,14 +52,14 @@ def fresh_accelerator() -> Iterator[None]:
 
 
 def sentences(split: str) -> list[dict[str, str]]:
-    """Rows of one split, always the same: the mood of the words tells the label, `good` or `bad`."""
+    """Rows of one split, always the same: two words of a row have the sentiment of its label, `good` or `bad`."""
     draw = random.Random(f"tinybert {split}")
     rows = []
     for index in range(ROWS[split]):
-        label, words = ("good", GOOD) if index % 2 else ("bad", BAD)
-        said = [*draw.choices(FILL[:-2], k=draw.randint(1, 5)), *draw.choices(words, k=2)]
-        draw.shuffle(said)
-        rows.append({"text": " ".join([*said, "."]), "label": label})
+        label, choices = ("good", GOOD) if index % 2 else ("bad", BAD)
+        words = [*draw.choices(FILL[:-2], k=draw.randint(1, 5)), *draw.choices(choices, k=2)]
+        draw.shuffle(words)
+        rows.append({"text": " ".join([*words, "."]), "label": label})
     draw.shuffle(rows)
     return rows
 
@@ -78,11 +78,11 @@ def write_sentences(folder: Path) -> Path:
 
 
 def write_base_model(folder: Path, words: Sequence[str] = (*GOOD, *BAD, *FILL, *UNUSED)) -> Path:
-    """A random BERT of 4 layers without a head, and its WordPiece tokenizer of these pieces."""
+    """A random BERT with 4 layers and no head, and its WordPiece tokenizer with these tokens."""
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     vocabulary = [*SPECIAL, *words]
-    backend = Tokenizer(pieces.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    backend = Tokenizer(tokenizer_models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
@@ -103,7 +103,7 @@ def write_base_model(folder: Path, words: Sequence[str] = (*GOOD, *BAD, *FILL, *
 
 
 def make_config(command: str, data: Path, output: Path, **settings: Any) -> Stage:
-    """The settings of a stage over the sentences in `data`; `data__x=1` sets data.x, `training__x=1` training.x."""
+    """The config of a stage on the sentences in `data`; `data__x=1` sets data.x, `training__x=1` training.x."""
     sections: dict[str, dict[str, Any]] = {
         "data": {f"{split}_file": str(data / f"{split}.jsonl") for split in ROWS} | {"max_seq_length": 16}
     }
@@ -136,38 +136,38 @@ def run(command: str, config: Stage, **options: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """train, validation, test and unlabeled.jsonl, to be changed at will."""
+    """train, validation, test and unlabeled.jsonl, a copy that a test may change."""
     return write_sentences(tmp_path / "data")
 
 
 @pytest.fixture
 def configs(data: Path, tmp_path: Path) -> Configs:
-    """`configs("distill", "student", training__max_steps=3, ...)`: settings of a stage that writes tmp_path/student."""
+    """`configs("distill", "student", training__max_steps=3, ...)`: the config of a stage that writes tmp_path/student."""
     return lambda command, output, **settings: make_config(command, data, tmp_path / output, **settings)
 
 
 @pytest.fixture
-def base_model(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made / "base", tmp_path / "base"))
+def base_model(finished_runs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_runs / "base", tmp_path / "base"))
 
 
 @pytest.fixture
-def teacher(made: Path, tmp_path: Path) -> Path:
-    """A finished teacher that gets nearly every sentence right."""
-    return Path(shutil.copytree(made / "teacher", tmp_path / "teacher"))
+def teacher(finished_runs: Path, tmp_path: Path) -> Path:
+    """A finished teacher with an accuracy of nearly 1."""
+    return Path(shutil.copytree(finished_runs / "teacher", tmp_path / "teacher"))
 
 
 @pytest.fixture
-def teacher_labels(made: Path, tmp_path: Path) -> Path:
-    """Its answers to train.jsonl, finished."""
-    return Path(shutil.copytree(made / "teacher-labels", tmp_path / "teacher-labels"))
+def teacher_labels(finished_runs: Path, tmp_path: Path) -> Path:
+    """A finished label dataset: its predictions for train.jsonl."""
+    return Path(shutil.copytree(finished_runs / "teacher-labels", tmp_path / "teacher-labels"))
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base, teacher and teacher-labels, made once."""
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders base, teacher and teacher-labels, written once per session."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("runs")
     data, base = write_sentences(folder / "data"), write_base_model(folder / "base")
     run("finetune", make_config("finetune", data, folder / "teacher", model=base))
     run("gen-soft-labels", make_config("gen-soft-labels", data, folder / "teacher-labels", teacher=folder / "teacher"))

@@ -1,4 +1,4 @@
-"""An exported model says what the original says, and what cannot be written or read is said plainly."""
+"""Export formats: logits equal those of the original, and what cannot be written or read raises a clear error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from transformers import BertConfig, BertForSequenceClassification, DistilBertCo
 from transformers import DistilBertForSequenceClassification as DistilBert
 from transformers import MPNetForSequenceClassification as MPNet
 
-from tinybert_cli import formats
+from tinybert_cli import formats, loops
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.formats import int8
-from tinybert_cli.formats.onnx_model import OnnxModel
+from tinybert_cli.formats.int8 import parts_of_onnx, quantize_onnx
+from tinybert_cli.formats.onnx import NEWEST_OPSET, OnnxSession, load_onnx, write_onnx
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -33,11 +34,11 @@ def bert() -> BertForSequenceClassification:
         vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
         max_position_embeddings=40, num_labels=3, initializer_range=0.3,
     )  # fmt: skip
-    return BertForSequenceClassification(config).train()  # a stage may hand it over with dropout
+    return BertForSequenceClassification(config).train()  # with dropout: export must turn it off
 
 
 def padded(lengths: list[int], *, seed: int = 0, token_types: bool = True) -> dict[str, Tensor]:
-    """A batch of made-up rows, padded to the longest."""
+    """A batch of random rows, padded to the longest."""
     random = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, WORDS, (len(lengths), max(lengths)), generator=random)
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
@@ -50,17 +51,22 @@ def logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return model(**batch)["logits"]
 
 
+def session_logits(folder: Path, batch: dict[str, Tensor]) -> Tensor:
+    """The logits of an ONNX export."""
+    return logits(loops.SessionModule(load_onnx(folder)), batch)
+
+
 @pytest.fixture(scope="module")
 def exported(bert: BertForSequenceClassification, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx")
-    formats.find("onnx").write(bert, padded([9, 5]), folder, opset=None)
+    write_onnx(bert, padded([9, 5]), folder, opset=None)
     return folder
 
 
 @pytest.fixture(scope="module")
-def small(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quantized(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8")
-    formats.quantize_onnx(exported / "model.onnx", folder / "model.onnx", ())
+    quantize_onnx(exported / "model.onnx", folder / "model.onnx", ())
     return folder
 
 
@@ -73,50 +79,49 @@ def original(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("lengths", [[1], [7], [9, 5], [3, 40, 12], [2] * 17, [30, 4, 30, 8, 1]])
-def test_export_gives_the_same_logits_whatever_the_batch(
+def test_export_gives_the_same_logits_for_all_batch_shapes(
     lengths: list[int], exported: Path, bert: BertForSequenceClassification
 ) -> None:
     batch = padded(lengths, seed=len(lengths))
-    found = logits(formats.read_onnx(exported), batch)
-    assert found.shape == (len(lengths), 3)
-    assert (found - original(bert, batch)).abs().max() < 1e-4
+    result = session_logits(exported, batch)
+    assert result.shape == (len(lengths), 3)
+    assert (result - original(bert, batch)).abs().max() < 1e-4
 
 
 def test_padding_changes_no_logits_of_an_export(exported: Path) -> None:
-    model = formats.read_onnx(exported)
-    alone = padded([6])
-    beside = {name: torch.nn.functional.pad(values, (0, 20)) for name, values in alone.items()}
-    torch.testing.assert_close(logits(model, beside), logits(model, alone), rtol=0, atol=1e-4)
+    row = padded([6])
+    longer = {name: torch.nn.functional.pad(values, (0, 20)) for name, values in row.items()}
+    torch.testing.assert_close(session_logits(exported, longer), session_logits(exported, row), rtol=0, atol=1e-4)
 
 
-def test_folder_holds_the_one_file_and_no_scraps(exported: Path, small: Path) -> None:
-    assert [[path.name for path in folder.iterdir()] for folder in (exported, small)] == [["model.onnx"]] * 2
+def test_export_folder_has_one_file(exported: Path, quantized: Path) -> None:
+    assert [[path.name for path in folder.iterdir()] for folder in (exported, quantized)] == [["model.onnx"]] * 2
 
 
 def test_attention_of_a_known_family_is_fused(exported: Path) -> None:
     import onnx
 
-    kinds = [node.op_type for node in onnx.load(str(exported / "model.onnx")).graph.node]
-    assert kinds.count("Attention") == 2
+    operators = [node.op_type for node in onnx.load(str(exported / "model.onnx")).graph.node]
+    assert operators.count("Attention") == 2
 
 
-def test_padding_may_be_on_the_left(exported: Path, bert: BertForSequenceClassification) -> None:
+def test_export_accepts_padding_on_the_left(exported: Path, bert: BertForSequenceClassification) -> None:
     batch = {name: values.flip(1) for name, values in padded([9, 4, 7], seed=2).items()}
-    assert (logits(formats.read_onnx(exported), batch) - original(bert, batch)).abs().max() < 1e-4
+    assert (session_logits(exported, batch) - original(bert, batch)).abs().max() < 1e-4
 
 
-def test_onnx_runtime_makes_no_slow_norms_of_an_export(exported: Path, small: Path, tmp_path: Path) -> None:
+def test_onnx_runtime_does_not_fuse_slow_skip_layer_norms(exported: Path, quantized: Path, tmp_path: Path) -> None:
     import onnx
 
-    for folder in (exported, small):
+    for folder in (exported, quantized):
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
         onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-        kinds = [node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node]
-        assert kinds.count("LayerNormalization") == 5 and "SkipLayerNormalization" not in kinds
+        operators = [node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node]
+        assert operators.count("LayerNormalization") == 5 and "SkipLayerNormalization" not in operators
 
 
-def test_inputs_keep_their_names_and_lengths_stay_open(exported: Path) -> None:
+def test_inputs_have_their_names_and_dynamic_shapes(exported: Path) -> None:
     import onnx
 
     inputs = onnx.load(str(exported / "model.onnx")).graph.input
@@ -124,21 +129,21 @@ def test_inputs_keep_their_names_and_lengths_stay_open(exported: Path) -> None:
     assert dims == {name: ["batch", "length"] for name in ("attention_mask", "input_ids", "token_type_ids")}
 
 
-def test_export_leaves_the_model_as_it_was(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+def test_export_does_not_change_the_model(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     before = {name: values.clone() for name, values in bert.state_dict().items()}
-    formats.write_onnx(bert, padded([4]), tmp_path, opset=17)
+    write_onnx(bert, padded([4]), tmp_path, opset=17)
     assert bert.training
     assert bert.config._attn_implementation == "sdpa"
     assert all(torch.equal(values, before[name]) for name, values in bert.state_dict().items())
 
 
-def test_int8_is_smaller(exported: Path, small: Path) -> None:
-    assert (small / "model.onnx").stat().st_size < 0.9 * (exported / "model.onnx").stat().st_size
+def test_int8_is_smaller(exported: Path, quantized: Path) -> None:
+    assert (quantized / "model.onnx").stat().st_size < 0.9 * (exported / "model.onnx").stat().st_size
 
 
 @pytest.mark.parametrize("large", [60_000, 70_000])  # the table has 64,000 numbers
 @pytest.mark.parametrize(("bits", "opset"), [(8, 17), (6, 17), (6, 20)])
-def test_an_embedding_table_keeps_a_scale_for_each_row(
+def test_an_embedding_table_has_one_scale_per_row(
     bits: int, opset: int, large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnx
@@ -165,15 +170,15 @@ def test_an_embedding_table_keeps_a_scale_for_each_row(
     assert len(np.unique(np.rint(rows / np.abs(table).max(1, keepdims=True) * steps))) == 2 * steps + 1
 
 
-def test_int8_says_nearly_the_same(small: Path, bert: BertForSequenceClassification) -> None:
+def test_int8_logits_are_close_to_the_original(quantized: Path, bert: BertForSequenceClassification) -> None:
     batch = padded([12, 7, 30, 5], seed=3)
     expected = original(bert, batch)
-    difference = (logits(formats.read_onnx(small), batch) - expected).abs().max()
+    difference = (session_logits(quantized, batch) - expected).abs().max()
     assert 0 < difference < 0.25 * expected.abs().max()
 
 
 def in_int8(file: Path) -> set[str]:
-    """The parts of the model that have integer weights."""
+    """The nodes that have integer weights."""
     import onnx
 
     graph = onnx.load(file).graph
@@ -182,53 +187,52 @@ def in_int8(file: Path) -> set[str]:
 
 
 def test_parts_are_the_embeddings_each_layer_and_the_head(exported: Path) -> None:
-    assert formats.parts_of_onnx(exported / "model.onnx") == [
+    assert parts_of_onnx(exported / "model.onnx") == [
         "embeddings", "encoder.layer.0", "encoder.layer.1", "pooler", "classifier",
     ]  # fmt: skip
 
 
-def test_a_part_that_is_left_out_keeps_its_float32_weights(exported: Path, tmp_path: Path) -> None:
-    formats.quantize_onnx(exported / "model.onnx", tmp_path / "all.onnx")
-    formats.quantize_onnx(exported / "model.onnx", tmp_path / "part.onnx", ["encoder.layer.0", "classifier"])
-    everything, rest = in_int8(tmp_path / "all.onnx"), in_int8(tmp_path / "part.onnx")
-    gone = everything - rest
-    assert rest < everything and len(gone) == 5  # attention, its output, two of feed-forward; the classifier
-    assert all("layer.0" in name or "Attention_0" in name or "classifier" in name for name in gone)
+def test_an_excluded_part_has_float32_weights(exported: Path, tmp_path: Path) -> None:
+    quantize_onnx(exported / "model.onnx", tmp_path / "all.onnx")
+    quantize_onnx(exported / "model.onnx", tmp_path / "part.onnx", ["encoder.layer.0", "classifier"])
+    all_nodes, rest = in_int8(tmp_path / "all.onnx"), in_int8(tmp_path / "part.onnx")
+    excluded = all_nodes - rest
+    assert rest < all_nodes and len(excluded) == 5  # attention, its output, two of feed-forward; the classifier
+    assert all("layer.0" in name or "Attention_0" in name or "classifier" in name for name in excluded)
 
 
-def test_int8_without_any_part_of_it_is_float32(exported: Path, tmp_path: Path) -> None:
-    parts = formats.parts_of_onnx(exported / "model.onnx")
-    formats.quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", parts)
+def test_int8_with_all_parts_excluded_is_float32(exported: Path, tmp_path: Path) -> None:
+    parts = parts_of_onnx(exported / "model.onnx")
+    quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", parts)
     batch = padded([12, 7], seed=3)
-    found = logits(formats.read_onnx(tmp_path), batch)
-    assert torch.allclose(found, logits(formats.read_onnx(exported), batch), atol=1e-6)
+    assert torch.allclose(session_logits(tmp_path, batch), session_logits(exported, batch), atol=1e-6)
 
 
-def test_a_part_that_there_is_not_is_refused(exported: Path, tmp_path: Path) -> None:
+def test_an_unknown_part_is_rejected(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no part 'encoder\.layer\.7'") as error:
-        formats.quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", ["classifier", "encoder.layer.7"])
+        quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", ["classifier", "encoder.layer.7"])
     assert error.value.key == ("quantize_exclude", 1) and "encoder.layer" in str(error.value.hint)
 
 
-def test_a_part_like_no_other_is_answered_with_the_parts(exported: Path, tmp_path: Path) -> None:
+def test_the_hint_for_an_unknown_part_lists_all_parts(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
-        formats.quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", ["zzz"])
+        quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", ["zzz"])
     hint = str(error.value.hint)
     assert hint.startswith("its parts: embeddings, encoder.layer.0, ") and hint.endswith("pooler, classifier")
 
 
 def test_exporting_twice_gives_the_same_bytes(bert: BertForSequenceClassification, tmp_path: Path) -> None:
-    made = []
+    files = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        formats.write_onnx(bert, padded([9, 5]), tmp_path / name)
-        formats.quantize_onnx(tmp_path / name / "model.onnx", tmp_path / name / "int8.onnx")
-        made.append([(tmp_path / name / file).read_bytes() for file in ("model.onnx", "int8.onnx")])
-    assert made[0] == made[1]
+        write_onnx(bert, padded([9, 5]), tmp_path / name)
+        quantize_onnx(tmp_path / name / "model.onnx", tmp_path / name / "int8.onnx")
+        files.append([(tmp_path / name / file).read_bytes() for file in ("model.onnx", "int8.onnx")])
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("family", ["distilbert", "mpnet"])
-def test_other_families_are_exported_as_well_fused_or_not(family: str, tmp_path: Path) -> None:
+def test_other_families_are_exported(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     if family == "distilbert":
         model = DistilBert(DistilBertConfig(vocab_size=WORDS, dim=32, n_heads=4, n_layers=2, hidden_dim=64))
@@ -236,21 +240,22 @@ def test_other_families_are_exported_as_well_fused_or_not(family: str, tmp_path:
         model = MPNet(MPNetConfig(
             vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
         ))  # fmt: skip
-    formats.write_onnx(model, padded([6, 4], token_types=False), tmp_path)
+    write_onnx(model, padded([6, 4], token_types=False), tmp_path)
     batch = padded([11, 3, 8], seed=1, token_types=False)
-    assert (logits(formats.read_onnx(tmp_path), batch) - original(model, batch)).abs().max() < 1e-4
+    assert (session_logits(tmp_path, batch) - original(model, batch)).abs().max() < 1e-4
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_export_ignores_inputs_that_it_was_not_traced_with(exported: Path) -> None:
+def test_export_ignores_inputs_it_was_not_traced_with(exported: Path) -> None:
     batch = padded([5])
     more = {**batch, "labels": torch.tensor([0])}
-    assert torch.equal(logits(formats.read_onnx(exported), more), logits(formats.read_onnx(exported), batch))
+    assert torch.equal(session_logits(exported, more), session_logits(exported, batch))
 
 
-def test_export_folder_is_known_by_its_file(exported: Path, tmp_path: Path) -> None:
-    assert isinstance(formats.read_exported(exported), OnnxModel)
-    assert formats.read_exported(tmp_path) is None
+def test_detect_recognises_an_export_by_its_weights_file(exported: Path, tmp_path: Path) -> None:
+    assert formats.detect(exported) is formats.FORMATS["onnx"]
+    assert isinstance(load_onnx(exported), OnnxSession)
+    assert formats.detect(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no model", None])
@@ -258,46 +263,46 @@ def test_unreadable_file_is_named(content: bytes | None, exported: Path, tmp_pat
     whole = (exported / "model.onnx").read_bytes()
     (tmp_path / "model.onnx").write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(InputError) as caught:
-        formats.read_onnx(tmp_path)
+        load_onnx(tmp_path)
     assert caught.value.what.startswith(f"ONNX Runtime cannot read '{tmp_path / 'model.onnx'}': ")
     assert "\n" not in caught.value.what
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_missing_package_says_what_to_install(
+def test_write_without_a_package_names_what_to_install(
     package: str, bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError) as caught:
-        formats.write_onnx(bert, padded([4]), tmp_path)
+        write_onnx(bert, padded([4]), tmp_path)
     assert caught.value.what == f"the package '{package}' is not installed"
     assert caught.value.hint == "pip install 'tinybert[onnx]'"
 
 
-def test_reading_needs_the_package_as_well(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_without_onnxruntime_is_an_input_error(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match="the package 'onnxruntime' is not installed"):
-        formats.read_exported(exported)
+        load_onnx(exported)
 
 
-def test_operator_set_that_is_too_new_is_refused(bert: BertForSequenceClassification, tmp_path: Path) -> None:
+def test_an_opset_that_is_too_new_is_rejected(bert: BertForSequenceClassification, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        formats.write_onnx(bert, padded([4]), tmp_path, opset=99)
+        write_onnx(bert, padded([4]), tmp_path, opset=99)
     assert (caught.value.key, caught.value.hint) == (("opset",), "at most 20")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("opset", [17, None])
-def test_operator_set_is_the_one_asked_for_or_the_newest(
+def test_opset_is_the_given_one_or_the_newest(
     opset: int | None, bert: BertForSequenceClassification, tmp_path: Path
 ) -> None:
     import onnx
 
-    formats.write_onnx(bert, padded([4]), tmp_path, opset=opset)
+    write_onnx(bert, padded([4]), tmp_path, opset=opset)
     versions = {entry.domain: entry.version for entry in onnx.load(str(tmp_path / "model.onnx")).opset_import}
-    assert versions[""] == (opset or formats.onnx.NEWEST_OPSET)
+    assert versions[""] == (opset or NEWEST_OPSET)
 
 
-def test_unknown_format_is_refused_with_the_list() -> None:
+def test_an_unknown_format_is_rejected_with_the_list() -> None:
     with pytest.raises(ConfigError, match="unknown format 'gguf'\n   = one of: onnx, safetensors"):
         formats.find("gguf")

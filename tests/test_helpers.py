@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import Configs, run, sentences
 
-from tinybert_cli import configuration, tasks
+from tinybert_cli import configuration, predictor, tasks
 from tinybert_cli.errors import ConfigError, InputError, OutputError
 from tinybert_cli.helpers import doctor, init, predict
 
@@ -32,24 +32,24 @@ def tinybert(*words: str, given: str | None = None) -> subprocess.CompletedProce
 # -- predict -------------------------------------------------------------------------------------------------
 
 
-def test_a_model_says_its_label_and_how_sure_it_is(teacher: Path) -> None:
+def test_predict_gives_label_confidence_and_probabilities(teacher: Path) -> None:
     rows = list(predict.run(str(teacher), TEXTS))
-    right = [row["prediction"] == gold["label"] for row, gold in zip(rows, ROWS, strict=True)]
+    correct = [row["prediction"] == gold["label"] for row, gold in zip(rows, ROWS, strict=True)]
     metrics = json.loads((teacher / "metrics.json").read_text())
-    assert sum(right) / len(right) == metrics["eval_accuracy"]
+    assert sum(correct) / len(correct) == metrics["eval_accuracy"]
     assert [row["text"] for row in rows] == TEXTS
     for row in rows:
         assert row["confidence"] == pytest.approx(max(row["probabilities"].values()), abs=1e-6)
         assert sum(row["probabilities"].values()) == pytest.approx(1.0)
 
 
-def test_batches_of_any_size_give_the_same_answers(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_does_not_change_the_predictions(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     together = [row["confidence"] for row in predict.run(str(teacher), TEXTS)]
-    monkeypatch.setattr(predict, "BATCH_SIZE", 1)
+    monkeypatch.setattr(predictor, "BATCH_SIZE", 1)
     assert [row["confidence"] for row in predict.run(str(teacher), TEXTS)] == pytest.approx(together, abs=1e-5)
 
 
-def test_an_export_says_the_same_without_torch(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+def test_an_export_predicts_the_same_without_torch(teacher: Path, configs: Configs, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     run("export", configs("export", "export", model=teacher, verify={"min_agreement": 0.9, "split": "validation"}))
     expected = [(row["prediction"], row["confidence"]) for row in predict.run(str(teacher), TEXTS)]
@@ -62,8 +62,8 @@ print(json.dumps([rows, [name for name in ("torch", "transformers") if name in s
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     rows, heavy = json.loads(done.stdout)
     assert heavy == []
-    assert [row["prediction"] for row in rows] == [said for said, _ in expected]
-    assert [row["confidence"] for row in rows] == pytest.approx([sure for _, sure in expected], abs=1e-4)
+    assert [row["prediction"] for row in rows] == [prediction for prediction, _ in expected]
+    assert [row["confidence"] for row in rows] == pytest.approx([confidence for _, confidence in expected], abs=1e-4)
 
 
 def test_text_comes_from_arguments_a_file_or_stdin(teacher: Path, tmp_path: Path) -> None:
@@ -73,24 +73,24 @@ def test_text_comes_from_arguments_a_file_or_stdin(teacher: Path, tmp_path: Path
     assert [line.split("\t")[2] for line in words.stdout.splitlines()] == TEXTS
     assert tinybert("predict", str(teacher), "--file", str(tmp_path / "texts.txt")).stdout == words.stdout
     piped = tinybert("predict", str(teacher), "--json", given="\n".join(TEXTS))
-    said = [row["prediction"] for row in json.loads(piped.stdout)["answers"]]
-    assert said == [line.split("\t")[0] for line in words.stdout.splitlines()]
+    predictions = [row["prediction"] for row in json.loads(piped.stdout)["answers"]]
+    assert predictions == [line.split("\t")[0] for line in words.stdout.splitlines()]
     assert piped.stderr == ""
 
 
-def test_a_broken_export_is_a_missing_input(tmp_path: Path) -> None:
+def test_a_broken_export_is_an_input_error(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(InputError, match="the export cannot be read"):
         list(predict.run(str(tmp_path), ["fine"]))
 
 
-def test_an_empty_text_is_refused_by_its_number(teacher: Path) -> None:
+def test_an_empty_text_is_rejected_with_its_number(teacher: Path) -> None:
     with pytest.raises(InputError, match="text 2 is empty"):
         list(predict.run(str(teacher), ["fine", " "]))
 
 
-def test_a_text_that_is_not_utf8_is_refused_by_its_number(teacher: Path) -> None:
+def test_text_that_is_not_utf8_is_rejected_with_its_number(teacher: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tinybert_cli", "predict", str(teacher)], input=b"fine\r\ncaf\xe9\n", cwd=ROOT,
         capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -98,7 +98,7 @@ def test_a_text_that_is_not_utf8_is_refused_by_its_number(teacher: Path) -> None
     assert done.returncode == 3 and done.stderr.startswith(b"error: text 2 is not UTF-8")
 
 
-def test_a_model_that_is_not_there_is_a_missing_input() -> None:
+def test_a_missing_model_is_an_input_error() -> None:
     done = tinybert("predict", "runs/no-such-model", "fine")
     assert done.returncode == 3 and "no folder 'runs/no-such-model'" in done.stderr
 

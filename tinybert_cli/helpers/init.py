@@ -5,16 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tinybert_cli import tasks
-from tinybert_cli.errors import InputError, OutputError
+from tinybert_cli.errors import ConfigError, InputError, OutputError
 
-RECIPES = {
-    "text-classification": "sst2",
-    "multi-label-classification": "go-emotions",
-    "regression": "stsb",
-    "token-classification": "conll2003",
-    "question-answering": "squad",
-    "language-modeling": "general",
-}  # task → recipe in configs/
 DEMO = "demo"
 
 
@@ -22,13 +14,12 @@ def run(folder: Path, task: str = "text-classification", *, demo: bool = False) 
     """Copies the files of a recipe into `folder`, and replaces the recipe's name by that of the folder in all paths.
 
     Raises:
-        ConfigError: unknown task.
+        ConfigError: unknown task, or a task without a recipe.
         OutputError: a file already exists; then nothing is written.
     """
-    tasks.find(task)
+    name = DEMO if demo else _recipe_of(task)
     if folder.is_file():
         raise OutputError(f"'{folder}' is a file", hint="name a new folder")
-    name = DEMO if demo else RECIPES[task]
     source = _shipped() / name
     copies = {file: folder / file.relative_to(source) for file in sorted(source.rglob("*")) if file.is_file()}
     for target in copies.values():
@@ -42,6 +33,15 @@ def run(folder: Path, task: str = "text-classification", *, demo: bool = False) 
             text = text.replace(f"runs}}/{name}/", f"runs}}/{folder.name}/")
         target.write_text(text, encoding="utf-8")
     return list(copies.values())
+
+
+def _recipe_of(task: str) -> str:
+    """The folder in configs/ to start from."""
+    recipe = tasks.find(task).recipe
+    if recipe is None:
+        others = ", ".join(name for name, known in tasks.TASKS.items() if known.recipe is not None)
+        raise ConfigError(f"there is no recipe for the task '{task}'", hint=f"copy the one of another task: {others}")
+    return recipe
 
 
 def _shipped() -> Path:

@@ -180,8 +180,8 @@ def size(model: PreTrainedModel) -> dict[str, int]:
 
 
 def weights_bytes(folder: Path) -> int:
-    """Bytes on disk of a model's weights: safetensors, ONNX or PyTorch."""
-    files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx")]
+    """Bytes on disk of the weights of a model folder: safetensors, or PyTorch's format."""
+    files = list(folder.glob("*.safetensors"))
     return sum(path.stat().st_size for path in files or folder.glob("pytorch_model*.bin"))
 
 

@@ -30,9 +30,11 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
             weights = _read_shards(file) if name.endswith(".index.json") else _read_file(file)
             break
     else:
-        hint = "this is an export; use the model that it was exported from" if any(folder.glob("*.onnx")) else None
-        what = f"there are no weights: none of {', '.join(WEIGHTS_FILES)}"
-        raise InputError(what, where=str(folder), hint=hint)
+        raise InputError(
+            f"there are no weights: none of {', '.join(WEIGHTS_FILES)}",
+            where=str(folder),
+            hint="if this is an export, use the model that it was exported from",
+        )
     weights = {_current_name(key): tensor for key, tensor in weights.items()}
     not_finite = [key for key, tensor in weights.items() if not is_finite(tensor)]
     if not_finite:

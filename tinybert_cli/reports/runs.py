@@ -10,13 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import artifacts, tasks
+from tinybert_cli import artifacts, formats, tasks
 from tinybert_cli.errors import InputError
 from tinybert_cli.reports import model_card
 
 Row = dict[str, Any]
 
-WEIGHTS = (".safetensors", ".onnx", ".bin")
+MODEL_WEIGHTS = (".safetensors", ".bin")  # endings of the files with weights in a model folder
 TRAINING_COMMANDS = ("finetune", "distill")
 
 
@@ -118,7 +118,8 @@ def as_json(report: Report) -> Row:
 def as_model(run: Run) -> Model:
     """The model (or label dataset) that a run produced, without a score."""
     outputs = run.manifest["outputs"]
-    weights = [entry["bytes"] for entry in outputs if entry["path"].endswith(WEIGHTS)]
+    endings = (*MODEL_WEIGHTS, *(form.weights for form in formats.FORMATS.values()))
+    weights = [entry["bytes"] for entry in outputs if entry["path"].endswith(endings)]
     return Model(
         str(run.folder),
         made_by=run.command,

@@ -107,6 +107,7 @@ def _export(
         else:
             model.config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+        models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name})
         result = None if metric is None else _result(config, task, predictions, metric)
         card = export_card.card(config, precision, output, result, names, {**numbers, **models.size(model)})
         (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")

@@ -191,7 +191,8 @@ def train(
 
     def write(folder: Path) -> None:
         shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
-        models.rewrite_config(folder, dict.fromkeys(task.tuned_settings) | tuned)  # not those of the source model
+        settings = {tasks.CONFIG_KEY: task.name, **dict.fromkeys(task.tuned_settings), **tuned}
+        models.rewrite_config(folder, settings)  # those of the source model are replaced
         run = {"device": trainer.device, "precision": trainer.precision, "layers": new.model.config.num_hidden_layers}
         described = {**size, **new.vocabulary, **numbers, **run, "bytes": models.weights_bytes(folder)}
         card = training_card.card(

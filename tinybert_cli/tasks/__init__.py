@@ -21,6 +21,8 @@ TASKS: dict[str, Task] = {
     "language-modeling": LanguageModeling(),
 }
 
+CONFIG_KEY = "tinybert_task"  # the task of a model, in its config.json
+
 
 def find(name: str) -> Task:
     """The task of that name, or a ConfigError that lists them."""
@@ -41,17 +43,22 @@ def find_prediction_task(name: str) -> PredictionTask:
 
 
 def of_model(config: Mapping[str, Any]) -> PredictionTask:
-    """The task of a model, from its config.json.
+    """The task of a model, from its config.json: of the tasks with its head, the one that CONFIG_KEY names.
+
+    Models of other tools have no CONFIG_KEY; their task is the first one with this head and problem type.
 
     Raises:
         InputError: the model's head belongs to none of the tasks.
     """
     architecture = (config.get("architectures") or ["a model without a head"])[0]
-    for task in TASKS.values():
+    matching: dict[str, PredictionTask] = {}
+    for name, task in TASKS.items():
         ending = "For" + task.head.title().replace("-", "")
-        problem = config.get("problem_type") or task.problem  # without one: the first task with this head
+        problem = config.get("problem_type") or task.problem
         if isinstance(task, PredictionTask) and architecture.endswith(ending) and problem == task.problem:
-            return task
+            matching[name] = task
+    if matching:
+        return matching.get(str(config.get(CONFIG_KEY)), next(iter(matching.values())))
     raise InputError(
         f"{architecture} has no supported task head, so it cannot be used for prediction",
         hint="fine-tune it first: tinybert finetune",
@@ -59,6 +66,7 @@ def of_model(config: Mapping[str, Any]) -> PredictionTask:
 
 
 __all__ = [
+    "CONFIG_KEY",
     "TASKS",
     "PredictionTask",
     "Task",

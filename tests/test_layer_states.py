@@ -1,4 +1,4 @@
-"""Layer states on disk: what is kept is what the teacher said, and a student learns from it as from the teacher."""
+"""Layer states on disk: they equal the outputs of the teacher, and a student learns the same from them."""
 
 from __future__ import annotations
 
@@ -16,120 +16,123 @@ from test_stages import LAYER_LOSSES, events, killed_at_shard, last, layer_confi
 
 from tinybert_cli import data, losses, models
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.stages import distill, gen_soft_labels
+from tinybert_cli.stages import distill, labelling
 
 ALL = ["hidden_states", "attentions", "embeddings", "relations", "cosine", "pooled"]
-KEPT = {"states": list(LAYER_LOSSES), "student_layers": 2}
-RECORDS = ("embeddings", "hidden_states", "keys", "queries", "scores", "values")
+STATES = {"states": list(LAYER_LOSSES), "student_layers": 2}
+OUTPUTS = ("embeddings", "hidden_states", "keys", "queries", "scores", "values")
 
 
 @pytest.fixture(scope="module")
-def made_states(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The teacher's labels, with the states of its layers 2 and 4 for every loss of layers."""
+def finished_labels(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A label dataset with the states of the teacher's layers 2 and 4 for all layer losses."""
     folder = tmp_path_factory.mktemp("states") / "labels"
     setting: dict[str, Any] = {"states": ALL, "student_layers": 2}
-    run("gen-soft-labels", make_config("gen-soft-labels", made / "data", folder, teacher=made / "teacher", **setting))
+    run(
+        "gen-soft-labels",
+        make_config("gen-soft-labels", finished_runs / "data", folder, teacher=finished_runs / "teacher", **setting),
+    )
     return folder
 
 
 @pytest.fixture
-def labels(made_states: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made_states, tmp_path / "labels"))
+def labels(finished_labels: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_labels, tmp_path / "labels"))
 
 
-def shown(folder: Path, text: str) -> dict[str, torch.Tensor]:
+def encoded(folder: Path, text: str) -> dict[str, torch.Tensor]:
     tokenizer = models.load_tokenizer(models.locate(str(folder)))
     return dict(tokenizer(text, return_tensors="pt"))
 
 
-def stored(folder: Path, names: list[str], layers: list[int] | None = None) -> data.LayerStates:
+def read_states(folder: Path, names: list[str], layers: list[int] | None = None) -> data.LayerStates:
     outputs = json.loads((folder / "manifest.json").read_text())["outputs"]
     return data.read_states(folder, [entry["path"] for entry in outputs], names, layers)
 
 
-# -- what is kept --------------------------------------------------------------------------------------------
+# -- stored states -------------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_what_the_teacher_says_of_each_text(teacher: Path, labels: Path) -> None:
+def test_stored_states_equal_the_outputs_of_the_teacher(teacher: Path, labels: Path) -> None:
     layer_outputs = losses.layer_outputs_of(ALL)
-    assert sorted(layer_outputs) == list(RECORDS)
-    net = models.Teacher(models.load(models.locate(str(teacher)), "sequence-classification"), [1, 3], layer_outputs)
-    kept = stored(labels, list(RECORDS))
-    told = models.StoredTeacher(layer_outputs, 16, [1, 3])
+    assert sorted(layer_outputs) == list(OUTPUTS)
+    live = models.Teacher(models.load(models.locate(str(teacher)), "sequence-classification"), [1, 3], layer_outputs)
+    states = read_states(labels, list(OUTPUTS))
+    stored = models.StoredTeacher(layer_outputs, 16, [1, 3])
     for row in (0, 7, 95):
-        batch = shown(teacher, sentences("train")[row]["text"])
-        said, found = net(batch, set(batch)), told(kept.batch(np.array([row]), batch["input_ids"].shape[1]), set())
-        assert torch.allclose(found["embeddings"].float(), said["embeddings"], atol=2e-3)
-        for name in RECORDS[1:]:
-            for ours, theirs in zip(found[name], said[name], strict=True):
-                assert ours.dtype == torch.float16 and torch.allclose(ours.float(), theirs, atol=4e-3), name
+        batch = encoded(teacher, sentences("train")[row]["text"])
+        expected = live(batch, set(batch))
+        outputs = stored(states.batch(np.array([row]), batch["input_ids"].shape[1]), set())
+        assert torch.allclose(outputs["embeddings"].float(), expected["embeddings"], atol=2e-3)
+        for name in OUTPUTS[1:]:
+            for layer, reference in zip(outputs[name], expected[name], strict=True):
+                assert layer.dtype == torch.float16 and torch.allclose(layer.float(), reference, atol=4e-3), name
 
 
-def test_a_batch_of_texts_of_several_lengths_is_padded_with_zeros(labels: Path) -> None:
-    kept = stored(labels, ["hidden_states", "scores"])
-    lengths = np.diff(kept.offsets)
+def test_states_of_a_batch_are_padded_with_zeros(labels: Path) -> None:
+    states = read_states(labels, ["hidden_states", "scores"])
+    lengths = np.diff(states.offsets)
     short, long = int(lengths.argmin()), int(lengths.argmax())
-    batch = kept.batch(np.array([short, long]), int(lengths[long]))
+    batch = states.batch(np.array([short, long]), int(lengths[long]))
     assert batch["teacher_hidden_states"].shape == (2, lengths[long], 2, 16)
     assert batch["teacher_scores"].shape == (2, lengths[long], lengths[long], 2, 2)
     real = int(lengths[short])
     assert not batch["teacher_hidden_states"][0, real:].any() and batch["teacher_hidden_states"][0, :real].all()
     assert not batch["teacher_scores"][0, real:].any() and not batch["teacher_scores"][0, :, real:].any()
-    alone = kept.batch(np.array([short]), real)
+    alone = states.batch(np.array([short]), real)
     assert torch.equal(alone["teacher_scores"][0], batch["teacher_scores"][0, :real, :real])
 
 
-def test_of_the_layers_that_are_kept_some_may_be_read(labels: Path) -> None:
-    every, one = (
-        stored(labels, ["embeddings", "queries", "scores"]),
-        stored(labels, ["embeddings", "queries", "scores"], [1]),
-    )
-    whole, part = (kept.batch(np.array([3]), int(np.diff(kept.offsets)[3])) for kept in (every, one))
+def test_some_of_the_stored_layers_can_be_read(labels: Path) -> None:
+    names = ["embeddings", "queries", "scores"]
+    all_layers, one_layer = read_states(labels, names), read_states(labels, names, [1])
+    length = int(np.diff(all_layers.offsets)[3])
+    whole, part = (states.batch(np.array([3]), length) for states in (all_layers, one_layer))
     assert torch.equal(part["teacher_queries"][0, :, 0], whole["teacher_queries"][0, :, 1])
     assert torch.equal(part["teacher_scores"][..., 0, :], whole["teacher_scores"][..., 1, :])
     assert torch.equal(part["teacher_embeddings"], whole["teacher_embeddings"])
 
 
-def test_the_answers_are_the_same_with_the_states(labels: Path, teacher_labels: Path) -> None:
+def test_storing_states_does_not_change_the_logits(labels: Path, teacher_labels: Path) -> None:
     np.testing.assert_allclose(probabilities(labels), probabilities(teacher_labels), atol=1e-6)
 
 
-def test_the_manifest_says_what_is_kept(labels: Path) -> None:
+def test_the_manifest_describes_the_stored_states(labels: Path) -> None:
     manifest = json.loads((labels / "manifest.json").read_text())
-    assert manifest["states"] == {"reads": list(RECORDS), "layers": [2, 4], "teacher_layers": 4, "width": 16}
+    assert manifest["states"] == {"reads": list(OUTPUTS), "layers": [2, 4], "teacher_layers": 4, "width": 16}
 
 
-def test_a_label_dataset_with_states_is_a_dataset_all_the_same(labels: Path) -> None:
+def test_datasets_loads_a_label_dataset_with_states(labels: Path) -> None:
     import datasets
 
     loaded = datasets.load_dataset(str(labels), cache_dir=str(labels.parent / "cache"))
     assert list(loaded) == ["train"] and len(loaded["train"]) == 96 and "teacher_logits" in loaded["train"].features
 
 
-def test_a_number_too_large_for_float16_is_refused(tmp_path: Path, teacher: Path) -> None:
+def test_a_state_that_overflows_float16_is_rejected(tmp_path: Path, teacher: Path) -> None:
     encoded = data.Examples({"input_ids": (np.array([2, 3]), 0)}, np.array([0, 2]))
     writer = data.StatesWriter(tmp_path, "train-00000-of-00001.parquet", encoded, {"hidden_states": (1, 3)})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="hidden states overflow float16"):
         writer.write([0], {"hidden_states": np.full((1, 2, 1, 3), np.inf, dtype=np.float16)})
 
 
-# -- the size, before it starts ------------------------------------------------------------------------------
+# -- size ----------------------------------------------------------------------------------------------------
 
 
-def test_the_size_is_announced_before_anything_is_written(teacher: Path, configs: Configs, tmp_path: Path) -> None:
-    config = configs("gen-soft-labels", "out", teacher=teacher, **KEPT)
+def test_a_dry_run_gives_the_exact_size_of_the_states(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+    config = configs("gen-soft-labels", "out", teacher=teacher, **STATES)
     plan = last(run("gen-soft-labels", config, dry_run=True), "plan")
     assert plan["states_of_layers"] == [2, 4] and not (tmp_path / "out").exists()
     run("gen-soft-labels", config)
-    files = [path for name in RECORDS for path in (tmp_path / "out").glob(f"*.{name}.npy")]
+    files = [path for name in OUTPUTS for path in (tmp_path / "out").glob(f"*.{name}.npy")]
     assert len(files) == 3 and sum(np.load(file, mmap_mode="r").nbytes for file in files) == plan["states_bytes"]
 
 
-def test_a_disk_that_is_too_small_is_refused_with_both_sizes(
+def test_a_disk_that_is_too_small_is_rejected_with_both_sizes(
     teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2000, 1000, 1000))  # type: ignore[attr-defined]
-    config = configs("gen-soft-labels", "out", teacher=teacher, **KEPT)
+    config = configs("gen-soft-labels", "out", teacher=teacher, **STATES)
     for dry_run in (True, False):
         with pytest.raises(InputError, match=r"disk is too small: .* GB are needed and 1e-06 GB are free") as caught:
             run("gen-soft-labels", config, dry_run=dry_run)
@@ -144,12 +147,12 @@ def test_a_disk_that_is_too_small_is_refused_with_both_sizes(
     [
         ({"states": ["hidden_state"], "student_layers": 2}, ("states", 0), "unknown layer loss 'hidden_state'"),
         ({"states": ["soft_labels"], "student_layers": 2}, ("states", 0), "unknown layer loss"),
-        ({"states": ["cosine"]}, ("states",), "depends on the number of student layers"),
+        ({"states": ["cosine"]}, ("states",), "needs the number of layers of the student"),
         ({"student_layers": 2}, ("student_layers",), "but `states` is empty"),
         ({"states": ["cosine"], "layer_mapping": [5]}, ("layer_mapping",), "no layer 5"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(
+def test_invalid_settings_are_rejected(
     teacher: Path, configs: Configs, settings: dict[str, Any], key: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
@@ -157,39 +160,38 @@ def test_settings_that_cannot_be_are_refused(
     assert caught.value.key == key
 
 
-def test_several_teachers_have_no_common_layers(teacher: Path, configs: Configs) -> None:
-    config = configs("gen-soft-labels", "out", teacher=[str(teacher), str(teacher)], **KEPT)
+def test_states_of_several_teachers_are_rejected(teacher: Path, configs: Configs) -> None:
+    config = configs("gen-soft-labels", "out", teacher=[str(teacher), str(teacher)], **STATES)
     with pytest.raises(ConfigError, match="no common layers"):
         run("gen-soft-labels", config)
 
 
-# -- learning from them --------------------------------------------------------------------------------------
+# -- training from stored states -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "named", [dict(LAYER_LOSSES), {"relations": {"relation_heads": 4}, "cosine": 1.0, "pooled": 1.0}]
+    "losses", [dict(LAYER_LOSSES), {"relations": {"relation_heads": 4}, "cosine": 1.0, "pooled": 1.0}]
 )
-def test_a_student_learns_from_disk_what_it_learns_from_the_teacher(
-    teacher: Path, teacher_labels: Path, labels: Path, configs: Configs, tmp_path: Path, named: dict[str, Any]
+def test_a_student_learns_the_same_from_disk_as_from_the_teacher(
+    teacher: Path, teacher_labels: Path, labels: Path, configs: Configs, tmp_path: Path, losses: dict[str, Any]
 ) -> None:
-    settings = {"losses": named, "training__num_train_epochs": 2.0, "training__logging_steps": 1}
+    settings = {"losses": losses, "training__num_train_epochs": 2.0, "training__logging_steps": 1}
     online = layer_config(configs, teacher, teacher_labels, "online", **settings)
     disk = layer_config(configs, teacher, labels, "disk", **settings).model_copy(update={"teacher": None})
-    told = {}
+    logged = {}
     for config, states in ((online, "running beside it"), (disk, "stored")):
         rows = run("distill", config)
         plan = last(rows, "plan")
         assert (plan["teacher_states"], plan["layers_compared_with"]) == (states, [2, 4])
-        told[states] = [row["loss"] for row in events(rows, "train")]
-    assert len(told["stored"]) == 24
-    np.testing.assert_allclose(told["stored"], told["running beside it"], rtol=2e-4)
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("disk", "online"))
-    assert (
-        max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 3e-3
-    )  # float16; a weight moves up to 0.07
+        logged[states] = [row["loss"] for row in events(rows, "train")]
+    assert len(logged["stored"]) == 24
+    np.testing.assert_allclose(logged["stored"], logged["running beside it"], rtol=2e-4)
+    from_disk, from_teacher = (load_file(tmp_path / name / "model.safetensors") for name in ("disk", "online"))
+    differences = [float((from_disk[key] - from_teacher[key]).abs().max()) for key in from_disk]
+    assert max(differences) < 3e-3  # float16 rounding; training changes a weight by up to 0.07
 
 
-def test_no_teacher_is_loaded_where_its_states_are_stored(
+def test_no_teacher_is_loaded_if_its_states_are_stored(
     teacher: Path, labels: Path, configs: Configs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(models, "Teacher")
@@ -197,9 +199,9 @@ def test_no_teacher_is_loaded_where_its_states_are_stored(
     assert last(run("distill", config))["steps"] == 2
 
 
-def test_states_that_are_not_enough_say_what_is_missing(teacher: Path, configs: Configs, tmp_path: Path) -> None:
-    kept = {"states": ["hidden_states"], "student_layers": 2}
-    run("gen-soft-labels", configs("gen-soft-labels", "some", teacher=teacher, **kept))
+def test_missing_states_are_named(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+    setting = {"states": ["hidden_states"], "student_layers": 2}
+    run("gen-soft-labels", configs("gen-soft-labels", "some", teacher=teacher, **setting))
     config = layer_config(configs, teacher, tmp_path / "some", training__max_steps=1)
     warning = last(run("distill", config, dry_run=True), "warning")["message"]
     assert "has to run beside the student" in warning and "no states for the loss `attentions`" in warning
@@ -211,24 +213,24 @@ def test_states_that_are_not_enough_say_what_is_missing(teacher: Path, configs: 
         run("distill", config.model_copy(update={"teacher": None}))
 
 
-def test_states_of_other_tokens_are_refused(teacher: Path, labels: Path, configs: Configs) -> None:
+def test_states_of_other_tokens_are_rejected(teacher: Path, labels: Path, configs: Configs) -> None:
     config = layer_config(configs, teacher, labels, data__max_seq_length=6)
     with pytest.raises(InputError, match="do not match the student's tokens") as caught:
         run("distill", config)
     assert caught.value.hint and "max_seq_length" in caught.value.hint
 
 
-def test_a_student_may_be_shown_the_first_rows_alone(teacher: Path, labels: Path, configs: Configs) -> None:
+def test_max_train_samples_selects_the_states_of_the_first_rows(teacher: Path, labels: Path, configs: Configs) -> None:
     config = layer_config(configs, teacher, labels, data__max_train_samples=20, training__max_steps=3)
     assert last(run("distill", config), "plan")["rows"] == 20
 
 
-def test_a_student_learns_from_states_of_copies_and_unlabeled_rows_too(
+def test_states_of_augmented_and_unlabeled_rows_are_used(
     teacher: Path, data: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gen_soft_labels, "ROWS_PER_SHARD", 40)
+    monkeypatch.setattr(labelling, "ROWS_PER_SHARD", 40)
     write_rows(data / "train.jsonl", sentences("train")[:50])
-    settings = {"splits": ["unlabeled", "train", "validation"], "augment": {"copies": 1, "candidates": 4}, **KEPT}
+    settings = {"splits": ["unlabeled", "train", "validation"], "augment": {"copies": 1, "candidates": 4}, **STATES}
     rows = run("gen-soft-labels", configs("gen-soft-labels", "many", teacher=teacher, **settings))
     assert not list((tmp_path / "many").glob("validation*.npy"))
     config = layer_config(configs, teacher, tmp_path / "many", training__num_train_epochs=1.0)
@@ -236,15 +238,15 @@ def test_a_student_learns_from_states_of_copies_and_unlabeled_rows_too(
     assert last(run("distill", config.model_copy(update={"teacher": None})), "plan")["rows"] == count
 
 
-# -- going on ------------------------------------------------------------------------------------------------
+# -- resuming ------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_after_its_last_shard_and_keeps_the_same_states(
+def test_a_killed_run_resumes_and_stores_the_same_states(
     teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gen_soft_labels, "ROWS_PER_SHARD", 24)
-    run("gen-soft-labels", configs("gen-soft-labels", "whole", teacher=teacher, **KEPT))
-    config = configs("gen-soft-labels", "killed", teacher=teacher, **KEPT)
+    monkeypatch.setattr(labelling, "ROWS_PER_SHARD", 24)
+    run("gen-soft-labels", configs("gen-soft-labels", "whole", teacher=teacher, **STATES))
+    config = configs("gen-soft-labels", "killed", teacher=teacher, **STATES)
     with monkeypatch.context() as patch:
         killed_at_shard(2, patch)
         with pytest.raises(RuntimeError, match="killed"):
@@ -257,7 +259,7 @@ def test_a_killed_run_goes_on_after_its_last_shard_and_keeps_the_same_states(
     assert all((tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes() for name in whole)
 
 
-def test_an_interrupted_student_goes_on_from_disk_to_the_same_weights(
+def test_an_interrupted_student_resumes_to_the_same_weights(
     teacher: Path, labels: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"training__max_steps": 10, "training__save_steps": 4, "training__eval_strategy": "no"}
@@ -274,7 +276,7 @@ def test_an_interrupted_student_goes_on_from_disk_to_the_same_weights(
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
-def test_a_damaged_file_of_states_is_refused(teacher: Path, labels: Path, configs: Configs) -> None:
+def test_a_damaged_states_file_is_rejected(teacher: Path, labels: Path, configs: Configs) -> None:
     file = labels / "train-00000-of-00001.scores.npy"
     file.write_bytes(file.read_bytes()[:-2] + b"\0\1")
     with pytest.raises(InputError, match=r"scores\.npy' does not match"):

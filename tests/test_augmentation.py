@@ -1,4 +1,4 @@
-"""gen-soft-labels asks a masked language model for other words, once, and makes copies of the rows with them."""
+"""gen-soft-labels computes replacements with a masked language model, once, and labels augmented rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForMaskedLM
 from tinybert_cli import models
 from tinybert_cli.data import word_replacement
 from tinybert_cli.errors import InputError, OutputError
-from tinybert_cli.stages import augmentation, gen_soft_labels
+from tinybert_cli.stages import augmentation, labelling
 
 SETTING = {"copies": 4, "candidates": 3, "probability": 0.5}
 PAIR = {"data__text_column_names": ["first", "second"], "check_teacher": False}
@@ -25,7 +25,7 @@ PAIR = {"data__text_column_names": ["first", "second"], "check_teacher": False}
 
 @pytest.fixture
 def lm(tmp_path: Path) -> Path:
-    """A masked language model that has the words of conftest's sentences whole, but for `plot`."""
+    """A masked language model whose vocabulary has all words of conftest's sentences except `plot`."""
     words = [*SPECIAL, *GOOD, *BAD, *(word for word in FILL if word != "plot"), "pl", "##ot", "电", "影", "好", "看"]
     torch.manual_seed(1)
     settings = BertConfig(vocab_size=len(words), max_position_embeddings=32, initializer_range=0.5, **SIZES)
@@ -38,14 +38,14 @@ def copies(folder: Path, *names: str) -> list[tuple[str, ...]]:
     return list(zip(*(columns[name] for name in names or ("text",)), strict=True))
 
 
-def nobody_may_ask(patch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("the model was asked")
+def forbid_masked_lm(patch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("the masked language model ran")
 
-    patch.setattr(models.MaskedLM, "forward", refuse)
+    patch.setattr(models.MaskedLM, "forward", fail)
 
 
-def test_words_give_way_to_what_the_model_says_of_their_sentence(
+def test_words_are_replaced_by_candidates_of_the_masked_lm(
     lm: Path, teacher: Path, data: Path, configs: Configs, tmp_path: Path
 ) -> None:
     text = "This film was lovely and never dull, 3 plot is fine."
@@ -56,19 +56,19 @@ def test_words_give_way_to_what_the_model_says_of_their_sentence(
     )
     source = models.locate(str(lm))
     masked_lm = make_masked_lm(models.load_tokenizer(source), models.load(source, "masked-lm"), 3)
-    (said,) = predict_candidates(masked_lm, [text])
-    assert said.keys() == {"This", "film", "was", "lovely", "and", "dull", "is", "fine"}
-    parts, seen = word_replacement.split_words(text), set()
+    (candidates,) = predict_candidates(masked_lm, [text])
+    assert candidates.keys() == {"This", "film", "was", "lovely", "and", "dull", "is", "fine"}
+    words, replacements = word_replacement.split_words(text), set()
     for (copy,) in copies(tmp_path / "out"):
-        for one, other in zip(parts, word_replacement.split_words(copy), strict=True):
-            assert other == one or other.lower() in said[one]
-            seen.add((one, other.lower()))
-    assert all((one, other) in seen for one, others in said.items() for other in others)
-    assert last(rows, "asked") == {"event": "asked", "texts": 1, "of": 1}
+        for one, other in zip(words, word_replacement.split_words(copy), strict=True):
+            assert other == one or other.lower() in candidates[one]
+            replacements.add((one, other.lower()))
+    assert all((one, other) in replacements for one, others in candidates.items() for other in others)
+    assert last(rows, "candidates") == {"event": "candidates", "texts": 1, "of": 1}
     assert last(rows, "augmented")["copies"] == len(copies(tmp_path / "out"))
 
 
-def test_words_in_pieces_give_way_to_their_neighbours_in_the_other_model(
+def test_words_of_several_tokens_are_replaced_by_neighbours(
     lm: Path, teacher: Path, base_model: Path, data: Path, configs: Configs, tmp_path: Path
 ) -> None:
     write_rows(data / "train.jsonl", [{"text": f"the plot was {word}", "label": "good"} for word in GOOD])
@@ -82,33 +82,35 @@ def test_words_in_pieces_give_way_to_their_neighbours_in_the_other_model(
     assert alone == {"plot"} and both == {"plot", *near["plot"]}
 
 
-def test_pairs_stay_together_and_a_text_that_many_rows_have_is_asked_about_once(
+def test_pairs_stay_together_and_each_text_runs_once(
     lm: Path, teacher: Path, data: Path, configs: Configs, tmp_path: Path
 ) -> None:
     pairs = [{"first": "9 a film is fine", "second": f"{n} {BAD[n]} {BAD[-n]} cast ."} for n in range(5)]
     write_rows(data / "train.jsonl", pairs)
     setting = SETTING | {"masked_lm": str(lm)}
     rows = run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, augment=setting, **PAIR))
-    made = copies(tmp_path / "out", "first", "second")
-    assert last(rows, "asked")["of"] == 1 + 5 and len(made) > 10
-    for first, second in made:
+    augmented = copies(tmp_path / "out", "first", "second")
+    assert last(rows, "candidates")["of"] == 1 + 5 and len(augmented) > 10
+    for first, second in augmented:
         assert first.split()[0] == "9" and len(first.split()) == 5
         assert second.split()[0] in "01234" and len(second.split()) == 5 and second.endswith(".")
-    changed = {(first == pairs[0]["first"], second in {pair["second"] for pair in pairs}) for first, second in made}
+    changed = {
+        (first == pairs[0]["first"], second in {pair["second"] for pair in pairs}) for first, second in augmented
+    }
     assert changed == {(True, False), (False, True), (False, False)}
 
 
-def test_chinese_gives_way_character_by_character(
+def test_chinese_is_replaced_character_by_character(
     lm: Path, teacher: Path, data: Path, configs: Configs, tmp_path: Path
 ) -> None:
     write_rows(data / "train.jsonl", [{"text": "电影不好看", "label": "good"}])
     setting = SETTING | {"masked_lm": str(lm), "copies": 30}
     run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=setting))
-    made = [word_replacement.split_words(copy) for (copy,) in copies(tmp_path / "out")]
-    assert len(made) > 5 and all("不" in parts and parts != list("电影不好看") for parts in made)
+    augmented = [word_replacement.split_words(copy) for (copy,) in copies(tmp_path / "out")]
+    assert len(augmented) > 5 and all("不" in words and words != list("电影不好看") for words in augmented)
 
 
-def test_rows_without_a_word_have_no_copies(
+def test_rows_without_replaceable_words_are_not_augmented(
     lm: Path, teacher: Path, data: Path, configs: Configs, tmp_path: Path
 ) -> None:
     write_rows(data / "train.jsonl", [{"text": text, "label": "good"} for text in ("7 .", "never", "!")])
@@ -118,7 +120,7 @@ def test_rows_without_a_word_have_no_copies(
     assert len(table(tmp_path / "out")["text"]) == 3
 
 
-def test_the_same_settings_make_the_same_copies_whatever_the_batches(
+def test_batch_size_does_not_change_the_augmented_rows(
     lm: Path, teacher: Path, configs: Configs, tmp_path: Path
 ) -> None:
     setting = SETTING | {"masked_lm": str(lm)}
@@ -133,24 +135,24 @@ def test_the_same_settings_make_the_same_copies_whatever_the_batches(
     assert copies(tmp_path / "other") != copies(tmp_path / "by-5")
 
 
-def test_a_killed_run_makes_the_same_copies_and_asks_nothing_twice(
+def test_a_killed_run_resumes_without_computing_candidates_again(
     lm: Path, teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(augmentation, "TEXTS_PER_FILE", 30)
-    monkeypatch.setattr(gen_soft_labels, "ROWS_PER_SHARD", 100)
+    monkeypatch.setattr(labelling, "ROWS_PER_SHARD", 100)
     setting = SETTING | {"masked_lm": str(lm)}
     whole = run("gen-soft-labels", configs("gen-soft-labels", "whole", teacher=teacher, augment=setting))
-    files = len([row for row in whole if row["event"] == "asked"])
+    files = len([row for row in whole if row["event"] == "candidates"])
     assert files >= 3
     config = configs("gen-soft-labels", "killed", teacher=teacher, augment=setting)
 
     write, written = augmentation._write, []
 
-    def write_or_die(told: Any, folder: Path) -> None:
+    def write_or_die(arrays: Any, folder: Path) -> None:
         if len(written) == files - 1:
             raise RuntimeError("killed")
         written.append(folder)
-        write(told, folder)
+        write(arrays, folder)
 
     with monkeypatch.context() as patch:
         patch.setattr(augmentation, "_write", write_or_die)
@@ -160,10 +162,10 @@ def test_a_killed_run_makes_the_same_copies_and_asks_nothing_twice(
         killed_at_shard(2, patch)
         with pytest.raises(RuntimeError, match="killed"):
             run("gen-soft-labels", config)
-    asked = [json.loads(line) for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
-    assert len([row for row in asked if row["event"] == "asked"]) == files
+    log = [json.loads(line) for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
+    assert len([row for row in log if row["event"] == "candidates"]) == files
     with monkeypatch.context() as patch:
-        nobody_may_ask(patch)
+        forbid_masked_lm(patch)
         run("gen-soft-labels", config)
     names = sorted(file.name for file in (tmp_path / "whole").glob("*.parquet"))
     assert len(names) > 2
@@ -171,17 +173,17 @@ def test_a_killed_run_makes_the_same_copies_and_asks_nothing_twice(
     assert not (tmp_path / "killed/checkpoints").exists()
 
 
-def test_a_dry_run_loads_the_model_and_does_not_ask_it(
+def test_a_dry_run_loads_the_masked_lm_but_does_not_run_it(
     lm: Path, teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nobody_may_ask(monkeypatch)
+    forbid_masked_lm(monkeypatch)
     config = configs("gen-soft-labels", "out", teacher=teacher, augment=SETTING | {"masked_lm": str(lm)})
     rows = run("gen-soft-labels", config, dry_run=True)
     assert last(rows, "augmented") == {"event": "augmented", "rows": 96, "copies": 4 * 96, "at_most": True}
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_fills_in_no_words_is_refused(
+def test_a_model_without_a_masked_lm_head_is_rejected(
     base_model: Path, teacher: Path, configs: Configs, tmp_path: Path
 ) -> None:
     config = configs("gen-soft-labels", "out", teacher=teacher, augment=SETTING | {"masked_lm": str(base_model)})
@@ -190,7 +192,7 @@ def test_a_model_that_fills_in_no_words_is_refused(
     assert caught.value.exit_code == 3 and not (tmp_path / "out").exists()
 
 
-def test_labels_made_with_another_model_are_not_up_to_date(
+def test_labels_with_another_masked_lm_are_not_up_to_date(
     lm: Path, teacher: Path, configs: Configs, data: Path, tmp_path: Path
 ) -> None:
     write_rows(data / "train.jsonl", sentences("train")[:8])
