@@ -36,15 +36,16 @@ forced = $(TINYBERT) $(1) --force $(settings) >/dev/null
 stage = $(run) || { code=$$?; if test $$code -eq 4; then $(forced); code=$$?; fi; \
   test $$code -ne 5 || touch -t 197001020000 $@; exit $$code; }
 
-# $(call step,NAME,FILE,FILES THAT ITS CONFIGS EXTEND): configs/NAME/3-student.yaml makes NAME/student by the command
-# that it opens with, once there is every folder that it names.
+# $(call step,NAME,FILE,FILES THAT ITS CONFIGS EXTEND): configs/NAME/3-student.yaml makes NAME/student with the command
+# in its `stage:`, after all folders that it names.
 define step
 $(RUNS)/$(1)/$(call made_by,$(2))/manifest.json: $(2) $(3) $(call named_in,$(2)) | install
-	@$$(call stage,$(shell sed -n '1s/^. tinybert \([a-z-]*\) .*/\1/p' $(2)),$$<)
+	@$$(call stage,$(call stage_of,$(2)),$$<)
 endef
 
 made_by  = $(shell basename $(1) .yaml | cut -d- -f2-)
-named_in = $(patsubst %,$(RUNS)/%/manifest.json,$(shell sed -n '/^output_dir/d; s/.*:-runs}\/\([a-z0-9/-]*\).*/\1/p' $(1)))
+stage_of = $(shell sed -n 's/^stage: *\([a-z-]*\).*/\1/p' $(1))
+named_in = $(patsubst %,$(RUNS)/%/manifest.json,$(shell sed -n '/^output_dir/d; /^ *\#/d; s/.*:-runs}\/\([a-z0-9/-]*\).*/\1/p' $(1)))
 steps    = $(wildcard configs/$(1)/[0-9]-*.yaml)
 
 EXTENDED_sst2-minilm = $(wildcard configs/sst2/*.yaml)
@@ -62,12 +63,12 @@ sweep-demo: $(RUNS)/sweep-demo/eval/manifest.json
 define sweep
 $(RUNS)/sweep-demo/$(shell echo $(1) | cut -d- -f2-)/manifest.json: configs/sweep-demo/$(1).yaml \
     configs/demo/3-student.yaml $(RUNS)/demo/teacher-labels/manifest.json | install
-	@$$(call stage,distill,$$<)
+	@$$(call stage,$(call stage_of,configs/sweep-demo/$(1).yaml),$$<)
 endef
 $(foreach shape,$(SHAPES),$(eval $(call sweep,$(shape))))
 
 $(RUNS)/sweep-demo/eval/manifest.json: configs/sweep-demo/7-eval.yaml configs/demo/7-eval.yaml $(SWEEP) | install
-	@$(call stage,eval,$<)
+	@$(call stage,$(call stage_of,$<),$<)
 
 # -- checks --------------------------------------------------------------------------------------------------
 

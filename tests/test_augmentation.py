@@ -64,7 +64,7 @@ def test_words_are_replaced_by_candidates_of_the_masked_lm(
             assert other == one or other.lower() in candidates[one]
             replacements.add((one, other.lower()))
     assert all((one, other) in replacements for one, others in candidates.items() for other in others)
-    assert last(rows, "asked") == {"event": "asked", "texts": 1, "of": 1}
+    assert last(rows, "candidates") == {"event": "candidates", "texts": 1, "of": 1}
     assert last(rows, "augmented")["copies"] == len(copies(tmp_path / "out"))
 
 
@@ -90,7 +90,7 @@ def test_pairs_stay_together_and_each_text_runs_once(
     setting = SETTING | {"masked_lm": str(lm)}
     rows = run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, augment=setting, **PAIR))
     augmented = copies(tmp_path / "out", "first", "second")
-    assert last(rows, "asked")["of"] == 1 + 5 and len(augmented) > 10
+    assert last(rows, "candidates")["of"] == 1 + 5 and len(augmented) > 10
     for first, second in augmented:
         assert first.split()[0] == "9" and len(first.split()) == 5
         assert second.split()[0] in "01234" and len(second.split()) == 5 and second.endswith(".")
@@ -142,7 +142,7 @@ def test_a_killed_run_resumes_without_computing_candidates_again(
     monkeypatch.setattr(labelling, "ROWS_PER_SHARD", 100)
     setting = SETTING | {"masked_lm": str(lm)}
     whole = run("gen-soft-labels", configs("gen-soft-labels", "whole", teacher=teacher, augment=setting))
-    files = len([row for row in whole if row["event"] == "asked"])
+    files = len([row for row in whole if row["event"] == "candidates"])
     assert files >= 3
     config = configs("gen-soft-labels", "killed", teacher=teacher, augment=setting)
 
@@ -163,7 +163,7 @@ def test_a_killed_run_resumes_without_computing_candidates_again(
         with pytest.raises(RuntimeError, match="killed"):
             run("gen-soft-labels", config)
     log = [json.loads(line) for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
-    assert len([row for row in log if row["event"] == "asked"]) == files
+    assert len([row for row in log if row["event"] == "candidates"]) == files
     with monkeypatch.context() as patch:
         forbid_masked_lm(patch)
         run("gen-soft-labels", config)

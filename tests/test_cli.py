@@ -11,6 +11,18 @@ import pytest
 from tinybert_cli import cli
 
 ROOT = Path(__file__).parents[1]
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "pyarrow",
+    "onnx",
+    "matplotlib",
+)
 
 
 def tinybert(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -86,7 +98,7 @@ def test_all_config_errors_come_at_once_with_their_places(reviews: Path) -> None
 
 def test_a_wrong_loss_option_is_found_before_any_model_is_loaded(reviews: Path) -> None:
     (reviews / "distill.yaml").write_text(
-        "task: text-classification\ndata: {}\nsoft_labels: nowhere\nstudent: nowhere\n"
+        "task: text-classification\ndata: {}\nlabel_dataset: nowhere\nstudent: nowhere\n"
         "losses:\n  soft_labels: {temprature: 4}\noutput_dir: out\n"
     )
     done = tinybert("distill", "distill.yaml", cwd=reviews)
@@ -94,10 +106,40 @@ def test_a_wrong_loss_option_is_found_before_any_model_is_loaded(reviews: Path) 
     assert "distill.yaml:6:17" in done.stderr and "did you mean 'temperature'?" in done.stderr
 
 
+ERRORS = {
+    "finetune": "task: regresion\ndata: {}\nmodel: {from: x, preset: tinybert-4l}\nlabel_dataset: x\n",
+    "gen-soft-labels": "task: regression\ndata: {}\nteacher: x\nstates: [hidden_state, atentions]\nteacher_weights: [1, 2]\n",
+    "distill": "task: question-answering\ndata: {}\nlabel_dataset: x\nstudent: x\nlosses:\n"
+    "  soft_lables: 1\n  hard_labels: {label_smoothing: 2, class_weight: none}\n",
+    "eval": "task: regression\ndata: {}\nmodels: {a: x}\nmetrics: [persn]\nreference: b\nrequire: {b: {f: 1}}\n",
+    "export": "task: regression\ndata: {}\nmodel: x\nformat: safetensors\nopset: 17\nverify: {atol: 1.0}\n",
+}
+EXPECTED = {
+    "finetune": ["a.yaml:1:7", "a.yaml:3:26"],
+    "gen-soft-labels": ["a.yaml:4:10", "a.yaml:4:24", "a.yaml:5:18"],
+    "distill": ["a.yaml:6:3", "a.yaml:7:34", "a.yaml:7:37"],
+    "eval": ["a.yaml:4:11", "a.yaml:5:12", "a.yaml:6:11", "a.yaml:6:15"],
+    "export": ["a.yaml:5:8", "a.yaml:6:16"],
+}
+
+
+@pytest.mark.parametrize("command", ERRORS)
+def test_all_config_errors_are_reported_without_importing_torch(command: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"{ERRORS[command]}output_dir: o\n")
+    code = (
+        "import sys; from tinybert_cli.cli import app; import atexit\n"
+        f"atexit.register(lambda: print([name for name in {HEAVY!r} if name in sys.modules]))\n"
+        f"app([{command!r}, 'a.yaml'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2 and done.stdout == "[]\n", done.stderr
+    assert [line.split("--> ")[1] for line in done.stderr.splitlines() if "--> " in line] == EXPECTED[command]
+
+
 def test_the_wrong_stage_is_recognised() -> None:
     done = tinybert("finetune", "configs/demo/8-export.yaml")
     assert done.returncode == 2
-    assert "this looks like an export config" in done.stderr
+    assert "error: this is an export config\n" in done.stderr
     assert "run: tinybert export configs/demo/8-export.yaml" in done.stderr
 
 

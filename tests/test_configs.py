@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -20,17 +21,36 @@ REVIEWS = ROOT / "configs" / "demo" / "reviews"
 
 
 def command_of(file: Path) -> str:
-    said = re.match(r"# tinybert (\S+) (\S+)\n", file.read_text())
-    assert said, f"{file} must open with the command that runs it"
-    assert said[2] == str(file.relative_to(ROOT))
-    return said[1]
+    command = configuration.stage_of(file)
+    assert command, f"{file} must have a `stage`"
+    return command
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.name}")
-def test_a_shipped_config_opens_with_its_command_and_loads(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shipped_config_loads(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     loaded = configuration.load(command_of(file), file)
     assert Path(loaded.output_dir) == Path("runs") / file.parent.name / file.stem.partition("-")[2]
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_the_first_line_of_a_config_shows_the_command_of_its_stage(file: Path) -> None:
+    first, *others = file.read_text().splitlines()
+    assert first == f"# tinybert {command_of(file)} {file.relative_to(ROOT)}"
+    assert f"stage: {command_of(file)}" in others  # the line that the Makefile reads
+
+
+@pytest.mark.parametrize("folder", sorted({file.parent for file in RECIPES}), ids=lambda folder: folder.name)
+def test_the_files_of_a_recipe_are_numbered_without_gaps(folder: Path) -> None:
+    numbers = sorted(int(file.name.partition("-")[0]) for file in RECIPES if file.parent == folder)
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_a_config_comes_after_the_configs_whose_output_it_reads(file: Path) -> None:
+    loaded = {other: _plain(other)["output_dir"] for other in RECIPES if other.parent == file.parent}
+    later = [folder for other, folder in loaded.items() if other.name > file.name]
+    assert not [folder for folder in later if re.search(rf": {re.escape(folder)}$", file.read_text(), re.MULTILINE)]
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.name}")
@@ -71,7 +91,7 @@ def test_every_setting_is_read_by_something() -> None:
     names = {name for section in _sections(config.Section) for name in section.model_fields}
     # The shape of a student is taken from the setting by the names of Shape's fields.
     by_name = {"num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"}
-    assert names - read - by_name == set()
+    assert names - read - by_name == {"stage"}  # read before there are typed settings: configuration.stage_of, load
 
 
 def test_every_setting_says_what_it_is_for() -> None:
@@ -107,8 +127,14 @@ def test_no_two_reviews_are_alike_and_none_is_a_template() -> None:
     assert len({word for said in words for word in said}) > 4000
 
 
-def _plain(file: Path) -> object:
-    complaints: list[yaml_reader.Complaint] = []
+def test_the_stage_of_each_settings_class_is_its_command() -> None:
+    assert {command: settings.model_fields["stage"].default for command, settings in config.COMMANDS.items()} == {
+        command: command for command in config.COMMANDS
+    }
+
+
+def _plain(file: Path) -> Any:
+    complaints: list[yaml_reader.ConfigProblem] = []
     node = yaml_reader.read(file.read_text(), str(file), complaints)
     assert node is not None and not complaints
     return node.plain()

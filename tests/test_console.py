@@ -70,7 +70,7 @@ def test_rows_are_plain_lines_where_nobody_watches(capsys: Capture) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "1,200 rows  150 steps  14.3 M parameters  layers 2, 5 of the model it comes from  labels no, yes  cpu  float32",
+        "1,200 rows  150 steps  14.3 M parameters  layers copied from source model: 2, 5  labels no, yes  cpu  float32",
         "step     50  epoch 1.25   loss 0.4321  1,234 rows/s",
         "step     75  epoch 2.0    accuracy 0.8750  loss 0.3100  (best)",
         "warning: 2 of 8 rows were cut",
@@ -109,12 +109,12 @@ def test_line_number_between_colons_is_no_emoji(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("row", "line"),
     [
-        ({"event": "labels", "rows": 1000, "kept": 900, "min_confidence": 0.8}, "900 of 1,000 answers are at least 0.8 sure"),
-        ({"event": "resume", "step": 1000, "max_steps": 2000}, "going on from step 1,000 of 2,000"),
+        ({"event": "labels", "rows": 1000, "selected": 900, "min_confidence": 0.8}, "kept 900 of 1,000 rows with confidence >= 0.8"),
+        ({"event": "resume", "step": 1000, "max_steps": 2000}, "resuming from step 1,000 of 2,000"),
         ({"event": "shard", "step": 10, "max_steps": 20, "shard": "train-0.parquet"}, "10 of 20 rows  train-0.parquet"),
-        ({"event": "asked", "texts": 4096, "of": 67349}, "other words for 4,096 of 67,349 texts"),
-        ({"event": "augmented", "rows": 900, "copies": 1790}, "1,790 changed copies of 900 rows"),
-        ({"event": "augmented", "rows": 9, "copies": 18, "at_most": True}, "at most 18 changed copies of 9 rows"),
+        ({"event": "candidates", "texts": 4096, "of": 67349}, "masked LM: replacements computed for 4,096 of 67,349 texts"),
+        ({"event": "augmented", "rows": 900, "copies": 1790}, "augmentation: 1,790 variants of 900 rows"),
+        ({"event": "augmented", "rows": 9, "copies": 18, "at_most": True}, "augmentation: at most 18 variants of 9 rows"),
         ({"event": "scored", "model": "student"}, "scored student"),
         ({"event": "up to date", "output_dir": "runs/t"}, "up to date: runs/t"),
         ({"event": "teacher check", "checked_rows": 9, "accuracy": 0.9, "majority": 0.5},
@@ -125,6 +125,11 @@ def test_line_number_between_colons_is_no_emoji(capsys: Capture) -> None:
 def test_each_kind_of_row_has_its_line(row: dict[str, Any], line: str, capsys: Capture) -> None:
     shown(row)
     assert capsys.readouterr().err == line + "\n"
+
+
+def test_labels_without_min_confidence_print_nothing(capsys: Capture) -> None:
+    shown({"event": "labels", "rows": 1699, "selected": 1699, "min_confidence": 0.0})
+    assert capsys.readouterr().err == ""
 
 
 def test_quiet_shows_warnings_and_errors_only(capsys: Capture) -> None:
@@ -330,8 +335,8 @@ def test_export_says_what_was_gained_and_lost(capsys: Capture) -> None:
     }  # fmt: skip
     shown(last, command="export").finish(FILE, "runs/onnx", dry_run=False)
     assert capsys.readouterr().out == (
-        "runs/onnx: 15.2 MB, 3.8x smaller and 2.4x faster at batch 1 than the original; 99.6% the same answers; "
-        "-0.0023 in the task's metric\n"
+        "runs/onnx: 15.2 MB, 3.8x smaller and 2.4x faster at batch 1 than the original; 99.6% equal predictions; "
+        "main metric -0.0023\n"
     )
 
 
@@ -340,7 +345,7 @@ def test_export_says_what_was_gained_and_lost(capsys: Capture) -> None:
 
 def test_next_command_is_that_of_the_next_file_of_the_recipe(tmp_path: Path, capsys: Capture) -> None:
     following = tmp_path / "2-teacher-labels.yaml"
-    following.write_text("# tinybert gen-soft-labels configs/x/2-teacher-labels.yaml   1 min\nseed: 1\n")
+    following.write_text("# Comments are not read: tinybert finetune x.yaml\nstage: gen-soft-labels  # 1 min\n")
     shown(DONE).finish(tmp_path / "1-teacher.yaml", "runs/teacher", dry_run=False)
     assert capsys.readouterr().err.endswith(f"next: tinybert gen-soft-labels {following}\n")
 
@@ -351,9 +356,9 @@ def test_next_command_is_that_of_the_next_file_of_the_recipe(tmp_path: Path, cap
         ("finetune", "tinybert gen-soft-labels with `teacher: runs/x`"),
         (
             "distill",
-            "tinybert eval with `models: {student: runs/x}`, or, of a general student, tinybert finetune with `model: runs/x`",
+            "tinybert eval with `models: {student: runs/x}`; for a task-agnostic student, tinybert finetune with `model: runs/x`",
         ),
-        ("export", "ship runs/x; its README.md says how to load it"),
+        ("export", "ship runs/x; its README.md explains how to load it"),
     ],
 )
 def test_next_command_outside_a_recipe_is_that_of_the_stage(command: str, said: str, capsys: Capture) -> None:

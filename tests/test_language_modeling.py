@@ -22,7 +22,7 @@ from tinybert_cli import configuration, models, tasks
 from tinybert_cli.config import Data, Model, Stage
 from tinybert_cli.data import Examples
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, OutputError
-from tinybert_cli.stages import distill, evaluate, export, finetune, gen_soft_labels
+from tinybert_cli.stages.checks import CHECKS
 from tinybert_cli.tasks import language_modeling
 from tinybert_cli.types import Rows
 
@@ -266,8 +266,8 @@ def test_a_task_agnostic_student_is_distilled_in_two_steps(
     student: Path, teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
     layers = {"teacher": teacher, "losses": LAYER_LOSSES, "training__keep": "last"}
-    run("distill", configs("distill", "first", soft_labels=teacher_labels, student=student, **layers))
-    config = configs("distill", "out", soft_labels=teacher_labels, student=tmp_path / "first", **LONGER)
+    run("distill", configs("distill", "first", label_dataset=teacher_labels, student=student, **layers))
+    config = configs("distill", "out", label_dataset=teacher_labels, student=tmp_path / "first", **LONGER)
     assert last(run("distill", config))["eval_accuracy"] >= 0.9
 
 
@@ -367,17 +367,17 @@ def test_blocks_longer_than_the_positions_of_the_model_are_rejected(
 # -- what the task rejects -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", [finetune, gen_soft_labels, evaluate, export])
-def test_stages_that_need_predictions_reject_the_task(stage: Any) -> None:
+@pytest.mark.parametrize("command", ["finetune", "gen-soft-labels", "eval", "export"])
+def test_stages_that_need_predictions_reject_the_task(command: str) -> None:
     with pytest.raises(ConfigError, match="'language-modeling' is a task for `tinybert distill` only") as caught:
-        stage.CHECKS["task"]("language-modeling")
+        CHECKS[command]["task"]("language-modeling")
     assert caught.value.exit_code == 2 and "text-classification" in str(caught.value.hint)
 
 
 def test_soft_labels_and_text_level_losses_are_rejected(base_model: Path, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="uses no label dataset") as caught:
-        run("distill", distill_config(corpus, base_model, tmp_path / "out", soft_labels="labels"))
-    assert caught.value.key == ("soft_labels",)
+    with pytest.raises(ConfigError, match="takes no label dataset") as caught:
+        run("distill", distill_config(corpus, base_model, tmp_path / "out", label_dataset="labels"))
+    assert caught.value.key == ("label_dataset",)
     for loss in ("soft_labels", "hard_labels", "pooled"):
         with pytest.raises(ConfigError, match=f"`{loss}` compares whole texts") as caught:
             run("distill", distill_config(corpus, base_model, tmp_path / "out", losses={**LAYER_LOSSES, loss: 1.0}))
@@ -393,7 +393,7 @@ def config_errors(tmp_path: Path, text: str) -> str:
     file = tmp_path / "a.yaml"
     file.write_text(text)
     with pytest.raises(ConfigErrors) as caught:
-        configuration.load("distill", file, (), distill.CHECKS)
+        configuration.load("distill", file, (), CHECKS["distill"])
     return str(caught.value).replace(str(file), "a.yaml")
 
 
@@ -408,7 +408,7 @@ def test_missing_soft_labels_are_reported_with_all_other_errors(tmp_path: Path) 
 def test_errors_of_the_task_have_a_position_in_the_file(tmp_path: Path) -> None:
     errors = config_errors(
         tmp_path,
-        "task: language-modeling\ndata: {}\nstudent: x\nsoft_labels: y\nlosses:\n  hard_labels: 1\noutput_dir: o\n",
+        "task: language-modeling\ndata: {}\nstudent: x\nlabel_dataset: y\nlosses:\n  hard_labels: 1\noutput_dir: o\n",
     )
     assert "--> a.yaml:4:14" in errors and "--> a.yaml:6:16" in errors
 

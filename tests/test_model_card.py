@@ -84,7 +84,7 @@ def test_special_characters_are_escaped_in_table_and_front_matter() -> None:
 
 def test_a_student_card_names_teacher_and_losses(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     config = configs(
-        "distill", "student", soft_labels=teacher_labels, student={"from": str(teacher), "num_hidden_layers": 2},
+        "distill", "student", label_dataset=teacher_labels, student={"from": str(teacher), "num_hidden_layers": 2},
         losses={"soft_labels": {"weight": 1.0, "temperature": 3.0}}, training__max_steps=2,
     )  # fmt: skip
     run("distill", config)

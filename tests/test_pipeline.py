@@ -201,10 +201,10 @@ def cascade(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     other = write_base_model(folder / "other", cascade.case.other_words)
     cascade.stage("finetune", "teacher", model=base)
     cascade.stage("gen-soft-labels", "labels", teacher=folder / "teacher")
-    cascade.stage("distill", "student", soft_labels=folder / "labels", student=str(other))
+    cascade.stage("distill", "student", label_dataset=folder / "labels", student=str(other))
     cascade.stage("gen-soft-labels", "student-labels", teacher=folder / "student")
     student2 = {"from": str(folder / "student"), "num_hidden_layers": 2}
-    cascade.stage("finetune", "student2", labels=folder / "student-labels", model=student2)
+    cascade.stage("finetune", "student2", label_dataset=folder / "student-labels", model=student2)
     yield cascade
 
 
@@ -287,14 +287,14 @@ def test_interrupted_training_resumes_to_the_same_weights(cascade: Cascade) -> N
 def test_layer_losses_reject_models_with_different_tokenizers(cascade: Cascade) -> None:
     with pytest.raises(InputError, match="split text differently, so their layers cannot be compared"):
         cascade.stage(
-            "distill", "layers", soft_labels=cascade.folder / "labels", teacher=cascade.folder / "teacher",
+            "distill", "layers", label_dataset=cascade.folder / "labels", teacher=cascade.folder / "teacher",
             student=str(cascade.folder / "other"), losses={"hidden_states": 1.0, "soft_labels": 1.0},
         )  # fmt: skip
 
 
 def test_layer_losses_accept_models_with_the_same_tokenizer(cascade: Cascade) -> None:
     (*_, done) = cascade.stage(
-        "distill", "layers", soft_labels=cascade.folder / "labels", teacher=cascade.folder / "teacher",
+        "distill", "layers", label_dataset=cascade.folder / "labels", teacher=cascade.folder / "teacher",
         student={"from": str(cascade.folder / "teacher"), "num_hidden_layers": 2}, training__max_steps=2,
         losses={"hidden_states": 1.0, "attentions": 1.0, "soft_labels": 1.0, "hard_labels": 0.5},
     )  # fmt: skip
@@ -305,7 +305,7 @@ def test_a_dry_run_writes_nothing(cascade: Cascade) -> None:
     settings: dict[str, dict[str, Any]] = {
         "finetune": {"model": cascade.folder / "base"},
         "gen-soft-labels": {"teacher": cascade.folder / "teacher"},
-        "distill": {"soft_labels": cascade.folder / "labels", "student": str(cascade.folder / "other")},
+        "distill": {"label_dataset": cascade.folder / "labels", "student": str(cascade.folder / "other")},
         "eval": {"models": {"teacher": str(cascade.folder / "teacher")}, "latency": {"lengths": ["data"]}},
     }
     for command, own in settings.items():

@@ -77,7 +77,7 @@ def finished_student(finished_runs: Path, tmp_path_factory: pytest.TempPathFacto
     run(
         "distill",
         make_config(
-            "distill", finished_runs / "data", folder, soft_labels=finished_runs / "teacher-labels", student=student
+            "distill", finished_runs / "data", folder, label_dataset=finished_runs / "teacher-labels", student=student
         ),
     )
     return folder
@@ -179,7 +179,7 @@ def test_balanced_class_weights_improve_f1_on_imbalanced_rows(base_model: Path, 
 def test_hard_labels_accept_balanced_class_weights(teacher_labels: Path, base_model: Path, configs: Configs) -> None:
     hard = {"weight": 1.0, "class_weights": "balanced"}
     config = configs(
-        "distill", "out", soft_labels=teacher_labels, student=base_model, losses={"hard_labels": hard},
+        "distill", "out", label_dataset=teacher_labels, student=base_model, losses={"hard_labels": hard},
         training__max_steps=2,
     )  # fmt: skip
     assert np.isfinite(last(run("distill", config))["train_loss"])
@@ -242,8 +242,8 @@ def test_identical_labels_are_rejected_before_anything_is_written(
 
 
 def test_student2_learns_from_a_label_dataset(teacher_labels: Path, base_model: Path, configs: Configs) -> None:
-    rows = run("finetune", configs("finetune", "out", model=base_model, labels=teacher_labels))
-    assert last(rows)["eval_accuracy"] >= 0.85 and last(rows, "labels")["kept"] == 96
+    rows = run("finetune", configs("finetune", "out", model=base_model, label_dataset=teacher_labels))
+    assert last(rows)["eval_accuracy"] >= 0.85 and last(rows, "labels")["selected"] == 96
 
 
 def test_layer_mapping_selects_the_copied_layers(base_model: Path, configs: Configs) -> None:
@@ -260,7 +260,7 @@ def test_predictions_below_min_confidence_are_excluded(
     threshold = float(np.median(confidences))
     settings = {"labels": teacher_labels, "min_confidence": threshold, "training__max_steps": 1}
     rows = run("finetune", configs("finetune", "out", model=base_model, **settings))
-    assert last(rows, "labels")["kept"] == last(rows, "plan")["rows"] == (confidences >= threshold).sum() < 96
+    assert last(rows, "labels")["selected"] == last(rows, "plan")["rows"] == (confidences >= threshold).sum() < 96
 
 
 def test_min_confidence_needs_a_label_dataset(base_model: Path, configs: Configs) -> None:
@@ -271,7 +271,7 @@ def test_min_confidence_needs_a_label_dataset(base_model: Path, configs: Configs
 
 def test_a_missing_label_dataset_is_named(teacher: Path, base_model: Path, configs: Configs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
-        run("finetune", configs("finetune", "out", model=base_model, labels=tmp_path / "teacher-label"))
+        run("finetune", configs("finetune", "out", model=base_model, label_dataset=tmp_path / "teacher-label"))
 
 
 # -- distill -------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_a_student_agrees_with_its_teacher(teacher: Path, student: Path, configs
 def test_by_default_the_last_layer_of_each_equal_group_is_copied(
     teacher: Path, teacher_labels: Path, configs: Configs
 ) -> None:
-    config = configs("distill", "out", soft_labels=teacher_labels, student={"from": str(teacher), **SMALL})
+    config = configs("distill", "out", label_dataset=teacher_labels, student={"from": str(teacher), **SMALL})
     assert last(run("distill", config, dry_run=True), "plan")["layers_copied_from"] == [2, 4]
 
 
@@ -297,7 +297,7 @@ LAYER_LOSSES = {"hidden_states": 1.0, "attentions": 0.5, "embeddings": 1.0}
 def layer_config(configs: Configs, teacher: Path, labels: Path, output: str = "out", **settings: Any) -> Stage:
     narrow = {"from": str(teacher), **SMALL, "hidden_size": 8, "num_attention_heads": 2}
     settings = {"student": narrow, "losses": LAYER_LOSSES, "training__keep": "last", **settings}
-    return configs("distill", output, soft_labels=labels, teacher=teacher, **settings)
+    return configs("distill", output, label_dataset=labels, teacher=teacher, **settings)
 
 
 def test_layer_losses_decrease(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
@@ -312,7 +312,7 @@ def test_a_student_of_layer_losses_can_be_trained_on_soft_labels_next(
 ) -> None:
     run("distill", layer_config(configs, teacher, teacher_labels, "first", seed=4))
     assert not [name for name in load_file(tmp_path / "first" / "model.safetensors") if "projection" in name]
-    rows = run("distill", configs("distill", "second", soft_labels=teacher_labels, student=tmp_path / "first"))
+    rows = run("distill", configs("distill", "second", label_dataset=teacher_labels, student=tmp_path / "first"))
     assert last(rows)["eval_accuracy"] >= 0.9
 
 
@@ -380,7 +380,7 @@ def test_distill_moves_the_teacher_to_the_device_of_the_accelerator(
 def test_hard_labels_are_added_to_soft_labels(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     losses = {"soft_labels": {"weight": 0.5, "temperature": 4.0}, "hard_labels": 2.0}
     config = configs(
-        "distill", "out", soft_labels=teacher_labels, student=teacher, losses=losses, training__max_steps=6
+        "distill", "out", label_dataset=teacher_labels, student=teacher, losses=losses, training__max_steps=6
     )  # fmt: skip
     row = last(run("distill", config), "train")
     assert row["loss"] == pytest.approx(0.5 * row["soft_labels"] + 2.0 * row["hard_labels"], rel=1e-4)
@@ -390,7 +390,7 @@ def test_trim_vocabulary_keeps_the_tokens_of_the_training_text(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
     student = {"from": str(teacher), **SMALL, "trim_vocabulary": True}
-    rows = run("distill", configs("distill", "out", soft_labels=teacher_labels, student=student))
+    rows = run("distill", configs("distill", "out", label_dataset=teacher_labels, student=student))
     assert last(rows, "plan")["pieces_kept"] < last(rows, "plan")["pieces"]
     assert last(rows)["eval_accuracy"] >= 0.9
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -408,7 +408,7 @@ def test_tokens_that_only_augmented_rows_have_are_trimmed(
     student = {"from": str(teacher), **SMALL, "trim_vocabulary": True}
     tokens, rows = set(), set()
     for labels in (teacher_labels, tmp_path / "augmented"):
-        plan = last(run("distill", configs("distill", f"from-{labels.name}", soft_labels=labels, student=student,
+        plan = last(run("distill", configs("distill", f"from-{labels.name}", label_dataset=labels, student=student,
                                            training__max_steps=2)), "plan")  # fmt: skip
         tokens.add(plan["pieces_kept"])
         rows.add(plan["rows"])
@@ -425,7 +425,7 @@ def test_labels_of_another_teacher_are_rejected(
     teacher: Path, base_model: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
     run("finetune", configs("finetune", "other", model=base_model, seed=7, training__max_steps=1))
-    config = configs("distill", "out", soft_labels=teacher_labels, student=teacher, teacher=tmp_path / "other")
+    config = configs("distill", "out", label_dataset=teacher_labels, student=teacher, teacher=tmp_path / "other")
     with pytest.raises(InputError, match="another teacher"):
         run("distill", config)
     assert not (tmp_path / "out").exists()
@@ -435,26 +435,28 @@ def test_labels_of_a_moved_teacher_are_accepted(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
     moved = teacher.rename(tmp_path / "moved")
-    config = configs("distill", "out", soft_labels=teacher_labels, student=moved, teacher=moved, training__max_steps=1)
+    config = configs(
+        "distill", "out", label_dataset=teacher_labels, student=moved, teacher=moved, training__max_steps=1
+    )
     assert last(run("distill", config))["steps"] == 1
 
 
 def test_labels_of_other_data_are_rejected(data: Path, teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     write_rows(data / "train.jsonl", sentences("test"))
     with pytest.raises(InputError, match=r"another data\.train_file"):
-        run("distill", configs("distill", "out", soft_labels=teacher_labels, student=teacher))
+        run("distill", configs("distill", "out", label_dataset=teacher_labels, student=teacher))
 
 
 def test_damaged_labels_are_rejected(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     shard = teacher_labels / "train-00000-of-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"parquet' does not match"):
-        run("distill", configs("distill", "out", soft_labels=teacher_labels, student=teacher))
+        run("distill", configs("distill", "out", label_dataset=teacher_labels, student=teacher))
 
 
 def test_a_model_folder_is_not_a_label_dataset(teacher: Path, configs: Configs) -> None:
     with pytest.raises(InputError, match="written by finetune"):
-        run("distill", configs("distill", "out", soft_labels=teacher, student=teacher))
+        run("distill", configs("distill", "out", label_dataset=teacher, student=teacher))
 
 
 def test_after_a_full_disk_nothing_is_left_and_the_next_run_succeeds(
@@ -464,7 +466,7 @@ def test_after_a_full_disk_nothing_is_left_and_the_next_run_succeeds(
         (Path(folder) / "model.safetensors").write_bytes(b"half")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    config = configs("distill", "out", soft_labels=teacher_labels, student=teacher, training__max_steps=2)
+    config = configs("distill", "out", label_dataset=teacher_labels, student=teacher, training__max_steps=2)
     with monkeypatch.context() as patch:
         patch.setattr(BertForSequenceClassification, "save_pretrained", full)
         with pytest.raises(UserError, match="disk is full"):
@@ -532,7 +534,7 @@ def test_unlabeled_rows_are_labelled(teacher: Path, configs: Configs, tmp_path: 
 def test_distill_learns_from_unlabeled_rows(teacher: Path, configs: Configs, tmp_path: Path) -> None:
     run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=teacher, splits=["unlabeled", "train"]))
     losses = {"soft_labels": 1.0, "hard_labels": 1.0}  # which has labels for a part of the rows only
-    config = configs("distill", "out", soft_labels=tmp_path / "labels", student=teacher, losses=losses)
+    config = configs("distill", "out", label_dataset=tmp_path / "labels", student=teacher, losses=losses)
     rows = run("distill", config)
     assert last(rows, "plan")["rows"] == 128 and np.isfinite([row["loss"] for row in events(rows, "train")]).all()
 
@@ -560,7 +562,7 @@ def test_augmented_rows_are_labelled_and_used_by_distill(teacher: Path, configs:
     assert 96 < count == len(augmented["text"]) <= 3 * 96 and "label" not in augmented
     assert not set(augmented["text"]) & set(original)
     assert last(rows)["rows"] == 96 + count
-    config = configs("distill", "student", soft_labels=tmp_path / "out", student=teacher, training__max_steps=2)
+    config = configs("distill", "student", label_dataset=tmp_path / "out", student=teacher, training__max_steps=2)
     assert last(run("distill", config), "plan")["rows"] == 96 + count
     again = configs("gen-soft-labels", "again", teacher=teacher, augment={"copies": 3, "candidates": 4})
     run("gen-soft-labels", again)
@@ -712,7 +714,7 @@ def test_predictions_parquet_has_the_rows_with_predictions(
 def test_differences_to_the_reference_match_the_predictions(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
-    weak = configs("distill", "student", soft_labels=teacher_labels, student={"from": str(teacher), **SMALL},
+    weak = configs("distill", "student", label_dataset=teacher_labels, student={"from": str(teacher), **SMALL},
                    training__max_steps=1)  # fmt: skip
     run("distill", weak)
     metrics = last(run("eval", evaluation(configs, teacher, tmp_path / "student", latency=None)))
@@ -896,7 +898,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(
     settings: dict[str, Any] = {
         "finetune": {"model": base_model},
         "gen-soft-labels": {"teacher": teacher},
-        "distill": {"soft_labels": teacher_labels, "student": teacher},
+        "distill": {"label_dataset": teacher_labels, "student": teacher},
         "eval": {"models": {"teacher": str(teacher)}, "latency": {"lengths": ["data"]}},
         "export": {"model": teacher},
     }[command]

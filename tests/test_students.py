@@ -28,6 +28,7 @@ from transformers import (
 from tinybert_cli import models
 from tinybert_cli.config import Model
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.presets import PRESETS
 
 LABELS: dict[str, Any] = {"id2label": {0: "no", 1: "yes", 2: "maybe"}, "label2id": {"no": 0, "yes": 1, "maybe": 2}}
 SIZES: dict[str, Any] = {
@@ -111,7 +112,7 @@ def test_preset_gives_the_published_shape_and_settings_override_it() -> None:
     assert base.num_hidden_layers == 12
 
 
-@pytest.mark.parametrize("preset", models.PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_fits_bert_base(preset: str) -> None:
     config = models.shape(Model(**{"from": "x"}, preset=preset), BertConfig())
     assert config.hidden_size % config.num_attention_heads == 0
@@ -145,7 +146,6 @@ def test_every_family_supports_the_four_sizes(name: str) -> None:
         ({"num_hidden_layers": 13}, "num_hidden_layers"),
         ({"intermediate_size": 4000}, "intermediate_size"),
         ({"num_attention_heads": 24}, "num_attention_heads"),
-        ({"preset": "tinybert-4l-313"}, "preset"),
     ],
 )
 def test_impossible_shape_is_an_error_for_its_setting(sizes: dict[str, Any], key: str) -> None:

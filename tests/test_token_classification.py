@@ -1,37 +1,35 @@
-"""Token classification: tags of words, whatever pieces they are split into, and entities as conlleval reads them."""
+"""Token classification: tags of words, read at their first tokens, and entities as in conlleval."""
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import write_base_model
+from official_scripts import conlleval
 
-from tinybert_cli import losses, tasks
+from tinybert_cli import losses, metrics, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.data import Examples
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.metrics.entities import entities, kinds_of
+from tinybert_cli.metrics.entities import TaggingMetric, entities, scheme_of
 from tinybert_cli.models import load_tokenizer, locate
-from tinybert_cli.tasks.token_classification import TagExam
-from tinybert_cli.types import Rows
+from tinybert_cli.types import Array, Predictions, Rows, concatenated_ranges
 
 TASK = tasks.find_prediction_task("token-classification")
 NAMES = ["O", "B-LOC", "B-PER", "I-LOC", "I-PER"]
-PIECES = ["ada", "wrote", "it", "in", "lon", "##don", "new", "york", ".", "-", "北", "京", "市", "在", "我"]
-Array = np.ndarray[Any, np.dtype[Any]]
+TOKENS = ["ada", "wrote", "it", "in", "lon", "##don", "new", "york", ".", "-", "北", "京", "市", "在", "我"]
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return load_tokenizer(locate(str(write_base_model(tmp_path_factory.mktemp("base"), PIECES))))
+    return load_tokenizer(locate(str(write_base_model(tmp_path_factory.mktemp("base"), TOKENS))))
 
 
-def settings(**given: Any) -> Data:
-    return Data(text_column_names="tokens", label_column_name="tags", **given)
+def settings(**values: Any) -> Data:
+    return Data(text_column_names="tokens", label_column_name="tags", **values)
 
 
 def rows_of(*rows: tuple[list[str], list[Any] | None]) -> Rows:
@@ -43,11 +41,11 @@ def rows_of(*rows: tuple[list[str], list[Any] | None]) -> Rows:
 
 
 @pytest.mark.parametrize(
-    ("tags", "found"),
+    ("tags", "expected"),
     [
         ("B-PER I-PER O B-LOC", [("PER", 0, 2), ("LOC", 3, 4)]),
         ("B-PER B-PER", [("PER", 0, 1), ("PER", 1, 2)]),
-        ("I-PER I-PER O I-LOC", [("PER", 0, 2), ("LOC", 3, 4)]),  # IOB1, or what a model says
+        ("I-PER I-PER O I-LOC", [("PER", 0, 2), ("LOC", 3, 4)]),  # IOB1, or predictions of a model
         ("B-PER I-LOC", [("PER", 0, 1), ("LOC", 1, 2)]),
         ("B-PER I-PER E-PER S-LOC", [("PER", 0, 3), ("LOC", 3, 4)]),
         ("S-PER I-PER", [("PER", 0, 1), ("PER", 1, 2)]),
@@ -57,29 +55,29 @@ def rows_of(*rows: tuple[list[str], list[Any] | None]) -> Rows:
         ("", []),
     ],
 )
-def test_entities_are_read_as_conlleval_reads_them(tags: str, found: list[Any]) -> None:
-    assert entities(tags.split(), prefixed=True, outside=True) == found
+def test_entities_of_tags_are_those_of_conlleval(tags: str, expected: list[Any]) -> None:
+    assert entities(tags.split(), prefixed=True, outside=True) == expected
 
 
-def test_tags_without_prefixes_are_entities_beside_o_and_words_without_it() -> None:
-    assert kinds_of(["O", "LOC", "PER"]) == (["LOC", "PER"], False, True)
+def test_tags_without_prefixes_are_entities_or_words() -> None:
+    assert scheme_of(["O", "LOC", "PER"]) == (["LOC", "PER"], False, True)
     assert entities(["PER", "PER", "O", "LOC"], prefixed=False, outside=True) == [("PER", 0, 2), ("LOC", 3, 4)]
-    assert kinds_of(["DET", "NOUN"]) == (["DET", "NOUN"], False, False)
+    assert scheme_of(["DET", "NOUN"]) == (["DET", "NOUN"], False, False)
     assert entities(["NOUN", "NOUN"], prefixed=False, outside=False) == [("NOUN", 0, 1), ("NOUN", 1, 2)]
 
 
-def test_tags_of_two_schemes_are_refused() -> None:
+def test_tags_of_two_schemes_are_an_error() -> None:
     rows = rows_of((["a", "b", "c"], ["B-PER", "I-PER", "LOC"]))
     with pytest.raises(InputError, match=r"tags in two schemes: some begin with B-, I-, .* and LOC does not") as caught:
         TASK.label_names(rows, settings(), model_names=None)
     assert caught.value.where == "ner.jsonl, row 1"
 
 
-def test_entities_that_begin_with_i_are_told() -> None:
+def test_entities_that_begin_with_i_are_a_label_warning() -> None:
     rows = rows_of((["a", "b", "c", "d"], ["I-PER", "I-PER", "B-LOC", "I-PER"]), (["a"], ["B-PER"]))
-    (said,) = TASK.odd(rows, settings(), NAMES)
-    assert said.startswith("2 of 4 entities begin with I-")
-    assert TASK.odd(rows_of((["a", "b"], ["B-PER", "I-PER"])), settings(), NAMES) == []
+    (warning,) = TASK.label_warnings(rows, settings(), NAMES)
+    assert warning.startswith("2 of 4 entities begin with I-")
+    assert TASK.label_warnings(rows_of((["a", "b"], ["B-PER", "I-PER"])), settings(), NAMES) == []
 
 
 # -- labels --------------------------------------------------------------------------------------------------
@@ -90,7 +88,7 @@ def test_names_in_the_data_are_sorted_after_o() -> None:
     assert TASK.label_names(rows, settings(), model_names=None) == ["O", "B-PER", "I-PER"]
 
 
-def test_labels_are_positions_of_every_words_tag() -> None:
+def test_labels_are_the_class_indices_of_every_word() -> None:
     labels = TASK.labels(rows_of((["a", "b"], ["B-PER", 3]), (["c"], None)), settings(), NAMES)
     assert labels is not None and labels.tolist() == [2, 3, -100]
 
@@ -100,19 +98,19 @@ def test_labels_are_positions_of_every_words_tag() -> None:
     [
         (["O"], "2 words and 1 tags"),
         (["O", "B-ORG"], "unknown label 'B-ORG'"),
-        ("O O", "is no list of tags but 'O O'"),
-        ([["O"], "O"], "is no list of tags but"),
+        ("O O", "expected a list of tags, found 'O O'"),
+        ([["O"], "O"], "expected a list of tags, found"),
     ],
 )
-def test_bad_tags_are_named_with_their_row(tags: Any, what: str) -> None:
+def test_bad_tags_are_an_error_with_their_row(tags: Any, what: str) -> None:
     with pytest.raises(InputError, match=what) as caught:
         TASK.labels(rows_of((["a"], ["O"]), (["a", "b"], tags)), settings(), NAMES)
     assert caught.value.where == "ner.jsonl, row 2"
 
 
 @pytest.mark.parametrize("bad", ["a text", ["a", 1], None])
-def test_a_row_that_is_no_list_of_words_is_named(bad: Any, tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="no list of words") as caught:
+def test_row_that_is_not_a_list_of_words_is_an_error_with_its_row(bad: Any, tokenizer: Any) -> None:
+    with pytest.raises(InputError, match="expected a list of words, found") as caught:
         TASK.encode(rows_of((["a"], ["O"]), (bad, ["O"])), settings(), tokenizer)
     assert caught.value.where == "ner.jsonl, row 2"
 
@@ -120,137 +118,152 @@ def test_a_row_that_is_no_list_of_words_is_named(bad: Any, tokenizer: Any) -> No
 # -- encode --------------------------------------------------------------------------------------------------
 
 
-def read_at(rows: Rows, tokenizer: Any, order: list[int] | None = None, **given: Any) -> tuple[list[str], Array]:
-    """The piece that each answer is read at, in batches of one window in that order, and which answer it is."""
-    encoded = TASK.encode(rows, settings(**given), tokenizer)
+def tokens_read(rows: Rows, tokenizer: Any, order: list[int] | None = None, **values: Any) -> tuple[list[str], Array]:
+    """The token at which each word is predicted, in batches of two windows in that order, and the index of the word."""
+    encoded = TASK.encode(rows, settings(**values), tokenizer)
     assert encoded.row_offsets is not None
     examples = Examples.of(encoded, number=np.arange(int(encoded.row_offsets[-1])))
-    found: list[str] = []
+    tokens: list[str] = []
     numbers: list[int] = []
     for start in range(0, len(examples), 2):
         windows = (order or list(range(len(examples))))[start : start + 2]
         batch = examples.__getitems__(windows)
-        pieces = tokenizer.convert_ids_to_tokens(batch["input_ids"].flatten().tolist())
-        found += [pieces[place] for place in batch["positions"].tolist()]
+        of_batch = tokenizer.convert_ids_to_tokens(batch["input_ids"].flatten().tolist())
+        tokens += [of_batch[position] for position in batch["positions"].tolist()]
         numbers += batch["number"].tolist()
-    return found, np.array(numbers)
+    return tokens, np.array(numbers)
 
 
-def test_words_are_answered_at_their_first_pieces_and_marks_are_words_of_their_own(tokenizer: Any) -> None:
-    found, _ = read_at(rows_of((["Ada", "wrote", "London", "."], None), (["New-York", "in"], None)), tokenizer)
-    assert found == ["ada", "wrote", "lon", ".", "new", "in"]
+def test_words_are_predicted_at_their_first_tokens(tokenizer: Any) -> None:
+    tokens, _ = tokens_read(rows_of((["Ada", "wrote", "London", "."], None), (["New-York", "in"], None)), tokenizer)
+    assert tokens == ["ada", "wrote", "lon", ".", "new", "in"]
 
 
 def test_chinese_words_are_characters(tokenizer: Any) -> None:
-    found, _ = read_at(rows_of((list("我在北京市"), None)), tokenizer)
-    assert found == list("我在北京市")
+    tokens, _ = tokens_read(rows_of((list("我在北京市"), None)), tokenizer)
+    assert tokens == list("我在北京市")
 
 
 @pytest.mark.parametrize(("length", "stride"), [(5, 0), (6, 2), (8, 3), (12, 5)])
-def test_answers_reach_their_words_however_a_row_is_split_and_shuffled(
-    length: int, stride: int, tokenizer: Any
-) -> None:
+def test_each_word_is_predicted_once_in_shuffled_windows(length: int, stride: int, tokenizer: Any) -> None:
     random = np.random.default_rng(length)
     words = ["ada", "london", "in", "new", "york", "it"]
     rows = rows_of(*(([words[i] for i in random.integers(6, size=count)], None) for count in (1, 9, 23, 0, 40)))
     windows = len(TASK.encode(rows, settings(max_seq_length=length, doc_stride=stride), tokenizer).offsets) - 1
     order = random.permutation(windows).tolist()
-    pieces, numbers = read_at(rows, tokenizer, order, max_seq_length=length, doc_stride=stride)
-    said = [word for row in rows.column("tokens") for word in row]
-    assert sorted(numbers.tolist()) == list(range(len(said)))  # every word once
-    firsts = [{"london": "lon"}.get(said[number], said[number]) for number in numbers]
-    assert pieces == firsts
+    tokens, numbers = tokens_read(rows, tokenizer, order, max_seq_length=length, doc_stride=stride)
+    all_words = [word for row in rows.column("tokens") for word in row]
+    assert sorted(numbers.tolist()) == list(range(len(all_words)))  # every word once
+    assert tokens == [{"london": "lon"}.get(all_words[number], all_words[number]) for number in numbers]
 
 
-def test_a_word_that_the_tokenizer_drops_is_answered_all_the_same(tokenizer: Any) -> None:
-    found, numbers = read_at(rows_of((["ada", "\u200b", "wrote"], None), (["\u200b"], None)), tokenizer)
-    assert found[:1] == ["ada"] and len(numbers) == 4
+def test_word_without_tokens_is_predicted_too(tokenizer: Any) -> None:
+    tokens, numbers = tokens_read(rows_of((["ada", "\u200b", "wrote"], None), (["\u200b"], None)), tokenizer)
+    assert tokens[:1] == ["ada"] and len(numbers) == 4
 
 
-def test_two_text_columns_and_windows_without_room_are_refused(tokenizer: Any) -> None:
+def test_two_text_columns_are_an_error(tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match="one column of words"):
         TASK.encode(rows_of((["a"], None)), Data(text_column_names=["tokens", "tags"]), tokenizer)
 
 
-# -- scores --------------------------------------------------------------------------------------------------
+# -- metrics -------------------------------------------------------------------------------------------------
 
 
-def made_up(seed: int = 0, names: list[str] = NAMES) -> tuple[Array, TagExam]:
+def predictions_of(logits: Array, metric: TaggingMetric) -> Predictions:
+    rows = rows_of(*((["word"] * len(tags), None) for tags in metric.references))
+    return TASK.predictions(logits, metric.row_offsets, metric.names, rows, settings())
+
+
+def random_logits(seed: int = 0, names: list[str] = NAMES) -> tuple[Array, TaggingMetric]:
     random = np.random.default_rng(seed)
     counts = random.integers(0, 9, size=30)
     labels = random.integers(len(names), size=counts.sum())
     logits = random.normal(size=(len(labels), len(names))) + 2 * np.eye(len(names))[labels]
-    offsets = np.cumsum([0, *counts])
-    said = [[names[i] for i in labels[a:b]] for a, b in itertools.pairwise(offsets)]
-    return logits.astype(np.float32), TagExam(labels, offsets, names, said)
+    return logits.astype(np.float32), TaggingMetric(labels, np.cumsum([0, *counts]), names)
 
 
-def conlleval(gold: list[list[str]], said: list[list[str]]) -> tuple[int, int, int]:
-    """Right, given and gold chunks as the Perl script counts them: a chunk is right if it begins and ends with it."""
-
-    def ends(before: str, tag: str) -> bool:
-        return before[0] in "ES" or (before[0] in "BI" and (tag[0] in "BSO" or before[2:] != tag[2:]))
-
-    def begins(before: str, tag: str) -> bool:
-        return tag[0] in "BS" or (tag[0] in "IE" and (before[0] in "ESO" or before[2:] != tag[2:]))
-
-    right = given = wanted = 0
-    agreeing = False
-    ours, theirs = ([tag for row in rows for tag in [*row, "O"]] for rows in (said, gold))
-    for place, (our, their) in enumerate(zip(ours, theirs, strict=True)):
-        our_last, their_last = (tags[place - 1] if place else "O" for tags in (ours, theirs))
-        if agreeing:
-            both = ends(our_last, our) + ends(their_last, their)
-            if both == 2:
-                right, agreeing = right + 1, False
-            elif both or our[2:] != their[2:]:
-                agreeing = False
-        starts = begins(our_last, our), begins(their_last, their)
-        agreeing = agreeing or (all(starts) and our[2:] == their[2:])
-        given, wanted = given + starts[0], wanted + starts[1]
-    return right, given, wanted
+def scores_of(logits: Array, metric: TaggingMetric) -> dict[str, float]:
+    return metrics.score(metric, predictions_of(logits, metric))
 
 
 @pytest.mark.parametrize("names", [NAMES, ["O", *(f"{p}-{k}" for p in "BIES" for k in ("LOC", "PER"))]])
 @pytest.mark.parametrize("seed", range(4))
-def test_scores_are_those_of_conlleval(seed: int, names: list[str]) -> None:
-    logits, exam = made_up(seed, names)
-    best = logits.argmax(-1)
-    said = [[names[i] for i in best[a:b]] for a, b in itertools.pairwise(exam.offsets)]
-    right, given, wanted = conlleval(exam.words, said)
-    found = exam.score(logits)
-    assert found["precision"] == pytest.approx(right / given)
-    assert found["recall"] == pytest.approx(right / wanted)
-    assert found["f1"] == pytest.approx(2 * right / (given + wanted))
-    found |= exam.details(logits)
-    assert found["f1_macro"] == pytest.approx((found["f1[LOC]"] + found["f1[PER]"]) / 2)
-    assert {re.sub(r"\[.*", "", name) for name in found} == set(TASK.metrics) | set(TASK.detailed)
+def test_scores_equal_conlleval(seed: int, names: list[str]) -> None:
+    logits, metric = random_logits(seed, names)
+    predictions = predictions_of(logits, metric)
+    right, predicted, gold = conlleval(metric.references, list(predictions.values))
+    scores = metrics.score(metric, predictions)
+    assert scores["precision"] == pytest.approx(right / predicted)
+    assert scores["recall"] == pytest.approx(right / gold)
+    assert scores["f1"] == pytest.approx(2 * right / (predicted + gold))
+    assert scores["f1_macro"] == pytest.approx((scores["f1[LOC]"] + scores["f1[PER]"]) / 2)
+    assert {re.sub(r"\[.*", "", name) for name in scores} == {*TASK.metrics, *TASK.extra_metrics}
 
 
-def test_each_resample_is_the_score_of_its_rows() -> None:
-    logits, exam = made_up()
-    found = exam.resampled(logits, resamples=5, seed=1)
+def test_resampled_values_equal_the_score_of_the_drawn_rows() -> None:
+    logits, metric = random_logits()
+    predictions = predictions_of(logits, metric)
+    values = metrics.resampled(metric, predictions, metric.statistics(predictions), resamples=5, seed=1)
     drawn = np.random.default_rng(1).integers(30, size=30)
-    places = np.concatenate([np.arange(exam.offsets[row], exam.offsets[row + 1]) for row in drawn])
-    counts = np.diff(exam.offsets)[drawn]
-    part = TagExam(exam.labels[places], np.cumsum([0, *counts]), NAMES, [exam.words[row] for row in drawn])
-    expected = part.score(logits[places])
-    assert {name: found[name][0] for name in expected} == pytest.approx(expected)
+    words = concatenated_ranges(metric.row_offsets, drawn)
+    counts = np.diff(metric.row_offsets)[drawn]
+    expected = scores_of(logits[words], TaggingMetric(metric.labels[words], np.cumsum([0, *counts]), NAMES))
+    assert values.keys() == expected.keys() and "ece" in expected
+    assert {name: values[name][0] for name in expected} == pytest.approx(expected)
 
 
-def test_a_model_that_says_o_of_every_word_has_nothing() -> None:
-    _, exam = made_up()
-    assert exam.score(np.eye(5)[np.zeros(len(exam.labels), dtype=int)])["f1"] == exam.trivial() == 0.0
+def test_predicting_o_for_every_word_has_f1_0() -> None:
+    _, metric = random_logits()
+    logits = np.eye(5)[np.zeros(len(metric.labels), dtype=int)]
+    assert scores_of(logits, metric)["f1"] == metric.majority_baseline() == 0.0
 
 
-def test_unsure_words_are_no_labels_and_rows_without_a_sure_one_are_left_out() -> None:
+def test_majority_baseline_without_o_is_the_most_frequent_tag() -> None:
+    metric = TaggingMetric(np.array([0, 1, 1, 1]), np.array([0, 2, 4]), ["DET", "NOUN"])
+    assert metric.majority_baseline() == 0.75
+
+
+def test_row_scores_are_shares_of_right_words() -> None:
+    metric = TaggingMetric(np.array([0, 1, 2, 0]), np.array([0, 3, 3, 4]), ["O", "B-LOC", "B-PER"])
+    predictions = predictions_of(np.eye(3)[[0, 1, 1, 0]], metric)
+    statistics = metric.statistics(predictions)
+    assert metric.row_scores(statistics).tolist() == [pytest.approx(2 / 3), 1.0, 1.0]
+    confidence, correct = metric.confidences(predictions, statistics)
+    assert correct.tolist() == [True, True, False, True]
+    assert confidence.tolist() == pytest.approx([np.e / (np.e + 2)] * 4)
+
+
+def test_mcnemar_counts_rows_whose_words_are_all_right() -> None:
+    metric = TaggingMetric(np.array([0, 1, 1]), np.array([0, 2, 3]), ["O", "B-PER"])
+    statistics, reference = (
+        metric.statistics(predictions_of(np.eye(2)[tags], metric)) for tags in ([0, 0, 1], [0, 1, 0])
+    )
+    assert metric.paired_test(statistics, reference) == {"rows_lost": 1, "rows_won": 1, "mcnemar_p": 1.0}
+
+
+def test_predictions_are_tags_with_the_mean_confidence_of_the_words() -> None:
+    metric = TaggingMetric(np.array([0, 1, 1]), np.array([0, 2, 2, 3]), ["O", "B-PER"])
+    predictions = predictions_of(np.log([[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]]), metric)
+    assert predictions.values == [["O", "B-PER"], [], ["O"]]
+    assert predictions.confidences == pytest.approx([0.8, 1.0, 0.5])
+
+
+def test_fidelity_is_computed_word_by_word() -> None:
+    metric = TaggingMetric(np.array([0, 1, 1]), np.array([0, 2, 3]), ["O", "B-PER"])
+    reference = predictions_of(np.eye(2)[[0, 1, 1]], metric)
+    assert TASK.fidelity(predictions_of(np.eye(2)[[0, 1, 0]], metric), reference)["agreement"] == pytest.approx(2 / 3)
+    assert TASK.fidelity(reference, reference)["kl"] == 0.0
+
+
+def test_words_below_min_confidence_are_missing_labels() -> None:
     logits = np.log([[0.9, 0.1], [0.5, 0.5], [0.6, 0.4]])
-    labels, sure = TASK.hard_answers(logits, np.array([0, 2, 3]), 0.8)
-    assert (labels.tolist(), sure.tolist()) == ([0, -100, -100], [True, False])
+    labels, selected = TASK.hard_labels(logits, np.array([0, 2, 3]), 0.8)
+    assert (labels.tolist(), selected.tolist()) == ([0, -100, -100], [True, False])
 
 
-def test_rare_tags_count_as_much_as_frequent_ones_when_balanced() -> None:
-    balanced = losses.LOSS_SETS[TASK.outputs].balanced
+def test_balanced_weights_make_rare_tags_count_as_much_as_frequent_ones() -> None:
+    balanced = losses.LOSS_SETS[TASK.output_type].balanced
     assert balanced is not None
     np.testing.assert_allclose(balanced(np.array([0, 0, 0, 2, -100])), [2 / 3, 2 / 3, 2 / 3, 2, 0], rtol=1e-6)
 
@@ -267,48 +280,48 @@ def test_rare_tags_count_as_much_as_frequent_ones_when_balanced() -> None:
         ("", ""),
     ],
 )
-def test_text_is_parted_into_words_as_corpora_part_it(text: str, words: str) -> None:
-    assert TASK.asked(text) == words
+def test_text_is_split_into_words_as_in_corpora(text: str, words: str) -> None:
+    assert TASK.parse_input(text) == words
 
 
-def test_entities_of_a_text_that_is_read_in_windows_come_from_where_they_stand_furthest_in(tokenizer: Any) -> None:
+def test_word_in_several_windows_is_predicted_where_it_is_furthest_inside(tokenizer: Any) -> None:
     text = "ada wrote it in london in new york and ada wrote it"
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.enable_truncation(8, stride=3)
-    whole = backend.encode(TASK.asked(text))
+    first = backend.encode(TASK.parse_input(text))
     backend.no_truncation()
     windows = []
-    for pieces in [whole, *whole.overflowing]:
-        logits = np.zeros((len(pieces.ids), len(NAMES)))
+    for encoding in [first, *first.overflowing]:
+        logits = np.zeros((len(encoding.ids), len(NAMES)))
         logits[:, 0] = 1.0
-        for place, token in enumerate(pieces.tokens):
+        for position, token in enumerate(encoding.tokens):
             if token == "lon":
-                logits[place, NAMES.index("B-LOC")] = 2.0 + min(place, len(pieces.ids) - 1 - place)
+                logits[position, NAMES.index("B-LOC")] = 2.0 + min(position, len(encoding.ids) - 1 - position)
             if token == "ada":
-                logits[place, NAMES.index("B-PER")] = 5.0
-        windows.append((logits, pieces))
+                logits[position, NAMES.index("B-PER")] = 5.0
+        windows.append((logits, encoding))
     assert len(windows) > 3
-    found = TASK.reply(text, windows, NAMES, {})["prediction"]
-    assert [(one["text"], one["begin"]) for one in found] == [("ada", 0), ("london", 16), ("ada", 39)]
+    prediction = TASK.format_prediction(text, windows, NAMES, {})["prediction"]
+    assert [(entity["text"], entity["begin"]) for entity in prediction] == [("ada", 0), ("london", 16), ("ada", 39)]
     deepest = max(
-        min(place, len(pieces.ids) - 1 - place)
-        for _, pieces in windows
-        for place, token in enumerate(pieces.tokens)
+        min(position, len(encoding.ids) - 1 - position)
+        for _, encoding in windows
+        for position, token in enumerate(encoding.tokens)
         if token == "lon"
     )
-    assert found[1]["score"] == pytest.approx(np.exp(2 + deepest) / (np.exp(2 + deepest) + np.e + 3))
+    assert prediction[1]["score"] == pytest.approx(np.exp(2 + deepest) / (np.exp(2 + deepest) + np.e + 3))
 
 
-def test_entities_come_with_their_characters_and_scores(tokenizer: Any) -> None:
+def test_predicted_entities_have_characters_and_scores(tokenizer: Any) -> None:
     text = "Ada wrote in New-York."
-    pieces = tokenizer(TASK.asked(text)).encodings[0]
-    logits = np.zeros((len(pieces.ids), len(NAMES)))
-    said = {"ada": "B-PER", "new": "B-LOC"}
-    for place, token in enumerate(pieces.tokens):
-        logits[place, NAMES.index(said.get(token, "O"))] = 5.0
-    found = TASK.reply(text, [(logits, pieces)], NAMES, {})["prediction"]
-    assert [(one["type"], one["text"], one["begin"], one["end"]) for one in found] == [
+    encoding = tokenizer(TASK.parse_input(text)).encodings[0]
+    logits = np.zeros((len(encoding.ids), len(NAMES)))
+    tags = {"ada": "B-PER", "new": "B-LOC"}
+    for position, token in enumerate(encoding.tokens):
+        logits[position, NAMES.index(tags.get(token, "O"))] = 5.0
+    prediction = TASK.format_prediction(text, [(logits, encoding)], NAMES, {})["prediction"]
+    assert [(entity["type"], entity["text"], entity["begin"], entity["end"]) for entity in prediction] == [
         ("PER", "Ada", 0, 3), ("LOC", "New-York", 13, 21),
     ]  # fmt: skip
-    assert found[0]["score"] == pytest.approx(np.exp(5) / (np.exp(5) + 4))
+    assert prediction[0]["score"] == pytest.approx(np.exp(5) / (np.exp(5) + 4))

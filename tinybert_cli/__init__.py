@@ -1,3 +1,3 @@
 """Two-stage knowledge distillation for BERT-class models."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

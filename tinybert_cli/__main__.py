@@ -1,4 +1,4 @@
-"""`python -m tinybert_cli` is `tinybert`."""
+"""Runs the command line as `python -m tinybert_cli`."""
 
 from tinybert_cli.cli import main
 

@@ -1,4 +1,4 @@
-"""The commands: one config file in, one folder out; a stage is imported only when it runs."""
+"""The command line: each stage reads one config file and writes one folder, and is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinybert_cli.errors import ConfigError, ConfigErrors, GateError, InputError
 
 app = typer.Typer(
     name="tinybert",
-    help="Distil a BERT-class teacher into a small, fast student, in stages that meet on disk.",
+    help="Distil a BERT-class teacher into a small, fast student, in stages that communicate through folders.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -26,30 +26,33 @@ app = typer.Typer(
 )
 
 STAGES = {
-    "finetune": ("finetune", "Train a model on gold labels (the teacher), or on a student's labels (student2)."),
-    "gen-soft-labels": ("gen_soft_labels", "Run a model once over the data and store its answers."),
-    "distill": ("distill", "Train a student to say what the teacher says."),
+    "finetune": (
+        "finetune",
+        "Train a model on gold labels (the teacher), or on the predictions of another model (student2).",
+    ),
+    "gen-soft-labels": ("gen_soft_labels", "Run a model once over the data and store its predictions."),
+    "distill": ("distill", "Train a student to match a teacher's outputs and, optionally, its layers."),
     "eval": ("evaluate", "Score models side by side: quality, fidelity, size, latency."),
-    "export": ("export", "Write ONNX, int8 or half-size safetensors, and verify it against the original."),
+    "export": ("export", "Write ONNX, int8 or half-precision safetensors, and verify it against the original."),
 }
 
 
 def main() -> None:
     """The console script; also `python -m tinybert_cli`."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
+        if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  open until the end
     app(prog_name="tinybert")
 
 
 def _completions(context: typer.Context, incomplete: str) -> list[str]:
-    """For the shell's TAB: a config file first, then the settings of the stage."""
+    """Completions for the shell: a config file first, then the settings of the stage."""
     from tinybert_cli.helpers import schema as helper
 
     if context.params.get("arguments") or context.params.get("config"):
         return [f"{key}=" for key in helper.keys(str(context.info_name)) if key.startswith(incomplete)]
-    found = sorted(Path().glob(f"{incomplete}*"))
-    return [f"{path}/" if path.is_dir() else str(path) for path in found if path.is_dir() or path.suffix == ".yaml"]
+    paths = sorted(Path().glob(f"{incomplete}*"))
+    return [f"{path}/" if path.is_dir() else str(path) for path in paths if path.is_dir() or path.suffix == ".yaml"]
 
 
 def _command(command: str) -> Callable[..., None]:
@@ -63,13 +66,13 @@ def _command(command: str) -> Callable[..., None]:
             ),
         ] = None,
         config: Annotated[
-            Path | None, typer.Option("--config", metavar="FILE", help="The YAML file, in place of the argument.")
+            Path | None, typer.Option("--config", metavar="FILE", help="The YAML file, instead of the argument.")
         ] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Check everything, write nothing.")] = False,
-        force: Annotated[bool, typer.Option("--force", "-f", help="Replace what the run's folder holds.")] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")] = False,
-        verbose: Annotated[bool, typer.Option("--verbose", "-v", help="What the libraries say, too.")] = False,
+        force: Annotated[bool, typer.Option("--force", "-f", help="Replace the previous run in output_dir.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.")] = False,
+        verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print the output of libraries.")] = False,
     ) -> None:
         words = list(arguments or [])
         if config is None and not words:
@@ -85,33 +88,37 @@ def _command(command: str) -> Callable[..., None]:
 
 
 for _name, (_, _help) in STAGES.items():
-    # What looks like an option of another tool (--learning-rate 3e-5) is told with its name here, not merely unknown.
+    # An option of another tool (--learning-rate 3e-5) is not just unknown: the error names the setting here.
     app.command(_name, help=_help, context_settings={"ignore_unknown_options": True})(_command(_name))
 
 
-@app.command("schema", help="The settings of a stage and what they mean.")
+@app.command("schema", help="Print the settings of a stage and their meaning.")
 def schema(
     stage: Annotated[str | None, typer.Argument(help="finetune, gen-soft-labels, distill, eval or export.")] = None,
     key: Annotated[str | None, typer.Argument(help="Only this setting, for example training.learning_rate.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON Schema.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="All stages as one page of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON Schema.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print all stages as one page of tables.")] = False,
 ) -> None:
     from tinybert_cli.helpers import schema as helper
 
     if as_markdown and (stage or as_json):
-        raise typer.BadParameter("--markdown is one page of all stages: leave STAGE and --json out")
+        raise typer.BadParameter("--markdown prints all stages; it cannot be combined with STAGE or --json")
     if as_markdown:
-        _say(lambda: [helper.as_markdown()])
+        _print_lines(lambda: [helper.as_markdown()])
     else:
-        _say(lambda: [helper.as_json(stage, key) if as_json else helper.as_text(stage, key)])
+        _print_lines(lambda: [helper.as_json(stage, key) if as_json else helper.as_text(stage, key)])
 
 
-@app.command("predict", help="Ask a model folder, or an export, about some texts; without any, the lines of stdin.")
+@app.command(
+    "predict", help="Predict for texts with a model folder or an export; without TEXT, for the lines of stdin."
+)
 def predict(
     model: Annotated[str, typer.Argument(help="A model folder, an export folder or a Hub id.")],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="A tab parts a pair.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="A text file, one text a line.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with all probabilities.")] = False,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="A tab separates the two texts of a pair.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A text file with one text per line.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all probabilities.")] = False,
 ) -> None:
     from tinybert_cli.helpers import predict as helper
 
@@ -120,7 +127,7 @@ def predict(
             yield from texts
         elif file is not None:
             if not file.is_file():
-                raise InputError(f"there is no file '{file}'")
+                raise InputError(f"no such file: '{file}'")
             try:
                 yield from file.read_text(encoding="utf-8").splitlines()
             except UnicodeDecodeError as error:
@@ -128,27 +135,29 @@ def predict(
         else:
             yield from (line.decode("utf-8", "surrogateescape").rstrip("\r\n") for line in sys.stdin.buffer)
 
-    def answers() -> Iterator[str]:
-        found = helper.run(model, lines())
+    def output() -> Iterator[str]:
+        predictions = helper.run(model, lines())
         if as_json:
-            yield json.dumps({"model": model, "answers": list(found)}, ensure_ascii=False)
+            yield json.dumps({"model": model, "answers": list(predictions)}, ensure_ascii=False)
         else:
-            yield from ("\t".join([*helper.as_fields(row), row["text"]]) for row in found)
+            yield from ("\t".join([*helper.as_fields(row), row["text"]]) for row in predictions)
 
-    _say(answers)
+    _print_lines(output)
 
 
-@app.command("report", help="Finished runs side by side; without folders, all those under runs/.")
+@app.command("report", help="Compare finished runs; without RUN, all runs in runs/.")
 def report(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders that stages wrote.")] = None,
     budget: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="The best model within latency_ms=3, size_mb=15, retention=0.97, ..."),
+        typer.Option(
+            metavar="NAME=VALUE", help="Choose the best model for latency_ms=3, size_mb=15, retention=0.97, ..."
+        ),
     ] = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with every metric.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with every metric.")] = False,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page, too, with plots; it needs no network.")
+        Path | None, typer.Option(metavar="FILE", help="Also write an HTML page with plots, which needs no network.")
     ] = None,
 ) -> None:
     from tinybert_cli import console
@@ -157,69 +166,69 @@ def report(
     from tinybert_cli.reports import runs_html, runs_table
 
     if as_markdown and as_json:
-        raise typer.BadParameter("--markdown and --json: choose one")
+        raise typer.BadParameter("--markdown and --json cannot be combined")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
-    def answers() -> Iterator[str]:
-        found = helper.run(runs or [])
-        limits = budgets.limits(budget, found.models) if budget else []
+    def output() -> Iterator[str]:
+        finished = helper.run(runs or [])
+        limits = budgets.limits(budget, finished.models) if budget else []
         choice: budgets.Choice | None = None
         missed: GateError | None = None
         try:
-            choice = budgets.choose(found.models, limits) if limits else None
+            choice = budgets.choose(finished.models, limits) if limits else None
         except GateError as error:
             missed = error
         if as_json:
             chosen = {"budget": asdict(choice) if choice else None} if limits else {}
-            yield json.dumps({**helper.as_json(found), **chosen}, ensure_ascii=False)
+            yield json.dumps({**helper.as_json(finished), **chosen}, ensure_ascii=False)
         else:
-            header, rows = runs_table.table(found)
+            header, rows = runs_table.table(finished)
             yield runs_table.as_markdown(header, rows) if as_markdown else console.table(header, rows, width=width)
-            said = [*found.notes(), *(budgets.as_lines(choice) if choice else [])]
-            yield from ["", *said] if said else []
+            notes = [*finished.notes(), *(budgets.as_lines(choice) if choice else [])]
+            yield from ["", *notes] if notes else []
         if html is not None:
-            runs_html.write(html, found, choice)
+            runs_html.write(html, finished, choice)
         if missed is not None:
             raise missed
 
-    _say(answers)
+    _print_lines(output)
     if html is not None:
         print(f"written: {html}", file=sys.stderr)
 
 
-@app.command("init", help="Copy a recipe into a folder of your own; nothing is overwritten.")
+@app.command("init", help="Copy a recipe into a new folder; nothing is overwritten.")
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the YAML files go.")],
-    task: Annotated[str, typer.Option("--task", help="What the model is to do.")] = "text-classification",
-    demo: Annotated[bool, typer.Option("--demo", help="The offline demo, with its reviews.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder for the YAML files.")],
+    task: Annotated[str, typer.Option("--task", help="The task of the model.")] = "text-classification",
+    demo: Annotated[bool, typer.Option("--demo", help="Copy the offline demo, with its reviews.")] = False,
 ) -> None:
     from tinybert_cli.helpers import init as helper
 
-    _say(lambda: map(str, helper.run(folder, task, demo=demo)))
+    _print_lines(lambda: map(str, helper.run(folder, task, demo=demo)))
 
 
-@app.command("doctor", help="What a bug report should hold: versions, machine, device, caches.")
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+@app.command("doctor", help="Print versions, machine, device and caches, for bug reports.")
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     from tinybert_cli.helpers import doctor as helper
 
-    found = helper.run()
-    print(json.dumps(found) if as_json else helper.as_text(found))
+    facts = helper.run()
+    print(json.dumps(facts) if as_json else helper.as_text(facts))
 
 
-def _say(answers: Callable[[], Iterable[str]]) -> None:
-    """A helper's answers on stdout as they come; what the user can mend goes to stderr, as for a stage."""
+def _print_lines(lines: Callable[[], Iterable[str]]) -> None:
+    """Prints the output of a helper on stdout as it comes; errors that the user can fix go to stderr."""
     from tinybert_cli import console
 
     out = sys.stdout
     try:
         with console.silenced():
-            for line in answers():
-                if not console.put(line, out):
+            for line in lines():
+                if not console.write_line(line, out):
                     break
     except (UserError, PermissionError) as error:
-        said = _forbidden(error) if isinstance(error, PermissionError) else error
-        print(f"error: {said}", file=sys.stderr)
-        raise typer.Exit(said.exit_code) from error
+        user_error = _forbidden(error) if isinstance(error, PermissionError) else error
+        print(f"error: {user_error}", file=sys.stderr)
+        raise typer.Exit(user_error.exit_code) from error
 
 
 def _forbidden(error: PermissionError) -> UserError:
@@ -237,15 +246,16 @@ def execute(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Runs one stage and shows it; returns the exit code."""
+    """Runs one stage and prints its rows; returns the exit code."""
     from tinybert_cli import configuration, console
+    from tinybert_cli.stages.checks import CHECKS
 
     screen = console.Screen(command, as_json=as_json, quiet=quiet, verbose=verbose)
     folder: Path | None = None
     try:
-        stage = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")
-        config = configuration.load(command, file, overrides, stage.CHECKS)
+        config = configuration.load(command, file, overrides, CHECKS[command])
         folder = Path(config.output_dir)
+        stage = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")  # torch: seconds
         with screen.silenced(folder):
             for row in stage.run(config, force=force, dry_run=dry_run):
                 screen.show(row)
@@ -253,9 +263,9 @@ def execute(
         _leave()
         return 0
     except ConfigError as error:
-        placed: ConfigErrors = configuration.complain(error, command, file, overrides)
-        screen.fail(placed)
-        return placed.exit_code
+        located: ConfigErrors = configuration.with_location(error, command, file, overrides)
+        screen.fail(located)
+        return located.exit_code
     except UserError as error:
         screen.fail(error)
         return error.exit_code
@@ -272,7 +282,7 @@ def execute(
 
 
 def _leave() -> None:
-    """If several processes ran this stage together, they end together."""
+    """Ends the process group, if several processes ran this stage."""
     if "torch" in sys.modules:
         from tinybert_cli import loops
 

@@ -1,4 +1,4 @@
-"""What is shown on the way: rows as lines or a live bar on stderr, results on stdout, library chatter in run.log."""
+"""Terminal output: rows of a stage on stderr, results on stdout, the output of libraries in run.log."""
 
 from __future__ import annotations
 
@@ -10,100 +10,105 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from tinybert_cli import configuration
 from tinybert_cli.errors import GateError, UserError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Row = dict[str, Any]
 
-MOST_NAMES = 20  # labels that are listed by name
+MAX_NAMES = 20  # labels that are listed by name
 
 NEXT = {
     "finetune": "tinybert gen-soft-labels with `teacher: {folder}`",
-    "gen-soft-labels": "tinybert distill with `soft_labels: {folder}`, or tinybert finetune with `labels: {folder}`",
-    "distill": "tinybert eval with `models: {{student: {folder}}}`, or, of a general student, "
+    "gen-soft-labels": "tinybert distill, or tinybert finetune, with `label_dataset: {folder}`",
+    "distill": "tinybert eval with `models: {{student: {folder}}}`; for a task-agnostic student, "
     "tinybert finetune with `model: {folder}`",
-    "eval": "tinybert export with the `model:` you would ship",
-    "export": "ship {folder}; its README.md says how to load it",
+    "eval": "tinybert export with the `model:` you want to ship",
+    "export": "ship {folder}; its README.md explains how to load it",
 }
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """For a helper: what libraries print is not shown."""
+    """Hides everything that libraries print; for helpers."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None) -> str:
-    """A table as text; of the columns on the right as many as fit the width (None: all), with a line that says so."""
+    """A table as text. Columns on the right that exceed the width (None: no limit) are left out, with a note."""
+    from rich.table import Table
+
     widths = [max(cell_len(row[index]) for row in (header, *rows)) + 2 for index in range(len(header))]
-    shown = len(header)
-    while width is not None and shown > 3 and sum(widths[:shown]) - 2 > width:
-        shown -= 1
-    found = Table(box=None, pad_edge=False, header_style="bold")
-    found.add_column(header[0], overflow="fold")
-    for title in header[1:shown]:
-        found.add_column(title, justify="left" if title == header[1] else "right", no_wrap=True)
+    columns = len(header)
+    while width is not None and columns > 3 and sum(widths[:columns]) - 2 > width:
+        columns -= 1
+    output = Table(box=None, pad_edge=False, header_style="bold")
+    output.add_column(header[0], overflow="fold")
+    for title in header[1:columns]:
+        output.add_column(title, justify="left" if title == header[1] else "right", no_wrap=True)
     for row in rows:
-        found.add_row(*map(escape, row[:shown]))
+        output.add_row(*map(escape, row[:columns]))
     screen = Console(
         file=io.StringIO(), force_terminal=width is not None or None, highlight=False, emoji=False,
         width=width or sum(widths),
     )  # fmt: skip
     with screen.capture() as captured:
-        screen.print(found)
-        if shown < len(header):
-            screen.print(f"({', '.join(header[shown:])}: in a wider window, or with --markdown)", style="dim")
+        screen.print(output)
+        if columns < len(header):
+            hidden = ", ".join(header[columns:])
+            screen.print(f"({hidden}: in a wider window, or with --markdown)", style="dim")
     return captured.get().rstrip("\n")
 
 
-def put(line: str, file: TextIO) -> bool:
-    """One line of a result; False if nobody listens any more, for whoever closed the pipe has seen enough."""
+def write_line(line: str, file: TextIO) -> bool:
+    """Prints one line of a result; False if the pipe is closed, so that no more lines are needed."""
     try:
         print(line, file=file, flush=True)
     except BrokenPipeError:
-        _to_nowhere(file)
+        _redirect_to_devnull(file)
         return False
     except OSError as error:
-        raise UserError(f"the answer cannot be written to stdout: {error.strerror}") from error
+        raise UserError(f"cannot write to stdout: {error.strerror}") from error
     return True
 
 
-def _to_nowhere(file: IO[str]) -> None:
-    """So that nothing more goes into a closed pipe, not even when Python ends."""
+def _redirect_to_devnull(file: IO[str]) -> None:
+    """Prevents writes to a closed pipe, also when Python flushes its streams at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 class _Console(Console):
-    """A run goes on though nobody listens any more; rich would end it."""
+    """Continues silently when the pipe is closed; rich would end the run."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        _to_nowhere(self.file)
+        _redirect_to_devnull(self.file)
 
 
 class Screen:
-    """One command's talk; knows the terminal, the pipe, CI, --json, -q and -v."""
+    """The output of one command, adapted to terminal, pipe, CI, --json, -q and -v."""
 
     def __init__(self, command: str, *, as_json: bool, quiet: bool, verbose: bool) -> None:
         self.command = command
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
-        self.main = int(os.environ.get("RANK", "0")) == 0  # of several processes one speaks
+        self.main = int(os.environ.get("RANK", "0")) == 0  # only one of several processes prints
         self.stdout, self.stderr = sys.stdout, sys.stderr
-        # :100: is a line, no emoji
-        self.talk = _Console(file=self.stderr, highlight=False, emoji=False, soft_wrap=True)
+        # emoji=False: `:100:` is a line number
+        self.console = _Console(file=self.stderr, highlight=False, emoji=False, soft_wrap=True)
         self.live = self.stderr.isatty() and not os.environ.get("CI") and not quiet
         self.bar: Progress | None = None
         self.models: list[Row] = []
@@ -113,26 +118,26 @@ class Screen:
 
     @contextlib.contextmanager
     def silenced(self, folder: Path) -> Iterator[None]:
-        """What libraries print goes to run.log; with -v it is shown as well."""
+        """Redirects the output of libraries to run.log; with -v it is printed, too."""
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        self.chatter = _Chatter(folder, also=self.stderr if self.verbose else None)
-        handler = logging.StreamHandler(self.chatter)
+        self.library_output = _LibraryOutput(folder, also=self.stderr if self.verbose else None)
+        handler = logging.StreamHandler(self.library_output)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root, ours = logging.getLogger(), logging.getLogger("tinybert")
+        root, own = logging.getLogger(), logging.getLogger("tinybert")
         root.addHandler(handler)
-        shown = _Warnings(self)
-        ours.addHandler(shown)
+        warnings = _Warnings(self)
+        own.addHandler(warnings)
         try:
-            with contextlib.redirect_stdout(self.chatter), contextlib.redirect_stderr(self.chatter):
+            with contextlib.redirect_stdout(self.library_output), contextlib.redirect_stderr(self.library_output):
                 yield
         finally:
             root.removeHandler(handler)
-            ours.removeHandler(shown)
+            own.removeHandler(warnings)
             self._stop_bar()
 
     def show(self, row: Row) -> None:
-        """One row of a stage."""
+        """Prints one row of a stage."""
         if not self.main:
             return
         event = row["event"]
@@ -142,20 +147,22 @@ class Screen:
         if event == "progress":
             self._progress(row)
             return
-        line = _LINES.get(event, lambda row: None)(row)
+        line = _LINES[event](row) if event in _LINES else None
         if line is None or (self.quiet and event != "warning"):
             return
         style = "yellow" if event == "warning" else "green" if event == "done" else None
-        self.talk.print(escape(line), style=style)
+        self.console.print(escape(line), style=style)
 
     def _progress(self, row: Row) -> None:
         if not self.live:
             return
         if self.bar is None:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
             self.bar = Progress(
                 TextColumn("{task.fields[phase]}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=self.talk, transient=True,
-                redirect_stdout=False, redirect_stderr=False,  # chatter goes to run.log, bar or no bar
+                TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=self.console, transient=True,
+                redirect_stdout=False, redirect_stderr=False,  # `silenced` does that
             )  # fmt: skip
             self.bar.start()
             self.bar_id = self.bar.add_task("", total=row["max_steps"], phase=self.command, speed="")
@@ -171,7 +178,7 @@ class Screen:
     # -- at the end ------------------------------------------------------------------------------------------
 
     def finish(self, file: Path, folder: str, *, dry_run: bool) -> None:
-        """The result on stdout, and the next command on stderr."""
+        """Prints the result on stdout, and the next command on stderr."""
         if not self.main:
             return
         if self.as_json:
@@ -180,52 +187,56 @@ class Screen:
         elif self.models:
             self._table()
         elif "bytes_ratio" in self.last:
-            put(_exported(self.last), self.stdout)
+            write_line(_exported(self.last), self.stdout)
         elif not self.stdout.isatty() and not dry_run:
-            put(folder, self.stdout)
+            write_line(folder, self.stdout)
         if dry_run:
             self.say("dry run: nothing was written")
         elif not self.quiet:
             self.say(f"next: {_next_in_recipe(file) or NEXT[self.command].format(folder=folder)}")
 
     def fail(self, error: UserError) -> None:
+        """Prints an error that the user can fix."""
         self._stop_bar()
         if isinstance(error, GateError) and self.models and not self.as_json:
-            self._table()  # what was not good enough
+            self._table()  # the scores that missed the requirement
         text = str(error)
-        self.talk.print(f"[red]error:[/] {escape(text)}")
+        self.console.print(f"[red]error:[/] {escape(text)}")
         if self.as_json:
-            with contextlib.suppress(UserError):  # of stdout itself, which may be what failed
+            with contextlib.suppress(UserError):  # stdout itself may be the cause of the error
                 self._print_json(
                     {"command": self.command, "status": "error", "exit_code": error.exit_code, "error": text}
                 )
 
     def fail_with_bug(self, error: Exception, folder: Path | None) -> None:
-        """A bug: one line, its traceback in run.log, on the screen with -v."""
+        """Prints a bug as one line; its traceback goes to run.log, and with -v to the screen."""
         self._stop_bar()
         trace = "".join(traceback.format_exception(error))
-        kept = False
+        logged = False
         if folder is not None and folder.is_dir():
             with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as file:
                 file.write(trace)
-                kept = True
-        if self.verbose or not kept:
-            self.talk.print(escape(trace), end="")
-        where = f"; traceback in {escape(str(folder))}/run.log" if kept else ""
-        self.talk.print(
+                logged = True
+        if self.verbose or not logged:
+            self.console.print(escape(trace), end="")
+        where = f"; traceback in {escape(str(folder))}/run.log" if logged else ""
+        self.console.print(
             f"[red]error:[/] this is a bug in tinybert: {escape(f'{type(error).__name__}: {error}')}{where}"
         )
         if self.as_json:
             self._print_json({"command": self.command, "status": "error", "exit_code": 1, "error": str(error)})
 
     def say(self, line: str) -> None:
+        """Prints a line on stderr, unless -q is set."""
         if not self.quiet:
-            self.talk.print(escape(line))
+            self.console.print(escape(line))
 
     def _print_json(self, value: Row) -> None:
-        put(json.dumps(value, ensure_ascii=False), self.stdout)
+        write_line(json.dumps(value, ensure_ascii=False), self.stdout)
 
     def _table(self) -> None:
+        from rich.table import Table
+
         out = _Console(file=self.stdout, highlight=False, emoji=False, width=None if self.stdout.isatty() else 140)
         table = Table(box=None, pad_edge=False, header_style="bold")
         metric = self.models[0].get("metric", "accuracy")
@@ -240,7 +251,7 @@ class Screen:
 
 
 class _Warnings(logging.Handler):
-    """What our own parts warn of is for the user, unlike what libraries say."""
+    """Prints the warnings of tinybert itself; those of libraries go to run.log."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__(logging.WARNING)
@@ -248,26 +259,26 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.screen.main:
-            self.screen.talk.print(escape(f"warning: {record.getMessage()}"), style="yellow")
+            self.screen.console.print(escape(f"warning: {record.getMessage()}"), style="yellow")
 
 
-class _Chatter(io.TextIOBase):
-    """A text stream that ends in run.log, as soon as the run has a folder."""
+class _LibraryOutput(io.TextIOBase):
+    """A text stream that is appended to run.log as soon as the output folder exists."""
 
     def __init__(self, folder: Path, also: Any) -> None:
         self.folder = folder
         self.also = also
-        self.waiting = ""
+        self.buffer = ""
 
     def write(self, text: str) -> int:
         if self.also is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.also.write(text)
-        self.waiting += text
+        self.buffer += text
         if (self.folder / "checkpoints").is_dir():
             with contextlib.suppress(OSError), (self.folder / "run.log").open("a", encoding="utf-8") as file:
-                file.write(self.waiting)
-            self.waiting = ""
+                file.write(self.buffer)
+            self.buffer = ""
         return len(text)
 
     def isatty(self) -> bool:
@@ -278,11 +289,12 @@ def _plan(row: Row) -> str:
     parts = [f"{row['rows']:,} rows"]
     parts += [f"{row['steps']:,} steps"] if "steps" in row else []
     parts += [f"{row['parameters'] / 1e6:.1f} M parameters"] if "parameters" in row else []
-    parts += [f"{row['pieces_kept']:,} of {row['pieces']:,} pieces"] if "pieces_kept" in row else []
+    parts += [f"vocabulary {row['pieces_kept']:,} of {row['pieces']:,} tokens"] if "pieces_kept" in row else []
     copied = row.get("layers_copied_from", [])
-    parts += [f"layers {', '.join(map(str, copied))} of the model it comes from"] if copied else []
+    parts += [f"layers copied from source model: {', '.join(map(str, copied))}"] if copied else []
     compared = row.get("layers_compared_with", [])
-    parts += [f"compared with layers {', '.join(map(str, compared))} ({row['teacher_states']})"] if compared else []
+    layers = ", ".join(map(str, compared))
+    parts += [f"compared with teacher layers: {layers} ({row['teacher_states']})"] if compared else []
     parts += [f"{row['states_bytes'] / 1e9:.3g} GB of layer states"] if "states_bytes" in row else []
     parts += [f"labels {_listed(row['label_names'])}"] if "label_names" in row else []
     parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
@@ -292,8 +304,8 @@ def _plan(row: Row) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The names, or the first of very many."""
-    return ", ".join(names) if len(names) <= MOST_NAMES else f"{', '.join(names[:MOST_NAMES])}, ... ({len(names)})"
+    """The names; if there are many, the first ones and their number."""
+    return ", ".join(names) if len(names) <= MAX_NAMES else f"{', '.join(names[:MAX_NAMES])}, ... ({len(names)})"
 
 
 def _train(row: Row) -> str:
@@ -308,6 +320,13 @@ def _evaluate(row: Row) -> str:
     return f"step {row['step']:>6}  epoch {row['epoch']:<5}  {scores}{'  (best)' if row['is_best'] else ''}"
 
 
+def _selected(row: Row) -> str | None:
+    """Nothing if no row was filtered by its confidence."""
+    if not row["min_confidence"]:
+        return None
+    return f"kept {row['selected']:,} of {row['rows']:,} rows with confidence >= {row['min_confidence']:g}"
+
+
 def _done(row: Row) -> str:
     ends = ("_low", "_high")  # of intervals; they are in metrics.json
     numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and "." not in k and not k.endswith(ends)}
@@ -317,27 +336,27 @@ def _done(row: Row) -> str:
 def _exported(row: Row) -> str:
     gains = f"{row['bytes'] / 1e6:.1f} MB, {row['bytes_ratio']:.1f}x smaller"
     gains += f" and {row['latency_ratio_b1']:.1f}x faster at batch 1"
-    lost = f"; {row['metric_difference']:+.4f} in the task's metric" if "metric_difference" in row else ""
-    return f"{row['output_dir']}: {gains} than the original; {row['agreement']:.1%} the same answers{lost}"
+    lost = f"; main metric {row['metric_difference']:+.4f}" if "metric_difference" in row else ""
+    return f"{row['output_dir']}: {gains} than the original; {row['agreement']:.1%} equal predictions{lost}"
 
 
-_LINES = {
+_LINES: dict[str, Callable[[Row], str | None]] = {
     "plan": _plan,
     "train": _train,
     "evaluate": _evaluate,
     "warning": lambda row: f"warning: {row['message']}",
-    "labels": lambda row: f"{row['kept']:,} of {row['rows']:,} answers are at least {row['min_confidence']:g} sure",
+    "labels": _selected,
     "teacher check": lambda row: "teacher check: " + "  ".join(
         f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float)
     ),
-    "resume": lambda row: f"going on from step {row['step']:,} of {row['max_steps']:,}",
+    "resume": lambda row: f"resuming from step {row['step']:,} of {row['max_steps']:,}",
     "shard": lambda row: f"{row['step']:,} of {row['max_steps']:,} rows  {row['shard']}",
-    "asked": lambda row: f"other words for {row['texts']:,} of {row['of']:,} texts",
+    "candidates": lambda row: f"masked LM: replacements computed for {row['texts']:,} of {row['of']:,} texts",
     "augmented": lambda row: (
-        f"{'at most ' if row.get('at_most') else ''}{row['copies']:,} changed copies of {row['rows']:,} rows"
+        f"augmentation: {'at most ' if row.get('at_most') else ''}{row['copies']:,} variants of {row['rows']:,} rows"
     ),
     "scored": lambda row: f"scored {row['model']}",
-    "refused": lambda row: f"int8 is refused: {row['message']}",
+    "rejected": lambda row: f"int8 rejected: {row['message']}",
     "written": lambda row: f"written: {row['bytes'] / 1e6:.1f} MB; comparing it with the original",
     "up to date": lambda row: f"up to date: {row['output_dir']}",
     "done": _done,
@@ -387,12 +406,11 @@ def _facts(row: Row) -> Row:
 
 
 def _next_in_recipe(file: Path) -> str | None:
-    """The command that opens the next numbered file of the same recipe."""
+    """The command of the next numbered file of the same recipe."""
     number = re.match(r"(\d+)-", file.name)
     if number is None:
         return None
-    for other in sorted(file.parent.glob(f"{int(number[1]) + 1}-*.yaml")):
-        first = other.read_text(encoding="utf-8").partition("\n")[0]
-        said = re.match(r"# *(tinybert \S+ )", first)
-        return f"{said[1]}{other}" if said else None
+    for following in sorted(file.parent.glob(f"{int(number[1]) + 1}-*.yaml")):
+        stage = configuration.stage_of(following)
+        return f"tinybert {stage} {following}" if stage else None
     return None

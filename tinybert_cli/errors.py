@@ -1,10 +1,10 @@
-"""What a user can mend, and the exit code that says so.
+"""Errors that a user can fix, and their exit codes.
 
 UserError            1  failed while running
 ├── ConfigError      2  wrong usage or invalid config
-├── InputError       3  an input is missing or unfit
-├── OutputError      4  `output_dir` holds something else
-├── GateError        5  a gate was not met
+├── InputError       3  an input is missing or unusable
+├── OutputError      4  `output_dir` contains something else
+├── GateError        5  a requirement is not met
 └── Interrupted      130 / 143  Ctrl-C / SIGTERM; run again to resume
 """
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """Something that the user can mend: what is wrong, where, and what to do about it."""
+    """An error that the user can fix: what is wrong, where, and how to fix it."""
 
     exit_code = 1
 
@@ -38,7 +38,7 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A setting that cannot be; `key` is its path in the config, ("losses", "soft_labels", "temperature")."""
+    """An invalid setting; `key` is its path in the config, for example ("losses", "soft_labels", "temperature")."""
 
     exit_code = 2
 
@@ -50,31 +50,31 @@ class ConfigError(UserError):
 
 
 class ConfigErrors(UserError):
-    """Every complaint about one config, each already set out with its place in the file."""
+    """All problems of one config, formatted with their locations in the file."""
 
     exit_code = 2
 
 
 class InputError(UserError):
-    """A file, column, model, label dataset, optional package or the network is missing or unfit."""
+    """A file, column, model, label dataset, optional package or the network is missing or unusable."""
 
     exit_code = 3
 
 
 class OutputError(UserError):
-    """`output_dir` holds something else, or another process is writing to it."""
+    """`output_dir` contains something else, or another process is writing to it."""
 
     exit_code = 4
 
 
 class GateError(UserError):
-    """A gate was not met: `require` in eval, `verify` in export."""
+    """A requirement is not met: `require` in eval, `verify` in export."""
 
     exit_code = 5
 
 
 class Interrupted(UserError):
-    """Ctrl-C or SIGTERM; everything up to the last step is saved."""
+    """Ctrl-C or SIGTERM; the state after the last step is saved."""
 
     def __init__(self, signum: int, what: str, *, hint: str | None = None) -> None:
         super().__init__(what, hint=hint)
@@ -82,19 +82,23 @@ class Interrupted(UserError):
 
 
 def look_up(table: Mapping[str, T], name: str, what: str, *, key: tuple[str | int, ...] = ()) -> T:
-    """The entry called `name`; a ConfigError that names the nearest spelling and all the others if there is none."""
+    """The entry called `name`.
+
+    Raises:
+        ConfigError: there is none; the hint is the most similar name, or the list of names.
+    """
     if name in table:
         return table[name]
     raise ConfigError(f"unknown {what} '{name}'", key=key, hint=did_you_mean(name, table))
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`did you mean 'x'?` for the nearest name, else the list of names."""
+    """`did you mean 'x'?` for the most similar name, or the list of names if none is similar."""
     known = list(names)
     return nearest(name, known) or f"one of: {', '.join(known)}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """`did you mean 'x'?` for the nearest name, or None if none is near."""
+    """`did you mean 'x'?` for the most similar name; None if none is similar."""
     near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else None

@@ -99,10 +99,10 @@ EVENTS: dict[str, dict[str, str]] = {
     "checkpoint": {**_STEP},
     "labels": {
         "rows": "rows of the label dataset",
-        "kept": "rows with at least this confidence",
+        "selected": "rows with at least this confidence",
         "min_confidence": "as in the config",
     },
-    "asked": {"texts": "texts for which the masked LM has predicted replacements", "of": "all texts"},
+    "candidates": {"texts": "texts for which the masked LM has predicted replacements", "of": "all texts"},
     "augmented": {
         "rows": "rows that were augmented",
         "copies": "augmented examples",
@@ -122,7 +122,7 @@ EVENTS: dict[str, dict[str, str]] = {
     },
     "written": {"bytes": "size of the exported weights"},
     "verify": {"...": "the numbers of the parity check"},
-    "refused": {"message": "why the int8 model was rejected"},
+    "rejected": {"message": "why the int8 model was rejected"},
     "done": {**_OUTPUT_DIR, **_METRICS},
     "up to date": {**_OUTPUT_DIR, **_METRICS},
 }

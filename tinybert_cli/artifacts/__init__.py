@@ -14,14 +14,10 @@ from tinybert_cli.artifacts.manifests import (
 )
 from tinybert_cli.artifacts.output import Output, open_output
 from tinybert_cli.artifacts.records import markdown_table, read_metrics, read_rows
-from tinybert_cli.events import Event
-
-Row = Event  # until every folder imports it from events
 
 __all__ = [
     "Description",
     "Output",
-    "Row",
     "check_free_space",
     "check_origin",
     "describe",

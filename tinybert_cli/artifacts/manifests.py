@@ -105,8 +105,8 @@ def check_origin(folder: Path, manifest: Mapping[str, Any], expected: Mapping[st
 
 
 def settings_of(config: Stage) -> dict[str, Any]:
-    """The settings that identify a run: all but the output folder, which may be moved."""
-    return config.model_dump(mode="json", by_alias=True, exclude={"output_dir"})
+    """The settings that identify a run: all but the output folder, which may be moved, and the command."""
+    return config.model_dump(mode="json", by_alias=True, exclude={"output_dir", "stage"})
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -170,7 +170,15 @@ def _short(value: Any) -> str:
 
 
 def _identity(run: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: run[key] for key in ("command", "settings", "inputs") if key in run}
+    """Command, settings and inputs, under the names of this version."""
+    identity = {key: run[key] for key in ("command", "settings", "inputs") if key in run}
+    old_key = {"finetune": "labels", "distill": "soft_labels"}.get(str(run.get("command")))  # of tinybert 0.1
+    for name in ("settings", "inputs"):
+        if old_key in identity.get(name, {}):
+            values = dict(identity[name])
+            value = values.pop(old_key)
+            identity[name] = {**values, "label_dataset": None if value == "gold" else value}
+    return identity
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tinybert_cli import configuration
 from tinybert_cli.artifacts.atomic_files import (
     as_user_error,
     digest,
@@ -179,14 +181,8 @@ class Output:
 
         def write(folder: Path) -> None:
             write_json(folder / "metrics.json", dict(metrics))
-            import yaml
-
-            settings = {**self.settings, "output_dir": str(self.folder)}
-            (folder / "run.yaml").write_text(
-                f"# tinybert {self.command} {self.folder / 'run.yaml'}   repeats this run\n"
-                + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
-                encoding="utf-8",
-            )
+            comment = f"# tinybert {self.command} {_shell_word(str(self.folder / 'run.yaml'))}   repeats this run\n"
+            (folder / "run.yaml").write_text(comment + configuration.dump(self.config), encoding="utf-8")
 
         self.put(write)
         names = [name for name in _own_files(self.folder) if name not in LOGS]
@@ -300,6 +296,14 @@ class Output:
             self.checkpoints.remove()
             shutil.rmtree(self.trackers, ignore_errors=True)
         return own_folder
+
+
+def _shell_word(text: str) -> str:
+    """`text` as one word of bash, on one line."""
+    if text.isprintable():
+        return shlex.quote(text)
+    letters = (c if c.isprintable() and c not in "\\'" else f"\\U{ord(c):08x}" for c in text)
+    return f"$'{''.join(letters)}'"
 
 
 def _own_files(folder: Path) -> list[str]:

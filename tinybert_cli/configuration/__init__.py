@@ -1,5 +1,6 @@
-"""From YAML files and `KEY=VALUE` arguments to typed settings, or to all errors at once with file, line and column."""
+"""Reads YAML files and `KEY=VALUE` arguments: typed settings, or all errors at once with file, line and column."""
 
-from tinybert_cli.configuration.load import complain, dump, load
+from tinybert_cli.configuration.load import Check, errors_of, load, stage_of, with_location
+from tinybert_cli.configuration.yaml_writer import dump
 
-__all__ = ["complain", "dump", "load"]
+__all__ = ["Check", "dump", "errors_of", "load", "stage_of", "with_location"]

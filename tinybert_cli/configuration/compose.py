@@ -1,4 +1,4 @@
-"""One tree of settings out of a file, the files that it extends, the environment and `KEY=VALUE`s."""
+"""Composes one tree of settings from a file, the files that it extends, the environment and `KEY=VALUE`s."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pydantic import BaseModel
 
 from tinybert_cli.config import COMMANDS
 from tinybert_cli.configuration import suggestions, yaml_reader
-from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Complaint, Location, Node
+from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, ConfigProblem, Location, Node
 from tinybert_cli.errors import ConfigErrors, InputError, nearest
 
 Key = tuple[str | int, ...]
 
 
 class Composed:
-    """The tree of settings before any of it is validated, and what was wrong on the way there.
+    """The tree of settings before validation, and the problems of reading it.
 
-    If reading had to stop, `fatal` says why, and the tree is of no use.
+    If reading had to stop, `fatal` is the reason, and the tree is incomplete.
     """
 
     def __init__(self, command: str, file: str | Path, overrides: Sequence[str]) -> None:
         self.command = command
-        self.complaints: list[Complaint] = []
-        self.fatal: Complaint | None = None
+        self.problems: list[ConfigProblem] = []
+        self.fatal: ConfigProblem | None = None
         self.sources: list[str] = []
         self.file_keys: list[str] = []
         self.tree = Node({}, yaml_reader.file_location("", str(file)))
@@ -40,27 +40,29 @@ class Composed:
             for number, argument in _arguments(overrides):
                 self._override(number, argument)
             self.tree = self._finished(self.tree, ())
-        except Complaint as complaint:
-            self.fatal = complaint
+        except ConfigProblem as problem:
+            self.fatal = problem
 
-    def errors(self, complaints: list[Complaint]) -> ConfigErrors:
-        """All complaints in one text, in the order in which a reader meets their locations."""
+    def errors(self, problems: list[ConfigProblem]) -> ConfigErrors:
+        """All problems in one message, ordered by location."""
         ranks = {source: rank for rank, source in enumerate([*self.sources, COMMAND_LINE])}
-        ordered = sorted(complaints, key=lambda it: (ranks[it.location.source], it.location.line, it.location.column))
+        ordered = sorted(problems, key=lambda it: (ranks[it.location.source], it.location.line, it.location.column))
         return ConfigErrors("\n\nerror: ".join(map(str, ordered)))
 
-    def _file(self, file: Path, chain: tuple[Path, ...], asked: Location | None = None) -> Node:
-        """The mapping in a file, with all that it extends below it."""
+    def _file(self, file: Path, chain: tuple[Path, ...], extended_at: Location | None = None) -> Node:
+        """The mapping in a file, merged over the files that it extends."""
         identity = os.path.realpath(file)
         if identity not in self._files:
             self.sources.append(str(file))
-            text = _text_of(file, asked)
-            node = yaml_reader.read(text, str(file), self.complaints)
+            text = _text_of(file, extended_at)
+            node = yaml_reader.read(text, str(file), self.problems)
             top = yaml_reader.file_location(text, str(file))
             if node is None or node.value is None:
-                raise Complaint("the file is empty", top, "write `key: value`")
+                raise ConfigProblem("the file is empty", top, "write `key: value`")
             if not isinstance(node.value, dict):
-                raise Complaint(f"expected a mapping, found {suggestions.found(node)}", node.at, "write `key: value`")
+                raise ConfigProblem(
+                    f"expected a mapping, found {suggestions.describe(node)}", node.at, "write `key: value`"
+                )
             self._files[identity] = self._extended(replace(node, at=top), file, (*chain, file))
         return self._files[identity]
 
@@ -70,17 +72,17 @@ class Composed:
         merged = Node({}, tree.at)
         for entry in [] if extends is None else self._parents(extends):
             parent = file.parent / str(entry.value)
-            known = [os.path.realpath(one) for one in chain]
-            if os.path.realpath(parent) in known:
-                circle = [*chain[known.index(os.path.realpath(parent)) :], parent]
-                raise Complaint("`extends` goes in a circle", entry.at, " -> ".join(map(str, circle)))
+            ancestors = [os.path.realpath(one) for one in chain]
+            if os.path.realpath(parent) in ancestors:
+                cycle = [*chain[ancestors.index(os.path.realpath(parent)) :], parent]
+                raise ConfigProblem("`extends` is circular", entry.at, " -> ".join(map(str, cycle)))
             merged = _merged(merged, self._file(parent, chain, entry.at))
         return _merged(merged, replace(tree, value=entries))
 
     def _parents(self, extends: Node) -> Iterator[Node]:
         for node in extends.value if isinstance(extends.value, list) else [extends]:
             if not isinstance(node.value, str) or not node.value or "\0" in node.value:
-                raise Complaint(f"expected a file or a list of files, found {suggestions.found(node)}", node.at)
+                raise ConfigProblem(f"expected a file or a list of files, found {suggestions.describe(node)}", node.at)
             yield self._expanded(node, node.value, ("extends",))
 
     def _override(self, number: int, argument: str) -> None:
@@ -89,7 +91,7 @@ class Composed:
         if not sign or name.startswith("-") or not all(keys):
             location = yaml_reader.argument_location(argument, number, 0, len(name) if sign and name else len(argument))
             what = f"expected KEY=VALUE, found '{argument}'"
-            self.complaints.append(Complaint(what, location, _argument_hint(self.command, argument)))
+            self.problems.append(ConfigProblem(what, location, _argument_hint(self.command, argument)))
             return
         starts = [len(".".join([*keys[:index], ""])) for index in range(len(keys))]
         locations = [
@@ -97,9 +99,9 @@ class Composed:
             for at, key in zip(starts, keys, strict=True)
         ]
         try:
-            node = yaml_reader.read_argument(argument, number, len(name) + 1, self.complaints)
-        except Complaint as complaint:  # the other arguments can still be read
-            self.complaints.append(complaint)
+            node = yaml_reader.read_argument(argument, number, len(name) + 1, self.problems)
+        except ConfigProblem as problem:  # the other arguments can still be read
+            self.problems.append(problem)
             return
         nothing = Node(None, yaml_reader.argument_location(argument, number, 0, len(name)))
         self.tree = self._put(self.tree, (), list(zip(keys, locations, strict=True)), node or nothing)
@@ -110,27 +112,27 @@ class Composed:
         entries = dict(entries_of(tree))
         if rest:
             old = entries.get(key) or self._default(key, path, location)
-            opened = _opened(old, suggestions.may_be(self.command, (*path, key)), location)
+            opened = _opened(old, suggestions.schemas_at(self.command, (*path, key)), location)
             entries[key] = self._put(opened, (*path, key), rest, node)
         else:
             entries[key] = replace(node, key_at=location)
         return replace(tree, value=entries)
 
     def _default(self, key: str, path: Key, location: Location) -> Node:
-        """What a dotted key changes if no file says it: `losses.hard_labels=0.5` leaves the other default losses be."""
+        """The default that a dotted key is merged into: `losses.hard_labels=0.5` keeps the other default losses."""
         default = None if path else default_of(self.command, key)
         entries = default.items() if isinstance(default, dict) else ()
         return Node({name: Node(value, location, location) for name, value in entries}, location, location)
 
     def _finished(self, node: Node, path: Key) -> Node:
-        """The node with its variables expanded, and without any `extends`, which is out of location here."""
+        """The node with its variables expanded, and without any `extends`, which is invalid here."""
         if isinstance(node.value, list):
             return replace(node, value=[self._finished(one, (*path, at)) for at, one in enumerate(node.value)])
         if isinstance(node.value, dict):
             entries = dict(node.value)
             if stray := entries.pop("extends", None):
                 what = "`extends` is allowed only at the top level of a file"
-                self.complaints.append(Complaint(what, stray.key_at or stray.at))
+                self.problems.append(ConfigProblem(what, stray.key_at or stray.at))
             return replace(node, value={key: self._finished(one, (*path, key)) for key, one in entries.items()})
         return self._expanded(node, node.value, path) if isinstance(node.value, str) else node
 
@@ -140,31 +142,31 @@ class Composed:
                 return "$"
             name, default = match["name"], match["default"]
             if name is None or "${" in (default or ""):
-                what, hint = (
-                    f"cannot read `{match[0]}` in `{suggestions.dotted(path)}`",
-                    "write ${NAME} or ${NAME:-default}",
-                )
+                what = f"invalid variable `{match[0]}` in `{suggestions.dotted(path)}`"
+                hint = "write ${NAME} or ${NAME:-default}"
             elif default is not None:
                 return os.environ.get(name) or default.replace("$$", "$")
             elif name in os.environ:
                 return os.environ[name]
             else:
-                what = f"the environment variable {name} is not set, `{suggestions.dotted(path)}` needs it"
+                what = f"the environment variable {name} is not set, but `{suggestions.dotted(path)}` uses it"
                 hint = f"set it, or write ${{{name}:-default}}"
-            self.complaints.append(Complaint(what, _inside(node.at, match[0]), hint))
+            self.problems.append(ConfigProblem(what, _inside(node.at, match[0]), hint))
             return match[0]
 
         return replace(node, value=_VARIABLE.sub(value_of, text))
 
 
-def _text_of(file: Path, asked: Location | None) -> str:
-    where = f"{asked.source}:{asked.line}:{asked.column}" if asked else None
+def _text_of(file: Path, extended_at: Location | None) -> str:
+    where = f"{extended_at.source}:{extended_at.line}:{extended_at.column}" if extended_at else None
     try:
         return file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"no such config file: '{file}'", where=where, hint=_near_files(file, asked)) from None
+        raise InputError(
+            f"no such config file: '{file}'", where=where, hint=_similar_files(file, extended_at)
+        ) from None
     except IsADirectoryError:
-        what = f"'{file}' is a folder; the config has to be a file"
+        what = f"'{file}' is a folder, not a config file"
         raise InputError(what, where=where, hint=_listed(_configs_in(file))) from None
     except UnicodeDecodeError as error:
         what = f"'{file}' is not UTF-8 text (byte {error.start + 1})"
@@ -173,17 +175,17 @@ def _text_of(file: Path, asked: Location | None) -> str:
         raise InputError(f"cannot read '{file}': {error.strerror}", where=where) from None
 
 
-def _near_files(file: Path, asked: Location | None) -> str | None:
+def _similar_files(file: Path, extended_at: Location | None) -> str | None:
     if "=" in file.name:
         return "the config file comes first: tinybert COMMAND CONFIG [KEY=VALUE]..."
     if not file.parent.is_dir():
-        return f"there is no folder '{file.parent}'"
-    there = {path.name: path for path in _configs_in(file.parent)}
-    if asked:  # `extends` is relative to the file that says it, and cannot mean that file
-        asker = Path(asked.source)
-        there = {name: Path(os.path.relpath(it, asker.parent)) for name, it in there.items() if it != asker}
-    near = difflib.get_close_matches(file.name, there, n=1, cutoff=0.5)
-    return f"did you mean '{there[near[0]]}'?" if near else _listed(list(there.values()))
+        return f"the folder '{file.parent}' does not exist"
+    files = {path.name: path for path in _configs_in(file.parent)}
+    if extended_at:  # `extends` is relative to the file that contains it, and cannot refer to that file
+        child = Path(extended_at.source)
+        files = {name: Path(os.path.relpath(path, child.parent)) for name, path in files.items() if path != child}
+    near = difflib.get_close_matches(file.name, files, n=1, cutoff=0.5)
+    return f"did you mean '{files[near[0]]}'?" if near else _listed(list(files.values()))
 
 
 def _configs_in(folder: Path) -> list[Path]:
@@ -191,15 +193,16 @@ def _configs_in(folder: Path) -> list[Path]:
 
 
 def _listed(files: list[Path]) -> str | None:
-    return f"there are: {', '.join(map(str, files[:8]))}{', ...' if len(files) > 8 else ''}" if files else None
+    return f"configs: {', '.join(map(str, files[:8]))}{', ...' if len(files) > 8 else ''}" if files else None
 
 
 def entries_of(node: Node) -> Mapping[str, Node]:
+    """The entries of a mapping; empty for any other node."""
     return node.value if isinstance(node.value, dict) else {}
 
 
 def _merged(below: Node, above: Node) -> Node:
-    """Mappings merge, everything else replaces."""
+    """Mappings are merged, everything else is replaced."""
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
     both = {key: _merged(below.value[key], node) if key in below.value else node for key, node in above.value.items()}
@@ -207,44 +210,45 @@ def _merged(below: Node, above: Node) -> Node:
 
 
 def _inside(location: Location, part: str) -> Location:
-    """The location of `part` in a text, if it can be seen in its first line."""
+    """The location of `part` in a string, if it is in its first line."""
     at = location.text.find(part, location.column - 1)
     return location if at < 0 else replace(location, column=at + 1, width=len(part))
 
 
 def _arguments(overrides: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """The arguments by number; the two words of `--learning-rate 3e-5` are one."""
-    left = list(overrides)
-    while left:
-        number, argument = len(overrides) - len(left) + 1, left.pop(0)
-        if argument.startswith("-") and "=" not in argument and left and not re.search("^--|=", left[0]):
-            argument = f"{argument} {left.pop(0)}"
+    """The arguments with their numbers; `--learning-rate 3e-5` counts as one argument."""
+    remaining = list(overrides)
+    while remaining:
+        number, argument = len(overrides) - len(remaining) + 1, remaining.pop(0)
+        if argument.startswith("-") and "=" not in argument and remaining and not re.search("^--|=", remaining[0]):
+            argument = f"{argument} {remaining.pop(0)}"
         yield number, argument
 
 
 def _argument_hint(command: str, argument: str) -> str:
-    """The right form of an argument that is not KEY=VALUE."""
+    """How to write an argument that is not KEY=VALUE."""
     name, _, value = argument.replace("=", " ", 1).partition(" ")
     key = name.lstrip("-").replace("-", "_")
     if re.search(r"^[^-=].*\.ya?ml$", argument):
-        return "one config at a time; a config takes in others with `extends: [FILE, FILE]`"
-    right = "settings are written KEY=VALUE, for example seed=7"
+        return "only one config per command; combine files with `extends: [FILE, FILE]`"
+    syntax = "write settings as KEY=VALUE, for example seed=7"
     if not all(key.split(".")) or (argument == name and not name.startswith("-")):
-        return right
+        return syntax
     path = tuple(key.split("."))
-    meant = [path] if suggestions.may_be(command, path) else suggestions.meant(command, path[:-1], path[-1])
-    if isinstance(meant, str):
-        return meant or nearest(name, OPTIONS) or right
-    return settings_hint(meant, (), value or "VALUE")
+    intended = [path] if suggestions.schemas_at(command, path) else suggestions.intended(command, path[:-1], path[-1])
+    if isinstance(intended, str):
+        return intended or nearest(name, OPTIONS) or syntax
+    return settings_hint(intended, (), value or "VALUE")
 
 
 def settings_hint(paths: list[tuple[str, ...]], rest: Key, value: str) -> str:
+    """`did you mean 'training.max_steps=3'?`, for each path followed by the keys in `rest`."""
     written = [f"'{suggestions.dotted((*path, *rest))}={value}'" for path in paths]
     return f"did you mean {' or '.join(written)}?"
 
 
 def _opened(node: Node, choices: list[suggestions.Schema], location: Location) -> Node:
-    """A node that a dotted key goes into: a weight or a model's name makes room for what belongs beside it."""
+    """The node as a mapping for a dotted key: a weight or a model's name becomes an entry of it."""
     if isinstance(node.value, dict):
         return node
     mappings = [choice for choice in choices if choice.get("type") == "object"]
@@ -256,7 +260,7 @@ def _opened(node: Node, choices: list[suggestions.Schema], location: Location) -
 
 
 def default_of(command: str, key: str) -> Any:
-    """The default of a top-level key as plain data; None if it has none."""
+    """The default of a top-level key as plain data; None if there is none."""
     field = COMMANDS[command].model_fields.get(key)
     if field is None or field.is_required():
         return None

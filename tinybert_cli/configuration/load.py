@@ -1,8 +1,8 @@
-"""From a tree of settings to typed ones, or to complaints with line and column about all that is wrong."""
+"""Validates a tree of settings: typed settings, or all problems with line and column."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.configuration import suggestions, yaml_reader
 from tinybert_cli.configuration.compose import Composed, Key, default_of, entries_of, settings_hint
-from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Complaint, Location, Node
+from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, ConfigProblem, Location, Node
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
 
 Check = Callable[..., object]
@@ -25,65 +25,98 @@ def load(
 ) -> Stage:
     """The settings of `command` from a file, the files it extends and the command line's `KEY=VALUE`s.
 
-    `checks` are for what the types cannot say: each is called with the setting of its top-level key, as plain data,
-    unless that is invalid already; the ConfigErrors it raises have keys relative to that setting. A check of several
-    keys, after the others, is called with all their settings, and its ConfigErrors have whole keys.
+    `checks` express what the types cannot. A check is called with the setting of its top-level key as plain data,
+    unless that setting is invalid already; its ConfigErrors have keys relative to the setting. A check of several keys
+    runs after the others, with all their settings, and its ConfigErrors have whole keys.
 
     Raises:
-        ConfigErrors: all that is wrong, in the order of the files and then of the command line.
+        ConfigErrors: all problems, in the order of the files, then of the command line.
         InputError: a file is missing, a folder, or not UTF-8.
     """
     composed = Composed(command, file, overrides)
-    complaints = composed.complaints
+    problems = composed.problems
     if fatal := composed.fatal:
-        raise composed.errors([*complaints, fatal])
-    if other := suggestions.other_command(command, composed.file_keys):
-        raise composed.errors([_wrong_stage(command, other, composed, file)])
+        raise composed.errors([*problems, fatal])
+    if wrong_stage := _wrong_stage(command, composed, file):
+        raise composed.errors([wrong_stage])
     config, invalid = _validated(command, composed.tree)
-    complaints += [complaint for _, complaint in invalid]
-    bad_keys = {key[:1] for key, _ in invalid}
+    problems += [problem for _, problem in invalid]
+    bad_keys = {key[:1] for key, _ in invalid} | {(name,) for name in _intended_by_unknown_keys(command, composed.tree)}
     for keys, check in sorted((checks or {}).items(), key=lambda entry: isinstance(entry[0], tuple)):
         names = keys if isinstance(keys, tuple) else (keys,)
         if not bad_keys & {(name,) for name in names} and COMMANDS[command].model_fields.keys() >= set(names):
-            found = _checked(command, composed.tree, names, check, within=() if isinstance(keys, tuple) else names)
-            complaints += found
-            bad_keys |= {names[:1] for _ in found if len(names) == 1}
-    if complaints or config is None:
-        raise composed.errors(complaints)
+            within = () if isinstance(keys, tuple) else names
+            failed = _check_problems(command, composed.tree, names, check, within=within)
+            problems += failed
+            bad_keys |= {names[:1] for _ in failed if len(names) == 1}
+    if problems or config is None:
+        raise composed.errors(problems)
     return config
 
 
-def dump(config: Stage) -> str:
-    """The settings as YAML; to `load` it gives equal settings again."""
-    return yaml_reader.write(_escaped(config.model_dump(by_alias=True)))
+def stage_of(file: Path) -> str | None:
+    """The command in the `stage` key of a config file; None if the file cannot be read or does not name a command."""
+    try:
+        node = yaml_reader.read(file.read_text(encoding="utf-8"), str(file), [])
+    except (OSError, UnicodeDecodeError, ConfigProblem):
+        return None
+    stage = None if node is None else entries_of(node).get("stage")
+    return str(stage.value) if stage is not None and _is_command(stage) else None
 
 
-def complain(error: ConfigError, command: str, file: str | Path, overrides: Sequence[str] = ()) -> ConfigErrors:
-    """An error raised after `load`, whose `key` is the whole path of a setting, with the location of that setting."""
+def errors_of(check: Check, values: Iterable[object]) -> list[ConfigError]:
+    """The errors that a check of these values raises: a ConfigError, or an ExceptionGroup of several."""
+    errors: list[ConfigError] = []
+    try:
+        check(*values)
+    except* ConfigError as group:
+        errors += [error for error in group.exceptions if isinstance(error, ConfigError)]
+    return errors
+
+
+def with_location(error: ConfigError, command: str, file: str | Path, overrides: Sequence[str] = ()) -> ConfigErrors:
+    """A ConfigError that was raised after `load`, with the location of the setting that its `key` names."""
     try:
         composed = Composed(command, file, overrides)
-    except InputError:  # the file went away meanwhile; that is not what the user has to hear now
+    except InputError:  # the file was deleted in the meantime; the first error is more important
         return ConfigErrors(error.what, where=error.where, hint=error.hint)
     if not error.key or composed.fatal:
         return ConfigErrors(error.what, where=error.where, hint=error.hint)
-    return composed.errors([_placed(error, error.key, composed.tree)])
+    return composed.errors([_located(error, error.key, composed.tree)])
 
 
-def _wrong_stage(command: str, other: str, composed: Composed, file: str | Path) -> Complaint:
-    telling = (
-        set(suggestions.keys_of(other, ()))
-        .difference(suggestions.keys_of(command, ()))
-        .intersection(composed.file_keys)
-    )
-    node = next(node for key, node in entries_of(composed.tree).items() if key in telling)
+def _wrong_stage(command: str, composed: Composed, file: str | Path) -> ConfigProblem | None:
+    """The problem that a config belongs to another command: by its `stage` key or, without one, by its other keys."""
+    entries = entries_of(composed.tree)
+    stage = entries.get("stage")
+    if stage is not None:
+        if not _is_command(stage) or stage.value == command:
+            return None
+        what, other, location = "this is", str(stage.value), stage.at
+    else:
+        guess = suggestions.other_command(command, composed.file_keys)
+        if guess is None:
+            return None
+        only_in_other = set(suggestions.keys_of(guess, ())).difference(suggestions.keys_of(command, ()))
+        node = next(entries[key] for key in composed.file_keys if suggestions.RENAMED.get(key, key) in only_in_other)
+        what, other, location = "this looks like", guess, node.key_at or node.at
     article = "an" if other[0] in "aeiou" else "a"
-    return Complaint(
-        f"this looks like {article} {other} config", node.key_at or node.at, f"run: tinybert {other} {file}"
-    )
+    return ConfigProblem(f"{what} {article} {other} config", location, f"run: tinybert {other} {file}")
 
 
-def _validated(command: str, tree: Node) -> tuple[Stage | None, list[tuple[Key, Complaint]]]:
-    """The settings, or what is wrong with them and under which key."""
+def _is_command(node: Node) -> bool:
+    return isinstance(node.value, str) and node.value in COMMANDS
+
+
+def _intended_by_unknown_keys(command: str, tree: Node) -> set[str]:
+    """The top-level keys that unknown keys probably refer to: an error about them would be a duplicate."""
+    unknown = entries_of(tree).keys() - suggestions.keys_of(command, ())
+    intended = (suggestions.intended(command, (), key) for key in unknown)
+    return {paths[0][0] for paths in intended if not isinstance(paths, str) and len(paths[0]) == 1}
+
+
+def _validated(command: str, tree: Node) -> tuple[Stage | None, list[tuple[Key, ConfigProblem]]]:
+    """The settings, or their problems by key."""
     plain = tree.plain()
     try:
         return COMMANDS[command].model_validate(plain, by_alias=True, by_name=False), []
@@ -92,81 +125,71 @@ def _validated(command: str, tree: Node) -> tuple[Stage | None, list[tuple[Key, 
         for error in invalid.errors(include_url=False):
             key = _real_path(plain, error["loc"])
             by_key.setdefault((*key, error["loc"][-1]) if error["type"] == "missing" else key, error)
-    # Of a union, the branch that came further knows better what was meant.
+    # The deepest error of a union is in the branch that was intended.
     deepest = [key for key in by_key if not any(other[: len(key)] == key != other for other in by_key)]
-    return None, [(key, _complaint(command, tree, key, by_key[key])) for key in deepest]
+    return None, [(key, _problem(command, tree, key, by_key[key])) for key in deepest]
 
 
 def _real_path(plain: Any, steps: Sequence[str | int]) -> Key:
-    """Pydantic's path without its names for the branches of unions."""
+    """Pydantic's path without the names of union branches."""
     path: list[str | int] = []
     for step in steps:
-        held = dict(enumerate(plain)) if isinstance(plain, list) else plain
-        if isinstance(held, dict) and step in held:
+        children = dict(enumerate(plain)) if isinstance(plain, list) else plain
+        if isinstance(children, dict) and step in children:
             path.append(step)
-            plain = held[step]
+            plain = children[step]
     return tuple(path)
 
 
-def _complaint(command: str, tree: Node, key: Key, error: Mapping[str, object]) -> Complaint:
-    """What pydantic found, in our words."""
+def _problem(command: str, tree: Node, key: Key, error: Mapping[str, object]) -> ConfigProblem:
+    """Pydantic's error in our words."""
     *_, node = tree.along(key)
     location = node.key_at or node.at
     section, name = key[:-1], str(key[-1]) if key else ""
     inside = f" in `{suggestions.dotted(section)}`" if section else ""
     if error["type"] == "missing":
-        return Complaint(f"missing key '{name}'{inside}", location, f"{name}: {suggestions.about(command, key)}")
+        return ConfigProblem(
+            f"missing key '{name}'{inside}", location, f"{name}: {suggestions.documentation(command, key)}"
+        )
     if error["type"] == "extra_forbidden":
-        return Complaint(f"unknown key '{name}'{inside}", location, _key_hint(command, key, location))
-    choices = suggestions.may_be(command, key)
+        return ConfigProblem(f"unknown key '{name}'{inside}", location, _key_hint(command, key, location))
+    choices = suggestions.schemas_at(command, key)
     if not choices or error["type"] == "value_error":
-        return Complaint(str(error["msg"]).removeprefix("Value error, "), node.at)
-    what = f"`{suggestions.dotted(key)}`: expected {suggestions.expected(choices)}, found {suggestions.found(node)}"
-    return Complaint(what, node.at, suggestions.instead(node, key, choices))
+        return ConfigProblem(str(error["msg"]).removeprefix("Value error, "), node.at)
+    what = f"`{suggestions.dotted(key)}`: expected {suggestions.expected(choices)}, found {suggestions.describe(node)}"
+    return ConfigProblem(what, node.at, suggestions.replacement(node, key, choices))
 
 
 def _key_hint(command: str, key: Key, location: Location) -> str:
-    """Which key was meant, written as it has to be written there."""
+    """The intended key, written as it must be written at this location."""
     section, name = key[:-1], str(key[-1])
-    meant = suggestions.meant(command, section, name)
-    if isinstance(meant, str):
+    intended = suggestions.intended(command, section, name)
+    if isinstance(intended, str):
         keys = suggestions.keys_of(command, section)
         listed = f"one of: {', '.join(keys)}" if len(keys) <= 8 else f"all keys: tinybert schema {command}"
-        return meant or listed
+        return intended or listed
     argument, _, value = location.text.partition("=")
     if location.source == COMMAND_LINE and location.column <= len(argument):
-        return settings_hint(meant, tuple(argument.split(".")[len(key) :]), value)
-    path = meant[0]
+        return settings_hint(intended, tuple(argument.split(".")[len(key) :]), value)
+    path = intended[0]
     if path[:-1] == section:
         return f"did you mean '{path[-1]}'?"
-    sections = [f"in `{suggestions.dotted(one[:-1])}`" if one[:-1] else "at the top level" for one in meant]
+    sections = [f"in `{suggestions.dotted(one[:-1])}`" if one[:-1] else "at the top level" for one in intended]
     if path[-1] == name:
         return f"`{name}` belongs {' or '.join(sections)}"
     return f"did you mean '{path[-1]}' {' or '.join(sections)}?"
 
 
-def _checked(command: str, tree: Node, keys: Sequence[str], check: Check, *, within: Key) -> list[Complaint]:
+def _check_problems(command: str, tree: Node, keys: Sequence[str], check: Check, *, within: Key) -> list[ConfigProblem]:
     nodes = {key: entries_of(tree).get(key) for key in keys}
-    try:
-        check(*(default_of(command, key) if node is None else node.plain() for key, node in nodes.items()))
-    except ConfigError as error:
-        return [_placed(error, (*within, *error.key), tree)]
-    return []
+    values = [default_of(command, key) if node is None else node.plain() for key, node in nodes.items()]
+    return [_located(error, (*within, *error.key), tree) for error in errors_of(check, values)]
 
 
-def _placed(error: ConfigError, key: Key, tree: Node) -> Complaint:
-    """The error with the location of its setting, or of the nearest mapping around it."""
+def _located(error: ConfigError, key: Key, tree: Node) -> ConfigProblem:
+    """The error with the location of its setting, or of the innermost mapping around it."""
     nodes = list(tree.along(key))
     node = nodes[-1]
     about_key = error.what.startswith("unknown ") and f"'{key[-1]}'" in error.what
     at_key = about_key or (len(nodes) <= len(key) and isinstance(node.value, dict))
-    return Complaint(error.what, (at_key and node.key_at) or node.at, error.hint or "")
-
-
-def _escaped(value: Any) -> Any:
-    """With `$$` for every `$`, so that nothing is taken for a variable."""
-    if isinstance(value, dict):
-        return {key: _escaped(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_escaped(one) for one in value]
-    return value.replace("$", "$$") if isinstance(value, str) else value
+    return ConfigProblem(error.what, (at_key and node.key_at) or node.at, error.hint or "")

@@ -1,4 +1,4 @@
-"""What a setting may be, in words, and which setting is meant by a name or a value that is none."""
+"""Wording for config errors: expected types in words, and did-you-mean suggestions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def dotted(path: Path) -> str:
 
 def required(command: str) -> list[str]:
     """The top-level keys without a default."""
-    return list(_schema(command)["required"])
+    return [field.alias or name for name, field in COMMANDS[command].model_fields.items() if field.is_required()]
 
 
-def may_be(command: str, path: Path) -> list[Schema]:
-    """The schemas of which a setting has to meet one; none if the command knows no such setting."""
+def schemas_at(command: str, path: Path) -> list[Schema]:
+    """The schemas that a setting may match; empty if the command has no such setting."""
     choices = _choices(command, _schema(command))
     for step in path:
         below = [child for choice in choices for child in _children(choice, step)]
@@ -34,24 +34,24 @@ def may_be(command: str, path: Path) -> list[Schema]:
     return choices
 
 
-def about(command: str, path: Path) -> str:
+def documentation(command: str, path: Path) -> str:
     """The documentation of a setting."""
-    section = may_be(command, path[:-1])
+    section = schemas_at(command, path[:-1])
     child = next((child for choice in section for child in _children(choice, path[-1])), {})
-    texts = [child, *may_be(command, path)]
+    texts = [child, *schemas_at(command, path)]
     return " ".join(next((text["description"] for text in texts if "description" in text), "").split())
 
 
 def expected(choices: list[Schema]) -> str:
-    """What a setting may be: `true or false`, `a number above 0 or null`."""
+    """The allowed values in words: `true or false`, `a number above 0 or null`."""
     words = [_words(choice) for choice in choices]
     if words[0].startswith("one of"):
         return "; or ".join(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def found(node: Node) -> str:
-    """What stands in the file instead."""
+def describe(node: Node) -> str:
+    """The value in the file, in words."""
     value = node.value
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
@@ -61,14 +61,14 @@ def found(node: Node) -> str:
         return node.spelled or "nothing"
     line = " ".join(value.split("\n"))
     text = line if len(line) <= 60 else f"{line[:60]}…"
-    return f"the text '{text}' (quoted)" if node.quoted and not isinstance(scalar(value), str) else f"'{text}'"
+    return f"the string '{text}' (quoted)" if node.quoted and not isinstance(scalar(value), str) else f"'{text}'"
 
 
-def instead(node: Node, path: Path, choices: list[Schema]) -> str:
-    """What to write instead of a value that is none of the choices; "" where nothing can be guessed."""
+def replacement(node: Node, path: Path, choices: list[Schema]) -> str:
+    """What to write instead of a value that matches none of the schemas; "" if there is no good guess."""
     types = {choice.get("type") for choice in choices}
-    words = [word for choice in choices for word in _words_allowed(choice)]
-    if words and (near := _near_word(node, words)):
+    words = [word for choice in choices for word in _allowed_words(choice)]
+    if words and (near := _nearest_word(node, words)):
         return f"did you mean '{near}'?"
     if isinstance(node.value, str) and types & {"number", "integer", "boolean"}:
         return _unquoted(node.value, node, types)
@@ -82,43 +82,46 @@ def instead(node: Node, path: Path, choices: list[Schema]) -> str:
     return ""
 
 
-def meant(command: str, section: Path, name: str) -> list[tuple[str, ...]] | str:
-    """The settings that an unknown key in this section may stand for, or a sentence about it; empty if unknown."""
+def intended(command: str, section: Path, name: str) -> list[tuple[str, ...]] | str:
+    """The settings that an unknown key in this section may refer to, or advice about it; empty if there is no guess."""
     name = name.replace("-", "_")
-    known = list(_sections(command))
+    sections = list(_sections(command))
     if name in _ADVICE:
-        needed, advice = _ADVICE[name]
-        if not needed or _named(command, needed):
+        required_setting, advice = _ADVICE[name]
+        if not required_setting or _named(command, required_setting):
             return advice.format(command=command)
     if exact := _named(command, name):
         return exact
-    for other in _ELSEWHERE.get(name, ()):
+    for other in _SYNONYMS.get(name, ()):
         if paths := _named(command, other):
             return paths
-    here = next((keys for path, keys in known if path == section), [])
-    if near := difflib.get_close_matches(name, here, n=1, cutoff=0.6):
+    same_section = next((keys for path, keys in sections if path == section), [])
+    if near := difflib.get_close_matches(name, same_section, n=1, cutoff=0.6):
         return [(*map(str, section), near[0])]
-    everywhere = [key for _, keys in known for key in keys]
-    near = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.8)
+    all_keys = [key for _, keys in sections for key in keys]
+    near = difflib.get_close_matches(name, all_keys, n=1, cutoff=0.8)
     return _named(command, near[0]) if near else ""
 
 
 def keys_of(command: str, section: Path) -> list[str]:
-    """The keys that a section may hold."""
+    """The keys that a section may contain."""
+    if not section:  # without the schema, which takes longer to build than everything else here
+        return [field.alias or name for name, field in COMMANDS[command].model_fields.items()]
     return next((keys for path, keys in _sections(command) if path == section), [])
 
 
 def other_command(command: str, keys: Iterable[str]) -> str | None:
-    """The command that these top-level keys fit clearly better than they fit `command`."""
-    misfits = {name: _misfit(name, set(keys)) for name in COMMANDS}
-    unknown, missing = misfits.pop(command)
+    """The command whose settings match these top-level keys clearly better than those of `command` do."""
+    current = {RENAMED.get(key, key) for key in keys}
+    mismatches = {name: _mismatch(name, current) for name in COMMANDS}
+    unknown, missing = mismatches.pop(command)
 
     def clearly_better(other: tuple[int, int]) -> bool:
         return other[0] < unknown and (other == (0, 0) or other[1] < missing)
 
-    better = [name for name, misfit in misfits.items() if clearly_better(misfit)]
-    least = min((sum(misfits[name]) for name in better), default=0)
-    best = [name for name in better if sum(misfits[name]) == least]
+    better = [name for name, mismatch in mismatches.items() if clearly_better(mismatch)]
+    least = min((sum(mismatches[name]) for name in better), default=0)
+    best = [name for name in better if sum(mismatches[name]) == least]
     return best[0] if len(best) == 1 else None
 
 
@@ -128,7 +131,7 @@ def _schema(command: str) -> Schema:
 
 
 def _choices(command: str, schema: Schema) -> list[Schema]:
-    """A schema without its references and unions."""
+    """The alternatives of a schema, with references and unions resolved."""
     if "$ref" in schema:
         return _choices(command, _schema(command)["$defs"][schema["$ref"].rpartition("/")[2]])
     if "anyOf" in schema:
@@ -147,8 +150,8 @@ def _children(schema: Schema, step: str | int) -> Iterator[Schema]:
 
 
 def _sections(command: str, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Every mapping with fixed keys, by its path, and its keys; outer ones first."""
-    for choice in may_be(command, path):
+    """The path and the keys of every mapping with fixed keys; outer mappings first."""
+    for choice in schemas_at(command, path):
         if "properties" in choice:
             yield path, list(choice["properties"])
             for key in choice["properties"]:
@@ -159,27 +162,27 @@ def _named(command: str, name: str) -> list[tuple[str, ...]]:
     """The paths of the settings with this name, or with this dotted path."""
     if "." in name:
         path = tuple(name.split("."))
-        return [path] if may_be(command, path) else []
+        return [path] if schemas_at(command, path) else []
     return [(*path, name) for path, keys in _sections(command) if name in keys]
 
 
-def _misfit(command: str, keys: set[str]) -> tuple[int, int]:
-    """How many of the keys the command does not know, and how many it misses."""
+def _mismatch(command: str, keys: set[str]) -> tuple[int, int]:
+    """Number of keys that the command does not have, and of required keys that are missing."""
     return len(keys.difference(keys_of(command, ()))), len(set(required(command)) - keys)
 
 
 def _words(schema: Schema, plural: bool = False) -> str:
-    """One choice in words."""
+    """One schema in words."""
     kind = schema.get("type")
-    if words := _words_allowed(schema):
+    if words := _allowed_words(schema):
         return f"'{words[0]}'" if len(words) == 1 else f"one of: {', '.join(words)}"
     if kind in ("integer", "number"):
-        noun = "whole number" if kind == "integer" else "number"
-        return f"{noun}s{_bounds(schema)}" if plural else f"a {noun}{_bounds(schema)}"
+        singular, plurals = ("an integer", "integers") if kind == "integer" else ("a number", "numbers")
+        return f"{plurals if plural else singular}{_bounds(schema)}"
     if kind == "array":
         return f"{'lists' if plural else 'a list'} of{_items(schema)}{_length(schema)}"
     if kind == "string":
-        return ("texts" if plural else "a text") + (" that is not empty" if schema.get("minLength") else "")
+        return ("strings" if plural else "a string") + (" that is not empty" if schema.get("minLength") else "")
     if kind == "object":
         return ("mappings" if plural else "a mapping") + (" (not empty)" if schema.get("minProperties") else "")
     return {"boolean": "true or false", "null": "null"}.get(str(kind), "anything")
@@ -187,7 +190,7 @@ def _words(schema: Schema, plural: bool = False) -> str:
 
 def _items(schema: Schema) -> str:
     items = schema.get("items", {})
-    if words := _words_allowed(items):
+    if words := _allowed_words(items):
         return f": {', '.join(words)}"
     return " " + " or ".join(_words(item, plural=True) for item in items.get("anyOf", [items]))
 
@@ -217,12 +220,12 @@ def _length(schema: Schema) -> str:
     return f" (at most {most} items)" if most else ""
 
 
-def _words_allowed(schema: Schema) -> list[str]:
+def _allowed_words(schema: Schema) -> list[str]:
     return [str(word) for word in schema.get("enum", [schema["const"]] if "const" in schema else [])]
 
 
-def _near_word(node: Node, words: list[str]) -> str:
-    """The word that somebody meant who wrote this scalar."""
+def _nearest_word(node: Node, words: list[str]) -> str:
+    """The allowed word that this scalar most probably refers to; "" if none is similar."""
     if isinstance(node.value, str):
         lower = {word.lower(): word for word in words}
         near = difflib.get_close_matches(node.value.lower(), lower, n=1, cutoff=0.6)
@@ -234,7 +237,7 @@ def _near_word(node: Node, words: list[str]) -> str:
 def _unquoted(text: str, node: Node, types: set[str | None]) -> str:
     meaning = scalar(text)
     if "${" in node.spelled and not isinstance(meaning, str):
-        return "a variable is always a text; give this setting on the command line: KEY=VALUE"
+        return "a variable is always a string; set this on the command line: KEY=VALUE"
     if node.quoted and not isinstance(meaning, str):
         return "write it without quotes"
     plain = re.sub(r"(?<=\d)[_,](?=\d)", "", text)
@@ -244,8 +247,11 @@ def _unquoted(text: str, node: Node, types: set[str | None]) -> str:
     return f"write {switch}" if switch else ""
 
 
-# What the same setting is called elsewhere; of several, the first that the command has.
-_ELSEWHERE: dict[str, tuple[str, ...]] = {
+RENAMED = {"soft_labels": "label_dataset", "labels": "label_dataset"}  # top-level keys of 0.1 → those of 0.2
+
+# Names of settings in other tools and versions → our names; the first one that the command has is suggested.
+_SYNONYMS: dict[str, tuple[str, ...]] = {
+    **{old: (new,) for old, new in RENAMED.items()},
     "evaluation_strategy": ("eval_strategy",),
     "teacher_model": ("teacher",),
     "teacher_model_name_or_path": ("teacher",),
@@ -292,49 +298,52 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers",),
 }
 
-_ACCELERATE = "that is set in Accelerate: `accelerate config`, then accelerate launch -m tinybert_cli {command} CONFIG"
+_ACCELERATE = "configure it with `accelerate config`, then run: accelerate launch -m tinybert_cli {command} CONFIG"
 _ALPHA = (
     "write losses: {{soft_labels: ..., hard_labels: ...}}; "
-    "alpha weighs the hard loss in one tool, the soft loss in another"
+    "alpha is the weight of the hard loss in some tools, of the soft loss in others"
 )
 _COMMANDS = "each stage is a command: tinybert finetune, tinybert distill, tinybert eval"
 
-# What no other name can say: the setting without which it makes no sense (if any), and the sentence.
+# Names of other tools without a counterpart → the setting that the advice is about (if any), and the advice.
 _ADVICE: dict[str, tuple[str, str]] = {
-    "overwrite_output_dir": ("", "an option does that: tinybert {command} CONFIG --force"),
-    "force": ("", "an option does that: tinybert {command} CONFIG --force"),
-    "dry_run": ("", "an option does that: tinybert {command} CONFIG --dry-run"),
+    "overwrite_output_dir": ("", "use the option --force: tinybert {command} CONFIG --force"),
+    "force": ("", "use the option --force: tinybert {command} CONFIG --force"),
+    "dry_run": ("", "use the option --dry-run: tinybert {command} CONFIG --dry-run"),
     "do_train": ("", _COMMANDS),
     "do_eval": ("", _COMMANDS),
     "do_predict": ("", "each stage is a command: tinybert eval, tinybert predict"),
     "alpha": ("losses", _ALPHA),
-    "warmup_steps": ("warmup_ratio", "write `warmup_ratio` in `training`: the share of the steps, for example 0.1"),
-    "num_warmup_steps": ("warmup_ratio", "write `warmup_ratio` in `training`: the share of the steps, for example 0.1"),
-    "fp16": ("mixed_precision", "`mixed_precision` says that; auto takes bf16 where it is fast"),
-    "bf16": ("mixed_precision", "`mixed_precision` says that; auto takes bf16 where it is fast"),
+    "warmup_steps": ("warmup_ratio", "use `warmup_ratio` in `training`: a share of the steps, for example 0.1"),
+    "num_warmup_steps": ("warmup_ratio", "use `warmup_ratio` in `training`: a share of the steps, for example 0.1"),
+    "fp16": ("mixed_precision", "use `mixed_precision` in `training`; auto selects bf16 where it is fast"),
+    "bf16": ("mixed_precision", "use `mixed_precision` in `training`; auto selects bf16 where it is fast"),
     "no_cuda": ("", "hide the GPU: CUDA_VISIBLE_DEVICES= tinybert {command} CONFIG"),
     "use_cpu": ("", "hide the GPU: CUDA_VISIBLE_DEVICES= tinybert {command} CONFIG"),
-    "logging_dir": ("", "the logs stand in `output_dir`"),
-    "load_best_model_at_end": ("keep", "write `keep: best` in `training`"),
-    "save_strategy": ("save_steps", "write `save_steps` in `training`; null = at every evaluation"),
-    "optimizer": ("training", "it is always AdamW; see `learning_rate` and `weight_decay` in `training`"),
-    "optim": ("training", "it is always AdamW; see `learning_rate` and `weight_decay` in `training`"),
+    "logging_dir": ("", "the logs are in `output_dir`"),
+    "load_best_model_at_end": ("keep", "use `keep: best` in `training`"),
+    "save_strategy": ("save_steps", "use `save_steps` in `training`; null = at every evaluation"),
+    "optimizer": ("training", "the optimizer is always AdamW; see `learning_rate` and `weight_decay` in `training`"),
+    "optim": ("training", "the optimizer is always AdamW; see `learning_rate` and `weight_decay` in `training`"),
     "num_labels": (
         "label_names",
-        "the labels come from the data; their order, if need be, from `label_names` in `data`",
+        "the classes are read from the data; their order can be set with `label_names` in `data`",
     ),
     "num_classes": (
         "label_names",
-        "the labels come from the data; their order, if need be, from `label_names` in `data`",
+        "the classes are read from the data; their order can be set with `label_names` in `data`",
     ),
-    "mlm": ("losses", "there is no masked-LM loss: a general student learns from its teacher's layers; see `losses`"),
+    "mlm": (
+        "losses",
+        "there is no masked-LM loss: a task-agnostic student learns from its teacher's layers; see `losses`",
+    ),
     "mlm_probability": (
         "losses",
-        "nothing is masked: a general student learns from its teacher's layers; see `losses`",
+        "no tokens are masked: a task-agnostic student learns from its teacher's layers; see `losses`",
     ),
     "gradient_checkpointing": (
         "gradient_accumulation_steps",
-        "to save memory: a smaller `per_device_train_batch_size`, more `gradient_accumulation_steps`",
+        "to save memory, use a smaller `per_device_train_batch_size` and more `gradient_accumulation_steps`",
     ),
     "deepspeed": ("", _ACCELERATE),
     "fsdp": ("", _ACCELERATE),

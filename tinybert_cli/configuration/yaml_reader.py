@@ -1,4 +1,4 @@
-"""YAML 1.2 core types, read so that every key and every value knows its location."""
+"""Reads YAML with the core types of version 1.2, and the location of every key and value."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import yaml
 
 COMMAND_LINE = "command line"
-MOST_NODES = 100_000  # aliases of aliases can turn a few lines into billions of values
-DEEPEST = 50
+MAX_NODES = 100_000  # aliases of aliases can turn a few lines into billions of values
+MAX_DEPTH = 50
 
 Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
 class Location:
-    """A stretch of one line of a file, or of one argument of the command line; line and column count from 1."""
+    """A range of columns in one line of a file or in one command line argument; line and column count from 1."""
 
     source: str
     line: int
@@ -32,17 +32,17 @@ class Location:
 
 @dataclass(frozen=True)
 class Node:
-    """A value, where it stands, and where the key stands that it belongs to."""
+    """A value, its location, and the location of its key."""
 
     value: Scalar | dict[str, Node] | list[Node]
     at: Location
     key_at: Location | None = None
     spelled: str = ""
-    """The scalar as it was written, without quotes: `5e-5`, `~`."""
+    """The scalar as written, without quotes: `5e-5`, `~`."""
     quoted: bool = False
 
     def plain(self) -> Any:
-        """The value alone, of dicts, lists and scalars."""
+        """The value as dicts, lists and scalars, without locations."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
@@ -50,7 +50,7 @@ class Node:
         return self.value
 
     def along(self, path: tuple[str | int, ...]) -> Iterator[Node]:
-        """The nodes that `path` leads through, as far as it leads; the first is this one."""
+        """This node, and the nodes along `path` as far as they exist."""
         yield self
         if path and isinstance(self.value, dict) and path[0] in self.value:
             yield from self.value[str(path[0])].along(path[1:])
@@ -58,8 +58,8 @@ class Node:
             yield from self.value[path[0]].along(path[1:])
 
 
-class Complaint(Exception):
-    """What is wrong, where, and what mends it; raised only where reading cannot go on."""
+class ConfigProblem(Exception):
+    """A problem of a config, its location and a hint; raised only where reading cannot continue."""
 
     def __init__(self, what: str, location: Location, hint: str = "") -> None:
         super().__init__(what)
@@ -75,64 +75,61 @@ class Complaint(Exception):
             return f"{_printable(self.what)}\n{arrow}{_printable(location.text)}\n{caret}"
         number = str(location.line)
         gutter = " " * len(number)
-        shown = _cropped(location)
+        cropped = _cropped(location)
         return "\n".join(
             [
                 _printable(self.what),
                 f"{gutter}--> {location.source}:{location.line}:{location.column}",
                 f"{gutter} |",
-                f"{number} | {_printable(shown.text)}".rstrip(),
-                f"{gutter} | {_carets(shown, self.hint)}",
+                f"{number} | {_printable(cropped.text)}".rstrip(),
+                f"{gutter} | {_carets(cropped, self.hint)}",
             ]
         )
 
 
-def read(text: str, source: str, complaints: list[Complaint]) -> Node | None:
-    """The one document in `text`; None if there is nothing but comments.
+def read(text: str, source: str, problems: list[ConfigProblem]) -> Node | None:
+    """The document in `text`; None if it contains only comments.
 
-    What can be read past (duplicate keys, tags, keys that are no texts) is added to `complaints`;
-    a Complaint is raised for the rest (broken syntax, too deep, too many nodes).
+    Problems after which reading can continue (duplicate keys, tags, keys that are not strings) are added to `problems`.
+
+    Raises:
+        ConfigProblem: invalid syntax, nesting too deep, too many nodes.
     """
-    return _Reader(_Lines(text, source), complaints).read(text)
+    return _Reader(_Lines(text, source), problems).read(text)
 
 
-def read_argument(argument: str, number: int, start: int, complaints: list[Complaint]) -> Node | None:
-    """The value that begins at `start` in the command line's argument with this number, by the same rules."""
-    # Blanks in location of `KEY=` keep the columns right, and `%` and `---` from being taken for directives.
+def read_argument(argument: str, number: int, start: int, problems: list[ConfigProblem]) -> Node | None:
+    """The value that starts at `start` in the command line argument with this number, read by the same rules."""
+    # Spaces instead of `KEY=` preserve the columns, and prevent that `%` and `---` are read as directives.
     text = " " * start + argument[start:]
-    return _Reader(_Lines(argument, COMMAND_LINE, number), complaints).read(text)
+    return _Reader(_Lines(argument, COMMAND_LINE, number), problems).read(text)
 
 
 def argument_location(argument: str, number: int, start: int, end: int) -> Location:
-    """The characters from `start` to `end` of the command line's argument with this number."""
+    """The characters from `start` to `end` of the command line argument with this number."""
     return _Lines(argument, COMMAND_LINE, number).location(start, end)
 
 
 def file_location(text: str, source: str) -> Location:
-    """What stands for a file as a whole: its first line."""
+    """The start of the file, for problems of the file as a whole."""
     return _Lines(text, source).location(0, 1)
 
 
 def scalar(text: str) -> Scalar:
-    """What unquoted `text` means in YAML 1.2's core schema."""
+    """The value of an unquoted scalar in the core schema of YAML 1.2."""
     if text in _WORDS:
         return _WORDS[text]
-    if _INTEGER.match(text):
+    if INTEGER.match(text):
         return _whole_number(text)
-    if _FLOAT.match(text):
+    if FLOAT.match(text):
         return float(text)
     if _NOT_FINITE.match(text):
         return float(text.replace(".", ""))
     return text
 
 
-def write(value: Any) -> str:
-    """`value` (dicts, lists, scalars) as YAML that `read` reads back as it was, whichever YAML the reader speaks."""
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
-
-
 class _Lines:
-    """The lines of a source, to find the location of a character."""
+    """The lines of a source; converts character positions to locations."""
 
     def __init__(self, text: str, source: str, argument: int | None = None) -> None:
         self.source = source
@@ -159,7 +156,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if not isinstance(event, yaml.AliasEvent) and event.tag is not None:
-            self.reader.refuse_tag(event.start_mark.index)
+            self.reader.report_tag(event.start_mark.index)
             event.tag = None
         self.reader.check_depth(self.depth, event.start_mark.index)
         self.depth += 1
@@ -169,11 +166,11 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Reader:
-    """Turns PyYAML's nodes into ours."""
+    """Converts PyYAML's nodes to `Node`s."""
 
-    def __init__(self, lines: _Lines, complaints: list[Complaint]) -> None:
+    def __init__(self, lines: _Lines, problems: list[ConfigProblem]) -> None:
         self.lines = lines
-        self.complaints = complaints
+        self.problems = problems
         self.count = 0
         self.outer = lines.location(0, 1)
 
@@ -181,20 +178,20 @@ class _Reader:
         try:
             node = _Loader(text, self).get_single_node()
         except yaml.reader.ReaderError as error:
-            what = f"a character that no text file holds (code {error.character})"
-            raise Complaint(what, self.lines.location(error.position, error.position + 1), "delete it") from None
+            what = f"the character with code {error.character} is not allowed in YAML"
+            raise ConfigProblem(what, self.lines.location(error.position, error.position + 1), "delete it") from None
         except yaml.MarkedYAMLError as error:
             raise self._syntax(error) from None
         return None if node is None else self._node(node, 0)
 
-    def refuse_tag(self, start: int) -> None:
+    def report_tag(self, start: int) -> None:
         tag = re.compile(r"(?:&\S+\s+)?(![^\s,\]}]*)").search(self.lines.text, start)
         location = self.lines.location(*tag.span(1)) if tag else self.lines.location(start, start + 1)
-        self._complain("a config has no tags", location, "delete it: no value here needs one")
+        self._report("YAML tags are not supported", location, "delete it: no setting needs a tag")
 
     def check_depth(self, depth: int, start: int) -> None:
-        if depth > DEEPEST:
-            raise Complaint(f"nested more than {DEEPEST} deep", self.lines.location(start, start + 1))
+        if depth > MAX_DEPTH:
+            raise ConfigProblem(f"nested more than {MAX_DEPTH} levels deep", self.lines.location(start, start + 1))
 
     def _node(self, node: yaml.Node, depth: int) -> Node:
         start = node.start_mark.index
@@ -202,8 +199,8 @@ class _Reader:
         location = self.lines.location(start, node.end_mark.index)
         self.outer = location if depth <= 1 else self.outer
         self.count += 1
-        if self.count > MOST_NODES:
-            raise Complaint(f"aliases make more than {MOST_NODES} values of this", self.outer)
+        if self.count > MAX_NODES:
+            raise ConfigProblem(f"aliases expand to more than {MAX_NODES} values", self.outer)
         if isinstance(node, yaml.MappingNode):
             return Node(self._mapping(node, depth), location)
         if isinstance(node, yaml.SequenceNode):
@@ -220,96 +217,87 @@ class _Reader:
             if key is None:
                 continue
             if key in entries:
-                self._complain(f"duplicate key '{key}'", key_at, _already(entries[key], key_at))
+                self._report(f"duplicate key '{key}'", key_at, _first_location(entries[key], key_at))
             value = replace(self._node(value_node, depth + 1), key_at=key_at)
-            # A block or a blank begins after the key's line, or nowhere: the key shows it better.
-            beside = value_node.start_mark.index < value_node.end_mark.index and not _is_block(value_node)
-            entries[key] = value if beside else replace(value, at=key_at)
+            # A block starts on the next line and an empty value nowhere: the location of the key is clearer.
+            same_line = value_node.start_mark.index < value_node.end_mark.index and not _is_block(value_node)
+            entries[key] = value if same_line else replace(value, at=key_at)
         return entries
 
     def _key(self, node: yaml.Node, location: Location) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
-            self._complain("a key has to be a text", location)
+            self._report("a key must be a string", location)
             return None
         if node.value == "<<" and node.style is None:
-            self._complain(
-                "`<<` does not merge in YAML 1.2", location, "write `extends: FILE` at the top level instead"
+            self._report(
+                "merge keys (`<<`) are not part of YAML 1.2", location, "write `extends: FILE` at the top level instead"
             )
             return None
         value = node.value if node.style is not None else scalar(node.value)
-        if isinstance(value, bool) or not isinstance(value, (str, int)):  # a whole number stands for its text
-            self._complain(
-                f"a key has to be a text, found {node.value or 'nothing'}", location, f"write '{node.value}'"
-            )
+        if isinstance(value, bool) or not isinstance(value, (str, int)):  # an integer key is read as a string
+            self._report(f"a key must be a string, found {node.value or 'nothing'}", location, f"write '{node.value}'")
             return None
         return str(node.value)
 
-    def _complain(self, what: str, location: Location, hint: str = "") -> None:
-        # An alias repeats what its anchor did wrong.
-        if all((what, location) != (complaint.what, complaint.location) for complaint in self.complaints):
-            self.complaints.append(Complaint(what, location, hint))
+    def _report(self, what: str, location: Location, hint: str = "") -> None:
+        # An alias would repeat the problems of its anchor.
+        if all((what, location) != (problem.what, problem.location) for problem in self.problems):
+            self.problems.append(ConfigProblem(what, location, hint))
 
-    def _syntax(self, error: yaml.MarkedYAMLError) -> Complaint:
+    def _syntax(self, error: yaml.MarkedYAMLError) -> ConfigProblem:
         problem, context = error.problem or "", error.context or ""
         problem = problem.replace("'\\t'", "TAB").removeprefix("but ")
         mark = error.problem_mark or error.context_mark
-        assert mark is not None  # the scanner and the parser always say where
-        begun = error.context_mark or mark
+        assert mark is not None  # the scanner and the parser always give one
+        start = error.context_mark or mark
         hint = next((hint for pattern, hint in _SYNTAX_HINTS if re.search(pattern, problem)), "")
         line = self.lines.location(mark.index, mark.index + 1).text
         if re.search("expected ',' or|flow (mapping|sequence)", problem + context):
-            problem, mark = "this bracket is not closed", begun
+            problem, mark = "this bracket is not closed", start
             hint = 'inside brackets, write "${NAME}" in quotes' if "${" in line else ""
         elif "quoted scalar" in context and "unexpected end" in problem:
-            problem, mark = "this quote is not closed", begun
+            problem, mark = "this quote is not closed", start
         elif "could not find expected ':'" in problem:
-            mark = begun
+            mark = start
         elif "expected <block end>" in problem:
-            problem = "this fits nothing above it"
-        return Complaint(f"not YAML: {problem}", self.lines.location(mark.index, mark.index + 1), hint)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or 1.2 would take for something else; one line for a list of scalars."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+            problem = "the indentation matches no line above"
+        return ConfigProblem(f"invalid YAML: {problem}", self.lines.location(mark.index, mark.index + 1), hint)
 
 
 def _whole_number(text: str) -> int | float:
     if text.startswith(("0o", "0x")):
         return int(text, 0)
-    return int(text) if len(text) < 1000 else float(text)  # Python refuses to read very long ones
+    return int(text) if len(text) < 1000 else float(text)  # Python does not convert very long ones
 
 
 def _is_block(node: yaml.Node) -> bool:
     return isinstance(node, yaml.CollectionNode) and not node.flow_style
 
 
-def _already(node: Node, location: Location) -> str:
+def _first_location(node: Node, location: Location) -> str:
     where = f"line {node.key_at.line}" if node.key_at and location.source != COMMAND_LINE else "the same argument"
     return f"already set in {where}"
 
 
 def _carets(location: Location, hint: str) -> str:
-    """Blanks as wide as what stands before the location, then the carets."""
+    """Spaces as wide as the text before the location, then the carets."""
     before = location.text[: location.column - 1]
-    blanks = "".join("\t" if character == "\t" else " " * _cells(character) for character in before)
-    blanks += " " * (location.column - 1 - len(before))
+    spaces = "".join("\t" if character == "\t" else " " * _cells(character) for character in before)
+    spaces += " " * (location.column - 1 - len(before))
     marked = location.text[location.column - 1 : location.column - 1 + location.width]
     carets = "^" * max(1, sum(map(_cells, marked)))
-    return f"{blanks}{carets} {hint}".rstrip()
+    return f"{spaces}{carets} {hint}".rstrip()
 
 
 def _cells(character: str) -> int:
-    """Columns of a terminal that a character takes."""
+    """Width of a character in columns of a terminal."""
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _cropped(location: Location, before: int = 60, most: int = 140) -> Location:
-    """The location in a line that is short enough to show."""
+    """The location in a line that is short enough to print."""
     if len(location.text) <= most:
         return location
     first = max(0, min(location.column - 1 - before, len(location.text) - most))
@@ -323,42 +311,21 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() or character in "\t\n" else "�" for character in text)
 
 
-def _represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.Node:
-    text = repr(number) if abs(number) < float("inf") else {"inf": ".inf", "-inf": "-.inf"}.get(repr(number), ".nan")
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # Only double quotes keep every line break and blank as it is.
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
-
-
-def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
-    flow = not any(isinstance(value, dict | list) for value in values)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
-
-
 _WORDS: dict[str, Scalar] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-_INTEGER = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+INTEGER = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
+FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
 _NOT_FINITE = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
 
 _SYNTAX_HINTS = [
-    ("mapping values are not allowed", "a text with `: ` in it needs quotes; or mend the indentation"),
-    ("character TAB", "indent with blanks"),
-    ("cannot start any token", "a text that begins with this character needs quotes"),
-    ("expected <block end>", "mend the indentation"),
+    ("mapping values are not allowed", "quote a string that contains `: `, or fix the indentation"),
+    ("character TAB", "indent with spaces"),
+    ("cannot start any token", "quote a string that starts with this character"),
+    ("expected <block end>", "fix the indentation"),
     ("could not find expected ':'", "write `key: value`"),
-    ("undefined alias", "a text that begins with * needs quotes"),
-    ("another document", "one file is one config: delete the `---`"),
+    ("undefined alias", "quote a string that starts with *"),
+    ("another document", "a file contains one config: delete the `---`"),
 ]
-
-_Dumper.add_representer(float, _represent_float)
-_Dumper.add_representer(str, _represent_text)
-_Dumper.add_representer(list, _represent_list)
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tinybert_cli import events
 from tinybert_cli.config import Data
 from tinybert_cli.data.readers import READERS, concatenate, existing_file, format_of, read_file
 from tinybert_cli.errors import ConfigError, InputError
@@ -75,10 +76,10 @@ def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str,
     if encoded.truncated:
         share = f"{encoded.truncated:,} of {count:,} rows of {split} ({encoded.truncated / count:.1%})"
         message = f"{share} are longer than {data.max_seq_length} tokens and were truncated"
-        yield {"event": "warning", "message": message}
+        yield events.warning(message)
     if encoded.empty:
         numbers = ", ".join(str(row + 1) for row in encoded.empty[:5])
-        yield {"event": "warning", "message": f"{len(encoded.empty):,} rows of {split} have no text (row {numbers})"}
+        yield events.warning(f"{len(encoded.empty):,} rows of {split} have no text (row {numbers})")
 
 
 def overlap(train: Rows, validation: Rows, data: Data) -> Iterator[dict[str, Any]]:
@@ -93,7 +94,7 @@ def overlap(train: Rows, validation: Rows, data: Data) -> Iterator[dict[str, Any
     count = sum(row in seen for row in texts(validation))
     if count:
         share = f"{count:,} of {len(validation):,} validation rows also occur in the training set"
-        yield {"event": "warning", "message": f"{share}; validation scores will be optimistic"}
+        yield events.warning(f"{share}; validation scores will be optimistic")
 
 
 def _files(data: Data, split: Split) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""schema: the settings of a stage, what they mean and what they default to: as text, as Markdown, as JSON Schema."""
+"""schema: the settings of a stage with their types, defaults and meanings, as text, Markdown or JSON Schema."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def as_json(stage: str | None = None, key: str | None = None) -> str:
 
 
 def as_text(stage: str | None = None, key: str | None = None) -> str:
-    """Every setting with its kind, default and meaning; without a stage, what the stages are."""
+    """Every setting with its type, default and meaning; without a stage, the list of stages."""
     if stage is None:
         lines = [f"{name:<17}{(inspect.getdoc(command) or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-        return "\n".join([*lines, "", "tinybert schema STAGE [KEY] says more"])
+        return "\n".join([*lines, "", "details: tinybert schema STAGE [KEY]"])
     schema = of_stage(stage)
-    found = [
+    selected = [
         (path, field) for path, field in _settings(schema, schema) if key is None or f"{path}.".startswith(f"{key}.")
     ]
-    if not found:
-        _of_key(stage, str(key))  # raises, with the nearest name
-    return "\n".join(f"{path}: {_kind(field)}\n{indent(_meaning(field), '    ')}".rstrip() for path, field in found)
+    if not selected:
+        _of_key(stage, str(key))  # raises, with the most similar name
+    return "\n".join(f"{path}: {_type(field)}\n{indent(_meaning(field), '    ')}".rstrip() for path, field in selected)
 
 
 def as_markdown() -> str:
-    """Every setting of every stage as a page of tables; what is the same in several stages stands there once."""
-    lines: dict[str, list[str]] = {}  # a line of a table → the stages that it is true of
+    """Every setting of every stage as a page of tables; a setting that several stages share is listed once."""
+    lines: dict[str, list[str]] = {}  # row of a table → the stages that have this setting
     for stage in COMMANDS:
         schema = of_stage(stage)
         for path, field in _settings(schema, schema):
@@ -52,17 +52,17 @@ def as_markdown() -> str:
 
 
 def keys(stage: str) -> list[str]:
-    """Every dotted setting of a stage but the options of losses, which torch would have to be imported for."""
+    """Every dotted setting of a stage, except `extends` and the individual losses."""
     schema = COMMANDS[stage].model_json_schema()
     return [path for path, _ in _settings(schema, schema)]
 
 
 def of_stage(stage: str) -> Schema:
-    """The JSON Schema of a stage's config file, `extends` and the losses with their options among it."""
+    """The JSON Schema of a stage's config file, including `extends`, and the losses with their options."""
     schema = look_up(COMMANDS, stage, "stage").model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     files = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    meaning = "Files whose settings this one goes on from."
+    meaning = "A file, or a list of files, whose settings this file inherits and overrides."
     schema["properties"]["extends"] = {**files, "default": None, "description": meaning}
     schema["required"] = [name for name in schema["required"] if name not in _USUALLY_EXTENDED]
     if "losses" in schema["properties"]:
@@ -73,7 +73,7 @@ def of_stage(stage: str) -> Schema:
 def _losses() -> Schema:
     from tinybert_cli.losses import LOSSES, options_of
 
-    weight = {"type": "number", "minimum": 0, "default": 1.0, "description": "How much it counts."}
+    weight = {"type": "number", "minimum": 0, "default": 1.0, "description": "Weight of the loss in the sum."}
     properties = {}
     for name, loss in LOSSES.items():
         options = {option: TypeAdapter(kind).json_schema() for option, kind in options_of(loss).items()}
@@ -99,7 +99,7 @@ def _of_key(stage: str, key: str) -> Schema:
 
 
 def _settings(schema: Schema, field: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
-    """Every setting with its dotted path, sections before what is in them."""
+    """Every setting with its dotted path; a section comes before its settings."""
     for name, child in _resolved(schema, field).get("properties", {}).items():
         inner = f"{path}.{name}" if path else name
         if "$ref" in child:
@@ -110,11 +110,11 @@ def _settings(schema: Schema, field: Schema, path: str = "") -> Iterator[tuple[s
 
 
 def _resolved(schema: Schema, field: Schema) -> Schema:
-    found: Schema = schema["$defs"][field["$ref"].rpartition("/")[2]] if "$ref" in field else field
-    return found
+    resolved: Schema = schema["$defs"][field["$ref"].rpartition("/")[2]] if "$ref" in field else field
+    return resolved
 
 
-def _kind(field: Schema) -> str:
+def _type(field: Schema) -> str:
     default = f", default {json.dumps(field['default'])}" if not isinstance(field.get("default", {}), dict) else ""
     return _words(field) + default
 
@@ -135,13 +135,13 @@ def _word(choice: Schema) -> str:
         return "mapping"
     if choice.get("type") == "array":
         return f"list of {_words(choice.get('items', {})).removeprefix('one of ')}"
-    word = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+    word = {"integer": "integer", "number": "number", "string": "string", "boolean": "true or false"}
     return " ".join([word.get(choice.get("type", ""), "anything"), *_bounds(choice)])
 
 
 def _bounds(choice: Schema) -> list[str]:
-    found = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
-    return [said.format(f"{choice[name]:.10g}") for name, said in found.items() if name in choice]
+    names = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
+    return [text.format(f"{choice[name]:.10g}") for name, text in names.items() if name in choice]
 
 
 def _meaning(field: Schema) -> str:
@@ -150,10 +150,10 @@ def _meaning(field: Schema) -> str:
 
 def _table(stages: tuple[str, ...], lines: list[str]) -> str:
     if len(stages) == 1:
-        about = f"## {stages[0]}\n\n{(inspect.getdoc(COMMANDS[stages[0]]) or '').splitlines()[0]}"
+        heading = f"## {stages[0]}\n\n{(inspect.getdoc(COMMANDS[stages[0]]) or '').splitlines()[0]}"
     else:
-        about = "## every stage" if len(stages) == len(COMMANDS) else f"## {' and '.join(stages)}"
-    return "\n".join([about, "", "| setting | what | default | meaning |", "|---|---|---|---|", *lines, ""])
+        heading = "## every stage" if len(stages) == len(COMMANDS) else f"## {' and '.join(stages)}"
+    return "\n".join([heading, "", "| setting | type | default | meaning |", "|---|---|---|---|", *lines, ""])
 
 
 def _line(path: str, field: Schema) -> str:
@@ -162,9 +162,9 @@ def _line(path: str, field: Schema) -> str:
 
 
 def _default(field: Schema) -> str:
-    """Nothing for a section, whose settings have their own."""
+    """The default; empty for a section, whose settings have their own defaults."""
     if "default" not in field:
-        return "must be given"
+        return "required"
     if any("$ref" in choice for choice in [field, *field.get("anyOf", [])]) and field["default"] is not None:
         return ""
     return f"`{field['default'] if isinstance(field['default'], str) else json.dumps(field['default'])}`"
@@ -174,12 +174,13 @@ def _dumped(value: Schema) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-_USUALLY_EXTENDED = {"task", "data"}  # they stand in the file that `extends` names
+_USUALLY_EXTENDED = {"task", "data"}  # usually set in a file that `extends` names
 _PAGE = """# Every setting
 
-Made by `make reference` from what `tinybert schema STAGE` says. A dot stands for a mapping: `training.learning_rate`
-is `learning_rate:` under `training:` in a file, and `training.learning_rate=3e-5` on the command line. What is said on
-the command line goes before what a file says, a file before the files that it `extends`, and they before the defaults.
-Mappings are merged, anything else is replaced. In text, `${NAME}` is that variable of the environment, and
-`${NAME:-other}` is `other` if it is not set. Paths start at the current directory, those in `extends` at the file's.
+Generated by `make reference` from `tinybert schema STAGE`. A dot separates the levels of nested mappings:
+`training.learning_rate` is `learning_rate:` under `training:` in a file, and `training.learning_rate=3e-5` on the
+command line. The command line takes precedence over the file, the file over the files that it `extends`, and these
+over the defaults. Mappings are merged, all other values are replaced. In strings, `${NAME}` is the environment variable
+NAME, `${NAME:-default}` is `default` if NAME is not set, and `$$` is a dollar sign. Paths are relative to the current
+directory, except in `extends`, where they are relative to the file.
 """

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from torch import Tensor
 
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
+from tinybert_cli.lazy_import import lazy_import
 from tinybert_cli.losses import class_weights, layers, logits
 from tinybert_cli.types import Array, Batch, ModelOutputs
 
-Loss = Callable[..., Tensor]  # (student, teacher, batch, *, options) -> scalar
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy_import("torch")
+
+Loss = Callable[..., "Tensor"]  # (student, teacher, batch, *, options) -> scalar
 
 
 @dataclass(frozen=True)
@@ -65,23 +70,36 @@ def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "cla
     Raises:
         ConfigError: an unknown loss or option, a value of the wrong type or out of bounds, or all weights 0.
     """
+    for error in problems(losses, outputs):
+        raise error
     parts: dict[str, tuple[float, Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]]] = {}
     for name, setting in losses.items():
-        loss = look_up(LOSSES, name, "loss", key=(name,))
-        loss = getattr(LOSS_SETS[outputs], name, loss)
-        options = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
-        weight = _checked(name, "weight", options.pop("weight", 1.0), Annotated[float, Field(ge=0)])
-        known = options_of(loss)
-        for option, value in options.items():
-            if option not in known:
-                hint = did_you_mean(option, ["weight", *known])
-                raise ConfigError(f"unknown option '{option}' of the loss `{name}`", key=(name, option), hint=hint)
-            _checked(name, option, value, known[option])
+        options = _options(setting)
+        weight = float(options.pop("weight", 1.0))
         if weight > 0:
-            parts[name] = weight, _with_options(loss, options)
-    if not parts:
-        raise ConfigError("all loss weights are 0", hint="soft_labels: 1.0")
+            parts[name] = weight, _with_options(_loss(name, outputs), options)
     return WeightedLoss(parts)
+
+
+def problems(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "class") -> Iterator[ConfigError]:
+    """Every reason for which `combine` rejects these losses, without importing torch."""
+    trained = False
+    for name, setting in losses.items():
+        if name not in LOSSES:
+            trained = True  # by the loss that was meant
+            yield ConfigError(f"unknown loss '{name}'", key=(name,), hint=did_you_mean(name, LOSSES))
+            continue
+        known = {"weight": Annotated[float, Field(ge=0)], **options_of(_loss(name, outputs))}
+        options = _options(setting)
+        for option, value in options.items():
+            if option in known:
+                yield from _value_problems(name, option, value, known[option])
+            else:
+                hint = did_you_mean(option, known)
+                yield ConfigError(f"unknown option '{option}' of the loss `{name}`", key=(name, option), hint=hint)
+        trained = trained or options.get("weight", 1.0) != 0
+    if not trained:
+        yield ConfigError("all loss weights are 0", hint="give one of them a weight above 0, for example 1.0")
 
 
 def layer_outputs_of(names: Iterable[str]) -> frozenset[str]:
@@ -95,21 +113,31 @@ def layer_outputs_of(names: Iterable[str]) -> frozenset[str]:
 
 def options_of(loss: Loss) -> dict[str, Any]:
     """The options of a loss: its keyword-only parameters, with their types and bounds."""
-    hints = get_type_hints(loss, include_extras=True)
+    hints = get_type_hints(loss, localns={"Tensor": Any}, include_extras=True)  # the name is for type checkers only
     parameters = inspect.signature(loss).parameters.values()
     return {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _loss(name: str, outputs: str) -> Loss:
+    """The loss of that name for these outputs."""
+    loss: Loss = getattr(LOSS_SETS[outputs], name, LOSSES[name])
+    return loss
+
+
+def _options(setting: float | Mapping[str, Any]) -> dict[str, Any]:
+    return dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
 
 
 def _with_options(loss: Loss, options: Mapping[str, Any]) -> Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]:
     return lambda student, teacher, batch: loss(student, teacher, batch, **options)
 
 
-def _checked(loss: str, option: str, value: object, kind: Any) -> Any:
+def _value_problems(loss: str, option: str, value: object, kind: Any) -> Iterator[ConfigError]:
     try:
-        return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
+        TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
     except ValidationError as error:
         expected = error.errors()[0]["msg"].removeprefix("Input ").replace("valid ", "")
-        raise ConfigError(f"`{option}` of the loss `{loss}` {expected}, found {value!r}", key=(loss, option)) from error
+        yield ConfigError(f"`{option}` of the loss `{loss}` {expected}, found {value!r}", key=(loss, option))
 
 
 LOSS_SETS: dict[str, LossSet] = {
@@ -158,4 +186,5 @@ __all__ = [
     "combine",
     "layer_outputs_of",
     "options_of",
+    "problems",
 ]

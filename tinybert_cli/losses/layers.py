@@ -6,15 +6,20 @@ tokens that are not padding, or over texts, so that padding and batch size do no
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn import functional as F
 
 from tinybert_cli.errors import ConfigError
+from tinybert_cli.lazy_import import lazy_import
 from tinybert_cli.types import Batch, ModelOutputs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
+else:
+    torch, F = lazy_import("torch"), lazy_import("torch.nn.functional")
 
 RelationHeads = Annotated[
     int, Field(ge=1, description="Relation heads that Q, K and V are split into; must divide both hidden sizes.")

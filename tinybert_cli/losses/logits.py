@@ -6,14 +6,19 @@ Shapes: P predictions (one per row, or per word), C classes, W windows, T tokens
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn import functional as F
 
+from tinybert_cli.lazy_import import lazy_import
 from tinybert_cli.types import NO_LABEL, Batch, ModelOutputs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
+else:
+    torch, F = lazy_import("torch"), lazy_import("torch.nn.functional")
 
 Temperature = Annotated[float, Field(gt=0, description="Both models' logits are divided by it before the softmax.")]
 Smoothing = Annotated[float, Field(ge=0, lt=1, description="Share of the target spread evenly over all classes.")]

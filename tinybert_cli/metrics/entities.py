@@ -6,6 +6,7 @@ Shapes: N rows, P words of all rows, K entity types, R sums.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,9 +84,13 @@ class TaggingMetric(Metric):
         return np.where(words > 0, right / np.maximum(words, 1), 1.0)
 
     def label_slices(self) -> dict[str, Array]:
-        has = {name: np.array([any(it[0] == name for it in row) for row in self.gold]) for name in self.types}
-        has["none"] = np.array([not row for row in self.gold])
-        return most_frequent({name: int(rows.sum()) for name, rows in has.items()}, has.__getitem__)
+        """By the entity types of a row; `none` for rows without entities."""
+        types = [{kind for kind, _, _ in row} or {"none"} for row in self.gold]
+        counts = Counter(itertools.chain.from_iterable(types))
+        return most_frequent(
+            {name: counts[name] for name in (*self.types, "none")},
+            lambda name: np.array([name in own for own in types]),
+        )
 
     def majority_baseline(self) -> float:
         """Every word outside of all entities; if there is no such tag, every word with the most frequent tag."""

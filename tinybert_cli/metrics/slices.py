@@ -88,8 +88,10 @@ def prediction_columns(predictions: Predictions) -> dict[str, list[Any]]:
 def by_value(values: Sequence[Any]) -> dict[str, Array]:
     """A slice for each value, or for the most frequent ones and `other` for the rest."""
     texts = [str(value) for value in values]
-    array = np.asarray(texts)
-    return most_frequent(dict(sorted(Counter(texts).items())), lambda name: array == name)
+    counts = dict(sorted(Counter(texts).items()))
+    index = {name: position for position, name in enumerate(counts)}
+    indices = np.array([index[text] for text in texts])
+    return most_frequent(counts, lambda name: np.asarray(indices == index[name]))
 
 
 def most_frequent(counts: Mapping[str, int], rows_of: Callable[[str], Array]) -> dict[str, Array]:

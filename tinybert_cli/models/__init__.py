@@ -18,7 +18,7 @@ from tinybert_cli.models.loading import (
 )
 from tinybert_cli.models.locate import PACKAGES, Source, commit, fetch, locate
 from tinybert_cli.models.masked_lm import MaskedLM
-from tinybert_cli.models.shapes import PRESETS, check_preset, copied_layers, layer_map, shape
+from tinybert_cli.models.shapes import copied_layers, layer_map, shape
 from tinybert_cli.models.shrinking import build_student
 from tinybert_cli.models.stored_teacher import ModelWithStates, StoredTeacher, state_shapes
 from tinybert_cli.models.tokenizers import check_length, check_vocabulary, load_tokenizer, tokenizer_difference
@@ -28,7 +28,6 @@ __all__ = [
     "FAMILIES",
     "HEADS",
     "PACKAGES",
-    "PRESETS",
     "MaskedLM",
     "ModelWithStates",
     "Source",
@@ -38,7 +37,6 @@ __all__ = [
     "build_student",
     "check_length",
     "check_outputs",
-    "check_preset",
     "check_vocabulary",
     "commit",
     "copied_layers",

@@ -7,21 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tinybert_cli.errors import InputError
+from tinybert_cli.presets import Shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Axes = tuple[str, ...]  # the name of each dimension of a weight; a bias has the first one
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The four sizes of a BERT-class model."""
-
-    num_hidden_layers: int
-    hidden_size: int
-    num_attention_heads: int
-    intermediate_size: int
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def label_names(model: PreTrainedModel) -> list[str] | None:
 
 
 def read_label_names(source: Source) -> list[str] | None:
-    """The same from config.json, without loading weights."""
+    """The labels in config.json in the order of the outputs; None if they are the defaults. Loads no weights."""
     return _label_names(_read_config(fetch(source, weights=False)))
 
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tinybert_cli import config as settings
 from tinybert_cli.errors import ConfigError, InputError, look_up
-from tinybert_cli.models.families import FAMILIES, Shape, field_name, shape_of
+from tinybert_cli.models.families import FAMILIES, field_name, shape_of
+from tinybert_cli.presets import PRESETS, Shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-
-def check_preset(setting: Mapping[str, Any] | str) -> None:
-    """ConfigError if `preset` is not a key of PRESETS."""
-    if not isinstance(setting, str) and setting.get("preset") is not None:
-        look_up(PRESETS, setting["preset"], "preset", key=("preset",))
 
 
 def shape(setting: settings.Model, base_config: PreTrainedConfig) -> PreTrainedConfig:
@@ -103,7 +98,7 @@ def is_unchanged(setting: settings.Model) -> bool:
 
 def _target_shape(setting: settings.Model, base: Shape) -> Shape:
     """The sizes in `setting`, then those of its preset; the others follow from the base and the hidden size."""
-    preset = look_up(PRESETS, setting.preset, "preset", key=("preset",)) if setting.preset is not None else None
+    preset = None if setting.preset is None else PRESETS[setting.preset]
     sizes = (asdict(preset) if preset else {}) | _given_sizes(setting)
     hidden_size = sizes.setdefault("hidden_size", base.hidden_size)
     head_dim = base.hidden_size // base.num_attention_heads
@@ -179,18 +174,4 @@ RULES: dict[str, Callable[[int, int, int], int]] = {
     "spread": _spread,
     "first": lambda index, student_layers, teacher_layers: index,
     "last": lambda index, student_layers, teacher_layers: teacher_layers - student_layers + index,
-}
-
-# Shapes of published students, from the config.json of their checkpoints.
-PRESETS = {
-    "tinybert-4l-312": Shape(4, 312, 12, 1200),  # Jiao et al. 2020, arXiv 1909.10351
-    "tinybert-6l-768": Shape(6, 768, 12, 3072),
-    "distilbert-6l-768": Shape(6, 768, 12, 3072),  # Sanh et al. 2019, arXiv 1910.01108
-    "minilm-6l-384": Shape(6, 384, 12, 1536),  # Wang et al. 2020, arXiv 2002.10957
-    "minilm-12l-384": Shape(12, 384, 12, 1536),
-    "xtremedistil-6l-256": Shape(6, 256, 8, 1024),  # Mukherjee et al. 2021, arXiv 2106.04563
-    "bert-tiny": Shape(2, 128, 2, 512),  # Turc et al. 2019, arXiv 1908.08962, this and the next three
-    "bert-mini": Shape(4, 256, 4, 1024),
-    "bert-small": Shape(4, 512, 8, 2048),
-    "bert-medium": Shape(8, 512, 8, 2048),
 }

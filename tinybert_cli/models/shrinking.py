@@ -13,8 +13,9 @@ import torch
 from tinybert_cli import config as settings
 from tinybert_cli.errors import InputError
 from tinybert_cli.models.cls_last_layer import compute_cls_only
-from tinybert_cli.models.families import FAMILIES, Axes, Family, Shape, shape_of
+from tinybert_cli.models.families import FAMILIES, Axes, Family, shape_of
 from tinybert_cli.models.shapes import check_family, is_unchanged, shape
+from tinybert_cli.presets import Shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

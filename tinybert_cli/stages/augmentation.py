@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from tinybert_cli import artifacts, data, loops, models, tasks
+from tinybert_cli import artifacts, data, events, loops, models, tasks
 from tinybert_cli.config import Augment, GenSoftLabels
 from tinybert_cli.data import word_replacement
 from tinybert_cli.errors import ConfigError
+from tinybert_cli.events import Event
 from tinybert_cli.predictor import Predictor
 from tinybert_cli.types import Array, Rows
 
@@ -44,7 +45,7 @@ def augmented_rows(
     *,
     output: artifacts.Output,
     accelerator: Accelerator,
-) -> Generator[artifacts.Row, None, Rows]:
+) -> Generator[Event, None, Rows]:
     """Augmented variants of the rows: only their texts, since their labels may have changed, too.
 
     Neighbours come from the teacher's word embeddings if the setting names no other model. A dry run computes no
@@ -127,7 +128,7 @@ def _masked_lm_candidates(
     config: GenSoftLabels,
     output: artifacts.Output,
     accelerator: Accelerator,
-) -> Generator[artifacts.Row, None, _Candidates]:
+) -> Generator[Event, None, _Candidates]:
     """Candidates for each text, file by file; those of an earlier run are read."""
     names = {begin: f"candidates-{begin // TEXTS_PER_FILE:05d}" for begin in range(0, len(texts), TEXTS_PER_FILE)}
     missing = [begin for begin, name in names.items() if not output.sealed(name)]
@@ -135,7 +136,7 @@ def _masked_lm_candidates(
         arrays = yield from _compute_candidates(masked_lm, texts, begin, config, accelerator)
         if output.main:
             output.seal(names[begin], partial(_write, arrays))
-        yield {"event": "asked", "texts": min(begin + TEXTS_PER_FILE, len(texts)), "of": len(texts)}
+        yield {"event": "candidates", "texts": min(begin + TEXTS_PER_FILE, len(texts)), "of": len(texts)}
     accelerator.wait_for_everyone()  # the other processes must not look for files that the first has not written yet
     files = [_read(output.folder / "checkpoints" / name) for name in names.values()]
     arrays = {name: np.concatenate([file[name] for file in files]) for name in files[0]}
@@ -145,7 +146,7 @@ def _masked_lm_candidates(
 
 def _compute_candidates(
     masked_lm: models.MaskedLM, texts: Sequence[str], begin: int, config: GenSoftLabels, accelerator: Accelerator
-) -> Generator[artifacts.Row, None, dict[str, Array]]:
+) -> Generator[Event, None, dict[str, Array]]:
     """The arrays of one file: `counts` (N,), `positions` (M,) and `candidates` (M, K), see _Candidates."""
     chunk = texts[begin : begin + TEXTS_PER_FILE]
     split = [word_replacement.split_words(text) for text in chunk]
@@ -164,8 +165,7 @@ def _compute_candidates(
         for row, values in zip(rows, outputs, strict=True):
             candidates[starts[row] : starts[row + 1]] = values[: counts[row]]
         done += len(rows)
-        yield {"event": "progress", "step": begin + done, "max_steps": len(texts), "rows": done,
-               "seconds": time.perf_counter() - start}  # fmt: skip
+        yield events.progress(begin + done, len(texts), rows=done, seconds=time.perf_counter() - start)
     positions = [own[number] for own, numbers in zip(replaceable, predicted, strict=True) for number in numbers]
     return {"counts": counts, "positions": np.array(positions, dtype=np.int32), "candidates": candidates}
 

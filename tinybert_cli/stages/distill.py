@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,34 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinybert_cli import artifacts, data, loops, losses, models, tasks
+from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
 from tinybert_cli.config import Distill
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.events import Event
 from tinybert_cli.stages import layer_states, training
+from tinybert_cli.stages.checks import no_teacher
 from tinybert_cli.stages.training import TrainingRows, TrainingRun
 from tinybert_cli.types import Batch
 
 
-def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
+def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes a model folder; yields events."""
-    _check_soft_labels(config.task, config.soft_labels)
-    _check_losses(config.task, config.losses)
     task = tasks.find(config.task)
     objective = task.objective(config.training.metric_for_best_model)
     loss = losses.combine(config.losses, task.output_type if isinstance(task, tasks.PredictionTask) else "class")
-    if loss.layer_outputs and config.teacher is None and config.soft_labels is None:
-        raise _no_teacher(loss)
-    if loss.layer_outputs and config.student.trim_vocabulary:
-        raise ConfigError(
-            "a student with a trimmed vocabulary cannot be compared with the layers of a teacher with the whole one",
-            key=("student", "trim_vocabulary"),
-            hint="trim it in the second step, with soft_labels only",
-        )
     source = models.locate(config.student.from_)
     inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     splits: list[data.Split] = ["train", "validation"]
-    if config.soft_labels is not None:
-        inputs["soft_labels"] = artifacts.describe(data.existing_folder(config.soft_labels, "soft_labels"))
+    if config.label_dataset is not None:
+        inputs["label_dataset"] = artifacts.describe(data.existing_folder(config.label_dataset, "label_dataset"))
         splits = ["validation"]
     teacher = None if config.teacher is None else models.locate(config.teacher)
     if teacher is not None:
@@ -58,22 +50,24 @@ def _distill(
     source: models.Source,
     teacher: models.Source | None,
     output: artifacts.Output,
-) -> Iterator[artifacts.Row]:
+) -> Iterator[Event]:
     accelerator = loops.make_accelerator(config.training, output.trackers)  # before anything is moved to a device
     run = TrainingRun(config, task, objective, output, accelerator)
     if teacher is not None:
         yield from _tokenizer_warnings(teacher, source, loss)
     stored: models.StoredTeacher | None = None
-    if config.soft_labels is None:
+    if config.label_dataset is None:
         rows = TrainingRows(data.read(config.data, "train"), {}, None)
     else:
         if config.training.keep == "best" and not loss.trains_head:
-            yield {"event": "warning", "message": "these losses leave the classifier untrained, so its scores mean "
-                   "nothing: set `keep: last` under training"}  # fmt: skip
-        folder = Path(config.soft_labels)
+            yield events.warning(
+                "these losses leave the classifier untrained, so its scores mean "
+                "nothing: set `keep: last` under training"
+            )
+        folder = Path(config.label_dataset)
         manifest = artifacts.read_manifest(folder)  # `run` has verified its files
         if loss.layer_outputs and teacher is None and "states" not in manifest:
-            raise _no_teacher(loss)
+            raise no_teacher(config.losses)
         rows = _labelled_rows(config, task, loss, folder, manifest, output)
         if loss.layer_outputs and "states" in manifest:
             layers = _compared_layers(config, source, manifest["states"]["teacher_layers"])
@@ -88,7 +82,7 @@ def _distill(
                     hint="run gen-soft-labels again with the `states` and layers that are compared, or set teacher",
                 )
             else:
-                yield {"event": "warning", "message": f"the teacher has to run beside the student: '{folder}' {gap}"}
+                yield events.warning(f"the teacher has to run beside the student: '{folder}' {gap}")
     new, training_data = yield from training.prepare(run, config.student, source, rows, section="student")
     module: torch.nn.Module = new.model
     live: models.Teacher | models.StoredTeacher | None = stored
@@ -102,7 +96,7 @@ def _distill(
                  "teacher_states": "running beside it" if stored is None else "stored"}  # fmt: skip
     made = {
         "starts from": config.student.from_,
-        "trained on": config.soft_labels,
+        "trained on": config.label_dataset,
         "losses": "; ".join(_loss_in_words(name, setting) for name, setting in config.losses.items()),
     }
     yield from training.train(run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts)
@@ -117,7 +111,7 @@ def _labelled_rows(
     output: artifacts.Output,
 ) -> TrainingRows:
     """The rows of the label dataset, with the teacher's logits and the gold labels."""
-    assert isinstance(task, tasks.PredictionTask)  # _check_soft_labels
+    assert isinstance(task, tasks.PredictionTask)  # see checks.py
     wanted = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
     if config.teacher is not None:
         wanted["teacher"] = [output.inputs["teacher"]]
@@ -179,9 +173,7 @@ def _compared_layers(config: Distill, source: models.Source, teacher_layers: int
     return models.layer_map(config.layer_mapping, count, teacher_layers)
 
 
-def _tokenizer_warnings(
-    teacher: models.Source, student: models.Source, loss: losses.WeightedLoss
-) -> Iterator[artifacts.Row]:
+def _tokenizer_warnings(teacher: models.Source, student: models.Source, loss: losses.WeightedLoss) -> Iterator[Event]:
     """A warning if the tokenizers differ; an error if token-level outputs are compared."""
     difference = models.tokenizer_difference(models.load_tokenizer(teacher), models.load_tokenizer(student))
     if difference is None:
@@ -192,58 +184,4 @@ def _tokenizer_warnings(
             where=student.name,
             hint="take a student with the teacher's tokenizer, or only the losses soft_labels and hard_labels",
         )
-    yield {"event": "warning", "message": f"teacher and student split text differently: {difference}"}
-
-
-def _no_teacher(loss: losses.WeightedLoss) -> ConfigError:
-    compared = ", ".join(name for name in loss.parts if name in losses.LAYER_OUTPUTS)
-    return ConfigError(
-        f"the losses compare layers ({compared}), but there is no teacher",
-        key=("teacher",),
-        hint="set teacher to its folder; it runs beside the student. Or let gen-soft-labels store the layer outputs: "
-        f"states: [{compared}]",
-    )
-
-
-def _check_soft_labels(task: str, soft_labels: str | None) -> None:
-    """Predictions are learned from a label dataset; a task without predictions has none."""
-    predicts = isinstance(tasks.find(task), tasks.PredictionTask)
-    if predicts and soft_labels is None:
-        raise ConfigError(
-            "missing key 'soft_labels'",
-            key=("soft_labels",),
-            hint="soft_labels: the label dataset, which is the folder that gen-soft-labels wrote",
-        )
-    if not predicts and soft_labels is not None:
-        raise ConfigError(
-            f"{task} uses no label dataset: it makes no predictions",
-            key=("soft_labels",),
-            hint="leave it out: the student learns from `data.train_file` and the layers of its `teacher:`",
-        )
-
-
-def _check_losses(name: str, named: Mapping[str, Any]) -> None:
-    """The options are those of the task's output type; a task without predictions has token-level losses only."""
-    task = tasks.find(name)
-    if isinstance(task, tasks.PredictionTask):
-        try:
-            losses.combine(named, task.output_type)
-        except ConfigError as error:
-            raise ConfigError(error.what, key=("losses", *error.key), hint=error.hint) from error
-        return
-    others = ", ".join(other for other in losses.LOSSES if other not in losses.TEXT_LEVEL_LOSSES)
-    for loss in losses.combine(named).text_level:
-        raise ConfigError(
-            f"the loss `{loss}` compares whole texts, but rows of {name} are blocks of running text",
-            key=("losses", loss),
-            hint=f"use losses of {others}; for example losses: {{hidden_states: 1.0, attentions: 1.0}}",
-        )
-
-
-CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
-    "task": tasks.find,
-    "student": models.check_preset,
-    "losses": losses.combine,
-    ("task", "soft_labels"): _check_soft_labels,
-    ("task", "losses"): _check_losses,
-}
+    yield events.warning(f"teacher and student split text differently: {difference}")

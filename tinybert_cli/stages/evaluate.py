@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinybert_cli import artifacts, data, loops, metrics, models, tasks
+from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
 from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
+from tinybert_cli.events import Event
 from tinybert_cli.metrics.calibration import temperature_scaling
 from tinybert_cli.metrics.comparison import confusion_matrix
 from tinybert_cli.metrics.slices import prediction_columns, regressions, slice_scores, slices
@@ -20,22 +20,19 @@ from tinybert_cli.predictor import Predictor, load_predictor
 from tinybert_cli.reports import evaluation_html
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_prediction_task}
-
-MEASURES = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
 TIMED_ROWS = 256  # rows that the latencies are measured on, or as many as there are
 MOST_CLASSES = 25  # classes with numbers of their own in report.md
 COUNTED_ROWS = 64  # rows whose multiplications are counted
 
 
-def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
+def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes metrics.json, predictions.parquet and report.md; yields a `model` event for each model.
 
     Raises:
         GateError: a model does not reach what `require` demands; the folder is finished all the same.
     """
     task = tasks.find_prediction_task(config.task)
-    reference = _check(config, task)
+    reference = next(iter(config.models)) if config.reference is None else config.reference
     sources = {name: models.locate(where) for name, where in config.models.items()}
     inputs: dict[str, Any] = {
         f"models.{name}": artifacts.describe_model(source.folder, source.name, models.commit(source))
@@ -51,34 +48,6 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
         numbers = {} if dry_run else artifacts.read_metrics(output.folder)
     if not dry_run:
         _require(numbers, config)
-
-
-def _check(config: Eval, task: tasks.PredictionTask) -> str:
-    """The reference; a ConfigError for a name that is not among the models or the metrics."""
-    names = list(config.models)
-    reference = names[0] if config.reference is None else config.reference
-    if reference not in names:
-        raise ConfigError(f"`reference` '{reference}' is not among the models", key=("reference",),
-                          hint=did_you_mean(reference, names))  # fmt: skip
-    scored = [*task.metrics, *task.extra_metrics]
-    for index, metric in enumerate([] if config.metrics == "auto" else config.metrics):
-        if _without_class(metric) not in scored:
-            raise ConfigError(f"unknown metric '{metric}'", key=("metrics", index), hint=did_you_mean(metric, scored))
-    known = [*(f"{metric}{end}" for metric in scored for end in ("", "_low", "_difference_low")), *MEASURES]
-    for name, bounds in config.require.items():
-        if name not in names:
-            raise ConfigError(f"unknown model '{name}' in `require`", key=("require", name),
-                              hint=did_you_mean(name, names))  # fmt: skip
-        for metric in bounds:
-            if _without_class(metric) not in known:
-                raise ConfigError(f"unknown metric '{metric}'", key=("require", name, metric),
-                                  hint=did_you_mean(metric, known))  # fmt: skip
-    return reference
-
-
-def _without_class(metric: str) -> str:
-    """`recall[negative]_low` → `recall_low`: the names of the classes are not known before the data is read."""
-    return re.sub(r"\[.*\]", "", metric)
 
 
 @dataclass(frozen=True)
@@ -108,14 +77,14 @@ def _evaluate(
     sources: Mapping[str, models.Source],
     reference: str,
     output: artifacts.Output,
-) -> Iterator[artifacts.Row]:
+) -> Iterator[Event]:
     rows = data.read(config.data, config.split)
     names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
     metric = task.metric(rows, config.data, names)
     if metric is None:
         raise tasks.no_labels_error(rows, config.data)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
-    yield {"event": "plan", "rows": len(rows), "models": list(sources), "reference": reference, "split": config.split}
+    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split)
     candidates = {name: _load_candidate(config, task, source, rows, names) for name, source in sources.items()}
     yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
     if output.dry_run:
@@ -170,7 +139,7 @@ def _evaluate(
             )
         )  # fmt: skip
     except InputError as error:  # matplotlib is missing
-        yield {"event": "warning", "message": f"no report.html: {error.what}; {error.hint}"}
+        yield events.warning(f"no report.html: {error.what}; {error.hint}")
 
     def write(folder: Path) -> None:
         by_model = {name: prediction_columns(values) for name, values in predictions.items()}
@@ -182,7 +151,7 @@ def _evaluate(
 
     output.put(write)
     output.finish(flat, label_names=names, device=str(loops.device()), precision="no")
-    yield {"event": "done", "output_dir": config.output_dir, **flat}
+    yield events.done(config.output_dir, flat)
 
 
 def _load_candidate(
@@ -268,7 +237,7 @@ def _without_many_classes(numbers: Mapping[str, float], names: list[str]) -> dic
     return {key: value for key, value in numbers.items() if not any(name in key for name in single)}
 
 
-def _training_log(source: models.Source) -> list[artifacts.Row]:
+def _training_log(source: models.Source) -> list[Event]:
     """The training events of a model that tinybert trained; empty for other models."""
     if source.folder is None or not (source.folder / "log.jsonl").is_file():
         return []

@@ -8,20 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import artifacts, data, formats, metrics, models, tasks
-from tinybert_cli.config import Export, Verify
-from tinybert_cli.errors import ConfigError, GateError
+from tinybert_cli import artifacts, data, events, formats, metrics, models, tasks
+from tinybert_cli.config import Export
+from tinybert_cli.errors import GateError
+from tinybert_cli.events import Event
 from tinybert_cli.reports import export_card, model_card
 from tinybert_cli.stages import parity
 from tinybert_cli.stages.parity import Parity
 from tinybert_cli.types import Predictions
 
-CHECKS: dict[str, Callable[[Any], object]] = {"task": tasks.find_prediction_task, "format": formats.find}
-
 RESAMPLES = 1000  # for the 95 % intervals in the model card
 
 
-def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
+def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes an export folder; yields events.
 
     Raises:
@@ -29,45 +28,25 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
             holds float32, and running the command again raises the same error.
     """
     form = formats.find(config.format)
-    _check_settings(config, form)
     task, source = tasks.find_prediction_task(config.task), models.locate(config.model)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     inputs |= artifacts.describe_all(data.sources(config.data, [config.verify.split]))
     with artifacts.open_output("export", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
-            rejected = [row["message"] for row in artifacts.read_rows(output.folder, "refused")]
+            names = ("rejected", "refused")  # the second in folders of tinybert 0.1
+            rejected = [row["message"] for name in names for row in artifacts.read_rows(output.folder, name)]
             yield output.up_to_date()
         else:
             rejected = []
             for row in output.record(_export(config, task, form, source, output)):
                 yield row
-                if row["event"] == "refused":
+                if row["event"] == "rejected":
                     rejected.append(row["message"])
     if rejected:
         raise GateError(
             f"int8 rejected: {rejected[-1]}",
             where=config.output_dir,
             hint="the folder holds float32; ship that, exclude the sensitive parts from int8, or loosen verify",
-        )
-
-
-def _check_settings(config: Export, form: formats.Format) -> None:
-    """A setting that nothing reads is an error, unless it has its default value."""
-    for name in [key for key, field in Export.model_fields.items() if getattr(config, key) != field.get_default()]:
-        readers = [key for key, other in formats.FORMATS.items() if name in other.settings]
-        if readers and config.format not in readers:
-            raise ConfigError(
-                f"`{name}` has no effect with `format: {config.format}`",
-                key=(name,),
-                hint=f"leave it out, or write format: {' or '.join(readers)}",
-            )
-        if name in ("quantize_exclude", "embedding_bits") and config.quantize == "none":
-            raise ConfigError(f"`{name}` has no effect without quantization", key=(name,), hint="add quantize: int8")
-    if form.precision != "float32" and config.verify.atol != Verify().atol:
-        raise ConfigError(
-            f"`atol` is for float32; `format: {config.format}` writes fewer bits",
-            key=("verify", "atol"),
-            hint="leave it out: min_agreement and max_metric_drop are checked",
         )
 
 
@@ -82,7 +61,7 @@ def _export(
     form: formats.Format,
     source: models.Source,
     output: artifacts.Output,
-) -> Iterator[artifacts.Row]:
+) -> Iterator[Event]:
     model = models.load(source, task.head, label_names=config.data.class_names, problem=task.problem, cls_only=True)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
@@ -95,8 +74,7 @@ def _export(
     yield from data.row_warnings(config.verify.split, encoded, config.data)
     original_bytes = models.weights_bytes(models.fetch(source))
     verification = Parity(task, model, names, rows, config.data, examples, encoded.row_offsets, metric, original_bytes)
-    yield {"event": "plan", "rows": len(rows), "format": config.format, "quantize": config.quantize,
-           **models.size(model)}  # fmt: skip
+    yield events.plan(len(rows), format=config.format, quantize=config.quantize, **models.size(model))
     if output.dry_run:
         return
 
@@ -121,7 +99,7 @@ def _export(
             if rejection is None:
                 precision, numbers, predictions = "int8", int8_numbers, int8_predictions
             else:
-                yield {"event": "refused", "message": rejection}
+                yield {"event": "rejected", "message": rejection}
                 numbers |= {f"int8_{name}": value for name, value in int8_numbers.items()}
         yield {"event": "verify", **numbers}
         if form.load is None:
@@ -135,7 +113,7 @@ def _export(
         (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
         output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
     output.finish(numbers, label_names=names, device="cpu", precision=precision)
-    yield {"event": "done", "output_dir": config.output_dir, **numbers}
+    yield events.done(config.output_dir, numbers)
 
 
 def _try_int8(

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tinybert_cli import artifacts, data, loops, losses, models, tasks
+from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.errors import InputError
+from tinybert_cli.events import Event
 from tinybert_cli.stages import training
 from tinybert_cli.stages.training import TrainingRows, TrainingRun
 from tinybert_cli.types import Batch
 
 
-def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
+def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes a model folder; yields events."""
-    if config.min_confidence and config.labels == "gold":
-        raise ConfigError(
-            "`min_confidence` needs the answers of a model, but `labels` is gold",
-            key=("min_confidence",),
-            hint="set labels to a label dataset, or leave min_confidence out",
-        )
     task = tasks.find_prediction_task(config.task)
     objective = task.objective(config.training.metric_for_best_model)
     source = models.locate(config.model.from_)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     splits: list[data.Split] = ["train", "validation"]
-    if config.labels != "gold":
-        inputs["labels"] = artifacts.describe(data.existing_folder(config.labels, "labels"))
+    if config.label_dataset is not None:
+        inputs["label_dataset"] = artifacts.describe(data.existing_folder(config.label_dataset, "label_dataset"))
         splits = ["validation"]
     inputs |= artifacts.describe_all(data.sources(config.data, splits))
     with artifacts.open_output("finetune", config, inputs, force=force, dry_run=dry_run) as output:
@@ -47,43 +42,40 @@ def _finetune(
     objective: tuple[str, float],
     source: models.Source,
     output: artifacts.Output,
-) -> Iterator[artifacts.Row]:
+) -> Iterator[Event]:
     run = TrainingRun(config, task, objective, output, loops.make_accelerator(config.training, output.trackers))
     loss_set = losses.LOSS_SETS[task.output_type]
-    gold = config.labels == "gold"
-    if gold:
+    if config.label_dataset is None:
         rows = yield from _gold_rows(config, task)
     else:
-        rows = yield from _predicted_rows(config, task, Path(config.labels))
+        rows = yield from _predicted_rows(config, task, Path(config.label_dataset))
     if config.class_weights == "balanced":
-        assert loss_set.balanced is not None  # _check_class_weights
+        assert loss_set.balanced is not None  # see checks.py
         rows.targets["label_weights"] = loss_set.balanced(rows.targets["labels"])
     new, training_data = yield from training.prepare(
         run, config.model, source, rows, section="model", dropout=config.regularization.dropout
     )
     made = {
         "starts from": config.model.from_,
-        "trained on": "gold labels" if gold else config.labels,
+        "trained on": config.label_dataset or "gold labels",
         "loss": _loss_in_words(config, loss_set),
     }
     loss = _loss(loss_set, _loss_options(config), config.regularization.r_drop)
     yield from training.train(run, new, training_data, new.model, loss, made=made)
 
 
-def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[artifacts.Row, None, TrainingRows]:
+def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[Event, None, TrainingRows]:
     rows = data.read(config.data, "train")
     names = task.label_names(rows, config.data, model_names=None)
     labels = task.labels(rows, config.data, names)
     if labels is None:
         raise tasks.no_labels_error(rows, config.data)
     task.check_trainable(labels, names, rows)
-    yield from ({"event": "warning", "message": message} for message in task.label_warnings(rows, config.data, names))
+    yield from (events.warning(message) for message in task.label_warnings(rows, config.data, names))
     return TrainingRows(rows, {"labels": labels}, names)
 
 
-def _predicted_rows(
-    config: Finetune, task: tasks.PredictionTask, folder: Path
-) -> Generator[artifacts.Row, None, TrainingRows]:
+def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) -> Generator[Event, None, TrainingRows]:
     """The rows of a label dataset with the predictions of its model as labels."""
     manifest = artifacts.verify_folder(folder)
     sources = data.sources(config.data, ["train", "unlabeled"])
@@ -95,7 +87,12 @@ def _predicted_rows(
     logits = task.apply_thresholds(dataset.logits, dataset.offsets, tuned)
     labels, confident = task.hard_labels(logits, dataset.offsets, config.min_confidence)
     selected = confident.nonzero()[0]
-    yield {"event": "labels", "rows": len(confident), "kept": len(selected), "min_confidence": config.min_confidence}
+    yield {
+        "event": "labels",
+        "rows": len(confident),
+        "selected": len(selected),
+        "min_confidence": config.min_confidence,
+    }
     if not len(selected):
         raise InputError(
             f"no prediction in '{folder}' has a confidence of {config.min_confidence:g} or more "
@@ -131,39 +128,3 @@ def _loss(loss_set: losses.LossSet, options: Mapping[str, Any], r_drop: float) -
         return {"loss": hard + r_drop * divergence, "hard_labels": hard, "r_drop": divergence}
 
     return loss
-
-
-def _has(task: str, option: str) -> bool:
-    return option in losses.options_of(losses.LOSS_SETS[tasks.find_prediction_task(task).output_type].hard_labels)
-
-
-def _check_smoothing(task: str, regularization: Mapping[str, Any]) -> None:
-    if regularization.get("label_smoothing") and not _has(task, "label_smoothing"):
-        raise ConfigError(
-            f"{task} has no classes to smooth the labels over", key=("regularization", "label_smoothing"),
-            hint="leave label_smoothing out",
-        )  # fmt: skip
-
-
-def _check_class_weights(task: str, class_weights: str) -> None:
-    if class_weights != "none" and not _has(task, "class_weights"):
-        raise ConfigError(
-            f"{task} has no classes that could be balanced", key=("class_weights",), hint="leave class_weights out"
-        )
-
-
-def _check_confidence(task: str, min_confidence: float) -> None:
-    if min_confidence and not tasks.find_prediction_task(task).has_confidence:
-        raise ConfigError(
-            f"the predictions of {task} are numbers, which have no confidence", key=("min_confidence",),
-            hint="leave min_confidence out",
-        )  # fmt: skip
-
-
-CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
-    "task": tasks.find_prediction_task,
-    "model": models.check_preset,
-    ("task", "regularization"): _check_smoothing,
-    ("task", "class_weights"): _check_class_weights,
-    ("task", "min_confidence"): _check_confidence,
-}

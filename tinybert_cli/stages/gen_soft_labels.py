@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from tinybert_cli import artifacts, data, loops, metrics, models, tasks
+from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
 from tinybert_cli.config import GenSoftLabels
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.errors import InputError
+from tinybert_cli.events import Event
 from tinybert_cli.metrics.comparison import best_class_order
 from tinybert_cli.predictor import Predictor, load_predictor
 from tinybert_cli.stages import augmentation, labelling, layer_states
@@ -25,17 +26,9 @@ from tinybert_cli.types import Array, Encoded, Predictions, Rows
 CHECKED_ROWS = 1_000  # enough to see that a teacher does not beat the majority-class baseline
 
 
-def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) -> Iterator[artifacts.Row]:
+def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes a label dataset; yields events."""
     names = [config.teacher] if isinstance(config.teacher, str) else config.teacher
-    if config.teacher_weights is not None and len(config.teacher_weights) != len(names):
-        raise ConfigError(
-            f"{len(config.teacher_weights)} weights for {len(names)} teachers", key=("teacher_weights",),
-            hint="one weight per teacher",
-        )  # fmt: skip
-    if config.augment is not None and "train" not in config.splits:
-        raise ConfigError("augmentation needs the train split", key=("splits",), hint="splits: [train]")
-    layer_states.check_layers(config.states, config.student_layers, config.layer_mapping)
     task = tasks.find_prediction_task(config.task)
     sources = [models.locate(name) for name in names]
     inputs: dict[str, Any] = {
@@ -53,7 +46,7 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
 
 def _label(
     config: GenSoftLabels, task: tasks.PredictionTask, sources: Sequence[models.Source], output: artifacts.Output
-) -> Iterator[artifacts.Row]:
+) -> Iterator[Event]:
     accelerator = Accelerator()  # sets the device of this process
     teachers, precision = _load_teachers(config, sources, task, accelerator.device)
     names, tokenizer = teachers[0].label_names, teachers[0].tokenizer
@@ -85,8 +78,15 @@ def _label(
         }
         needed = sum(sizes[name] for name in missing if name in sizes)
         planned = {"states_bytes": sum(sizes.values()), "states_of_layers": spec.for_manifest()["layers"]}
-    yield {"event": "plan", "rows": total, **teachers[0].size, "teachers": len(teachers), "label_names": names,
-           **planned, "device": str(accelerator.device), "precision": precision}  # fmt: skip
+    yield events.plan(
+        total,
+        **teachers[0].size,
+        teachers=len(teachers),
+        label_names=names,
+        **planned,
+        device=str(accelerator.device),
+        precision=precision,
+    )
     artifacts.check_free_space(output.folder, needed)
     if output.dry_run:
         return
@@ -105,7 +105,7 @@ def _label(
 
     finished = total - sum(len(shards[name][1]) for name in missing)
     if finished:
-        yield {"event": "resume", "step": finished, "max_steps": total}
+        yield events.resume(finished, total)
     for split, rows in splits.items():
         yield from data.row_warnings(split, task.encode(rows, config.data, tokenizer), config.data)
     begin, labelled = time.perf_counter(), 0
@@ -128,7 +128,7 @@ def _label(
     output.finish(
         numbers, label_names=names, tuned_settings=tuned, **facts, device=str(accelerator.device), precision=precision
     )
-    yield {"event": "done", "output_dir": config.output_dir, **numbers}
+    yield events.done(config.output_dir, numbers)
 
 
 def _load_teachers(
@@ -212,7 +212,7 @@ def _check_teacher(
 
 def _with_progress(
     steps: Generator[int, None, RawLogits], finished: int, labelled: int, total: int, begin: float
-) -> Generator[artifacts.Row, None, RawLogits]:
+) -> Generator[Event, None, RawLogits]:
     """Progress events while the rows of one shard are labelled."""
     while True:
         try:
@@ -220,8 +220,7 @@ def _with_progress(
         except StopIteration as stop:
             raw: RawLogits = stop.value
             return raw
-        yield {"event": "progress", "step": finished + done, "max_steps": total, "rows": done,
-               "seconds": time.perf_counter() - begin}  # fmt: skip
+        yield events.progress(finished + done, total, rows=done, seconds=time.perf_counter() - begin)
 
 
 def _result_of(steps: Generator[int, None, RawLogits]) -> RawLogits:
@@ -238,19 +237,3 @@ def _states_writer(
 ) -> data.StatesWriter | None:
     """Only the main process writes; it receives the outputs of the others."""
     return None if folder is None else data.StatesWriter(folder, shard, encoded, shapes)
-
-
-def _check_augment(task: str, augment: object) -> None:
-    if augment is not None and not tasks.find_prediction_task(task).supports_augmentation:
-        raise ConfigError(
-            f"rows of {task} have a tag for every word, so words cannot be replaced",
-            key=("augment",),
-            hint="leave augment out, and give more text as data.unlabeled_file",
-        )
-
-
-CHECKS: dict[str | tuple[str, ...], Callable[..., object]] = {
-    "task": tasks.find_prediction_task,
-    ("task", "augment"): _check_augment,
-    ("states", "student_layers", "layer_mapping"): layer_states.check_layers,
-}

@@ -33,31 +33,6 @@ class LayerStateSpec:
         }
 
 
-def check_layers(states: Sequence[str], student_layers: int | None, layer_mapping: Any) -> None:
-    """The settings name layer losses and, if there are any, determine the layers.
-
-    Raises:
-        ConfigError: they do not; its key is relative to all three settings.
-    """
-    for index, name in enumerate(states):
-        try:
-            losses.layer_outputs_of([name])
-        except ConfigError as error:
-            raise ConfigError(error.what, key=("states", index), hint=error.hint) from error
-    if states and student_layers is None and isinstance(layer_mapping, str):
-        raise ConfigError(
-            f"layer_mapping: {layer_mapping} needs the number of layers of the student to select the stored layers",
-            key=("states",),
-            hint="student_layers: 4; or the layers themselves: layer_mapping: [3, 6, 9, 12]",
-        )
-    if not states and student_layers is not None:
-        raise ConfigError(
-            "student_layers selects the layers whose states are stored, but `states` is empty",
-            key=("student_layers",),
-            hint="states: [hidden_states, attentions], or leave it out",
-        )
-
-
 def layer_state_spec(config: GenSoftLabels, teachers: Sequence[Any]) -> LayerStateSpec | None:
     """The states to store of these teachers, None for an export; None if the config asks for none.
 

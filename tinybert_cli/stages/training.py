@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tinybert_cli import artifacts, data, loops, metrics, models, tasks
+from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
 from tinybert_cli.config import Distill, Finetune, Model
 from tinybert_cli.errors import ConfigError
+from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
 from tinybert_cli.types import Array, Predictions, Rows
 
@@ -83,7 +84,7 @@ def prepare(
     *,
     section: str,
     dropout: float | None = None,
-) -> Generator[artifacts.Row, None, tuple[NewModel, TrainingData]]:
+) -> Generator[Event, None, tuple[NewModel, TrainingData]]:
     """Builds the model and encodes training and validation rows for it; yields warnings about the rows.
 
     Args:
@@ -119,7 +120,7 @@ def train(
     *,
     made: Mapping[str, object],
     facts: Mapping[str, Any] | None = None,
-) -> Iterator[artifacts.Row]:
+) -> Iterator[Event]:
     """Trains to the end, from the last checkpoint if any, and finishes the folder; a dry run stops at the plan.
 
     Args:
@@ -138,9 +139,18 @@ def train(
     evaluation = None if validation is None else _Evaluation(run, validation, loss)
     evaluated = evaluation is not None and training.eval_strategy != "no"
     labels = {} if label_names is None else {"label_names": label_names}
-    yield {"event": "plan", "rows": len(examples), "steps": trainer.max_steps, **size, **new.vocabulary,
-           "layers_copied_from": new.copied_layers, **facts, **labels, "evaluated": evaluated,
-           "device": trainer.device, "precision": trainer.precision}  # fmt: skip
+    yield events.plan(
+        len(examples),
+        steps=trainer.max_steps,
+        **size,
+        **new.vocabulary,
+        layers_copied_from=new.copied_layers,
+        **facts,
+        **labels,
+        evaluated=evaluated,
+        device=trainer.device,
+        precision=trainer.precision,
+    )
     if output.dry_run:
         return
     metric, better = run.objective
@@ -157,7 +167,7 @@ def train(
     state = output.latest_state()
     if state is not None:
         trainer.load(state)
-        yield {"event": "resume", "step": trainer.progress.step, "max_steps": trainer.max_steps}
+        yield events.resume(trainer.progress.step, trainer.max_steps)
     selects_best = training.keep == "best" and evaluated
     yield from output.save_checkpoints(
         trainer.train(loss, evaluate if evaluated else None, better=better, stop=output.signals.pending),
@@ -200,7 +210,7 @@ def train(
         numbers, **labels, layer_mapping=new.copied_layers, **facts, device=trainer.device,
         precision=trainer.precision, **size, **new.vocabulary,
     )  # fmt: skip
-    yield {"event": "done", "output_dir": config.output_dir, **numbers}
+    yield events.done(config.output_dir, numbers)
 
 
 @dataclass(frozen=True)
@@ -268,7 +278,7 @@ class _Evaluation:
 
 def _read_validation(
     run: TrainingRun, source: models.Source, training: TrainingRows, tokenizer: Any
-) -> Generator[artifacts.Row, None, Validation | None]:
+) -> Generator[Event, None, Validation | None]:
     """The validation rows, if the config names any that can be scored; yields warnings about them."""
     config, task = run.config, run.task
     if not data.has(config.data, "validation"):
@@ -284,8 +294,7 @@ def _read_validation(
     yield from data.row_warnings("validation", encoded, config.data)
     yield from data.overlap(training.rows, rows, config.data)
     if metric is None and isinstance(task, tasks.PredictionTask):
-        yield {"event": "warning", "message": "the validation rows have no labels: no checkpoint is scored, and the "
-               "last one is stored"}  # fmt: skip
+        yield events.warning("the validation rows have no labels: no checkpoint is scored, and the last one is stored")
         return None
     return Validation(rows, data.Examples.of(encoded), encoded.row_offsets, metric, names)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from tinybert_cli import config, configuration
-from tinybert_cli.configuration import yaml_reader
+from tinybert_cli import artifacts, config, configuration
+from tinybert_cli.configuration import yaml_reader, yaml_writer
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
 
 COMMON = {"task": "text-classification", "data": {"train_file": "train.csv"}, "output_dir": "out"}
 REQUIRED: dict[str, dict[str, Any]] = {
     "finetune": {"model": "bert"},
     "gen-soft-labels": {"teacher": "bert"},
-    "distill": {"soft_labels": "labels", "student": "bert"},
+    "distill": {"label_dataset": "labels", "student": "bert"},
     "eval": {"models": {"teacher": "bert"}},
     "export": {"model": "bert"},
 }
@@ -28,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test has its own current directory, with a complete base per command to extend."""
     monkeypatch.chdir(tmp_path)
     for command, settings in REQUIRED.items():
-        write(f"base/{command}.yaml", yaml_reader.write({**COMMON, **settings}))
+        write(f"base/{command}.yaml", yaml_writer.write({**COMMON, **settings}))
     return tmp_path
 
 
@@ -157,17 +159,17 @@ def test_a_duplicate_key_names_the_line_of_the_first() -> None:
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!new", "!!int"])
 def test_a_tag_is_refused(tag: str) -> None:
     assert complaint(f"seed: {tag} 3\n") == lines(f"""
-        a config has no tags
+        YAML tags are not supported
          --> a.yaml:2:7
           |
         2 | seed: {tag} 3
-          |       {"^" * len(tag)} delete it: no value here needs one
+          |       {"^" * len(tag)} delete it: no setting needs a tag
     """)
 
 
 def test_a_merge_key_points_to_extends() -> None:
     assert complaint("training:\n  <<: {keep: last}\n") == lines("""
-        `<<` does not merge in YAML 1.2
+        merge keys (`<<`) are not part of YAML 1.2
          --> a.yaml:3:3
           |
         3 |   <<: {keep: last}
@@ -176,18 +178,18 @@ def test_a_merge_key_points_to_extends() -> None:
 
 
 def test_a_key_that_is_a_whole_number_is_a_text() -> None:
-    complaints: list[yaml_reader.Complaint] = []
+    complaints: list[yaml_reader.ConfigProblem] = []
     node = yaml_reader.read("label_names: {0: bad, 1: good}\n", "a.yaml", complaints)
     assert node is not None and not complaints
     assert node.plain() == {"label_names": {"0": "bad", "1": "good"}}
 
 
 def test_a_key_that_is_a_fraction_is_refused() -> None:
-    assert complaint("losses:\n  1.5: 0.5\n").startswith("a key has to be a text, found 1.5\n --> a.yaml:3:3\n")
+    assert complaint("losses:\n  1.5: 0.5\n").startswith("a key must be a string, found 1.5\n --> a.yaml:3:3\n")
 
 
 def test_a_key_that_is_a_list_is_refused() -> None:
-    assert complaint("? [a, b]\n: 1\n").startswith("a key has to be a text\n --> a.yaml:2:3\n")
+    assert complaint("? [a, b]\n: 1\n").startswith("a key must be a string\n --> a.yaml:2:3\n")
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "~\n"])
@@ -209,7 +211,7 @@ def test_a_list_is_no_config() -> None:
         (
             "training: {keep: best\nseed: 1\n",
             """
-            not YAML: this bracket is not closed
+            invalid YAML: this bracket is not closed
              --> a.yaml:2:11
               |
             2 | training: {keep: best
@@ -219,7 +221,7 @@ def test_a_list_is_no_config() -> None:
         (
             'output_dir: "runs\n',
             """
-            not YAML: this quote is not closed
+            invalid YAML: this quote is not closed
              --> a.yaml:2:13
               |
             2 | output_dir: "runs
@@ -229,37 +231,37 @@ def test_a_list_is_no_config() -> None:
         (
             "output_dir: a: b\n",
             """
-            not YAML: mapping values are not allowed here
+            invalid YAML: mapping values are not allowed here
              --> a.yaml:2:14
               |
             2 | output_dir: a: b
-              |              ^ a text with `: ` in it needs quotes; or mend the indentation
+              |              ^ quote a string that contains `: `, or fix the indentation
             """,
         ),
         (
             "training:\n\tkeep: best\n",
             """
-            not YAML: found character TAB that cannot start any token
+            invalid YAML: found character TAB that cannot start any token
              --> a.yaml:3:1
               |
             3 | \tkeep: best
-              | ^ indent with blanks
+              | ^ indent with spaces
             """,
         ),
         (
             "training:\n    keep: best\n  max_steps: 3\n",
             """
-            not YAML: this fits nothing above it
+            invalid YAML: the indentation matches no line above
              --> a.yaml:4:3
               |
             4 |   max_steps: 3
-              |   ^ mend the indentation
+              |   ^ fix the indentation
             """,
         ),
         (
             "data: {train_file: ${HERE}/a.csv}\n",
             """
-            not YAML: this bracket is not closed
+            invalid YAML: this bracket is not closed
              --> a.yaml:2:7
               |
             2 | data: {train_file: ${HERE}/a.csv}
@@ -269,11 +271,11 @@ def test_a_list_is_no_config() -> None:
         (
             "seed: 1\n---\nseed: 2\n",
             """
-            not YAML: found another document
+            invalid YAML: found another document
              --> a.yaml:3:1
               |
             3 | ---
-              | ^ one file is one config: delete the `---`
+              | ^ a file contains one config: delete the `---`
             """,
         ),
     ],
@@ -284,22 +286,22 @@ def test_broken_yaml_is_shown_where_it_breaks(text: str, said: str) -> None:
 
 def test_a_control_character_is_no_crash() -> None:
     said = complaint("output_dir: a\x1bb\n")
-    assert said.startswith("a character that no text file holds (code 27)\n --> a.yaml:2:14\n")
+    assert said.startswith("the character with code 27 is not allowed in YAML\n --> a.yaml:2:14\n")
     assert "\x1b" not in said
 
 
 def test_aliases_of_aliases_cannot_explode() -> None:
     steps = zip("abcdefg", ["x", "*a", "*b", "*c", "*d", "*e", "*f"], strict=True)
     bomb = "".join(f"{name}: &{name} [{', '.join([below] * 10)}]\n" for name, below in steps)
-    assert complaint(bomb).startswith("aliases make more than 100000 values of this\n")
+    assert complaint(bomb).startswith("aliases expand to more than 100000 values\n")
 
 
 def test_an_alias_inside_its_own_anchor_is_refused() -> None:
-    assert complaint("data: &data {train_file: *data}\n").startswith("nested more than 50 deep\n")
+    assert complaint("data: &data {train_file: *data}\n").startswith("nested more than 50 levels deep\n")
 
 
 def test_brackets_cannot_exhaust_the_stack() -> None:
-    assert complaint(f"data: {'[' * 5000}\n").startswith("nested more than 50 deep\n")
+    assert complaint(f"data: {'[' * 5000}\n").startswith("nested more than 50 levels deep\n")
 
 
 # extends
@@ -346,7 +348,7 @@ def test_a_circle_of_extends_shows_the_chain() -> None:
     with pytest.raises(ConfigErrors) as raised:
         configuration.load("export", "a.yaml")
     assert str(raised.value) == lines("""
-        `extends` goes in a circle
+        `extends` is circular
          --> sub/c.yaml:2:11
           |
         2 | extends: [../b.yaml]
@@ -378,13 +380,13 @@ def test_a_complaint_names_the_file_in_which_the_winning_value_stands() -> None:
     with pytest.raises(ConfigErrors) as raised:
         configuration.load("distill", "a.yaml")
     assert str(raised.value) == lines("""
-        `training.eval_steps`: expected a whole number of at least 1 or null, found 'c'
+        `training.eval_steps`: expected an integer of at least 1 or null, found 'c'
          --> a.yaml:3:15
           |
         3 |   eval_steps: c
           |               ^
 
-        error: `training.max_steps`: expected a whole number of at least -1, found 'a'
+        error: `training.max_steps`: expected an integer of at least -1, found 'a'
          --> low.yaml:3:14
           |
         3 |   max_steps: a
@@ -422,7 +424,7 @@ def test_a_variable_in_an_overridden_value_does_not_matter() -> None:
 
 def test_an_unset_variable_is_shown_in_its_place() -> None:
     assert complaint("output_dir: runs/${NEVER_SET_ANYWHERE}/x\n") == lines("""
-        the environment variable NEVER_SET_ANYWHERE is not set, `output_dir` needs it
+        the environment variable NEVER_SET_ANYWHERE is not set, but `output_dir` uses it
          --> a.yaml:2:18
           |
         2 | output_dir: runs/${NEVER_SET_ANYWHERE}/x
@@ -438,11 +440,11 @@ def test_a_variable_that_cannot_be_read_is_refused(text: str) -> None:
 def test_a_variable_never_becomes_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("N", "32")
     assert complaint("seed: ${N}\n") == lines("""
-        `seed`: expected a whole number from 0 to 4294967295, found '32'
+        `seed`: expected an integer from 0 to 4294967295, found '32'
          --> a.yaml:2:7
           |
         2 | seed: ${N}
-          |       ^^^^ a variable is always a text; give this setting on the command line: KEY=VALUE
+          |       ^^^^ a variable is always a string; set this on the command line: KEY=VALUE
     """)
 
 
@@ -474,7 +476,7 @@ def test_nothing_after_the_equals_sign_is_null() -> None:
 
 def test_dashes_and_percents_do_not_begin_documents() -> None:
     assert load("", "output_dir=---").output_dir == "---"
-    assert hint("", "output_dir=%x") == "a text that begins with this character needs quotes"
+    assert hint("", "output_dir=%x") == "quote a string that starts with this character"
 
 
 def test_a_weight_makes_room_for_an_option() -> None:
@@ -500,7 +502,7 @@ def test_a_models_name_makes_room_for_its_shape() -> None:
 
 def test_a_model_without_a_shape_has_no_room() -> None:
     assert complaint("", "model.num_hidden_layers=2", command="export") == lines("""
-        `model`: expected a text, found a mapping
+        `model`: expected a string, found a mapping
           --> command line: model.num_hidden_layers=2
            |                ^^^^^
     """)
@@ -516,7 +518,7 @@ def test_a_value_on_the_command_line_is_shown_there() -> None:
 
 def test_a_value_inside_a_flow_mapping_is_shown_there() -> None:
     assert complaint("", "training={keep: best, max_steps: x}") == lines("""
-        `training.max_steps`: expected a whole number of at least -1, found 'x'
+        `training.max_steps`: expected an integer of at least -1, found 'x'
           --> command line: training={keep: best, max_steps: x}
            |                                                 ^
     """)
@@ -532,7 +534,7 @@ def test_an_unknown_section_on_the_command_line_is_shown_there() -> None:
 
 def test_broken_yaml_on_the_command_line_is_shown_there() -> None:
     assert complaint("", "layer_mapping=[1,2") == lines("""
-        not YAML: this bracket is not closed
+        invalid YAML: this bracket is not closed
           --> command line: layer_mapping=[1,2
            |                              ^
     """)
@@ -553,10 +555,10 @@ def test_broken_yaml_on_the_command_line_is_shown_there() -> None:
         (["--temperature=4"], "did you mean 'losses.soft_labels.temperature=4'?"),
         (["max_length=64"], "did you mean 'data.max_seq_length=64'?"),
         (["--dryrun"], "did you mean '--dry-run'?"),
-        (["other.yaml"], "one config at a time; a config takes in others with `extends: [FILE, FILE]`"),
-        (["learning_rate"], "settings are written KEY=VALUE, for example seed=7"),
-        (["=7"], "settings are written KEY=VALUE, for example seed=7"),
-        (["training..max_steps=7"], "settings are written KEY=VALUE, for example seed=7"),
+        (["other.yaml"], "only one config per command; combine files with `extends: [FILE, FILE]`"),
+        (["learning_rate"], "write settings as KEY=VALUE, for example seed=7"),
+        (["=7"], "write settings as KEY=VALUE, for example seed=7"),
+        (["training..max_steps=7"], "write settings as KEY=VALUE, for example seed=7"),
     ],
 )
 def test_a_malformed_argument_is_told_the_right_form(arguments: list[str], meant: str) -> None:
@@ -569,7 +571,7 @@ def test_a_long_option_is_shown_with_its_value() -> None:
           --> command line: --learning-rate 3e-5
            |                ^^^^^^^^^^^^^^^^^^^^ did you mean 'training.learning_rate=3e-5'?
 
-        error: `seed`: expected a whole number from 0 to 4294967295, found 'x'
+        error: `seed`: expected an integer from 0 to 4294967295, found 'x'
           --> command line: seed=x
            |                     ^
     """)
@@ -596,7 +598,7 @@ def test_an_unknown_key_is_shown_with_its_place() -> None:
 
 
 def test_a_missing_key_comes_with_its_documentation() -> None:
-    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent:\n  num_hidden_layers: 3\n")
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_dataset: s\nstudent:\n  num_hidden_layers: 3\n")
     with pytest.raises(ConfigErrors) as raised:
         configuration.load("distill", "a.yaml")
     documented = "Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or"
@@ -659,8 +661,8 @@ def test_a_key_from_elsewhere_is_told_its_name_here(command: str, text: str, mea
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("alpha", "losses: {soft_labels: ..., hard_labels: ...}; alpha weighs the hard loss in one tool"),
-        ("mlm_probability", "nothing is masked"),
+        ("alpha", "losses: {soft_labels: ..., hard_labels: ...}; alpha is the weight of the hard loss in some tools"),
+        ("mlm_probability", "no tokens are masked"),
         ("overwrite_output_dir", "tinybert distill CONFIG --force"),
         ("warmup_steps", "`warmup_ratio` in `training`"),
         ("fp16", "`mixed_precision`"),
@@ -681,6 +683,34 @@ def test_a_key_that_has_no_like_here_is_explained(name: str, words: str) -> None
     assert words in hint(f"{name}: 1\n")
 
 
+@pytest.mark.parametrize("command", ["finetune", "distill"])
+@pytest.mark.parametrize("old", ["soft_labels", "labels"])
+def test_the_key_of_0_1_for_a_label_dataset_hints_at_the_new_one(command: str, old: str) -> None:
+    assert hint(f"{old}: runs/labels", command=command) == "did you mean 'label_dataset'?"
+    assert hint("", f"{old}=runs/labels", command=command) == "did you mean 'label_dataset=runs/labels'?"
+    option = f"--{old.replace('_', '-')}"
+    assert hint("", option, "runs/labels", command=command) == "did you mean 'label_dataset=runs/labels'?"
+
+
+def test_a_config_of_0_1_has_one_error_per_renamed_key() -> None:
+    write("a.yaml", "task: text-classification\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent: m\n")
+    with pytest.raises(ConfigErrors) as raised:
+        configuration.load("distill", "a.yaml", checks={("task", "label_dataset"): refuse()})
+    assert str(raised.value) == lines("""
+        unknown key 'soft_labels'
+         --> a.yaml:4:1
+          |
+        4 | soft_labels: s
+          | ^^^^^^^^^^^ did you mean 'label_dataset'?
+    """)
+
+
+def test_the_loss_soft_labels_keeps_its_name() -> None:
+    assert load("losses: {soft_labels: 2.0}", "losses.soft_labels.temperature=4").losses == {
+        "soft_labels": {"weight": 2.0, "temperature": 4}
+    }
+
+
 def test_pythons_name_for_from_is_no_key() -> None:
     said = complaint("student: {from_: x}\n")
     assert "unknown key 'from_' in `student`" in said
@@ -698,8 +728,8 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
 @pytest.mark.parametrize(
     ("command", "text", "said", "meant"),
     [
-        ("distill", "training: {max_steps: three}", "expected a whole number of at least -1, found 'three'", ""),
-        ("distill", "training: {max_steps: 1e3}", "expected a whole number of at least -1, found 1e3", "write 1000"),
+        ("distill", "training: {max_steps: three}", "expected an integer of at least -1, found 'three'", ""),
+        ("distill", "training: {max_steps: 1e3}", "expected an integer of at least -1, found 1e3", "write 1000"),
         ("distill", "training: {warmup_ratio: 2}", "expected a number from 0 to 1, found 2", ""),
         (
             "finetune",
@@ -711,16 +741,16 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
         (
             "distill",
             "training: {max_steps: 1_000}",
-            "expected a whole number of at least -1, found '1_000'",
+            "expected an integer of at least -1, found '1_000'",
             "write 1000",
         ),
         (
             "distill",
             "training: {learning_rate: '5e-5'}",
-            "expected a number above 0, found the text '5e-5' (quoted)",
+            "expected a number above 0, found the string '5e-5' (quoted)",
             "write it without quotes",
         ),
-        ("distill", "training: {max_steps: true}", "expected a whole number of at least -1, found true", ""),
+        ("distill", "training: {max_steps: true}", "expected an integer of at least -1, found true", ""),
         ("distill", "training: {keep: besst}", "expected one of: best, last, found 'besst'", "did you mean 'best'?"),
         (
             "distill",
@@ -732,7 +762,7 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
         (
             "distill",
             "layer_mapping: unifrom",
-            "expected one of: uniform, spread, first, last; or a list of whole numbers of at least 1, found 'unifrom'",
+            "expected one of: uniform, spread, first, last; or a list of integers of at least 1, found 'unifrom'",
             "did you mean 'uniform'?",
         ),
         (
@@ -741,17 +771,17 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
             "expected a number or a mapping, found a list of 1",
             "",
         ),
-        ("distill", "teacher: {a: b}", "expected a text or null, found a mapping", ""),
-        ("distill", "student: [a]", "expected a text or a mapping, found a list of 1", ""),
+        ("distill", "teacher: {a: b}", "expected a string or null, found a mapping", ""),
+        ("distill", "student: [a]", "expected a string or a mapping, found a list of 1", ""),
         ("distill", "training: [a]", "expected a mapping, found a list of 1", ""),
         ("distill", "training:", "expected a mapping, found nothing", ""),
         (
             "export",
             "data: {text_column_names: [a, b, c]}",
-            "expected a text or a list of texts (1 to 2 items), found a list of 3",
+            "expected a string or a list of strings (1 to 2 items), found a list of 3",
             "",
         ),
-        ("export", "data: {dataset_revision: 1e10}", "expected a text or null, found 1e10", "write '1e10'"),
+        ("export", "data: {dataset_revision: 1e10}", "expected a string or null, found 1e10", "write '1e10'"),
         (
             "gen-soft-labels",
             "splits: train",
@@ -759,6 +789,12 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
             "write a list: [train]",
         ),
         ("export", "verify: {atol: .inf}", "expected a number above 0, found .inf", ""),
+        (
+            "finetune",
+            "model: {from: x, preset: bert-tinny}",
+            "`model.preset`: expected one of: tinybert-4l-312, tinybert-6l-768, distilbert-6l-768",
+            "did you mean 'bert-tiny'?",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_what_is_expected(command: str, text: str, said: str, meant: str) -> None:
@@ -770,9 +806,9 @@ def test_a_wrong_value_is_told_what_is_expected(command: str, text: str, said: s
 @pytest.mark.parametrize(
     ("command", "text", "key"),
     [
-        ("distill", "layer_mapping: [3, x]", "`layer_mapping[1]`: expected a whole number of at least 1, found 'x'"),
-        ("eval", "latency: {lengths: [dat]}", "`latency.lengths[0]`: expected 'data' or a whole number of at least 1"),
-        ("export", "data: {text_column_names: [a, 3]}", "`data.text_column_names[1]`: expected a text, found 3"),
+        ("distill", "layer_mapping: [3, x]", "`layer_mapping[1]`: expected an integer of at least 1, found 'x'"),
+        ("eval", "latency: {lengths: [dat]}", "`latency.lengths[0]`: expected 'data' or an integer of at least 1"),
+        ("export", "data: {text_column_names: [a, 3]}", "`data.text_column_names[1]`: expected a string, found 3"),
         ("eval", "require: {a: {b: c}}", "`require.a.b`: expected a number, found 'c'"),
     ],
 )
@@ -803,7 +839,7 @@ def test_all_complaints_come_in_the_order_of_the_file_and_then_of_the_command_li
 
 def test_carets_stand_under_wide_letters() -> None:
     assert complaint('data: {train_file: "日本", test_file: 3}\n') == lines("""
-        `data.test_file`: expected a text, a list of texts or null, found 3
+        `data.test_file`: expected a string, a list of strings or null, found 3
          --> a.yaml:2:37
           |
         2 | data: {train_file: "日本", test_file: 3}
@@ -832,14 +868,74 @@ def test_an_export_config_is_known_whatever_it_is_given_to(command: str) -> None
 
 
 def test_a_distill_config_given_to_finetune() -> None:
-    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent: m\ntraining: {}\n")
-    with pytest.raises(ConfigErrors, match=r"^this looks like a distill config\n --> a\.yaml:4:1\n"):
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_dataset: s\nstudent: m\ntraining: {}\n")
+    with pytest.raises(ConfigErrors, match=r"^this looks like a distill config\n --> a\.yaml:5:1\n"):
         configuration.load("finetune", "a.yaml")
 
 
+@pytest.mark.parametrize("stage", list(config.COMMANDS))
+@pytest.mark.parametrize("command", list(config.COMMANDS))
+def test_a_config_runs_only_with_the_command_in_its_stage_key(command: str, stage: str) -> None:
+    if command == stage:
+        assert load(f"stage: {stage}", command=command).stage == stage
+    else:
+        article = "an" if stage in ("eval", "export") else "a"
+        assert complaint(f"seed: x\nstage: {stage}", command=command) == lines(f"""
+            this is {article} {stage} config
+             --> a.yaml:3:8
+              |
+            3 | stage: {stage}
+              |        {"^" * len(stage)} run: tinybert {stage} a.yaml
+        """)
+
+
+def test_the_stage_key_is_optional_and_inherited_through_extends() -> None:
+    assert load("").stage == "distill"
+    write("low.yaml", "extends: base/export.yaml\nstage: export")
+    write("a.yaml", "extends: low.yaml")
+    with pytest.raises(ConfigErrors, match=r"^this is an export config\n --> low\.yaml:2:8\n"):
+        configuration.load("eval", "a.yaml")
+
+
+def test_a_misspelt_stage_hints_at_the_right_one() -> None:
+    assert complaint("stage: distil").startswith("`stage`: expected 'distill', found 'distil'\n")
+    assert hint("stage: distil") == "did you mean 'distill'?"
+
+
+def test_a_stage_key_overrules_the_guess_from_the_other_keys() -> None:
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nstage: finetune\nstudent: m\nteacher: x\n")
+    with pytest.raises(ConfigErrors, match="unknown key 'student'"):
+        configuration.load("finetune", "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "stage"),
+    [
+        ("# tinybert eval a.yaml\nstage: export  # and not eval\nseed: 1\n", "export"),
+        ("seed: 1\n", None),
+        ("stage: 3\n", None),
+        ("stage: train\n", None),
+        ("stage: [export]\n", None),
+        ("- stage: export\n", None),
+        ("stage: [\n", None),
+        ("", None),
+    ],
+)
+def test_stage_of_reads_the_stage_key_of_any_file(text: str, stage: str | None) -> None:
+    assert configuration.stage_of(Path(write("a.yaml", text))) == stage
+    assert configuration.stage_of(Path("missing.yaml")) is None
+
+
+@pytest.mark.parametrize(("given", "old"), [("distill", "labels"), ("export", "labels"), ("eval", "labels")])
+def test_a_finetune_config_of_0_1_is_recognised_by_other_stages(given: str, old: str) -> None:
+    write("a.yaml", f"task: t\ndata: {{}}\noutput_dir: o\n{old}: s\nmodel: m\n")
+    with pytest.raises(ConfigErrors, match=r"^this looks like a finetune config\n"):
+        configuration.load(given, "a.yaml")
+
+
 def test_one_misspelled_key_is_no_wrong_stage() -> None:
-    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nsoft_label: s\nstudent: m\ntraining: {}\n")
-    with pytest.raises(ConfigErrors, match="unknown key 'soft_label'"):
+    write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_datasett: s\nstudent: m\ntraining: {}\n")
+    with pytest.raises(ConfigErrors, match="unknown key 'label_datasett'"):
         configuration.load("distill", "a.yaml")
 
 
@@ -859,7 +955,7 @@ def checked(text: str, key: str, check: Callable[[Any], object]) -> str:
 
 def refuse(*key: str | int, what: str = "no") -> Callable[[Any], object]:
     def check(_: Any) -> None:
-        raise ConfigError(what, key=key, hint="mend it")
+        raise ConfigError(what, key=key, hint="fix it")
 
     return check
 
@@ -881,18 +977,18 @@ def test_what_a_check_refuses_is_shown_in_its_place() -> None:
          --> a.yaml:3:41
           |
         3 |   soft_labels: {weight: 1, temperature: -1}
-          |                                         ^^ mend it
+          |                                         ^^ fix it
     """)
 
 
 def test_a_check_that_knows_no_such_key_points_at_the_key() -> None:
     said = checked("losses: {soft_label: 1}\n", "losses", refuse("soft_label", what="unknown loss 'soft_label'"))
-    assert said.splitlines()[-2:] == ["2 | losses: {soft_label: 1}", "  |          ^^^^^^^^^^ mend it"]
+    assert said.splitlines()[-2:] == ["2 | losses: {soft_label: 1}", "  |          ^^^^^^^^^^ fix it"]
 
 
 def test_a_check_that_misses_a_key_points_at_its_section() -> None:
     said = checked("losses:\n  soft_labels: {weight: 1}\n", "losses", refuse("hard_labels"))
-    assert said.splitlines()[-2:] == ["2 | losses:", "  | ^^^^^^ mend it"]
+    assert said.splitlines()[-2:] == ["2 | losses:", "  | ^^^^^^ fix it"]
 
 
 def test_a_check_of_several_settings_is_given_all_of_them_and_names_the_whole_key() -> None:
@@ -922,7 +1018,7 @@ def test_a_check_of_several_settings_is_not_run_if_one_of_them_is_wrong_already(
 def test_a_check_of_an_invalid_setting_is_not_run() -> None:
     said = checked("losses: [1]\n", "losses", refuse())
     assert said.startswith("`losses`: expected a mapping, found a list of 1\n")
-    assert "mend it" not in said
+    assert "fix it" not in said
 
 
 def test_the_complaints_of_checks_join_the_others() -> None:
@@ -937,7 +1033,7 @@ def test_the_complaints_of_checks_join_the_others() -> None:
 def test_a_later_error_is_shown_in_its_place() -> None:
     load("training:\n  metric_for_best_model: acuracy\n", "training.max_steps=3")
     error = ConfigError("unknown metric 'acuracy'", key=("training", "metric_for_best_model"), hint="accuracy?")
-    said = configuration.complain(error, "distill", "a.yaml", ["training.max_steps=3"])
+    said = configuration.with_location(error, "distill", "a.yaml", ["training.max_steps=3"])
     assert isinstance(said, ConfigErrors)
     assert str(said) == lines("""
         unknown metric 'acuracy'
@@ -950,15 +1046,15 @@ def test_a_later_error_is_shown_in_its_place() -> None:
 
 def test_a_later_error_about_the_command_line_is_shown_there() -> None:
     load("", "training.max_steps=3")
-    said = configuration.complain(
+    said = configuration.with_location(
         ConfigError("no", key=("training", "max_steps")), "distill", "a.yaml", ["training.max_steps=3"]
     )
     assert str(said).endswith("  --> command line: training.max_steps=3\n   |                                   ^")
 
 
 def test_a_later_error_survives_the_loss_of_the_file() -> None:
-    said = configuration.complain(ConfigError("no", key=("seed",), hint="mend it"), "distill", "gone.yaml")
-    assert str(said) == "no\n   = mend it"
+    said = configuration.with_location(ConfigError("no", key=("seed",), hint="fix it"), "distill", "gone.yaml")
+    assert str(said) == "no\n   = fix it"
 
 
 # Files
@@ -976,7 +1072,7 @@ def test_a_missing_file_is_told_the_nearest_name() -> None:
 
 
 def test_a_missing_folder_is_named() -> None:
-    with pytest.raises(InputError, match="there is no folder 'nowhere'"):
+    with pytest.raises(InputError, match="the folder 'nowhere' does not exist"):
         configuration.load("finetune", "nowhere/a.yaml")
 
 
@@ -999,7 +1095,7 @@ def test_a_missing_extended_file_is_told_who_asked_for_it() -> None:
 
 def test_a_folder_is_no_config() -> None:
     write("configs/demo/1-teacher.yaml", "")
-    with pytest.raises(InputError, match=r"is a folder.*\n.*there are: configs/demo/1-teacher\.yaml"):
+    with pytest.raises(InputError, match=r"is a folder.*\n.*configs: configs/demo/1-teacher\.yaml"):
         configuration.load("finetune", "configs/demo")
 
 
@@ -1016,7 +1112,7 @@ def test_a_file_that_is_not_utf8_is_refused() -> None:
 def test_what_is_dumped_loads_as_it_was(command: str) -> None:
     names = ["no", "1e5", "0o7", "1:30", "null", "${X:-y}", "a: b", " ", "é", "\x85a\n b", "2024-01-02"]
     written = [name.replace("$", "$$") for name in names]
-    settings = load(yaml_reader.write({"data": {"label_names": written}}), command=command)
+    settings = load(yaml_writer.write({"data": {"label_names": written}}), command=command)
     assert settings.data.label_names == names
     write("run.yaml", configuration.dump(settings))
     assert configuration.load(command, "run.yaml") == settings
@@ -1031,13 +1127,110 @@ def test_small_numbers_options_and_dollars_survive_a_dump() -> None:
     assert again.output_dir == "$${a}/$x"
 
 
-def test_a_dump_begins_with_the_task_and_uses_the_names_of_the_file() -> None:
+def test_a_dump_begins_with_stage_and_task_and_uses_the_names_of_the_file() -> None:
     dumped = configuration.dump(load(""))
-    assert dumped.startswith("task: text-classification\ndata:\n  dataset_name: null\n")
+    assert dumped.startswith("stage: distill\ntask: text-classification\ndata:\n  dataset_name: null\n")
     assert "student:\n  from: bert\n" in dumped
-    assert "  learning_rate: 5e-05\n" in dumped
+    assert "  learning_rate: 5.0e-05\n" in dumped
     assert "  report_to: []\n" in dumped
 
 
 def test_a_dump_is_the_same_every_time() -> None:
     assert configuration.dump(load("seed: 1")) == configuration.dump(load("seed: 1"))
+
+
+# run.yaml repeats the run
+
+HOSTILE = [
+    "7e41234", "1e5", "1e3", "0o1", "0x1F", "012", "1_000", "1:30", ".5", "1.", "-2", ".inf", ".nan", "null", "~",
+    "true", "no", "Off", "y", "2024-01-02", "=", "<<", "${X}", "${X:-y}", "$$", "$", "$${", "a: b", "a #b", "# a", "- a",
+    "? a", "%a", "!a", "&a", "*a", "@a", "`a", "|", ">", "---", "...", "{a}", "[a]", "a,b", "'", '"', "\\", "\\n", " ",
+    " a ", "a\nb", "\n", "a\r\nb", "\ta", "\x00", "\x1b", "\x7f", "\x85", "\xa0", "\u2028", "\ufeff", "é",
+    "日本", "🙂", "word " * 40, "  " * 70, "x" * 200, "extends", "package://a/b", "org/name@7e41234",
+]  # fmt: skip
+
+
+def hostile(schema: dict[str, Any], definitions: dict[str, Any], draw: random.Random, key: str = "") -> Any:
+    """A value that a JSON schema allows, with every optional setting and every text hostile."""
+    if "$ref" in schema:
+        return hostile(definitions[schema["$ref"].rpartition("/")[2]], definitions, draw)
+    if "anyOf" in schema:
+        return hostile(draw.choice(schema["anyOf"]), definitions, draw, key)
+    if "enum" in schema or "const" in schema:
+        return draw.choice(schema.get("enum", [schema.get("const")]))
+    if "properties" in schema:
+        return {name: hostile(one, definitions, draw, name) for name, one in schema["properties"].items()}
+    if schema.get("type") == "object":
+        names = [name for name in hostile_texts(draw) if name != "extends"]  # which no mapping can have as a key
+        values = schema["additionalProperties"]
+        return {name: hostile({"type": "string"} if values is True else values, definitions, draw) for name in names}
+    if schema.get("type") == "array":
+        count = draw.randint(schema.get("minItems", 0), min(schema.get("maxItems", 4), 4))
+        items = [hostile(schema["items"], definitions, draw) for _ in range(count)]
+        return hostile_texts(draw) if key == "label_names" else items  # which have to differ
+    return {
+        "string": lambda: draw.choice([*HOSTILE, "".join(draw.choices(HOSTILE, k=2))]),
+        "integer": lambda: schema.get("minimum", 0) + draw.randint(2, 9),
+        "number": lambda: draw.choice([0.5, 1e-5 + draw.random() / 2]),
+        "boolean": lambda: draw.random() < 0.5,
+        "null": lambda: None,
+    }[schema["type"]]()
+
+
+def hostile_texts(draw: random.Random) -> list[str]:
+    return draw.sample(HOSTILE, 3)
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("command", list(config.COMMANDS))
+def test_settings_with_hostile_texts_load_as_they_were_dumped(command: str, seed: int) -> None:
+    schema = config.COMMANDS[command].model_json_schema()
+    values = hostile(schema, schema["$defs"], random.Random(f"{command} {seed}"))
+    settings = config.COMMANDS[command].model_validate(values)
+    write("run.yaml", configuration.dump(settings))
+    assert configuration.load(command, "run.yaml") == settings
+
+
+def run_file(settings: config.Stage) -> Path:
+    """The run.yaml of a finished run."""
+    with artifacts.open_output("export", settings, {}) as output:
+        output.finish({})
+    return Path(settings.output_dir) / "run.yaml"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data": {"dataset_name": "org/data", "dataset_revision": "7e41234"}},
+        {"data": {"label_names": ["1e5", "1e3", "0o1"]}},
+        {"data": {"label_names": {"0": "1e5", "1e3": "0o1"}}},
+        {"data": {"train_file": "$$/${X}.csv"}},
+        {"model": "${HOME}/model"},
+        {"output_dir": "a\nb: c"},
+        {"output_dir": "a\n# b \u2028'$HOME'"},
+    ],
+)
+def test_the_run_yaml_of_a_finished_run_loads_equal_settings(changed: dict[str, Any]) -> None:
+    settings = config.Export.model_validate({**COMMON, **REQUIRED["export"], **changed})
+    assert configuration.load("export", run_file(settings)) == settings
+
+
+def test_a_folder_finished_before_there_was_a_stage_key_is_up_to_date() -> None:
+    settings = config.Export.model_validate({**COMMON, **REQUIRED["export"]})
+    run_file(settings)
+    assert "stage" not in artifacts.read_manifest(Path("out"))["settings"]
+    with artifacts.open_output("export", settings, {}) as output:
+        assert output.finished
+
+
+@pytest.mark.parametrize("folder_name", ["out", "two words", "a\nb", "$HOME's \\ \x85", "日本"])
+def test_run_yaml_opens_with_the_shell_command_that_repeats_the_run(folder_name: str) -> None:
+    settings = config.Export.model_validate({**COMMON, **REQUIRED["export"], "output_dir": folder_name})
+    file = run_file(settings)
+    comment, _, rest = file.read_text(encoding="utf-8").partition("\n")
+    assert comment.startswith("# tinybert export ") and not rest.startswith("#")
+    words = comment.removeprefix("# tinybert export ").removesuffix("   repeats this run")
+    done = subprocess.run(
+        ["bash", "-c", f"printf %s {words}"], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
+    )
+    assert done.stdout.decode() == str(file)

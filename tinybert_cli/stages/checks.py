@@ -1,0 +1,311 @@
+"""Checks of a config that its types cannot express. Nothing here imports torch, so an error is reported at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tinybert_cli import configuration, formats, losses, tasks
+from tinybert_cli.config import Export, Stage, Verify
+from tinybert_cli.errors import ConfigError, did_you_mean
+
+LossSettings = Mapping[str, float | Mapping[str, Any]]
+
+# Metrics of `eval` that compare a model with the reference; the task's own metrics are in the task.
+COMPARISONS = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
+
+
+def check(command: str, config: Stage) -> None:
+    """Runs all checks of a command, as the command line does before it imports the stage.
+
+    Raises:
+        ConfigError: the first problem.
+    """
+    values = config.model_dump(by_alias=True)
+    for keys, run in CHECKS[command].items():
+        names, within = (keys, ()) if isinstance(keys, tuple) else ((keys,), (keys,))
+        for error in configuration.errors_of(run, [values[name] for name in names]):
+            raise ConfigError(error.what, key=(*within, *error.key), hint=error.hint) from error
+
+
+def no_teacher(settings: LossSettings) -> ConfigError:
+    """The error for layer losses without a teacher: neither a model nor stored layer states."""
+    names = ", ".join(_layer_losses(settings))
+    return ConfigError(
+        f"the losses compare layers ({names}), but there is no teacher",
+        key=("teacher",),
+        hint="set `teacher` to its folder, to run it beside the student; or store its layer outputs with "
+        f"gen-soft-labels, `states: [{names}]`",
+    )
+
+
+# -- finetune --------------------------------------------------------------------------------------------------
+
+
+def _check_label_smoothing(task: str, regularization: Mapping[str, Any]) -> None:
+    if regularization.get("label_smoothing") and "label_smoothing" not in _hard_label_options(task):
+        raise ConfigError(
+            f"{task} has no classes, so labels cannot be smoothed",
+            key=("regularization", "label_smoothing"),
+            hint="leave label_smoothing out",
+        )
+
+
+def _check_class_weights(task: str, class_weights: str) -> None:
+    if class_weights != "none" and "class_weights" not in _hard_label_options(task):
+        raise ConfigError(
+            f"{task} has no classes that could be balanced", key=("class_weights",), hint="leave class_weights out"
+        )
+
+
+def _check_min_confidence(task: str, min_confidence: float, label_dataset: str | None) -> None:
+    if min_confidence and not tasks.find_prediction_task(task).has_confidence:
+        raise ConfigError(
+            f"predictions of {task} are numbers without a confidence",
+            key=("min_confidence",),
+            hint="leave min_confidence out",
+        )
+    if min_confidence and label_dataset is None:
+        raise ConfigError(
+            "`min_confidence` needs the predictions of a model, but there is no `label_dataset`",
+            key=("min_confidence",),
+            hint="set label_dataset, or leave min_confidence out",
+        )
+
+
+def _hard_label_options(task: str) -> Iterable[str]:
+    return losses.options_of(losses.LOSS_SETS[tasks.find_prediction_task(task).output_type].hard_labels)
+
+
+# -- gen-soft-labels -------------------------------------------------------------------------------------------
+
+
+def _check_teacher_weights(teacher: str | Sequence[str], teacher_weights: Sequence[float] | None) -> None:
+    count = 1 if isinstance(teacher, str) else len(teacher)
+    if teacher_weights is not None and len(teacher_weights) != count:
+        raise ConfigError(
+            f"{len(teacher_weights)} weights for {count} teachers",
+            key=("teacher_weights",),
+            hint="one weight per teacher",
+        )
+
+
+def _check_augmentation(task: str, augment: object, splits: Sequence[str]) -> None:
+    if augment is not None and not tasks.find_prediction_task(task).supports_augmentation:
+        raise ConfigError(
+            f"{task} has one tag per word, which a replaced word would not keep",
+            key=("augment",),
+            hint="leave augment out, and give more text as data.unlabeled_file",
+        )
+    if augment is not None and "train" not in splits:
+        raise ConfigError(
+            "`augment` needs the training rows, but `splits` has no train", key=("splits",), hint="splits: [train]"
+        )
+
+
+def _check_states(states: Sequence[str], student_layers: int | None, layer_mapping: str | Sequence[int]) -> None:
+    _raise_all(
+        ConfigError(
+            f"unknown layer loss '{name}'", key=("states", index), hint=did_you_mean(name, losses.LAYER_OUTPUTS)
+        )
+        for index, name in enumerate(states)
+        if name not in losses.LAYER_OUTPUTS
+    )
+    if states and student_layers is None and isinstance(layer_mapping, str):
+        raise ConfigError(
+            f"`layer_mapping: {layer_mapping}` depends on the number of student layers, which is not set",
+            key=("states",),
+            hint="student_layers: 4; or list the layers: layer_mapping: [3, 6, 9, 12]",
+        )
+    if not states and student_layers is not None:
+        raise ConfigError(
+            "`student_layers` selects the layers whose states are stored, but `states` is empty",
+            key=("student_layers",),
+            hint="states: [hidden_states, attentions], or leave it out",
+        )
+
+
+# -- distill ---------------------------------------------------------------------------------------------------
+
+
+def _check_losses(settings: LossSettings) -> None:
+    _raise_all(losses.problems(settings))
+
+
+def _check_losses_of_task(task: str, settings: LossSettings) -> None:
+    definition = tasks.find(task)
+    if isinstance(definition, tasks.PredictionTask):
+        _raise_all(
+            ConfigError(error.what, key=("losses", *error.key), hint=error.hint)
+            for error in losses.problems(settings, definition.output_type)
+        )
+        return
+    others = ", ".join(name for name in losses.LOSSES if name not in losses.TEXT_LEVEL_LOSSES)
+    _raise_all(
+        ConfigError(
+            f"the loss `{name}` compares whole texts, but the rows of {task} are blocks of running text",
+            key=("losses", name),
+            hint=f"use losses of {others}; for example losses: {{hidden_states: 1.0, attentions: 1.0}}",
+        )
+        for name in losses.combine(settings).text_level
+    )
+
+
+def _check_label_dataset(task: str, label_dataset: str | None) -> None:
+    predicts = isinstance(tasks.find(task), tasks.PredictionTask)
+    if predicts and label_dataset is None:
+        raise ConfigError(
+            "missing key 'label_dataset'",
+            key=("label_dataset",),
+            hint="label_dataset: the folder that gen-soft-labels wrote",
+        )
+    if not predicts and label_dataset is not None:
+        raise ConfigError(
+            f"{task} takes no label dataset: its models make no predictions",
+            key=("label_dataset",),
+            hint="leave it out: the student learns from `data.train_file` and the layers of its `teacher`",
+        )
+
+
+def _check_layer_teacher(settings: LossSettings, teacher: str | None, label_dataset: str | None) -> None:
+    if _layer_losses(settings) and teacher is None and label_dataset is None:
+        raise no_teacher(settings)
+
+
+def _check_trimming(settings: LossSettings, student: str | Mapping[str, Any]) -> None:
+    if _layer_losses(settings) and not isinstance(student, str) and student.get("trim_vocabulary"):
+        raise ConfigError(
+            "a student with a trimmed vocabulary cannot be compared layer by layer with a teacher that has all of it",
+            key=("student", "trim_vocabulary"),
+            hint="trim the vocabulary in the second step, which trains on logits only",
+        )
+
+
+def _layer_losses(settings: LossSettings) -> list[str]:
+    """Names of the losses with a weight that compare layers."""
+    return [name for name in losses.combine(settings).parts if name in losses.LAYER_OUTPUTS]
+
+
+# -- eval ------------------------------------------------------------------------------------------------------
+
+
+def _check_reference(models: Mapping[str, str], reference: str | None) -> None:
+    if reference is not None and reference not in models:
+        raise ConfigError(
+            f"`reference` '{reference}' is not among the models",
+            key=("reference",),
+            hint=did_you_mean(reference, models),
+        )
+
+
+def _check_metrics(task: str, metrics: str | Sequence[str]) -> None:
+    known = _metrics_of(task)
+    _raise_all(
+        ConfigError(f"unknown metric '{name}'", key=("metrics", index), hint=did_you_mean(name, known))
+        for index, name in enumerate([] if isinstance(metrics, str) else metrics)
+        if _without_class(name) not in known
+    )
+
+
+def _check_require(task: str, models: Mapping[str, str], require: Mapping[str, Mapping[str, float]]) -> None:
+    known = [f"{name}{end}" for name in _metrics_of(task) for end in ("", "_low", "_difference_low")]
+    known += COMPARISONS
+
+    def problems() -> Iterator[ConfigError]:
+        for model, wanted in require.items():
+            if model not in models:
+                hint = did_you_mean(model, models)
+                yield ConfigError(f"unknown model '{model}' in `require`", key=("require", model), hint=hint)
+            for metric in wanted:
+                if _without_class(metric) not in known:
+                    key = ("require", model, metric)
+                    yield ConfigError(f"unknown metric '{metric}'", key=key, hint=did_you_mean(metric, known))
+
+    _raise_all(problems())
+
+
+def _metrics_of(task: str) -> list[str]:
+    definition = tasks.find_prediction_task(task)
+    return [*definition.metrics, *definition.extra_metrics]
+
+
+def _without_class(metric: str) -> str:
+    """`recall[negative]_low` → `recall_low`: the names of the classes are not known before the data is read."""
+    return re.sub(r"\[.*\]", "", metric)
+
+
+# -- export ----------------------------------------------------------------------------------------------------
+
+
+def _check_format_settings(name: str, verify: Mapping[str, Any], *values: object) -> None:
+    """A setting that the format would ignore is an error, unless it has its default value."""
+    settings = dict(zip(_FORMAT_SETTINGS, values, strict=True))
+
+    def problems() -> Iterator[ConfigError]:
+        for setting, value in settings.items():
+            readers = [key for key, other in formats.FORMATS.items() if setting in other.settings]
+            if value == Export.model_fields[setting].get_default() or not readers:
+                continue
+            if name not in readers:
+                hint = f"leave it out, or write format: {' or '.join(readers)}"
+                yield ConfigError(f"`{setting}` has no effect with `format: {name}`", key=(setting,), hint=hint)
+            elif setting in ("quantize_exclude", "embedding_bits") and settings["quantize"] == "none":
+                hint = "add quantize: int8"
+                yield ConfigError(f"`{setting}` has no effect without quantization", key=(setting,), hint=hint)
+        if formats.find(name).precision != "float32" and verify.get("atol", Verify().atol) != Verify().atol:
+            yield ConfigError(
+                f"`atol` applies to float32 only; `format: {name}` writes fewer bits",
+                key=("verify", "atol"),
+                hint="leave it out: min_agreement and max_metric_drop decide",
+            )
+
+    _raise_all(problems())
+
+
+_FORMAT_SETTINGS = tuple(
+    name for name in Export.model_fields if any(name in form.settings for form in formats.FORMATS.values())
+)
+
+
+def _raise_all(errors: Iterable[ConfigError]) -> None:
+    problems = list(errors)
+    if problems:
+        raise ExceptionGroup("problems of one check", problems)
+
+
+# command → one setting or several → their check, see `configuration.load`; checks of one setting first, as those of
+# several depend on them.
+CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
+    "finetune": {
+        "task": tasks.find_prediction_task,
+        ("task", "regularization"): _check_label_smoothing,
+        ("task", "class_weights"): _check_class_weights,
+        ("task", "min_confidence", "label_dataset"): _check_min_confidence,
+    },
+    "gen-soft-labels": {
+        "task": tasks.find_prediction_task,
+        ("teacher", "teacher_weights"): _check_teacher_weights,
+        ("task", "augment", "splits"): _check_augmentation,
+        ("states", "student_layers", "layer_mapping"): _check_states,
+    },
+    "distill": {
+        "task": tasks.find,
+        "losses": _check_losses,
+        ("task", "label_dataset"): _check_label_dataset,
+        ("task", "losses"): _check_losses_of_task,
+        ("losses", "teacher", "label_dataset"): _check_layer_teacher,
+        ("losses", "student"): _check_trimming,
+    },
+    "eval": {
+        "task": tasks.find_prediction_task,
+        ("models", "reference"): _check_reference,
+        ("task", "metrics"): _check_metrics,
+        ("task", "models", "require"): _check_require,
+    },
+    "export": {
+        "task": tasks.find_prediction_task,
+        "format": formats.find,
+        ("format", "verify", *_FORMAT_SETTINGS): _check_format_settings,
+    },
+}
