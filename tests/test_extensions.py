@@ -67,7 +67,7 @@ def folder(registered: None, finished_runs: Path, tmp_path_factory: pytest.TempP
     student = {"from": str(folder / "teacher"), "num_hidden_layers": 2}
     run("finetune", config_for("finetune", folder, "teacher", model=finished_runs / "base"))
     run("gen-soft-labels", config_for("gen-soft-labels", folder, "labels", teacher=folder / "teacher"))
-    run("distill", config_for("distill", folder, "student", soft_labels=folder / "labels", student=student))
+    run("distill", config_for("distill", folder, "student", label_dataset=folder / "labels", student=student))
     run("export", config_for("export", folder, "export", model=folder / "student", format="numpy"))
     compared = {name: str(folder / name) for name in ("teacher", "student", "export")}
     latency = {"batch_sizes": [1], "lengths": ["data"]}
