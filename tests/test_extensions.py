@@ -252,3 +252,7 @@ def test_the_command_line_accepts_both(folder: Path, tmp_path: Path, capsys: pyt
     assert json.loads(capsys.readouterr().out)["agreement"] == 1.0
     assert cli.execute("export", file, ["format=numpi", f"output_dir={tmp_path / 'none'}"], **options) == 2
     assert "did you mean 'numpy'?" in capsys.readouterr().err
+
+
+def test_the_key_of_each_task_is_its_name() -> None:
+    assert all(name == task.name for name, task in tasks.TASKS.items())
