@@ -147,7 +147,7 @@ def test_a_disk_that_is_too_small_is_rejected_with_both_sizes(
     [
         ({"states": ["hidden_state"], "student_layers": 2}, ("states", 0), "unknown layer loss 'hidden_state'"),
         ({"states": ["soft_labels"], "student_layers": 2}, ("states", 0), "unknown layer loss"),
-        ({"states": ["cosine"]}, ("states",), "needs the number of layers of the student"),
+        ({"states": ["cosine"]}, ("states",), "depends on the number of student layers"),
         ({"student_layers": 2}, ("student_layers",), "but `states` is empty"),
         ({"states": ["cosine"], "layer_mapping": [5]}, ("layer_mapping",), "no layer 5"),
     ],
