@@ -96,7 +96,7 @@ def test_at_most_20_names_are_all_selected_and_nothing_is_other() -> None:
 
 
 @pytest.mark.parametrize("values", [["x", "y" * 5000], ["x", "x\0"]])
-def test_values_of_any_length_are_told_apart(values: list[str]) -> None:
+def test_values_of_any_length_have_separate_slices(values: list[str]) -> None:
     assert {name: np.flatnonzero(rows).tolist() for name, rows in by_value(values).items()} == {
         value: [index] for index, value in enumerate(values)
     }
