@@ -217,3 +217,9 @@ def test_regression_with_the_largest_loss_of_score_comes_first() -> None:
     predictions = {"teacher": Predictions([1.0, 2.0, 3.0]), "student": Predictions([1.2, 2.0, 4.0])}
     row_scores = {"teacher": np.array([1.0, 1.0, 1.0]), "student": np.array([0.8, 1.0, 0.1])}
     assert regressions(rows, predictions, row_scores, "teacher")["row"] == [2, 0]
+
+
+def test_a_value_called_other_keeps_a_slice_of_its_own() -> None:
+    values = ["other"] * 50 + [f"value {index}" for index in range(30)]
+    rows = slicing.by_value(values)
+    assert rows["other"].sum() == 50 and rows["other values"].sum() == 30 - (slicing.MOST_VALUES - 1)
