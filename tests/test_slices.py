@@ -221,5 +221,5 @@ def test_regression_with_the_largest_loss_of_score_comes_first() -> None:
 
 def test_a_value_called_other_keeps_a_slice_of_its_own() -> None:
     values = ["other"] * 50 + [f"value {index}" for index in range(30)]
-    rows = slicing.by_value(values)
-    assert rows["other"].sum() == 50 and rows["other values"].sum() == 30 - (slicing.MOST_VALUES - 1)
+    rows = module.by_value(values)
+    assert rows["other"].sum() == 50 and rows["other values"].sum() == 30 - (module.MOST_VALUES - 1)
