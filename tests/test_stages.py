@@ -21,17 +21,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from conftest import Configs, make_config, run, sentences, write_rows
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from tinybert_cli import artifacts, formats, models
+from tinybert_cli import artifacts, formats, loops, models
 from tinybert_cli import data as data_module
 from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.errors import ConfigError, GateError, InputError, OutputError, UserError
 from tinybert_cli.formats.int8 import quantize_onnx
-from tinybert_cli.stages import labelling
+from tinybert_cli.predictor import Predictor, load_predictor
+from tinybert_cli.stages import gen_soft_labels, labelling
 from tinybert_cli.types import Array
 
 SMALL = {"num_hidden_layers": 2}
@@ -339,6 +341,42 @@ def test_layer_losses_need_the_same_tokenizer(
         run("distill", config)
 
 
+def fake_device(accelerator: Accelerator, patch: pytest.MonkeyPatch) -> torch.device:
+    """Gives the accelerator a device that differs from the default one, but holds the same memory."""
+    device = torch.device("cpu", 0)
+    patch.setattr(type(accelerator), "device", device)
+    return device
+
+
+def test_distill_moves_the_teacher_to_the_device_of_the_accelerator(
+    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With several GPUs, the Accelerator sets the GPU of each process, so it has to be created first."""
+    calls: list[Any] = []
+    make_accelerator, load = loops.make_accelerator, models.load
+
+    def recorded_make(*arguments: Any) -> Accelerator:
+        accelerator = make_accelerator(*arguments)
+        calls.append(("accelerator", fake_device(accelerator, monkeypatch)))
+        return accelerator
+
+    def recorded_load(source: models.Source, *arguments: Any, **options: Any) -> Any:
+        model = load(source, *arguments, **options)
+        if source.name == str(teacher):
+            move = model.to
+            calls.append("teacher loaded")
+            monkeypatch.setattr(model, "to", lambda device: (calls.append(("teacher moved", device)), move(device))[1])
+        return model
+
+    monkeypatch.setattr(loops, "make_accelerator", recorded_make)
+    monkeypatch.setattr(models, "load", recorded_load)
+    monkeypatch.setattr(loops, "device", lambda: pytest.fail("the default device was used"))
+    student = {"from": str(shutil.copytree(teacher, tmp_path / "start")), **SMALL}
+    run("distill", layer_config(configs, teacher, teacher_labels, student=student), dry_run=True)
+    device = torch.device("cpu", 0)
+    assert calls == [("accelerator", device), "teacher loaded", ("teacher moved", device)]
+
+
 def test_hard_labels_are_added_to_soft_labels(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     losses = {"soft_labels": {"weight": 0.5, "temperature": 4.0}, "hard_labels": 2.0}
     config = configs(
@@ -453,6 +491,28 @@ def test_label_dataset_metrics_have_their_documented_names(teacher_labels: Path)
     metrics = json.loads((teacher_labels / "metrics.json").read_text())
     assert set(metrics) == {"rows", "rows_per_second", "teacher_accuracy", "majority_accuracy"}
     assert metrics["rows"] == 96 and metrics["majority_accuracy"] == 0.5
+
+
+def test_gen_soft_labels_loads_teachers_on_the_device_of_the_accelerator(
+    teacher: Path, student: Path, configs: Configs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def recorded_accelerator() -> Accelerator:
+        accelerator = Accelerator()
+        calls.append(("accelerator", fake_device(accelerator, monkeypatch)))
+        return accelerator
+
+    def recorded_load(source: models.Source, *, device: torch.device, **options: Any) -> Predictor:
+        calls.append((source.name, device))
+        return load_predictor(source, device=device, **options)
+
+    monkeypatch.setattr(gen_soft_labels, "Accelerator", recorded_accelerator)
+    monkeypatch.setattr(gen_soft_labels, "load_predictor", recorded_load)
+    teachers = [str(teacher), str(student)]
+    run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teachers), dry_run=True)
+    device = torch.device("cpu", 0)
+    assert calls == [("accelerator", device), (str(teacher), device), (str(student), device)]
 
 
 def test_float16_logits_differ_by_rounding_only(
