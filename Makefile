@@ -20,16 +20,16 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-# -- pipelines: NAME/manifest.json is written last, so it stands for the whole folder -----------------------
+# -- pipelines: NAME/manifest.json is written last, so it represents the whole folder -----------------------
 
 # OVERRIDES are KEY=VALUE settings for every stage, OVERRIDES_distill (and so on) for one.
 
 $(RECIPES): %: $(RUNS)/%/eval/manifest.json $(RUNS)/%/export/manifest.json
 	@$(TINYBERT) report $(RUNS)/$@/eval $(RUNS)/$@/export
-	@echo 'pictures, slices, mistakes: $(RUNS)/$@/eval/report.html'
+	@echo 'plots, slices, regressions: $(RUNS)/$@/eval/report.html'
 
-# The same settings again: up to date, or resumed. Other settings (exit code 4): made anew. A gate that was not met (5)
-# leaves a whole folder; its manifest is made old, so that the next make asks again, and does not pass it over.
+# Same settings: up to date, or resumed. Other settings (exit code 4): run again with --force. A missed requirement (5)
+# leaves a complete folder; its manifest gets an old time stamp, so that the next make runs the stage again.
 settings = $(2) $(OVERRIDES) $(OVERRIDES_$(1))
 run = $(TINYBERT) $(1) $(settings) >/dev/null
 forced = $(TINYBERT) $(1) --force $(settings) >/dev/null
@@ -53,7 +53,7 @@ EXTENDED_tinybert-sst2 = configs/sst2/task.yaml
 shared = $(wildcard configs/$(1)/task.yaml configs/$(1)/reviews/*.jsonl) $(EXTENDED_$(1))
 $(foreach name,$(RECIPES),$(foreach file,$(call steps,$(name)),$(eval $(call step,$(name),$(file),$(call shared,$(name))))))
 
-# Students of several shapes from one label dataset, and what each costs.
+# Students of several shapes from one label dataset, and the cost of each.
 SHAPES := $(patsubst configs/sweep-demo/%.yaml,%,$(filter-out %-eval.yaml,$(wildcard configs/sweep-demo/[0-9]-*.yaml)))
 SWEEP  := $(foreach shape,$(SHAPES),$(RUNS)/sweep-demo/$(shell echo $(shape) | cut -d- -f2-)/manifest.json)
 
@@ -84,7 +84,7 @@ fix: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The whole demo with a few rows and steps: does every stage still hand over to the next?
+# The whole demo with few rows and steps, to test that every stage can read the output of the one before it.
 smoke:
 	$(MAKE) demo RUNS=$(RUNS)/smoke OVERRIDES='data.max_train_samples=64 data.max_eval_samples=64' \
 	  OVERRIDES_finetune='training.max_steps=30 training.learning_rate=2e-4' \

@@ -68,30 +68,30 @@ def run(command: str, config: Path, environment: dict[str, str]) -> None:
 
 def compare(old: Path, new: Path) -> int:
     """1 if any number differs, else 0."""
-    ours, theirs = numbers(new), numbers(old)
-    different = [name for name in theirs if name in ours and not same(theirs[name], ours[name])]
+    after, before = numbers(new), numbers(old)
+    different = [name for name in before if name in after and not same(before[name], after[name])]
     for name in different:
-        print(f"differs: {name}: {theirs[name]} before, {ours[name]} now")
-    for name in theirs.keys() - ours.keys():
+        print(f"differs: {name}: {before[name]} before, {after[name]} now")
+    for name in before.keys() - after.keys():
         print(f"missing: {name}")
-    added = sorted(ours.keys() - theirs.keys())
-    exact = sum(theirs[name] == ours[name] for name in theirs if name in ours)
+    added = sorted(after.keys() - before.keys())
+    exact = sum(before[name] == after[name] for name in before if name in after)
     print(
-        f"{len(theirs)} numbers and hashes: {exact} identical to the last bit, {len(theirs) - len(different)} in 12 "
+        f"{len(before)} numbers and hashes: {exact} identical to the last bit, {len(before) - len(different)} in 12 "
         f"digits; {len(different)} differ, {len(added)} are new: {', '.join(added)}"
     )
-    return int(bool(different or theirs.keys() - ours.keys()))
+    return int(bool(different or before.keys() - after.keys()))
 
 
 def numbers(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values_by_name: dict[str, Any] = {}
     for file in sorted(folder.rglob("metrics.json")):
         name = file.parent.relative_to(folder)
         values = json.loads(file.read_text())
-        found |= {f"{name}: {key}": value for key, value in values.items() if not TIMED.search(key)}
+        values_by_name |= {f"{name}: {key}": value for key, value in values.items() if not TIMED.search(key)}
     for file in sorted(folder.rglob("model.safetensors")):
-        found[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return found
+        values_by_name[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return values_by_name
 
 
 def same(one: Any, other: Any) -> bool:

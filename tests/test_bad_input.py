@@ -1,4 +1,4 @@
-"""Input that cannot be: what the command says of it, its exit code, and that it leaves nothing behind."""
+"""Invalid input: the message, the exit code, and that no files are left behind."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tinybert_cli import cli, configuration
 from tinybert_cli.config import Stage
 
 Capture = pytest.CaptureFixture[str]
-Say = Callable[..., tuple[int, str]]
+RunCommand = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def say(tmp_path: Path, capsys: Capture) -> Say:
-    """Runs a command on settings; its exit code, and what it said on stderr."""
+def run_command(tmp_path: Path, capsys: Capture) -> RunCommand:
+    """Runs a command with these settings; returns its exit code and what it printed on stderr."""
 
-    def say(command: str, config: Stage, *overrides: str, **options: bool) -> tuple[int, str]:
+    def run_command(command: str, config: Stage, *overrides: str, **options: bool) -> tuple[int, str]:
         file = tmp_path / "config.yaml"
         file.write_text(configuration.dump(config), encoding="utf-8")
         flags = {name: options.get(name, False) for name in ("dry_run", "force", "as_json", "quiet", "verbose")}
         return cli.execute(command, file, list(overrides), **flags), capsys.readouterr().err
 
-    return say
+    return run_command
 
 
 @pytest.fixture
-def finetune(say: Say, configs: Configs, base_model: Path) -> Say:
+def finetune(run_command: RunCommand, configs: Configs, base_model: Path) -> RunCommand:
     """The same for a fine-tuning of two steps."""
-    return lambda *overrides, **settings: say(
+    return lambda *overrides, **settings: run_command(
         "finetune",
         configs("finetune", "out", **{"model": base_model, "training__max_steps": 2, **settings}),
         *overrides,
@@ -71,18 +71,18 @@ ROWS: dict[str, tuple[str, bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "content", "said"), ROWS.values(), ids=ROWS)
-def test_rows_that_cannot_be_learned_from_are_named(
-    name: str, content: bytes, said: str, finetune: Say, tmp_path: Path
+@pytest.mark.parametrize(("name", "content", "message"), ROWS.values(), ids=ROWS)
+def test_unusable_rows_are_reported_with_their_location(
+    name: str, content: bytes, message: str, finetune: RunCommand, tmp_path: Path
 ) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     code, err = finetune(data__train_file=str(file), data__validation_file=None)
-    assert code == 3 and said in err and "Traceback" not in err
+    assert code == 3 and message in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_file_a_folder_and_a_wrong_column_are_named(finetune: Say, data: Path) -> None:
+def test_missing_files_folders_and_columns_have_hints(finetune: RunCommand, data: Path) -> None:
     code, err = finetune(data__train_file=str(data / "trian.jsonl"))
     assert code == 3 and "did you mean 'train.jsonl'?" in err
     code, err = finetune(data__train_file=str(data))
@@ -93,25 +93,27 @@ def test_a_missing_file_a_folder_and_a_wrong_column_are_named(finetune: Say, dat
     assert code == 3 and "did you mean 'label'?; columns here: text, label" in err
 
 
-def test_a_label_that_training_never_saw_is_named_with_its_row(finetune: Say, data: Path) -> None:
+def test_a_label_missing_from_training_is_reported_with_its_row(finetune: RunCommand, data: Path) -> None:
     write_rows(data / "validation.jsonl", [*sentences("validation"), {"text": "fine", "label": "goood"}])
     code, err = finetune()
     assert code == 3 and "goood" in err and "model: bad, good" in err and "validation.jsonl, row 49" in err
 
 
-def test_label_names_that_are_not_those_of_the_data_are_shown(finetune: Say) -> None:
+def test_label_names_that_differ_from_the_data_are_listed(finetune: RunCommand) -> None:
     code, err = finetune(data__label_names=["bad", "ugly"])
     assert code == 3 and "unknown label 'good'" in err and "labels: bad, ugly" in err
 
 
-def test_label_names_in_another_order_than_the_models_are_shown_beside_each_other(
-    say: Say, configs: Configs, teacher: Path
+def test_label_names_in_another_order_than_the_models_are_listed(
+    run_command: RunCommand, configs: Configs, teacher: Path
 ) -> None:
-    code, err = say("eval", configs("eval", "out", models={"t": str(teacher)}, data__label_names=["good", "bad"]))
+    code, err = run_command(
+        "eval", configs("eval", "out", models={"t": str(teacher)}, data__label_names=["good", "bad"])
+    )
     assert code == 3 and "data:  good, bad" in err and "model: bad, good" in err
 
 
-def test_odd_rows_are_counted_and_the_run_goes_on(finetune: Say, data: Path) -> None:
+def test_unusual_rows_are_counted_in_warnings(finetune: RunCommand, data: Path) -> None:
     rows = sentences("train")
     rows[3]["text"], rows[4]["text"], rows[5]["text"] = "", "  ", "fine " * 60
     write_rows(data / "train.jsonl", rows)
@@ -123,27 +125,29 @@ def test_odd_rows_are_counted_and_the_run_goes_on(finetune: Say, data: Path) -> 
     assert "warning: 6 of 6 validation rows also occur in the training set" in err
 
 
-def test_validation_rows_without_labels_are_warned_of(finetune: Say, data: Path) -> None:
+def test_validation_rows_without_labels_give_a_warning(finetune: RunCommand, data: Path) -> None:
     write_rows(data / "validation.jsonl", [{"text": "fine"}])
     code, err = finetune()
     assert code == 0 and "warning: the validation rows have no labels" in err
 
 
-def test_windows_files_are_read_like_any_other(finetune: Say, tmp_path: Path) -> None:
+def test_csv_files_from_windows_are_read(finetune: RunCommand, tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_bytes(b"\xef\xbb\xbftext,label\r\n" + b"fine,good\r\ndull,bad\r\n" * 10)
     code, err = finetune(data__train_file=str(file))
     assert code == 0 and "20 rows" in err and "labels bad, good" in err
 
 
-def test_an_evaluation_of_hidden_labels_is_refused(say: Say, configs: Configs, data: Path, teacher: Path) -> None:
+def test_evaluation_on_hidden_labels_is_rejected(
+    run_command: RunCommand, configs: Configs, data: Path, teacher: Path
+) -> None:
     write_rows(data / "validation.jsonl", [{"text": "fine", "label": -1}])
-    code, err = say("eval", configs("eval", "out", models={"t": str(teacher)}))
+    code, err = run_command("eval", configs("eval", "out", models={"t": str(teacher)}))
     assert code == 3 and "every label is -1" in err
 
 
-def test_text_that_is_longer_than_the_model_has_positions_is_refused_by_every_stage(
-    say: Say, configs: Configs, data: Path, base_model: Path, teacher: Path, tmp_path: Path
+def test_text_longer_than_the_models_positions_is_rejected(
+    run_command: RunCommand, configs: Configs, data: Path, base_model: Path, teacher: Path, tmp_path: Path
 ) -> None:
     write_rows(data / "validation.jsonl", [{"text": "fine " * 40, "label": "good"}, {"text": "dull", "label": "bad"}])
     for command, settings in {
@@ -152,19 +156,21 @@ def test_text_that_is_longer_than_the_model_has_positions_is_refused_by_every_st
         "eval": {"models": {"t": str(teacher)}, "latency": None},
         "export": {"model": teacher},
     }.items():
-        code, err = say(command, configs(command, "out", data__max_seq_length=64, **settings))
+        code, err = run_command(command, configs(command, "out", data__max_seq_length=64, **settings))
         assert code == 2 and "has positions for 32 tokens, not for 42" in err, command
         assert "data.max_seq_length: at most 32" in err and not (tmp_path / "out").exists()
 
 
-def test_a_length_to_time_that_the_model_has_no_positions_for_is_refused(
-    say: Say, configs: Configs, teacher: Path
+def test_a_latency_length_beyond_the_models_positions_is_rejected(
+    run_command: RunCommand, configs: Configs, teacher: Path
 ) -> None:
-    code, err = say("eval", configs("eval", "out", models={"t": str(teacher)}))
+    code, err = run_command("eval", configs("eval", "out", models={"t": str(teacher)}))
     assert code == 2 and "not for 128" in err and "latency.lengths: at most 32" in err
 
 
-def test_answers_none_of_which_is_sure_enough_are_refused(finetune: Say, teacher_labels: Path, tmp_path: Path) -> None:
+def test_no_prediction_above_min_confidence_is_an_error(
+    finetune: RunCommand, teacher_labels: Path, tmp_path: Path
+) -> None:
     code, err = finetune(label_dataset=teacher_labels, min_confidence=1.0)
     assert code == 3 and "none of the 96 answers" in err and "lower min_confidence" in err
     assert not (tmp_path / "out").exists()
@@ -174,7 +180,7 @@ def test_answers_none_of_which_is_sure_enough_are_refused(finetune: Say, teacher
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
-def test_a_model_that_writes_text_is_no_encoder(family: str, finetune: Say, base_model: Path, tmp_path: Path) -> None:
+def test_a_generative_model_is_rejected(family: str, finetune: RunCommand, base_model: Path, tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2Model, T5Config, T5Model
 
     small = {"vocab_size": 64, "num_layers": 1, "num_heads": 2, "d_model": 16, "d_kv": 8, "d_ff": 16}
@@ -191,28 +197,28 @@ def test_a_model_that_writes_text_is_no_encoder(family: str, finetune: Say, base
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_cannot_be_trained_any_further(finetune: Say, base_model: Path) -> None:
+def test_an_export_cannot_be_trained(finetune: RunCommand, base_model: Path) -> None:
     (base_model / "model.safetensors").rename(base_model / "model.onnx")
     code, err = finetune()
     assert code == 3 and "the model that it was exported from" in err
 
 
-def test_an_operator_set_that_is_too_old_for_the_model_is_refused(
-    say: Say, configs: Configs, teacher: Path, tmp_path: Path
+def test_an_operator_set_too_old_for_the_model_is_rejected(
+    run_command: RunCommand, configs: Configs, teacher: Path, tmp_path: Path
 ) -> None:
-    code, err = say("export", configs("export", "out", model=teacher), "opset=11")
+    code, err = run_command("export", configs("export", "out", model=teacher), "opset=11")
     assert code == 2 and "`opset` 11 has not all that this model needs" in err and "leave it out" in err
     assert not (tmp_path / "out").exists()
 
 
-def test_half_a_weights_file_is_refused(finetune: Say, base_model: Path) -> None:
+def test_a_truncated_weights_file_is_rejected(finetune: RunCommand, base_model: Path) -> None:
     file = base_model / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     code, err = finetune()
     assert code == 3 and "damaged or incomplete" in err and str(file) in err
 
 
-def test_a_model_that_brings_its_own_code_is_refused_with_the_reason(finetune: Say, base_model: Path) -> None:
+def test_a_model_with_custom_code_is_rejected(finetune: RunCommand, base_model: Path) -> None:
     config = json.loads((base_model / "config.json").read_text())
     custom = {**config, "model_type": "custom", "auto_map": {"AutoModel": "code.Model"}}
     (base_model / "config.json").write_text(json.dumps(custom))
@@ -220,8 +226,8 @@ def test_a_model_that_brings_its_own_code_is_refused_with_the_reason(finetune: S
     assert code == 3 and "code from a model is never run" in err
 
 
-def test_a_pickle_is_read_as_tensors_with_a_notice_and_nothing_in_it_runs(
-    finetune: Say, base_model: Path, tmp_path: Path
+def test_a_pickle_is_read_as_tensors_only_with_a_warning(
+    finetune: RunCommand, base_model: Path, tmp_path: Path
 ) -> None:
     import torch
     from safetensors.torch import load_file
@@ -245,13 +251,15 @@ class _Evil:
         return Path.touch, (self.file,)
 
 
-def test_a_model_without_a_head_is_no_teacher(say: Say, configs: Configs, base_model: Path, tmp_path: Path) -> None:
-    code, err = say("gen-soft-labels", configs("gen-soft-labels", "out", teacher=base_model))
+def test_a_model_without_a_head_cannot_be_a_teacher(
+    run_command: RunCommand, configs: Configs, base_model: Path, tmp_path: Path
+) -> None:
+    code, err = run_command("gen-soft-labels", configs("gen-soft-labels", "out", teacher=base_model))
     assert code == 3 and "has no sequence-classification head" in err and "tinybert finetune" in err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_tokenizer_with_more_pieces_than_the_model_is_refused(finetune: Say, base_model: Path) -> None:
+def test_a_tokenizer_with_more_tokens_than_the_model_is_rejected(finetune: RunCommand, base_model: Path) -> None:
     file = base_model / "tokenizer.json"
     held = json.loads(file.read_text())
     held["model"]["vocab"]["extra"] = len(held["model"]["vocab"])
@@ -260,8 +268,8 @@ def test_a_tokenizer_with_more_pieces_than_the_model_is_refused(finetune: Say, b
     assert code == 3 and "does not match the model" in err
 
 
-def test_a_student_with_another_tokenizer_than_its_teacher_is_warned_of(
-    say: Say, configs: Configs, teacher: Path, teacher_labels: Path, tmp_path: Path
+def test_a_student_with_another_tokenizer_gives_a_warning(
+    run_command: RunCommand, configs: Configs, teacher: Path, teacher_labels: Path, tmp_path: Path
 ) -> None:
     student = Path(shutil.copytree(teacher, tmp_path / "other"))
     (student / "manifest.json").unlink()
@@ -270,14 +278,16 @@ def test_a_student_with_another_tokenizer_than_its_teacher_is_warned_of(
     words["fine"], words["dull"] = words["dull"], words["fine"]
     (student / "tokenizer.json").write_text(json.dumps(held))
     settings = {"label_dataset": teacher_labels, "student": student, "training__max_steps": 2}
-    code, err = say("distill", configs("distill", "out", teacher=teacher, **settings))
+    code, err = run_command("distill", configs("distill", "out", teacher=teacher, **settings))
     assert code == 0 and "warning: teacher and student split text differently" in err
-    code, err = say("distill", configs("distill", "out2", teacher=teacher, losses={"hidden_states": 1.0}, **settings))
+    code, err = run_command(
+        "distill", configs("distill", "out2", teacher=teacher, losses={"hidden_states": 1.0}, **settings)
+    )
     assert code == 3 and "their layers cannot be compared" in err
 
 
-def test_a_branch_of_the_hub_that_moved_on_is_another_model(
-    finetune: Say, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_new_commit_on_a_hub_branch_is_another_input(
+    finetune: RunCommand, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     cached = tmp_path / "hub/models--org--name"
@@ -294,7 +304,7 @@ def test_a_branch_of_the_hub_that_moved_on_is_another_model(
 # -- folders and settings ------------------------------------------------------------------------------------
 
 
-def test_nan_names_the_step_and_the_last_good_checkpoint(finetune: Say) -> None:
+def test_nan_loss_names_the_step_and_the_last_checkpoint(finetune: RunCommand) -> None:
     diverging = {"training__learning_rate": 1e30, "training__warmup_ratio": 0.0, "training__max_steps": 9}
     code, err = finetune(**diverging)
     assert code == 1 and "not finite at step 2" in err and "no checkpoint was saved before this step" in err
@@ -302,38 +312,36 @@ def test_nan_names_the_step_and_the_last_good_checkpoint(finetune: Say) -> None:
     assert code == 1 and "not finite at step 2" in err and "the checkpoint of step 1 is kept" in err
 
 
-def test_a_model_that_is_not_good_enough_fails_the_command(say: Say, configs: Configs, teacher: Path) -> None:
+def test_a_missed_requirement_exits_with_5(run_command: RunCommand, configs: Configs, teacher: Path) -> None:
     settings = {"models": {"t": str(teacher)}, "latency": None, "require": {"t": {"accuracy": 1.0}}}
-    code, err = say("eval", configs("eval", "out", **settings))
+    code, err = run_command("eval", configs("eval", "out", **settings))
     assert code == 5 and "t.accuracy is 0.9" in err and "required is 1" in err
-    assert say("eval", configs("eval", "out", **settings))[0] == 5
+    assert run_command("eval", configs("eval", "out", **settings))[0] == 5
 
 
-def test_a_manifest_that_was_edited_by_hand_is_refused(
-    say: Say, configs: Configs, teacher: Path, teacher_labels: Path
+def test_an_edited_manifest_is_rejected(
+    run_command: RunCommand, configs: Configs, teacher: Path, teacher_labels: Path
 ) -> None:
     for folder in (teacher, teacher_labels):
         file = folder / "manifest.json"
         file.write_text(file.read_text().replace('"seed": 42', '"seed": 43'))
-    code, err = say("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher))
+    code, err = run_command("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher))
     assert code == 3 and "manifest.json' was changed after the run that wrote it" in err and "--force" in err
-    code, err = say("finetune", configs("finetune", "out", model=teacher, label_dataset=teacher_labels))
+    code, err = run_command("finetune", configs("finetune", "out", model=teacher, label_dataset=teacher_labels))
     assert code == 3 and "was changed after the run that wrote it" in err
 
 
-def test_a_label_name_that_is_there_twice_is_refused(finetune: Say) -> None:
+def test_a_duplicate_label_name_is_rejected(finetune: RunCommand) -> None:
     code, err = finetune("data.label_names=[bad, good, bad]")
     assert code == 2 and "`data.label_names` contains bad more than once" in err
 
 
-def test_no_steps_at_all_are_refused(finetune: Say) -> None:
+def test_zero_training_steps_are_rejected(finetune: RunCommand) -> None:
     code, err = finetune("training.max_steps=0")
     assert code == 2 and "must not be 0" in err
 
 
-def test_an_output_dir_that_is_a_file_or_the_model_itself_is_refused(
-    finetune: Say, base_model: Path, tmp_path: Path
-) -> None:
+def test_an_output_dir_with_foreign_files_is_rejected(finetune: RunCommand, base_model: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     code, err = finetune()
     assert code == 4 and "is not a folder" in err and (tmp_path / "out").read_text() == "mine"
@@ -343,10 +351,10 @@ def test_an_output_dir_that_is_a_file_or_the_model_itself_is_refused(
     assert before == {path.name: path.read_bytes() for path in base_model.iterdir()}
 
 
-def test_a_dry_run_of_a_broken_config_is_a_config_error(
-    say: Say, configs: Configs, base_model: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_dry_run_reports_config_errors(
+    run_command: RunCommand, configs: Configs, base_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RUNS", raising=False)
     config = configs("finetune", "out", model=base_model)
-    code, err = say("finetune", config, "training.keep=worst", "output_dir=${RUNS}/x", dry_run=True)
+    code, err = run_command("finetune", config, "training.keep=worst", "output_dir=${RUNS}/x", dry_run=True)
     assert code == 2 and "found 'worst'" in err and "RUNS is not set" in err

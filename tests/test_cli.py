@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, errors, exit codes, streams."""
+"""The command line: help, errors, exit codes, streams."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def tinybert(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.Co
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a few rows and a config that is whole but for its model."""
+    """A folder with a few rows and a config that is complete except for its model."""
     folder = tmp_path_factory.mktemp("cli")
     rows = [{"text": f"a {word} day number {i}", "label": label} for i in range(6)
             for word, label in (("good", "positive"), ("bad", "negative"))]  # fmt: skip
@@ -55,34 +55,34 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("tinybert export configs/demo/8-export.yaml verify.min", ["verify.min_agreement="]),
     ],
 )
-def test_tab_offers_config_files_and_then_the_settings_of_the_stage(words: str, offered: list[str]) -> None:
+def test_completion_offers_config_files_then_settings(words: str, offered: list[str]) -> None:
     done = tinybert(_TINYBERT_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
     assert done.stdout.split() == offered
 
 
-def test_help_names_every_command_and_h_is_help() -> None:
+def test_help_lists_every_command() -> None:
     done = tinybert("-h")
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("finetune", "gen-soft-labels", "distill", "eval", "export", "schema"))
 
 
-def test_an_unknown_command_is_wrong_usage() -> None:
+def test_an_unknown_command_exits_with_2() -> None:
     assert tinybert("distil", "x.yaml").returncode == 2
 
 
-def test_a_command_without_a_config_says_what_to_type() -> None:
+def test_a_command_without_a_config_shows_the_usage() -> None:
     done = tinybert("finetune")
     assert done.returncode == 2
     assert "tinybert finetune FILE.yaml" in done.stderr
 
 
-def test_a_config_that_is_not_there_is_a_missing_input() -> None:
+def test_a_missing_config_exits_with_3_and_a_hint() -> None:
     done = tinybert("finetune", "configs/demo/1-teecher.yaml")
     assert done.returncode == 3
     assert "configs/demo/1-teacher.yaml" in done.stderr
 
 
-def test_all_config_errors_come_at_once_with_their_places(reviews: Path) -> None:
+def test_all_config_errors_are_reported_at_once_with_locations(reviews: Path) -> None:
     bad = reviews / "bad.yaml"
     bad.write_text(
         "task: text-clasification\ndata:\n  train_file: train.jsonl\nmodel: x\n"
@@ -96,7 +96,7 @@ def test_all_config_errors_come_at_once_with_their_places(reviews: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_loss_option_is_found_before_any_model_is_loaded(reviews: Path) -> None:
+def test_an_unknown_loss_option_is_reported_before_models_are_loaded(reviews: Path) -> None:
     (reviews / "distill.yaml").write_text(
         "task: text-classification\ndata: {}\nlabel_dataset: nowhere\nstudent: nowhere\n"
         "losses:\n  soft_labels: {temprature: 4}\noutput_dir: out\n"
@@ -136,39 +136,39 @@ def test_all_config_errors_are_reported_without_importing_torch(command: str, tm
     assert [line.split("--> ")[1] for line in done.stderr.splitlines() if "--> " in line] == EXPECTED[command]
 
 
-def test_the_wrong_stage_is_recognised() -> None:
+def test_a_config_of_another_stage_is_recognised() -> None:
     done = tinybert("finetune", "configs/demo/8-export.yaml")
     assert done.returncode == 2
     assert "error: this is an export config\n" in done.stderr
     assert "run: tinybert export configs/demo/8-export.yaml" in done.stderr
 
 
-def test_a_model_that_is_not_there_is_a_missing_input_and_leaves_nothing(reviews: Path) -> None:
+def test_a_missing_model_exits_with_3_and_writes_nothing(reviews: Path) -> None:
     done = tinybert("finetune", "--config", "finetune.yaml", cwd=reviews)
     assert done.returncode == 3
     assert "no/such-folder/at-all" in done.stderr
     assert not (reviews / "out").exists()
 
 
-def test_a_hub_id_without_network_says_how_to_go_on(reviews: Path) -> None:
+def test_a_hub_id_without_network_shows_how_to_download(reviews: Path) -> None:
     done = tinybert("finetune", "finetune.yaml", "model=example-org/no-such-model", cwd=reviews, HF_HUB_OFFLINE="1",
                     HF_HOME=str(reviews / "empty-cache"))  # fmt: skip
     assert done.returncode == 3
     assert "hf download example-org/no-such-model" in done.stderr
 
 
-def test_json_is_one_object_on_stdout_even_for_an_error(reviews: Path) -> None:
+def test_json_prints_one_object_even_for_an_error(reviews: Path) -> None:
     done = tinybert("finetune", "finetune.yaml", "--json", cwd=reviews)
-    said = json.loads(done.stdout)
-    assert said["status"] == "error" and said["exit_code"] == done.returncode == 3
+    result = json.loads(done.stdout)
+    assert result["status"] == "error" and result["exit_code"] == done.returncode == 3
 
 
-def test_nothing_in_a_pipe_has_escape_codes(reviews: Path) -> None:
+def test_output_in_a_pipe_has_no_escape_codes(reviews: Path) -> None:
     done = tinybert("finetune", "finetune.yaml", cwd=reviews)
     assert "\x1b" not in done.stdout + done.stderr and "\r" not in done.stderr
 
 
-def test_schema_explains_one_setting() -> None:
+def test_schema_prints_one_setting() -> None:
     done = tinybert("schema", "distill", "losses.soft_labels.temperature")
     assert done.returncode == 0 and "default 2.0" in done.stdout
 
@@ -178,16 +178,16 @@ def test_the_reference_is_a_page_of_all_stages() -> None:
     assert tinybert("schema", "distill", "--markdown").returncode == 2
 
 
-# -- what shells do ------------------------------------------------------------------------------------------
+# -- shells and pipes ------------------------------------------------------------------------------------------
 
 
-def test_an_option_of_another_tool_is_told_its_name_here(reviews: Path) -> None:
+def test_an_option_of_another_tool_hints_at_the_setting(reviews: Path) -> None:
     done = tinybert("finetune", "finetune.yaml", "--learning-rate", "3e-5", cwd=reviews)
     assert done.returncode == 2
     assert "did you mean 'training.learning_rate=3e-5'?" in done.stderr
 
 
-def test_an_option_in_place_of_the_config_is_wrong_usage() -> None:
+def test_an_option_before_the_config_exits_with_2() -> None:
     done = tinybert("finetune", "--learning-rate", "3e-5", "configs/demo/1-teacher.yaml")
     assert done.returncode == 2 and "config first" in done.stderr
 
@@ -197,16 +197,16 @@ def shell(words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, timeout=60)
 
 
-def test_who_closes_the_pipe_has_seen_enough() -> None:
+def test_a_closed_pipe_ends_the_output_without_an_error() -> None:
     done = shell("schema finetune | head -1")
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("\n") == 1
 
 
-def test_streams_may_be_closed() -> None:
+def test_closed_standard_streams_are_accepted() -> None:
     assert shell("schema finetune >&- 2>&-").returncode == 0
 
 
-def test_a_file_that_nobody_may_read_is_an_unfit_input(
+def test_a_file_without_read_permission_exits_with_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def forbidden(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Every shipped YAML is valid, says how it is run, and every setting is read by something."""
+"""Every shipped YAML file is valid and shows its command, and every setting is documented and used."""
 
 import ast
 import json
@@ -70,21 +70,23 @@ def test_the_reference_is_current() -> None:
 
 
 @pytest.mark.parametrize("stage", config.COMMANDS)
-def test_every_setting_of_every_stage_stands_in_the_reference_once(stage: str) -> None:
+def test_the_reference_lists_every_setting_once(stage: str) -> None:
     _, *parts = re.split(r"^## (.*)$", (ROOT / "docs" / "reference.md").read_text(), flags=re.MULTILINE)
     tables = dict(zip(parts[::2], parts[1::2], strict=True))
-    told = "".join(table for title, table in tables.items() if title == "every stage" or stage in title.split(" and "))
-    rows = re.findall(r"^\| `([\w.]+)` \|", told, re.MULTILINE)
+    listed = "".join(
+        table for title, table in tables.items() if title == "every stage" or stage in title.split(" and ")
+    )
+    rows = re.findall(r"^\| `([\w.]+)` \|", listed, re.MULTILINE)
     assert len(rows) == len(set(rows))
     assert {row for row in rows if not row.startswith("losses.")} == {*schema.keys(stage), "extends"}
 
 
-def test_the_setting_task_names_every_task() -> None:
-    said = config.Stage.model_fields["task"].description
-    assert said and all(name in said for name in tasks.TASKS)
+def test_the_description_of_task_names_every_task() -> None:
+    description = config.Stage.model_fields["task"].description
+    assert description and all(name in description for name in tasks.TASKS)
 
 
-def test_every_setting_is_read_by_something() -> None:
+def test_every_setting_is_used() -> None:
     read: set[str] = set()
     for file in (ROOT / "tinybert_cli").rglob("*.py"):
         read |= {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
@@ -94,14 +96,14 @@ def test_every_setting_is_read_by_something() -> None:
     assert names - read - by_name == {"stage"}  # read before there are typed settings: configuration.stage_of, load
 
 
-def test_every_setting_says_what_it_is_for() -> None:
+def test_every_setting_has_a_description() -> None:
     for section in _sections(config.Section):
         for name, field in section.model_fields.items():
-            said = field.description or field.annotation.__doc__
-            assert said and said.strip(), f"{section.__name__}.{name}"
+            description = field.description or field.annotation.__doc__
+            assert description and description.strip(), f"{section.__name__}.{name}"
 
 
-def test_the_reviews_are_as_many_as_promised_and_balanced() -> None:
+def test_the_reviews_have_the_documented_size_and_balance() -> None:
     labelled = {name: [row["label"] for row in _reviews(name)] for name in ("train", "validation", "test")}
     assert {name: Counter(labels) for name, labels in labelled.items()} == {
         "train": {"positive": 350, "negative": 350},
@@ -111,20 +113,20 @@ def test_the_reviews_are_as_many_as_promised_and_balanced() -> None:
     assert len(_reviews("unlabeled")) == 300
 
 
-def test_no_two_reviews_are_alike_and_none_is_a_template() -> None:
+def test_no_two_reviews_are_similar() -> None:
     texts = [row["text"] for name in ("train", "validation", "test", "unlabeled") for row in _reviews(name)]
     words = [re.findall(r"[a-z0-9']+", text.lower()) for text in texts]
-    grams = [{tuple(said[i : i + 3]) for i in range(len(said) - 2)} for said in words]
+    grams = [{tuple(review[i : i + 3]) for i in range(len(review) - 2)} for review in words]
     holders: dict[tuple[str, ...], list[int]] = {}
-    for number, review in enumerate(grams):
-        for gram in review:
+    for number, trigrams in enumerate(grams):
+        for gram in trigrams:
             holders.setdefault(gram, []).append(number)
-    pairs = Counter((a, b) for them in holders.values() for a in them for b in them if a < b)
-    alike = {pair: n / len(grams[pair[0]] | grams[pair[1]]) for pair, n in pairs.items()}
-    assert max(alike.values()) < 0.2  # Jaccard similarity of word trigrams
-    openings = Counter(tuple(said[:3]) for said in words)
+    pairs = Counter((a, b) for numbers in holders.values() for a in numbers for b in numbers if a < b)
+    similarity = {pair: n / len(grams[pair[0]] | grams[pair[1]]) for pair, n in pairs.items()}
+    assert max(similarity.values()) < 0.2  # Jaccard similarity of word trigrams
+    openings = Counter(tuple(review[:3]) for review in words)
     assert max(openings.values()) <= 5
-    assert len({word for said in words for word in said}) > 4000
+    assert len({word for review in words for word in review}) > 4000
 
 
 def test_the_stage_of_each_settings_class_is_its_command() -> None:
@@ -134,9 +136,9 @@ def test_the_stage_of_each_settings_class_is_its_command() -> None:
 
 
 def _plain(file: Path) -> Any:
-    complaints: list[yaml_reader.ConfigProblem] = []
-    node = yaml_reader.read(file.read_text(), str(file), complaints)
-    assert node is not None and not complaints
+    problems: list[yaml_reader.ConfigProblem] = []
+    node = yaml_reader.read(file.read_text(), str(file), problems)
+    assert node is not None and not problems
     return node.plain()
 
 

@@ -1,4 +1,4 @@
-"""From YAML to typed settings: what is read, how it is merged, and what is said where it is wrong."""
+"""From YAML to typed settings: reading, merging, error messages, and writing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load(text: str, *overrides: str, command: str = "distill") -> Any:
     return configuration.load(command, "a.yaml", overrides)
 
 
-def complaint(text: str, *overrides: str, command: str = "distill") -> str:
+def error_of(text: str, *overrides: str, command: str = "distill") -> str:
     with pytest.raises(ConfigErrors) as raised:
         load(text, *overrides, command=command)
     assert raised.value.exit_code == 2
@@ -55,17 +55,17 @@ def complaint(text: str, *overrides: str, command: str = "distill") -> str:
 
 
 def hint(text: str, *overrides: str, command: str = "distill") -> str:
-    """What stands behind the carets of the only complaint."""
-    said = complaint(text, *overrides, command=command)
-    assert "\n\nerror: " not in said, said
-    return said.splitlines()[-1].rpartition("^")[2].strip()
+    """The hint behind the carets of the only error."""
+    message = error_of(text, *overrides, command=command)
+    assert "\n\nerror: " not in message, message
+    return message.splitlines()[-1].rpartition("^")[2].strip()
 
 
 def lines(text: str) -> str:
     return textwrap.dedent(text).strip("\n")
 
 
-# What YAML 1.2 says
+# YAML 1.2
 
 
 @pytest.mark.parametrize(
@@ -99,55 +99,55 @@ def lines(text: str) -> str:
     ],
 )
 def test_a_plain_scalar_means_what_the_core_schema_says(text: str, value: Any) -> None:
-    found = yaml_reader.scalar(text)
-    assert found == value
-    assert type(found) is type(value)
+    result = yaml_reader.scalar(text)
+    assert result == value
+    assert type(result) is type(value)
 
 
-def test_a_quoted_scalar_is_a_text() -> None:
+def test_a_quoted_scalar_is_a_string() -> None:
     node = yaml_reader.read("a: '1e-5'\nb: \"true\"\nc: |\n  1\n", "a.yaml", [])
     assert node is not None
     assert node.plain() == {"a": "1e-5", "b": "true", "c": "1\n"}
 
 
-def test_a_whole_number_longer_than_python_reads_is_no_crash() -> None:
+def test_a_very_long_integer_is_read_as_infinity() -> None:
     assert yaml_reader.scalar("9" * 5000) == float("inf")
 
 
-def test_no_is_a_value_of_mixed_precision() -> None:
+def test_unquoted_no_is_a_string() -> None:
     assert load("training: {mixed_precision: no}").training.mixed_precision == "no"
 
 
-def test_json_is_yaml() -> None:
+def test_a_json_file_is_a_valid_config() -> None:
     write("a.yaml", '{"task":"t","data":{"train_file":"x"},"output_dir":"o","model":"m","opset":17}')
     assert configuration.load("export", "a.yaml").opset == 17  # type: ignore[attr-defined]
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
+def test_byte_order_marks_and_windows_line_ends_are_accepted() -> None:
     Path("a.yaml").write_bytes(b"\xef\xbb\xbfextends: base/export.yaml\r\nopset: 17\r\n")
     assert configuration.load("export", "a.yaml").opset == 17  # type: ignore[attr-defined]
 
 
-def test_a_byte_order_mark_moves_no_caret() -> None:
+def test_a_byte_order_mark_does_not_move_the_caret() -> None:
     Path("a.yaml").write_bytes(b"\xef\xbb\xbfseed: x\nextends: base/export.yaml\n")
     with pytest.raises(ConfigErrors, match=r" --> a\.yaml:1:7\n"):
         configuration.load("export", "a.yaml")
 
 
-def test_an_alias_repeats_its_anchor() -> None:
+def test_an_alias_has_the_value_of_its_anchor() -> None:
     settings = load("data: {train_file: &files [a.csv, b.csv], test_file: *files}")
     assert settings.data.test_file == ["a.csv", "b.csv"]
 
 
-def test_paths_stay_as_written() -> None:
+def test_paths_are_not_normalized() -> None:
     assert load("output_dir: ../runs/./x").output_dir == "../runs/./x"
 
 
-# What a file may not say
+# Invalid files
 
 
-def test_a_duplicate_key_names_the_line_of_the_first() -> None:
-    assert complaint("seed: 1\ntraining:\n  keep: best\n  keep: last\n") == lines("""
+def test_a_duplicate_key_names_the_line_of_the_first_one() -> None:
+    assert error_of("seed: 1\ntraining:\n  keep: best\n  keep: last\n") == lines("""
         duplicate key 'keep'
          --> a.yaml:5:3
           |
@@ -157,8 +157,8 @@ def test_a_duplicate_key_names_the_line_of_the_first() -> None:
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!new", "!!int"])
-def test_a_tag_is_refused(tag: str) -> None:
-    assert complaint(f"seed: {tag} 3\n") == lines(f"""
+def test_a_yaml_tag_is_rejected(tag: str) -> None:
+    assert error_of(f"seed: {tag} 3\n") == lines(f"""
         YAML tags are not supported
          --> a.yaml:2:7
           |
@@ -167,8 +167,8 @@ def test_a_tag_is_refused(tag: str) -> None:
     """)
 
 
-def test_a_merge_key_points_to_extends() -> None:
-    assert complaint("training:\n  <<: {keep: last}\n") == lines("""
+def test_a_merge_key_hints_at_extends() -> None:
+    assert error_of("training:\n  <<: {keep: last}\n") == lines("""
         merge keys (`<<`) are not part of YAML 1.2
          --> a.yaml:3:3
           |
@@ -177,36 +177,36 @@ def test_a_merge_key_points_to_extends() -> None:
     """)
 
 
-def test_a_key_that_is_a_whole_number_is_a_text() -> None:
-    complaints: list[yaml_reader.ConfigProblem] = []
-    node = yaml_reader.read("label_names: {0: bad, 1: good}\n", "a.yaml", complaints)
-    assert node is not None and not complaints
+def test_an_integer_key_is_read_as_a_string() -> None:
+    problems: list[yaml_reader.ConfigProblem] = []
+    node = yaml_reader.read("label_names: {0: bad, 1: good}\n", "a.yaml", problems)
+    assert node is not None and not problems
     assert node.plain() == {"label_names": {"0": "bad", "1": "good"}}
 
 
-def test_a_key_that_is_a_fraction_is_refused() -> None:
-    assert complaint("losses:\n  1.5: 0.5\n").startswith("a key must be a string, found 1.5\n --> a.yaml:3:3\n")
+def test_a_float_key_is_rejected() -> None:
+    assert error_of("losses:\n  1.5: 0.5\n").startswith("a key must be a string, found 1.5\n --> a.yaml:3:3\n")
 
 
-def test_a_key_that_is_a_list_is_refused() -> None:
-    assert complaint("? [a, b]\n: 1\n").startswith("a key must be a string\n --> a.yaml:2:3\n")
+def test_a_list_as_key_is_rejected() -> None:
+    assert error_of("? [a, b]\n: 1\n").startswith("a key must be a string\n --> a.yaml:2:3\n")
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "~\n"])
-def test_an_empty_file_says_so(text: str) -> None:
+def test_an_empty_file_is_rejected(text: str) -> None:
     write("a.yaml", text)
     with pytest.raises(ConfigErrors, match=r"^the file is empty\n --> a\.yaml:1:1\n"):
         configuration.load("export", "a.yaml")
 
 
-def test_a_list_is_no_config() -> None:
+def test_a_list_is_not_a_config() -> None:
     write("a.yaml", "- task: x\n")
     with pytest.raises(ConfigErrors, match=r"^expected a mapping, found a list of 1\n --> a\.yaml:1:1\n"):
         configuration.load("export", "a.yaml")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             "training: {keep: best\nseed: 1\n",
@@ -280,34 +280,34 @@ def test_a_list_is_no_config() -> None:
         ),
     ],
 )
-def test_broken_yaml_is_shown_where_it_breaks(text: str, said: str) -> None:
-    assert complaint(text) == textwrap.dedent(said).strip("\n")
+def test_a_syntax_error_shows_its_location(text: str, message: str) -> None:
+    assert error_of(text) == textwrap.dedent(message).strip("\n")
 
 
-def test_a_control_character_is_no_crash() -> None:
-    said = complaint("output_dir: a\x1bb\n")
-    assert said.startswith("the character with code 27 is not allowed in YAML\n --> a.yaml:2:14\n")
-    assert "\x1b" not in said
+def test_a_control_character_is_an_error() -> None:
+    message = error_of("output_dir: a\x1bb\n")
+    assert message.startswith("the character with code 27 is not allowed in YAML\n --> a.yaml:2:14\n")
+    assert "\x1b" not in message
 
 
-def test_aliases_of_aliases_cannot_explode() -> None:
+def test_exponential_aliases_are_rejected() -> None:
     steps = zip("abcdefg", ["x", "*a", "*b", "*c", "*d", "*e", "*f"], strict=True)
     bomb = "".join(f"{name}: &{name} [{', '.join([below] * 10)}]\n" for name, below in steps)
-    assert complaint(bomb).startswith("aliases expand to more than 100000 values\n")
+    assert error_of(bomb).startswith("aliases expand to more than 100000 values\n")
 
 
-def test_an_alias_inside_its_own_anchor_is_refused() -> None:
-    assert complaint("data: &data {train_file: *data}\n").startswith("nested more than 50 levels deep\n")
+def test_an_alias_inside_its_own_anchor_is_rejected() -> None:
+    assert error_of("data: &data {train_file: *data}\n").startswith("nested more than 50 levels deep\n")
 
 
-def test_brackets_cannot_exhaust_the_stack() -> None:
-    assert complaint(f"data: {'[' * 5000}\n").startswith("nested more than 50 levels deep\n")
+def test_deeply_nested_brackets_are_rejected() -> None:
+    assert error_of(f"data: {'[' * 5000}\n").startswith("nested more than 50 levels deep\n")
 
 
 # extends
 
 
-def test_mappings_merge_and_everything_else_replaces() -> None:
+def test_mappings_are_merged_and_everything_else_is_replaced() -> None:
     write(
         "low.yaml", "extends: base/distill.yaml\ntraining: {keep: last, report_to: [wandb, mlflow]}\nstudent: {from: a}"
     )
@@ -318,7 +318,7 @@ def test_mappings_merge_and_everything_else_replaces() -> None:
     assert settings.student.from_ == "b"
 
 
-def test_a_later_extended_file_wins_and_the_file_itself_wins_over_all() -> None:
+def test_later_extended_files_win_and_the_file_itself_wins_over_all() -> None:
     write("one.yaml", "seed: 1\ntraining: {max_steps: 1, eval_steps: 1, save_steps: 1}")
     write("two.yaml", "seed: 2\ntraining: {max_steps: 2, eval_steps: 2}")
     write("a.yaml", "extends: [base/distill.yaml, one.yaml, two.yaml]\ntraining: {max_steps: 3}")
@@ -327,13 +327,13 @@ def test_a_later_extended_file_wins_and_the_file_itself_wins_over_all() -> None:
     assert settings.training.save_steps == 1
 
 
-def test_extends_is_relative_to_the_file_that_says_it() -> None:
+def test_extends_is_relative_to_the_file_that_contains_it() -> None:
     write("configs/shared/task.yaml", "extends: ../../base/export.yaml\nopset: 13")
     write("configs/sst2/a.yaml", "extends: ../shared/task.yaml")
     assert configuration.load("export", "configs/sst2/a.yaml").opset == 13  # type: ignore[attr-defined]
 
 
-def test_the_same_file_may_be_extended_twice() -> None:
+def test_a_file_may_be_extended_twice() -> None:
     write("one.yaml", "extends: base/export.yaml\nopset: 13")
     write("two.yaml", "extends: base/export.yaml\nseed: 2")
     write("a.yaml", "extends: [one.yaml, two.yaml]")
@@ -341,7 +341,7 @@ def test_the_same_file_may_be_extended_twice() -> None:
     assert (settings.opset, settings.seed) == (13, 2)
 
 
-def test_a_circle_of_extends_shows_the_chain() -> None:
+def test_circular_extends_shows_the_chain_of_files() -> None:
     write("b.yaml", "extends: sub/c.yaml")
     write("sub/c.yaml", "# c\nextends: [../b.yaml]")
     write("a.yaml", "extends: b.yaml")
@@ -356,17 +356,17 @@ def test_a_circle_of_extends_shows_the_chain() -> None:
     """)
 
 
-def test_extends_below_the_top_level_is_refused() -> None:
-    assert complaint("training:\n  extends: b.yaml\n").startswith(
+def test_extends_below_the_top_level_is_rejected() -> None:
+    assert error_of("training:\n  extends: b.yaml\n").startswith(
         "`extends` is allowed only at the top level of a file\n --> a.yaml:3:3\n"
     )
 
 
-def test_extends_on_the_command_line_is_refused() -> None:
-    assert complaint("", "extends=b.yaml").startswith("`extends` is allowed only at the top level of a file\n")
+def test_extends_on_the_command_line_is_rejected() -> None:
+    assert error_of("", "extends=b.yaml").startswith("`extends` is allowed only at the top level of a file\n")
 
 
-def test_extends_has_to_be_a_text() -> None:
+def test_extends_must_be_a_file_or_a_list_of_files() -> None:
     write("a.yaml", "extends: {file: b.yaml}")
     with pytest.raises(
         ConfigErrors, match=r"^expected a file or a list of files, found a mapping\n --> a\.yaml:1:10\n"
@@ -374,7 +374,7 @@ def test_extends_has_to_be_a_text() -> None:
         configuration.load("export", "a.yaml")
 
 
-def test_a_complaint_names_the_file_in_which_the_winning_value_stands() -> None:
+def test_an_error_names_the_file_that_contains_the_effective_value() -> None:
     write("low.yaml", "extends: base/distill.yaml\ntraining:\n  max_steps: a\n  eval_steps: b\n")
     write("a.yaml", "extends: low.yaml\ntraining:\n  eval_steps: c\n")
     with pytest.raises(ConfigErrors) as raised:
@@ -397,33 +397,33 @@ def test_a_complaint_names_the_file_in_which_the_winning_value_stands() -> None:
 # Variables
 
 
-def test_a_variable_is_expanded_inside_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_is_expanded_inside_a_string(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNS", "/data")
     assert load("output_dir: ${RUNS}/x").output_dir == "/data/x"
 
 
-def test_a_default_stands_in_for_an_unset_or_empty_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_default_replaces_an_unset_or_empty_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNS", raising=False)
     assert load("output_dir: ${RUNS:-runs}/x").output_dir == "runs/x"
     monkeypatch.setenv("RUNS", "")
     assert load("output_dir: ${RUNS:-runs}/x").output_dir == "runs/x"
 
 
-def test_two_dollars_are_one_and_one_is_itself() -> None:
+def test_two_dollar_signs_are_read_as_one() -> None:
     assert load("output_dir: $${RUNS}/$x$").output_dir == "${RUNS}/$x$"
 
 
-def test_what_a_variable_holds_is_not_expanded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_value_of_a_variable_is_not_expanded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNS", "${HOME}")
     assert load("output_dir: ${RUNS}").output_dir == "${HOME}"
 
 
-def test_a_variable_in_an_overridden_value_does_not_matter() -> None:
+def test_a_variable_in_an_overridden_value_is_ignored() -> None:
     assert load("output_dir: ${NEVER_SET_ANYWHERE}", "output_dir=x").output_dir == "x"
 
 
-def test_an_unset_variable_is_shown_in_its_place() -> None:
-    assert complaint("output_dir: runs/${NEVER_SET_ANYWHERE}/x\n") == lines("""
+def test_an_unset_variable_shows_its_location() -> None:
+    assert error_of("output_dir: runs/${NEVER_SET_ANYWHERE}/x\n") == lines("""
         the environment variable NEVER_SET_ANYWHERE is not set, but `output_dir` uses it
          --> a.yaml:2:18
           |
@@ -433,13 +433,13 @@ def test_an_unset_variable_is_shown_in_its_place() -> None:
 
 
 @pytest.mark.parametrize("text", ["${1}", "${A:=b}", "${}", "${A", "${A:-${B}}"])
-def test_a_variable_that_cannot_be_read_is_refused(text: str) -> None:
+def test_an_invalid_variable_is_rejected(text: str) -> None:
     assert hint(f"output_dir: {text}\n") == "write ${NAME} or ${NAME:-default}"
 
 
-def test_a_variable_never_becomes_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_is_never_converted_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("N", "32")
-    assert complaint("seed: ${N}\n") == lines("""
+    assert error_of("seed: ${N}\n") == lines("""
         `seed`: expected an integer from 0 to 4294967295, found '32'
          --> a.yaml:2:7
           |
@@ -451,12 +451,12 @@ def test_a_variable_never_becomes_a_number(monkeypatch: pytest.MonkeyPatch) -> N
 # The command line
 
 
-def test_the_command_line_wins_and_its_last_word_counts() -> None:
+def test_the_last_value_on_the_command_line_wins() -> None:
     settings = load("seed: 1", "seed=2", "training.learning_rate=3e-5", "seed=3")
     assert (settings.seed, settings.training.learning_rate) == (3, 3e-5)
 
 
-def test_the_command_line_speaks_flow_style() -> None:
+def test_the_command_line_accepts_yaml_flow_style() -> None:
     settings = load("", "layer_mapping=[3,6,9,12]", "losses={soft_labels: {temperature: 4}}")
     assert settings.layer_mapping == [3, 6, 9, 12]
     assert settings.losses == {"soft_labels": {"temperature": 4}}
@@ -466,7 +466,7 @@ def test_a_value_on_the_command_line_replaces_a_mapping() -> None:
     assert load("training: {max_steps: 3}", "training={keep: last}").training.max_steps == -1
 
 
-def test_a_value_may_hold_an_equals_sign() -> None:
+def test_a_value_may_contain_an_equals_sign() -> None:
     assert load("", "output_dir=runs/lr=3").output_dir == "runs/lr=3"
 
 
@@ -474,66 +474,66 @@ def test_nothing_after_the_equals_sign_is_null() -> None:
     assert load("teacher: x", "teacher=").teacher is None
 
 
-def test_dashes_and_percents_do_not_begin_documents() -> None:
+def test_dashes_and_percent_signs_on_the_command_line_are_values() -> None:
     assert load("", "output_dir=---").output_dir == "---"
     assert hint("", "output_dir=%x") == "quote a string that starts with this character"
 
 
-def test_a_weight_makes_room_for_an_option() -> None:
+def test_a_loss_option_turns_the_weight_into_a_mapping() -> None:
     settings = load("losses: {soft_labels: 1.0}", "losses.soft_labels.temperature=4")
     assert settings.losses == {"soft_labels": {"weight": 1.0, "temperature": 4}}
 
 
-def test_a_loss_on_the_command_line_leaves_the_default_losses_be() -> None:
+def test_a_loss_on_the_command_line_keeps_the_default_losses() -> None:
     assert load("", "losses.hard_labels=0.5").losses == {"soft_labels": 1.0, "hard_labels": 0.5}
 
 
-def test_a_loss_on_the_command_line_joins_those_in_the_file() -> None:
+def test_a_loss_on_the_command_line_is_added_to_those_in_the_file() -> None:
     assert load("losses: {hard_labels: 1.0}", "losses.soft_labels=0.5").losses == {
         "hard_labels": 1.0,
         "soft_labels": 0.5,
     }
 
 
-def test_a_models_name_makes_room_for_its_shape() -> None:
+def test_a_shape_setting_turns_the_model_name_into_a_mapping() -> None:
     student = load("student: teacher", "student.num_hidden_layers=2").student
     assert (student.from_, student.num_hidden_layers) == ("teacher", 2)
 
 
-def test_a_model_without_a_shape_has_no_room() -> None:
-    assert complaint("", "model.num_hidden_layers=2", command="export") == lines("""
+def test_a_model_without_a_shape_has_no_subkeys() -> None:
+    assert error_of("", "model.num_hidden_layers=2", command="export") == lines("""
         `model`: expected a string, found a mapping
           --> command line: model.num_hidden_layers=2
            |                ^^^^^
     """)
 
 
-def test_a_value_on_the_command_line_is_shown_there() -> None:
-    assert complaint("", "training.learning_rate=fast") == lines("""
+def test_an_invalid_value_on_the_command_line_shows_its_location() -> None:
+    assert error_of("", "training.learning_rate=fast") == lines("""
         `training.learning_rate`: expected a number above 0, found 'fast'
           --> command line: training.learning_rate=fast
            |                                       ^^^^
     """)
 
 
-def test_a_value_inside_a_flow_mapping_is_shown_there() -> None:
-    assert complaint("", "training={keep: best, max_steps: x}") == lines("""
+def test_an_invalid_value_in_a_flow_mapping_shows_its_location() -> None:
+    assert error_of("", "training={keep: best, max_steps: x}") == lines("""
         `training.max_steps`: expected an integer of at least -1, found 'x'
           --> command line: training={keep: best, max_steps: x}
            |                                                 ^
     """)
 
 
-def test_an_unknown_section_on_the_command_line_is_shown_there() -> None:
-    assert complaint("", "trainin.max_steps=3") == lines("""
+def test_an_unknown_section_on_the_command_line_shows_its_location() -> None:
+    assert error_of("", "trainin.max_steps=3") == lines("""
         unknown key 'trainin'
           --> command line: trainin.max_steps=3
            |                ^^^^^^^ did you mean 'training.max_steps=3'?
     """)
 
 
-def test_broken_yaml_on_the_command_line_is_shown_there() -> None:
-    assert complaint("", "layer_mapping=[1,2") == lines("""
+def test_invalid_yaml_on_the_command_line_shows_its_location() -> None:
+    assert error_of("", "layer_mapping=[1,2") == lines("""
         invalid YAML: this bracket is not closed
           --> command line: layer_mapping=[1,2
            |                              ^
@@ -541,7 +541,7 @@ def test_broken_yaml_on_the_command_line_is_shown_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "meant"),
+    ("arguments", "expected_hint"),
     [
         (["learning_rate=3e-5"], "did you mean 'training.learning_rate=3e-5'?"),
         (["lr=3e-5"], "did you mean 'training.learning_rate=3e-5'?"),
@@ -561,12 +561,12 @@ def test_broken_yaml_on_the_command_line_is_shown_there() -> None:
         (["training..max_steps=7"], "write settings as KEY=VALUE, for example seed=7"),
     ],
 )
-def test_a_malformed_argument_is_told_the_right_form(arguments: list[str], meant: str) -> None:
-    assert hint("", *arguments) == meant
+def test_a_malformed_argument_hints_at_the_correct_form(arguments: list[str], expected_hint: str) -> None:
+    assert hint("", *arguments) == expected_hint
 
 
 def test_a_long_option_is_shown_with_its_value() -> None:
-    assert complaint("", "--learning-rate", "3e-5", "seed=x") == lines("""
+    assert error_of("", "--learning-rate", "3e-5", "seed=x") == lines("""
         expected KEY=VALUE, found '--learning-rate 3e-5'
           --> command line: --learning-rate 3e-5
            |                ^^^^^^^^^^^^^^^^^^^^ did you mean 'training.learning_rate=3e-5'?
@@ -577,14 +577,14 @@ def test_a_long_option_is_shown_with_its_value() -> None:
     """)
 
 
-def test_a_text_that_looks_like_a_number_is_quoted_for_the_shell() -> None:
+def test_a_string_that_looks_like_a_number_is_quoted_for_the_shell() -> None:
     assert hint("", "data.dataset_revision=012") == "write 'data.dataset_revision=\"012\"'"
 
 
 # Keys
 
 
-def test_an_unknown_key_is_shown_with_its_place() -> None:
+def test_an_unknown_key_shows_its_location() -> None:
     write("configs/a.yaml", "extends: ../base/distill.yaml\n" + "#\n" * 7 + "training:\n  learnin_rate: 5e-5\n")
     with pytest.raises(ConfigErrors) as raised:
         configuration.load("distill", "configs/a.yaml")
@@ -597,7 +597,7 @@ def test_an_unknown_key_is_shown_with_its_place() -> None:
     """)
 
 
-def test_a_missing_key_comes_with_its_documentation() -> None:
+def test_a_missing_key_shows_its_documentation() -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_dataset: s\nstudent:\n  num_hidden_layers: 3\n")
     with pytest.raises(ConfigErrors) as raised:
         configuration.load("distill", "a.yaml")
@@ -625,7 +625,7 @@ def test_a_missing_top_level_key_points_at_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "text", "meant"),
+    ("command", "text", "expected_hint"),
     [
         ("distill", "learning_rate: 1e-5", "`learning_rate` belongs in `training`"),
         ("distill", "training: {seed: 1}", "`seed` belongs at the top level"),
@@ -654,8 +654,8 @@ def test_a_missing_top_level_key_points_at_the_file() -> None:
         ("export", "data: {label_key: x}", "did you mean 'label_column_name'?"),
     ],
 )
-def test_a_key_from_elsewhere_is_told_its_name_here(command: str, text: str, meant: str) -> None:
-    assert hint(text, command=command) == meant
+def test_a_key_of_another_tool_hints_at_the_setting(command: str, text: str, expected_hint: str) -> None:
+    assert hint(text, command=command) == expected_hint
 
 
 @pytest.mark.parametrize(
@@ -679,7 +679,7 @@ def test_a_key_from_elsewhere_is_told_its_name_here(command: str, text: str, mea
         ("fsdp", "accelerate launch -m tinybert_cli distill CONFIG"),
     ],
 )
-def test_a_key_that_has_no_like_here_is_explained(name: str, words: str) -> None:
+def test_a_key_without_counterpart_gives_advice(name: str, words: str) -> None:
     assert words in hint(f"{name}: 1\n")
 
 
@@ -695,7 +695,7 @@ def test_the_key_of_0_1_for_a_label_dataset_hints_at_the_new_one(command: str, o
 def test_a_config_of_0_1_has_one_error_per_renamed_key() -> None:
     write("a.yaml", "task: text-classification\ndata: {}\noutput_dir: o\nsoft_labels: s\nstudent: m\n")
     with pytest.raises(ConfigErrors) as raised:
-        configuration.load("distill", "a.yaml", checks={("task", "label_dataset"): refuse()})
+        configuration.load("distill", "a.yaml", checks={("task", "label_dataset"): failing_check()})
     assert str(raised.value) == lines("""
         unknown key 'soft_labels'
          --> a.yaml:4:1
@@ -711,13 +711,13 @@ def test_the_loss_soft_labels_keeps_its_name() -> None:
     }
 
 
-def test_pythons_name_for_from_is_no_key() -> None:
-    said = complaint("student: {from_: x}\n")
-    assert "unknown key 'from_' in `student`" in said
-    assert "missing key 'from' in `student`" in said
+def test_the_attribute_name_from__is_not_a_key() -> None:
+    message = error_of("student: {from_: x}\n")
+    assert "unknown key 'from_' in `student`" in message
+    assert "missing key 'from' in `student`" in message
 
 
-def test_a_hint_names_no_key_that_the_command_lacks() -> None:
+def test_a_hint_never_names_a_setting_that_the_command_lacks() -> None:
     assert hint("alpha: 0.5", command="eval") == "all keys: tinybert schema eval"
     assert hint("temperature: 4", command="gen-soft-labels") == "all keys: tinybert schema gen-soft-labels"
 
@@ -726,7 +726,7 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "text", "said", "meant"),
+    ("command", "text", "message", "expected_hint"),
     [
         ("distill", "training: {max_steps: three}", "expected an integer of at least -1, found 'three'", ""),
         ("distill", "training: {max_steps: 1e3}", "expected an integer of at least -1, found 1e3", "write 1000"),
@@ -797,10 +797,10 @@ def test_a_hint_names_no_key_that_the_command_lacks() -> None:
         ),
     ],
 )
-def test_a_wrong_value_is_told_what_is_expected(command: str, text: str, said: str, meant: str) -> None:
-    found = complaint(text, command=command)
-    assert said in found.splitlines()[0]
-    assert hint(text, command=command) == meant
+def test_an_invalid_value_shows_what_is_expected(command: str, text: str, message: str, expected_hint: str) -> None:
+    result = error_of(text, command=command)
+    assert message in result.splitlines()[0]
+    assert hint(text, command=command) == expected_hint
 
 
 @pytest.mark.parametrize(
@@ -812,22 +812,22 @@ def test_a_wrong_value_is_told_what_is_expected(command: str, text: str, said: s
         ("eval", "require: {a: {b: c}}", "`require.a.b`: expected a number, found 'c'"),
     ],
 )
-def test_inside_a_union_there_is_one_complaint_at_the_deepest_place(command: str, text: str, key: str) -> None:
-    said = complaint(text, command=command)
-    assert said.startswith(key)
-    assert "\n\nerror: " not in said
+def test_a_union_gives_one_error_at_the_deepest_location(command: str, text: str, key: str) -> None:
+    message = error_of(text, command=command)
+    assert message.startswith(key)
+    assert "\n\nerror: " not in message
 
 
-def test_an_empty_mapping_of_models_is_refused() -> None:
+def test_an_empty_mapping_of_models_is_rejected() -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nmodels: {}\n")
     with pytest.raises(ConfigErrors, match=r"`models`: expected a mapping \(not empty\), found an empty mapping"):
         configuration.load("eval", "a.yaml")
 
 
-def test_all_complaints_come_in_the_order_of_the_file_and_then_of_the_command_line() -> None:
-    said = complaint("seed: a\nfoo_bar: 1\ntraining: {max_steps: b}\nseed2: 3\n", "zzz_y=1", "min_x=2")
-    places = [line.strip() for line in said.splitlines() if "-->" in line]
-    assert places == [
+def test_errors_are_ordered_by_file_line_then_by_command_line() -> None:
+    message = error_of("seed: a\nfoo_bar: 1\ntraining: {max_steps: b}\nseed2: 3\n", "zzz_y=1", "min_x=2")
+    locations = [line.strip() for line in message.splitlines() if "-->" in line]
+    assert locations == [
         "--> a.yaml:2:7",
         "--> a.yaml:3:1",
         "--> a.yaml:4:23",
@@ -837,8 +837,8 @@ def test_all_complaints_come_in_the_order_of_the_file_and_then_of_the_command_li
     ]
 
 
-def test_carets_stand_under_wide_letters() -> None:
-    assert complaint('data: {train_file: "日本", test_file: 3}\n') == lines("""
+def test_carets_are_aligned_under_wide_characters() -> None:
+    assert error_of('data: {train_file: "日本", test_file: 3}\n') == lines("""
         `data.test_file`: expected a string, a list of strings or null, found 3
          --> a.yaml:2:37
           |
@@ -848,26 +848,26 @@ def test_carets_stand_under_wide_letters() -> None:
 
 
 def test_a_very_long_line_is_cropped_around_the_carets() -> None:
-    said = complaint(f"layer_mapping: [{'1, ' * 500}x, {'1, ' * 500}1]\n").splitlines()
-    assert len(said[3]) < 160
-    assert said[3][said[4].index("^")] == "x"
+    message = error_of(f"layer_mapping: [{'1, ' * 500}x, {'1, ' * 500}1]\n").splitlines()
+    assert len(message[3]) < 160
+    assert message[3][message[4].index("^")] == "x"
 
 
 # The wrong stage
 
 
 @pytest.mark.parametrize("command", ["finetune", "gen-soft-labels", "distill", "eval"])
-def test_an_export_config_is_known_whatever_it_is_given_to(command: str) -> None:
+def test_an_export_config_is_recognised_by_every_other_command(command: str) -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nmodel: m\nquantize: int8\nverify: {atol: 1}\n")
     with pytest.raises(ConfigErrors) as raised:
         configuration.load(command, "a.yaml")
-    said = str(raised.value)
-    assert said.startswith("this looks like an export config\n --> a.yaml:")
-    assert said.endswith("^ run: tinybert export a.yaml")
-    assert said.count("-->") == 1
+    message = str(raised.value)
+    assert message.startswith("this looks like an export config\n --> a.yaml:")
+    assert message.endswith("^ run: tinybert export a.yaml")
+    assert message.count("-->") == 1
 
 
-def test_a_distill_config_given_to_finetune() -> None:
+def test_a_distill_config_is_recognised_by_finetune() -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_dataset: s\nstudent: m\ntraining: {}\n")
     with pytest.raises(ConfigErrors, match=r"^this looks like a distill config\n --> a\.yaml:5:1\n"):
         configuration.load("finetune", "a.yaml")
@@ -880,7 +880,7 @@ def test_a_config_runs_only_with_the_command_in_its_stage_key(command: str, stag
         assert load(f"stage: {stage}", command=command).stage == stage
     else:
         article = "an" if stage in ("eval", "export") else "a"
-        assert complaint(f"seed: x\nstage: {stage}", command=command) == lines(f"""
+        assert error_of(f"seed: x\nstage: {stage}", command=command) == lines(f"""
             this is {article} {stage} config
              --> a.yaml:3:8
               |
@@ -898,7 +898,7 @@ def test_the_stage_key_is_optional_and_inherited_through_extends() -> None:
 
 
 def test_a_misspelt_stage_hints_at_the_right_one() -> None:
-    assert complaint("stage: distil").startswith("`stage`: expected 'distill', found 'distil'\n")
+    assert error_of("stage: distil").startswith("`stage`: expected 'distill', found 'distil'\n")
     assert hint("stage: distil") == "did you mean 'distill'?"
 
 
@@ -933,34 +933,34 @@ def test_a_finetune_config_of_0_1_is_recognised_by_other_stages(given: str, old:
         configuration.load(given, "a.yaml")
 
 
-def test_one_misspelled_key_is_no_wrong_stage() -> None:
+def test_one_misspelt_key_is_not_a_wrong_stage() -> None:
     write("a.yaml", "task: t\ndata: {}\noutput_dir: o\nlabel_datasett: s\nstudent: m\ntraining: {}\n")
     with pytest.raises(ConfigErrors, match="unknown key 'label_datasett'"):
         configuration.load("distill", "a.yaml")
 
 
-def test_a_key_on_the_command_line_is_no_wrong_stage() -> None:
-    assert complaint("", "format=onnx", command="finetune").startswith("unknown key 'format'")
+def test_a_key_on_the_command_line_is_not_a_wrong_stage() -> None:
+    assert error_of("", "format=onnx", command="finetune").startswith("unknown key 'format'")
 
 
 # Checks, and errors that come later
 
 
-def checked(text: str, key: str, check: Callable[[Any], object]) -> str:
+def error_of_check(text: str, key: str, check: Callable[[Any], object]) -> str:
     write("a.yaml", f"extends: base/distill.yaml\n{text}")
     with pytest.raises(ConfigErrors) as raised:
         configuration.load("distill", "a.yaml", checks={key: check})
     return str(raised.value)
 
 
-def refuse(*key: str | int, what: str = "no") -> Callable[[Any], object]:
+def failing_check(*key: str | int, what: str = "no") -> Callable[[Any], object]:
     def check(_: Any) -> None:
         raise ConfigError(what, key=key, hint="fix it")
 
     return check
 
 
-def test_a_check_is_given_plain_data_with_variables_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_receives_plain_data_with_variables_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAME", "x")
     seen: list[Any] = []
     write("a.yaml", "extends: base/distill.yaml\nlosses: {a: 1, b: {option: '${NAME}'}}")
@@ -968,11 +968,11 @@ def test_a_check_is_given_plain_data_with_variables_expanded(monkeypatch: pytest
     assert seen == [{"a": 1, "b": {"option": "x"}}, config.Training().model_dump()]
 
 
-def test_what_a_check_refuses_is_shown_in_its_place() -> None:
-    said = checked(
-        "losses:\n  soft_labels: {weight: 1, temperature: -1}\n", "losses", refuse("soft_labels", "temperature")
+def test_a_failed_check_shows_the_location_of_the_setting() -> None:
+    message = error_of_check(
+        "losses:\n  soft_labels: {weight: 1, temperature: -1}\n", "losses", failing_check("soft_labels", "temperature")
     )
-    assert said == lines("""
+    assert message == lines("""
         no
          --> a.yaml:3:41
           |
@@ -981,17 +981,19 @@ def test_what_a_check_refuses_is_shown_in_its_place() -> None:
     """)
 
 
-def test_a_check_that_knows_no_such_key_points_at_the_key() -> None:
-    said = checked("losses: {soft_label: 1}\n", "losses", refuse("soft_label", what="unknown loss 'soft_label'"))
-    assert said.splitlines()[-2:] == ["2 | losses: {soft_label: 1}", "  |          ^^^^^^^^^^ fix it"]
+def test_a_check_of_an_unknown_key_points_at_the_key() -> None:
+    message = error_of_check(
+        "losses: {soft_label: 1}\n", "losses", failing_check("soft_label", what="unknown loss 'soft_label'")
+    )
+    assert message.splitlines()[-2:] == ["2 | losses: {soft_label: 1}", "  |          ^^^^^^^^^^ fix it"]
 
 
-def test_a_check_that_misses_a_key_points_at_its_section() -> None:
-    said = checked("losses:\n  soft_labels: {weight: 1}\n", "losses", refuse("hard_labels"))
-    assert said.splitlines()[-2:] == ["2 | losses:", "  | ^^^^^^ fix it"]
+def test_a_check_of_a_missing_key_points_at_its_section() -> None:
+    message = error_of_check("losses:\n  soft_labels: {weight: 1}\n", "losses", failing_check("hard_labels"))
+    assert message.splitlines()[-2:] == ["2 | losses:", "  | ^^^^^^ fix it"]
 
 
-def test_a_check_of_several_settings_is_given_all_of_them_and_names_the_whole_key() -> None:
+def test_a_check_of_several_settings_receives_all_of_them() -> None:
     seen: list[Any] = []
 
     def check(*values: Any) -> None:
@@ -1005,37 +1007,37 @@ def test_a_check_of_several_settings_is_given_all_of_them_and_names_the_whole_ke
 
 
 @pytest.mark.parametrize("text", ["losses: [1]\n", "losses: {a: 1}\n"])
-def test_a_check_of_several_settings_is_not_run_if_one_of_them_is_wrong_already(text: str) -> None:
+def test_a_check_of_several_settings_needs_all_of_them_valid(text: str) -> None:
     write("a.yaml", f"extends: base/distill.yaml\n{text}")
     seen: list[Any] = []
     with pytest.raises(ConfigErrors):
         configuration.load(
-            "distill", "a.yaml", checks={("task", "losses"): lambda *_: seen.append(1), "losses": refuse("a")}
+            "distill", "a.yaml", checks={("task", "losses"): lambda *_: seen.append(1), "losses": failing_check("a")}
         )
     assert not seen
 
 
-def test_a_check_of_an_invalid_setting_is_not_run() -> None:
-    said = checked("losses: [1]\n", "losses", refuse())
-    assert said.startswith("`losses`: expected a mapping, found a list of 1\n")
-    assert "fix it" not in said
+def test_a_check_of_an_invalid_setting_does_not_run() -> None:
+    message = error_of_check("losses: [1]\n", "losses", failing_check())
+    assert message.startswith("`losses`: expected a mapping, found a list of 1\n")
+    assert "fix it" not in message
 
 
-def test_the_complaints_of_checks_join_the_others() -> None:
-    said = checked("seed: x\nlosses: {a: 1}\nteacher: 3\n", "losses", refuse("a"))
-    assert [line for line in said.splitlines() if "-->" in line] == [
+def test_errors_of_checks_are_reported_with_all_others() -> None:
+    message = error_of_check("seed: x\nlosses: {a: 1}\nteacher: 3\n", "losses", failing_check("a"))
+    assert [line for line in message.splitlines() if "-->" in line] == [
         " --> a.yaml:2:7",
         " --> a.yaml:3:13",
         " --> a.yaml:4:10",
     ]
 
 
-def test_a_later_error_is_shown_in_its_place() -> None:
+def test_a_later_error_shows_the_location_of_the_setting() -> None:
     load("training:\n  metric_for_best_model: acuracy\n", "training.max_steps=3")
     error = ConfigError("unknown metric 'acuracy'", key=("training", "metric_for_best_model"), hint="accuracy?")
-    said = configuration.with_location(error, "distill", "a.yaml", ["training.max_steps=3"])
-    assert isinstance(said, ConfigErrors)
-    assert str(said) == lines("""
+    message = configuration.with_location(error, "distill", "a.yaml", ["training.max_steps=3"])
+    assert isinstance(message, ConfigErrors)
+    assert str(message) == lines("""
         unknown metric 'acuracy'
          --> a.yaml:3:26
           |
@@ -1044,23 +1046,23 @@ def test_a_later_error_is_shown_in_its_place() -> None:
     """)
 
 
-def test_a_later_error_about_the_command_line_is_shown_there() -> None:
+def test_a_later_error_about_the_command_line_shows_its_location() -> None:
     load("", "training.max_steps=3")
-    said = configuration.with_location(
+    message = configuration.with_location(
         ConfigError("no", key=("training", "max_steps")), "distill", "a.yaml", ["training.max_steps=3"]
     )
-    assert str(said).endswith("  --> command line: training.max_steps=3\n   |                                   ^")
+    assert str(message).endswith("  --> command line: training.max_steps=3\n   |                                   ^")
 
 
-def test_a_later_error_survives_the_loss_of_the_file() -> None:
-    said = configuration.with_location(ConfigError("no", key=("seed",), hint="fix it"), "distill", "gone.yaml")
-    assert str(said) == "no\n   = fix it"
+def test_a_later_error_is_reported_if_the_file_was_deleted() -> None:
+    message = configuration.with_location(ConfigError("no", key=("seed",), hint="fix it"), "distill", "gone.yaml")
+    assert str(message) == "no\n   = fix it"
 
 
 # Files
 
 
-def test_a_missing_file_is_told_the_nearest_name() -> None:
+def test_a_missing_file_hints_at_the_most_similar_name() -> None:
     write("configs/demo/1-teacher.yaml", "")
     with pytest.raises(InputError) as raised:
         configuration.load("finetune", "configs/demo/1-techer.yaml")
@@ -1076,12 +1078,12 @@ def test_a_missing_folder_is_named() -> None:
         configuration.load("finetune", "nowhere/a.yaml")
 
 
-def test_a_setting_in_place_of_the_file_is_told_the_order() -> None:
+def test_a_setting_before_the_file_hints_at_the_order() -> None:
     with pytest.raises(InputError, match="the config file comes first"):
         configuration.load("finetune", "seed=3")
 
 
-def test_a_missing_extended_file_is_told_who_asked_for_it() -> None:
+def test_a_missing_extended_file_shows_the_file_that_extends_it() -> None:
     write("configs/task.yaml", "")
     write("configs/a.yaml", "# first\nextends: tsk.yaml\n")
     with pytest.raises(InputError) as raised:
@@ -1093,13 +1095,13 @@ def test_a_missing_extended_file_is_told_who_asked_for_it() -> None:
     """)
 
 
-def test_a_folder_is_no_config() -> None:
+def test_a_folder_is_not_a_config() -> None:
     write("configs/demo/1-teacher.yaml", "")
     with pytest.raises(InputError, match=r"is a folder.*\n.*configs: configs/demo/1-teacher\.yaml"):
         configuration.load("finetune", "configs/demo")
 
 
-def test_a_file_that_is_not_utf8_is_refused() -> None:
+def test_a_file_that_is_not_utf8_is_rejected() -> None:
     Path("a.yaml").write_bytes("task: é".encode("latin-1"))
     with pytest.raises(InputError, match=r"'a\.yaml' is not UTF-8 text \(byte 7\)"):
         configuration.load("finetune", "a.yaml")
@@ -1109,7 +1111,7 @@ def test_a_file_that_is_not_utf8_is_refused() -> None:
 
 
 @pytest.mark.parametrize("command", list(config.COMMANDS))
-def test_what_is_dumped_loads_as_it_was(command: str) -> None:
+def test_dumped_settings_load_as_equal_settings(command: str) -> None:
     names = ["no", "1e5", "0o7", "1:30", "null", "${X:-y}", "a: b", " ", "é", "\x85a\n b", "2024-01-02"]
     written = [name.replace("$", "$$") for name in names]
     settings = load(yaml_writer.write({"data": {"label_names": written}}), command=command)
@@ -1118,7 +1120,7 @@ def test_what_is_dumped_loads_as_it_was(command: str) -> None:
     assert configuration.load(command, "run.yaml") == settings
 
 
-def test_small_numbers_options_and_dollars_survive_a_dump() -> None:
+def test_small_numbers_options_and_dollar_signs_survive_a_dump() -> None:
     settings = load("losses: {a: {weight: 1e-7, x: [1, {y: 1e300}], z: ~}}", "output_dir=$$$${a}/$x")
     write("run.yaml", configuration.dump(settings))
     again: Any = configuration.load("distill", "run.yaml")
@@ -1127,7 +1129,7 @@ def test_small_numbers_options_and_dollars_survive_a_dump() -> None:
     assert again.output_dir == "$${a}/$x"
 
 
-def test_a_dump_begins_with_stage_and_task_and_uses_the_names_of_the_file() -> None:
+def test_a_dump_starts_with_stage_and_task_and_uses_yaml_names() -> None:
     dumped = configuration.dump(load(""))
     assert dumped.startswith("stage: distill\ntask: text-classification\ndata:\n  dataset_name: null\n")
     assert "student:\n  from: bert\n" in dumped
@@ -1135,11 +1137,11 @@ def test_a_dump_begins_with_stage_and_task_and_uses_the_names_of_the_file() -> N
     assert "  report_to: []\n" in dumped
 
 
-def test_a_dump_is_the_same_every_time() -> None:
+def test_a_dump_is_deterministic() -> None:
     assert configuration.dump(load("seed: 1")) == configuration.dump(load("seed: 1"))
 
 
-# run.yaml repeats the run
+# run.yaml
 
 HOSTILE = [
     "7e41234", "1e5", "1e3", "0o1", "0x1F", "012", "1_000", "1:30", ".5", "1.", "-2", ".inf", ".nan", "null", "~",
@@ -1183,7 +1185,7 @@ def hostile_texts(draw: random.Random) -> list[str]:
 
 @pytest.mark.parametrize("seed", range(25))
 @pytest.mark.parametrize("command", list(config.COMMANDS))
-def test_settings_with_hostile_texts_load_as_they_were_dumped(command: str, seed: int) -> None:
+def test_settings_with_hostile_strings_load_as_equal_settings(command: str, seed: int) -> None:
     schema = config.COMMANDS[command].model_json_schema()
     values = hostile(schema, schema["$defs"], random.Random(f"{command} {seed}"))
     settings = config.COMMANDS[command].model_validate(values)
@@ -1215,7 +1217,7 @@ def test_the_run_yaml_of_a_finished_run_loads_equal_settings(changed: dict[str, 
     assert configuration.load("export", run_file(settings)) == settings
 
 
-def test_a_folder_finished_before_there_was_a_stage_key_is_up_to_date() -> None:
+def test_the_stage_key_does_not_make_a_finished_folder_outdated() -> None:
     settings = config.Export.model_validate({**COMMON, **REQUIRED["export"]})
     run_file(settings)
     assert "stage" not in artifacts.read_manifest(Path("out"))["settings"]
@@ -1224,7 +1226,7 @@ def test_a_folder_finished_before_there_was_a_stage_key_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("folder_name", ["out", "two words", "a\nb", "$HOME's \\ \x85", "日本"])
-def test_run_yaml_opens_with_the_shell_command_that_repeats_the_run(folder_name: str) -> None:
+def test_run_yaml_starts_with_the_shell_command_of_the_run(folder_name: str) -> None:
     settings = config.Export.model_validate({**COMMON, **REQUIRED["export"], "output_dir": folder_name})
     file = run_file(settings)
     comment, _, rest = file.read_text(encoding="utf-8").partition("\n")

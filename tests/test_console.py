@@ -1,4 +1,4 @@
-"""A pipe gets plain lines, a program one JSON object, a terminal a bar, and library chatter goes to run.log."""
+"""Plain lines in a pipe, one JSON object with --json, a bar in a terminal, library output in run.log."""
 
 # ruff: noqa: T201 (what libraries do)
 
@@ -46,15 +46,15 @@ def plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
 
 
-def screen(command: str = "finetune", **options: bool) -> Screen:
+def make_screen(command: str = "finetune", **options: bool) -> Screen:
     return Screen(command, **{"as_json": False, "quiet": False, "verbose": False, **options})
 
 
-def shown(*rows: dict[str, Any], **options: bool) -> Screen:
-    found = screen(**options)
+def show(*rows: dict[str, Any], **options: bool) -> Screen:
+    screen = make_screen(**options)
     for row in rows:
-        found.show(row)
-    return found
+        screen.show(row)
+    return screen
 
 
 class Terminal(io.StringIO):
@@ -65,8 +65,8 @@ class Terminal(io.StringIO):
 # -- rows ----------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_plain_lines_where_nobody_watches(capsys: Capture) -> None:
-    shown(*ALL)
+def test_rows_are_plain_lines_without_a_terminal(capsys: Capture) -> None:
+    show(*ALL)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
@@ -79,30 +79,30 @@ def test_rows_are_plain_lines_where_nobody_watches(capsys: Capture) -> None:
 
 
 def test_plain_lines_have_no_escape_codes_or_carriage_returns(capsys: Capture) -> None:
-    found = shown(*ALL)
-    found.fail(InputError("what", where="where", hint="hint"))
+    screen = show(*ALL)
+    screen.fail(InputError("what", where="where", hint="hint"))
     err = capsys.readouterr().err
     assert "\x1b" not in err
     assert "\r" not in err
 
 
 def test_long_lines_are_not_wrapped(capsys: Capture) -> None:
-    shown({"event": "warning", "message": "word " * 100 + "end"})
+    show({"event": "warning", "message": "word " * 100 + "end"})
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_rows_without_a_line_are_not_shown(capsys: Capture) -> None:
-    shown({"event": "verify", "agreement": 1.0})
+def test_events_without_a_line_are_not_printed(capsys: Capture) -> None:
+    show({"event": "verify", "agreement": 1.0})
     assert capsys.readouterr().err == ""
 
 
-def test_brackets_in_messages_are_no_markup(capsys: Capture) -> None:
-    shown({"event": "warning", "message": "the label [red] and [/]"})
+def test_brackets_in_messages_are_not_markup(capsys: Capture) -> None:
+    show({"event": "warning", "message": "the label [red] and [/]"})
     assert capsys.readouterr().err == "warning: the label [red] and [/]\n"
 
 
-def test_line_number_between_colons_is_no_emoji(capsys: Capture) -> None:
-    screen().fail(InputError("malformed JSON", where="train.jsonl:100:7"))
+def test_line_number_between_colons_is_not_an_emoji(capsys: Capture) -> None:
+    make_screen().fail(InputError("malformed JSON", where="train.jsonl:100:7"))
     assert "train.jsonl:100:7" in capsys.readouterr().err
 
 
@@ -122,21 +122,21 @@ def test_line_number_between_colons_is_no_emoji(capsys: Capture) -> None:
         ({**EVALUATE, "is_best": False}, "step     75  epoch 2.0    accuracy 0.8750  loss 0.3100"),
     ],
 )  # fmt: skip
-def test_each_kind_of_row_has_its_line(row: dict[str, Any], line: str, capsys: Capture) -> None:
-    shown(row)
+def test_each_event_is_printed_as_its_line(row: dict[str, Any], line: str, capsys: Capture) -> None:
+    show(row)
     assert capsys.readouterr().err == line + "\n"
 
 
 def test_labels_without_min_confidence_print_nothing(capsys: Capture) -> None:
-    shown({"event": "labels", "rows": 1699, "selected": 1699, "min_confidence": 0.0})
+    show({"event": "labels", "rows": 1699, "selected": 1699, "min_confidence": 0.0})
     assert capsys.readouterr().err == ""
 
 
-def test_quiet_shows_warnings_and_errors_only(capsys: Capture) -> None:
-    found = shown(*ALL, quiet=True)
-    found.say("by the way")
-    found.finish(FILE, "runs/student", dry_run=False)
-    found.fail(InputError("no such file"))
+def test_quiet_prints_only_warnings_and_errors(capsys: Capture) -> None:
+    screen = show(*ALL, quiet=True)
+    screen.say("by the way")
+    screen.finish(FILE, "runs/student", dry_run=False)
+    screen.fail(InputError("no such file"))
     out, err = capsys.readouterr()
     assert err == "warning: 2 of 8 rows were cut\nerror: no such file\n"
     assert out == "runs/student\n"
@@ -145,40 +145,38 @@ def test_quiet_shows_warnings_and_errors_only(capsys: Capture) -> None:
 # -- a terminal ----------------------------------------------------------------------------------------------
 
 
-def test_terminal_gets_a_bar_and_it_goes_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_terminal_shows_a_progress_bar_and_removes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
-    found = screen()
-    with found.silenced(tmp_path):
-        found.show(PROGRESS)
-        assert found.bar is not None
-    assert found.bar is None
-    assert "80 rows/s" in found.stderr.getvalue()
+    screen = make_screen()
+    with screen.silenced(tmp_path):
+        screen.show(PROGRESS)
+        assert screen.bar is not None
+    assert screen.bar is None
+    assert "80 rows/s" in screen.stderr.getvalue()
 
 
 @pytest.mark.parametrize("reason", ["CI", "quiet", "pipe"])
-def test_no_bar_where_it_would_disturb(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_progress_bar_in_ci_quiet_mode_or_a_pipe(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO() if reason == "pipe" else Terminal())
     if reason == "CI":
         monkeypatch.setenv("CI", "true")
-    found = shown(PROGRESS, quiet=reason == "quiet")
-    assert found.bar is None
-    assert found.stderr.getvalue() == ""
+    screen = show(PROGRESS, quiet=reason == "quiet")
+    assert screen.bar is None
+    assert screen.stderr.getvalue() == ""
 
 
-def test_chatter_stays_out_of_the_terminal_while_the_bar_is_shown(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_library_output_is_hidden_while_the_bar_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     monkeypatch.setattr(sys, "stderr", Terminal())
-    found = screen()
-    with found.silenced(tmp_path):
-        found.show(PROGRESS)
+    screen = make_screen()
+    with screen.silenced(tmp_path):
+        screen.show(PROGRESS)
         print("a library says hello")
-    assert "hello" not in found.stderr.getvalue()
+    assert "hello" not in screen.stderr.getvalue()
     assert "hello" in (tmp_path / "run.log").read_text()
 
 
-# -- chatter -------------------------------------------------------------------------------------------------
+# -- library output ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -194,34 +192,34 @@ def chat() -> None:
     warnings.warn("warned", stacklevel=1)
 
 
-def test_what_libraries_say_goes_to_the_run_log(folder: Path, capsys: Capture) -> None:
+def test_library_output_goes_to_the_run_log(folder: Path, capsys: Capture) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)  # not pytest's
-        with screen().silenced(folder):
+        with make_screen().silenced(folder):
             chat()
     log = (folder / "run.log").read_text()
     assert all(word in log for word in ("printed", "complained", "WARNING some.library: logged", "warned"))
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_we_ourselves_warn_of_is_shown(tmp_path: Path, capsys: Capture) -> None:
-    with screen().silenced(tmp_path):
+def test_warnings_of_tinybert_itself_are_printed(tmp_path: Path, capsys: Capture) -> None:
+    with make_screen().silenced(tmp_path):
         logging.getLogger("tinybert").warning("an old format")
         logging.getLogger("transformers.modeling").warning("a long report")
     logging.getLogger("tinybert").warning("too late")
     assert capsys.readouterr().err == "warning: an old format\n"
 
 
-def test_rows_are_shown_while_the_libraries_are_hushed(folder: Path, capsys: Capture) -> None:
-    found = screen()
-    with found.silenced(folder):
-        found.show(WARNING)
+def test_rows_are_printed_while_library_output_is_redirected(folder: Path, capsys: Capture) -> None:
+    screen = make_screen()
+    with screen.silenced(folder):
+        screen.show(WARNING)
     assert capsys.readouterr().err == "warning: 2 of 8 rows were cut\n"
 
 
-def test_chatter_from_before_the_folder_is_kept_for_it(tmp_path: Path) -> None:
-    with screen().silenced(tmp_path):
+def test_library_output_is_buffered_until_the_folder_exists(tmp_path: Path) -> None:
+    with make_screen().silenced(tmp_path):
         print("early")
         assert not (tmp_path / "run.log").exists()
         (tmp_path / "checkpoints").mkdir()
@@ -229,16 +227,16 @@ def test_chatter_from_before_the_folder_is_kept_for_it(tmp_path: Path) -> None:
     assert (tmp_path / "run.log").read_text() == "early\nlate\n"
 
 
-def test_verbose_shows_the_chatter_too(folder: Path, capsys: Capture) -> None:
-    with screen(verbose=True).silenced(folder):
+def test_verbose_also_prints_library_output(folder: Path, capsys: Capture) -> None:
+    with make_screen(verbose=True).silenced(folder):
         print("printed")
     assert capsys.readouterr() == ("", "printed\n")
     assert (folder / "run.log").read_text() == "printed\n"
 
 
-def test_streams_and_loggers_are_given_back_after_a_failure(folder: Path) -> None:
+def test_streams_and_loggers_are_restored_after_a_failure(folder: Path) -> None:
     before = sys.stdout, sys.stderr, list(logging.getLogger().handlers)
-    with pytest.raises(ZeroDivisionError), screen().silenced(folder):
+    with pytest.raises(ZeroDivisionError), make_screen().silenced(folder):
         raise ZeroDivisionError
     assert (sys.stdout, sys.stderr, list(logging.getLogger().handlers)) == before
 
@@ -246,13 +244,13 @@ def test_streams_and_loggers_are_given_back_after_a_failure(folder: Path) -> Non
 # -- results -------------------------------------------------------------------------------------------------
 
 
-def test_json_is_exactly_one_object(folder: Path, capsys: Capture) -> None:
-    found = screen(as_json=True)
-    with found.silenced(folder):
+def test_json_prints_exactly_one_object(folder: Path, capsys: Capture) -> None:
+    screen = make_screen(as_json=True)
+    with screen.silenced(folder):
         print("a library says hello")
         for row in ALL:
-            found.show(row)
-    found.finish(FILE, "runs/student", dry_run=False)
+            screen.show(row)
+    screen.finish(FILE, "runs/student", dry_run=False)
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert json.loads(out) == {
@@ -261,9 +259,9 @@ def test_json_is_exactly_one_object(folder: Path, capsys: Capture) -> None:
     }  # fmt: skip
 
 
-def test_json_of_an_evaluation_is_no_table(capsys: Capture) -> None:
-    found = shown(*MODELS, {**DONE, "teacher.accuracy": 0.93}, command="eval", as_json=True)
-    found.finish(FILE, "runs/eval", dry_run=False)
+def test_json_of_an_evaluation_has_no_table(capsys: Capture) -> None:
+    screen = show(*MODELS, {**DONE, "teacher.accuracy": 0.93}, command="eval", as_json=True)
+    screen.finish(FILE, "runs/eval", dry_run=False)
     assert json.loads(capsys.readouterr().out)["teacher.accuracy"] == 0.93
 
 
@@ -271,13 +269,13 @@ def test_json_of_an_evaluation_is_no_table(capsys: Capture) -> None:
     ("last", "dry_run", "status"),
     [(DONE, False, "done"), ({"event": "up to date", "output_dir": "x"}, False, "up to date"), (PLAN, True, "dry run")],
 )
-def test_json_says_how_it_ended(last: dict[str, Any], dry_run: bool, status: str, capsys: Capture) -> None:
-    shown(last, as_json=True).finish(FILE, "runs/x", dry_run=dry_run)
+def test_json_has_the_status(last: dict[str, Any], dry_run: bool, status: str, capsys: Capture) -> None:
+    show(last, as_json=True).finish(FILE, "runs/x", dry_run=dry_run)
     assert json.loads(capsys.readouterr().out)["status"] == status
 
 
-def test_json_of_an_error_has_its_exit_code_and_text(capsys: Capture) -> None:
-    shown(PLAN, as_json=True).fail(InputError("no such file", where="data.train_file"))
+def test_json_of_an_error_has_exit_code_and_message(capsys: Capture) -> None:
+    show(PLAN, as_json=True).fail(InputError("no such file", where="data.train_file"))
     out, err = capsys.readouterr()
     assert json.loads(out) == {
         "command": "finetune", "status": "error", "exit_code": 3, "error": "no such file\n  --> data.train_file",
@@ -285,24 +283,24 @@ def test_json_of_an_error_has_its_exit_code_and_text(capsys: Capture) -> None:
     assert err.endswith("error: no such file\n  --> data.train_file\n")
 
 
-def test_pipe_gets_the_folder(capsys: Capture) -> None:
-    shown(DONE).finish(FILE, "runs/student", dry_run=False)
+def test_a_pipe_receives_the_output_folder(capsys: Capture) -> None:
+    show(DONE).finish(FILE, "runs/student", dry_run=False)
     assert capsys.readouterr().out == "runs/student\n"
 
 
-def test_dry_run_writes_nothing_to_the_pipe_and_says_so(capsys: Capture) -> None:
-    shown(PLAN).finish(FILE, "runs/student", dry_run=True)
+def test_dry_run_prints_nothing_on_stdout_and_a_note_on_stderr(capsys: Capture) -> None:
+    show(PLAN).finish(FILE, "runs/student", dry_run=True)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.endswith("dry run: nothing was written\n")
 
 
 def table(capsys: Capture) -> list[str]:
-    shown(*MODELS, DONE, command="eval").finish(FILE, "runs/eval", dry_run=False)
+    show(*MODELS, DONE, command="eval").finish(FILE, "runs/eval", dry_run=False)
     return capsys.readouterr().out.splitlines()
 
 
-def test_evaluation_is_a_table_of_models(capsys: Capture) -> None:
+def test_evaluation_prints_a_table_of_models(capsys: Capture) -> None:
     head, teacher, student = ([cell.strip() for cell in line.split("  ") if cell.strip()] for line in table(capsys))
     assert head == ["model", "accuracy (95 %)", "retention", "agreement", "parameters", "size", "ms, batch 1"]
     assert teacher == ["teacher", "0.9300 (0.910-0.950)", "-", "-", "109.5 M", "438.0 MB", "30.00"]
@@ -315,43 +313,43 @@ def test_table_in_a_pipe_is_plain_text_of_one_line_per_model(capsys: Capture) ->
     assert not any("\x1b" in line for line in lines)
 
 
-def test_numbers_of_the_table_stand_below_each_other(capsys: Capture) -> None:
+def test_numbers_of_the_table_are_right_aligned(capsys: Capture) -> None:
     head, *lines = table(capsys)
     end = head.index("size") + len("size")
     assert [line[:end].rstrip()[-2:] for line in lines] == ["MB", "MB"]
 
 
-def test_evaluation_that_misses_its_gate_is_shown_all_the_same(capsys: Capture) -> None:
-    shown(*MODELS, DONE, command="eval").fail(GateError("student.accuracy is 0.9100, required is 0.95"))
+def test_evaluation_table_is_printed_if_a_requirement_is_missed(capsys: Capture) -> None:
+    show(*MODELS, DONE, command="eval").fail(GateError("student.accuracy is 0.9100, required is 0.95"))
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == ["model", "teacher", "student"]
     assert err.endswith("error: student.accuracy is 0.9100, required is 0.95\n")
 
 
-def test_export_says_what_was_gained_and_lost(capsys: Capture) -> None:
+def test_export_prints_size_speed_and_metric_difference(capsys: Capture) -> None:
     last = {
         "event": "done", "output_dir": "runs/onnx", "bytes": 15_200_000, "bytes_ratio": 3.77, "latency_ratio_b1": 2.44,
         "agreement": 0.996, "metric_difference": -0.0023,
     }  # fmt: skip
-    shown(last, command="export").finish(FILE, "runs/onnx", dry_run=False)
+    show(last, command="export").finish(FILE, "runs/onnx", dry_run=False)
     assert capsys.readouterr().out == (
         "runs/onnx: 15.2 MB, 3.8x smaller and 2.4x faster at batch 1 than the original; 99.6% equal predictions; "
         "main metric -0.0023\n"
     )
 
 
-# -- what comes next -----------------------------------------------------------------------------------------
+# -- next command ---------------------------------------------------------------------------------------
 
 
-def test_next_command_is_that_of_the_next_file_of_the_recipe(tmp_path: Path, capsys: Capture) -> None:
+def test_next_command_is_the_stage_of_the_next_recipe_file(tmp_path: Path, capsys: Capture) -> None:
     following = tmp_path / "2-teacher-labels.yaml"
     following.write_text("# Comments are not read: tinybert finetune x.yaml\nstage: gen-soft-labels  # 1 min\n")
-    shown(DONE).finish(tmp_path / "1-teacher.yaml", "runs/teacher", dry_run=False)
+    show(DONE).finish(tmp_path / "1-teacher.yaml", "runs/teacher", dry_run=False)
     assert capsys.readouterr().err.endswith(f"next: tinybert gen-soft-labels {following}\n")
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "command_line"),
     [
         ("finetune", "tinybert gen-soft-labels with `teacher: runs/x`"),
         (
@@ -361,9 +359,9 @@ def test_next_command_is_that_of_the_next_file_of_the_recipe(tmp_path: Path, cap
         ("export", "ship runs/x; its README.md explains how to load it"),
     ],
 )
-def test_next_command_outside_a_recipe_is_that_of_the_stage(command: str, said: str, capsys: Capture) -> None:
-    shown(DONE, command=command).finish(FILE, "runs/x", dry_run=False)
-    assert capsys.readouterr().err.endswith(f"next: {said}\n")
+def test_next_command_outside_a_recipe_depends_on_the_stage(command: str, command_line: str, capsys: Capture) -> None:
+    show(DONE, command=command).finish(FILE, "runs/x", dry_run=False)
+    assert capsys.readouterr().err.endswith(f"next: {command_line}\n")
 
 
 # -- bugs ----------------------------------------------------------------------------------------------------
@@ -376,61 +374,61 @@ def bug() -> Exception:
         return error
 
 
-def test_bug_is_one_line_and_its_traceback_stands_in_the_run_log(tmp_path: Path, capsys: Capture) -> None:
+def test_bug_is_one_line_and_its_traceback_is_in_the_run_log(tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "[runs]"
     folder.mkdir()
-    screen().fail_with_bug(bug(), folder)
+    make_screen().fail_with_bug(bug(), folder)
     assert capsys.readouterr().err == (
         f"error: this is a bug in tinybert: RuntimeError: shapes [2, 3] do not fit; traceback in {folder}/run.log\n"
     )
     assert "Traceback (most recent call last)" in (folder / "run.log").read_text()
 
 
-def test_bug_before_there_is_a_folder_shows_its_traceback(tmp_path: Path, capsys: Capture) -> None:
-    screen().fail_with_bug(bug(), tmp_path / "missing")
+def test_bug_without_an_output_folder_prints_its_traceback(tmp_path: Path, capsys: Capture) -> None:
+    make_screen().fail_with_bug(bug(), tmp_path / "missing")
     err = capsys.readouterr().err
     assert "Traceback (most recent call last)" in err
     assert "run.log" not in err
 
 
-def test_verbose_bug_shows_its_traceback(tmp_path: Path, capsys: Capture) -> None:
-    screen(verbose=True).fail_with_bug(bug(), tmp_path)
+def test_bug_with_verbose_prints_its_traceback(tmp_path: Path, capsys: Capture) -> None:
+    make_screen(verbose=True).fail_with_bug(bug(), tmp_path)
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
 def test_json_of_a_bug_is_one_object(capsys: Capture) -> None:
-    screen(as_json=True).fail_with_bug(bug(), None)
-    found = json.loads(capsys.readouterr().out)
-    assert (found["status"], found["exit_code"], found["error"]) == ("error", 1, "shapes [2, 3] do not fit")
+    make_screen(as_json=True).fail_with_bug(bug(), None)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["status"], result["exit_code"], result["error"]) == ("error", 1, "shapes [2, 3] do not fit")
 
 
-def test_bug_in_a_folder_that_takes_no_log_shows_its_traceback(tmp_path: Path, capsys: Capture) -> None:
+def test_bug_prints_its_traceback_if_the_log_is_not_writable(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "run.log").mkdir()
-    screen().fail_with_bug(bug(), tmp_path)
+    make_screen().fail_with_bug(bug(), tmp_path)
     err = capsys.readouterr().err
     assert "Traceback (most recent call last)" in err and "run.log" not in err
 
 
-# -- nobody listens ------------------------------------------------------------------------------------------
+# -- closed pipes ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_run_goes_on_though_both_pipes_are_closed(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_continues_if_both_pipes_are_closed(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stdout", "stderr"):
         reading, writing = os.pipe()
         os.close(reading)
         monkeypatch.setattr(sys, name, os.fdopen(writing, "w"))
-    shown(*ALL, as_json=as_json).finish(FILE, "runs/x", dry_run=False)
-    shown(*MODELS, as_json=as_json).fail(GateError("not good enough"))
+    show(*ALL, as_json=as_json).finish(FILE, "runs/x", dry_run=False)
+    show(*MODELS, as_json=as_json).fail(GateError("not good enough"))
     sys.stdout.flush()
 
 
-def test_an_answer_that_finds_no_room_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_behind_stdout_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.StringIO):
         def flush(self) -> None:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sys, "stdout", Full())
     with pytest.raises(UserError, match="stdout: No space left"):
-        shown(DONE).finish(FILE, "runs/x", dry_run=False)
-    screen(as_json=True).fail(InputError("no such file"))  # and that is no reason to fail once more
+        show(DONE).finish(FILE, "runs/x", dry_run=False)
+    make_screen(as_json=True).fail(InputError("no such file"))  # and that is no reason to fail once more

@@ -1,4 +1,4 @@
-"""An error says what, where and what mends it, and its exit code says whose it is."""
+"""Errors: message, location, hint and exit code."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tinybert_cli.errors import ConfigError, UserError
 TABLE = {"soft_labels": 1, "hard_labels": 2}
 
 
-def test_message_has_what_where_and_hint_on_lines_of_their_own() -> None:
+def test_message_has_location_and_hint_on_separate_lines() -> None:
     error = UserError("no such row", where="train.csv:7", hint="delete it")
     assert str(error) == "no such row\n  --> train.csv:7\n   = delete it"
 
 
-def test_message_without_place_and_hint_is_one_line() -> None:
+def test_message_without_location_and_hint_is_one_line() -> None:
     assert str(UserError("no such row")) == "no such row"
 
 
@@ -39,7 +39,7 @@ def test_each_kind_has_its_exit_code(kind: str, code: int) -> None:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interruption_exits_as_a_shell_would(signum: int, code: int) -> None:
+def test_interruption_has_the_exit_code_of_the_signal(signum: int, code: int) -> None:
     assert errors.Interrupted(signum, "stopped").exit_code == code
 
 
@@ -47,7 +47,7 @@ def test_known_name_is_looked_up() -> None:
     assert errors.look_up(TABLE, "hard_labels", "loss") == 2
 
 
-def test_misspelt_name_is_answered_with_the_nearest() -> None:
+def test_misspelt_name_hints_at_the_most_similar_one() -> None:
     with pytest.raises(ConfigError) as caught:
         errors.look_up(TABLE, "soft_lables", "loss", key=("losses", "soft_lables"))
     assert caught.value.what == "unknown loss 'soft_lables'"
@@ -55,7 +55,7 @@ def test_misspelt_name_is_answered_with_the_nearest() -> None:
     assert caught.value.key == ("losses", "soft_lables")
 
 
-def test_name_like_no_other_is_answered_with_the_list() -> None:
+def test_dissimilar_name_hints_at_the_list_of_names() -> None:
     with pytest.raises(ConfigError) as caught:
         errors.look_up(TABLE, "mse", "loss")
     assert caught.value.hint == "one of: soft_labels, hard_labels"

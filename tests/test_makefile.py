@@ -1,4 +1,4 @@
-"""make: a stage runs again when it has to, and a stage that failed is not passed over by the next make."""
+"""make: a stage runs again when it is outdated, and a stage that failed runs again at the next make."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = ["teacher", "teacher-labels", "student", "student-labels", "student2", "student2-plain", "eval", "export"]
 
-# Stands for the real one: notes what it is asked, writes or touches the manifest of its folder, and ends as told.
+# Replaces tinybert: records its arguments, writes or touches the manifest of its folder, and exits with the given code.
 FAKE = """#!/bin/sh
 echo "$*" >> "$NOTES"
 case "$1" in report) exit 0;; esac
@@ -54,20 +54,20 @@ def make(tmp_path: Path) -> Make:
 
 
 def test_every_stage_runs_once_and_then_none(make: Make) -> None:
-    code, asked = make()
-    assert code == 0 and len(asked) == len(STAGES) == len(set(asked))
+    code, configs = make()
+    assert code == 0 and len(configs) == len(STAGES) == len(set(configs))
     assert all(make.manifest(stage).is_file() for stage in STAGES)
     assert make() == (0, [])
 
 
-def test_a_gate_that_was_not_met_stops_every_make_and_its_folder_stays_whole(make: Make) -> None:
-    code, asked = make(fails="eval")
-    assert code != 0 and asked[-1] == "7-eval.yaml" and make.manifest("eval").is_file()
-    code, asked = make(fails="eval")
-    assert code != 0 and asked == ["7-eval.yaml"]
+def test_a_missed_requirement_stops_make_until_it_is_met(make: Make) -> None:
+    code, configs = make(fails="eval")
+    assert code != 0 and configs[-1] == "7-eval.yaml" and make.manifest("eval").is_file()
+    code, configs = make(fails="eval")
+    assert code != 0 and configs == ["7-eval.yaml"]
     assert make() == (0, ["7-eval.yaml", "8-export.yaml"])
 
 
-def test_a_folder_with_other_settings_is_made_anew(make: Make) -> None:
-    code, asked = make(other="student2")
-    assert code == 0 and asked.count("5-student2.yaml") == 2
+def test_a_folder_with_other_settings_is_rebuilt(make: Make) -> None:
+    code, configs = make(other="student2")
+    assert code == 0 and configs.count("5-student2.yaml") == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -107,7 +108,7 @@ def tagging(rows: int = 60, seed: int = 0) -> Scored:
     labels = random.integers(5, size=counts.sum())
     logits = (random.normal(size=(len(labels), 5)) + 2 * np.eye(5)[labels]).astype(np.float32)
     row_offsets = np.cumsum([0, *counts])
-    tags = [[TAGS[label] for label in labels[begin:end]] for begin, end in _pairs(row_offsets)]
+    tags = [[TAGS[label] for label in labels[begin:end]] for begin, end in itertools.pairwise(row_offsets)]
     data = rows_of(tokens=[["word"] * len(row) for row in tags], tags=tags)
     columns = Data(text_column_names="tokens", label_column_name="tags")
     return Scored(tasks.find_prediction_task("token-classification"), data, TAGS, logits, row_offsets, columns)
@@ -135,16 +136,21 @@ def question_answering(rows: int = 60, seed: int = 0) -> Scored:
     return Scored(task, data, ["begin", "end"], values, row_offsets, columns)
 
 
-def _pairs(offsets: Array) -> Iterable[tuple[int, int]]:
-    return zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-
-
 MAKERS = [classification, multi_label, regression, tagging, question_answering]
 of_every_metric = pytest.mark.parametrize("make", MAKERS, ids=[make.__name__ for make in MAKERS])
 seeds = pytest.mark.parametrize("seed", range(4))
 
 
 # -- score = reference implementation ------------------------------------------------------------------------
+
+
+def expected_calibration_error(probabilities: Array, labels: Array) -> float:
+    """The mean gap of confidence and accuracy in 15 bins, weighted by their decisions (Guo et al. 2017, equation 3)."""
+    confidence, correct = probabilities.max(-1), probabilities.argmax(-1) == labels
+    edges = np.linspace(0, 1, 16)
+    bins = [(confidence >= low) & (confidence < high) for low, high in itertools.pairwise(edges)]
+    gaps = [abs(confidence[rows].mean() - correct[rows].mean()) * rows.sum() for rows in bins if rows.any()]
+    return float(sum(gaps) / len(labels))
 
 
 @seeds
@@ -154,9 +160,6 @@ def test_classification_equals_scikit_learn(classes: int, seed: int) -> None:
     labels = np.array([CLASSES.index(name) for name in scored.rows.column("label")])
     predicted, probabilities = scored.logits.argmax(-1), softmax(scored.logits)
     precision, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(labels, predicted, zero_division=0)
-    confidence, correct = probabilities.max(-1), predicted == labels
-    bins = np.minimum((confidence * 15).astype(int), 14)
-    gaps = [abs(confidence[bins == index].sum() - correct[bins == index].sum()) for index in range(15)]
     assert scored.scores() == pytest.approx({
         "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
         "f1_macro": f1.mean(),
@@ -164,7 +167,7 @@ def test_classification_equals_scikit_learn(classes: int, seed: int) -> None:
         "mcc": sklearn.metrics.matthews_corrcoef(labels, predicted),
         "loss": sklearn.metrics.log_loss(labels, probabilities, labels=range(classes)),
         "brier": ((probabilities - np.eye(classes)[labels]) ** 2).sum(-1).mean(),
-        "ece": sum(gaps) / 200,
+        "ece": expected_calibration_error(probabilities, labels),
         **{f"precision[{name}]": value for name, value in zip(CLASSES, precision, strict=False)},
         **{f"recall[{name}]": value for name, value in zip(CLASSES, recall, strict=False)},
     })  # fmt: skip
@@ -225,6 +228,7 @@ def test_token_classification_equals_conlleval_and_scikit_learn(seed: int) -> No
     probabilities = softmax(scored.logits)
     assert scores["f1_macro"] == pytest.approx((scores["f1[LOC]"] + scores["f1[PER]"]) / 2)
     assert scores["word_accuracy"] == pytest.approx((probabilities.argmax(-1) == labels).mean())
+    assert scores["ece"] == pytest.approx(expected_calibration_error(probabilities, labels))
     assert scores["loss"] == pytest.approx(sklearn.metrics.log_loss(labels, probabilities, labels=range(5)))
 
 
@@ -419,6 +423,14 @@ def test_constant_tags_give_finite_numbers(tag: str) -> None:
 
 
 @pytest.mark.filterwarnings("error")
+def test_rows_without_words_give_finite_numbers() -> None:
+    scored = tagging()
+    counts = np.diff(scored.row_offsets)
+    empty, other = int(np.flatnonzero(counts == 0)[0]), int(np.flatnonzero(counts)[0])
+    check_finite(scored.select([empty, empty, empty, other]))  # some resamples have no word
+
+
+@pytest.mark.filterwarnings("error")
 def test_tags_without_entities_give_finite_numbers() -> None:
     scored = tagging()
     tags = [["O"] * len(words) for words in scored.rows.column("tokens")]
@@ -446,16 +458,15 @@ def test_constant_labels_have_no_correlation_and_r2_0(label: float) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_constant_labels_in_one_resample_have_r2_0() -> None:
-    scored = regression(3)
-    labels = [0.1, 0.1, 0.7]
-    scored = replace(scored, rows=rows_of(text=["a"] * 3, label=labels))
+def test_constant_labels_in_a_resample_have_no_correlation_and_r2_0() -> None:
+    labels = [0.1] * 6 + [0.7]
+    scored = replace(regression(7), rows=rows_of(text=["a"] * 7, label=labels))
     values = scored.resampled(resamples=200, seed=0)
     random = np.random.default_rng(0)
-    constant = [len({labels[row] for row in random.integers(3, size=3)}) == 1 for _ in range(200)]
-    assert 20 < sum(constant) < 180
-    assert not values["r2"][constant].any() and not values["pearson"][constant].any()
-    assert values["pearson"][~np.array(constant)].all()
+    constant = np.array([len({labels[row] for row in random.integers(7, size=7)}) == 1 for _ in range(200)])
+    assert 20 < constant.sum() < 180
+    assert not any(values[name][constant].any() for name in ("pearson", "spearman", "r2"))
+    assert all(values[name][~constant].all() for name in ("pearson", "r2"))
 
 
 # -- numerical precision -------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_at_most_20_names_are_all_selected_and_nothing_is_other() -> None:
 
 
 @pytest.mark.parametrize("values", [["x", "y" * 5000], ["x", "x\0"]])
-def test_values_of_any_length_are_told_apart(values: list[str]) -> None:
+def test_values_of_any_length_have_separate_slices(values: list[str]) -> None:
     assert {name: np.flatnonzero(rows).tolist() for name, rows in by_value(values).items()} == {
         value: [index] for index, value in enumerate(values)
     }
@@ -217,3 +217,9 @@ def test_regression_with_the_largest_loss_of_score_comes_first() -> None:
     predictions = {"teacher": Predictions([1.0, 2.0, 3.0]), "student": Predictions([1.2, 2.0, 4.0])}
     row_scores = {"teacher": np.array([1.0, 1.0, 1.0]), "student": np.array([0.8, 1.0, 0.1])}
     assert regressions(rows, predictions, row_scores, "teacher")["row"] == [2, 0]
+
+
+def test_a_value_called_other_keeps_a_slice_of_its_own() -> None:
+    values = ["other"] * 50 + [f"value {index}" for index in range(30)]
+    rows = module.by_value(values)
+    assert rows["other"].sum() == 50 and rows["other values"].sum() == 30 - (module.MOST_VALUES - 1)

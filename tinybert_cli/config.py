@@ -80,7 +80,7 @@ class Data(Section):
     doc_stride: Annotated[int, Field(ge=0)] = 128
     """Tokens that two consecutive windows of a long text share (question-answering)."""
     max_train_samples: Positive | None = None
-    """Use only this many rows of train and of unlabeled, from the start; augmented examples (`augment`) are extra."""
+    """Use only this many rows of train and of unlabeled, from the start; augmented examples are not counted."""
     max_eval_samples: Positive | None = None
     """Use only this many rows of validation and of test, from the start."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from textwrap import indent
 from typing import Any
@@ -134,7 +135,8 @@ def _word(choice: Schema) -> str:
     if choice.get("type") == "object":
         return "mapping"
     if choice.get("type") == "array":
-        return f"list of {_words(choice.get('items', {})).removeprefix('one of ')}"
+        items = _words(choice.get("items", {})).removeprefix("one of ")
+        return "list of " + re.sub(r"(?<![^ ])(string|integer|number)\b", r"\1s", items)
     word = {"integer": "integer", "number": "number", "string": "string", "boolean": "true or false"}
     return " ".join([word.get(choice.get("type", ""), "anything"), *_bounds(choice)])
 

@@ -41,9 +41,9 @@ def temperature_scaling(logits: Array, labels: Array) -> dict[str, float]:
     scaled = np.empty(logits.shape)
     halves = np.arange(len(labels)) % 2
     for half in (0, 1):
-        mine, other = halves == half, halves != half
+        scored, other = halves == half, halves != half
         temperature = _best_temperature(logits[other], labels[other]) if other.any() else 1.0
-        scaled[mine] = softmax(logits[mine] / temperature)
+        scaled[scored] = softmax(logits[scored] / temperature)
     gaps = gaps_by_bin(scaled.max(-1), scaled.argmax(-1) == labels).sum(axis=0)
     return {
         "temperature": _best_temperature(logits, labels),

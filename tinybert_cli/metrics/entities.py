@@ -119,8 +119,8 @@ class TaggingMetric(Metric):
         """Entities of each type that are right, predicted and gold, per row (N, 3, K types)."""
         index = {name: position for position, name in enumerate(self.types)}
         counts = np.zeros((len(predicted), 3, len(self.types)))
-        for row, (mine, gold) in enumerate(zip(predicted, self.gold, strict=True)):
-            for kind, chosen in enumerate((mine & gold, mine, gold)):
+        for row, (entities_of_row, gold) in enumerate(zip(predicted, self.gold, strict=True)):
+            for kind, chosen in enumerate((entities_of_row & gold, entities_of_row, gold)):
                 for name, *_ in chosen:
                     counts[row, kind, index[name]] += 1
         return counts

@@ -97,6 +97,8 @@ def by_value(values: Sequence[Any]) -> dict[str, Array]:
 def most_frequent(counts: Mapping[str, int], rows_of: Callable[[str], Array]) -> dict[str, Array]:
     """A slice for each name, or for the MOST_VALUES most frequent ones and `other` for rows in none of these.
 
+    If one of these is itself called `other`, the rest is `other values`.
+
     Args:
         counts: name → how many rows it has.
         rows_of: which rows (N,) a name has; called for the selected names only.
@@ -105,7 +107,10 @@ def most_frequent(counts: Mapping[str, int], rows_of: Callable[[str], Array]) ->
     if len(counts) > MOST_VALUES:
         selected = sorted(sorted(counts, key=lambda name: (-counts[name], name))[:MOST_VALUES])
     rows = {name: rows_of(name) for name in selected}
-    return rows if len(selected) == len(counts) else {**rows, "other": ~np.any(list(rows.values()), axis=0)}
+    if len(selected) == len(counts):
+        return rows
+    rest = ~np.any(list(rows.values()), axis=0)
+    return {**rows, "other values" if "other" in rows else "other": rest}
 
 
 def _thirds(values: Sequence[float] | Array) -> dict[str, Array]:

@@ -112,10 +112,10 @@ def _labelled_rows(
 ) -> TrainingRows:
     """The rows of the label dataset, with the teacher's logits and the gold labels."""
     assert isinstance(task, tasks.PredictionTask)  # see checks.py
-    wanted = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
+    expected = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
     if config.teacher is not None:
-        wanted["teacher"] = [output.inputs["teacher"]]
-    artifacts.check_origin(folder, manifest, wanted)
+        expected["teacher"] = [output.inputs["teacher"]]
+    artifacts.check_origin(folder, manifest, expected)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     dataset = dataset.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]
