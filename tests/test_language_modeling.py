@@ -374,7 +374,7 @@ def test_stages_that_need_predictions_reject_the_task(command: str) -> None:
     assert caught.value.exit_code == 2 and "text-classification" in str(caught.value.hint)
 
 
-def test_soft_labels_and_text_level_losses_are_rejected(base_model: Path, corpus: Path, tmp_path: Path) -> None:
+def test_label_datasets_and_text_level_losses_are_rejected(base_model: Path, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="takes no label dataset") as caught:
         run("distill", distill_config(corpus, base_model, tmp_path / "out", label_dataset="labels"))
     assert caught.value.key == ("label_dataset",)
@@ -397,11 +397,11 @@ def config_errors(tmp_path: Path, text: str) -> str:
     return str(caught.value).replace(str(file), "a.yaml")
 
 
-def test_missing_soft_labels_are_reported_with_all_other_errors(tmp_path: Path) -> None:
+def test_a_missing_label_dataset_is_reported_with_all_other_errors(tmp_path: Path) -> None:
     errors = config_errors(
         tmp_path, "task: text-classification\ndata: {}\nstudnt: x\nlosses: {cosin: 1}\noutput_dir: o\n"
     )
-    assert "missing key 'soft_labels'\n --> a.yaml:1:1\n" in errors
+    assert "missing key 'label_dataset'\n --> a.yaml:1:1\n" in errors
     assert all(part in errors for part in ("unknown key 'studnt'", "unknown loss 'cosin'", "missing key 'student'"))
 
 
@@ -410,7 +410,7 @@ def test_errors_of_the_task_have_a_position_in_the_file(tmp_path: Path) -> None:
         tmp_path,
         "task: language-modeling\ndata: {}\nstudent: x\nlabel_dataset: y\nlosses:\n  hard_labels: 1\noutput_dir: o\n",
     )
-    assert "--> a.yaml:4:14" in errors and "--> a.yaml:6:16" in errors
+    assert "--> a.yaml:4:16" in errors and "--> a.yaml:6:16" in errors
 
 
 def test_an_unknown_task_is_reported_once(tmp_path: Path) -> None:

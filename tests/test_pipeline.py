@@ -268,7 +268,7 @@ def test_interrupted_labelling_resumes_after_the_last_shard(cascade: Cascade, mo
 
 def test_interrupted_training_resumes_to_the_same_weights(cascade: Cascade) -> None:
     settings = {
-        "soft_labels": cascade.folder / "labels", "student": str(cascade.folder / "other"), "training__max_steps": 6,
+        "label_dataset": cascade.folder / "labels", "student": str(cascade.folder / "other"), "training__max_steps": 6,
         "training__eval_strategy": "steps", "training__eval_steps": 2, "losses": {"soft_labels": 1.0, "hard_labels": 0.5},
     }  # fmt: skip
     cascade.stage("distill", "whole", **settings)

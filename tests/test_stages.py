@@ -258,7 +258,7 @@ def test_predictions_below_min_confidence_are_excluded(
 ) -> None:
     confidences = probabilities(teacher_labels).max(-1)
     threshold = float(np.median(confidences))
-    settings = {"labels": teacher_labels, "min_confidence": threshold, "training__max_steps": 1}
+    settings = {"label_dataset": teacher_labels, "min_confidence": threshold, "training__max_steps": 1}
     rows = run("finetune", configs("finetune", "out", model=base_model, **settings))
     assert last(rows, "labels")["selected"] == last(rows, "plan")["rows"] == (confidences >= threshold).sum() < 96
 
@@ -570,7 +570,7 @@ def test_augmented_rows_are_labelled_and_used_by_distill(teacher: Path, configs:
 
 
 def test_augmentation_needs_the_train_split(teacher: Path, configs: Configs) -> None:
-    with pytest.raises(ConfigError, match="augmentation needs the train split"):
+    with pytest.raises(ConfigError, match="`augment` needs the training rows"):
         run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, splits=["unlabeled"], augment={}))
 
 
