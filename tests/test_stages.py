@@ -890,7 +890,7 @@ def test_sigterm_in_the_middle_and_the_same_command_again_make_the_same_weights(
         models.locate(str(folder))
     process = start("distill", long_run("stopped"), tmp_path / "distill.yaml")
     said = process.communicate(timeout=120)[1]
-    assert process.returncode == 0 and "going on from step" in said
+    assert process.returncode == 0 and "resuming from step" in said
     assert sha256(folder) == sha256(tmp_path / "whole")
 
 
