@@ -391,10 +391,10 @@ def test_trim_vocabulary_keeps_the_tokens_of_the_training_text(
 ) -> None:
     student = {"from": str(teacher), **SMALL, "trim_vocabulary": True}
     rows = run("distill", configs("distill", "out", label_dataset=teacher_labels, student=student))
-    assert last(rows, "plan")["pieces_kept"] < last(rows, "plan")["pieces"]
+    assert last(rows, "plan")["vocabulary_size"] < last(rows, "plan")["source_vocabulary_size"]
     assert last(rows)["eval_accuracy"] >= 0.9
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["bytes_saved"] == 4 * 16 * (manifest["pieces"] - manifest["pieces_kept"])
+    assert manifest["bytes_saved"] == 4 * 16 * (manifest["source_vocabulary_size"] - manifest["vocabulary_size"])
     compared = {"teacher": str(teacher), "student": str(tmp_path / "out")}
     scores = last(run("eval", configs("eval", "eval", models=compared, latency=None, bootstrap=0)))
     assert scores["student.accuracy"] == last(rows)["eval_accuracy"]
@@ -410,7 +410,7 @@ def test_tokens_that_only_augmented_rows_have_are_trimmed(
     for labels in (teacher_labels, tmp_path / "augmented"):
         plan = last(run("distill", configs("distill", f"from-{labels.name}", label_dataset=labels, student=student,
                                            training__max_steps=2)), "plan")  # fmt: skip
-        tokens.add(plan["pieces_kept"])
+        tokens.add(plan["vocabulary_size"])
         rows.add(plan["rows"])
     assert len(tokens) == 1 and len(rows) == 2
 

@@ -111,8 +111,14 @@ def test_text_of_remaining_tokens_has_the_same_tokens_and_logits(algorithm: str)
     assert used_ids(tokenizer, other_texts) <= used_ids(tokenizer, training_texts)
     assert [trimmed.tokenize(text) for text in other_texts] == tokens_before
     assert torch.equal(logits(model, trimmed, other_texts), expected)
-    assert facts["pieces_kept"] == len(trimmed) == model.config.vocab_size < facts["pieces"] == len(tokenizer) + 3
-    assert facts["bytes_saved"] == (facts["pieces"] - facts["pieces_kept"]) * 16 * 4
+    assert (
+        facts["vocabulary_size"]
+        == len(trimmed)
+        == model.config.vocab_size
+        < facts["source_vocabulary_size"]
+        == len(tokenizer) + 3
+    )
+    assert facts["bytes_saved"] == (facts["source_vocabulary_size"] - facts["vocabulary_size"]) * 16 * 4
     assert len(tokenizer) > len(trimmed)  # the original tokenizer is unchanged
 
 
@@ -166,5 +172,5 @@ def test_tokenizer_file_has_only_the_remaining_tokens_and_merges(tmp_path: Path)
         make_model("BPE", tokenizer), tokenizer, used_ids(tokenizer, make_texts(WORDS, 1))
     )
     description = json.loads(trimmed.backend_tokenizer.to_str())["model"]
-    assert sorted(description["vocab"].values()) == list(range(facts["pieces_kept"]))
+    assert sorted(description["vocab"].values()) == list(range(facts["vocabulary_size"]))
     assert all(left + right in description["vocab"] for left, right in description["merges"])

@@ -289,7 +289,11 @@ def _plan(row: Row) -> str:
     parts = [f"{row['rows']:,} rows"]
     parts += [f"{row['steps']:,} steps"] if "steps" in row else []
     parts += [f"{row['parameters'] / 1e6:.1f} M parameters"] if "parameters" in row else []
-    parts += [f"vocabulary {row['pieces_kept']:,} of {row['pieces']:,} tokens"] if "pieces_kept" in row else []
+    parts += (
+        [f"vocabulary {row['vocabulary_size']:,} of {row['source_vocabulary_size']:,} tokens"]
+        if "vocabulary_size" in row
+        else []
+    )
     copied = row.get("layers_copied_from", [])
     parts += [f"layers copied from source model: {', '.join(map(str, copied))}"] if copied else []
     compared = row.get("layers_compared_with", [])

@@ -32,7 +32,7 @@ def trim_vocabulary(
         used: ids of the tokens to keep.
 
     Returns:
-        The new tokenizer, and `pieces`, `pieces_kept` (tokens before and after) and `bytes_saved`.
+        The new tokenizer, and `source_vocabulary_size`, `vocabulary_size` (tokens before and after) and `bytes_saved`.
 
     Raises:
         InputError: the tokenizer is neither WordPiece nor BPE nor Unigram.
@@ -58,7 +58,7 @@ def trim_vocabulary(
     _select_embeddings(model, ids, new_ids)
     after = model.get_input_embeddings().weight
     saved = (before.numel() - after.numel()) * before.element_size()
-    return trimmed, {"pieces": len(before), "pieces_kept": len(after), "bytes_saved": saved}
+    return trimmed, {"source_vocabulary_size": len(before), "vocabulary_size": len(after), "bytes_saved": saved}
 
 
 def whole_words(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

@@ -86,9 +86,9 @@ def _limitations(config: Finetune | Distill, task: tasks.Task, training: Trainin
         )
     if teacher:
         sentences.append(f"It was trained on the predictions of {teacher}, mistakes included.")
-    if "pieces_kept" in facts:
+    if "vocabulary_size" in facts:
         sentences.append(
-            f"The vocabulary was trimmed from {facts['pieces']:,} to {facts['pieces_kept']:,} tokens, those that the "
-            "training text needs: other words are split into smaller tokens, or become the unknown token."
+            f"The vocabulary was trimmed from {facts['source_vocabulary_size']:,} to {facts['vocabulary_size']:,} tokens, "
+            "those that the training text needs: other words are split into smaller tokens, or become the unknown token."
         )
     return sentences

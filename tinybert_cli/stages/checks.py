@@ -29,9 +29,9 @@ def check(command: str, config: Stage) -> None:
             raise ConfigError(error.what, key=(*within, *error.key), hint=error.hint) from error
 
 
-def no_teacher(settings: LossSettings) -> ConfigError:
+def no_teacher(layer_losses: Sequence[str]) -> ConfigError:
     """The error for layer losses without a teacher: neither a model nor stored layer states."""
-    names = ", ".join(_layer_losses(settings))
+    names = ", ".join(layer_losses)
     return ConfigError(
         f"the losses compare layers ({names}), but there is no teacher",
         key=("teacher",),
@@ -169,8 +169,9 @@ def _check_label_dataset(task: str, label_dataset: str | None) -> None:
 
 
 def _check_layer_teacher(settings: LossSettings, teacher: str | None, label_dataset: str | None) -> None:
-    if _layer_losses(settings) and teacher is None and label_dataset is None:
-        raise no_teacher(settings)
+    layer_losses = _layer_losses(settings)
+    if layer_losses and teacher is None and label_dataset is None:
+        raise no_teacher(layer_losses)
 
 
 def _check_trimming(settings: LossSettings, student: str | Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ def _distill(
         folder = Path(config.label_dataset)
         manifest = artifacts.read_manifest(folder)  # `run` has verified its files
         if loss.layer_outputs and teacher is None and "states" not in manifest:
-            raise no_teacher(config.losses)
+            raise no_teacher([name for name in loss.parts if name in losses.LAYER_OUTPUTS])
         rows = _labelled_rows(config, task, loss, folder, manifest, output)
         if loss.layer_outputs and "states" in manifest:
             layers = _compared_layers(config, source, manifest["states"]["teacher_layers"])
