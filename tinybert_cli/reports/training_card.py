@@ -87,8 +87,9 @@ def _limitations(config: Finetune | Distill, task: tasks.Task, training: Trainin
     if teacher:
         sentences.append(f"It was trained on the predictions of {teacher}, mistakes included.")
     if "vocabulary_size" in facts:
+        before, after = facts["source_vocabulary_size"], facts["vocabulary_size"]
         sentences.append(
-            f"The vocabulary was trimmed from {facts['source_vocabulary_size']:,} to {facts['vocabulary_size']:,} tokens, "
-            "those that the training text needs: other words are split into smaller tokens, or become the unknown token."
+            f"The vocabulary was trimmed from {before:,} to {after:,} tokens, those that the training text needs: "
+            "other words are split into smaller tokens, or become the unknown token."
         )
     return sentences
