@@ -18,7 +18,6 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 
-from tinybert_cli import configuration
 from tinybert_cli.errors import GateError, UserError
 
 if TYPE_CHECKING:
@@ -411,6 +410,8 @@ def _facts(row: Row) -> Row:
 
 def _next_in_recipe(file: Path) -> str | None:
     """The command of the next numbered file of the same recipe."""
+    from tinybert_cli import configuration  # not at the top: `predict` starts faster without it
+
     number = re.match(r"(\d+)-", file.name)
     if number is None:
         return None
