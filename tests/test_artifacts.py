@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from tinybert_cli import artifacts
 from tinybert_cli.artifacts import Output, open_output
 from tinybert_cli.artifacts.atomic_files import write_json
+from tinybert_cli.artifacts.manifests import differences
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
 from tinybert_cli.events import Event
@@ -719,3 +720,23 @@ def test_signal_handlers_are_restored(folder: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     finish(folder)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "old_key", "old", "new"),
+    [
+        ("finetune", "labels", "gold", None),
+        ("finetune", "labels", "runs/labels", "runs/labels"),
+        ("distill", "soft_labels", "runs/labels", "runs/labels"),
+    ],
+)
+def test_keys_of_version_0_1_are_compared_under_their_new_name(
+    command: str, old_key: str, old: str, new: str | None
+) -> None:
+    description = {"path": "runs/labels", "manifest": "c3"}
+    inputs = {} if new is None else {"label_dataset": description}
+    now = {"command": command, "settings": {"seed": 1, "label_dataset": new}, "inputs": inputs}
+    old_inputs = {} if new is None else {old_key: description}
+    earlier = {"command": command, "settings": {"seed": 1, old_key: old}, "inputs": old_inputs}
+    assert differences(earlier, now) == []
+    assert differences({**earlier, "settings": {"seed": 1, old_key: "runs/other"}}, now)[0].startswith("label_dataset")
