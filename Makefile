@@ -73,7 +73,7 @@ $(RUNS)/sweep-demo/eval/manifest.json: configs/sweep-demo/7-eval.yaml configs/de
 # -- checks --------------------------------------------------------------------------------------------------
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: install
 	$(BIN)/ruff format --check .
