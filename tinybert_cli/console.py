@@ -288,11 +288,8 @@ def _plan(row: Row) -> str:
     parts = [f"{row['rows']:,} rows"]
     parts += [f"{row['steps']:,} steps"] if "steps" in row else []
     parts += [f"{row['parameters'] / 1e6:.1f} M parameters"] if "parameters" in row else []
-    parts += (
-        [f"vocabulary {row['vocabulary_size']:,} of {row['source_vocabulary_size']:,} tokens"]
-        if "vocabulary_size" in row
-        else []
-    )
+    if "vocabulary_size" in row:
+        parts.append(f"vocabulary {row['vocabulary_size']:,} of {row['source_vocabulary_size']:,} tokens")
     copied = row.get("layers_copied_from", [])
     parts += [f"layers copied from source model: {', '.join(map(str, copied))}"] if copied else []
     compared = row.get("layers_compared_with", [])
