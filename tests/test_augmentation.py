@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import BAD, FILL, GOOD, SPECIAL, Configs, run, sentences, write_rows
@@ -208,3 +209,11 @@ def test_labels_with_another_masked_lm_are_not_up_to_date(
     )
     with pytest.raises(OutputError, match=r"augment\.masked_lm"):
         run("gen-soft-labels", config)
+
+
+def test_candidates_of_version_0_1_are_read_under_their_new_names(tmp_path: Path) -> None:
+    arrays = {"counts": np.array([1]), "places": np.array([2]), "answers": np.array([[3, 4]])}
+    np.savez(tmp_path / augmentation.FILE, **arrays)
+    assert {name: values.tolist() for name, values in augmentation._read(tmp_path).items()} == {
+        "counts": [1], "positions": [2], "candidates": [[3, 4]],
+    }  # fmt: skip

@@ -1236,3 +1236,31 @@ def test_run_yaml_starts_with_the_shell_command_of_the_run(folder_name: str) -> 
         ["bash", "-c", f"printf %s {words}"], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
     )
     assert done.stdout.decode() == str(file)
+
+
+def test_labels_gold_of_version_0_1_is_hinted_to_be_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "teacher.yaml"
+    file.write_text("task: text-classification\ndata: {train_file: x}\nmodel: x\nlabels: gold\noutput_dir: y\n")
+    with pytest.raises(ConfigErrors, match="leave it out: gold labels are the default"):
+        configuration.load("finetune", file)
+
+
+def test_a_misspelt_key_does_not_hide_errors_of_the_right_one(tmp_path: Path) -> None:
+    file = tmp_path / "student.yaml"
+    file.write_text(
+        "task: text-classification\ndata: {train_file: x}\nstudent: x\nlabel_dataset: z\noutput_dir: y\n"
+        "loses: {x: 1}\nlosses: {foo: 2}\n"
+    )
+    with pytest.raises(ConfigErrors) as caught:
+        configuration.load("distill", file, (), CHECKS["distill"])
+    assert "unknown key 'loses'" in str(caught.value) and "unknown loss 'foo'" in str(caught.value)
+
+
+def test_an_unknown_metric_for_best_model_is_a_config_error(tmp_path: Path) -> None:
+    file = tmp_path / "teacher.yaml"
+    file.write_text(
+        "task: text-classification\ndata: {train_file: x}\nmodel: x\noutput_dir: y\n"
+        "training: {metric_for_best_model: acuracy}\n"
+    )
+    with pytest.raises(ConfigErrors, match="did you mean 'accuracy'"):
+        configuration.load("finetune", file, (), CHECKS["finetune"])

@@ -223,3 +223,15 @@ def test_a_value_called_other_keeps_a_slice_of_its_own() -> None:
     values = ["other"] * 50 + [f"value {index}" for index in range(30)]
     rows = module.by_value(values)
     assert rows["other"].sum() == 50 and rows["other values"].sum() == 30 - (module.MOST_VALUES - 1)
+
+
+def test_a_class_called_none_does_not_hide_rows_without_labels() -> None:
+    metric = MultiLabelMetric(np.array([[1, 0], [0, 0], [0, 1]], dtype=np.float32), ["none", "b"])
+    rows = {name: mask.tolist() for name, mask in metric.label_slices().items()}
+    assert rows == {"none": [True, False, False], "b": [False, False, True], "no label": [False, True, False]}
+
+
+def test_an_entity_type_called_none_does_not_hide_rows_without_entities() -> None:
+    metric = TaggingMetric(np.array([1, 0]), np.array([0, 1, 2]), ["O", "B-none"])
+    rows = {name: mask.tolist() for name, mask in metric.label_slices().items()}
+    assert rows == {"none": [True, False], "no label": [False, True]}

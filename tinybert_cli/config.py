@@ -78,7 +78,7 @@ class Data(Section):
     In language-modeling nothing is truncated: the texts are concatenated and split into blocks of this length.
     """
     doc_stride: Annotated[int, Field(ge=0)] = 128
-    """Tokens that two consecutive windows of a long text share (question-answering)."""
+    """Tokens that two consecutive windows of a long text share (question-answering, token-classification)."""
     max_train_samples: Positive | None = None
     """Use only this many rows of train and of unlabeled, from the start; augmented examples are not counted."""
     max_eval_samples: Positive | None = None

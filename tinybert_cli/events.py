@@ -57,6 +57,7 @@ EVENTS: dict[str, dict[str, str]] = {
         **_MODEL_SIZE,
         "source_vocabulary_size": "size of the vocabulary before it is trimmed",
         "vocabulary_size": "size of the trimmed vocabulary",
+        "bytes_saved": "bytes of the embeddings that were removed with it",
         "layers_copied_from": "layers of the source model that the student is initialised with, from 1",
         "layers_compared_with": "layers of the teacher that the layer losses use, from 1",
         "teacher_states": "`stored`, or `running beside it`",

@@ -179,6 +179,8 @@ def load_predictor(
     from tinybert_cli import loops, models
 
     source = models.locate(where) if isinstance(where, str) else where
+    if folder is None and (form := formats.detect(models.fetch(source))) is not None:
+        return _load_export(models.fetch(source), form, task, label_names)  # of a Hub id, from the cache
     config = models.read_config(source)
     task = task or tasks.of_model(config)
     tokenizer = models.load_tokenizer(source)

@@ -115,14 +115,20 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def known_logits(self) -> Array:
+        """The logits, for tasks whose predictions always have them."""
+        if self.logits is None:
+            raise ValueError("these predictions have no logits")
+        return self.logits
+
     def by_row(self) -> Iterator[Array]:
         """The logits of each row (P of that row, C)."""
-        assert self.logits is not None
         if self.row_offsets is None:
-            yield from self.logits[:, None]
+            yield from self.known_logits[:, None]
         else:
             for begin, end in zip(self.row_offsets[:-1], self.row_offsets[1:], strict=True):
-                yield self.logits[begin:end]
+                yield self.known_logits[begin:end]
 
 
 def concatenated_ranges(offsets: Array, indices: Array) -> Array:

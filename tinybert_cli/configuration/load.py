@@ -109,10 +109,11 @@ def _is_command(node: Node) -> bool:
 
 
 def _intended_by_unknown_keys(command: str, tree: Node) -> set[str]:
-    """The top-level keys that unknown keys probably refer to: an error about them would be a duplicate."""
+    """The absent top-level keys that unknown keys probably refer to: an error about them would be a duplicate."""
     unknown = entries_of(tree).keys() - suggestions.keys_of(command, ())
     intended = (suggestions.intended(command, (), key) for key in unknown)
-    return {paths[0][0] for paths in intended if not isinstance(paths, str) and len(paths[0]) == 1}
+    names = {paths[0][0] for paths in intended if not isinstance(paths, str) and len(paths[0]) == 1}
+    return names - entries_of(tree).keys()
 
 
 def _validated(command: str, tree: Node) -> tuple[Stage | None, list[tuple[Key, ConfigProblem]]]:
@@ -152,7 +153,8 @@ def _problem(command: str, tree: Node, key: Key, error: Mapping[str, object]) ->
             f"missing key '{name}'{inside}", location, f"{name}: {suggestions.documentation(command, key)}"
         )
     if error["type"] == "extra_forbidden":
-        return ConfigProblem(f"unknown key '{name}'{inside}", location, _key_hint(command, key, location))
+        hint = suggestions.OLD_VALUES.get((name, node.value)) if isinstance(node.value, str) and not section else None
+        return ConfigProblem(f"unknown key '{name}'{inside}", location, hint or _key_hint(command, key, location))
     choices = suggestions.schemas_at(command, key)
     if not choices or error["type"] == "value_error":
         return ConfigProblem(str(error["msg"]).removeprefix("Value error, "), node.at)

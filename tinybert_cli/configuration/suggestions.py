@@ -248,6 +248,7 @@ def _unquoted(text: str, node: Node, types: set[str | None]) -> str:
 
 
 RENAMED = {"soft_labels": "label_dataset", "labels": "label_dataset"}  # top-level keys of 0.1 → those of 0.2
+OLD_VALUES = {("labels", "gold"): "leave it out: gold labels are the default"}  # of 0.1
 
 # Names of settings in other tools and versions → our names; the first one that the command has is suggested.
 _SYNONYMS: dict[str, tuple[str, ...]] = {

@@ -13,9 +13,6 @@ from tinybert_cli.formats.base import Export, Format
 if TYPE_CHECKING:
     from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 FILE = "model.safetensors"
 DTYPE = "bfloat16"  # the default, because CPUs can compute with it
 

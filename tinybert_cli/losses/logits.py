@@ -36,8 +36,8 @@ def soft_labels(
     Multiplied by T², so that the size of the gradients does not depend on T (Hinton et al. 2015, section 2).
     Unlike `torch.nn.KLDivLoss` with its default reduction, it is not divided by the number of classes.
     """
-    target = F.softmax(teacher["logits"].float() / temperature, dim=-1)  # (A, C)
-    log_student = F.log_softmax(student["logits"].float() / temperature, dim=-1)  # (A, C)
+    target = F.softmax(teacher["logits"].float() / temperature, dim=-1)  # (P, C)
+    log_student = F.log_softmax(student["logits"].float() / temperature, dim=-1)  # (P, C)
     return -(target * log_student).sum(-1).mean() * temperature**2
 
 

@@ -29,7 +29,7 @@ class ClassificationMetric(Metric):
         return [self.names[label] for label in self.labels]
 
     def statistics(self, predictions: Predictions) -> Statistics:
-        logits = _logits(predictions)
+        logits = predictions.known_logits
         predicted, probabilities, classes = logits.argmax(-1), softmax(logits), len(self.names)
         right = predicted == self.labels
         return {
@@ -70,10 +70,10 @@ class ClassificationMetric(Metric):
         return float(np.bincount(self.labels).max() / len(self.labels))
 
     def class_logits(self, predictions: Predictions) -> tuple[Array, Array]:
-        return _logits(predictions), self.labels
+        return predictions.known_logits, self.labels
 
     def confidences(self, predictions: Predictions, statistics: Statistics) -> tuple[Array, Array]:
-        return softmax(_logits(predictions)).max(-1), self.row_scores(statistics) == 1
+        return softmax(predictions.known_logits).max(-1), self.row_scores(statistics) == 1
 
 
 def of_each(metric: str, values: Array, names: Sequence[str]) -> dict[str, Array]:
@@ -98,8 +98,3 @@ def precision_recall_f1(sums: Sums, names: Sequence[str]) -> dict[str, Array]:
         **of_each("precision", ratio(right, predicted), names),
         **of_each("recall", ratio(right, gold), names),
     }
-
-
-def _logits(predictions: Predictions) -> Array:
-    assert predictions.logits is not None
-    return predictions.logits

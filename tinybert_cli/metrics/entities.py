@@ -17,7 +17,7 @@ from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, one_hot
 from tinybert_cli.metrics.calibration import calibration_error, gaps_by_bin
 from tinybert_cli.metrics.classification import precision_recall_f1
 from tinybert_cli.metrics.probabilities import cross_entropy, softmax
-from tinybert_cli.metrics.slices import most_frequent
+from tinybert_cli.metrics.slices import most_frequent, unused_name
 from tinybert_cli.types import Array, Predictions
 
 OUTSIDE = "O"
@@ -48,8 +48,7 @@ class TaggingMetric(Metric):
         return self._entities(self.references)
 
     def statistics(self, predictions: Predictions) -> Statistics:
-        assert predictions.logits is not None
-        predicted, probabilities = predictions.logits.argmax(-1), softmax(predictions.logits)
+        predicted, probabilities = predictions.known_logits.argmax(-1), softmax(predictions.known_logits)
         right = predicted == self.labels
         gaps = gaps_by_bin(probabilities.max(-1), right)
         row = np.repeat(np.arange(len(self.row_offsets) - 1), np.diff(self.row_offsets))
@@ -85,10 +84,11 @@ class TaggingMetric(Metric):
 
     def label_slices(self) -> dict[str, Array]:
         """By the entity types of a row; `none` for rows without entities."""
-        types = [{kind for kind, _, _ in row} or {"none"} for row in self.gold]
+        none = unused_name("none", self.types)
+        types = [{kind for kind, _, _ in row} or {none} for row in self.gold]
         counts = Counter(itertools.chain.from_iterable(types))
         return most_frequent(
-            {name: counts[name] for name in (*self.types, "none")},
+            {name: counts[name] for name in (*self.types, none)},
             lambda name: np.array([name in own for own in types]),
         )
 
@@ -99,8 +99,7 @@ class TaggingMetric(Metric):
         return float(np.bincount(self.labels).max() / max(1, len(self.labels)))
 
     def class_logits(self, predictions: Predictions) -> tuple[Array, Array]:
-        assert predictions.logits is not None
-        return predictions.logits, self.labels
+        return predictions.known_logits, self.labels
 
     def confidences(self, predictions: Predictions, statistics: Statistics) -> tuple[Array, Array]:
         """Of every word."""

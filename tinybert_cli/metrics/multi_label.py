@@ -13,7 +13,7 @@ import numpy as np
 from tinybert_cli.metrics.base import Metric, Statistics, Sums, column
 from tinybert_cli.metrics.classification import precision_recall_f1
 from tinybert_cli.metrics.probabilities import sigmoid
-from tinybert_cli.metrics.slices import most_frequent
+from tinybert_cli.metrics.slices import most_frequent, unused_name
 from tinybert_cli.types import Array, Predictions
 
 THRESHOLDS = "thresholds"  # in config.json: the probability from which on a row has a class, one per class
@@ -32,7 +32,7 @@ class MultiLabelMetric(Metric):
         return [[name for name, marked in zip(self.names, row, strict=True) if marked] for row in self.labels]
 
     def statistics(self, predictions: Predictions) -> Statistics:
-        logits = _logits(predictions)
+        logits = predictions.known_logits
         predicted, gold = logits >= 0, self.labels == 1
         wrong = (predicted != gold).mean(-1)
         return {
@@ -60,7 +60,7 @@ class MultiLabelMetric(Metric):
 
         precisions = [
             average_precision_score(gold, scores)
-            for gold, scores in zip(self.labels.T, _logits(predictions).T, strict=True)
+            for gold, scores in zip(self.labels.T, predictions.known_logits.T, strict=True)
             if gold.any()
         ]
         return {"map": float(np.mean(precisions)) if precisions else 0.0}
@@ -73,7 +73,7 @@ class MultiLabelMetric(Metric):
         counts = {name: int(self.labels[:, position].sum()) for name, position in index.items()}
         unlabelled = np.asarray(~self.labels.any(-1))
         return most_frequent(
-            counts | {"none": int(unlabelled.sum())},
+            counts | {unused_name("none", self.names): int(unlabelled.sum())},
             lambda name: np.asarray(self.labels[:, index[name]] == 1) if name in index else unlabelled,
         )
 
@@ -88,7 +88,7 @@ class MultiLabelMetric(Metric):
 
     def confidences(self, predictions: Predictions, statistics: Statistics) -> tuple[Array, Array]:
         """Of every decision, yes or no."""
-        logits = _logits(predictions)
+        logits = predictions.known_logits
         probabilities = sigmoid(logits)
         return np.maximum(probabilities, 1 - probabilities).ravel(), ((logits >= 0) == self.labels).ravel()
 
@@ -132,8 +132,3 @@ def _cross_entropy(logits: Array, labels: Array) -> Array:
     """Binary cross-entropy of every decision (N, C)."""
     values: Array = np.logaddexp(0, logits.astype(np.float64)) - labels * logits
     return values
-
-
-def _logits(predictions: Predictions) -> Array:
-    assert predictions.logits is not None
-    return predictions.logits

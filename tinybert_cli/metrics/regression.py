@@ -112,5 +112,4 @@ def _without_noise(variation: Array, squares: Array) -> Array:
 
 
 def _values(predictions: Predictions) -> Array:
-    assert predictions.logits is not None
-    return predictions.logits[:, 0]
+    return predictions.known_logits[:, 0]

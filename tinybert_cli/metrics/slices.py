@@ -6,7 +6,7 @@ Shapes: N rows, K slices.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,11 @@ def most_frequent(counts: Mapping[str, int], rows_of: Callable[[str], Array]) ->
         return rows
     rest = ~np.any(list(rows.values()), axis=0)
     return {**rows, "other values" if "other" in rows else "other": rest}
+
+
+def unused_name(name: str, names: Iterable[str]) -> str:
+    """The name of a slice for rows without a label: `name`, or `no label` if a label has that name."""
+    return "no label" if name in set(names) else name
 
 
 def _thirds(values: Sequence[float] | Array) -> dict[str, Array]:

@@ -84,7 +84,7 @@ def _shrink(weights: Tensors, base: Shape, config: PreTrainedConfig, mapping: Se
     """The student's weights from the teacher's, both without the prefix of the base model in their names."""
     family = FAMILIES[config.model_type]
     student = shape_of(config)
-    energy = _unit_energy(family, weights, base)
+    energy = _unit_energy(weights, base)
     hidden = _largest(energy, student.hidden_size)
     shrunk = {
         key: _select(tensor, _axes_outside_layers(family, key, weights, hidden, base), {"hidden": hidden})
@@ -102,7 +102,7 @@ def _shrink(weights: Tensors, base: Shape, config: PreTrainedConfig, mapping: Se
     return shrunk
 
 
-def _unit_energy(family: Family, weights: Tensors, base: Shape) -> torch.Tensor:
+def _unit_energy(weights: Tensors, base: Shape) -> torch.Tensor:
     """(H,) each hidden unit's relative energy after a layer norm, averaged over the norms of the residual stream."""
     shares = []
     for key, gamma in weights.items():

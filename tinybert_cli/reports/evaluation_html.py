@@ -28,7 +28,7 @@ class Evaluation:
     more_is_better: bool  # of the main metric
     reference: str
     models: Mapping[str, Metrics]  # model → all its metrics
-    confidences: Mapping[str, tuple[Sequence[float], Sequence[bool]]]  # model → confidence (N,), is correct (N,)
+    confidences: Mapping[str, tuple[Sequence[float], Sequence[bool]]]  # model → by decision: confidence, is correct
     classes: Sequence[str]
     confusion_matrices: Mapping[str, Sequence[Sequence[float]]]  # model → gold x predicted (C, C); {} without classes
     slice_sizes: Mapping[str, int]  # slice → number of rows
@@ -191,7 +191,7 @@ def _regressions(evaluation: Evaluation) -> Iterator[html.Block]:
             [_cell(evaluation.regressions[name][index]) for name in columns] for index in indices[:MOST_REGRESSIONS]
         ]
         if rows:
-            caption = f"{model}: {len(indices):,} rows, most confident errors first"
+            caption = f"{model}: {len(indices):,} rows, largest loss of score first"
             caption += f", {len(rows)} of them shown" if len(rows) < len(indices) else ""
             tables.append(html.table(columns, rows, caption=caption))
     if tables:

@@ -179,5 +179,6 @@ def _write(arrays: dict[str, Array], folder: Path) -> None:
 
 
 def _read(folder: Path) -> dict[str, Array]:
+    names = {"places": "positions", "answers": "candidates"}  # of tinybert 0.1
     with np.load(folder / FILE, allow_pickle=False) as file:
-        return dict(file)
+        return {names.get(name, name): values for name, values in file.items()}

@@ -17,7 +17,7 @@ COMPARISONS = ("retention", "agreement", "confidence_correlation", "mcnemar_p", 
 
 
 def check(command: str, config: Stage) -> None:
-    """Runs all checks of a command, as the command line does before it imports the stage.
+    """Runs all checks of a command: for Python code that calls a stage without `configuration.load`, which runs them.
 
     Raises:
         ConfigError: the first problem.
@@ -76,6 +76,10 @@ def _check_min_confidence(task: str, min_confidence: float, label_dataset: str |
 
 def _hard_label_options(task: str) -> Iterable[str]:
     return losses.options_of(losses.LOSS_SETS[tasks.find_prediction_task(task).output_type].hard_labels)
+
+
+def _check_objective(task: str, training: Mapping[str, Any]) -> None:
+    tasks.find(task).objective(training.get("metric_for_best_model", "auto"))
 
 
 # -- gen-soft-labels -------------------------------------------------------------------------------------------
@@ -280,6 +284,7 @@ def _raise_all(errors: Iterable[ConfigError]) -> None:
 CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "finetune": {
         "task": tasks.find_prediction_task,
+        ("task", "training"): _check_objective,
         ("task", "regularization"): _check_label_smoothing,
         ("task", "class_weights"): _check_class_weights,
         ("task", "min_confidence", "label_dataset"): _check_min_confidence,
@@ -293,6 +298,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "distill": {
         "task": tasks.find,
         "losses": _check_losses,
+        ("task", "training"): _check_objective,
         ("task", "label_dataset"): _check_label_dataset,
         ("task", "losses"): _check_losses_of_task,
         ("losses", "teacher", "label_dataset"): _check_layer_teacher,

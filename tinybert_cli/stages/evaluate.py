@@ -178,9 +178,8 @@ def _score(
 ) -> _Scored:
     batches = data.sorted_batches(candidate.examples.lengths, config.per_device_eval_batch_size)
     logits = loops.predict_all(candidate.predictor.module, candidate.examples, batches)
-    row_offsets = candidate.encoded.row_offsets
-    logits = task.apply_thresholds(logits, row_offsets, candidate.predictor.config)
-    predictions = task.predictions(logits, row_offsets, names, rows, config.data)
+    row_offsets, settings = candidate.encoded.row_offsets, candidate.predictor.config
+    predictions = task.decide(logits, row_offsets, names, rows, config.data, settings)
     statistics = metric.statistics(predictions)
     resampled = metrics.resampled(metric, predictions, statistics, resamples=config.bootstrap, seed=config.seed)
     return _Scored(predictions, statistics, metrics.score(metric, predictions, statistics), resampled)

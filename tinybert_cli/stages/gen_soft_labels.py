@@ -92,8 +92,7 @@ def _label(
         return
 
     def predictions(raw: RawLogits, rows: Rows) -> Predictions:
-        logits = task.apply_thresholds(raw.logits, raw.row_offsets, tuned)
-        return task.predictions(logits, raw.row_offsets, names, rows, config.data)
+        return task.decide(raw.logits, raw.row_offsets, names, rows, config.data, tuned)
 
     numbers: dict[str, float] = {"rows": total}
     checked = _rows_to_check(config, task, splits, labels, names)

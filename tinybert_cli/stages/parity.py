@@ -85,8 +85,8 @@ class Parity:
         return loops.predict_all(module, self.examples, self._batches)
 
     def _predictions(self, logits: Array) -> Predictions:
-        logits = self.task.apply_thresholds(logits, self.row_offsets, self.model.config.to_dict())
-        return self.task.predictions(logits, self.row_offsets, self.names, self.rows, self.settings)
+        tuned = self.model.config.to_dict()
+        return self.task.decide(logits, self.row_offsets, self.names, self.rows, self.settings, tuned)
 
     @property
     def _batches(self) -> list[list[int]]:

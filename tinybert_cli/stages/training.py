@@ -193,8 +193,12 @@ def train(
         shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
         settings = {tasks.CONFIG_KEY: task.name, **dict.fromkeys(task.tuned_settings), **tuned}
         models.rewrite_config(folder, settings)  # those of the source model are replaced
-        run = {"device": trainer.device, "precision": trainer.precision, "layers": new.model.config.num_hidden_layers}
-        described = {**size, **new.vocabulary, **numbers, **run, "bytes": models.weights_bytes(folder)}
+        machine = {
+            "device": trainer.device,
+            "precision": trainer.precision,
+            "layers": new.model.config.num_hidden_layers,
+        }
+        described = {**size, **new.vocabulary, **numbers, **machine, "bytes": models.weights_bytes(folder)}
         card = training_card.card(
             config,
             training_card.Training(
@@ -257,9 +261,8 @@ class _Evaluation:
         assert isinstance(task, tasks.PredictionTask)  # it has a metric
         logits = loops.predict_all(model, validation.examples, self._batches, accelerator=self.run.accelerator)
         tuned = metric.tune_thresholds(logits)
-        logits = task.apply_thresholds(logits, validation.row_offsets, tuned)
-        names, rows = validation.label_names, validation.rows
-        return task.predictions(logits, validation.row_offsets, names, rows, self.run.config.data), tuned
+        names, rows, settings = validation.label_names, validation.rows, self.run.config.data
+        return task.decide(logits, validation.row_offsets, names, rows, settings, tuned), tuned
 
     def _mean_loss(self, model: torch.nn.Module) -> dict[str, float]:
         return loops.mean_loss(

@@ -107,6 +107,19 @@ class PredictionTask(Task):
     ) -> Predictions:
         """The predictions for the rows, from logits (P, C) with thresholds applied."""
 
+    def decide(
+        self,
+        raw_logits: Array,
+        row_offsets: Array | None,
+        names: Sequence[str],
+        rows: Rows,
+        data: Data,
+        settings: Mapping[str, Any],
+    ) -> Predictions:
+        """The predictions from raw logits (P, C), with the tuned thresholds in `settings`."""
+        logits = self.apply_thresholds(raw_logits, row_offsets, settings)
+        return self.predictions(logits, row_offsets, names, rows, data)
+
     @abstractmethod
     def hard_labels(self, logits: Array, row_offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
         """Predictions as labels (P, ...), `missing` where confidence is lower, and which rows (N,) have any."""

@@ -110,8 +110,7 @@ class MultiLabelClassification(PredictionTask):
 
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         """`agreement`: share of rows with the same classes; `kl`: mean divergence from the reference per class."""
-        logits, reference_logits = predictions.logits, reference.logits
-        assert logits is not None and reference_logits is not None
+        logits, reference_logits = predictions.known_logits, reference.known_logits
         p, q = sigmoid(reference_logits), sigmoid(logits)
         divergence = _divergence(p, q) + _divergence(1 - p, 1 - q)
         return {

@@ -76,10 +76,8 @@ class Regression(PredictionTask):
 
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         """`agreement` is Pearson's correlation of both models' numbers; and their mean absolute difference."""
-        assert predictions.logits is not None and reference.logits is not None
-        values, reference_values = (
-            logits[:, 0].astype(np.float64) for logits in (predictions.logits, reference.logits)
-        )
+        values = predictions.known_logits[:, 0].astype(np.float64)
+        reference_values = reference.known_logits[:, 0].astype(np.float64)
         agreement = 1.0 if np.array_equal(values, reference_values) else pearson(values, reference_values)
         return {"agreement": agreement, "mean_difference": float(np.abs(values - reference_values).mean())}
 

@@ -96,8 +96,7 @@ class TextClassification(PredictionTask):
         return np.where(confident, probabilities.argmax(-1), NO_LABEL), confident
 
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
-        assert predictions.logits is not None and reference.logits is not None
-        return class_fidelity(predictions.logits, reference.logits)
+        return class_fidelity(predictions.known_logits, reference.known_logits)
 
     ensemble = staticmethod(mean_class_logits)
 

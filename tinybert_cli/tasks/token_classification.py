@@ -171,8 +171,7 @@ class TokenClassification(PredictionTask):
 
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         """Word by word."""
-        assert predictions.logits is not None and reference.logits is not None
-        return class_fidelity(predictions.logits, reference.logits)
+        return class_fidelity(predictions.known_logits, reference.known_logits)
 
     ensemble = staticmethod(mean_class_logits)
 
