@@ -14,6 +14,7 @@ import pytest
 from tinybert_cli import artifacts, config, configuration
 from tinybert_cli.configuration import yaml_reader, yaml_writer
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
+from tinybert_cli.stages.checks import CHECKS
 
 COMMON = {"task": "text-classification", "data": {"train_file": "train.csv"}, "output_dir": "out"}
 REQUIRED: dict[str, dict[str, Any]] = {
