@@ -13,7 +13,7 @@ from test_layer_outputs import BATCH, make_model
 from test_students import CONFIGS
 from transformers import BertForTokenClassification
 
-from tinybert_cli import formats, models
+from tinybert_cli import loops, models
 from tinybert_cli.config import Model
 from tinybert_cli.models.cls_last_layer import compute_all_tokens, compute_cls_only
 
@@ -91,13 +91,13 @@ def test_teacher_and_student_of_layer_losses_compute_all_tokens() -> None:
 def test_onnx_export_is_cls_only_and_has_the_same_logits(family: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     all_tokens, cls_only = make_model(family), compute_cls_only(make_model(family))
-    formats.write_onnx(cls_only, INPUTS, tmp_path)
+    write_onnx(cls_only, INPUTS, tmp_path)
     longer = {name: torch.cat([value, value], -1) for name, value in INPUTS.items()}
     longer["attention_mask"] = longer["attention_mask"].sort(descending=True).values  # padding on the right
     for inputs in (INPUTS, longer):
         with torch.no_grad():
             expected = all_tokens(**inputs).logits.numpy()
-        assert np.allclose(formats.read_onnx(tmp_path)(**inputs)["logits"].numpy(), expected, atol=1e-5)
+        assert np.allclose(loops.SessionModule(load_onnx(tmp_path))(**inputs)["logits"].numpy(), expected, atol=1e-5)
     operators = [node.op_type for node in onnx.load(str(tmp_path / "model.onnx")).graph.node]
     assert operators.count("Attention") == 3 and operators.count("MultiHeadAttention") == 1
     assert "Softmax" not in operators and len(operators) < 80

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
-from tinybert_cli import config, configuration, tasks
+from tinybert_cli import config, configuration, formats, tasks
 from tinybert_cli.configuration import yaml_reader
 from tinybert_cli.helpers import schema
 
@@ -93,6 +93,7 @@ def test_every_setting_is_used() -> None:
     names = {name for section in _sections(config.Section) for name in section.model_fields}
     # The shape of a student is taken from the setting by the names of Shape's fields.
     by_name = {"num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"}
+    by_name |= {name for form in formats.FORMATS.values() for name in form.settings}  # see Format.options
     assert names - read - by_name == {"stage"}  # read before there are typed settings: configuration.stage_of, load
 
 

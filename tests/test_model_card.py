@@ -91,7 +91,7 @@ def test_a_student_card_names_teacher_and_losses(teacher: Path, teacher_labels: 
     text = (Path(config.output_dir) / "README.md").read_text()
     manifest = json.loads((teacher_labels / "manifest.json").read_text())
     assert f"| teacher | {manifest['inputs']['teacher'][0]['path']} |" in text
-    assert "temperature=3.0" in text and "2 layers" in text and "chosen on the same 48 rows" in text
+    assert "temperature=3.0" in text and "2 layers" in text and "selected on the same 48 rows" in text
     assert f"tinybert predict {config.output_dir}" in text
 
 
