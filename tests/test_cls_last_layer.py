@@ -15,6 +15,7 @@ from transformers import BertForTokenClassification
 
 from tinybert_cli import loops, models
 from tinybert_cli.config import Model
+from tinybert_cli.formats.onnx import load_onnx, write_onnx
 from tinybert_cli.models.cls_last_layer import compute_all_tokens, compute_cls_only
 
 INPUTS = {name: BATCH[name] for name in ("input_ids", "attention_mask")}
