@@ -505,6 +505,23 @@ def test_resampled_pearson_and_r2_have_9_digits_for_labels_around_1e6() -> None:
         assert values["r2"][index] == pytest.approx(sklearn.metrics.r2_score(small, small_predicted), rel=1e-9)
 
 
+def test_resamples_without_the_outlier_keep_their_pearson_and_r2() -> None:
+    random = np.random.default_rng(0)
+    labels = random.normal(size=50)
+    predicted = labels + 0.5 * random.normal(size=50)
+    labels[0] = predicted[0] = 1e9
+    metric, predictions = RegressionMetric(labels), Predictions(predicted.tolist(), None, predicted[:, None])
+    values = metrics.resampled(metric, predictions, metric.statistics(predictions), resamples=20, seed=4)
+    random = np.random.default_rng(4)
+    drawn = [random.integers(50, size=50) for _ in range(20)]
+    without = [index for index, rows in enumerate(drawn) if 0 not in rows]
+    assert 3 < len(without) < 17
+    for index in without:
+        gold, own = labels[drawn[index]], predicted[drawn[index]]
+        assert values["pearson"][index] == pytest.approx(stats.pearsonr(own, gold).statistic, rel=1e-9)
+        assert values["r2"][index] == pytest.approx(sklearn.metrics.r2_score(gold, own), rel=1e-9)
+
+
 def test_predictions_with_an_offset_have_a_precise_r2() -> None:
     labels, _ = offset_values()
     scores = regression_scores(labels, labels + 3.0)
