@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -348,12 +349,75 @@ def test_malformed_squad_is_rejected(tmp_path: Path) -> None:
 def test_labels_are_replaced_by_the_names_in_the_config(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.csv", "text,label\na,1\nb,2\nc,5\n")
     rows = rows_of(file, label_names={"1": "bad", "2": "bad", "5": "good"})
-    assert rows.column("label") == ["bad", "bad", "good"] and rows.label_names == ["bad", "good"]
+    assert rows.column("label") == ["bad", "bad", "good"] and rows.class_names == {"label": ["bad", "good"]}
 
 
 def test_labels_in_lists_get_names_and_missing_labels_stay_missing(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", '{"label": [1, 0]}\n{"label": []}\n{"label": null}\n{"label": -1}\n')
     assert rows_of(file, label_names={"0": "no", "1": "yes"}).column("label") == [["yes", "no"], [], None, -1]
+
+
+def with_features(path: Path, columns: dict[str, list[Any]], **features: Any) -> Path:
+    """A Parquet file as the `datasets` library writes it, with its features in the metadata."""
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
+    return path
+
+
+def class_label(*names: str) -> dict[str, Any]:
+    return {"names": list(names), "_type": "ClassLabel"}
+
+
+@pytest.mark.parametrize(
+    ("feature", "labels", "expected"),
+    [
+        (class_label("no", "yes"), [1, 0, None, -1], ["yes", "no", None, None]),
+        ({"feature": class_label("no", "yes"), "_type": "Sequence"}, [[1, 1], []], [["yes", "yes"], []]),
+        ({"feature": class_label("no", "yes"), "_type": "List"}, [[0], None], [["no"], None]),
+        ([class_label("no", "yes")], [[0, 1]], [["no", "yes"]]),
+        ({"dtype": "int64", "_type": "Value"}, [1, 0], [1, 0]),
+        (class_label("no", "yes"), [-1, -1], [-1, -1]),
+    ],
+)
+def test_class_names_in_parquet_metadata_replace_integers(
+    feature: Any, labels: list[Any], expected: list[Any], tmp_path: Path
+) -> None:
+    rows = rows_of(with_features(tmp_path / "rows.parquet", {"label": labels}, label=feature))
+    assert rows.column("label") == expected
+
+
+def test_class_names_in_parquet_metadata_are_those_that_datasets_writes(tmp_path: Path) -> None:
+    features = datasets.Features({"label": datasets.ClassLabel(names=["no", "yes"]),
+                                  "tags": datasets.Sequence(datasets.ClassLabel(names=["O", "B-PER"]))})  # fmt: skip
+    datasets.Dataset.from_dict({"label": [1], "tags": [[0, 1]]}, features).to_parquet(str(tmp_path / "rows.parquet"))
+    rows = rows_of(tmp_path / "rows.parquet")
+    assert rows.columns == {"label": ["yes"], "tags": [["O", "B-PER"]]}
+    assert rows.class_names == {"label": ["no", "yes"], "tags": ["O", "B-PER"]}
+
+
+def test_label_beyond_the_names_in_parquet_metadata_is_an_error(tmp_path: Path) -> None:
+    file = with_features(tmp_path / "rows.parquet", {"label": [1, 2]}, label=class_label("no", "yes"))
+    with pytest.raises(InputError, match="the label 2 has no name; the data names 2") as caught:
+        rows_of(file)
+    assert caught.value.where == f"{file}, row 2"
+
+
+@pytest.mark.parametrize("names", [["bad", "good"], {"0": "bad", "1": "good"}, {"no": "bad", "yes": "good"}])
+def test_names_in_the_config_replace_those_of_the_data(names: Any, tmp_path: Path) -> None:
+    file = with_features(tmp_path / "rows.parquet", {"label": [1, 0]}, label=class_label("no", "yes"))
+    rows = rows_of(file, label_names=names)
+    assert rows.column("label") == ["good", "bad"] and rows.class_names == {"label": ["bad", "good"]}
+
+
+def test_names_in_the_config_may_order_those_of_the_data(tmp_path: Path) -> None:
+    file = with_features(tmp_path / "rows.parquet", {"label": [1, 0]}, label=class_label("no", "yes"))
+    assert rows_of(file, label_names=["yes", "no"]).column("label") == ["yes", "no"]
+
+
+def test_fewer_names_in_the_config_than_in_the_data_are_rejected(tmp_path: Path) -> None:
+    file = with_features(tmp_path / "rows.parquet", {"label": [1, 0]}, label=class_label("no", "maybe", "yes"))
+    with pytest.raises(InputError, match=r"data\.label_names has 2 names, but the data has 3 classes: no, maybe, yes"):
+        rows_of(file, label_names=["bad", "good"])
 
 
 def test_label_without_a_name_is_rejected_with_its_row(tmp_path: Path) -> None:
@@ -457,7 +521,8 @@ def test_dataset_is_loaded_with_its_split_name_and_label_names(monkeypatch: pyte
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     settings = Data(dataset_name="org/name", dataset_config_name="c", dataset_revision="r", validation_split_name="dev")
     rows = data.read(settings, "validation")
-    assert (rows.columns, rows.label_names) == ({"text": ["a", "b"], "label": [1, 0]}, ["no", "yes"])
+    assert rows.columns == {"text": ["a", "b"], "label": ["yes", "no"]}
+    assert rows.class_names == {"label": ["no", "yes"]}
     assert rows.location(1) == "org/name[dev], row 2"
     assert arguments == [("org/name", "c"), {"split": "dev", "revision": "r"}]
 
@@ -468,7 +533,8 @@ def test_label_names_of_list_columns_come_from_the_hub(monkeypatch: pytest.Monke
     loaded = datasets.Dataset.from_dict({"tokens": [["Ada", "wrote"]], "tags": [[1, 0]]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: loaded)
     rows = data.read(Data(dataset_name="org/name", text_column_names="tokens", label_column_name="tags"), "train")
-    assert (rows.columns, rows.label_names) == ({"tokens": [["Ada", "wrote"]], "tags": [[1, 0]]}, ["O", "B-PER"])
+    assert rows.columns == {"tokens": [["Ada", "wrote"]], "tags": [["B-PER", "O"]]}
+    assert rows.class_names == {"tags": ["O", "B-PER"]}
 
 
 # -- rows ----------------------------------------------------------------------------------------------------
@@ -476,7 +542,7 @@ def test_label_names_of_list_columns_come_from_the_hub(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def five_rows() -> Rows:
-    return Rows({"text": list("abcde")}, (("one.csv", 2), ("two.csv", 3)), ["no", "yes"])
+    return Rows({"text": list("abcde")}, (("one.csv", 2), ("two.csv", 3)), {"label": ["no", "yes"]})
 
 
 def test_location_counts_rows_from_one_in_each_file(five_rows: Rows) -> None:
@@ -501,8 +567,8 @@ def test_location_beyond_the_rows_is_an_index_error(five_rows: Rows) -> None:
         five_rows.location(5)
 
 
-def test_select_keeps_the_label_names(five_rows: Rows) -> None:
-    assert five_rows.select([0]).label_names == ["no", "yes"]
+def test_select_keeps_the_class_names(five_rows: Rows) -> None:
+    assert five_rows.select([0]).class_names == {"label": ["no", "yes"]}
 
 
 @pytest.mark.parametrize(("count", "expected"), [(None, "abcde"), (9, "abcde"), (5, "abcde"), (3, "abc")])

@@ -67,13 +67,8 @@ def test_names_in_the_data_are_sorted() -> None:
 
 
 def test_names_of_a_dataset_are_in_its_order() -> None:
-    rows = Rows({"text": ["a"], "label": [0]}, (("hub", 1),), label_names=["world", "arts"])
+    rows = Rows({"text": ["a"], "label": ["world"]}, (("hub", 1),), {"label": ["world", "arts"]})
     assert TASK.label_names(rows, Data(), model_names=None) == ["world", "arts"]
-
-
-def test_names_in_the_config_replace_those_of_the_data() -> None:
-    rows = Rows({"text": ["a"], "label": [0]}, (("hub", 1),), label_names=["world", "arts"])
-    assert TASK.label_names(rows, Data(label_names=["x", "y"]), model_names=None) == ["x", "y"]
 
 
 @pytest.mark.parametrize("values", [(0, 3, 1), ("0", "3", "1")])

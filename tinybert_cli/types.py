@@ -7,7 +7,7 @@ one prediction.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -35,7 +35,7 @@ class Rows:
 
     columns: dict[str, list[Any]]
     origins: tuple[tuple[str, int], ...]  # (file or dataset, number of its rows), in order
-    label_names: list[str] | None = None  # if the data itself names them
+    class_names: Mapping[str, list[str]] = field(default_factory=dict)  # column → its classes, if the data names them
     selected: list[int] | None = None  # indices of these rows in their origins; None = all
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Rows:
         """Only these rows; errors about them still name their original location."""
         columns = {name: [values[index] for index in indices] for name, values in self.columns.items()}
         selected = [index if self.selected is None else self.selected[index] for index in indices]
-        return Rows(columns, self.origins, self.label_names, selected)
+        return Rows(columns, self.origins, self.class_names, selected)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,46 @@ def read_file(path: Path, conll_columns: Sequence[str] = ()) -> Rows:
     columns = READERS[format_of(path)](path)
     if format_of(path) == "conll":
         columns = _named_columns(columns, conll_columns, path)
-    return Rows(columns, ((str(path), len(next(iter(columns.values()), []))),))
+    rows = Rows(columns, ((str(path), len(next(iter(columns.values()), []))),))
+    return with_class_names(rows, _parquet_features(path)) if format_of(path) == "parquet" else rows
+
+
+def with_class_names(rows: Rows, features: Mapping[str, Any]) -> Rows:
+    """The rows with names in place of the integers in ClassLabel columns.
+
+    Args:
+        features: the features of the `datasets` library, by column, as in its metadata.
+
+    Raises:
+        InputError: an integer has no name.
+    """
+    class_names = {name: names for name in rows.columns if (names := _names_of_feature(features.get(name)))}
+
+    def name_of(value: Any, names: list[str], row: int) -> Any:
+        if isinstance(value, list):
+            return [name_of(item, names, row) for item in value]
+        if value is None or value == -1:  # -1: how the Hub marks hidden labels
+            return None
+        if not 0 <= value < len(names):
+            raise InputError(f"the label {value} has no name; the data names {len(names)}", where=rows.location(row))
+        return names[value]
+
+    columns = dict(rows.columns)
+    for column, names in class_names.items():
+        if not all(value == -1 for value in columns[column]):
+            columns[column] = [name_of(value, names, row) for row, value in enumerate(columns[column])]
+    return replace(rows, columns=columns, class_names=class_names)
+
+
+def _names_of_feature(feature: Any) -> list[str] | None:
+    """The names of a ClassLabel, or of a list of them, in any version of `datasets`; None for other features."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return _names_of_feature(feature[0])
+    if not isinstance(feature, dict):
+        return None
+    if feature.get("_type") == "ClassLabel":
+        return feature.get("names")
+    return _names_of_feature(feature.get("feature"))
 
 
 def _named_columns(columns: dict[str, list[Any]], names: Sequence[str], path: Path) -> dict[str, list[Any]]:
@@ -71,7 +111,11 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
             what = f"columns differ from those of {first.origins[0][0]}: {', '.join(different)}"
             raise InputError(what, where=part.origins[0][0])
     columns = {name: [value for part in parts for value in part.columns[name]] for name in first.columns}
-    return Rows(columns, tuple(origin for part in parts for origin in part.origins), first.label_names)
+    class_names = {
+        name: list(dict.fromkeys(label for part in parts for label in part.class_names.get(name, [])))
+        for name in first.class_names
+    }
+    return Rows(columns, tuple(origin for part in parts for origin in part.origins), class_names)
 
 
 def _text(path: Path) -> str:
@@ -233,6 +277,17 @@ def _parquet(path: Path) -> dict[str, list[Any]]:
         return dict(pq.read_table(path, page_checksum_verification=True).to_pydict())
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"cannot read '{path}': {error}") from error
+
+
+def _parquet_features(path: Path) -> dict[str, Any]:
+    """The features that the `datasets` library left in the metadata of a Parquet file, by column."""
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = json.loads((pq.read_schema(path).metadata or {}).get(b"huggingface", b"{}"))
+        return dict(metadata["info"]["features"])
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {

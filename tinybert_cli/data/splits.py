@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tinybert_cli import events
 from tinybert_cli.config import Data
-from tinybert_cli.data.readers import READERS, concatenate, existing_file, format_of, read_file
+from tinybert_cli.data.readers import READERS, concatenate, existing_file, format_of, read_file, with_class_names
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.types import Encoded, Rows
 
@@ -60,8 +60,7 @@ def read(data: Data, split: Split) -> Rows:
         raise ConfigError(f"no rows for the split '{split}'", key=("data",), hint=f"set data.{split}_file")
     if not len(rows):
         raise InputError(f"no rows in {', '.join(origin for origin, _ in rows.origins)}", hint="the file has no data")
-    if isinstance(data.label_names, dict):
-        rows = _with_label_names(rows, data.label_column_name, data.label_names)
+    rows = _with_label_names(rows, data)
     return rows.head(data.max_train_samples if split in ("train", "unlabeled") else data.max_eval_samples)
 
 
@@ -117,14 +116,31 @@ def _conll_columns(data: Data) -> list[str]:
     return data.conll_column_names or [text_columns(data)[0], data.label_column_name]
 
 
-def _with_label_names(rows: Rows, column: str, names: Mapping[str, str]) -> Rows:
-    """The rows with their labels, or lists of labels, replaced by the names in the config.
+def _with_label_names(rows: Rows, data: Data) -> Rows:
+    """The rows with the names of the config in place of the labels that it maps, or of the classes that the data names.
 
     Raises:
         InputError: a label has no name.
     """
-    if column not in rows.columns:
+    column, classes = data.label_column_name, rows.class_names.get(data.label_column_name, [])
+    if column not in rows.columns or data.class_names is None:
         return rows
+    if isinstance(data.label_names, dict):
+        names = dict(data.label_names)
+        for index, name in enumerate(classes):  # the key of a class may be its name or its index
+            if name not in names and str(index) in names:
+                names[name] = names[str(index)]
+    elif not classes or set(classes) == set(data.class_names):
+        return rows
+    elif len(classes) == len(data.class_names):
+        names = dict(zip(classes, data.class_names, strict=True))
+    else:
+        raise InputError(
+            f"data.label_names has {len(data.class_names)} names, but the data has {len(classes)} classes: "
+            f"{', '.join(classes)}",
+            where=rows.location(0),
+            hint="one name for each, in this order; or leave label_names out",
+        )
 
     def name_of(value: Any, index: int) -> Any:
         if isinstance(value, list):
@@ -140,7 +156,8 @@ def _with_label_names(rows: Rows, column: str, names: Mapping[str, str]) -> Rows
         )
 
     values = [name_of(value, index) for index, value in enumerate(rows.column(column))]
-    return replace(rows, columns={**rows.columns, column: values}, label_names=list(dict.fromkeys(names.values())))
+    class_names = {**rows.class_names, column: data.class_names}
+    return replace(rows, columns={**rows.columns, column: values}, class_names=class_names)
 
 
 def _split_name(data: Data, split: Split) -> str:
@@ -166,7 +183,5 @@ def _read_dataset(data: Data, split: Split) -> Rows:
             hint="without network: set data.train_file and data.validation_file to local files, or fill the cache "
             f"where there is one: hf download --repo-type dataset {data.dataset_name}",
         ) from error
-    feature = loaded.features.get(data.label_column_name)
-    feature = getattr(feature, "feature", feature)  # for a list: the type of its items
-    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    return Rows(loaded.to_dict(), ((f"{data.dataset_name}[{name}]", len(loaded)),), names)
+    rows = Rows(loaded.to_dict(), ((f"{data.dataset_name}[{name}]", len(loaded)),))
+    return with_class_names(rows, loaded.features.to_dict())

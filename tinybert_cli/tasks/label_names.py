@@ -17,7 +17,7 @@ def agreed_names(rows: Rows, data: Data, values: Iterable[object], *, model_name
     Raises:
         InputError: data and model disagree, with both lists; or there are no names at all.
     """
-    data_names = data.class_names or rows.label_names
+    data_names = data.class_names or rows.class_names.get(data.label_column_name)
     labels = {value for value in values if value not in (None, "")}
     if data_names is None and labels:
         if all(isinstance(value, str) and not is_index(value) for value in labels):

@@ -99,7 +99,7 @@ class TokenClassification(PredictionTask):
                 where=rows.location(0),
                 hint="use one scheme: B-PER, I-PER, ..., or tags without prefixes, and O for words outside of entities",
             )
-        named = data.class_names or rows.label_names or model_names
+        named = data.class_names or rows.class_names.get(data.label_column_name) or model_names
         return names if named else sorted(names, key=lambda name: (name != "O", name))
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
