@@ -96,14 +96,14 @@ with open_output("finetune", stage, {INPUTS!r}) as output:
 
 def test_empty_folder_is_a_new_run(folder: Path) -> None:
     with open_output("finetune", stage(folder), INPUTS) as output:
-        assert not output.finished and not output.resumed and output.latest_state() is None
+        assert not output.finished and not output.resumed and output.states() == []
 
 
 def test_unfinished_run_resumes_from_its_newest_checkpoint(folder: Path) -> None:
     interrupt(folder, at=3)
     interrupt(folder, at=7)
     with open_output("finetune", stage(folder), INPUTS) as output:
-        assert output.resumed and output.latest_state() == folder / "checkpoints" / "step-00000007"
+        assert output.resumed and output.states()[0] == folder / "checkpoints" / "step-00000007"
 
 
 def test_finished_run_is_up_to_date(folder: Path) -> None:
@@ -392,7 +392,7 @@ def test_process_killed_in_put_leaves_no_output_file(folder: Path) -> None:
         pass
     assert {path.name for path in folder.iterdir()} == {"checkpoints"}
     with open_output("finetune", stage(folder), INPUTS) as output:
-        assert output.resumed and output.latest_state() is not None
+        assert output.resumed and output.states()
 
 
 def test_process_killed_in_seal_leaves_the_older_checkpoint(folder: Path) -> None:
@@ -406,7 +406,7 @@ def test_process_killed_in_seal_leaves_the_older_checkpoint(folder: Path) -> Non
     with run_in_subprocess(folder, body):
         pass
     with open_output("finetune", stage(folder), INPUTS) as output:
-        assert output.latest_state() == folder / "checkpoints" / "step-00000005"
+        assert output.states() == [folder / "checkpoints" / "step-00000005"]
 
 
 def test_run_killed_before_any_checkpoint_allows_other_settings(folder: Path) -> None:
@@ -573,14 +573,14 @@ def test_damaged_checkpoint_is_skipped(
 ) -> None:
     older, newer = (output.seal(name, writer("state.bin")) for name in ("step-00000005", "step-00000009"))
     damage(newer)
-    assert output.latest_state() == older
+    assert output.states() == [older]
     assert "step-00000009 is damaged" in caplog.text
 
 
 def test_newest_checkpoint_has_the_most_steps(output: Output) -> None:
     for step in (1_000_000, 999_999, 20):
         output.seal(f"step-{step:08}", writer("state.bin"))
-    assert output.latest_state() == output.folder / "checkpoints" / "step-01000000"
+    assert output.states()[0] == output.folder / "checkpoints" / "step-01000000"
 
 
 def checkpoint_names(output: Output) -> set[str]:
@@ -591,19 +591,36 @@ def save_checkpoints(output: Output, *events: Event) -> list[Event]:
     return list(output.save_checkpoints(events, save_state=writer("state.bin"), save_model=writer("model.bin")))
 
 
-def test_better_model_replaces_the_older_one_with_the_next_state(output: Output) -> None:
-    save_checkpoints(output, {"event": "evaluate", "step": 5, "is_best": True}, {"event": "checkpoint", "step": 5})
-    save_checkpoints(output, {"event": "evaluate", "step": 9, "is_best": True})
-    assert checkpoint_names(output) == {"best-00000005", "step-00000005", "best-00000009"}
-    save_checkpoints(output, {"event": "checkpoint", "step": 9})
-    assert checkpoint_names(output) == {"best-00000009", "step-00000009"}
+def best(step: int, *, is_best: bool = True) -> Event:
+    return {"event": "evaluate", "step": step, "is_best": is_best}
+
+
+def state(step: int) -> Event:
+    return {"event": "checkpoint", "step": step}
+
+
+def test_the_two_newest_states_are_kept(output: Output) -> None:
+    save_checkpoints(output, *map(state, (3, 6, 9)))
+    assert checkpoint_names(output) == {"step-00000006", "step-00000009"}
+
+
+def test_best_models_of_both_states_are_kept(output: Output) -> None:
+    save_checkpoints(output, best(3), state(3), best(6), state(6), state(9), best(11))
+    assert checkpoint_names(output) == {"best-00000006", "step-00000006", "step-00000009", "best-00000011"}
+    save_checkpoints(output, state(12))
+    assert checkpoint_names(output) == {"best-00000006", "step-00000009", "best-00000011", "step-00000012"}
+
+
+def test_resuming_drops_the_checkpoints_after_the_state(output: Output) -> None:
+    save_checkpoints(output, best(3), state(3), best(6), state(6), best(9))
+    output.drop_newer(output.states()[1])
+    assert checkpoint_names(output) == {"best-00000003", "step-00000003"}
 
 
 def test_worse_model_is_not_saved(output: Output) -> None:
-    save_checkpoints(
-        output, {"event": "evaluate", "step": 5, "is_best": True}, {"event": "evaluate", "step": 9, "is_best": False}
-    )
-    assert output.best_model() == output.folder / "checkpoints" / "best-00000005"
+    save_checkpoints(output, best(5), best(9, is_best=False))
+    assert output.best_model(5) == output.folder / "checkpoints" / "best-00000005"
+    assert output.best_model(9) is None
 
 
 def test_save_checkpoints_passes_every_event_on(output: Output) -> None:

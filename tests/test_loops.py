@@ -421,10 +421,7 @@ def metrics_in_turn(*objectives: float) -> Callable[[], dict[str, float]]:
 def test_every_epoch_is_evaluated_and_saved() -> None:
     rows = train(make_trainer(), evaluate=metrics_in_turn(0.5, 0.6, 0.7))
     assert [row["step"] for row in events(rows, "evaluate")] == [10, 20, 30]
-    assert [row["step"] for row in events(rows, "checkpoint")] == [
-        10,
-        20,
-    ]  # none at the end, where the folder is finished
+    assert [row["step"] for row in events(rows, "checkpoint")] == [10, 20, 30]
 
 
 def test_evaluation_by_steps_includes_the_last_step() -> None:
@@ -432,9 +429,13 @@ def test_evaluation_by_steps_includes_the_last_step() -> None:
     assert [row["step"] for row in events(train(trainer, evaluate=metrics_in_turn(1, 2, 3)), "evaluate")] == [4, 8, 10]
 
 
+def test_the_last_step_is_saved_without_an_evaluation() -> None:
+    assert train(make_trainer(max_steps=3))[-1] == {"event": "checkpoint", "step": 3}
+
+
 def test_save_steps_saves_without_an_evaluation() -> None:
     rows = train(make_trainer(save_steps=4, max_steps=10))
-    assert [row["step"] for row in events(rows, "checkpoint")] == [4, 8]
+    assert [row["step"] for row in events(rows, "checkpoint")] == [4, 8, 10]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from tinybert_cli.events import Event
 log = logging.getLogger("tinybert")
 
 FOLDER = "checkpoints"
+STATES = 2  # training states that are kept
 Write = Callable[[Path], object]  # writes files into the folder that it is given
 
 
@@ -29,7 +31,8 @@ class Checkpoints:
     def save_during(self, events: Iterable[Event], *, save_state: Write, save_model: Write | None) -> Iterator[Event]:
         """Passes the events of a training loop on; saves its state at every `checkpoint`, and every best model.
 
-        A best model is deleted only after a training state that refers to a newer one is sealed.
+        The two newest training states are kept, so that damage to one does not cost the run, with the best models that
+        they refer to.
 
         Args:
             save_model: writes the model; None = best models are not saved.
@@ -39,18 +42,23 @@ class Checkpoints:
                 self.seal(_BEST.format(event["step"]), save_model)
             if event["event"] == "checkpoint":
                 name = _STATE.format(event["step"])
-                older_states = [path.name for path in self.sealed("step-*") if path.name != name]
-                older_models = [path.name for path in self.sealed("best-*")[1:]]
-                self.seal(name, save_state, drop=[*older_states, *older_models])
+                self.seal(name, save_state, drop=self._superseded(name))
             yield event
 
-    def latest_state(self) -> Path | None:
-        """The newest training state, or None."""
-        return next(iter(self.sealed("step-*")), None)
+    def states(self) -> list[Path]:
+        """The training states, newest first. Damaged ones are skipped with a warning."""
+        return self.sealed("step-*")
 
-    def best_model(self) -> Path | None:
-        """The newest best model, or None."""
-        return next(iter(self.sealed("best-*")), None)
+    def best_model(self, step: int) -> Path | None:
+        """The best model of this step; None if it is missing or, with a warning, damaged."""
+        return next(iter(self.sealed(_BEST.format(step))), None)
+
+    def drop_newer(self, state: Path) -> None:
+        """Deletes the states and best models after this state, from which the run continues."""
+        step = _step_of(state.name)
+        for name in self._names(_STATE_NAME) + self._names(_BEST_NAME):
+            if self.main and _step_of(name) > step:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def seal(self, name: str, write: Write, *, drop: Iterable[str] = ()) -> Path:
         """Writes the checkpoint `name` by `write(folder)`, seals it, then deletes the checkpoints in `drop`.
@@ -84,6 +92,20 @@ class Checkpoints:
                 log.warning("checkpoint %s is damaged and is skipped", folder)
         return checkpoints
 
+    def _names(self, pattern: re.Pattern[str]) -> list[str]:
+        """The names of checkpoints that match, newest first, damaged or not."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(filter(pattern.fullmatch, names), reverse=True)
+
+    def _superseded(self, newest: str) -> list[str]:
+        """The states and best models that are not needed once the state `newest` is sealed."""
+        states = sorted({newest, *self._names(_STATE_NAME)}, reverse=True)
+        oldest = _step_of(states[:STATES][-1])
+        models = self._names(_BEST_NAME)
+        needed = [name for name in models if _step_of(name) > oldest]
+        needed += [name for name in models if _step_of(name) <= oldest][:1]
+        return [*states[STATES:], *(name for name in models if name not in needed)]
+
     def can_resume(self) -> bool:
         """Whether there is a checkpoint to resume from, damaged or not."""
         return self.folder.is_dir() and any(path.name.startswith(_RESUMABLE) for path in self.folder.iterdir())
@@ -110,6 +132,10 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _step_of(name: str) -> int:
+    return int(name.partition("-")[2])
+
+
 def _write_seal(checkpoint: Path) -> None:
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     for path in files:
@@ -132,4 +158,5 @@ def _is_intact(checkpoint: Path) -> bool:
 
 _SEAL = "seal.json"
 _STATE, _BEST = "step-{:0>8}", "best-{:0>8}"  # by optimizer step
+_STATE_NAME, _BEST_NAME = re.compile(r"step-\d{8,}"), re.compile(r"best-\d{8,}")
 _RESUMABLE = ("step-", "candidates-")  # checkpoints that save work: of training, of augmentation

@@ -216,11 +216,14 @@ class Output:
         with self.signals.deferred():
             yield from self.checkpoints.save_during(events, save_state=save_state, save_model=save_model)
 
-    def latest_state(self) -> Path | None:
-        return self.checkpoints.latest_state()
+    def states(self) -> list[Path]:
+        return self.checkpoints.states()
 
-    def best_model(self) -> Path | None:
-        return self.checkpoints.best_model()
+    def best_model(self, step: int) -> Path | None:
+        return self.checkpoints.best_model(step)
+
+    def drop_newer(self, state: Path) -> None:
+        self.checkpoints.drop_newer(state)
 
     def seal(self, name: str, write: Write, *, drop: Iterable[str] = ()) -> Path:
         return self.checkpoints.seal(name, write, drop=drop)

@@ -19,7 +19,7 @@ from tinybert_cli.loops.inference import (
     predict_outputs,
 )
 from tinybert_cli.loops.profiling import cold_start, latencies, multiply_adds
-from tinybert_cli.loops.trainer import Trainer, make_accelerator
+from tinybert_cli.loops.trainer import Trainer, make_accelerator, read_progress
 
 __all__ = [
     "MODEL_INPUTS",
@@ -40,5 +40,6 @@ __all__ = [
     "predict",
     "predict_all",
     "predict_outputs",
+    "read_progress",
     "to_bf16_if_faster",
 ]

@@ -25,6 +25,7 @@ from tinybert_cli.types import Batch, Examples
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+PROGRESS = "progress.json"  # the file of a checkpoint that holds a Progress
 Evaluate = Callable[[], dict[str, float]]  # the validation metrics, and `objective`, which selects the best checkpoint
 
 
@@ -75,6 +76,11 @@ class Progress:
     best: float | None = None
     best_step: int = 0
     worse: int = 0  # evaluations since the best one
+
+
+def read_progress(folder: Path) -> Progress:
+    """The progress in a checkpoint that `Trainer.save` wrote."""
+    return Progress(**json.loads((folder / PROGRESS).read_text()))
 
 
 class Trainer:
@@ -136,13 +142,13 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(folder))
         if self.accelerator.is_main_process:
-            (folder / "progress.json").write_text(json.dumps(asdict(self.progress)))
+            (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)))
         self.accelerator.wait_for_everyone()
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote."""
         self.accelerator.load_state(str(folder))
-        self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
+        self.progress = read_progress(folder)
         self.saved = self.progress.step
 
     def summary(self) -> dict[str, float]:
@@ -161,7 +167,7 @@ class Trainer:
         """Trains to the end.
 
         Yields `progress` after every step, `train` every logging_steps, `evaluate` with the metrics and `is_best`, and
-        `checkpoint` when the caller should save.
+        `checkpoint` when the caller should save, the last time after the last step.
 
         Args:
             evaluate: returns the metrics; the best checkpoint is selected by the one called `objective`.
@@ -225,7 +231,7 @@ class Trainer:
                     yield event
                     self.model.train()
                 signum = self._any_signal(stop())
-                if signum or (not done and self._saves(evaluated)):
+                if signum or done or self._out_of_patience() or self._saves(evaluated):
                     yield {"event": "checkpoint", "step": progress.step}
                     self.saved = progress.step
                 if signum:

@@ -12,7 +12,7 @@ import torch
 
 from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
 from tinybert_cli.config import Distill, Finetune, Model
-from tinybert_cli.errors import ConfigError
+from tinybert_cli.errors import ConfigError, UserError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
 from tinybert_cli.types import Array, Predictions, Rows
@@ -164,11 +164,12 @@ def train(
         if accelerator.is_main_process:
             models.save(new.model, new.tokenizer, folder)
 
-    state = output.latest_state()
+    selects_best = training.keep == "best" and evaluated
+    state = yield from _newest_state(output, with_best_model=selects_best)
     if state is not None:
         trainer.load(state)
+        output.drop_newer(state)
         yield events.resume(trainer.progress.step, trainer.max_steps)
-    selects_best = training.keep == "best" and evaluated
     yield from output.save_checkpoints(
         trainer.train(loss, evaluate if evaluated else None, better=better, stop=output.signals.pending),
         save_state=trainer.save,
@@ -176,7 +177,13 @@ def train(
     )
 
     accelerator.wait_for_everyone()  # the other processes must not look for files that the first has not written yet
-    final = (output.best_model() if selects_best else None) or output.seal("final", save_model)
+    final = output.best_model(trainer.progress.best_step) if selects_best else output.seal("final", save_model)
+    if final is None:
+        raise UserError(
+            f"the best checkpoint, of step {trainer.progress.best_step}, is damaged",
+            where=config.output_dir,
+            hint="run the same command again: it resumes from the checkpoint before it",
+        )
     accelerator.wait_for_everyone()
     numbers = trainer.summary()
     result: model_card.Result | None = None
@@ -215,6 +222,18 @@ def train(
         precision=trainer.precision, **size, **new.vocabulary,
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
+
+
+def _newest_state(output: artifacts.Output, *, with_best_model: bool) -> Generator[Event, None, Path | None]:
+    """The newest training state that is intact and, if needed, whose best model is; None for a new run."""
+    states = output.states()
+    for state in states:
+        progress = loops.read_progress(state)
+        if not with_best_model or progress.best is None or output.best_model(progress.best_step) is not None:
+            return state
+    if output.resumed:
+        yield events.warning("no checkpoint of the earlier run can be used: the training starts from step 0")
+    return None
 
 
 @dataclass(frozen=True)
