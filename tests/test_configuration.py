@@ -1159,6 +1159,8 @@ def hostile(schema: dict[str, Any], definitions: dict[str, Any], draw: random.Ra
         return hostile(definitions[schema["$ref"].rpartition("/")[2]], definitions, draw)
     if "anyOf" in schema:
         return hostile(draw.choice(schema["anyOf"]), definitions, draw, key)
+    if key == "delimiter":
+        return draw.choice(["auto", ";", "\t", "$", "~"])
     if "enum" in schema or "const" in schema:
         return draw.choice(schema.get("enum", [schema.get("const")]))
     if "properties" in schema:

@@ -48,10 +48,9 @@ def file_content(file_format: str) -> str:
         return json.dumps(records, indent=1)
     if file_format == "jsonl":
         return "".join(json.dumps(record) + "\n" for record in records)
-    delimiter = "," if file_format == "csv" else "\t"
-    return f"text{delimiter}label\n" + "".join(
-        f'"{record["text"]}"{delimiter}{record["label"]}\n' for record in records
-    )
+    if file_format == "tsv":
+        return "text\tlabel\n" + "".join(f"{record['text']}\t{record['label']}\n" for record in records)
+    return "text,label\n" + "".join(f'"{record["text"]}",{record["label"]}\n' for record in records)
 
 
 # -- file formats ---------------------------------------------------------------------------------------------
@@ -182,11 +181,10 @@ def test_json_line_that_is_not_an_object_is_rejected_with_its_line(tmp_path: Pat
     assert read_error(path).where == f"{path}:2"
 
 
-def test_json_rows_with_different_keys_are_rejected_with_the_keys(tmp_path: Path) -> None:
-    path = write(tmp_path / "train.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "lable": 0}\n')
-    error = read_error(path)
-    assert error.what.endswith(": label, lable")
-    assert error.where == f"{path}:2"
+def test_json_key_that_is_missing_in_some_rows_is_null_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", '{"text": "a", "title": "t"}\n{"text": "b"}\n{"text": "c", "label": 1}\n')
+    expected = {"text": ["a", "b", "c"], "title": ["t", None, None], "label": [None, None, 1]}
+    assert rows_of(path).columns == expected
 
 
 @pytest.mark.parametrize("name", ["train.csv", "train.csv.gz"])
@@ -219,10 +217,11 @@ def test_invalid_parquet_file_is_rejected(tmp_path: Path) -> None:
 
 
 def test_unknown_file_format_is_rejected_with_the_known_formats(tmp_path: Path) -> None:
-    path = write(tmp_path / "train.xlsx", "text")
+    path = write(tmp_path / "train.data", "text")
     error = read_error(path)
     assert error.what == f"cannot read '{path}': unknown file format"
     assert error.hint == "one of: csv, tsv, json, jsonl, parquet, txt, conll; .gz too"
+    assert read_error(write(tmp_path / "train.xlsx", "text")).hint == "save the table as CSV in UTF-8"
 
 
 def test_missing_file_is_rejected_with_the_nearest_name(tmp_path: Path) -> None:
@@ -340,7 +339,18 @@ def test_json_object_with_a_data_list_gives_its_rows(tmp_path: Path) -> None:
 
 def test_malformed_squad_is_rejected(tmp_path: Path) -> None:
     broken = {"data": [{"paragraphs": [{"qas": []}, {"qas": [{"id": "1", "question": "q"}]}]}]}
-    assert read_error(write(tmp_path / "dev.json", json.dumps(broken))).what == "not in SQuAD format: 'answers'"
+    error = read_error(write(tmp_path / "dev.json", json.dumps(broken)))
+    assert error.what == "not in SQuAD format: 'context'" and error.where == f"{tmp_path / 'dev.json'}, question 1"
+
+
+def test_nested_squad_without_answers_has_rows_without_gold_labels(tmp_path: Path) -> None:
+    entries = [{"id": "1", "question": "q"}, {"id": "2", "question": "r"}]
+    article = {"paragraphs": [{"context": "c", "qas": entries}]}
+    columns = rows_of(write(tmp_path / "dev.json", json.dumps({"data": [article]}))).columns
+    assert columns == {"id": ["1", "2"], "title": ["", ""], "context": ["c", "c"], "question": ["q", "r"]}
+    entries[0]["answers"] = [{"text": "c", "answer_start": 0}]  # type: ignore[assignment]
+    rows = rows_of(write(tmp_path / "dev.json", json.dumps({"data": [article]})))
+    assert rows.column("answers") == [{"text": ["c"], "answer_start": [0]}, None]
 
 
 # -- label names ---------------------------------------------------------------------------------------------

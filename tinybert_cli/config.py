@@ -33,6 +33,16 @@ def _all_different(names: list[str]) -> list[str]:
 ClassNames = Annotated[list[str], Field(min_length=2), AfterValidator(_all_different)]
 
 
+def _delimiter(text: str) -> str:
+    text = {"tab": "\t", r"\t": "\t"}.get(text, text)
+    if text != "auto" and (len(text) != 1 or text in '"\r\n\0 '):
+        raise ValueError("`data.delimiter` must be one character, such as ; or |, or `tab`, or `auto`")
+    return text
+
+
+Delimiter = Annotated[str, AfterValidator(_delimiter)]
+
+
 class Data(Section):
     """The rows and their columns: files, or a dataset."""
 
@@ -53,6 +63,10 @@ class Data(Section):
     """Files with text without labels, for gen-soft-labels (split name: `unlabeled`)."""
     text_column_names: str | Annotated[list[str], Field(min_length=1, max_length=2)] = "text"
     """The column with the text, or the two columns of a sentence pair."""
+    delimiter: Delimiter = "auto"
+    """The character between the cells of csv and tsv files; auto: the one that divides the header and all rows."""
+    quoting: Literal["auto", "double", "none"] = "auto"
+    """Whether cells of csv and tsv files may be enclosed in double quotes; auto: in csv files yes, in tsv files no."""
     label_column_name: str = "label"
     """The column with the gold label: a class name, or an integer index into `label_names`."""
     label_names: ClassNames | Annotated[dict[str, str], Field(min_length=2)] | None = None

@@ -2,53 +2,63 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
-import zlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tinybert_cli.config import Data
+from tinybert_cli.data.conll import is_conll, read_conll
+from tinybert_cli.data.delimited import read_delimited
+from tinybert_cli.data.json_files import read_json
+from tinybert_cli.data.text_files import check_content, is_gzip, largest_content, read_text, split_lines, too_large
 from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.types import Rows
 
+BATCH = 1024  # rows of a parquet file that are decoded at a time
+
+Columns = dict[str, list[Any]]
+
 
 def existing_file(path: Path, split: str) -> Path:
-    """`path`; InputError, with the nearest file name, if it does not exist or is a folder."""
+    """`path`; InputError, with the nearest file name, if it is no regular file."""
+    where = f"data.{split}_file"
     if path.is_file():
         return path
     if path.is_dir():
         raise InputError(
             f"'{path}' is a folder, not a file",
-            where=f"data.{split}_file",
+            where=where,
             hint="give the files in it; or, if they are named train.jsonl, validation.csv, ..., set data.dataset_name",
         )
+    if path.exists():
+        hint = "a file is read more than once: write the rows to a file first"
+        raise InputError(f"'{path}' is a device or a pipe, not a file", where=where, hint=hint)
     suggestion = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
-    raise InputError(f"'{path}' does not exist", where=f"data.{split}_file", hint=suggestion)
+    raise InputError(f"'{path}' does not exist", where=where, hint=suggestion)
 
 
 def format_of(path: Path) -> str:
     """The file extension in lower case, without a final `.gz`."""
-    return path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
-def read_file(path: Path, conll_columns: Sequence[str] = ()) -> Rows:
-    """All rows of a file; `conll_columns` names the columns of a conll file.
+def read_file(path: Path, data: Data | None = None) -> Rows:
+    """All rows of a file, as the settings say.
 
     Raises:
-        InputError: the format is unknown or the file is malformed.
+        InputError: the format is unknown, or the file is malformed or too large for the memory.
     """
-    if format_of(path) not in READERS:
-        raise InputError(f"cannot read '{path}': unknown file format", hint=f"one of: {', '.join(READERS)}; .gz too")
-    columns = READERS[format_of(path)](path)
-    if format_of(path) == "conll":
-        columns = _named_columns(columns, conll_columns, path)
+    form, data = format_of(path), data or Data()
+    if form not in READERS:
+        hint = RENAMED.get(form, f"one of: {', '.join(READERS)}; .gz too")
+        raise InputError(f"cannot read '{path}': unknown file format", hint=hint)
+    if form == "parquet" and is_gzip(path):
+        raise InputError(f"cannot read '{path}': a compressed parquet file", hint="decompress it: gunzip")
+    columns = READERS[form](path, data)
     rows = Rows(columns, ((str(path), len(next(iter(columns.values()), []))),))
-    return with_class_names(rows, _parquet_features(path)) if format_of(path) == "parquet" else rows
+    return with_class_names(rows, _parquet_features(path)) if form == "parquet" else rows
 
 
 def with_class_names(rows: Rows, features: Mapping[str, Any]) -> Rows:
@@ -89,28 +99,22 @@ def _names_of_feature(feature: Any) -> list[str] | None:
     return _names_of_feature(feature.get("feature"))
 
 
-def _named_columns(columns: dict[str, list[Any]], names: Sequence[str], path: Path) -> dict[str, list[Any]]:
-    """Name the columns of a conll file; if it has more columns than names, the last name is that of the last column."""
-    if len(columns) < len(names) and len(columns) > 1:
-        raise InputError(
-            f"'{path}' has {len(columns)} columns, but {len(names)} are named: {', '.join(names)}",
-            hint="set data.conll_column_names to the names of its columns",
-        )
-    if len(columns) == 1:  # no tags
-        return {names[0]: columns["0"]}
-    between = [f"column_{index + 1}" for index in range(len(names) - 1, len(columns) - 1)]
-    return dict(zip([*names[:-1], *between, names[-1]], columns.values(), strict=True))
-
-
 def concatenate(parts: Sequence[Rows]) -> Rows:
-    """The rows of several files, in order; InputError if their columns differ."""
+    """The rows of several files, in order. A key that a whole JSON file lacks is null in its rows.
+
+    Raises:
+        InputError: the columns of the files differ.
+    """
     first = parts[0]
+    names = list(dict.fromkeys(name for part in parts for name in part.columns))
     for part in parts[1:]:
-        different = sorted(part.columns.keys() ^ first.columns.keys())
-        if different:
-            what = f"columns differ from those of {first.origins[0][0]}: {', '.join(different)}"
+        lacking = {*(part.columns.keys() ^ first.columns.keys())}
+        if lacking and not (_has_optional_keys(part) and _has_optional_keys(first)):
+            what = f"columns differ from those of {first.origins[0][0]}: {', '.join(sorted(lacking))}"
             raise InputError(what, where=part.origins[0][0])
-    columns = {name: [value for part in parts for value in part.columns[name]] for name in first.columns}
+    columns = {
+        name: [value for part in parts for value in part.columns.get(name, [None] * len(part))] for name in names
+    }
     class_names = {
         name: list(dict.fromkeys(label for part in parts for label in part.class_names.get(name, [])))
         for name in first.class_names
@@ -118,165 +122,62 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
     return Rows(columns, tuple(origin for part in parts for origin in part.origins), class_names)
 
 
-def _text(path: Path) -> str:
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"'{path}' is not a complete gzip file: {error}") from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise InputError(f"'{path}' is not UTF-8", where=f"{path}:{line}", hint="convert it: iconv -t UTF-8") from error
-    if not text.strip():
-        raise InputError(f"'{path}' is empty")
-    return text
+def _has_optional_keys(part: Rows) -> bool:
+    return format_of(Path(part.origins[0][0])) in ("json", "jsonl")
 
 
-def _csv(path: Path, delimiter: str = ",") -> dict[str, list[Any]]:
-    """Every cell stays text: `NA`, `null` and an empty cell are not read as missing values."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader)
-        columns: dict[str, list[Any]] = {name: [] for name in header}
-        if len(columns) != len(header):
-            raise InputError(f"'{path}' has two columns of the same name", where=f"{path}:1")
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise InputError(
-                    f"{len(cells)} cells, but the header has {len(header)}",
-                    where=f"{path}:{reader.line_num}",
-                    hint="a cell that contains a comma, quote or line break must be in double quotes",
-                )
-            for name, cell in zip(header, cells, strict=True):
-                columns[name].append(cell)
-    except csv.Error as error:
-        raise InputError(f"malformed CSV: {error}", where=f"{path}:{reader.line_num}") from error
-    if not columns[header[0]]:
-        raise InputError(f"'{path}' has a header but no rows")
-    return columns
+def _csv(path: Path, data: Data) -> Columns:
+    return read_delimited(path, data, default=",")
 
 
-def _tsv(path: Path) -> dict[str, list[Any]]:
-    return _csv(path, "\t")
+def _tsv(path: Path, data: Data) -> Columns:
+    return read_delimited(path, data, default="\t")
 
 
-def _txt(path: Path) -> dict[str, list[Any]]:
-    return {"text": [line.strip() for line in _text(path).split("\n") if line.strip()]}
+def _json(path: Path, data: Data) -> Columns:
+    return read_json(path)
 
 
-def _json(path: Path) -> dict[str, list[Any]]:
-    """One object per line, a list of objects, or one object with such a list as `data`; nested SQuAD is flattened."""
-    text = _text(path)
-    records: list[tuple[int, Any]] = []
-    try:
-        document = _single_document(text)
-        if document is not None:
-            is_squad = bool(document) and isinstance(document[0], dict) and "paragraphs" in document[0]
-            records = [(1, record) for record in (_flatten_squad(document, str(path)) if is_squad else document)]
-        else:
-            records = [(n, json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    except json.JSONDecodeError as error:
-        line = error.lineno if text.lstrip().startswith("[") else _first_malformed_line(text)
-        raise InputError(f"malformed JSON: {error.msg}", where=f"{path}:{line}:{error.colno}") from error
-    columns: dict[str, list[Any]] = {}
-    for line, record in records:
-        if not isinstance(record, dict):
-            raise InputError("expected one JSON object per line", where=f"{path}:{line}")
-        if columns and record.keys() != columns.keys():
-            different = sorted(record.keys() ^ columns.keys())
-            raise InputError(f"keys differ from those of the first row: {', '.join(different)}", where=f"{path}:{line}")
-        for name, value in record.items():
-            columns.setdefault(name, []).append(value)
-    return columns
-
-
-def _single_document(text: str) -> list[Any] | None:
-    """The rows of a file that is one list, or one object with a list as `data`; None if it is neither."""
-    if text.lstrip().startswith("["):
-        return list(json.loads(text))
-    if not text.lstrip().startswith("{"):
-        return None
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError:  # probably one object per line
-        return None
-    return document["data"] if isinstance(document.get("data"), list) else None
-
-
-def _flatten_squad(articles: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    """The nested format of SQuAD 1.1 and 2.0 as flat rows, one per question."""
-    records = []
-    try:
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for entry in paragraph["qas"]:
-                    spans = [] if entry.get("is_impossible") else entry["answers"]
-                    record = {
-                        "id": entry["id"],
-                        "title": article.get("title", ""),
-                        "context": paragraph["context"],
-                        "question": entry["question"],
-                        "answers": {key: [span[key] for span in spans] for key in ("text", "answer_start")},
-                    }
-                    records.append(record)
-    except (KeyError, TypeError, AttributeError) as error:
+def _txt(path: Path, data: Data) -> Columns:
+    """One text per line; empty lines are skipped."""
+    lines = split_lines(read_text(path))
+    if is_conll(lines[:1000]):
         raise InputError(
-            f"not in SQuAD format: {error}",
-            where=where,
-            hint="data: [{paragraphs: [{context: ..., qas: [{id: ..., question: ..., answers: [...]}]}]}]",
-        ) from error
-    return records
+            f"'{path}' has a word and its tags per line, but the ending .txt stands for one text per line",
+            hint=f"rename it to {path.name.lower().removesuffix('.gz').removesuffix('.txt')}.conll",
+        )
+    return {"text": [line.strip(" \t\r") for line in lines if line.strip()]}
 
 
-def _conll(path: Path) -> dict[str, list[Any]]:
-    """One word per line with its tags, columns separated by tabs or spaces, an empty line after each sentence.
-
-    -DOCSTART- lines and comments (# ...) are skipped. Columns are called 0, 1, 2, ...; `read_file` names them.
-    """
-    lines = []
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        cells = line.rstrip("\r").split("\t") if "\t" in line else line.split()
-        lines.append((number, [cell.strip() for cell in cells]))
-    counts = Counter(len(cells) for _, cells in lines if cells)
-    columns = counts.most_common(1)[0][0] if counts else 0
-    sentences: list[list[list[str]]] = [[]]
-    for number, cells in lines:
-        if not any(cells):
-            sentences.append([])
-        elif cells[0] == "-DOCSTART-" or (cells[0].startswith("#") and len(cells) != columns):
-            continue
-        elif len(cells) != columns:
-            raise InputError(
-                f"{len(cells)} columns, but most lines have {columns}",
-                where=f"{path}:{number}",
-                hint="one word and its tags per line, separated by tabs or spaces; an empty line after each sentence",
-            )
-        else:
-            sentences[-1].append(cells)
-    sentences = [sentence for sentence in sentences if sentence]
-    return {str(index): [[cells[index] for cells in sentence] for sentence in sentences] for index in range(columns)}
+def _conll(path: Path, data: Data) -> Columns:
+    texts = data.text_column_names
+    words = texts if isinstance(texts, str) else texts[0]
+    return read_conll(path, data.conll_column_names or [words, data.label_column_name])
 
 
-def _first_malformed_line(text: str) -> int:
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            json.loads(line if line.strip() else "0")
-        except json.JSONDecodeError:
-            return number
-    return 1
-
-
-def _parquet(path: Path) -> dict[str, list[Any]]:
+def _parquet(path: Path, data: Data) -> Columns:
+    """Decoded in small batches, so that a file that holds too much is noticed before it fills the memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with path.open("rb") as stream:
+        check_content(stream.read(64).removeprefix(b"PAR1"), path)
+    limit, size = largest_content(), 0
     try:
-        return dict(pq.read_table(path, page_checksum_verification=True).to_pydict())
-    except (pa.ArrowInvalid, OSError) as error:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+                raise InputError(f"'{path}' has two columns of the same name: '{repeated[0]}'", hint="rename one")
+            columns: Columns = {name: [] for name in names}
+            for batch in file.iter_batches(BATCH):
+                size += batch.nbytes
+                if size > limit:
+                    raise too_large(path, limit)
+                for name, values in zip(names, batch.columns, strict=True):
+                    columns[name] += values.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: values Python cannot hold
         raise InputError(f"cannot read '{path}': {error}") from error
+    return columns
 
 
 def _parquet_features(path: Path) -> dict[str, Any]:
@@ -290,7 +191,7 @@ def _parquet_features(path: Path) -> dict[str, Any]:
         return {}
 
 
-READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
+READERS: dict[str, Callable[[Path, Data], Columns]] = {
     "csv": _csv,
     "tsv": _tsv,
     "json": _json,
@@ -298,4 +199,13 @@ READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
     "parquet": _parquet,
     "txt": _txt,
     "conll": _conll,
+}
+
+RENAMED = {  # other endings → what to do
+    **dict.fromkeys(("ndjson", "jsonlines"), "rename it to .jsonl"),
+    **dict.fromkeys(("conllu", "bio", "iob", "iob2", "conll2003"), "rename it to .conll"),
+    **dict.fromkeys(("pq", "parq"), "rename it to .parquet"),
+    "tab": "rename it to .tsv",
+    **dict.fromkeys(("xls", "xlsx", "ods"), "save the table as CSV in UTF-8"),
+    "arrow": "give the folder that datasets wrote with save_to_disk as data.dataset_name",
 }

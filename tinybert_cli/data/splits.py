@@ -53,7 +53,7 @@ def read(data: Data, split: Split) -> Rows:
     """
     files = _files(data, split)
     if files:
-        rows = concatenate([read_file(existing_file(Path(file), split), _conll_columns(data)) for file in files])
+        rows = concatenate([read_file(existing_file(Path(file), split), data) for file in files])
     elif data.dataset_name and split != "unlabeled":
         rows = _read_dataset(data, split)
     else:
@@ -110,10 +110,6 @@ def _files(data: Data, split: Split) -> list[str] | None:
         shards = [path for path in folder.glob(f"{name}-[0-9]*") if format_of(path) in READERS]
         return [str(path) for path in sorted(single or shards)] or None
     return [value] if isinstance(value, str) else value
-
-
-def _conll_columns(data: Data) -> list[str]:
-    return data.conll_column_names or [text_columns(data)[0], data.label_column_name]
 
 
 def _with_label_names(rows: Rows, data: Data) -> Rows:

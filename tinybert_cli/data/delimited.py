@@ -1,0 +1,191 @@
+"""Reader of csv and tsv files: which delimiter separates the cells, and whether quotes enclose cells."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tinybert_cli.config import Data
+from tinybert_cli.data.text_files import lines_with_ends, read_text
+from tinybert_cli.errors import InputError
+
+log = logging.getLogger("tinybert")
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+LONGEST_CELL = 2**31 - 1  # characters; the limit of the csv module is 131,072 unless it is set
+
+
+class _Table:
+    """The cells of a file, and what may have been read in another way than they were written."""
+
+    def __init__(self, header: list[str]) -> None:
+        self.header = header
+        self.cells: list[list[str]] = [[] for _ in header]
+        self.joined: list[int] = []  # lines where a quoted cell begins that has delimiters and line breaks
+        self.quotes: list[int] = []  # lines of cells in quotes that are part of the text
+
+
+class _Malformed(Exception):
+    """A file cannot be read with this delimiter and quoting."""
+
+    def __init__(self, what: str, line: int, *, ragged: bool = False) -> None:
+        super().__init__(what)
+        self.what = what
+        self.line = line
+        self.ragged = ragged
+
+
+def read_delimited(path: Path, data: Data, *, default: str) -> dict[str, list[Any]]:
+    """Every cell stays text: `NA`, `null` and an empty cell are not read as missing values.
+
+    Args:
+        default: the delimiter that the ending of the file name stands for.
+
+    Raises:
+        InputError: the rows have different numbers of cells, or two delimiters fit.
+    """
+    text, skipped, delimiter = read_text(path), 0, data.delimiter
+    if match := re.match(r"sep=(.)\r?\n", text, re.IGNORECASE):  # Excel's way to name the delimiter
+        text, skipped = text[match.end() :], 1
+        delimiter = match[1] if delimiter == "auto" else delimiter
+    quoted = _is_quoted(text, data, default)
+    reader = _Reader(path, text, skipped)
+    if delimiter == "auto":
+        delimiter = _detect_delimiter(reader, default, quoted)
+    try:
+        table = reader.table(delimiter, quoted)
+    except _Malformed as error:
+        where = f"{path}:{error.line}"
+        raise InputError(error.what, where=where, hint=_hint(reader, error, delimiter, quoted)) from error
+    if not table.cells[0]:
+        raise InputError(f"'{path}' has a header but no rows", where=f"{path}:{1 + skipped}")
+    if data.quoting == "auto":
+        _warn(path, table, DELIMITERS.get(delimiter, repr(delimiter)))
+    return dict(zip(table.header, table.cells, strict=True))
+
+
+class _Reader:
+    """Reads one text with any delimiter, with or without quotes."""
+
+    def __init__(self, path: Path, text: str, skipped: int) -> None:
+        self.path = path
+        self.text = text
+        self.skipped = skipped  # lines before the text
+
+    def records(self, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str], bool]]:
+        """Line, cells, and whether the record has several lines; blank lines are skipped."""
+        csv.field_size_limit(LONGEST_CELL)
+        lines = lines_with_ends(self.text)
+        reader = csv.reader(
+            lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
+        )
+        line = self.skipped + 1
+        try:
+            for cells in reader:
+                following = self.skipped + reader.line_num + 1
+                if cells:
+                    yield line, cells, following > line + 1
+                line = following
+        except csv.Error as error:
+            message = str(error)
+            if "unexpected end of data" in message:
+                message = "the quote that opens a cell of this row is never closed"
+            if "new-line character" in message:
+                message = "a carriage return inside a cell that is not quoted"
+            raise _Malformed(f"malformed CSV: {message}", line) from error
+
+    def header(self, delimiter: str, quoted: bool) -> list[str]:
+        return next(self.records(delimiter, quoted))[1]
+
+    def table(self, delimiter: str, quoted: bool) -> _Table:
+        records = self.records(delimiter, quoted)
+        line, header, _ = next(records)
+        if repeated := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
+            raise _Malformed(f"'{self.path}' has two columns of the same name: '{repeated[0]}'", line)
+        table = _Table(header)
+        for line, cells, has_several_lines in records:
+            if len(cells) != len(header):
+                raise _Malformed(f"{len(cells)} cells, but the header has {len(header)}", line, ragged=True)
+            for column, cell in zip(table.cells, cells, strict=True):
+                column.append(cell)
+            if has_several_lines and any(delimiter in cell and re.search(r"[\r\n]", cell) for cell in cells):
+                table.joined.append(line)
+            if not quoted and any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells):
+                table.quotes.append(line)
+        return table
+
+    def fits(self, delimiter: str, quoted: bool) -> bool:
+        """Whether all rows have as many cells as the header."""
+        try:
+            self.table(delimiter, quoted)
+        except _Malformed:
+            return False
+        return True
+
+
+def _is_quoted(text: str, data: Data, default: str) -> bool:
+    """Whether quotes enclose cells. A tsv file has no quoting, unless all names in its header are quoted."""
+    if data.quoting != "auto":
+        return data.quoting == "double"
+    header = next(line for line in lines_with_ends(text) if line.strip()).strip()
+    return default == "," or all(re.fullmatch('"[^"]*"', name) for name in header.split("\t"))
+
+
+def _detect_delimiter(reader: _Reader, default: str, quoted: bool) -> str:
+    """The delimiter that divides the header; of several, the one that divides every row like the header."""
+
+    def divides(delimiter: str) -> bool:
+        try:
+            return len(reader.header(delimiter, quoted)) > 1
+        except _Malformed:
+            return False
+
+    candidates = [delimiter for delimiter in DELIMITERS if divides(delimiter)]
+    if len(candidates) < 2:
+        return candidates[0] if candidates else default
+    fitting = [delimiter for delimiter in candidates if reader.fits(delimiter, quoted)]
+    if len(fitting) > 1:
+        names = " or ".join(DELIMITERS[delimiter] for delimiter in fitting)
+        raise InputError(
+            f"the delimiter of '{reader.path}' may be {names}: both divide all rows into as many cells as the header",
+            where=f"{reader.path}:{1 + reader.skipped}",
+            hint="set data.delimiter to the character",
+        )
+    return fitting[0] if fitting else default if default in candidates else candidates[0]
+
+
+def _hint(reader: _Reader, error: _Malformed, delimiter: str, quoted: bool) -> str | None:
+    """A way to read the file, as far as it has been tried."""
+    if "same name" in error.what:
+        return "rename one of them"
+    if reader.fits(delimiter, not quoted):
+        return (
+            "set data.quoting: none, which reads quotes as text"
+            if quoted
+            else "set data.quoting: double, which removes the quotes around cells"
+        )
+    name = DELIMITERS.get(delimiter, repr(delimiter))
+    if not quoted:
+        return f"a cell cannot contain a {name} or a line break; with data.quoting: double it can, in double quotes"
+    if error.ragged:
+        return f"a cell that contains a {name}, quote or line break must be in double quotes; or set data.delimiter"
+    return 'a cell in double quotes ends with a quote, and a quote inside it is doubled ("")'
+
+
+def _warn(path: Path, table: _Table, delimiter: str) -> None:
+    if table.joined:
+        log.warning(
+            "%s of %s rows of %s have a quoted cell with a %s and a line break (first: %s:%s); if a lone quote joined "
+            "several rows, set data.quoting: none",
+            f"{len(table.joined):,}", f"{len(table.cells[0]):,}", path.name, delimiter, path, table.joined[0],
+        )  # fmt: skip
+    if table.quotes:
+        log.warning(
+            "%s of %s rows of %s have a cell in double quotes (first: %s:%s), which are read as part of the text; set "
+            "data.quoting: double to remove them",
+            f"{len(table.quotes):,}", f"{len(table.cells[0]):,}", path.name, path, table.quotes[0],
+        )  # fmt: skip
