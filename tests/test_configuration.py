@@ -387,7 +387,7 @@ def test_an_error_names_the_file_that_contains_the_effective_value() -> None:
         3 |   eval_steps: c
           |               ^
 
-        error: `training.max_steps`: expected an integer of at least -1, found 'a'
+        error: `training.max_steps`: expected an integer from -1 to 1000000000, found 'a'
          --> low.yaml:3:14
           |
         3 |   max_steps: a
@@ -519,7 +519,7 @@ def test_an_invalid_value_on_the_command_line_shows_its_location() -> None:
 
 def test_an_invalid_value_in_a_flow_mapping_shows_its_location() -> None:
     assert error_of("", "training={keep: best, max_steps: x}") == lines("""
-        `training.max_steps`: expected an integer of at least -1, found 'x'
+        `training.max_steps`: expected an integer from -1 to 1000000000, found 'x'
           --> command line: training={keep: best, max_steps: x}
            |                                                 ^
     """)
@@ -729,8 +729,8 @@ def test_a_hint_never_names_a_setting_that_the_command_lacks() -> None:
 @pytest.mark.parametrize(
     ("command", "text", "message", "expected_hint"),
     [
-        ("distill", "training: {max_steps: three}", "expected an integer of at least -1, found 'three'", ""),
-        ("distill", "training: {max_steps: 1e3}", "expected an integer of at least -1, found 1e3", "write 1000"),
+        ("distill", "training: {max_steps: three}", "expected an integer from -1 to 1000000000, found 'three'", ""),
+        ("distill", "training: {max_steps: 1e3}", "expected an integer from -1 to 1000000000, found 1e3", "write 1000"),
         ("distill", "training: {warmup_ratio: 2}", "expected a number from 0 to 1, found 2", ""),
         (
             "finetune",
@@ -742,7 +742,7 @@ def test_a_hint_never_names_a_setting_that_the_command_lacks() -> None:
         (
             "distill",
             "training: {max_steps: 1_000}",
-            "expected an integer of at least -1, found '1_000'",
+            "expected an integer from -1 to 1000000000, found '1_000'",
             "write 1000",
         ),
         (
@@ -751,7 +751,7 @@ def test_a_hint_never_names_a_setting_that_the_command_lacks() -> None:
             "expected a number above 0, found the string '5e-5' (quoted)",
             "write it without quotes",
         ),
-        ("distill", "training: {max_steps: true}", "expected an integer of at least -1, found true", ""),
+        ("distill", "training: {max_steps: true}", "expected an integer from -1 to 1000000000, found true", ""),
         ("distill", "training: {keep: besst}", "expected one of: best, last, found 'besst'", "did you mean 'best'?"),
         (
             "distill",
@@ -808,7 +808,7 @@ def test_an_invalid_value_shows_what_is_expected(command: str, text: str, messag
     ("command", "text", "key"),
     [
         ("distill", "layer_mapping: [3, x]", "`layer_mapping[1]`: expected an integer of at least 1, found 'x'"),
-        ("eval", "latency: {lengths: [dat]}", "`latency.lengths[0]`: expected 'data' or an integer of at least 1"),
+        ("eval", "latency: {lengths: [dat]}", "`latency.lengths[0]`: expected 'data' or an integer from 1 to 1048576"),
         ("export", "data: {text_column_names: [a, 3]}", "`data.text_column_names[1]`: expected a string, found 3"),
         ("eval", "require: {a: {b: c}}", "`require.a.b`: expected a number, found 'c'"),
     ],

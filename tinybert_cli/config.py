@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -10,6 +11,8 @@ from pydantic_core import PydanticCustomError
 from tinybert_cli.presets import PRESETS
 
 Positive = Annotated[int, Field(ge=1)]
+BatchSize = Annotated[int, Field(ge=1, le=2**16)]
+Tokens = Annotated[int, Field(ge=1, le=2**20)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 
@@ -24,7 +27,7 @@ class Section(BaseModel):
 
 
 def _all_different(names: list[str]) -> list[str]:
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise ValueError(f"`data.label_names` contains {', '.join(repeated)} more than once")
     return names
@@ -86,12 +89,12 @@ class Data(Section):
     """Name of the validation split in the dataset (`validation_matched` in MNLI)."""
     test_split_name: str = "test"
     """Name of the test split in the dataset."""
-    max_seq_length: Annotated[int, Field(ge=4)] = 128
+    max_seq_length: Annotated[int, Field(ge=4, le=2**20)] = 128
     """Maximum number of tokens per input, special tokens included. Longer texts are truncated, counted and reported.
 
     In language-modeling nothing is truncated: the texts are concatenated and split into blocks of this length.
     """
-    doc_stride: Annotated[int, Field(ge=0)] = 128
+    doc_stride: Annotated[int, Field(ge=0, le=2**20)] = 128
     """Tokens that two consecutive windows of a long text share (question-answering, token-classification)."""
     max_train_samples: Positive | None = None
     """Use only this many rows of train and of unlabeled, from the start; augmented examples are not counted."""
@@ -121,13 +124,13 @@ class Model(Section):
     """Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or `package://import_name/path`."""
     preset: Preset | None = None
     """The shape of a published student, for example `tinybert-4l-312`; the numbers below override it."""
-    num_hidden_layers: Positive | None = None
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1_000)] | None = None
     """Number of layers; null = as in `from`."""
-    hidden_size: Positive | None = None
+    hidden_size: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """Hidden size; null = as in `from`."""
-    num_attention_heads: Positive | None = None
+    num_attention_heads: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """Number of attention heads; null = as in `from`, or such that the size of a head does not change."""
-    intermediate_size: Positive | None = None
+    intermediate_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
     """Number of FFN units; null = as in `from`, scaled with the hidden size."""
     initialize: Literal["teacher", "random"] = "teacher"
     """teacher: copy the mapped layers of `from`, shrunk to the new shape; random: new weights."""
@@ -167,15 +170,15 @@ def _some_steps(steps: int) -> int:
 class Training(Section):
     """How a model is trained, with the names of Hugging Face's TrainingArguments."""
 
-    num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
+    num_train_epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
     """Passes over the training rows; may be a fraction."""
-    max_steps: Annotated[int, Field(ge=-1), AfterValidator(_some_steps)] = -1
+    max_steps: Annotated[int, Field(ge=-1, le=10**9), AfterValidator(_some_steps)] = -1
     """Optimizer steps; -1 = derived from num_train_epochs."""
-    per_device_train_batch_size: Positive = 32
+    per_device_train_batch_size: BatchSize = 32
     """Rows of a training batch on one device."""
-    per_device_eval_batch_size: Positive = 128
+    per_device_eval_batch_size: BatchSize = 128
     """Rows of an evaluation batch on one device."""
-    gradient_accumulation_steps: Positive = 1
+    gradient_accumulation_steps: BatchSize = 1
     """Batches whose gradients are accumulated for one optimizer step."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """Peak learning rate of AdamW."""
@@ -207,7 +210,7 @@ class Training(Section):
     """Stop after this many evaluations without a better score; null = never."""
     keep: Literal["best", "last"] = "best"
     """The checkpoint whose weights the finished folder contains."""
-    dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
+    dataloader_num_workers: Annotated[int, Field(ge=0, le=1_000)] = 0
     """Processes that prepare batches; 0 = the training process itself."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
     """Experiment trackers to use; none by default. Trackers that write files write them to `trackers/`."""
@@ -216,9 +219,9 @@ class Training(Section):
 class Latency(Section):
     """How the latency of a forward pass is measured."""
 
-    batch_sizes: Annotated[list[Positive], Field(min_length=1)] = [1, 32]
+    batch_sizes: Annotated[list[BatchSize], Field(min_length=1)] = [1, 32]
     """Numbers of rows per pass."""
-    lengths: Annotated[list[Literal["data"] | Positive], Field(min_length=1)] = ["data", 128]
+    lengths: Annotated[list[Literal["data"] | Tokens], Field(min_length=1)] = ["data", 128]
     """`data` = each row has its own length; a number = every row has this many tokens."""
     startup: bool = False
     """Also measure the time from the start of a new process to its first prediction, and its peak memory."""
@@ -243,11 +246,11 @@ class Verify(Section):
 class Augment(Section):
     """Word-replacement data augmentation (Jiao et al. 2020)."""
 
-    copies: Positive = 20
+    copies: Annotated[int, Field(ge=1, le=1_000)] = 20
     """Maximum number of augmented examples per row; duplicates are removed."""
     probability: Share = 0.4
     """Probability of replacing each word."""
-    candidates: Positive = 15
+    candidates: Annotated[int, Field(ge=1, le=1_000)] = 15
     """Number of replacement candidates per word: the masked LM's top predictions, or the nearest neighbours."""
     masked_lm: str | None = None
     """A masked language model that proposes replacements in context; null = only nearest neighbours.
@@ -307,7 +310,7 @@ class GenSoftLabels(Stage):
     """Weights of the ensemble, one per teacher; null = equal weights."""
     splits: Annotated[list[Literal["train", "validation", "test", "unlabeled"]], Field(min_length=1)] = ["train"]
     """The splits to label."""
-    per_device_eval_batch_size: Positive = 128
+    per_device_eval_batch_size: BatchSize = 128
     """Rows of a batch on one device."""
     logits_dtype: Literal["float32", "float16"] = "float32"
     """Data type of the stored logits; float16 halves the size of the file."""
@@ -319,7 +322,7 @@ class GenSoftLabels(Stage):
     layer_mapping: LayerMapping = "uniform"
     """The teacher layers to store: those that a student of `student_layers` layers is compared with (see distill), or a
     list."""
-    student_layers: Positive | None = None
+    student_layers: Annotated[int, Field(ge=1, le=1_000)] | None = None
     """Number of layers of the student that will use the stored states; null = length of the `layer_mapping` list."""
     augment: Augment | None = None
     """Also label augmented examples of the training rows; null = none."""
@@ -369,13 +372,13 @@ class Eval(Stage):
     """The split on which the models are scored."""
     metrics: Literal["auto"] | list[str] = "auto"
     """auto: all metrics of the task; or a list of names."""
-    per_device_eval_batch_size: Positive = 128
+    per_device_eval_batch_size: BatchSize = 128
     """Rows of a batch."""
     latency: Latency | None = Latency()
     """How latency is measured; null = not measured."""
     slices: list[str] = []
     """Columns by whose values the rows are sliced, in addition to length, label and the reference's confidence."""
-    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
     """Resamples for the 95 % intervals; 0 = no intervals."""
     require: dict[str, dict[str, float]] = {}
     """model: {metric: minimum}. If a requirement is not met, the exit code is 5."""

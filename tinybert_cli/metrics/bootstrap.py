@@ -13,19 +13,32 @@ from tinybert_cli.metrics.base import Metric, Statistics
 from tinybert_cli.types import Array, Predictions
 
 MOST_COUNTS = 2**24  # numbers in the table of drawn rows that is in memory at once
+TABLES = 4  # of sums, for each table of drawn rows
 
 
 def resampled(
-    metric: Metric, predictions: Predictions, statistics: Statistics, *, resamples: int, seed: int
+    metric: Metric,
+    predictions: Predictions,
+    statistics: Statistics,
+    *,
+    resamples: int,
+    seed: int,
+    names: Iterable[str] | None = None,
 ) -> dict[str, Array]:
     """metric → its values on `resamples` bootstrap samples (R,).
 
     The same seed draws the same rows, so the difference between the values of two models is a paired one.
+
+    Args:
+        names: the metrics to return; None = all. With very many classes, those of single classes fill the memory.
     """
-    parts = []
-    for counts in _drawn_counts(len(predictions), resamples=resamples, seed=seed):
+    selected = None if names is None else set(names)
+    widest = max((values.shape[-1] for values in statistics.values()), default=1)
+    parts: list[dict[str, Array]] = []
+    for counts in _drawn_counts(len(predictions), resamples=resamples, seed=seed, columns=TABLES * widest):
         sums = {name: np.asarray(counts @ values) for name, values in statistics.items()}
-        parts.append(metric.from_sums(sums) | metric.resampled_rank_metrics(predictions, counts))
+        values = metric.from_sums(sums) | metric.resampled_rank_metrics(predictions, counts)
+        parts.append({name: one.copy() for name, one in values.items() if selected is None or name in selected})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
@@ -45,14 +58,19 @@ def intervals(
     seed: int,
 ) -> dict[str, tuple[float, float]]:
     """metric → its 95 % bootstrap interval, for those of `names` that can be resampled."""
-    values = resampled(metric, predictions, statistics, resamples=resamples, seed=seed)
+    names = list(names)
+    values = resampled(metric, predictions, statistics, resamples=resamples, seed=seed, names=names)
     return {name: interval(values[name]) for name in names if name in values}
 
 
-def _drawn_counts(rows: int, *, resamples: int, seed: int) -> Iterator[Array]:
-    """How often each row is drawn when as many are drawn with replacement: (R, N) in chunks."""
+def _drawn_counts(rows: int, *, resamples: int, seed: int, columns: int = 1) -> Iterator[Array]:
+    """How often each row is drawn when as many are drawn with replacement: (R, N) in chunks.
+
+    Args:
+        columns: numbers that are computed from each resample; R x columns of them are in memory at once.
+    """
     random = np.random.default_rng(seed)
-    chunk = max(1, MOST_COUNTS // max(1, rows))
+    chunk = max(1, MOST_COUNTS // max(1, rows, columns))
     for begin in range(0, resamples, chunk):
         size = min(chunk, resamples - begin)
         draws = (random.integers(rows, size=rows) for _ in range(size))

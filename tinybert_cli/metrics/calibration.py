@@ -18,8 +18,10 @@ BINS = 15  # of confidence, for the calibration error
 
 def brier(probabilities: Array, labels: Array) -> Array:
     """Squared distance of the probabilities from the one-hot label, summed over the classes (Brier 1950) (D,)."""
-    distance: Array = ((probabilities - np.eye(probabilities.shape[-1])[labels]) ** 2).sum(-1)
-    return distance
+    distances = probabilities.copy()
+    distances[np.arange(len(labels)), labels] -= 1
+    brier_scores: Array = np.einsum("dc,dc->d", distances, distances)
+    return brier_scores
 
 
 def gaps_by_bin(confidence: Array, correct: Array) -> Any:

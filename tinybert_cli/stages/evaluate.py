@@ -22,6 +22,7 @@ from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
 TIMED_ROWS = 256  # rows that the latencies are measured on, or as many as there are
 MOST_CLASSES = 25  # classes with numbers of their own in report.md
+MOST_INTERVALS = 1_000  # classes whose metrics get intervals, unless `metrics` lists them
 COUNTED_ROWS = 64  # rows whose multiplications are counted
 
 
@@ -133,7 +134,7 @@ def _evaluate(
                 metric=task.main_metric, slice_metric=task.slice_metric,
                 more_is_better=task.objective("auto")[1] > 0,
                 reference=reference, models=table, classes=names,
-                confidences=_confidences(metric, scored), confusion_matrices=_confusions(metric, scored),
+                confidences=_confidences(metric, scored), confusion_matrices=_confusions(metric, scored, names),
                 slice_sizes={key: int(selected.sum()) for key, selected in slice_rows.items()}, regressions=lost,
                 training_logs={name: _training_log(source) for name, source in sources.items()},
             )
@@ -181,8 +182,13 @@ def _score(
     row_offsets, settings = candidate.encoded.row_offsets, candidate.predictor.config
     predictions = task.decide(logits, row_offsets, names, rows, config.data, settings)
     statistics = metric.statistics(predictions)
-    resampled = metrics.resampled(metric, predictions, statistics, resamples=config.bootstrap, seed=config.seed)
-    return _Scored(predictions, statistics, metrics.score(metric, predictions, statistics), resampled)
+    scores = metrics.score(metric, predictions, statistics)
+    listed = _without_many_classes(scores, names, most=MOST_INTERVALS) if config.metrics == "auto" else config.metrics
+    resampled = metrics.resampled(
+        metric, predictions, statistics,
+        resamples=config.bootstrap, seed=config.seed, names={*listed, task.main_metric},
+    )  # fmt: skip
+    return _Scored(predictions, statistics, scores, resampled)
 
 
 def _numbers(
@@ -222,18 +228,24 @@ def _confidences(metric: metrics.Metric, scored: Mapping[str, _Scored]) -> dict[
     return {name: (pair[0].tolist(), pair[1].tolist()) for name, pair in pairs.items() if pair is not None}
 
 
-def _confusions(metric: metrics.Metric, scored: Mapping[str, _Scored]) -> dict[str, list[list[float]]]:
-    """model → confusion matrix (C, C); empty for a task without classes."""
+def _confusions(
+    metric: metrics.Metric, scored: Mapping[str, _Scored], names: list[str]
+) -> dict[str, list[list[float]]]:
+    """model → confusion matrix (C, C); empty for a task without classes, and if there are too many to show."""
+    if len(names) > evaluation_html.MOST_CLASSES:
+        return {}
     decisions = {name: metric.class_logits(result.predictions) for name, result in scored.items()}
     return {name: confusion_matrix(*pair).tolist() for name, pair in decisions.items() if pair is not None}
 
 
-def _without_many_classes(numbers: Mapping[str, float], names: list[str]) -> dict[str, float]:
-    """All numbers; with very many classes all but those of single classes, which are in metrics.json."""
-    if len(names) <= MOST_CLASSES:
+def _without_many_classes(
+    numbers: Mapping[str, float], names: list[str], *, most: int = MOST_CLASSES
+) -> dict[str, float]:
+    """All numbers; with more than `most` classes all but those of single classes, which are in metrics.json."""
+    if len(names) <= most:
         return dict(numbers)
-    single = [f"[{name}]" for name in names]
-    return {key: value for key, value in numbers.items() if not any(name in key for name in single)}
+    single = {*names, *(name[2:] for name in names)}  # B-PER: metrics of PER
+    return {key: value for key, value in numbers.items() if key.partition("[")[2].rpartition("]")[0] not in single}
 
 
 def _training_log(source: models.Source) -> list[Event]:

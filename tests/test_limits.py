@@ -1,0 +1,113 @@
+"""Limits: sizes that an input claims are checked before memory is allocated for them."""
+
+from __future__ import annotations
+
+import re
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinybert_cli import configuration, metrics, tasks
+from tinybert_cli.config import Data
+from tinybert_cli.errors import ConfigErrors
+from tinybert_cli.metrics.calibration import brier
+from tinybert_cli.stages import evaluate, gen_soft_labels
+from tinybert_cli.types import Predictions, Rows
+
+MANY = 50_000  # classes
+
+
+@contextmanager
+def at_most(megabytes: int) -> Iterator[None]:
+    """Fails if the block allocates more memory than this."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+    assert peak < megabytes, f"{peak:.0f} MB"
+
+
+# -- many classes --------------------------------------------------------------------------------------------
+
+
+def test_brier_score_of_many_classes_needs_one_row_per_decision() -> None:
+    probabilities = np.full((3, MANY), 1 / MANY)
+    with at_most(20):
+        scores = brier(probabilities, np.array([0, 7, MANY - 1]))
+    assert scores == pytest.approx([1 - 1 / MANY] * 3)
+
+
+def test_intervals_with_many_classes_need_little_memory() -> None:
+    names = [f"class {index}" for index in range(MANY)]
+    rows = Rows({"text": ["a"] * 4, "label": names[:4]}, (("rows", 4),))
+    task, logits = tasks.find_prediction_task("text-classification"), np.eye(4, MANY, dtype=np.float32)
+    metric = task.metric(rows, Data(), names)
+    assert metric is not None
+    predictions = task.predictions(logits, None, names, rows, Data())
+    statistics = metric.statistics(predictions)
+    with at_most(700):  # 300 resamples of a number per class are 120 MB, and there are a dozen such numbers
+        intervals = metrics.intervals(metric, predictions, statistics, ["accuracy"], resamples=300, seed=0)
+    assert intervals == {"accuracy": (1.0, 1.0)}
+
+
+def test_metrics_of_single_classes_are_left_out_by_name() -> None:
+    numbers = {"m.accuracy": 1.0, "m.recall[a[b]]_low": 0.5, "m.f1[PER]": 0.5, "m.accuracy[length=low]": 1.0}
+    selected = evaluate._without_many_classes(numbers, ["a[b]", "B-PER"], most=1)
+    assert selected == {"m.accuracy": 1.0, "m.accuracy[length=low]": 1.0}
+
+
+def test_weak_teacher_of_many_classes_is_rejected_without_reordering() -> None:
+    names = [f"class {index}" for index in range(MANY)]
+    rows = Rows({"text": ["a"] * 4, "label": names[:4]}, (("rows", 4),))
+    task = tasks.find_prediction_task("text-classification")
+    metric = task.metric(rows, Data(), names)
+    assert metric is not None
+    logits = np.roll(np.eye(4, MANY, dtype=np.float32), 9, axis=1)
+    predictions: Predictions = task.predictions(logits, None, names, rows, Data())
+    config = _labelling()
+    with at_most(100), pytest.raises(gen_soft_labels.InputError, match="does not beat the majority"):
+        gen_soft_labels._check_teacher(config, task, predictions, metric, names)
+
+
+def _labelling() -> gen_soft_labels.GenSoftLabels:
+    return gen_soft_labels.GenSoftLabels(task="text-classification", data=Data(), output_dir="out", teacher="teacher")
+
+
+# -- settings ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [
+        ("eval", "bootstrap=1000000000"),
+        ("eval", "latency.batch_sizes=[1000000000]"),
+        ("eval", "latency.lengths=[1000000000]"),
+        ("eval", "per_device_eval_batch_size=1000000000"),
+        ("eval", "data.max_seq_length=1000000000000000000000"),
+        ("finetune", "training.per_device_train_batch_size=1000000000"),
+        ("finetune", "training.num_train_epochs=1e300"),
+        ("finetune", f"training.max_steps=1{'0' * 400}"),
+        ("finetune", "training.dataloader_num_workers=1000000000"),
+        ("finetune", "model.num_hidden_layers=1000000"),
+        ("finetune", "model.hidden_size=10000000"),
+        ("gen-soft-labels", "augment.copies=1000000000"),
+    ],
+)
+def test_sizes_that_no_machine_can_hold_are_config_errors(command: str, setting: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("task: text-classification\noutput_dir: out\ndata: {}\n")
+    key = setting.partition("=")[0]
+    with pytest.raises(ConfigErrors, match=rf"`{re.escape(key)}(\[0\])?`: expected .* (to|at most) \d+"):
+        configuration.load(command, file, [setting])
+
+
+def test_many_label_names_are_compared_once() -> None:
+    names = [f"label {index}" for index in range(30_000)]  # each with each other: a minute
+    with pytest.raises(ValueError, match="label 7 more than once"):
+        Data(label_names=[*names, "label 7"])
