@@ -50,9 +50,10 @@ class Data(Section):
     """The rows and their columns: files, or a dataset."""
 
     dataset_name: str | None = None
-    """A dataset on the Hub (`nyu-mll/glue`), or a local folder with files such as train.jsonl, validation.csv.gz."""
+    """A dataset on the Hub (`nyu-mll/glue`), or a local folder: with files such as train.jsonl, validation.csv.gz or
+    data/train-00000-of-00002.parquet, or written by `datasets` with save_to_disk."""
     dataset_config_name: str | None = None
-    """The configuration of the dataset, for example `sst2`."""
+    """The configuration of the dataset, for example `sst2`; of a local folder, its subfolder, if it has one."""
     dataset_revision: str | None = None
     """Commit, tag or branch of the dataset; null = the newest."""
     train_file: str | list[str] | None = None
@@ -86,7 +87,8 @@ class Data(Section):
     train_split_name: str = "train"
     """Name of the training split in the dataset."""
     validation_split_name: str = "validation"
-    """Name of the validation split in the dataset (`validation_matched` in MNLI)."""
+    """Name of the validation split in the dataset (`validation_matched` in MNLI). In a local folder `validation` also
+    stands for dev, val and valid."""
     test_split_name: str = "test"
     """Name of the test split in the dataset."""
     max_seq_length: Annotated[int, Field(ge=4, le=2**20)] = 128

@@ -297,6 +297,7 @@ def _plan(row: Row) -> str:
     parts += [f"compared with teacher layers: {layers} ({row['teacher_states']})"] if compared else []
     parts += [f"{row['states_bytes'] / 1e9:.3g} GB of layer states"] if "states_bytes" in row else []
     parts += [f"labels {_listed(row['label_names'])}"] if "label_names" in row else []
+    parts += [f"validation {row['validation']}"] if "validation" in row else []
     parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
     parts += [row["device"]] if "device" in row else []
     parts += ["float32" if row["precision"] == "no" else row["precision"]] if "precision" in row else []

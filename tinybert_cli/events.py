@@ -63,6 +63,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "teacher_states": "`stored`, or `running beside it`",
         "label_names": "class names in the order of the logits",
         "evaluated": "whether checkpoints are scored on validation rows",
+        "validation": "number and files of the validation rows, or that there are none",
         "teachers": "number of teachers",
         "states_bytes": "size of the layer states to store",
         "states_of_layers": "layers of the teacher whose states are stored, from 1",

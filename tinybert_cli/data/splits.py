@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any, Literal
 
 from tinybert_cli import events
 from tinybert_cli.config import Data
-from tinybert_cli.data.readers import READERS, concatenate, existing_file, format_of, read_file, with_class_names
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.data import local_datasets
+from tinybert_cli.data.readers import concatenate, existing_file, read_file, with_class_names
+from tinybert_cli.errors import ConfigError, InputError, nearest
 from tinybert_cli.types import Encoded, Rows
 
 Split = Literal["train", "validation", "test", "unlabeled"]
@@ -18,24 +20,20 @@ Split = Literal["train", "validation", "test", "unlabeled"]
 
 def has(data: Data, split: Split) -> bool:
     """Whether the config names rows for this split; a Hub dataset is assumed to have every split except `unlabeled`."""
-    on_hub = data.dataset_name is not None and not Path(data.dataset_name).is_dir()
-    return _files(data, split) is not None or (on_hub and split != "unlabeled")
+    return bool(_paths(data, split)) or (_on_hub(data) and split != "unlabeled")
 
 
 def sources(data: Data, splits: Iterable[Split]) -> dict[str, list[Path] | dict[str, str | None]]:
     """Where the splits are read from.
 
-    Maps `data.<split>_file` to its files, or `data.dataset_name` to the local folder or to the Hub id, configuration
-    and revision.
+    Maps `data.<split>_file` to its files (or to its folder from save_to_disk), or `data.dataset_name` to the Hub id,
+    configuration and revision.
     """
     result: dict[str, list[Path] | dict[str, str | None]] = {}
     for split in splits:
-        files = _files(data, split)
-        if files:
-            result[f"data.{split}_file"] = [existing_file(Path(file), split) for file in files]
-        elif data.dataset_name and Path(data.dataset_name).exists():
-            result["data.dataset_name"] = [Path(data.dataset_name)]
-        elif data.dataset_name:
+        if paths := _paths(data, split):
+            result[f"data.{split}_file"] = paths
+        elif _on_hub(data):
             result["data.dataset_name"] = {
                 "hub_id": data.dataset_name,
                 "config": data.dataset_config_name,
@@ -51,11 +49,17 @@ def read(data: Data, split: Split) -> Rows:
         ConfigError: the config names no source for this split.
         InputError: a source is missing, empty or unreadable; the message gives file and line.
     """
-    files = _files(data, split)
-    if files:
-        rows = concatenate([read_file(existing_file(Path(file), split), data) for file in files])
-    elif data.dataset_name and split != "unlabeled":
+    if paths := _paths(data, split):
+        rows = concatenate([_read_path(path, data) for path in paths])
+    elif _on_hub(data) and split != "unlabeled":
         rows = _read_dataset(data, split)
+    elif data.dataset_name and split != "unlabeled":
+        folder, name = Path(data.dataset_name), _split_name(data, split)
+        raise InputError(
+            f"no files for the split '{name}' in '{folder}'; it has {local_datasets.contents(folder)}",
+            where="data.dataset_name",
+            hint=f"call them {name}.csv, {name}-00000-of-00002.parquet, ...; or set data.{split}_file",
+        )
     else:
         raise ConfigError(f"no rows for the split '{split}'", key=("data",), hint=f"set data.{split}_file")
     if not len(rows):
@@ -96,20 +100,49 @@ def overlap(train: Rows, validation: Rows, data: Data) -> Iterator[dict[str, Any
         yield events.warning(f"{share}; validation scores will be optimistic")
 
 
-def _files(data: Data, split: Split) -> list[str] | None:
-    """The files of a split: those that the config names, or those in a local dataset folder with the split's name."""
+def _paths(data: Data, split: Split) -> list[Path]:
+    """The files of a split: those that the config names, or those in a local dataset folder; empty if there are none.
+
+    Raises:
+        InputError: a file is missing or named twice, or it is not clear which files of the folder are the split.
+    """
     value = {
         "train": data.train_file,
         "validation": data.validation_file,
         "test": data.test_file,
         "unlabeled": data.unlabeled_file,
     }[split]
-    if value is None and data.dataset_name and split != "unlabeled":
-        folder, name = Path(data.dataset_name), _split_name(data, split)
-        single = [path for path in folder.glob(f"{name}.*") if format_of(path) in READERS]
-        shards = [path for path in folder.glob(f"{name}-[0-9]*") if format_of(path) in READERS]
-        return [str(path) for path in sorted(single or shards)] or None
-    return [value] if isinstance(value, str) else value
+    names = [value] if isinstance(value, str) else value or []
+    paths = [existing_file(Path(name), split) for name in names]
+    if repeated := [path for path in paths if paths.count(path) > 1]:
+        raise InputError(f"'{repeated[0]}' is named twice", where=f"data.{split}_file", hint="name each file once")
+    if paths or data.dataset_name is None or split == "unlabeled" or _on_hub(data):
+        return paths
+    folder, name = Path(data.dataset_name), _split_name(data, split)
+    return local_datasets.split_paths(folder, name, data.dataset_config_name, key=f"data.{split}_file")
+
+
+def _on_hub(data: Data) -> bool:
+    """Whether the dataset is one on the Hub.
+
+    Raises:
+        InputError: its name is that of a file, or of a folder that does not exist.
+    """
+    if data.dataset_name is None or Path(data.dataset_name).is_dir():
+        return False
+    path, parent = Path(data.dataset_name), Path(data.dataset_name).parent
+    if path.is_file():
+        raise InputError(f"'{path}' is a file", where="data.dataset_name", hint=f"set data.train_file: {path}")
+    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data.dataset_name) and not data.dataset_name.startswith(".")
+    if not is_hub_id or (parent != Path() and parent.is_dir()):
+        suggestion = nearest(path.name, (child.name for child in parent.iterdir())) if parent.is_dir() else None
+        raise InputError(f"there is no folder '{path}'", where="data.dataset_name", hint=suggestion)
+    return True
+
+
+def _read_path(path: Path, data: Data) -> Rows:
+    """The rows of a file, or of a folder from save_to_disk."""
+    return with_class_names(*local_datasets.read_saved(path)) if path.is_dir() else read_file(path, data)
 
 
 def _with_label_names(rows: Rows, data: Data) -> Rows:
@@ -171,7 +204,10 @@ def _read_dataset(data: Data, split: Split) -> Rows:
             data.dataset_name, data.dataset_config_name, split=name, revision=data.dataset_revision
         )
     except ValueError as error:  # an unknown configuration or split; the message lists the valid ones
-        raise InputError(f"cannot load the dataset '{data.dataset_name}': {error}") from error
+        hint = None
+        if "Unknown split" in str(error):
+            hint = f"set data.{split}_split_name to one of them, or data.{split}_file"
+        raise InputError(f"cannot load the dataset '{data.dataset_name}': {error}", hint=hint) from error
     except (OSError, datasets.exceptions.DatasetsError) as error:  # includes every network failure
         message, _, _ = str(error).partition("\n")
         raise InputError(

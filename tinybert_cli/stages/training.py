@@ -148,6 +148,7 @@ def train(
         **facts,
         **labels,
         evaluated=evaluated,
+        validation=_in_words(validation),
         device=trainer.device,
         precision=trainer.precision,
     )
@@ -319,6 +320,14 @@ def _read_validation(
         yield events.warning("the validation rows have no labels: no checkpoint is scored, and the last one is stored")
         return None
     return Validation(rows, data.Examples.of(encoded), encoded.row_offsets, metric, names)
+
+
+def _in_words(validation: Validation | None) -> str:
+    """The validation rows and their files, for the plan."""
+    if validation is None:
+        return "none, so the last checkpoint is stored"
+    names = [Path(origin).name for origin, _ in validation.rows.origins]
+    return f"{len(validation.rows):,} rows of {names[0]}{', ...' if len(names) > 1 else ''}"
 
 
 def _build(
