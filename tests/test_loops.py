@@ -82,8 +82,20 @@ def make_trainer(
     return Trainer(Net(dropout), examples, order, training, accelerator=accelerator, seed=seed)
 
 
-def cross_entropy(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {"loss": F.cross_entropy(loops.forward(model, dict(batch))["logits"], batch["labels"])}
+def cross_entropy(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    return F.cross_entropy(loops.forward(model, dict(batch))["logits"], batch["labels"])
+
+
+def step_loss(mean: Callable[[torch.nn.Module, Batch], Tensor], weight: float = 1.0) -> loops.StepLoss:
+    """A loss with one part, a mean over rows."""
+    return loops.StepLoss(
+        lambda model, batch: {"part": mean(model, batch)},
+        lambda batch: {"part": torch.tensor(len(batch["attention_mask"]))},
+        {"part": weight},
+    )
+
+
+CROSS_ENTROPY = step_loss(cross_entropy)
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -96,7 +108,7 @@ def never() -> int:
 
 def train(
     trainer: Trainer,
-    loss: loops.StepLoss = cross_entropy,
+    loss: loops.StepLoss = CROSS_ENTROPY,
     *,
     evaluate: Callable[[], dict[str, float]] | None = None,
     better: float = 1.0,
@@ -141,7 +153,7 @@ def test_saving_during_training_changes_no_weights(tmp_path: Path) -> None:
     plain = make_trainer(0.5)
     train(plain)
     saving = make_trainer(0.5)
-    for row in saving.train(cross_entropy, None, better=1.0, stop=never):
+    for row in saving.train(CROSS_ENTROPY, None, better=1.0, stop=never):
         if row["event"] == "progress":
             saving.save(tmp_path)
     assert equal(weights(saving), weights(plain))
@@ -175,7 +187,7 @@ def test_signal_stops_training_after_a_checkpoint(number: int) -> None:
     trainer = make_trainer()
     rows = []
     with pytest.raises(Interrupted, match="step 2 of 30") as caught:
-        for row in trainer.train(cross_entropy, None, better=1.0, stop=lambda: number * (trainer.progress.step == 2)):
+        for row in trainer.train(CROSS_ENTROPY, None, better=1.0, stop=lambda: number * (trainer.progress.step == 2)):
             rows.append(row)
     assert rows[-1] == {"event": "checkpoint", "step": 2} and caught.value.exit_code == 128 + number
 
@@ -197,6 +209,7 @@ class AcceleratorOnMeta:
 
     mixed_precision = "no"
     device = torch.device("meta")
+    num_processes = 1
 
     def prepare(self, model: torch.nn.Module, *others: Any) -> tuple[Any, ...]:
         return model.to(self.device), *others
@@ -223,9 +236,8 @@ def test_trainer_creates_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_make_accelerator_applies_the_training_settings(tmp_path: Path) -> None:
-    training = Training(mixed_precision="bf16", gradient_accumulation_steps=3)
-    accelerator = loops.make_accelerator(training, tmp_path)
-    assert accelerator.mixed_precision == "bf16" and accelerator.gradient_accumulation_steps == 3
+    accelerator = loops.make_accelerator(Training(mixed_precision="bf16"), tmp_path)
+    assert accelerator.mixed_precision == "bf16"
     assert accelerator.project_dir == tmp_path and accelerator.log_with == []
 
 
@@ -237,7 +249,7 @@ def test_two_accumulated_batches_equal_one_of_double_size() -> None:
     train(whole)
     halves = make_trainer(batches=SequentialBatches(4), num_train_epochs=1.0, gradient_accumulation_steps=2)
     train(halves)
-    assert halves.progress.step == whole.progress.step == 5 and halves.progress.batches == 10
+    assert halves.progress.step == whole.progress.step == 5 and halves.progress.rows == whole.progress.rows
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(halves)[name], value, rtol=0, atol=1e-5)
 
@@ -245,7 +257,7 @@ def test_two_accumulated_batches_equal_one_of_double_size() -> None:
 def test_short_last_accumulation_group_makes_a_step() -> None:
     trainer = make_trainer(gradient_accumulation_steps=4, num_train_epochs=2.0)
     train(trainer)
-    assert trainer.max_steps == 6 and trainer.progress.batches == 20
+    assert trainer.max_steps == trainer.progress.step == 6 and trainer.progress.rows == 2 * ROWS
 
 
 def test_short_last_accumulation_group_is_a_mean_over_its_batches() -> None:
@@ -281,13 +293,13 @@ def test_nan_loss_stops_training_before_the_weights_change() -> None:
     trainer = make_trainer()
     seen: list[dict[str, Tensor]] = []
 
-    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         seen.append(weights(trainer))
-        value = cross_entropy(model, batch)["loss"]
-        return {"loss": value * float("nan") if len(seen) == 3 else value}
+        value = cross_entropy(model, batch)
+        return value * float("nan") if len(seen) == 3 else value
 
     with pytest.raises(UserError, match="the loss is not finite at step 3") as caught:
-        train(trainer, loss)
+        train(trainer, step_loss(loss))
     assert caught.value.exit_code == 1 and trainer.progress.step == 2
     assert equal(weights(trainer), seen[2]) and not equal(weights(trainer), seen[1])
 
@@ -296,12 +308,12 @@ def test_infinite_gradient_stops_training_before_the_weights_change() -> None:
     trainer = make_trainer(max_grad_norm=0.0)
     before = weights(trainer)
 
-    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         zero = (loops.forward(model, dict(batch))["logits"] * 0).sum()
-        return {"loss": cross_entropy(model, batch)["loss"] + zero.sqrt()}  # the derivative of sqrt at 0 is infinite
+        return cross_entropy(model, batch) + zero.sqrt()  # the derivative of sqrt at 0 is infinite
 
     with pytest.raises(UserError, match="the gradient is not finite at step 1"):
-        train(trainer, loss)
+        train(trainer, step_loss(loss))
     assert equal(weights(trainer), before)
 
 
@@ -309,13 +321,13 @@ def test_nan_loss_of_an_accumulated_batch_is_detected() -> None:
     trainer = make_trainer(gradient_accumulation_steps=2)
     calls = []
 
-    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         calls.append(1)
-        value = cross_entropy(model, batch)["loss"]
-        return {"loss": value * float("nan") if len(calls) == 1 else value}
+        value = cross_entropy(model, batch)
+        return value * float("nan") if len(calls) == 1 else value
 
-    with pytest.raises(UserError, match="not finite at step 1"):
-        train(trainer, loss)
+    with pytest.raises(UserError, match="the loss is not finite at step 1"):
+        train(trainer, step_loss(loss))
 
 
 def test_gradients_are_clipped_to_max_grad_norm() -> None:
@@ -326,7 +338,7 @@ def test_gradients_are_clipped_to_max_grad_norm() -> None:
             float(torch.cat([p.grad.ravel() for g in optimizer.param_groups for p in g["params"]]).norm())
         )
     )
-    train(trainer, lambda model, batch: {"loss": 1000 * cross_entropy(model, batch)["loss"]})
+    train(trainer, step_loss(cross_entropy, weight=1000.0))
     assert norms == [pytest.approx(0.01, rel=1e-3)]
 
 
@@ -400,12 +412,12 @@ def test_train_event_every_logging_steps_and_at_the_end() -> None:
 def test_train_event_has_the_mean_loss_since_the_last_one() -> None:
     values = iter([1.0, 2.0, 6.0, 10.0])
 
-    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        value = cross_entropy(model, batch)["loss"]
-        return {"loss": value - value.detach() + next(values), "part": torch.tensor(0.5)}
+    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        value = cross_entropy(model, batch)
+        return value - value.detach() + next(values)
 
-    rows = events(train(make_trainer(max_steps=4, logging_steps=2), loss), "train")
-    assert [row["loss"] for row in rows] == [1.5, 8.0] and rows[0]["part"] == 0.5
+    rows = events(train(make_trainer(max_steps=4, logging_steps=2), step_loss(loss, weight=0.5)), "train")
+    assert [row["part"] for row in rows] == [1.5, 8.0] and [row["loss"] for row in rows] == [0.75, 4.0]
 
 
 def metrics_in_turn(*objectives: float) -> Callable[[], dict[str, float]]:
@@ -471,7 +483,7 @@ def test_model_returns_to_train_mode_after_evaluation() -> None:
     trainer = make_trainer()
     modes: list[bool] = []
 
-    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         modes.append(model.training)
         return cross_entropy(model, batch)
 
@@ -479,7 +491,7 @@ def test_model_returns_to_train_mode_after_evaluation() -> None:
         trainer.model.eval()
         return {"objective": 0.0}
 
-    train(trainer, loss, evaluate=evaluate)
+    train(trainer, step_loss(loss), evaluate=evaluate)
     assert all(modes)
 
 
@@ -493,7 +505,7 @@ def test_summary_counts_every_row_once() -> None:
 
 def test_training_time_includes_reading_batches() -> None:
     trainer = make_trainer(num_train_epochs=1.0)
-    examples: Any = trainer.loader.dataset
+    examples = make_examples()
 
     class SlowExamples:
         def __len__(self) -> int:
@@ -506,7 +518,7 @@ def test_training_time_includes_reading_batches() -> None:
     slow = Trainer(
         Net(), SlowExamples(), SequentialBatches(4), trainer.training, accelerator=trainer.accelerator, seed=3
     )  # type: ignore[arg-type]
-    list(slow.train(cross_entropy, None, better=1.0, stop=lambda: 0))
+    list(slow.train(CROSS_ENTROPY, None, better=1.0, stop=lambda: 0))
     assert slow.summary()["train_runtime"] >= 0.02 * ROWS / 4
 
 
@@ -557,19 +569,21 @@ def test_prediction_computes_no_gradients(net: Net) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
-def test_mean_loss_weighs_tokens_equally_for_any_batch_size(size: int) -> None:
-    def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        logits = model(batch["input_ids"], batch["attention_mask"])["logits"][:, 0]  # (B,), counted once per token
+def test_mean_loss_does_not_depend_on_the_batch_size(size: int) -> None:
+    def means(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         mask = batch["attention_mask"].float()
-        mean_logit = (mask.sum(1) * logits).sum() / mask.sum()
-        mean_id = (batch["input_ids"] * mask).sum() / mask.sum()
-        return {"loss": mean_logit + mean_id, "id": mean_id}
+        logit = model(batch["input_ids"], batch["attention_mask"])["logits"][:, 0].mean()
+        return {"logit": logit, "id": (batch["input_ids"] * mask).sum() / mask.sum()}
 
+    loss = loops.StepLoss(
+        means,
+        lambda batch: {"logit": torch.tensor(len(batch["input_ids"])), "id": batch["attention_mask"].sum()},
+        {"logit": 2.0, "id": 0.5},
+    )
     examples, net = make_examples(), Net(dropout=0.5)
-    logits = predict_one_by_one(net, examples)[:, 0]
-    means = loops.mean_loss(net.train(), loss, examples, sorted_batches(examples.lengths, size))
-    mean_id = examples.tokens["input_ids"][0].mean()
-    assert means == pytest.approx({"loss": np.average(logits, weights=examples.lengths) + mean_id, "id": mean_id})
+    mean_logit, mean_id = predict_one_by_one(net, examples)[:, 0].mean(), examples.tokens["input_ids"][0].mean()
+    found = loops.mean_loss(net.train(), loss, examples, sorted_batches(examples.lengths, size))
+    assert found == pytest.approx({"loss": 2 * mean_logit + mean_id / 2, "logit": mean_logit, "id": mean_id})
 
 
 def test_bf16_model_predicts_float32_logits(net: Net) -> None:

@@ -204,33 +204,36 @@ def test_r_drop_is_a_mean_over_rows() -> None:
 STUDENT, TEACHER, BATCH = random_outputs(5, 3), random_outputs(5, 3, seed=1), labelled(0, 1, 2, -100, 0)
 
 
-def test_combine_returns_the_weighted_sum_and_each_part() -> None:
-    parts = losses.combine({"soft_labels": 0.7, "hard_labels": {"weight": 0.3, "label_smoothing": 0.1}})(
-        STUDENT, TEACHER, BATCH
-    )
+def test_combine_returns_each_part_and_its_weight() -> None:
+    loss = losses.combine({"soft_labels": 0.7, "hard_labels": {"weight": 0.3, "label_smoothing": 0.1}})
+    parts = loss(STUDENT, TEACHER, BATCH)
     soft = logits.soft_labels(STUDENT, TEACHER, BATCH).item()
     hard = logits.hard_labels(STUDENT, TEACHER, BATCH, label_smoothing=0.1).item()
     assert {name: value.item() for name, value in parts.items()} == pytest.approx(
-        {"loss": 0.7 * soft + 0.3 * hard, "soft_labels": soft, "hard_labels": hard}
+        {"soft_labels": soft, "hard_labels": hard}
     )
+    assert loss.weights == {"soft_labels": 0.7, "hard_labels": 0.3}
 
 
 def test_options_reach_the_loss_and_the_default_weight_is_one() -> None:
-    parts = losses.combine({"soft_labels": {"temperature": 5}})(STUDENT, TEACHER, BATCH)
-    assert parts["loss"].item() == pytest.approx(logits.soft_labels(STUDENT, TEACHER, BATCH, temperature=5.0).item())
+    loss = losses.combine({"soft_labels": {"temperature": 5}})
+    assert loss.weights == {"soft_labels": 1.0}
+    assert loss(STUDENT, TEACHER, BATCH)["soft_labels"].item() == pytest.approx(
+        logits.soft_labels(STUDENT, TEACHER, BATCH, temperature=5.0).item()
+    )
 
 
 def test_gradients_flow_through_the_combined_loss() -> None:
     leaf = STUDENT["logits"].clone().requires_grad_()
-    losses.combine({"soft_labels": 2.0})({"logits": leaf}, TEACHER, BATCH)["loss"].backward()
+    losses.combine({"soft_labels": 2.0})({"logits": leaf}, TEACHER, BATCH)["soft_labels"].backward()
     assert leaf.grad is not None
-    torch.testing.assert_close(leaf.grad, 2 * gradient(STUDENT, TEACHER, 2.0))
+    torch.testing.assert_close(leaf.grad, gradient(STUDENT, TEACHER, 2.0))
 
 
 def test_loss_of_weight_zero_is_not_computed() -> None:
     """The batch has no labels: computing hard_labels would fail."""
     parts = losses.combine({"soft_labels": 1.0, "hard_labels": 0.0})(STUDENT, TEACHER, {})
-    assert list(parts) == ["loss", "soft_labels"]
+    assert list(parts) == ["soft_labels"]
 
 
 @pytest.mark.parametrize(

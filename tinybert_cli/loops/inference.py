@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, P predictions, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -17,8 +18,23 @@ from tinybert_cli.types import Array, Batch, Examples
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-StepLoss = Callable[[torch.nn.Module, Batch], Mapping[str, Tensor]]  # must return "loss", and may return its parts
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """A loss that is a weighted sum of means, for steps of several batches, in several processes.
+
+    A mean over all rows of a step is the sum of the means of its batches, each times its share of the denominators.
+    """
+
+    means: Callable[[torch.nn.Module, Batch], Mapping[str, Tensor]]  # name → mean over the batch, 0 over nothing
+    denominators: Callable[[Batch], Mapping[str, Tensor]]  # name → what the mean is over: tokens, labels, ...
+    weights: Mapping[str, float]
+
+    def total(self, means: Mapping[str, Any]) -> Any:
+        """The weighted sum."""
+        return sum(weight * means[name] for name, weight in self.weights.items())
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
@@ -86,15 +102,15 @@ def mean_loss(
     *,
     accelerator: Accelerator | None = None,
 ) -> dict[str, float]:
-    """The loss and its parts, as means over all tokens; eval mode, no gradients, batches shared as in `predict`."""
+    """The loss and its parts over all rows, for any batch size; eval mode, no gradients, shared as in `predict`."""
 
-    def compute(batch: Batch) -> tuple[int, dict[str, float]]:
-        values = {name: float(value) for name, value in loss(model, batch).items()}
-        return int(batch["attention_mask"].sum()), values
+    def compute(batch: Batch) -> dict[str, tuple[float, float]]:
+        means, denominators = loss.means(model, batch), loss.denominators(batch)
+        return {name: (float(means[name]), float(denominators[name])) for name in loss.weights}
 
     results = [result for _, result in _map_batches(compute, model, examples, batches, accelerator)]
-    tokens = sum(count for count, _ in results)
-    return {name: sum(count * values[name] for count, values in results) / tokens for name in results[0][1]}
+    means = {name: weighted_mean([result[name] for result in results]) for name in loss.weights}
+    return {"loss": loss.total(means), **means}
 
 
 class SessionModule(torch.nn.Module):
@@ -137,6 +153,12 @@ def _map_batches(
             from accelerate.utils import gather_object
 
             yield from (item for item in gather_object([result]) if item is not None)
+
+
+def weighted_mean(parts: Iterable[tuple[float, float]]) -> float:
+    """The mean of (mean, denominator) parts; 0 over nothing."""
+    pairs = list(parts)
+    return sum(mean * denominator for mean, denominator in pairs) / (sum(of for _, of in pairs) or 1.0)
 
 
 def _array(values: Tensor) -> Array:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,13 +21,14 @@ from tinybert_cli.config import Training
 from tinybert_cli.errors import InputError, Interrupted, UserError
 from tinybert_cli.events import Event
 from tinybert_cli.loops.devices import keep_freed_memory, precision
-from tinybert_cli.loops.inference import StepLoss
+from tinybert_cli.loops.inference import StepLoss, weighted_mean
 from tinybert_cli.types import Batch, Examples
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PROGRESS = "progress.json"  # the file of a checkpoint that holds a Progress
+T = TypeVar("T")
 Evaluate = Callable[[], dict[str, float]]  # the validation metrics, and `objective`, which selects the best checkpoint
 
 
@@ -48,14 +51,12 @@ def make_accelerator(training: Training, logs: Path | None = None) -> Accelerato
         ConfigError: fp16 without a GPU.
         InputError: the package of a tracker in `report_to` is not installed.
     """
-    from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     return Accelerator(
         mixed_precision=precision(training.mixed_precision),
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
         log_with=_trackers(training) or None,
         project_dir=logs,
-        dataloader_config=DataLoaderConfiguration(even_batches=True),
         # layer losses do not use the classifier, and no loss uses the pooler that most families have
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         step_scheduler_with_optimizer=False,
@@ -68,11 +69,10 @@ class Progress:
 
     step: int = 0  # optimizer steps done
     epoch: int = 0  # epochs done
-    batch: int = 0  # batches done in this epoch
-    batches: int = 0  # batches done in all
-    rows: int = 0
+    batch: int = 0  # batches done in this epoch, of one process
+    rows: int = 0  # of all processes
     seconds: float = 0.0  # of training, without evaluation and saving
-    loss_sum: float = 0.0  # over all batches
+    loss_sum: float = 0.0  # over all steps
     best: float | None = None
     best_step: int = 0
     worse: int = 0  # evaluations since the best one
@@ -103,18 +103,12 @@ class Trainer:
         self.precision = accelerator.mixed_precision
         keep_freed_memory()
         set_seed(seed)
-        self.batches = batches
-        loader: Any = torch.utils.data.DataLoader(
-            examples,  # type: ignore[arg-type]
-            batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=_identity,  # type: ignore[arg-type]
-            num_workers=training.dataloader_num_workers,
-            generator=torch.Generator(),  # else every epoch, also a resumed one, draws from the generator of dropout
-        )
+        self.examples, self.batches = examples, batches
         groups = _parameter_groups(model, training.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
-        self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
-        self.steps_per_epoch = math.ceil(len(self.loader) / training.gradient_accumulation_steps)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.batches_per_epoch: int = math.ceil(len(batches) / accelerator.num_processes)
+        self.steps_per_epoch = math.ceil(self.batches_per_epoch / training.gradient_accumulation_steps)
         steps_of_epochs = math.ceil(training.num_train_epochs * self.steps_per_epoch)
         self.max_steps = training.max_steps if training.max_steps > 0 else steps_of_epochs
         self.scheduler = get_scheduler(
@@ -155,7 +149,7 @@ class Trainer:
         """Mean loss, rows per second, seconds and steps of the whole training, earlier runs included."""
         progress = self.progress
         return {
-            "train_loss": progress.loss_sum / max(1, progress.batches),
+            "train_loss": progress.loss_sum / max(1, progress.step),
             "train_samples_per_second": progress.rows / max(1e-9, progress.seconds),
             "train_runtime": progress.seconds,
             "steps": progress.step,
@@ -191,36 +185,30 @@ class Trainer:
         self, loss: StepLoss, evaluate: Evaluate | None, better: float, stop: Callable[[], int]
     ) -> Iterator[Event]:
         progress, training = self.progress, self.training
-        since_log: list[Mapping[str, Tensor]] = []
+        since_log: list[_Step] = []
         rows_logged, seconds_logged = progress.rows, progress.seconds
         self.model.train()
         while progress.step < self.max_steps and not self._out_of_patience():
-            for begin, batch in _with_start_times(self._rest_of_epoch()):
-                parts = self._train_batch(loss, batch)
-                since_log.append(parts)
-                progress.batch += 1
-                progress.batches += 1
-                progress.rows += len(batch["input_ids"]) * self.accelerator.num_processes
-                progress.loss_sum += float(parts["loss"])
-                progress.seconds += time.perf_counter() - begin
-                if not self.accelerator.sync_gradients:
-                    continue
+            for begin, batches in _with_start_times(self._rest_of_epoch()):
+                step = self._step(loss, batches)
+                step_loss = loss.total(step.means)
+                since_log.append(step)
                 self.scheduler.step()
                 progress.step += 1
+                progress.batch += len(batches)
+                progress.rows += step.rows
+                progress.loss_sum += step_loss
+                progress.seconds += time.perf_counter() - begin
                 done = progress.step >= self.max_steps
-                epoch_ends = progress.batch >= len(self.loader)
+                epoch_ends = progress.batch >= self.batches_per_epoch
                 if epoch_ends:
                     progress.epoch, progress.batch = progress.epoch + 1, 0
                 yield events.progress(
-                    progress.step,
-                    self.max_steps,
-                    rows=progress.rows,
-                    seconds=progress.seconds,
-                    loss=float(parts["loss"]),
+                    progress.step, self.max_steps, rows=progress.rows, seconds=progress.seconds, loss=step_loss
                 )
                 if progress.step % training.logging_steps == 0 or done:
                     rows, seconds = progress.rows - rows_logged, progress.seconds - seconds_logged
-                    event = self._train_event(since_log, samples_per_second=rows / max(1e-9, seconds))
+                    event = self._train_event(loss, since_log, samples_per_second=rows / max(1e-9, seconds))
                     self._track(event)
                     yield event
                     since_log, rows_logged, seconds_logged = [], progress.rows, progress.seconds
@@ -243,31 +231,59 @@ class Trainer:
                 if done or self._out_of_patience():
                     return
 
-    def _train_batch(self, loss: StepLoss, batch: Batch) -> Mapping[str, Tensor]:
-        """Forward and backward pass, and the optimizer step if the batch completes a group; the loss and its parts."""
-        with self.accelerator.accumulate(self.model):
-            parts = loss(self.model, batch)
-            self.accelerator.backward(parts["loss"] * self._short_group_scale())
-            if self.accelerator.sync_gradients:
-                self._check_finite(parts["loss"])
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        return {name: value.detach() for name, value in parts.items()}
+    def _step(self, loss: StepLoss, batches: Sequence[Batch]) -> _Step:
+        """One optimizer step. The losses are means over all rows of the step: of all batches, in all processes.
 
-    def _short_group_scale(self) -> float:
-        """Corrects the loss of a short last group: Accelerate divides by the size of a full accumulation group."""
-        full = self.training.gradient_accumulation_steps
-        short = len(self.loader) % full
-        return full / short if short and self.progress.batch >= len(self.loader) - short else 1.0
+        Gradients are averaged over the processes, so that each process multiplies its part by their number.
+        """
+        processes = self.accelerator.num_processes
+        denominators = torch.stack([self._denominators(loss, batch, index) for index, batch in enumerate(batches)])
+        totals = self._sum(denominators.sum(0))  # (L + 1,)
+        shares = denominators[:, :-1] / torch.where(totals > 0, totals, 1)[:-1]  # (number of batches, L)
+        means = torch.zeros_like(totals[:-1])  # over the step, the part of this process
+        for number, batch in enumerate(batches):
+            is_last = number == len(batches) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                of_batch = loss.means(self.model, {name: values.to(totals.device) for name, values in batch.items()})
+                parts = {name: share * of_batch[name] for name, share in zip(loss.weights, shares[number], strict=True)}
+                self.accelerator.backward(loss.total(parts) * processes)
+            means += torch.stack([part.detach() for part in parts.values()])
+        step_means, (*step_denominators, rows) = self._sum(means).tolist(), totals.tolist()
+        step = _Step(
+            dict(zip(loss.weights, step_means, strict=True)),
+            dict(zip(loss.weights, step_denominators, strict=True)),
+            int(rows),
+        )
+        self._check_finite(loss.total(step.means))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return step
 
-    def _check_finite(self, loss: Tensor) -> None:
+    def _denominators(self, loss: StepLoss, batch: Batch, index: int) -> Tensor:
+        """The denominators (L + 1,) of the losses for the batch `index` of a step, and its number of rows.
+
+        All are 0 for a batch that only fills up the last group of an epoch, see `_OwnBatches`.
+        """
+        denominators = loss.denominators(batch)
+        values = [float(denominators[name]) for name in loss.weights] + [float(len(batch["attention_mask"]))]
+        position = (self.progress.batch + index) * self.accelerator.num_processes + self.accelerator.process_index
+        if position >= len(self.batches):
+            values = [0.0] * len(values)
+        return torch.tensor(values, device=self.accelerator.device)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        total: Tensor = self.accelerator.reduce(values, "sum")
+        return total
+
+    def _check_finite(self, loss: float) -> None:
         """Clips the gradients; fails before the optimizer step if they or the loss would make weights NaN."""
         limit = self.training.max_grad_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         scaled = self.precision == "fp16"  # the gradient scaler skips a step whose gradients are infinite
-        if torch.isfinite(loss) and (scaled or torch.isfinite(torch.as_tensor(norm))):
+        if math.isfinite(loss) and (scaled or torch.isfinite(torch.as_tensor(norm))):
             return
-        what = "loss" if not torch.isfinite(loss) else "gradient"
+        what = "gradient" if math.isfinite(loss) else "loss"
         checkpoint = (
             "no checkpoint was saved before this step"
             if self.saved is None
@@ -278,20 +294,29 @@ class Trainer:
             hint=f"lower training.learning_rate, or try training.mixed_precision=no; {checkpoint}",
         )
 
-    def _rest_of_epoch(self) -> Iterator[Batch]:
+    def _rest_of_epoch(self) -> Iterator[tuple[Batch, ...]]:
+        """The batches of every further step, on the CPU."""
         self.batches.epoch = self.progress.epoch
-        if self.progress.batch:
-            yield from self.accelerator.skip_first_batches(self.loader, self.progress.batch)
-        else:
-            yield from self.loader
+        loader: Any = torch.utils.data.DataLoader(
+            self.examples,  # type: ignore[arg-type]
+            batch_sampler=_OwnBatches(self.batches, self.accelerator, skip=self.progress.batch),
+            collate_fn=_identity,  # type: ignore[arg-type]
+            num_workers=self.training.dataloader_num_workers,
+            generator=torch.Generator(),  # else every epoch, also a resumed one, draws from the generator of dropout
+        )
+        yield from _groups(loader, self.training.gradient_accumulation_steps)
 
-    def _train_event(self, parts: list[Mapping[str, Tensor]], *, samples_per_second: float) -> Event:
-        """The means of the losses since the last one."""
+    def _train_event(self, loss: StepLoss, steps: Sequence[_Step], *, samples_per_second: float) -> Event:
+        """The means of the losses over all rows since the last one."""
+        means = {
+            name: weighted_mean((step.means[name], step.denominators[name]) for step in steps) for name in loss.weights
+        }
         return {
             "event": "train",
             "step": self.progress.step,
             "epoch": self._epochs(),
-            **_means(parts),
+            "loss": round(loss.total(means), 6),
+            **{name: round(value, 6) for name, value in means.items()},
             "learning_rate": self.scheduler.get_last_lr()[0],
             "samples_per_second": round(samples_per_second, 1),
         }
@@ -328,7 +353,7 @@ class Trainer:
         return patience is not None and self.progress.worse >= patience
 
     def _epochs(self) -> float:
-        return round(self.progress.epoch + self.progress.batch / len(self.loader), 2)
+        return round(self.progress.epoch + self.progress.batch / self.batches_per_epoch, 2)
 
     def _any_signal(self, signum: int) -> int:
         """A signal that any process received, on all processes: if only one stopped, the others would wait for it."""
@@ -338,14 +363,49 @@ class Trainer:
         return int(self.accelerator.gather(signals).max())
 
 
-def _with_start_times(batches: Iterator[Batch]) -> Iterator[tuple[float, Batch]]:
-    """Each batch with the time before it was read: reading counts as training time."""
+class _OwnBatches(torch.utils.data.Sampler[list[int]]):
+    """The batches of one process: of every group of n batches, where n is the number of processes, one.
+
+    All processes take equally many. One that the last group is too short for gets a row that does not count.
+
+    Args:
+        skip: batches of this process that are done already.
+    """
+
+    def __init__(self, batches: Batches, accelerator: Accelerator, *, skip: int) -> None:
+        self.batches, self.skip = batches, skip
+        self.process, self.processes = accelerator.process_index, accelerator.num_processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        groups = _groups(self.batches, self.processes)
+        for group in itertools.islice(groups, self.skip, None):
+            yield group[self.process] if self.process < len(group) else group[0][:1]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The losses of one step, over all its batches in all processes."""
+
+    means: Mapping[str, float]
+    denominators: Mapping[str, float]
+    rows: int
+
+
+def _groups(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """The items in groups of `size`; the last group may be smaller."""
+    rest = iter(items)
+    while group := tuple(itertools.islice(rest, size)):
+        yield group
+
+
+def _with_start_times(batches: Iterator[tuple[Batch, ...]]) -> Iterator[tuple[float, tuple[Batch, ...]]]:
+    """The batches of each step with the time before they were read: reading counts as training time."""
     while True:
         begin = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
+        step = next(batches, None)
+        if step is None:
             return
-        yield begin, batch
+        yield begin, step
 
 
 def _trackers(training: Training) -> list[str]:
@@ -366,12 +426,6 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _means(values: list[Mapping[str, Tensor]]) -> dict[str, float]:
-    if not values:
-        return {}
-    return {name: round(float(torch.stack([v[name] for v in values]).mean()), 6) for name in values[0]}
 
 
 def _identity(batch: Batch) -> Batch:

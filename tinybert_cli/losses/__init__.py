@@ -5,22 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
-from tinybert_cli.lazy_import import lazy_import
-from tinybert_cli.losses import class_weights, layers, logits
+from tinybert_cli.losses import class_weights, denominators, layers, logits
 from tinybert_cli.types import Array, Batch, ModelOutputs
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-else:
-    torch = lazy_import("torch")
 
-Loss = Callable[..., "Tensor"]  # (student, teacher, batch, *, options) -> scalar
+Loss = Callable[..., "Tensor"]  # (student, teacher, batch, *, options) -> scalar, a mean
+Denominator = Callable[..., "Tensor"]  # (batch, *, options) -> scalar, what the mean is over
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,30 @@ class LossSet:
 
 
 @dataclass(frozen=True)
-class WeightedLoss:
-    """A weighted sum of losses; returns it as `loss`, and each part unweighted under its own name."""
+class LossPart:
+    """One loss with its options."""
 
-    parts: Mapping[str, tuple[float, Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]]]  # name → (weight, loss)
+    weight: float
+    mean: Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]
+    denominator: Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class WeightedLoss:
+    """A weighted sum of losses; returns each of them unweighted."""
+
+    parts: Mapping[str, LossPart]
 
     def __call__(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        values = {name: loss(student, teacher, batch) for name, (_, loss) in self.parts.items()}
-        total = torch.stack([self.parts[name][0] * value for name, value in values.items()]).sum()
-        return {"loss": total, **values}
+        return {name: part.mean(student, teacher, batch) for name, part in self.parts.items()}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {name: part.weight for name, part in self.parts.items()}
+
+    def denominators(self, batch: Batch) -> dict[str, Tensor]:
+        """What the mean of each loss is over in this batch."""
+        return {name: part.denominator(batch) for name, part in self.parts.items()}
 
     @property
     def layer_outputs(self) -> frozenset[str]:
@@ -72,13 +85,19 @@ def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "cla
     """
     for error in problems(losses, outputs):
         raise error
-    parts: dict[str, tuple[float, Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]]] = {}
+    parts: dict[str, LossPart] = {}
     for name, setting in losses.items():
         options = _options(setting)
         weight = float(options.pop("weight", 1.0))
         if weight > 0:
-            parts[name] = weight, _with_options(_loss(name, outputs), options)
+            parts[name] = part(_loss(name, outputs), weight, options)
     return WeightedLoss(parts)
+
+
+def part(loss: Loss, weight: float, options: Mapping[str, Any]) -> LossPart:
+    """A loss with its weight and options; one that is not in DENOMINATORS is a mean over windows."""
+    denominator = DENOMINATORS.get(loss, denominators.windows)
+    return LossPart(weight, partial(loss, **options), partial(denominator, **options))
 
 
 def problems(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "class") -> Iterator[ConfigError]:
@@ -128,10 +147,6 @@ def _options(setting: float | Mapping[str, Any]) -> dict[str, Any]:
     return dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
 
 
-def _with_options(loss: Loss, options: Mapping[str, Any]) -> Callable[[ModelOutputs, ModelOutputs, Batch], Tensor]:
-    return lambda student, teacher, batch: loss(student, teacher, batch, **options)
-
-
 def _value_problems(loss: str, option: str, value: object, kind: Any) -> Iterator[ConfigError]:
     try:
         TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
@@ -165,6 +180,26 @@ LOSSES: dict[str, Loss] = {
     "cosine": layers.cosine,
     "pooled": layers.pooled,
 }
+DENOMINATORS: dict[Loss, Denominator] = {
+    logits.soft_labels: denominators.predictions,
+    logits.hard_labels: denominators.labels,
+    logits.r_drop: denominators.predictions,
+    logits.soft_labels_of_classes: denominators.predictions,
+    logits.hard_labels_of_classes: denominators.labels,
+    logits.r_drop_of_classes: denominators.predictions,
+    logits.soft_labels_of_span: denominators.windows_with_positions,
+    logits.hard_labels_of_span: denominators.span_labels,
+    logits.r_drop_of_span: denominators.windows_with_positions,
+    logits.soft_labels_of_value: denominators.predictions,
+    logits.hard_labels_of_value: denominators.labels,
+    logits.r_drop_of_value: denominators.predictions,
+    layers.hidden_states: denominators.tokens,
+    layers.attentions: denominators.token_pairs,
+    layers.embeddings: denominators.tokens,
+    layers.relations: denominators.tokens,
+    layers.cosine: denominators.tokens,
+    layers.pooled: denominators.windows,
+}
 LAYER_OUTPUTS: dict[str, tuple[str, ...]] = {
     "hidden_states": ("hidden_states",),
     "attentions": ("scores",),
@@ -176,15 +211,19 @@ LAYER_OUTPUTS: dict[str, tuple[str, ...]] = {
 TEXT_LEVEL_LOSSES = ("soft_labels", "hard_labels", "pooled")
 
 __all__ = [
+    "DENOMINATORS",
     "LAYER_OUTPUTS",
     "LOSSES",
     "LOSS_SETS",
     "TEXT_LEVEL_LOSSES",
+    "Denominator",
     "Loss",
+    "LossPart",
     "LossSet",
     "WeightedLoss",
     "combine",
     "layer_outputs_of",
     "options_of",
+    "part",
     "problems",
 ]

@@ -1,7 +1,8 @@
 """Losses on logits: soft labels, hard labels and R-Drop for each output type.
 
 The output type is one class, several classes (multi-label), a span, or a value (regression).
-Shapes: P predictions (one per row, or per word), C classes, W windows, T tokens. Every loss is a mean over predictions.
+Shapes: P predictions (one per row, or per word), C classes, W windows, T tokens. Every loss is a mean over predictions
+or labels, 0 if there are none.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from tinybert_cli.lazy_import import lazy_import
+from tinybert_cli.losses.denominators import is_known, span_labels, windows_with_positions
 from tinybert_cli.types import NO_LABEL, Batch, ModelOutputs
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def soft_labels(
     """
     target = F.softmax(teacher["logits"].float() / temperature, dim=-1)  # (P, C)
     log_student = F.log_softmax(student["logits"].float() / temperature, dim=-1)  # (P, C)
-    return -(target * log_student).sum(-1).mean() * temperature**2
+    return _mean(-(target * log_student).sum(-1)) * temperature**2
 
 
 def hard_labels(
@@ -58,13 +60,13 @@ def hard_labels(
     values = F.cross_entropy(
         student["logits"].float(), labels, ignore_index=NO_LABEL, label_smoothing=label_smoothing, reduction="none"
     )
-    return _mean(values, labels != NO_LABEL, batch, class_weights)
+    return _mean_of_known(values, batch, class_weights)
 
 
 def r_drop(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
     """Symmetric KL between the logits (P, C) of two passes with different dropout (Wu et al. 2021, equation 2)."""
     log_p, log_q = (F.log_softmax(outputs["logits"].float(), -1) for outputs in (first, second))
-    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean() / 2
+    return _mean(((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)) / 2
 
 
 def soft_labels_of_classes(
@@ -75,7 +77,8 @@ def soft_labels_of_classes(
     Mean over the classes; multiplied by T², as in `soft_labels`.
     """
     target = torch.sigmoid(teacher["logits"].float() / temperature)  # (P, C)
-    return F.binary_cross_entropy_with_logits(student["logits"].float() / temperature, target) * temperature**2
+    scaled = student["logits"].float() / temperature
+    return _mean(F.binary_cross_entropy_with_logits(scaled, target, reduction="none")) * temperature**2
 
 
 def hard_labels_of_classes(
@@ -92,36 +95,31 @@ def hard_labels_of_classes(
     and negatives of a class are balanced.
     """
     labels = batch["labels"].float()  # (P, C)
-    known = ~labels.isnan()
     target = labels.nan_to_num() * (1 - label_smoothing) + label_smoothing / 2
     values = F.binary_cross_entropy_with_logits(student["logits"].float(), target, reduction="none")
-    return _mean(values, known, batch, class_weights)
+    return _mean_of_known(values, batch, class_weights)
 
 
 def r_drop_of_classes(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
     """`r_drop` for independent binary logits (P, C); mean over the classes."""
     p, q = first["logits"].float(), second["logits"].float()
-    divergence: Tensor = (torch.sigmoid(p) - torch.sigmoid(q)) * (p - q)
-    return divergence.mean() / 2
+    return _mean((torch.sigmoid(p) - torch.sigmoid(q)) * (p - q)) / 2
 
 
 def soft_labels_of_value(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """Mean squared error to the teacher's value (P, 1). Without a distribution there is no temperature."""
-    return F.mse_loss(student["logits"].float(), teacher["logits"].float())
+    return _mean((student["logits"].float() - teacher["logits"].float()).square())
 
 
 def hard_labels_of_value(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """Mean squared error to the value in the data (P,); NaN is ignored."""
-    labels = batch["labels"].float()
-    known = ~labels.isnan()
-    errors = (student["logits"].float().squeeze(-1) - labels.nan_to_num()).square()
-    mean: Tensor = (errors * known).sum() / known.sum().clamp(min=1)
-    return mean
+    errors = (student["logits"].float().squeeze(-1) - batch["labels"].float().nan_to_num()).square()
+    return _mean_of_known(errors, batch, "none")
 
 
 def r_drop_of_value(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
     """Mean squared difference of the values (P, 1) of two passes with different dropout."""
-    return F.mse_loss(first["logits"].float(), second["logits"].float())
+    return _mean((first["logits"].float() - second["logits"].float()).square())
 
 
 def soft_labels_of_span(
@@ -130,7 +128,7 @@ def soft_labels_of_span(
     """`soft_labels` over the positions of a window (P, 2): the mean of the losses for the start and for the end."""
     target = _over_window(teacher["logits"].float() / temperature, batch).exp()
     log_student = _over_window(student["logits"].float() / temperature, batch)
-    return -(target * log_student).sum() / _targets(batch) * temperature**2
+    return -(target * log_student).sum() / (2 * windows_with_positions(batch).clamp(min=1)) * temperature**2
 
 
 def hard_labels_of_span(
@@ -146,21 +144,26 @@ def hard_labels_of_span(
     if label_smoothing:
         uniform = _over_window(torch.zeros_like(log_student), batch).exp() * _sum_over_window(labels, batch)
         hard = (1 - label_smoothing) * hard - label_smoothing * (uniform * log_student).sum()
-    return hard / labels.sum().clamp(min=1)
+    return hard / span_labels(batch).clamp(min=1)
 
 
 def r_drop_of_span(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
     """`r_drop` over the positions of a window (P, 2): the mean of start and end."""
     log_p, log_q = (_over_window(outputs["logits"].float(), batch) for outputs in (first, second))
-    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / _targets(batch) / 2
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / (2 * windows_with_positions(batch).clamp(min=1)) / 2
 
 
-def _mean(values: Tensor, known: Tensor, batch: Batch, class_weights: ClassWeights) -> Tensor:
+def _mean(values: Tensor) -> Tensor:
+    """The mean of all values; 0 if there are none."""
+    return values.sum() / max(1, values.numel())
+
+
+def _mean_of_known(values: Tensor, batch: Batch, class_weights: ClassWeights) -> Tensor:
     """The mean of the values with a known label, weighted by "label_weights" if balanced; 0 if there are none."""
+    known = is_known(batch["labels"])
     weights = batch["label_weights"] * known if class_weights == "balanced" else known.to(values.dtype)
     total = weights.sum()
-    mean: Tensor = (values * weights).sum() / torch.where(total > 0, total, 1)
-    return mean
+    return (values * weights).sum() / torch.where(total > 0, total, 1)
 
 
 def _over_window(values: Tensor, batch: Batch) -> Tensor:
@@ -175,9 +178,3 @@ def _sum_over_window(values: Tensor, batch: Batch) -> Tensor:
     windows, length = batch["attention_mask"].shape
     window = batch["positions"] // length
     return values.new_zeros(windows, 2).scatter_add(0, window, values).gather(0, window)
-
-
-def _targets(batch: Batch) -> int:
-    """Number of starts and ends: two for every window that has positions."""
-    windows = batch["positions"][:, 0] // batch["attention_mask"].shape[1]
-    return 2 * int((windows.bincount() > 0).sum())

@@ -147,15 +147,15 @@ def _load_teacher(
 
 
 def _step_loss(loss: losses.WeightedLoss, teacher: models.Teacher | models.StoredTeacher | None) -> loops.StepLoss:
-    """The loss of one batch; the teacher's logits and stored states come with the batch."""
+    """The loss of a batch; the teacher's logits and stored states come with the batch."""
 
-    def step_loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+    def means(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         teacher_outputs = {"logits": batch["teacher_logits"]} if "teacher_logits" in batch else {}
         if teacher is not None:
             teacher_outputs |= teacher(batch, loops.MODEL_INPUTS)
         return loss(loops.forward(model, batch), teacher_outputs, batch)
 
-    return step_loss
+    return loops.StepLoss(means, loss.denominators, loss.weights)
 
 
 def _loss_in_words(name: str, setting: float | Mapping[str, Any]) -> str:

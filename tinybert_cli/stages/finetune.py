@@ -117,14 +117,18 @@ def _loss_options(config: Finetune) -> dict[str, Any]:
 
 
 def _loss(loss_set: losses.LossSet, options: Mapping[str, Any], r_drop: float) -> loops.StepLoss:
-    def loss(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        outputs = loops.forward(model, batch)
-        hard = loss_set.hard_labels(outputs, outputs, batch, **options)
-        if not r_drop:
-            return {"loss": hard}
-        second = loops.forward(model, batch)  # the same rows with another dropout mask
-        hard = (hard + loss_set.hard_labels(second, second, batch, **options)) / 2
-        divergence = loss_set.r_drop(outputs, second, batch)
-        return {"loss": hard + r_drop * divergence, "hard_labels": hard, "r_drop": divergence}
+    parts = {"hard_labels": losses.part(loss_set.hard_labels, 1.0, options)}
+    if r_drop:
+        parts["r_drop"] = losses.part(loss_set.r_drop, r_drop, {})
+    loss = losses.WeightedLoss(parts)
 
-    return loss
+    def means(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        outputs = loops.forward(model, batch)
+        hard = parts["hard_labels"].mean(outputs, outputs, batch)
+        if not r_drop:
+            return {"hard_labels": hard}
+        second = loops.forward(model, batch)  # the same rows with another dropout mask
+        hard = (hard + parts["hard_labels"].mean(second, second, batch)) / 2
+        return {"hard_labels": hard, "r_drop": parts["r_drop"].mean(outputs, second, batch)}
+
+    return loops.StepLoss(means, loss.denominators, loss.weights)
