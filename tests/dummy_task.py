@@ -16,7 +16,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.metrics import Metric, Statistics
-from tinybert_cli.tasks.base import PredictionTask, Window
+from tinybert_cli.tasks.base import PredictionTask
 from tinybert_cli.tasks.encoding import encode_texts
 from tinybert_cli.types import Array, Predictions, Rows
 
@@ -99,10 +99,9 @@ class Rating(PredictionTask):
         return mean
 
     def format_prediction(
-        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
-        ((logits, _),) = windows
         return {"prediction": "*" * int(logits.argmax()) or "no stars", "rating": int(logits.argmax())}
 
-    def usage(self, folder: str, *, pair: bool) -> str:
+    def usage(self, folder: str, data: Data) -> str:
         return f'from transformers import pipeline\n\npipeline("text-classification", "{folder}")("A fine film.")'

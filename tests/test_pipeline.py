@@ -345,7 +345,7 @@ def test_predict_gives_the_output_of_the_task(cascade: Cascade) -> None:
 
 
 def test_predict_splits_long_text_into_windows(cascade: Cascade) -> None:
-    if tasks.find_prediction_task(cascade.task).windowed_text is None:
+    if not tasks.find_prediction_task(cascade.task).splits_long_texts:
         pytest.skip("the task cuts long text")
     question, tab, text = cascade.case.text.rpartition("\t")
     filler = "我们在看，" * 14 if cascade.name == "chinese" else "the a is was and very " * 12

@@ -281,46 +281,14 @@ def test_balanced_weights_make_rare_tags_count_as_much_as_frequent_ones() -> Non
     ],
 )
 def test_text_is_split_into_words_as_in_corpora(text: str, words: str) -> None:
-    assert TASK.parse_input(text) == words
+    assert TASK.row_of([text]) == [words.split()]
 
 
-def test_word_in_several_windows_is_predicted_where_it_is_furthest_inside(tokenizer: Any) -> None:
-    text = "ada wrote it in london in new york and ada wrote it"
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.enable_truncation(8, stride=3)
-    first = backend.encode(TASK.parse_input(text))
-    backend.no_truncation()
-    windows = []
-    for encoding in [first, *first.overflowing]:
-        logits = np.zeros((len(encoding.ids), len(NAMES)))
-        logits[:, 0] = 1.0
-        for position, token in enumerate(encoding.tokens):
-            if token == "lon":
-                logits[position, NAMES.index("B-LOC")] = 2.0 + min(position, len(encoding.ids) - 1 - position)
-            if token == "ada":
-                logits[position, NAMES.index("B-PER")] = 5.0
-        windows.append((logits, encoding))
-    assert len(windows) > 3
-    prediction = TASK.format_prediction(text, windows, NAMES, {})["prediction"]
-    assert [(entity["text"], entity["begin"]) for entity in prediction] == [("ada", 0), ("london", 16), ("ada", 39)]
-    deepest = max(
-        min(position, len(encoding.ids) - 1 - position)
-        for _, encoding in windows
-        for position, token in enumerate(encoding.tokens)
-        if token == "lon"
-    )
-    assert prediction[1]["score"] == pytest.approx(np.exp(2 + deepest) / (np.exp(2 + deepest) + np.e + 3))
-
-
-def test_predicted_entities_have_characters_and_scores(tokenizer: Any) -> None:
-    text = "Ada wrote in New-York."
-    encoding = tokenizer(TASK.parse_input(text)).encodings[0]
-    logits = np.zeros((len(encoding.ids), len(NAMES)))
-    tags = {"ada": "B-PER", "new": "B-LOC"}
-    for position, token in enumerate(encoding.tokens):
-        logits[position, NAMES.index(tags.get(token, "O"))] = 5.0
-    prediction = TASK.format_prediction(text, [(logits, encoding)], NAMES, {})["prediction"]
+def test_predicted_entities_have_characters_and_scores() -> None:
+    logits = np.zeros((5, len(NAMES)))  # of: Ada wrote in New-York .
+    for word, tag in enumerate(["B-PER", "O", "O", "B-LOC", "O"]):
+        logits[word, NAMES.index(tag)] = 5.0
+    prediction = TASK.format_prediction(["Ada wrote in New-York."], logits, NAMES, {})["prediction"]
     assert [(entity["type"], entity["text"], entity["begin"], entity["end"]) for entity in prediction] == [
         ("PER", "Ada", 0, 3), ("LOC", "New-York", 13, 21),
     ]  # fmt: skip

@@ -117,30 +117,25 @@ def predict(
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="A tab separates the two texts of a pair.")
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="A text file with one text per line.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A UTF-8 file with one text per line.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all probabilities.")] = False,
 ) -> None:
     from tinybert_cli.helpers import predict as helper
 
-    def lines() -> Iterator[str]:
-        if texts:
-            yield from texts
-        elif file is not None:
-            if not file.is_file():
-                raise InputError(f"no such file: '{file}'")
-            try:
-                yield from file.read_text(encoding="utf-8").splitlines()
-            except UnicodeDecodeError as error:
-                raise InputError(f"'{file}' is not UTF-8: {error}", hint="convert it: iconv -t utf-8") from error
-        else:
-            yield from (line.decode("utf-8", "surrogateescape").rstrip("\r\n") for line in sys.stdin.buffer)
+    if texts and file is not None:
+        raise typer.BadParameter("TEXT and --file cannot be combined")
+
+    stderr = sys.stderr  # before it is silenced
 
     def output() -> Iterator[str]:
-        predictions = helper.run(model, lines())
+        given = texts or (helper.read_lines(sys.stdin.buffer, "stdin") if file is None else helper.read_file(file))
+        predictions = helper.run(model, given, note=lambda sentence: print(f"note: {sentence}", file=stderr))
         if as_json:
             yield json.dumps({"model": model, "answers": list(predictions)}, ensure_ascii=False)
         else:
-            yield from ("\t".join([*helper.as_fields(row), row["text"]]) for row in predictions)
+            yield from (
+                "\t".join(map(helper.on_one_line, [*helper.as_fields(row), row["text"]])) for row in predictions
+            )
 
     _print_lines(output)
 

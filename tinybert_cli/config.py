@@ -104,6 +104,12 @@ class Data(Section):
     """Use only this many rows of validation and of test, from the start."""
 
     @property
+    def text_columns(self) -> list[str]:
+        """The names of the text columns, one or two."""
+        names = self.text_column_names
+        return [names] if isinstance(names, str) else list(names)
+
+    @property
     def class_names(self) -> list[str] | None:
         """The names in `label_names`, in their order."""
         names = self.label_names

@@ -1,6 +1,7 @@
 """The one place that opens a model for prediction: a model folder, a Hub id or an export.
 
-An export is loaded without torch, as long as only `Predictor.predict` is used.
+An export is loaded without torch, as long as only `Predictor.predict` is used. Texts are encoded by the task, as in
+training and in `eval`, with the settings that the model folder records.
 """
 
 from __future__ import annotations
@@ -9,26 +10,25 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinybert_cli import formats, tasks
+from tinybert_cli import formats, input_limits, tasks
 from tinybert_cli.errors import InputError
-from tinybert_cli.types import Array
+from tinybert_cli.types import Array, Encoded, Rows, padded
 
 if TYPE_CHECKING:
     import torch
-    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from tinybert_cli.models import Source
 
 BATCH_SIZE = 32
-OVERLAP = 128  # tokens that two windows of a long text share, if they have room for it
-FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+COLUMNS = ("text", "text_pair")  # the text columns of a model that records none
+
+Text = str | Sequence[str]  # a text, or the texts of a pair; in a string, a tab separates these
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ class Predictor:
     task: tasks.PredictionTask
     label_names: list[str]  # the classes in the order of the outputs
     config: Mapping[str, Any]  # config.json
+    inputs: tasks.ModelInputs
+    tokenizer: PreTrainedTokenizerFast | tasks.TokenizerFile  # the second for an export that `predict` alone is used of
     session: formats.Session | None = None  # of an export
     model: PreTrainedModel | None = None  # of a model folder or Hub id, on its device
-    tokenizer: PreTrainedTokenizerFast | None = None  # None for an export that `predict` alone is used of
 
     @cached_property
     def module(self) -> torch.nn.Module:
@@ -54,6 +55,14 @@ class Predictor:
     def torch_model(self) -> PreTrainedModel:
         assert self.model is not None  # not for exports
         return self.model
+
+    @property
+    def torch_tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of transformers, for the stages."""
+        from transformers import PreTrainedTokenizerFast
+
+        assert isinstance(self.tokenizer, PreTrainedTokenizerFast)  # not for exports that `predict` alone is used of
+        return self.tokenizer
 
     @property
     def size(self) -> dict[str, int]:
@@ -70,19 +79,35 @@ class Predictor:
         form = formats.detect(self.folder)
         return models.weights_bytes(self.folder) if form is None else (self.folder / form.weights).stat().st_size
 
-    def predict(self, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """The task's output for each text, as they come; see `PredictionTask.format_prediction`.
+    def predict(self, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
+        """The task's output for each text, in their order; see `PredictionTask.format_prediction`.
+
+        Args:
+            texts: a string, or a sequence of two for a pair. In a string, a tab separates the texts of a pair; for a
+                model that takes one text, a tab is part of it.
 
         Raises:
-            InputError: a text is empty or not UTF-8.
+            InputError: before the first prediction, if a text is empty, not Unicode, or one where the model takes a
+                pair, or the other way round.
         """
-        numbered = enumerate(texts, start=1)
-        while batch := list(islice(numbered, BATCH_SIZE)):
-            for number, text in batch:
-                _check_text(number, text)
-            inputs = [self.task.parse_input(text) for _, text in batch]
-            for (_, text), windows in zip(batch, self._windows(inputs), strict=True):
-                yield {"text": text, **self.task.format_prediction(text, windows, self.label_names, self.config)}
+        given = list(texts)
+        inputs = self._parsed(given)
+        for begin in range(0, len(given), BATCH_SIZE):
+            chunk = slice(begin, begin + BATCH_SIZE)
+            for text, parts, logits in zip(given[chunk], inputs[chunk], self._row_logits(inputs[chunk]), strict=True):
+                output = self.task.format_prediction(parts, logits, self.label_names, self.config)
+                yield {"text": text if isinstance(text, str) else "\t".join(text), **output}
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What `predict` assumes about a model that does not record its inputs, in sentences."""
+        if self.inputs.recorded:
+            return []
+        kind = "" if len(self.task.text_counts) == 1 else ", and a tab separates the two texts of a pair"
+        return [
+            f"'{self.folder}' does not record how it was trained: texts are cut at {self.inputs.max_seq_length:,} "
+            f"tokens{kind}"
+        ]
 
     def logits(self, inputs: dict[str, Array]) -> Array:
         """Logits, (B, C) or (B, T, C), of inputs (B, T)."""
@@ -97,62 +122,65 @@ class Predictor:
             logits: Array = loops.forward(self.torch_model, batch)["logits"].float().cpu().numpy()
         return logits
 
-    def _windows(self, inputs: Sequence[Any]) -> Iterator[list[tasks.Window]]:
-        """Logits and encoding of every window of each input."""
-        longest = _longest_input(self.config)
-        windowed = self.task.windowed_text
-        tokenizer = self._backend_tokenizer
-        tokenizer.no_padding()
-        if windowed == "only_second":
-            inputs = [(self._cut(first, longest // 2), second) for first, second in inputs]
-        overlap = min(OVERLAP, longest // 4) if windowed else 0
-        tokenizer.enable_truncation(longest, stride=overlap, strategy=windowed or "longest_first")
-        encodings = tokenizer.encode_batch(list(inputs))
-        windows_of = [[first, *(first.overflowing if windowed else [])] for first in encodings]
-        encoded = [window for windows in windows_of for window in windows]
-        ready: list[tasks.Window] = []
-        for begin in range(0, len(encoded), BATCH_SIZE):
-            batch = encoded[begin : begin + BATCH_SIZE]
-            ready += zip(self.logits(self._batch(batch)), batch, strict=True)
-        for windows in windows_of:
-            yield ready[: len(windows)]
-            del ready[: len(windows)]
+    def _parsed(self, given: Sequence[Text]) -> list[tuple[str, ...]]:
+        """The text, or the two texts, of each input."""
+        columns = self.inputs.text_columns
+        counts = self.task.text_counts if columns is None else (len(columns),)
+        inputs: list[tuple[str, ...]] = []
+        for number, text in enumerate(given, start=1):
+            one = isinstance(text, str)
+            parts = tuple(text.split("\t") if counts != (1,) else [text]) if isinstance(text, str) else tuple(text)
+            _check_text(number, parts)
+            if len(parts) not in counts:
+                raise InputError(
+                    f"text {number} is {_count(len(parts))}, but the model takes {self._takes(counts)}",
+                    where=repr("\t".join(parts)[:80]),
+                    hint="a tab separates the two texts of a pair" if one and 2 in counts else None,
+                )
+            if columns is None and inputs and len(parts) != len(inputs[0]):
+                raise InputError(
+                    f"text 1 is {_count(len(inputs[0]))} and text {number} is {_count(len(parts))}, separated by a "
+                    "tab; the model does not record what it takes",
+                    hint=f'add "{tasks.TEXT_COLUMNS}": ["text"] to config.json, or ["text", "text_pair"] if it takes '
+                    "pairs",
+                )
+            inputs.append(parts)
+        if inputs and len(inputs[0]) == 2:
+            input_limits.check_pairs(self.config, self.tokenizer, str(self.folder))
+        return inputs
 
-    def _cut(self, text: str, count: int) -> str:
-        """The text, or the first `count` tokens of a long one, so that the other text of the pair has room."""
-        tokenizer = self._backend_tokenizer
-        tokenizer.no_truncation()
-        characters = tokenizer.encode(text, add_special_tokens=False).offsets
-        return text if len(characters) <= count else text[: characters[count - 1][1]]
+    def _takes(self, counts: Sequence[int]) -> str:
+        columns = self.inputs.text_columns
+        return tasks.in_words(columns) if columns else " or ".join(map(_count, counts))
 
-    def _batch(self, windows: Sequence[Encoding]) -> dict[str, Array]:
-        padding = {"input_ids": self.config.get("pad_token_id") or 0}
-        shape = len(windows), max(len(window.ids) for window in windows)
-        batch = {name: np.full(shape, padding.get(name, 0), dtype=np.int64) for name in self._input_names}
-        for row, window in enumerate(windows):
-            for name, values in batch.items():
-                values[row, : len(window.ids)] = getattr(window, FIELDS[name])
-        return batch
+    def _row_logits(self, inputs: Sequence[tuple[str, ...]]) -> Iterator[Array]:
+        """The raw logits of each input (P, C)."""
+        names = self.inputs.text_columns or COLUMNS[: len(inputs[0])]
+        values = zip(*map(self.task.row_of, inputs), strict=True)
+        rows = Rows(dict(zip(names, map(list, values), strict=True)), (("the texts", len(inputs)),))
+        encoded = self.task.encode(rows, self.inputs.data(list(names)), self.tokenizer)
+        logits = self._all_logits(encoded)
+        if encoded.row_offsets is None:
+            yield from logits[:, None]
+        else:
+            for begin, end in zip(encoded.row_offsets[:-1], encoded.row_offsets[1:], strict=True):
+                yield logits[begin:end]
 
-    @cached_property
-    def _backend_tokenizer(self) -> Tokenizer:
-        """Of the tokenizers library, which needs neither torch nor transformers."""
-        if self.tokenizer is not None:
-            backend: Tokenizer = self.tokenizer.backend_tokenizer
-            return backend
-        from tokenizers import Tokenizer
-
-        try:
-            return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-        except Exception as error:  # tokenizers raises bare exceptions
-            raise _broken_export(self.folder, error) from error
-
-    @property
-    def _input_names(self) -> Sequence[str]:
-        if self.session is not None:
-            return self.session.inputs
-        assert self.tokenizer is not None  # only exports come without
-        return [name for name in FIELDS if name in (*self.tokenizer.model_input_names, "attention_mask")]
+    def _all_logits(self, encoded: Encoded) -> Array:
+        """The logits (P, C) of all windows, like `loops.predict_all`, which needs torch."""
+        count = len(encoded.offsets) - 1
+        parts = []
+        for begin in range(0, count, BATCH_SIZE):
+            windows = np.arange(begin, min(begin + BATCH_SIZE, count))
+            logits = self.logits(padded(encoded.tokens, encoded.offsets, windows))
+            if encoded.window_offsets is None or encoded.positions is None:
+                parts.append(logits)
+                continue
+            for row, window in enumerate(windows):
+                positions = encoded.positions[encoded.window_offsets[window] : encoded.window_offsets[window + 1]]
+                one_token = positions.ndim == 1  # for all numbers of a prediction
+                parts.append(logits[row][positions] if one_token else np.take_along_axis(logits[row], positions, 0))
+        return np.concatenate(parts)
 
 
 def load_predictor(
@@ -188,7 +216,9 @@ def load_predictor(
     model = models.load(source, task.head, label_names=label_names, problem=task.problem, cls_only=True)
     models.check_vocabulary(model, tokenizer, source)
     model = model.to(loops.device() if device is None else device)
-    return Predictor(models.fetch(source), task, names, config, model=model, tokenizer=tokenizer)
+    folder = models.fetch(source)
+    inputs = tasks.read_model_inputs(config, models.read_tokenizer_config(source))
+    return Predictor(folder, task, names, config, inputs, tokenizer, model=model)
 
 
 def _load_export(
@@ -200,14 +230,41 @@ def _load_export(
         names = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
     except (OSError, ValueError, KeyError) as error:
         raise _broken_export(folder, error) from error
+    tokenizer_config = _read_optional(folder / "tokenizer_config.json")
+    inputs = tasks.read_model_inputs(config, tokenizer_config)
+    session = form.load(folder)
     if task is None:
-        return Predictor(folder, tasks.of_model(config), names, config, session=form.load(folder))
+        tokenizer = _read_tokenizer(folder, config, session.inputs, inputs.truncation_side)
+        return Predictor(folder, tasks.of_model(config), names, config, inputs, tokenizer, session=session)
     from tinybert_cli import models
 
     source = models.locate(str(folder))
-    tokenizer = models.load_tokenizer(source)
     names = models.check_outputs(source, label_names, task.problem)
-    return Predictor(folder, task, names, config, session=form.load(folder), tokenizer=tokenizer)
+    return Predictor(folder, task, names, config, inputs, models.load_tokenizer(source), session=session)
+
+
+def _read_tokenizer(
+    folder: Path, config: Mapping[str, Any], inputs: Sequence[str], truncation_side: str
+) -> tasks.TokenizerFile:
+    """Of the tokenizers library, which needs neither torch nor transformers."""
+    from tokenizers import Tokenizer
+
+    try:
+        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise _broken_export(folder, error) from error
+    return tasks.TokenizerFile(backend, inputs, truncation_side, pad_token_id=config.get("pad_token_id") or 0)
+
+
+def _read_optional(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is no file."""
+    if not file.is_file():
+        return {}
+    try:
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"not valid JSON: {error}", where=str(file)) from error
+    return values
 
 
 def _broken_export(folder: Path, error: Exception) -> InputError:
@@ -215,14 +272,13 @@ def _broken_export(folder: Path, error: Exception) -> InputError:
     return InputError(f"the export cannot be read: {message}", where=str(folder), hint="export it again")
 
 
-def _check_text(number: int, text: str) -> None:
-    if not text.strip():
-        raise InputError(f"text {number} is empty")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # Python's stand-in for bytes that are not UTF-8
-        raise InputError(f"text {number} is not UTF-8", hint="convert it: iconv -t UTF-8")
+def _check_text(number: int, parts: Sequence[str]) -> None:
+    for part in parts:
+        if not part.strip():
+            raise InputError(f"text {number} is empty" if len(parts) == 1 else f"a text of pair {number} is empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in part):  # Python's stand-in for bytes that are not UTF-8
+            raise InputError(f"text {number} is not UTF-8", hint="convert it: iconv -t UTF-8")
 
 
-def _longest_input(config: Mapping[str, Any]) -> int:
-    """Tokens that the model has positions for; families that count from the padding id have two fewer."""
-    positions = int(config.get("max_position_embeddings") or 512)
-    return positions - 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else positions
+def _count(texts: int) -> str:
+    return "one text" if texts == 1 else "two texts" if texts == 2 else f"{texts} texts"

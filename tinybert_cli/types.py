@@ -131,6 +131,18 @@ class Predictions:
                 yield self.known_logits[begin:end]
 
 
+def padded(tokens: Mapping[str, tuple[Array, int]], offsets: Array, windows: Array) -> dict[str, Array]:
+    """These windows as one batch, padded to the longest: attention_mask, input_ids and so on, (B, T) each."""
+    lengths = np.diff(offsets)[windows]
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    token_indices = concatenated_ranges(offsets, windows)
+    batch = {"attention_mask": mask.astype(np.int64)}
+    for name, (values, padding) in tokens.items():
+        batch[name] = np.full(mask.shape, padding, dtype=np.int64)
+        batch[name][mask] = values[token_indices]
+    return batch
+
+
 def concatenated_ranges(offsets: Array, indices: Array) -> Array:
     """The integers from offsets[i] to offsets[i + 1], for each i of `indices`, concatenated."""
     return np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in indices])

@@ -3,7 +3,7 @@
 from tinybert_cli.data.batching import POOL, BucketBatches, Examples, sorted_batches
 from tinybert_cli.data.layer_states import LayerStates, StatesWriter, read_states, states_bytes, states_files
 from tinybert_cli.data.soft_labels import SoftLabels, existing_folder, read_soft_labels, write_soft_labels, write_table
-from tinybert_cli.data.splits import Split, has, overlap, read, row_warnings, sources, text_columns
+from tinybert_cli.data.splits import Split, has, overlap, read, row_warnings, sources
 
 __all__ = [
     "POOL",
@@ -24,7 +24,6 @@ __all__ = [
     "sources",
     "states_bytes",
     "states_files",
-    "text_columns",
     "write_soft_labels",
     "write_table",
 ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tinybert_cli.data.layer_states import LayerStates
-from tinybert_cli.types import Array, Encoded, concatenated_ranges
+from tinybert_cli.types import Array, Encoded, concatenated_ranges, padded
 
 POOL = 50  # batches sorted by length together: enough for little padding, few enough to keep the order random
 
@@ -58,22 +58,17 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         layer states, the batch has `teacher_<name>` (B, T, ...) for each of them.
         """
         windows = np.asarray(indices)
-        lengths = self.lengths[windows]
-        mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-        token_indices = concatenated_ranges(self.offsets, windows)
-        batch = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
-        for name, (values, padding) in self.tokens.items():
-            padded = np.full(mask.shape, padding, dtype=np.int64)
-            padded[mask] = values[token_indices]
-            batch[name] = torch.from_numpy(padded)
+        arrays = padded(self.tokens, self.offsets, windows)
+        batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        length = arrays["attention_mask"].shape[1]
         predictions = self.prediction_indices(windows)
         if self.window_offsets is not None and self.positions is not None:
-            window_starts = np.arange(len(windows)) * mask.shape[1]  # (B,) in the flattened B · T tokens
+            window_starts = np.arange(len(windows)) * length  # (B,) in the flattened B · T tokens
             starts = np.repeat(window_starts, np.diff(self.window_offsets)[windows])  # (P,)
             positions = self.positions[predictions]
             batch["positions"] = torch.from_numpy(starts.reshape(-1, *[1] * (positions.ndim - 1)) + positions)
         if self.states is not None:
-            batch |= self.states.batch(windows, mask.shape[1])
+            batch |= self.states.batch(windows, length)
         return batch | {name: torch.from_numpy(values[predictions]) for name, values in self.targets.items()}
 
     def timing_batches(self, size: int, length: int | None, rows: int) -> list[dict[str, Tensor]]:

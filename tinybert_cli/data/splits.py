@@ -68,11 +68,6 @@ def read(data: Data, split: Split) -> Rows:
     return rows.head(data.max_train_samples if split in ("train", "unlabeled") else data.max_eval_samples)
 
 
-def text_columns(data: Data) -> list[str]:
-    """The names of the text columns, one or two."""
-    return [data.text_column_names] if isinstance(data.text_column_names, str) else list(data.text_column_names)
-
-
 def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
     """Warnings about rows that were truncated or have no text."""
     count = len(encoded.offsets if encoded.row_offsets is None else encoded.row_offsets) - 1
@@ -87,7 +82,7 @@ def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str,
 
 def overlap(train: Rows, validation: Rows, data: Data) -> Iterator[dict[str, Any]]:
     """A warning if validation rows also occur in the training set, which makes validation scores optimistic."""
-    names = text_columns(data)
+    names = data.text_columns
 
     def texts(rows: Rows) -> Iterator[tuple[Any, ...]]:
         for row in zip(*(rows.column(name) for name in names), strict=True):

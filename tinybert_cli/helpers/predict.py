@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+import codecs
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
 
+from tinybert_cli.errors import InputError
 from tinybert_cli.predictor import load_predictor
 
 
-def run(model: str, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The model's output for each text, as they come; a tab in a text separates a pair.
+def run(
+    model: str, texts: Iterable[str], *, note: Callable[[str], object] = lambda sentence: None
+) -> Iterator[dict[str, Any]]:
+    """The model's output for each text, in their order; a tab separates the two texts of a pair.
+
+    Args:
+        note: gets what is assumed about a model that does not record its inputs.
 
     Raises:
-        InputError: the model is missing or has no supported head, or a text is empty or not UTF-8.
+        InputError: the model is missing or has no supported head; or, before the first output, a text does not fit it.
     """
-    yield from load_predictor(model).predict(texts)
+    predictor = load_predictor(model)
+    for sentence in predictor.assumptions:
+        note(sentence)
+    yield from predictor.predict(texts)
+
+
+def read_file(path: Path) -> list[str]:
+    """The lines of a text file, see `read_lines`."""
+    if not path.exists():
+        raise InputError(f"no such file: '{path}'")
+    if not (path.is_file() or path.is_fifo()):
+        raise InputError(f"'{path}' is not a text file", hint="--file takes a file with one text per line")
+    with path.open("rb") as stream:
+        return read_lines(stream, str(path))
+
+
+def read_lines(stream: BinaryIO, name: str) -> list[str]:
+    """The lines of a UTF-8 stream, each a text, empty ones included.
+
+    A line ends with \\n or \\r\\n and nothing else: U+2028, U+0085 and form feeds are part of a text. All lines are
+    read before the first is used, so that an unreadable one is an error before any prediction.
+
+    Raises:
+        InputError: a line is not UTF-8.
+    """
+    lines = stream.read().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    if not lines[-1]:  # after the last line break
+        lines.pop()
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            texts.append(line.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"text {number} is not UTF-8: {error}", where=f"{name}:{number}", hint="convert it: iconv -t UTF-8"
+            ) from error
+    return texts
 
 
 def as_fields(output: dict[str, Any]) -> list[str]:
@@ -26,3 +71,14 @@ def as_fields(output: dict[str, Any]) -> list[str]:
     elif isinstance(prediction, float):
         prediction = f"{prediction:.4f}"
     return [prediction or "-", *([f"{output['confidence']:.4f}"] if "confidence" in output else [])]
+
+
+def on_one_line(text: str) -> str:
+    """The text with its control characters and line separators escaped, except tabs."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _BREAKS and char != "\t" else char
+        for char in text
+    )
+
+
+_BREAKS = ("Cc", "Zl", "Zp")  # control characters, U+2028 and U+2029

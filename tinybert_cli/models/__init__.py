@@ -21,7 +21,15 @@ from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.shapes import copied_layers, layer_map, shape
 from tinybert_cli.models.shrinking import build_student
 from tinybert_cli.models.stored_teacher import ModelWithStates, StoredTeacher, state_shapes
-from tinybert_cli.models.tokenizers import check_length, check_vocabulary, load_tokenizer, tokenizer_difference
+from tinybert_cli.models.tokenizers import (
+    check_inputs,
+    check_length,
+    check_vocabulary,
+    load_tokenizer,
+    read_tokenizer_config,
+    record_length,
+    tokenizer_difference,
+)
 from tinybert_cli.models.vocabulary_trimming import trim_vocabulary, whole_words
 
 __all__ = [
@@ -35,6 +43,7 @@ __all__ = [
     "Student",
     "Teacher",
     "build_student",
+    "check_inputs",
     "check_length",
     "check_outputs",
     "check_vocabulary",
@@ -49,6 +58,8 @@ __all__ = [
     "number_of_layers",
     "read_config",
     "read_label_names",
+    "read_tokenizer_config",
+    "record_length",
     "rewrite_config",
     "save",
     "save_tokenizer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -99,8 +100,11 @@ def load(
     return compute_cls_only(model) if cls_only else model
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, truncate: bool = False) -> None:
     """Write a folder in the format of transformers, as float32 safetensors, and vocab.txt for older runtimes.
+
+    Args:
+        truncate: see `save_tokenizer`.
 
     Raises:
         UserError: a weight is NaN or infinite (nothing is saved), or the weights cannot be written.
@@ -119,11 +123,20 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
         model.save_pretrained(folder)
     except SafetensorError as error:  # a full disk, without an errno
         raise UserError(f"the weights could not be written: {error}", where=str(folder)) from error
-    save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer, folder, truncate=truncate)
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the tokenizer's files and, for WordPiece, vocab.txt, which older runtimes need."""
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, *, truncate: bool = False) -> None:
+    """Write the tokenizer's files and, for WordPiece, vocab.txt, which older runtimes need.
+
+    Args:
+        truncate: tokenizer.json cuts texts at `model_max_length`, for programs that read no other file.
+    """
+    backend = tokenizer.backend_tokenizer  # its state is that of the last call
+    backend.no_padding()
+    backend.no_truncation()
+    if truncate and tokenizer.model_max_length < NO_LENGTH:
+        backend.enable_truncation(tokenizer.model_max_length, direction=tokenizer.truncation_side)
     tokenizer.save_pretrained(folder)
     _write_wordpiece_vocabulary(tokenizer, folder)
 
@@ -150,6 +163,18 @@ def read_config(source: Source) -> dict[str, Any]:
     """config.json, completed with the defaults of transformers. Loads no weights."""
     values: dict[str, Any] = _read_config(fetch(source, weights=False)).to_dict()
     return values
+
+
+def takes_token_types(source: Source) -> bool:
+    """Whether models of this family have an input `token_type_ids`. Loads no weights."""
+    from transformers import MODEL_MAPPING
+
+    config = _read_config(fetch(source, weights=False))
+    if type(config) not in MODEL_MAPPING:
+        return True
+    classes = MODEL_MAPPING[type(config)]
+    model_class = classes[0] if isinstance(classes, tuple) else classes
+    return "token_type_ids" in inspect.signature(model_class.forward).parameters
 
 
 def number_of_layers(setting: Model, source: Source) -> int:
@@ -299,6 +324,8 @@ def _write_wordpiece_vocabulary(tokenizer: PreTrainedTokenizerFast, folder: Path
     if [ids[token] for token in tokens] == list(range(len(tokens))):
         (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
 
+
+NO_LENGTH = 10**6  # `model_max_length` is 10**30 if a tokenizer has no maximum length
 
 # Settings of config.json that would make transformers download or run something.
 IGNORED_SETTINGS = {

@@ -58,10 +58,10 @@ def fetch(source: Source, *, weights: bool = True) -> Path:
     if source.folder is not None:
         return source.folder
     if not weights:
-        return _download(source, [*CONFIG_FILES, *TOKENIZER_FILES])
-    folder = _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *SAFETENSORS_FILES])
+        return _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_SETTINGS])
+    folder = _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, *SAFETENSORS_FILES])
     if not any(folder.glob("*.safetensors")):
-        folder = _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *PICKLED_FILES])
+        folder = _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, *PICKLED_FILES])
     return folder
 
 
@@ -200,6 +200,8 @@ RUN_AGAIN = "run again to finish: the same command resumes from the last checkpo
 RUN_FIRST = "run the stage that writes it first"
 
 CONFIG_FILES = ("config.json",)
+
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 
 TOKENIZER_FILES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tinybert_cli import input_limits
+from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.models.families import FAMILIES
-from tinybert_cli.models.loading import read_config
+from tinybert_cli.models.loading import read_config, takes_token_types
 from tinybert_cli.models.locate import TOKENIZER_FILES, Source, fetch
 from tinybert_cli.models.weight_files import family_of, first_few, read_json
 
@@ -48,6 +49,9 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
             where=str(folder),
             hint="its vocabulary file is missing or empty",
         )
+    if "token_type_ids" in tokenizer.model_input_names and not takes_token_types(source):
+        names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     return tokenizer
 
 
@@ -75,20 +79,44 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
         )
 
 
-def check_length(source: Source, tokens: int, *, key: tuple[str, ...] = ("data", "max_seq_length")) -> None:
-    """ConfigError for the setting `key` if the model has fewer than `tokens` positions."""
-    config = read_config(source)
-    if config["model_type"] not in FAMILIES:
-        return  # many of them use relative positions, without a limit
-    starts_after_padding = config["model_type"] in ("roberta", "xlm-roberta", "camembert")
-    unused = config["pad_token_id"] + 1 if starts_after_padding else 0
-    positions = config["max_position_embeddings"] - unused
-    if tokens > positions:
+def check_inputs(source: Source, tokenizer: PreTrainedTokenizerFast, data: Data) -> None:
+    """Checks that the model can take the texts of `data`: before rows are encoded, so before anything is computed.
+
+    Raises:
+        InputError: it has fewer positions than `max_seq_length`, or cannot take pairs.
+        ConfigError: `max_seq_length` leaves no room for text between the special tokens.
+    """
+    config, pair = read_config(source), len(data.text_columns) == 2
+    input_limits.check_length(config, data.max_seq_length, source.name)
+    if pair:
+        input_limits.check_pairs(config, tokenizer, source.name)
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
+    if data.max_seq_length < special + len(data.text_columns):
         raise ConfigError(
-            f"'{source.name}' has positions for {positions} tokens, not for {tokens}",
-            key=key,
-            hint=f"{'.'.join(key)}: at most {positions}",
+            f"`max_seq_length` {data.max_seq_length} leaves no room for text: the tokenizer of '{source.name}' adds "
+            f"{special} special tokens",
+            key=("data", "max_seq_length"),
+            hint=f"{special + len(data.text_columns)} or more",
         )
+
+
+def check_length(source: Source, tokens: int, *, setting: str = "data.max_seq_length") -> None:
+    """InputError that names the setting, if the model has fewer than `tokens` positions."""
+    input_limits.check_length(read_config(source), tokens, source.name, setting=setting)
+
+
+def read_tokenizer_config(source: Source) -> dict[str, Any]:
+    """tokenizer_config.json; empty if there is none."""
+    file = fetch(source, weights=False) / "tokenizer_config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def record_length(tokenizer: PreTrainedTokenizerFast, max_seq_length: int) -> None:
+    """Makes the saved tokenizer cut texts at this length, and on the same side, in every program that loads it."""
+    tokenizer.model_max_length = max_seq_length
+    tokenizer.init_kwargs["truncation_side"] = tokenizer.truncation_side
+    for name in ("max_length", "stride", "truncation_strategy"):  # from the tokenizer.json of the source
+        tokenizer.init_kwargs.pop(name, None)
 
 
 def tokenizer_difference(first: PreTrainedTokenizerFast, second: PreTrainedTokenizerFast) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tinybert_cli import artifacts, data, formats, tasks
+from tinybert_cli import artifacts, formats, tasks
 from tinybert_cli.config import Export
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.model_card import Card, Result
@@ -25,9 +25,9 @@ def card(
         facts: the metrics of verification, and the size of the model.
     """
     task, form, folder = tasks.find_prediction_task(config.task), formats.find(config.format), str(output.folder)
-    pair = len(data.text_columns(config.data)) == 2
+    pair = len(config.data.text_columns) == 2
     command = f"tinybert predict {folder} {task.example_input(pair=pair)}"
-    export = formats.Export(folder, config.model, precision, task.usage(folder, pair=pair), command)
+    export = formats.Export(folder, config.model, precision, task.usage(folder, config.data), command)
     limitations = [
         f"Its predictions equal those of {config.model} on {facts['agreement']:.2%} of the rows used for verification; "
         f"the largest difference of a logit is {facts['max_abs_logit_difference']:.2g}. The limitations of that model "

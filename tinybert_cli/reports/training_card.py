@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinybert_cli import artifacts, data, tasks
-from tinybert_cli.config import Distill, Finetune
+from tinybert_cli import artifacts, tasks
+from tinybert_cli.config import Data, Distill, Finetune
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.model_card import Card, Result
 
@@ -59,18 +59,18 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
             "weights": f"{facts['bytes'] / 1e6:.1f} MB",
             "latency": "not measured in training; `tinybert eval` measures it",
         },
-        usage=_usage(task, folder, pair=len(data.text_columns(config.data)) == 2),
+        usage=_usage(task, folder, config.data),
         limits=[*_limitations(config, task, training, teacher), *model_card.UNTESTED],
         library="transformers",
     )
 
 
-def _usage(task: tasks.Task, folder: str, *, pair: bool) -> dict[str, str]:
-    usage = {"transformers": f"```python\n{task.usage(folder, pair=pair)}\n```"}
+def _usage(task: tasks.Task, folder: str, data: Data) -> dict[str, str]:
+    usage = {"transformers": f"```python\n{task.usage(folder, data)}\n```"}
     if isinstance(task, tasks.PredictionTask):
         usage |= {
             "ONNX Runtime": "`tinybert export` writes ONNX in float32 or int8 and verifies it on real rows.",
-            "tinybert": f"```sh\ntinybert predict {folder} {task.example_input(pair=pair)}\n```",
+            "tinybert": f"```sh\ntinybert predict {folder} {task.example_input(pair=len(data.text_columns) == 2)}\n```",
         }
     return usage
 

@@ -52,7 +52,7 @@ def augmented_rows(
     candidates of a masked language model.
     """
     named, (model, tokenizer) = sources(setting), (teacher.model, teacher.tokenizer)
-    names = data.text_columns(config.data)
+    names = config.data.text_columns
     texts = list(zip(*(rows.column(name) for name in names), strict=True))
     candidates: _Candidates | None = None
     if "masked_lm" in named:

@@ -85,8 +85,11 @@ def _evaluate(
     if metric is None:
         raise tasks.no_labels_error(rows, config.data)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
-    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split)
     candidates = {name: _load_candidate(config, task, source, rows, names) for name, source in sources.items()}
+    for candidate in candidates.values():
+        inputs = candidate.predictor.inputs
+        yield from map(events.warning, inputs.check(config.data, candidate.source.name))
+    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split)
     yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
     if output.dry_run:
         return
@@ -120,7 +123,7 @@ def _evaluate(
         }
 
     flat = {f"{name}.{key}": value for name, numbers in table.items() for key, value in numbers.items()}
-    texts = {key: rows.columns[key] for key in data.text_columns(config.data)} | {"label": list(metric.references)}
+    texts = {key: rows.columns[key] for key in config.data.text_columns} | {"label": list(metric.references)}
     predictions = {name: result.predictions for name, result in scored.items()}
     row_scores = {name: metric.row_scores(result.statistics) for name, result in scored.items()}
     lost = regressions(texts, predictions, row_scores, reference)
@@ -161,11 +164,11 @@ def _load_candidate(
     """A model with the rows encoded for it; its labels must be the reference's, in the same order."""
     task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
     predictor = load_predictor(source, task=task, label_names=names)
-    encoded = task.encode(rows, config.data, predictor.tokenizer)
+    models.check_inputs(source, predictor.torch_tokenizer, config.data)
+    encoded = task.encode(rows, config.data, predictor.torch_tokenizer)
     examples = data.Examples.of(encoded)
-    models.check_length(source, int(examples.lengths.max()))
     timed = [] if config.latency is None else [length for length in config.latency.lengths if isinstance(length, int)]
-    models.check_length(source, max(timed, default=0), key=("latency", "lengths"))
+    models.check_length(source, max(timed, default=0), setting="latency.lengths")
     return _Candidate(source, predictor, encoded, examples, {"bytes": predictor.weights_bytes, **predictor.size})
 
 
@@ -287,7 +290,7 @@ def _costs(
         if "parameters" in candidate.facts
     }
     if latency.startup:
-        text = "\t".join(str(rows.column(column)[0]) for column in data.text_columns(settings))
+        text = "\t".join(str(rows.column(column)[0]) for column in settings.text_columns)
         starts = {name: loops.cold_start(candidate.source.name, text) for name, candidate in candidates.items()}
         costs["startup_ms"] = {name: milliseconds for name, (milliseconds, _) in starts.items()}
         costs["peak_memory_bytes"] = {name: peak for name, (_, peak) in starts.items()}

@@ -65,12 +65,14 @@ def _export(
     model = models.load(source, task.head, label_names=config.data.class_names, problem=task.problem, cls_only=True)
     tokenizer = models.load_tokenizer(source)
     models.check_vocabulary(model, tokenizer, source)
+    models.check_inputs(source, tokenizer, config.data)
+    inputs = tasks.read_model_inputs(models.read_config(source), models.read_tokenizer_config(source))
+    yield from map(events.warning, inputs.check(config.data, source.name))
     names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
     rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
     metric = task.metric(rows, config.data, task.label_names(rows, config.data, model_names=names))
     encoded = task.encode(rows, config.data, tokenizer)
     examples = data.Examples.of(encoded)
-    models.check_length(source, int(examples.lengths.max()))
     yield from data.row_warnings(config.verify.split, encoded, config.data)
     original_bytes = models.weights_bytes(models.fetch(source))
     verification = Parity(task, model, names, rows, config.data, examples, encoded.row_offsets, metric, original_bytes)
@@ -102,11 +104,10 @@ def _export(
                 yield {"event": "rejected", "message": rejection}
                 numbers |= {f"int8_{name}": value for name, value in int8_numbers.items()}
         yield {"event": "verify", **numbers}
-        if form.load is None:
-            models.save_tokenizer(tokenizer, folder)
-        else:
+        if form.load is not None:
             model.config.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+        models.record_length(tokenizer, inputs.max_seq_length)
+        models.save_tokenizer(tokenizer, folder, truncate=tasks.cuts_long_texts(task))
         models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name})
         result = None if metric is None else _result(config, task, predictions, metric)
         card = export_card.card(config, precision, output, result, names, {**numbers, **models.size(model)})

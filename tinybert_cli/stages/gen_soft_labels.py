@@ -50,7 +50,10 @@ def _label(
 ) -> Iterator[Event]:
     accelerator = Accelerator()  # sets the device of this process
     teachers, precision = _load_teachers(config, sources, task, accelerator.device)
-    names, tokenizer = teachers[0].label_names, teachers[0].tokenizer
+    names, tokenizer = teachers[0].label_names, teachers[0].torch_tokenizer
+    for source, teacher in zip(sources, teachers, strict=True):
+        models.check_inputs(source, teacher.torch_tokenizer, config.data)
+        yield from map(events.warning, teacher.inputs.check(config.data, source.name))
     spec = layer_states.layer_state_spec(config, [teacher.model for teacher in teachers])
     labeller = Labeller(config, task, sources, teachers, spec, accelerator)
     tuned = _tuned_settings(task, teachers)

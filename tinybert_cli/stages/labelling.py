@@ -55,9 +55,8 @@ class Labeller:
         parts: list[Array] = []
         row_offsets: Array | None = None
         for number, teacher in enumerate(self.teachers):
-            encoded = self.task.encode(rows, self.config.data, teacher.tokenizer)
+            encoded = self.task.encode(rows, self.config.data, teacher.torch_tokenizer)
             examples, row_offsets = data.Examples.of(encoded), encoded.row_offsets
-            models.check_length(self.sources[number], int(examples.lengths.max()))
             net, outputs, states = teacher.module, ["logits"], None
             if self.spec is not None and writer is not None:
                 net, outputs, states = self.spec.net, ["logits", *self.spec.shapes], writer(encoded)

@@ -94,6 +94,9 @@ def prepare(
     """
     config, task = run.config, run.task
     tokenizer = models.load_tokenizer(source)
+    models.check_inputs(source, tokenizer, config.data)
+    if isinstance(task, tasks.PredictionTask):
+        models.record_length(tokenizer, config.data.max_seq_length)
     encoded = task.encode(rows.rows, config.data, tokenizer)
     yield from data.row_warnings("train", encoded, config.data)
     torch.manual_seed(config.seed)
@@ -106,8 +109,7 @@ def prepare(
     if rows.states is not None:
         rows.states.check(encoded)
     examples = data.Examples.of(encoded, rows.states, **rows.targets)
-    models.check_length(source, int(examples.lengths.max()))
-    validation = yield from _read_validation(run, source, rows, tokenizer)
+    validation = yield from _read_validation(run, rows, tokenizer)
     return NewModel(model, tokenizer, copied_layers, vocabulary), TrainingData(rows, examples, validation)
 
 
@@ -163,7 +165,7 @@ def train(
 
     def save_model(folder: Path) -> None:
         if accelerator.is_main_process:
-            models.save(new.model, new.tokenizer, folder)
+            models.save(new.model, new.tokenizer, folder, truncate=tasks.cuts_long_texts(task))
 
     selects_best = training.keep == "best" and evaluated
     state = yield from _newest_state(output, with_best_model=selects_best)
@@ -199,7 +201,8 @@ def train(
 
     def write(folder: Path) -> None:
         shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
-        settings = {tasks.CONFIG_KEY: task.name, **dict.fromkeys(task.tuned_settings), **tuned}
+        inputs = tasks.recorded_settings(config.data, task)
+        settings = {tasks.CONFIG_KEY: task.name, **inputs, **dict.fromkeys(task.tuned_settings), **tuned}
         models.rewrite_config(folder, settings)  # those of the source model are replaced
         machine = {
             "device": trainer.device,
@@ -300,7 +303,7 @@ class _Evaluation:
 
 
 def _read_validation(
-    run: TrainingRun, source: models.Source, training: TrainingRows, tokenizer: Any
+    run: TrainingRun, training: TrainingRows, tokenizer: Any
 ) -> Generator[Event, None, Validation | None]:
     """The validation rows, if the config names any that can be scored; yields warnings about them."""
     config, task = run.config, run.task
@@ -313,7 +316,6 @@ def _read_validation(
         names = task.label_names(rows, config.data, model_names=training.label_names)
         metric = task.metric(rows, config.data, names)
     encoded = task.encode(rows, config.data, tokenizer)
-    models.check_length(source, int(data.Examples.of(encoded).lengths.max()))
     yield from data.row_warnings("validation", encoded, config.data)
     yield from data.overlap(training.rows, rows, config.data)
     if metric is None and isinstance(task, tasks.PredictionTask):

@@ -4,13 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinybert_cli.errors import ConfigError, InputError, look_up
-from tinybert_cli.tasks.base import PredictionTask, Task, Window, missing, no_labels_error
+from tinybert_cli.tasks.base import PredictionTask, Task, missing, no_labels_error
 from tinybert_cli.tasks.language_modeling import LanguageModeling
+from tinybert_cli.tasks.model_inputs import (
+    TEXT_COLUMNS,
+    ModelInputs,
+    cuts_long_texts,
+    in_words,
+    read_model_inputs,
+    recorded_settings,
+)
 from tinybert_cli.tasks.multi_label import MultiLabelClassification
 from tinybert_cli.tasks.question_answering import QuestionAnswering
 from tinybert_cli.tasks.regression import Regression
 from tinybert_cli.tasks.text_classification import TextClassification
 from tinybert_cli.tasks.token_classification import TokenClassification
+from tinybert_cli.tasks.tokenizer_file import TokenizerFile
 
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
@@ -68,12 +77,18 @@ def of_model(config: Mapping[str, Any]) -> PredictionTask:
 __all__ = [
     "CONFIG_KEY",
     "TASKS",
+    "TEXT_COLUMNS",
+    "ModelInputs",
     "PredictionTask",
     "Task",
-    "Window",
+    "TokenizerFile",
+    "cuts_long_texts",
     "find",
     "find_prediction_task",
+    "in_words",
     "missing",
     "no_labels_error",
     "of_model",
+    "read_model_inputs",
+    "recorded_settings",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,10 +18,7 @@ from tinybert_cli.metrics.base import Metric
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Predictions, Rows
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
-
-Window = tuple[Array, "Encoding"]  # logits of one window, (C,) or (T, C) of its tokens, and the tokenizer's encoding
 
 
 class Task(ABC):
@@ -51,16 +48,16 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def usage(self, folder: str, *, pair: bool) -> str:
-        """Python code that loads a finished model folder and predicts, for a text or for a pair of texts."""
+    def usage(self, folder: str, data: Data) -> str:
+        """Python code that loads a finished model folder, trained with these settings, and predicts."""
 
 
 class PredictionTask(Task):
     """A task whose models make predictions, so that they can label, be evaluated and be exported."""
 
     output_type: ClassVar[str]  # the meaning of the C numbers, a name of losses.LOSS_SETS
-    windowed_text: ClassVar[Literal["only_first", "only_second"] | None] = None  # the text that is split into windows
-    # if it is too long for the model, in the words of tokenizers; None: it is cut
+    text_counts: ClassVar[tuple[int, ...]] = (1, 2)  # numbers of texts that a row may have
+    splits_long_texts: ClassVar[bool] = False  # into windows that overlap by `doc_stride`; else they are cut
     supports_augmentation: ClassVar[bool] = True  # whether words of a row may be replaced
     has_confidence: ClassVar[bool] = True
     slice_metric: ClassVar[str]  # the metric of slices
@@ -132,18 +129,19 @@ class PredictionTask(Task):
     def ensemble(self, logits: Sequence[Array], weights: Sequence[float]) -> Array:
         """The logits (P, C) of the weighted mean of several models."""
 
-    def parse_input(self, text: str) -> Any:
-        """The tokenizer's input for a typed text: the text, or a pair where a tab separates two texts."""
-        return tuple(text.split("\t", 1)) if "\t" in text else text
+    def row_of(self, texts: Sequence[str]) -> list[Any]:
+        """Typed texts as the text columns of a row, which `encode` reads."""
+        return list(texts)
 
     @abstractmethod
     def format_prediction(
-        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The output of `tinybert predict` for one text; has the key `prediction`.
+        """The output of `tinybert predict` for one text or pair; has the key `prediction`.
 
         Args:
-            windows: in order; one, except for long text of a task with `windowed_text`.
+            texts: as typed, see `row_of`.
+            logits: of the row's predictions (P, C), before any threshold is applied.
             config: config.json of the model, with its tuned settings.
         """
 
@@ -181,7 +179,9 @@ def no_labels_error(rows: Rows, data: Data) -> InputError:
     )
 
 
-def text_usage(folder: str, options: str, *, pair: bool) -> str:
-    """Python code that classifies a text, or a pair of texts, with transformers."""
-    text = '{"text": "Better than it looks.", "text_pair": "It looks bad."}' if pair else '"Better than it looks."'
-    return f'from transformers import pipeline\n\npipeline("text-classification", "{folder}"{options})({text})'
+def text_usage(folder: str, options: str, data: Data) -> str:
+    """Python code that classifies a text, or a pair of texts, with transformers, which cuts only if it is told to."""
+    pair = '{"text": "Better than it looks.", "text_pair": "It looks bad."}'
+    text = pair if len(data.text_columns) == 2 else '"Better than it looks."'
+    code = f'pipeline("text-classification", "{folder}", truncation=True{options})({text})'
+    return f"from transformers import pipeline\n\n{code}"

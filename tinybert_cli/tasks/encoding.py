@@ -24,9 +24,8 @@ def text_columns_of(rows: Rows, data: Data) -> list[list[str]]:
     Raises:
         InputError: a column is missing, or a row is not text.
     """
-    names = [data.text_column_names] if isinstance(data.text_column_names, str) else data.text_column_names
-    columns = [rows.column(name) for name in names]
-    for name, column in zip(names, columns, strict=True):
+    columns = [rows.column(name) for name in data.text_columns]
+    for name, column in zip(data.text_columns, columns, strict=True):
         for index, value in enumerate(column):
             if not isinstance(value, str):
                 raise InputError(f"'{name}': expected text, found {value!r}", where=rows.location(index))
@@ -59,9 +58,9 @@ def encode_texts(rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[Array, Array]:
     """The ids of the special tokens that the tokenizer adds before a text and after it."""
-    encoded = tokenizer("a", return_special_tokens_mask=True)
-    ids = np.asarray(encoded["input_ids"], dtype=np.int32)
-    text = np.flatnonzero(~np.asarray(encoded["special_tokens_mask"], dtype=bool))
+    encoded = tokenizer(["a"], return_special_tokens_mask=True)
+    ids = np.asarray(encoded["input_ids"][0], dtype=np.int32)
+    text = np.flatnonzero(~np.asarray(encoded["special_tokens_mask"][0], dtype=bool))
     return ids[: text[0]], ids[text[-1] + 1 :]
 
 

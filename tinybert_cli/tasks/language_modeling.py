@@ -51,7 +51,7 @@ class LanguageModeling(Task):
             tokens["token_type_ids"] = (np.zeros(len(values), dtype=np.int8), tokenizer.pad_token_type_id)
         return Encoded(tokens, np.append(np.arange(0, len(values), length), len(values)), truncated=0, empty=[])
 
-    def usage(self, folder: str, *, pair: bool) -> str:
+    def usage(self, folder: str, data: Data) -> str:
         return (
             f'from transformers import pipeline\n\npipeline("feature-extraction", "{folder}")("Better than it looks.")'
         )

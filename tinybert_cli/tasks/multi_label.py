@@ -13,7 +13,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.comparison import rank_correlation
 from tinybert_cli.metrics.multi_label import THRESHOLDS, MultiLabelMetric
 from tinybert_cli.metrics.probabilities import EPSILON, sigmoid
-from tinybert_cli.tasks.base import PredictionTask, Window, check_complete, missing, text_usage
+from tinybert_cli.tasks.base import PredictionTask, check_complete, missing, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
 from tinybert_cli.tasks.label_names import agreed_names, class_index, unknown_label
 from tinybert_cli.types import Array, Predictions, Rows
@@ -128,13 +128,12 @@ class MultiLabelClassification(PredictionTask):
         return log_odds.astype(np.float32)
 
     def format_prediction(
-        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The probabilities are the model's own; the thresholds are applied in the prediction."""
-        ((logits, _),) = windows
-        shifted = self.apply_thresholds(logits[None], None, config)
+        shifted = self.apply_thresholds(logits, None, config)
         (prediction,), (confidence,) = _names_of(shifted >= 0, names), _least_confidence(shifted)
-        probabilities = dict(zip(names, sigmoid(logits).tolist(), strict=True))
+        probabilities = dict(zip(names, sigmoid(logits[0]).tolist(), strict=True))
         return {"prediction": prediction, "confidence": float(confidence), "probabilities": probabilities}
 
     def limitations(self, names: Sequence[str]) -> str:
@@ -143,8 +142,8 @@ class MultiLabelClassification(PredictionTask):
             "of `id2label`; 0.5 if there is none. Other programs do not read this setting."
         )
 
-    def usage(self, folder: str, *, pair: bool) -> str:
-        return text_usage(folder, ", top_k=None", pair=pair)
+    def usage(self, folder: str, data: Data) -> str:
+        return text_usage(folder, ", top_k=None", data)
 
 
 def _divergence(p: Array, q: Array) -> Array:

@@ -17,8 +17,8 @@ from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import spans
 from tinybert_cli.metrics.comparison import rank_correlation
 from tinybert_cli.metrics.spans import NEVER, NULL_THRESHOLD, SpanMetric
-from tinybert_cli.tasks.base import PredictionTask, Window, missing
-from tinybert_cli.tasks.context_windows import ContextWindows, context_tokens, cut_questions, positions_by_window
+from tinybert_cli.tasks.base import PredictionTask, missing
+from tinybert_cli.tasks.context_windows import ContextWindows, cut_questions
 from tinybert_cli.tasks.encoding import row_ranges, text_columns_of
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
@@ -36,7 +36,8 @@ class QuestionAnswering(PredictionTask):
     pipeline = "question-answering"
     recipe = "squad"
     output_type = "span"
-    windowed_text = "only_second"
+    text_counts = (2,)
+    splits_long_texts = True
     main_metric = "f1"
     metrics: ClassVar[Mapping[str, bool]] = {"f1": True, "exact_match": True, "loss": False}
     slice_metric = "f1"
@@ -153,22 +154,12 @@ class QuestionAnswering(PredictionTask):
         mean: Array = np.average(logits, axis=0, weights=weights).astype(np.float32)
         return mean
 
-    def parse_input(self, text: str) -> Any:
-        question, tab, context = text.partition("\t")
-        if not tab or not question.strip() or not context.strip():
-            raise InputError("expected a question and its context, separated by a tab", where=text[:80])
-        return question, context
-
     def format_prediction(
-        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The best answer with its characters in the context, and the `n_best` answers; "" stands for no answer."""
-        _, _, context = text.partition("\t")
+        _, context = texts
         words = spans.word_spans(context)
-        tokens = [context_tokens(encoding.offsets, encoding.sequence_ids) for _, encoding in windows]
-        positions = positions_by_window(words, tokens)
-        parts = [np.take_along_axis(logits, own, axis=0) for (logits, _), own in zip(windows, positions, strict=True)]
-        logits = np.concatenate(parts)
         logits = self.apply_thresholds(logits, np.array([0, len(logits)]), config)
         answers = []
         for first, last, confidence in spans.best_answers(logits, N_BEST):
@@ -187,7 +178,7 @@ class QuestionAnswering(PredictionTask):
             f"{spans.LONGEST} words. Other programs have options of their own for both."
         )
 
-    def usage(self, folder: str, *, pair: bool) -> str:
+    def usage(self, folder: str, data: Data) -> str:
         return _USAGE.format(folder=folder)
 
 

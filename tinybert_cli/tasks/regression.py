@@ -11,7 +11,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.regression import RegressionMetric, pearson
-from tinybert_cli.tasks.base import PredictionTask, Window, check_complete, text_usage
+from tinybert_cli.tasks.base import PredictionTask, check_complete, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
 from tinybert_cli.types import Array, Predictions, Rows
 
@@ -87,10 +87,9 @@ class Regression(PredictionTask):
         return mean
 
     def format_prediction(
-        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
-        ((logits, _),) = windows
-        return {"prediction": float(logits[0])}
+        return {"prediction": float(logits[0, 0])}
 
     def limitations(self, names: Sequence[str]) -> str:
         return (
@@ -98,8 +97,8 @@ class Regression(PredictionTask):
             "no confidence."
         )
 
-    def usage(self, folder: str, *, pair: bool) -> str:
-        return text_usage(folder, ', function_to_apply="none"', pair=pair)
+    def usage(self, folder: str, data: Data) -> str:
+        return text_usage(folder, ', function_to_apply="none"', data)
 
 
 def _number(value: object, rows: Rows, index: int) -> float:

@@ -12,7 +12,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.classification import ClassificationMetric
 from tinybert_cli.metrics.comparison import class_fidelity
 from tinybert_cli.metrics.probabilities import mean_class_logits, softmax
-from tinybert_cli.tasks.base import PredictionTask, Window, check_complete, text_usage
+from tinybert_cli.tasks.base import PredictionTask, check_complete, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
 from tinybert_cli.tasks.label_names import agreed_names, class_index, unknown_label
 from tinybert_cli.types import NO_LABEL, Array, Predictions, Rows
@@ -101,15 +101,14 @@ class TextClassification(PredictionTask):
     ensemble = staticmethod(mean_class_logits)
 
     def format_prediction(
-        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
-        ((logits, _),) = windows
-        probabilities = softmax(logits)
+        (probabilities,) = softmax(logits)
         return {
             "prediction": names[int(probabilities.argmax())],
             "confidence": float(probabilities.max()),
             "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
         }
 
-    def usage(self, folder: str, *, pair: bool) -> str:
-        return text_usage(folder, "", pair=pair)
+    def usage(self, folder: str, data: Data) -> str:
+        return text_usage(folder, "", data)

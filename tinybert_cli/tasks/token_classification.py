@@ -20,7 +20,7 @@ from tinybert_cli.metrics.comparison import class_fidelity
 from tinybert_cli.metrics.entities import TaggingMetric, entities, irregular_entities, mixed_schemes, scheme_of
 from tinybert_cli.metrics.probabilities import mean_class_logits, softmax
 from tinybert_cli.metrics.spans import CJK
-from tinybert_cli.tasks.base import PredictionTask, Window, missing
+from tinybert_cli.tasks.base import PredictionTask, missing
 from tinybert_cli.tasks.encoding import row_ranges, special_tokens
 from tinybert_cli.tasks.label_names import agreed_names, class_index, unknown_label
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Predictions, Rows
@@ -40,7 +40,8 @@ class TokenClassification(PredictionTask):
     pipeline = "token-classification"
     recipe = "conll2003"
     output_type = "class"
-    windowed_text = "only_first"
+    text_counts = (1,)
+    splits_long_texts = True
     main_metric = "f1"
     metrics: ClassVar[Mapping[str, bool]] = {
         "f1": True,
@@ -175,16 +176,16 @@ class TokenClassification(PredictionTask):
 
     ensemble = staticmethod(mean_class_logits)
 
-    def parse_input(self, text: str) -> Any:
-        return " ".join(text[begin:end] for begin, end in _word_spans(text))
+    def row_of(self, texts: Sequence[str]) -> list[Any]:
+        (text,) = texts
+        return [[text[begin:end] for begin, end in _word_spans(text)]]
 
     def format_prediction(
-        self, text: str, windows: Sequence[Window], names: Sequence[str], config: Mapping[str, Any]
+        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The entities with their characters; `score` is the mean probability of their words."""
-        spans = _word_spans(text)
-        joined = _joined_spans([text[begin:end] for begin, end in spans])
-        probabilities = softmax(_logits_of_words(joined, windows))
+        (text,) = texts
+        spans, probabilities = _word_spans(text), softmax(logits)
         _, prefixed, outside = scheme_of(names)
         tags = [names[index] for index in probabilities.argmax(-1)]
         prediction = [
@@ -209,10 +210,11 @@ class TokenClassification(PredictionTask):
             "is that of its first token."
         )
 
-    def usage(self, folder: str, *, pair: bool) -> str:
+    def usage(self, folder: str, data: Data) -> str:
+        stride = min(data.doc_stride, data.max_seq_length // 4)  # the pipeline cuts long texts unless it has one
         return (
             "from transformers import pipeline\n\n"
-            f'tagger = pipeline("token-classification", "{folder}", aggregation_strategy="first")\n'
+            f'tagger = pipeline("token-classification", "{folder}", aggregation_strategy="first", stride={stride})\n'
             'tagger("Ada wrote it in London .")'
         )
 
@@ -234,23 +236,6 @@ def _windows(first: Array, count: int, room: int, stride: int) -> Iterator[tuple
     owner = depth.argmax(0) if len(first) else np.zeros(0, dtype=int)
     for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         yield start, end, np.flatnonzero(owner == number)
-
-
-def _logits_of_words(words: Array, windows: Sequence[Window]) -> Array:
-    """The logits (W, C) of words with these characters (W, 2), each from the window where it is furthest inside."""
-    result = np.zeros((len(words), windows[0][0].shape[-1]))
-    depth = np.full(len(words), -1)
-    for logits, encoding in windows:
-        tokens = np.flatnonzero([sequence is not None for sequence in encoding.sequence_ids])
-        if not len(tokens):
-            continue
-        characters = [encoding.offsets[token] for token in tokens]
-        first = _first_tokens(words, characters)
-        inside = (words[:, 1] > characters[0][0]) & (words[:, 0] < characters[-1][1])
-        better = inside & (np.minimum(first, len(tokens) - 1 - first) > depth)
-        depth[better] = np.minimum(first, len(tokens) - 1 - first)[better]
-        result[better] = logits[tokens[first[better]]]
-    return result
 
 
 def _first_tokens(words: Array, characters: Sequence[tuple[int, int]]) -> Array:

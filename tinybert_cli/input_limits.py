@@ -1,0 +1,47 @@
+"""What inputs a model can take, from its config.json: how many tokens, and whether pairs. No import of torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tinybert_cli.errors import InputError
+
+# Families that number the tokens of a text from the padding id + 1, as fairseq does.
+AFTER_PADDING = {
+    "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+
+
+def max_positions(config: Mapping[str, Any]) -> int | None:
+    """The longest input in tokens; None for relative positions, which have no limit (Funnel, DeBERTa-v3)."""
+    limit = config.get("max_position_embeddings")
+    if limit is None or config.get("position_biased_input") is False:
+        return None
+    if config.get("model_type") in AFTER_PADDING:
+        return int(limit) - (config.get("pad_token_id") or 0) - 1
+    return int(limit)
+
+
+def check_length(config: Mapping[str, Any], tokens: int, model: str, *, setting: str = "data.max_seq_length") -> None:
+    """InputError if the model has fewer than `tokens` positions."""
+    positions = max_positions(config)
+    if positions is not None and tokens > positions:
+        raise InputError(
+            f"'{model}' has positions for {positions} tokens, not for {tokens}", hint=f"{setting}: at most {positions}"
+        )
+
+
+def check_pairs(config: Mapping[str, Any], tokenizer: Any, model: str) -> None:
+    """InputError if the tokenizer gives the second text of a pair a token type that the model has no embedding for."""
+    types = config.get("type_vocab_size")
+    if not types or "token_type_ids" not in tokenizer.model_input_names:
+        return  # 0 types: the model ignores them
+    (highest,) = map(max, tokenizer(["a"], ["a"])["token_type_ids"])
+    if highest >= types:
+        raise InputError(
+            f"'{model}' cannot take pairs of texts: its tokenizer gives the second text token type {highest}, but the "
+            f"model has {types} (type_vocab_size in config.json)",
+            hint="take a model with two token types, or join the two texts in one column",
+        )

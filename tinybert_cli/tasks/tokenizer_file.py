@@ -1,0 +1,84 @@
+"""The tokenizer of an export: called like a tokenizer of transformers, but needs neither transformers nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A tokenizer.json with the settings beside it."""
+
+    backend_tokenizer: Tokenizer
+    model_input_names: Sequence[str]
+    truncation_side: str = "right"
+    pad_token_id: int = 0
+    pad_token_type_id: int = 0
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        stride: int = 0,
+        add_special_tokens: bool = True,
+        return_overflowing_tokens: bool = False,
+        **_: Any,  # which outputs to return: all are computed when they are read
+    ) -> Encodings:
+        """A batch of texts, or of pairs, as token ids."""
+        backend = self.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        if truncation and max_length is not None:
+            strategy = "longest_first" if truncation is True else truncation
+            backend.enable_truncation(max_length, stride=stride, strategy=strategy, direction=self.truncation_side)
+        inputs = texts if pairs is None else list(zip(texts, pairs, strict=True))
+        encodings = backend.encode_batch(list(inputs), add_special_tokens=add_special_tokens)
+        windows = [[first, *(first.overflowing if return_overflowing_tokens else [])] for first in encodings]
+        return Encodings(
+            [window for row in windows for window in row],
+            [index for index, row in enumerate(windows) for _ in row],
+        )
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        return int(self.backend_tokenizer.num_special_tokens_to_add(pair))
+
+
+@dataclass(frozen=True)
+class Encodings(Mapping[str, Any]):
+    """The windows of a batch of texts, with the keys of a `BatchEncoding` of transformers."""
+
+    encodings: list[Encoding]
+    rows: list[int]  # the text of each window
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name == "overflow_to_sample_mapping":
+            return self.rows
+        return [getattr(encoding, _ATTRIBUTES[name]) for encoding in self.encodings]
+
+    def __iter__(self) -> Any:
+        return iter([*_ATTRIBUTES, "overflow_to_sample_mapping"])
+
+    def __len__(self) -> int:
+        return len(_ATTRIBUTES) + 1
+
+    def sequence_ids(self, index: int) -> list[int | None]:
+        """For each token of a window, whether it is of the first text (0), of the second (1) or special (None)."""
+        ids: list[int | None] = self.encodings[index].sequence_ids
+        return ids
+
+
+_ATTRIBUTES = {  # key → attribute of tokenizers.Encoding
+    "input_ids": "ids",
+    "attention_mask": "attention_mask",
+    "token_type_ids": "type_ids",
+    "special_tokens_mask": "special_tokens_mask",
+    "offset_mapping": "offsets",
+}
