@@ -59,7 +59,7 @@ ROWS: dict[str, tuple[str, bytes, str]] = {
     "one class": ("t.jsonl", GOOD.encode() * 20, "all 20 rows have the same label, good"),
     "no label": ("t.jsonl", GOOD.encode() + b'{"text": "b", "label": null}\n', "t.jsonl, row 2"),
     "empty label": ("t.csv", b"text,label\nfine,good\ndull,\npoor,bad\n", "t.csv, row 2"),
-    "fractions": ("t.jsonl", b'{"text": "a", "label": 1.0}\n{"text": "b", "label": 0.0}\n', "write 1"),
+    "fractions": ("t.jsonl", b'{"text": "a", "label": 1.0}\n{"text": "b", "label": 0.5}\n', "task: regression"),
     "lists": ("t.jsonl", b'{"text": "a", "label": ["good"]}\n', "multi-label-classification"),
     "hidden labels": ("t.jsonl", b'{"text": "a", "label": -1}\n', "every label is -1"),
     "ids": (

@@ -71,8 +71,12 @@ class Data(Section):
     """The character between the cells of csv and tsv files; auto: the one that divides the header and all rows."""
     quoting: Literal["auto", "double", "none"] = "auto"
     """Whether cells of csv and tsv files may be enclosed in double quotes; auto: in csv files yes, in tsv files no."""
-    label_column_name: str = "label"
-    """The column with the gold label: a class name, or an integer index into `label_names`."""
+    label_column_name: str | Annotated[list[str], Field(min_length=2)] = "label"
+    """The column with the gold label: a class name, or an integer index into `label_names`. In
+    multi-label-classification also a list of columns, one per class, with 0 or 1 in each row."""
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
+    """The separator of several labels in one cell, in multi-label-classification: `,` `;` `|` ...; null = `|`, and
+    cells with another separator are rejected."""
     label_names: ClassNames | Annotated[dict[str, str], Field(min_length=2)] | None = None
     """Class names in the order of the integer labels, if the data does not contain them; or a mapping from labels to
     class names.
@@ -108,6 +112,12 @@ class Data(Section):
         """The names of the text columns, one or two."""
         names = self.text_column_names
         return [names] if isinstance(names, str) else list(names)
+
+    @property
+    def label_column(self) -> str:
+        """The column with the gold label; of one column per class their names, separated by commas."""
+        name = self.label_column_name
+        return name if isinstance(name, str) else ", ".join(name)
 
     @property
     def class_names(self) -> list[str] | None:

@@ -301,7 +301,7 @@ def _plan(row: Row) -> str:
     parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
     parts += [row["device"]] if "device" in row else []
     parts += ["float32" if row["precision"] == "no" else row["precision"]] if "precision" in row else []
-    return "  ".join(parts)
+    return "\n".join(["  ".join(parts), *(f"assumed: {statement}" for statement in row.get("assumptions", []))])
 
 
 def _listed(names: Sequence[str]) -> str:

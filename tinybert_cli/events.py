@@ -7,7 +7,7 @@ yields; all others are made where they happen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Event = dict[str, Any]
@@ -16,6 +16,11 @@ Event = dict[str, Any]
 def plan(rows: int, **facts: Any) -> Event:
     """What the run will do; a dry run ends here."""
     return {"event": "plan", "rows": rows, **facts}
+
+
+def assumptions(statements: Sequence[str]) -> dict[str, list[str]]:
+    """The fact of a plan that lists how the data was read, where it does not prove the reading; none if it does."""
+    return {"assumptions": list(statements)} if statements else {}
 
 
 def warning(message: str) -> Event:
@@ -62,6 +67,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "layers_compared_with": "layers of the teacher that the layer losses use, from 1",
         "teacher_states": "`stored`, or `running beside it`",
         "label_names": "class names in the order of the logits",
+        "assumptions": "how labels are read, where the data alone does not prove it",
         "evaluated": "whether checkpoints are scored on validation rows",
         "validation": "number and files of the validation rows, or that there are none",
         "teachers": "number of teachers",

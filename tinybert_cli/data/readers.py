@@ -14,6 +14,7 @@ from tinybert_cli.data.delimited import read_delimited
 from tinybert_cli.data.json_files import read_json
 from tinybert_cli.data.text_files import check_content, is_gzip, largest_content, read_text, split_lines, too_large
 from tinybert_cli.errors import InputError, nearest
+from tinybert_cli.label_values import HIDDEN, all_hidden
 from tinybert_cli.types import Rows
 
 BATCH = 1024  # rows of a parquet file that are decoded at a time
@@ -75,15 +76,17 @@ def with_class_names(rows: Rows, features: Mapping[str, Any]) -> Rows:
     def name_of(value: Any, names: list[str], row: int) -> Any:
         if isinstance(value, list):
             return [name_of(item, names, row) for item in value]
-        if value is None or value == -1:  # -1: how the Hub marks hidden labels
+        if value is None or value == HIDDEN:
             return None
+        if not isinstance(value, int):  # the column was rewritten, and the metadata is that of the old one
+            return value
         if not 0 <= value < len(names):
             raise InputError(f"the label {value} has no name; the data names {len(names)}", where=rows.location(row))
         return names[value]
 
     columns = dict(rows.columns)
     for column, names in class_names.items():
-        if not all(value == -1 for value in columns[column]):
+        if not all_hidden(columns[column]):
             columns[column] = [name_of(value, names, row) for row, value in enumerate(columns[column])]
     return replace(rows, columns=columns, class_names=class_names)
 
@@ -95,7 +98,8 @@ def _names_of_feature(feature: Any) -> list[str] | None:
     if not isinstance(feature, dict):
         return None
     if feature.get("_type") == "ClassLabel":
-        return feature.get("names")
+        names = feature.get("names")
+        return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
     return _names_of_feature(feature.get("feature"))
 
 
@@ -152,7 +156,7 @@ def _txt(path: Path, data: Data) -> Columns:
 def _conll(path: Path, data: Data) -> Columns:
     texts = data.text_column_names
     words = texts if isinstance(texts, str) else texts[0]
-    return read_conll(path, data.conll_column_names or [words, data.label_column_name])
+    return read_conll(path, data.conll_column_names or [words, data.label_column])
 
 
 def _parquet(path: Path, data: Data) -> Columns:

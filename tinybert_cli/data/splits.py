@@ -13,6 +13,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.data import local_datasets
 from tinybert_cli.data.readers import concatenate, existing_file, read_file, with_class_names
 from tinybert_cli.errors import ConfigError, InputError, nearest
+from tinybert_cli.label_values import HIDDEN, Matcher, as_number, is_missing
 from tinybert_cli.types import Encoded, Rows
 
 Split = Literal["train", "validation", "test", "unlabeled"]
@@ -146,7 +147,7 @@ def _with_label_names(rows: Rows, data: Data) -> Rows:
     Raises:
         InputError: a label has no name.
     """
-    column, classes = data.label_column_name, rows.class_names.get(data.label_column_name, [])
+    column, classes = data.label_column, rows.class_names.get(data.label_column, [])
     if column not in rows.columns or data.class_names is None:
         return rows
     if isinstance(data.label_names, dict):
@@ -166,12 +167,15 @@ def _with_label_names(rows: Rows, data: Data) -> Rows:
             hint="one name for each, in this order; or leave label_names out",
         )
 
+    matcher = Matcher(names)
+
     def name_of(value: Any, index: int) -> Any:
         if isinstance(value, list):
             return [name_of(label, index) for label in value]
-        if value is None or str(value) in names:
-            return names.get(str(value))
-        if value == -1:  # the Hub's marker for test rows with hidden labels
+        label = matcher.name(value)
+        if label is not None:
+            return names[label]
+        if is_missing(value) or as_number(value) == HIDDEN:
             return value
         raise InputError(
             f"the label {value!r} has no name in data.label_names",

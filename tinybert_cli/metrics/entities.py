@@ -21,8 +21,8 @@ from tinybert_cli.metrics.slices import most_frequent, unused_name
 from tinybert_cli.types import Array, Predictions
 
 OUTSIDE = "O"
-_INSIDE, _LAST, _SINGLE = "I", ("E", "L"), ("S", "U")
-_PREFIXES = frozenset(f"{letter}-" for letter in "BIELSU")
+_INSIDE, _LAST, _SINGLE = ("I", "M"), ("E", "L"), ("S", "U", "W")
+PREFIXES = frozenset(f"{letter}-" for letter in ("B", *_INSIDE, *_LAST, *_SINGLE))
 
 Entity = tuple[str, int, int]  # its type, its first word, and the first word after it
 
@@ -131,7 +131,7 @@ def entities(tags: Sequence[str], *, prefixed: bool, outside: bool) -> list[Enti
     As in conlleval, an I- tag after another type, or after no entity, begins an entity.
 
     Args:
-        prefixed: the tags are IOB, IOB2, BIOES or BILOU: B-PER, I-PER, ...
+        prefixed: the tags are IOB, IOB2, BIOES, BILOU or BMEWO: B-PER, I-PER, ...
         outside: there is a tag O for words outside of entities. Without prefixes, adjacent words of one tag are one
             entity then; else each word is an entity of its own, as in part-of-speech tagging.
     """
@@ -141,7 +141,7 @@ def entities(tags: Sequence[str], *, prefixed: bool, outside: bool) -> list[Enti
         prefix, _, name = tag.partition("-") if prefixed else ("", "", tag)
         if not name or (tag == OUTSIDE and (outside or index == len(tags))):
             prefix, name = "", ""
-        ends = kind is not None and (name != kind or (prefix not in (_INSIDE, *_LAST) if prefixed else not outside))
+        ends = kind is not None and (name != kind or (prefix not in (*_INSIDE, *_LAST) if prefixed else not outside))
         if ends or (kind is not None and not name):
             result.append((str(kind), begin, index))
             kind = None
@@ -154,22 +154,13 @@ def entities(tags: Sequence[str], *, prefixed: bool, outside: bool) -> list[Enti
 
 
 def irregular_entities(tags: Sequence[str]) -> int:
-    """Entities of prefixed tags that begin with an I-, E- or L- tag; conlleval counts them as entities."""
-    return sum(tags[begin][:1] in (_INSIDE, *_LAST) for _, begin, _ in entities(tags, prefixed=True, outside=True))
-
-
-def mixed_schemes(names: Sequence[str]) -> tuple[list[str], str] | None:
-    """The prefixes of some tags, and a tag without any; None if all tags have a prefix, or none."""
-    marked = [name for name in names if name != OUTSIDE]
-    prefixed = [name for name in marked if name[:2] in _PREFIXES]
-    others = [name for name in marked if name[:2] not in _PREFIXES]
-    several = len({name[2:] for name in prefixed}) < len(prefixed)  # B-PER and I-PER: no accident
-    return (sorted({name[:2] for name in prefixed}), others[0]) if several and others else None
+    """Entities of prefixed tags that begin with an I-, M-, E- or L- tag; conlleval counts them as entities."""
+    return sum(tags[begin][:1] in (*_INSIDE, *_LAST) for _, begin, _ in entities(tags, prefixed=True, outside=True))
 
 
 def scheme_of(names: Sequence[str]) -> tuple[list[str], bool, bool]:
     """The entity types, and how their tags are read: `prefixed` and `outside`, see `entities`."""
     outside = OUTSIDE in names
     marked = [name for name in names if name != OUTSIDE]
-    prefixed = bool(marked) and all(name[:2] in _PREFIXES for name in marked)
+    prefixed = bool(marked) and all(name[:2] in PREFIXES for name in marked)
     return sorted({name[2:] if prefixed else name for name in marked}), prefixed, outside

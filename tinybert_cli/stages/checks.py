@@ -40,6 +40,24 @@ def no_teacher(layer_losses: Sequence[str]) -> ConfigError:
     )
 
 
+def _check_label_settings(task: str, data: Mapping[str, Any]) -> None:
+    """Settings for several labels per row belong to multi-label classification."""
+    if task == "multi-label-classification":
+        return
+    if isinstance(data.get("label_column_name"), list):
+        raise ConfigError(
+            "several label columns are for multi-label-classification, one per class",
+            key=("data", "label_column_name"),
+            hint="name one column, or set task: multi-label-classification",
+        )
+    if data.get("label_separator") is not None:
+        raise ConfigError(
+            f"{task} has no cells with several labels to split",
+            key=("data", "label_separator"),
+            hint="leave it out, or set task: multi-label-classification",
+        )
+
+
 # -- finetune --------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +302,7 @@ def _raise_all(errors: Iterable[ConfigError]) -> None:
 CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "finetune": {
         "task": tasks.find_prediction_task,
+        ("task", "data"): _check_label_settings,
         ("task", "training"): _check_objective,
         ("task", "regularization"): _check_label_smoothing,
         ("task", "class_weights"): _check_class_weights,
@@ -291,6 +310,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     },
     "gen-soft-labels": {
         "task": tasks.find_prediction_task,
+        ("task", "data"): _check_label_settings,
         ("teacher", "teacher_weights"): _check_teacher_weights,
         ("task", "augment", "splits"): _check_augmentation,
         ("states", "student_layers", "layer_mapping"): _check_states,
@@ -298,6 +318,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "distill": {
         "task": tasks.find,
         "losses": _check_losses,
+        ("task", "data"): _check_label_settings,
         ("task", "training"): _check_objective,
         ("task", "label_dataset"): _check_label_dataset,
         ("task", "losses"): _check_losses_of_task,
@@ -306,6 +327,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     },
     "eval": {
         "task": tasks.find_prediction_task,
+        ("task", "data"): _check_label_settings,
         ("models", "reference"): _check_reference,
         ("task", "metrics"): _check_metrics,
         ("task", "models", "require"): _check_require,
@@ -313,6 +335,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "export": {
         "task": tasks.find_prediction_task,
         "format": formats.find,
+        ("task", "data"): _check_label_settings,
         ("format", "verify", *_FORMAT_SETTINGS): _check_format_settings,
     },
 }

@@ -80,16 +80,17 @@ def _evaluate(
     output: artifacts.Output,
 ) -> Iterator[Event]:
     rows = data.read(config.data, config.split)
-    names = task.label_names(rows, config.data, model_names=models.read_label_names(sources[reference]))
+    names = task.label_names(rows, config.data, model_names=_names_of_model(config, task, sources[reference]))
     metric = task.metric(rows, config.data, names)
     if metric is None:
         raise tasks.no_labels_error(rows, config.data)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
+    assumptions = events.assumptions(task.label_statements(rows, config.data, names))
     candidates = {name: _load_candidate(config, task, source, rows, names) for name, source in sources.items()}
     for candidate in candidates.values():
         inputs = candidate.predictor.inputs
         yield from map(events.warning, inputs.check(config.data, candidate.source.name))
-    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split)
+    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split, **assumptions)
     yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
     if output.dry_run:
         return
@@ -156,6 +157,14 @@ def _evaluate(
     output.put(write)
     output.finish(flat, label_names=names, device=str(loops.device()), precision="no")
     yield events.done(config.output_dir, flat)
+
+
+def _names_of_model(config: Eval, task: tasks.PredictionTask, source: models.Source) -> list[str] | None:
+    """The classes of a model; if it does not name them, those in the config, or their indices."""
+    names = models.read_label_names(source) or config.data.class_names
+    if names is None and task.output_type in ("class", "classes"):
+        return models.check_outputs(source, None, None)
+    return names
 
 
 def _load_candidate(

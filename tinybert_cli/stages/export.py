@@ -71,12 +71,13 @@ def _export(
     names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
     rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
     metric = task.metric(rows, config.data, task.label_names(rows, config.data, model_names=names))
+    assumptions = events.assumptions(task.label_statements(rows, config.data, names))
     encoded = task.encode(rows, config.data, tokenizer)
     examples = data.Examples.of(encoded)
     yield from data.row_warnings(config.verify.split, encoded, config.data)
     original_bytes = models.weights_bytes(models.fetch(source))
     verification = Parity(task, model, names, rows, config.data, examples, encoded.row_offsets, metric, original_bytes)
-    yield events.plan(len(rows), format=config.format, quantize=config.quantize, **models.size(model))
+    yield events.plan(len(rows), format=config.format, quantize=config.quantize, **models.size(model), **assumptions)
     if output.dry_run:
         return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -62,6 +63,9 @@ def _label(
     for split, rows in splits.items():
         split_names = task.label_names(rows, config.data, model_names=names)
         labels[split] = None if split == "unlabeled" else task.labels(rows, config.data, split_names)
+    if config.check_teacher:
+        _check_gold_labels(config, splits, labels)
+    statements = [task.label_statements(rows, config.data, names) for rows in splits.values()]
     if config.augment is not None:
         augmented = yield from augmentation.augmented_rows(
             config, config.augment, splits["train"], teachers[0], output=output, accelerator=accelerator
@@ -87,6 +91,7 @@ def _label(
         **teachers[0].size,
         teachers=len(teachers),
         label_names=names,
+        **events.assumptions(list(dict.fromkeys(itertools.chain.from_iterable(statements)))),
         **planned,
         device=str(accelerator.device),
         precision=precision,
@@ -159,6 +164,22 @@ def _tuned_settings(task: tasks.PredictionTask, teachers: Sequence[Predictor]) -
     return {name: settings[name] for name in task.tuned_settings if settings.get(name) is not None}
 
 
+def _check_gold_labels(config: GenSoftLabels, splits: Mapping[str, Rows], labels: Mapping[str, Array | None]) -> None:
+    """InputError if the teacher is to be checked, and splits that have gold labels in other projects have none here."""
+    expected = [split for split in splits if split != "unlabeled"]
+    if not expected or any(labels[split] is not None for split in expected):
+        return
+    try:
+        error = tasks.no_labels_error(splits[expected[0]], config.data)
+    except InputError as missing_column:
+        error = missing_column
+    raise InputError(
+        f"there are no gold labels to check the teacher with: {error.what}",
+        where=error.where,
+        hint=f"{error.hint}; or, without labels, set check_teacher: false",
+    ) from error
+
+
 def _rows_to_check(
     config: GenSoftLabels,
     task: tasks.PredictionTask,
@@ -171,8 +192,12 @@ def _rows_to_check(
         return None
     for split, rows in splits.items():
         gold = labels[split]
-        if gold is not None and not tasks.missing(gold).any():
-            drawn = np.sort(np.random.default_rng(config.seed).permutation(len(rows))[:CHECKED_ROWS])
+        if gold is None:
+            continue
+        complete = ~tasks.missing(gold).reshape(len(gold), -1).any(-1)
+        indices = np.flatnonzero(complete) if len(gold) == len(rows) else np.arange(len(rows) * bool(complete.all()))
+        if len(indices):
+            drawn = indices[np.sort(np.random.default_rng(config.seed).permutation(len(indices))[:CHECKED_ROWS])]
             selected = rows.select(drawn.tolist())
             metric = task.metric(selected, config.data, names)
             return None if metric is None else (selected, metric)

@@ -141,6 +141,9 @@ def train(
     evaluation = None if validation is None else _Evaluation(run, validation, loss)
     evaluated = evaluation is not None and training.eval_strategy != "no"
     labels = {} if label_names is None else {"label_names": label_names}
+    assumptions: dict[str, Any] = {}
+    if isinstance(task, tasks.PredictionTask) and label_names is not None:
+        assumptions = events.assumptions(task.label_statements(training_data.source.rows, config.data, label_names))
     yield events.plan(
         len(examples),
         steps=trainer.max_steps,
@@ -149,6 +152,7 @@ def train(
         layers_copied_from=new.copied_layers,
         **facts,
         **labels,
+        **assumptions,
         evaluated=evaluated,
         validation=_in_words(validation),
         device=trainer.device,

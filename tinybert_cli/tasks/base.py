@@ -15,6 +15,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError, look_up
 from tinybert_cli.metrics.base import Metric
+from tinybert_cli.tasks.label_names import hidden_labels_error
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Predictions, Rows
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class PredictionTask(Task):
 
     def label_warnings(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
         """Warnings about unusual gold labels."""
+        return []
+
+    def label_statements(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        """How the labels were read, where the data alone does not prove it; for the plan."""
         return []
 
     def apply_thresholds(self, logits: Array, row_offsets: Array | None, settings: Mapping[str, Any]) -> Array:
@@ -171,12 +176,8 @@ def check_complete(labels: Array, rows: Rows) -> None:
 
 def no_labels_error(rows: Rows, data: Data) -> InputError:
     """The error where gold labels are needed and `PredictionTask.labels` returns None."""
-    rows.column(data.label_column_name)  # raises, with the columns that exist
-    return InputError(
-        "every label is -1, as in a test set whose labels are withheld",
-        where=rows.location(0),
-        hint="name a file or a split with labels",
-    )
+    rows.column(data.label_column)  # raises, with the columns that exist
+    return hidden_labels_error(rows)
 
 
 def text_usage(folder: str, options: str, data: Data) -> str:

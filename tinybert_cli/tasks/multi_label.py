@@ -9,16 +9,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinybert_cli.config import Data
-from tinybert_cli.errors import InputError
+from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.comparison import rank_correlation
 from tinybert_cli.metrics.multi_label import THRESHOLDS, MultiLabelMetric
 from tinybert_cli.metrics.probabilities import EPSILON, sigmoid
 from tinybert_cli.tasks.base import PredictionTask, check_complete, missing, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
-from tinybert_cli.tasks.label_names import agreed_names, class_index, unknown_label
+from tinybert_cli.tasks.label_lists import OTHER_SEPARATORS, SEPARATOR, combined_names, read_label_lists
+from tinybert_cli.tasks.label_names import (
+    agreed_names,
+    check_equal,
+    label_indices,
+    label_statements,
+    name_warnings,
+    names_in_data,
+    unknown_label,
+)
 from tinybert_cli.types import Array, Predictions, Rows
-
-SEPARATOR = "|"  # between the names in one cell of a CSV file
 
 
 class MultiLabelClassification(PredictionTask):
@@ -45,26 +52,48 @@ class MultiLabelClassification(PredictionTask):
     encode = staticmethod(encode_texts)
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
-        values = itertools.chain.from_iterable(row or [] for row in _label_lists(rows, data) or [])
-        return agreed_names(rows, data, values, model_names=model_names)
+        known = _known_names(rows, data) or model_names
+        read = read_label_lists(rows, data, known)
+        if isinstance(data.label_column_name, list):
+            return _names_of_columns(data.label_column_name, rows, data, model_names)
+        if read is not None and read.vectors is not None and known is None:
+            length = next(len(row) for row in read.vectors if row is not None)
+            return [str(index) for index in range(length)]
+        labels = itertools.chain.from_iterable(row or [] for row in (read and read.lists) or [])
+        return agreed_names(rows, data, labels, model_names=model_names)
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
         """1 for every class of a row, else 0 (N, C); NaN in a row without labels."""
-        lists = _label_lists(rows, data)
-        if lists is None:
+        read = read_label_lists(rows, data, names)
+        if read is None:
             return None
-        indices = {name: index for index, name in enumerate(names)}
-        labels = np.zeros((len(lists), len(names)), dtype=np.float32)
-        for row, values in enumerate(lists):
+        if read.vectors is not None:
+            missing_row = [np.nan] * len(names)
+            return np.array([missing_row if row is None else row for row in read.vectors], dtype=np.float32)
+        labels = np.zeros((len(rows), len(names)), dtype=np.float32)
+        index_of = label_indices(names)
+        for row, values in enumerate(read.lists or []):
             if values is None:
                 labels[row] = np.nan
-                continue
-            for value in values:
-                index = class_index(value, indices)
+            for value in values or []:
+                index = index_of(value)
                 if index is None:
                     raise unknown_label(value, names, rows.location(row))
                 labels[row, index] = 1
         return labels
+
+    def label_warnings(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        """Classes that look alike, look like several labels, or have no rows."""
+        labels = self.labels(rows, data, names)
+        counts = [0] * len(names) if labels is None else np.nansum(labels, axis=0).astype(int).tolist()
+        given = _known_names(rows, data) is not None
+        combined = [] if given else combined_names(names, (*OTHER_SEPARATORS, SEPARATOR))
+        return [*name_warnings(dict(zip(names, counts, strict=True))), *combined]
+
+    def label_statements(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        read = read_label_lists(rows, data, names)
+        labels = itertools.chain.from_iterable(row or [] for row in (read and read.lists) or [])
+        return label_statements(labels, rows, data, names)
 
     def metric(self, rows: Rows, data: Data, names: Sequence[str]) -> MultiLabelMetric | None:
         labels = self.labels(rows, data, names)
@@ -158,23 +187,23 @@ def _least_confidence(logits: Array) -> Array:
     return confidence
 
 
-def _label_lists(rows: Rows, data: Data) -> list[list[object] | None] | None:
-    """The labels of each row as they are in the data."""
-    if data.label_column_name not in rows.columns:
-        return None
-    lists: list[list[object] | None] = []
-    for index, value in enumerate(rows.column(data.label_column_name)):
-        if isinstance(value, str):
-            lists.append([name.strip() for name in value.split(SEPARATOR) if name.strip()])
-        elif value is None or (isinstance(value, list) and all(isinstance(name, str | int) for name in value)):
-            lists.append(value)
-        else:
-            raise InputError(
-                f"expected a list of labels, found {value!r}",
-                where=rows.location(index),
-                hint=f"a list of names, or names separated by '{SEPARATOR}'",
-            )
-    return lists
+def _known_names(rows: Rows, data: Data) -> list[str] | None:
+    columns = data.label_column_name
+    return names_in_data(rows, data) or (columns if isinstance(columns, list) else None)
+
+
+def _names_of_columns(columns: list[str], rows: Rows, data: Data, model_names: Sequence[str] | None) -> list[str]:
+    """The names of one column per class: those of the columns, or those that the config gives them."""
+    given = data.label_names
+    names = [given.get(column, column) for column in columns] if isinstance(given, dict) else given or columns
+    if len(names) != len(columns) or len(set(names)) < len(names):
+        raise ConfigError(
+            f"{len(columns)} columns in `data.label_column_name`, but `data.label_names` has {len(set(names))} names",
+            key=("data", "label_names"),
+            hint="one name per column, in the same order; or leave it out: the columns name the classes",
+        )
+    check_equal(names, model_names, rows)
+    return names
 
 
 def _names_of(selected: Array, names: Sequence[str]) -> list[list[str]]:

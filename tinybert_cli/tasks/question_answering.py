@@ -206,10 +206,10 @@ def _questions_and_contexts(rows: Rows, data: Data) -> list[list[str]]:
 
 def _gold_answers(rows: Rows, data: Data) -> list[list[tuple[str, int]] | None] | None:
     """The gold answers of each row and their first characters; an empty list if the context has no answer."""
-    if data.label_column_name not in rows.columns:
+    if data.label_column not in rows.columns:
         return None
     gold: list[list[tuple[str, int]] | None] = []
-    for index, value in enumerate(rows.column(data.label_column_name)):
+    for index, value in enumerate(rows.column(data.label_column)):
         try:
             gold.append(None if value is None else list(zip(value["text"], value["answer_start"], strict=True)))
         except (TypeError, KeyError, ValueError) as error:

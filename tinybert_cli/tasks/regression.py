@@ -39,12 +39,12 @@ class Regression(PredictionTask):
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
         """One name, that of the label column."""
-        return list(model_names or [data.label_column_name])
+        return list(model_names or [data.label_column])
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
-        if data.label_column_name not in rows.columns:
+        if data.label_column not in rows.columns:
             return None
-        values = rows.column(data.label_column_name)
+        values = rows.column(data.label_column)
         if all(value in (-1, None) for value in values):  # how the Hub marks the rows of a hidden test set
             return None
         return np.array([_number(value, rows, index) for index, value in enumerate(values)], dtype=np.float32)

@@ -9,12 +9,14 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
+from tinybert_cli.label_values import HIDDEN, all_hidden, is_missing
 from tinybert_cli.metrics.classification import ClassificationMetric
 from tinybert_cli.metrics.comparison import class_fidelity
 from tinybert_cli.metrics.probabilities import mean_class_logits, softmax
-from tinybert_cli.tasks.base import PredictionTask, check_complete, text_usage
+from tinybert_cli.tasks.base import PredictionTask, check_complete, missing, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
-from tinybert_cli.tasks.label_names import agreed_names, class_index, unknown_label
+from tinybert_cli.tasks.label_lists import combined_names, is_list_text
+from tinybert_cli.tasks.label_names import agreed_names, label_indices, label_statements, name_warnings, unknown_label
 from tinybert_cli.types import NO_LABEL, Array, Predictions, Rows
 
 
@@ -39,31 +41,40 @@ class TextClassification(PredictionTask):
     encode = staticmethod(encode_texts)
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
-        values = rows.columns.get(data.label_column_name, [])
-        for index, value in enumerate(values):
-            if isinstance(value, (list, dict)):
+        labels = rows.columns.get(data.label_column, [])
+        for index, label in enumerate(labels):
+            if isinstance(label, (list, dict)) or is_list_text(label):
                 raise InputError(
-                    f"expected a name or a whole number as the label, found {value!r}",
+                    f"expected a name or a whole number as the label, found {label!r}",
                     where=rows.location(index),
                     hint="for several labels per text: task: multi-label-classification",
                 )
-        return agreed_names(rows, data, values, model_names=model_names)
+        return agreed_names(rows, data, labels, model_names=model_names)
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
-        if data.label_column_name not in rows.columns:
+        if data.label_column not in rows.columns:
             return None
-        indices = {name: index for index, name in enumerate(names)}
-        values = rows.column(data.label_column_name)
-        if all(value == -1 for value in values):  # how the Hub marks the rows of a hidden test set
+        values = rows.column(data.label_column)
+        if all_hidden(values) and str(HIDDEN) not in names:
             return None
         labels = np.full(len(values), NO_LABEL, dtype=np.int64)
+        index_of = label_indices(names)
         for row, value in enumerate(values):
-            if value not in (None, "") or value in indices:
-                index = class_index(value, indices)
-                if index is None:
-                    raise unknown_label(value, names, rows.location(row))
+            index = index_of(value)
+            if index is not None:
                 labels[row] = index
+            elif not is_missing(value):
+                raise unknown_label(value, names, rows.location(row))
         return labels
+
+    def label_warnings(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        """Classes that look alike, look like several labels, or have no rows."""
+        labels = self.labels(rows, data, names)
+        counts = np.bincount(labels[~missing(labels)], minlength=len(names)) if labels is not None else [0] * len(names)
+        return [*name_warnings(dict(zip(names, map(int, counts), strict=True))), *combined_names(names)]
+
+    def label_statements(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        return label_statements(rows.columns.get(data.label_column, []), rows, data, names)
 
     def metric(self, rows: Rows, data: Data, names: Sequence[str]) -> ClassificationMetric | None:
         labels = self.labels(rows, data, names)

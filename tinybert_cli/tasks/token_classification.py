@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,13 +17,22 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.label_values import as_number, example_list, example_mapping
 from tinybert_cli.metrics.comparison import class_fidelity
-from tinybert_cli.metrics.entities import TaggingMetric, entities, irregular_entities, mixed_schemes, scheme_of
+from tinybert_cli.metrics.entities import TaggingMetric, entities, irregular_entities, scheme_of
 from tinybert_cli.metrics.probabilities import mean_class_logits, softmax
 from tinybert_cli.metrics.spans import CJK
+from tinybert_cli.metrics.tag_schemes import SchemeProblem, scheme_problem
 from tinybert_cli.tasks.base import PredictionTask, missing
 from tinybert_cli.tasks.encoding import row_ranges, special_tokens
-from tinybert_cli.tasks.label_names import agreed_names, class_index, unknown_label
+from tinybert_cli.tasks.label_names import (
+    agreed_names,
+    label_indices,
+    label_statements,
+    name_warnings,
+    names_in_data,
+    unknown_label,
+)
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Predictions, Rows
 
 if TYPE_CHECKING:
@@ -89,18 +99,21 @@ class TokenClassification(PredictionTask):
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
         """O first, then by name, if only the tags of the data name them."""
-        tags = itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or [])
+        tags = list(itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or []))
         names = agreed_names(rows, data, tags, model_names=model_names)
-        schemes = mixed_schemes(names)
-        if schemes is not None:
-            prefixes, other = schemes
+        if all(as_number(name) is not None for name in names):
             raise InputError(
-                f"tags in two schemes: some begin with {', '.join(prefixes)}, so that entities have a first word, "
-                f"and {other} does not",
+                "the tags are numbers without names, so entities cannot be scored",
                 where=rows.location(0),
-                hint="use one scheme: B-PER, I-PER, ..., or tags without prefixes, and O for words outside of entities",
+                hint="set data.label_names to the names of 0, 1, 2, ... in this order: [O, B-PER, I-PER, ...]; or map "
+                'them: {"0": O, "1": B-PER, ...}',
             )
-        named = data.class_names or rows.class_names.get(data.label_column_name) or model_names
+        problem = scheme_problem(names)
+        if problem is not None:
+            raise InputError(
+                problem.what, where=_location_of_tag(names, problem, rows, data), hint=_remedy(names, problem, data)
+            )
+        named = names_in_data(rows, data) or model_names
         return names if named else sorted(names, key=lambda name: (name != "O", name))
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
@@ -108,13 +121,13 @@ class TokenClassification(PredictionTask):
         tags = _tags(rows, data)
         if tags is None:
             return None
-        indices = {name: index for index, name in enumerate(names)}
+        index_of = label_indices(names)
         labels: list[int] = []
         for row, (words, values) in enumerate(zip(_words(rows, data), tags, strict=True)):
             if values is not None and len(values) != len(words):
                 raise InputError(f"{len(words)} words and {len(values)} tags", where=rows.location(row))
             for value in [None] * len(words) if values is None else values:
-                index = NO_LABEL if value is None else class_index(value, indices)
+                index = NO_LABEL if value is None else index_of(value)
                 if index is None:
                     raise unknown_label(value, names, rows.location(row))
                 labels.append(index)
@@ -141,18 +154,31 @@ class TokenClassification(PredictionTask):
             )
 
     def label_warnings(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
-        """Entities that begin with an I- tag, as in IOB1, but not in IOB2 and BIOES."""
+        """Tags that look alike or do not occur, and entities that begin with an I- tag, as in IOB1."""
         _, prefixed, outside = scheme_of(names)
+        index_of = label_indices(names)
         tags = [
-            [value if isinstance(value, str) else names[int(value)] for value in row]  # type: ignore[call-overload]
+            [names[index] for tag in row if (index := index_of(tag)) is not None]
             for row in _tags(rows, data) or []
             if row is not None
         ]
+        counts = Counter(itertools.chain.from_iterable(tags))
+        warnings = name_warnings({name: counts[name] for name in names})
         count = sum(map(irregular_entities, tags)) if prefixed else 0
-        if not count:
-            return []
-        total = sum(len(entities(row, prefixed=prefixed, outside=outside)) for row in tags)
-        return [f"{count:,} of {total:,} entities begin with I-, E- or L-; they count as entities, as in conlleval"]
+        if count:
+            total = sum(len(entities(row, prefixed=prefixed, outside=outside)) for row in tags)
+            text = f"{count:,} of {total:,} entities begin with I-, M-, E- or L-"
+            warnings.append(f"{text}; they count as entities, as in conlleval")
+        return warnings
+
+    def label_statements(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        tags = itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or [])
+        statements = label_statements(tags, rows, data, names)
+        _, prefixed, outside = scheme_of(names)
+        if not prefixed:
+            unit = "adjacent words with the same tag are one entity" if outside else "every word is scored on its own"
+            statements.append(f"the tags have no prefixes{' and no O' * (not outside)}: {unit}")
+        return statements
 
     def predictions(
         self, logits: Array, row_offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
@@ -281,13 +307,29 @@ def _words(rows: Rows, data: Data) -> list[list[str]]:
     return column
 
 
+def _location_of_tag(names: Sequence[str], problem: SchemeProblem, rows: Rows, data: Data) -> str:
+    """The first row with a tag that would have to be another one; the first row if there is none."""
+    wrong = {tag for tag, standard in problem.standard.items() if tag != standard}
+    tags = rows.columns.get(data.label_column, [])
+    return rows.location(next((row for row, own in enumerate(tags) if not wrong.isdisjoint(own or [])), 0))
+
+
+def _remedy(names: Sequence[str], problem: SchemeProblem, data: Data) -> str:
+    if not problem.standard:
+        return "use one scheme: B-PER, I-PER, ..., or tags without prefixes, and O for words outside of entities"
+    if isinstance(data.label_names, list):
+        return f"if they are entities: {example_list([problem.standard[name] for name in names])}"
+    other = next(tag for tag, standard in problem.standard.items() if tag != standard)
+    return f"if they are entities: {example_mapping(problem.standard)}; if not, give '{other}' another name there"
+
+
 def _tags(rows: Rows, data: Data) -> list[list[object] | None] | None:
-    if data.label_column_name not in rows.columns:
+    if data.label_column not in rows.columns:
         return None
-    column = rows.column(data.label_column_name)
+    column = rows.column(data.label_column)
     for index, tags in enumerate(column):
         if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str | int | None) for tag in tags)):
             raise InputError(
-                f"'{data.label_column_name}': expected a list of tags, found {tags!r}", where=rows.location(index)
+                f"'{data.label_column}': expected a list of tags, found {tags!r}", where=rows.location(index)
             )
     return column
