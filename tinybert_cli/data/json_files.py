@@ -170,9 +170,9 @@ def _replaced(value: Any) -> Any:
 
 
 def _flatten_squad(articles: Sequence[Any], path: Path) -> list[dict[str, Any]]:
-    """The nested format of SQuAD 1.1 and 2.0 as flat rows, one per question; without `answers` if no question has any.
+    """The nested format of SQuAD 1.1 and 2.0 as flat rows, one per question.
 
-    A question without `answers` has no gold label: it can be labelled, but not learned from.
+    The answers of a question without `answers` are null: it can be labelled, but not learned from.
     """
     rows: list[dict[str, Any]] = []
     try:
@@ -180,14 +180,14 @@ def _flatten_squad(articles: Sequence[Any], path: Path) -> list[dict[str, Any]]:
             for paragraph in article["paragraphs"]:
                 for entry in paragraph["qas"]:
                     spans = [] if entry.get("is_impossible") else entry.get("answers")
+                    answers = spans and {key: [span[key] for span in spans] for key in ("text", "answer_start")}
                     row = {
                         "id": entry.get("id"),
                         "title": article.get("title", ""),
                         "context": paragraph["context"],
                         "question": entry["question"],
+                        "answers": {"text": [], "answer_start": []} if spans == [] else answers,
                     }
-                    if spans is not None:
-                        row["answers"] = {key: [span[key] for span in spans] for key in ("text", "answer_start")}
                     rows.append(row)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(

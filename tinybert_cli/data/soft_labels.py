@@ -8,15 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinybert_cli.data.column_types import as_array
 from tinybert_cli.data.readers import read_file
 from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.types import Array, Rows, concatenated_ranges
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 TRAINING_PREFIXES = ("train-", "augmented-", "unlabeled-")  # of the shards to train on, in the order they are read
+LOGITS, PREDICTION = "teacher_logits", "teacher_prediction"  # the columns that a label dataset adds
 AUGMENTED = TRAINING_PREFIXES.index("augmented-")
 
 
@@ -78,7 +83,7 @@ def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
     parts = [read_file(folder / name) for name in shards]
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
     columns = {name: [v for part in parts for v in part.columns.get(name, [None] * len(part))] for name in names}
-    logits, offsets = _flat(columns.pop("teacher_logits"))
+    logits, offsets = _flat(columns.pop(LOGITS))
     rows = Rows(columns, tuple(origin for part in parts for origin in part.origins))
     split_indices = np.repeat([_split_index(name) for name in shards], [len(part) for part in parts])
     return SoftLabels(rows, logits, offsets, split_indices)
@@ -103,16 +108,33 @@ def _split_index(name: str) -> int:
     return next(index for index, prefix in enumerate(TRAINING_PREFIXES) if name.startswith(prefix))
 
 
-def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Columns as one Parquet file, with page checksums."""
+def write_table(
+    path: Path, columns: Mapping[str, Sequence[Any]], types: Mapping[str, pa.DataType] | None = None
+) -> None:
+    """Columns as one Parquet file, with page checksums.
+
+    Args:
+        types: of the columns, from `column_types`; the other columns have the type of their values.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table(dict(columns)), path, write_page_checksum=True)
+    arrays = {
+        name: values if isinstance(values, pa.Array) else as_array(values, (types or {}).get(name))
+        for name, values in columns.items()
+    }
+    pq.write_table(pa.table(arrays), path, write_page_checksum=True)
 
 
 def write_soft_labels(
-    path: Path, rows: Rows, logits: Array, offsets: Array | None, *, columns: Mapping[str, Sequence[Any]], dtype: str
+    path: Path,
+    rows: Rows,
+    logits: Array,
+    offsets: Array | None,
+    *,
+    columns: Mapping[str, Sequence[Any]],
+    dtype: str,
+    types: Mapping[str, pa.DataType] | None = None,
 ) -> None:
     """Write one shard: the columns of the rows, the prediction `columns`, and `teacher_logits`.
 
@@ -124,6 +146,7 @@ def write_soft_labels(
             None: one prediction per row, and teacher_logits is a list of C numbers.
         columns: name → N values.
         dtype: float32 or float16.
+        types: of the columns of the rows, the same for all shards; None = those of these rows.
     """
     import pyarrow as pa
 
@@ -131,7 +154,17 @@ def write_soft_labels(
     teacher_logits = pa.FixedSizeListArray.from_arrays(flat, logits.shape[-1])
     if offsets is not None:
         teacher_logits = pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), teacher_logits)
-    write_table(path, {**rows.columns, **columns, "teacher_logits": teacher_logits})
+    write_table(path, {**rows.columns, **columns, LOGITS: teacher_logits}, types)
+
+
+def check_names(rows: Rows) -> None:
+    """InputError if the rows have a column that the label dataset adds."""
+    if taken := [name for name in (LOGITS, PREDICTION) if name in rows.columns]:
+        raise InputError(
+            f"the data has a column '{taken[0]}', which the label dataset adds",
+            where=rows.origins[0][0],
+            hint="rename the column, or leave it out",
+        )
 
 
 def existing_folder(name: str, key: str) -> Path:

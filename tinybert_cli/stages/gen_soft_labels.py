@@ -50,6 +50,8 @@ def _label(
     config: GenSoftLabels, task: tasks.PredictionTask, sources: Sequence[models.Source], output: artifacts.Output
 ) -> Iterator[Event]:
     accelerator = Accelerator()  # sets the device of this process
+    splits: dict[str, Rows] = {split: data.read(config.data, split) for split in config.splits}
+    types = yield from _column_types(list(splits.values()))
     teachers, precision = _load_teachers(config, sources, task, accelerator.device)
     names, tokenizer = teachers[0].label_names, teachers[0].torch_tokenizer
     for source, teacher in zip(sources, teachers, strict=True):
@@ -58,7 +60,6 @@ def _label(
     spec = layer_states.layer_state_spec(config, [teacher.model for teacher in teachers])
     labeller = Labeller(config, task, sources, teachers, spec, accelerator)
     tuned = _tuned_settings(task, teachers)
-    splits: dict[str, Rows] = {split: data.read(config.data, split) for split in config.splits}
     labels: dict[str, Array | None] = {}
     for split, rows in splits.items():
         split_names = task.label_names(rows, config.data, model_names=names)
@@ -126,8 +127,8 @@ def _label(
                 folder = stack.enter_context(output.scratch()) if output.main else None
                 writer = partial(_states_writer, folder, name, spec.shapes)
             raw = yield from _with_progress(labeller.label(rows, writer), finished, labelled, total, begin)
-            columns = {"teacher_prediction": list(predictions(raw, rows).values)}
-            output.put(labelling.shard_writer(name, rows, raw, columns, config.logits_dtype, folder))
+            columns = {data.PREDICTION: list(predictions(raw, rows).values)}
+            output.put(labelling.shard_writer(name, rows, raw, columns, types, config.logits_dtype, folder))
         labelled += len(rows)
         yield {"event": "shard", "step": finished + labelled, "max_steps": total, "shard": name, "rows": len(rows)}
     if labelled:
@@ -137,6 +138,21 @@ def _label(
         numbers, label_names=names, tuned_settings=tuned, **facts, device=str(accelerator.device), precision=precision
     )
     yield events.done(config.output_dir, numbers)
+
+
+def _column_types(splits: Sequence[Rows]) -> Generator[Event, None, Mapping[str, Any]]:
+    """The types of the columns in the label dataset; a warning names those that are stored as text.
+
+    Raises:
+        InputError: a column has a name that the label dataset needs.
+    """
+    for rows in splits:
+        data.check_names(rows)
+    types = data.column_types(splits)
+    if converted := data.converted_columns(splits, types):
+        what = "values of several types, mappings with different keys, or integers of more than 64 bits"
+        yield events.warning(f"columns stored as text, because they have {what}: {', '.join(converted)}")
+    return types
 
 
 def _load_teachers(

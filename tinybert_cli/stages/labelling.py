@@ -94,12 +94,20 @@ def is_finished(folder: Path, shard: str, split: str, spec: LayerStateSpec | Non
 
 
 def shard_writer(
-    shard: str, rows: Rows, raw: RawLogits, columns: Mapping[str, list[Any]], dtype: str, states: Path | None
+    shard: str,
+    rows: Rows,
+    raw: RawLogits,
+    columns: Mapping[str, list[Any]],
+    types: Mapping[str, Any],
+    dtype: str,
+    states: Path | None,
 ) -> Callable[[Path], None]:
     """Writes the shard, and moves its layer states there from the folder `states`."""
 
     def write(folder: Path) -> None:
-        data.write_soft_labels(folder / shard, rows, raw.logits, raw.row_offsets, columns=columns, dtype=dtype)
+        data.write_soft_labels(
+            folder / shard, rows, raw.logits, raw.row_offsets, columns=columns, dtype=dtype, types=types
+        )
         for file in states.iterdir() if states else ():
             file.replace(folder / file.name)
 

@@ -1,0 +1,83 @@
+"""Types of columns that pass through a stage: one for all rows, which Parquet stores and gives back unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from tinybert_cli.types import Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def column_types(parts: Iterable[Rows]) -> dict[str, pa.DataType]:
+    """The type of each column of all these rows; text for a column whose values have no common type.
+
+    Such values are numbers and texts, mappings with different keys or without any, or integers of more than 64 bits.
+    """
+    columns: dict[str, list[Sequence[Any]]] = {}
+    for rows in parts:
+        for name, values in rows.columns.items():
+            columns.setdefault(name, []).append(values)
+    return {name: _type_of(list(chain(*several))) for name, several in columns.items()}
+
+
+def converted_columns(parts: Sequence[Rows], types: Mapping[str, pa.DataType]) -> list[str]:
+    """The columns with values that are stored as text, but are none."""
+    import pyarrow as pa
+
+    texts = [name for name, kind in types.items() if kind == pa.string()]
+    return [
+        name
+        for name in texts
+        if not all(isinstance(value, str | None) for rows in parts for value in rows.columns.get(name, []))
+    ]
+
+
+def as_array(values: Sequence[Any], kind: pa.DataType | None = None) -> Any:
+    """A column as Arrow stores it: values of a text column that are no text become JSON, or `str` of the value.
+
+    Args:
+        kind: from `column_types`; None = the type of these values.
+    """
+    import pyarrow as pa
+
+    kind = _type_of(values) if kind is None else kind
+    return pa.array(map(_as_text, values) if kind == pa.string() else values, type=kind)
+
+
+def _type_of(values: Sequence[Any]) -> pa.DataType:
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds in ({bool}, {float}):
+        return pa.bool_() if kinds == {bool} else pa.float64()
+    if kinds <= {str}:
+        return pa.string() if kinds else pa.null()
+    try:
+        array = pa.array(values)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        return pa.string()
+    return array.type if _can_be_stored(array.type) and array.to_pylist() == list(values) else pa.string()
+
+
+def _can_be_stored(kind: pa.DataType) -> bool:
+    """Whether Parquet has the type: it has no mappings without keys, and no types of Arrow alone."""
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return False
+    if pa.types.is_struct(kind):
+        return kind.num_fields > 0 and all(_can_be_stored(kind.field(index).type) for index in range(kind.num_fields))
+    return not pa.types.is_nested(kind) or _can_be_stored(kind.value_type)
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float | list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
