@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from conftest import Configs, run, sentences, write_rows
 
 from tinybert_cli import losses, metrics, tasks
 from tinybert_cli.config import Data
-from tinybert_cli.errors import InputError
+from tinybert_cli.data import splits
+from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.multi_label import MultiLabelMetric, best_thresholds
+from tinybert_cli.stages import checks
+from tinybert_cli.tasks.label_lists import read_label_lists
 from tinybert_cli.types import Array, Predictions, Rows
 
 TASK = tasks.find_prediction_task("multi-label-classification")
@@ -70,6 +76,205 @@ def test_bad_labels_are_an_error_with_their_row(bad: Any, what: str) -> None:
     with pytest.raises(InputError) as caught:
         TASK.labels(rows_of(["arts"], bad), Data(), NAMES)
     assert (caught.value.what, caught.value.where) == (what, "rows.jsonl, row 2")
+
+
+def labels_of(*labels: Any, names: list[str] = NAMES, **settings: Any) -> list[list[float]]:
+    result = TASK.labels(rows_of(*labels), Data(**settings), names)
+    assert result is not None
+    lists: list[list[float]] = result.tolist()
+    return lists
+
+
+def error_of(*labels: Any, names: list[str] | None = NAMES, **settings: Any) -> InputError:
+    with pytest.raises(InputError) as caught:
+        read_label_lists(rows_of(*labels), Data(**settings), names)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ([1, 0, 1], [0, 0, 0]),
+        ([1.0, 0.0, 1.0], [0.0, 0.0, 0.0]),
+        ([True, False, True], [False, False, False]),
+        ("[1, 0, 1]", "[0 0 0]"),
+        ("1|0|1", "0|0|0"),
+        ("[1. 0. 1.]", "[0., 0., 0.]"),
+        ("[true, false, true]", "[False, False, False]"),
+    ],
+)
+def test_lists_of_0_and_1_for_each_class_are_vectors(labels: tuple[Any, ...]) -> None:
+    assert labels_of(*labels) == [[1, 0, 1], [0, 0, 0]]
+    assert TASK.label_names(rows_of(*labels), Data(), model_names=None) == ["0", "1", "2"]
+    assert TASK.label_names(rows_of(*labels), Data(label_names=NAMES), model_names=None) == NAMES
+
+
+@pytest.mark.parametrize("labels", [([0, 1], [2]), ([0, 1], []), ([1], [0]), ([0, 1], [0, 1]), ([0.0, 1.0], [2.0])])
+def test_other_lists_of_numbers_are_positions(labels: tuple[Any, ...]) -> None:
+    assert labels_of(*labels)[0] == [float(index in labels[0]) for index in range(3)]
+
+
+def test_lists_of_numbers_are_compared_by_value_with_numeric_names() -> None:
+    assert labels_of([1], ["3"], [2.0, 3], names=["1", "2", "3"]) == [[1, 0, 0], [0, 0, 1], [0, 1, 1]]
+
+
+def test_two_numbers_for_two_classes_are_rejected_unless_one_repeats() -> None:
+    error = error_of([0, 1], [1, 0], names=["a", "b"])
+    assert error.what == "[0, 1] could be two positions or a vector of 0 and 1, in every row"
+    assert error.where == "rows.jsonl, row 1"
+    assert labels_of([0, 1], [1, 1], names=["a", "b"]) == [[0, 1], [1, 1]]
+    assert labels_of([0, 1], [1], names=["a", "b"]) == [[1, 1], [0, 1]]
+    assert labels_of([False, True], [True, False], names=["a", "b"]) == [[0, 1], [1, 0]]
+    assert error_of([0, 1], [1, 0], names=None).what == error.what
+
+
+@pytest.mark.parametrize("labels", [[1, 0, 0, 1], [2, 2], [True], [1, 0, 0.5, 0]])
+def test_numbers_that_are_neither_positions_nor_a_vector_are_rejected(labels: list[Any]) -> None:
+    error = error_of([0], labels)
+    assert error.what == (
+        f"{labels!r} is neither a list of positions, which repeats none, nor a vector of 0 and 1, 3, one per class"
+    )
+    assert error.where == "rows.jsonl, row 2"
+
+
+def test_mapped_vector_is_rejected(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "t.jsonl", [{"text": "a", "label": [1, 0, 0]}])
+    settings = Data(train_file=str(file), label_names={"0": "no", "1": "yes"})
+    with pytest.raises(InputError, match="a list of labels repeats one: yes, no, no"):
+        TASK.label_names(splits.read(settings, "train"), settings, model_names=None)
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("['food', 'complaint']", ["food", "complaint"]),
+        ('["food","complaint"]', ["food", "complaint"]),
+        ("['food' 'complaint']", ["food", "complaint"]),
+        ("('food', 'complaint',)", ["food", "complaint"]),
+        ("{'food'}", ["food"]),
+        ("""["it's", 'a "b"', "caf\\u00e9"]""", ["it's", 'a "b"', "caf\u00e9"]),
+        ("['a, b', 'c|d']", ["a, b", "c|d"]),
+        ("[]", []),
+        (" [ ] ", []),
+        ("", []),
+        ("food|complaint", ["food", "complaint"]),
+        ("food", ["food"]),
+        ("New York | L.A.", ["New York", "L.A."]),
+    ],
+)
+def test_cells_are_list_text_or_separated_by_a_bar(cell: str, expected: list[str]) -> None:
+    read = read_label_lists(rows_of(cell), Data(), None)
+    assert read is not None and read.lists == [expected]
+
+
+@pytest.mark.parametrize(
+    ("cell", "separator", "named"),
+    [
+        ("food, complaint", ",", "','"),
+        ("food; complaint", ";", "';'"),
+        ("food\tcomplaint", "\t", "tabs"),
+        ("1 0 0", " ", "spaces"),
+        ("\u98df\u54c1\uff0c\u6295\u8bc9", "\uff0c", "'\uff0c'"),
+        ("[food, complaint]", ",", "','"),
+        ("a|food, complaint", ",", "','"),
+    ],
+)
+def test_other_separators_are_rejected_by_name(cell: str, separator: str, named: str) -> None:
+    error = error_of("food", cell, names=None)
+    assert error.what.endswith(f"could be one label or several, separated by {named}")
+    assert error.where == "rows.jsonl, row 2" and error.hint is not None
+    assert f"data.label_separator: {json.dumps(separator)};" in error.hint
+
+
+@pytest.mark.parametrize("separator", [",", ";", "/", " ", "::"])
+def test_label_separator_splits_the_cells(separator: str) -> None:
+    cells = separator.join(["arts", "sport"]), f"news{separator} "
+    assert labels_of(*cells, label_separator=separator) == [[1, 0, 1], [0, 1, 0]]
+
+
+def test_cell_that_is_a_known_name_is_one_label() -> None:
+    names = ["Smith, John", "other"]
+    assert labels_of("Smith, John", "Smith, John|other", names=names) == [[1, 0], [1, 1]]
+    assert labels_of("Smith, John", names=names, label_separator="|") == [[1, 0]]
+
+
+def test_class_with_another_separator_is_a_warning() -> None:
+    rows, settings = rows_of("food, drink", "complaint; food", "food"), Data(label_separator=";")
+    (warning,) = TASK.label_warnings(rows, settings, TASK.label_names(rows, settings, model_names=None))
+    assert warning.startswith("1 classes look like several labels: 'food, drink'")
+
+
+def test_classes_that_look_alike_are_counted() -> None:
+    rows = rows_of(["arts", "sport"], ["Arts"], ["arts"])
+    (warning,) = TASK.label_warnings(rows, Data(), TASK.label_names(rows, Data(), model_names=None))
+    assert "'Arts' (1), 'arts' (2)" in warning
+
+
+# -- one column per class ------------------------------------------------------------------------------------
+
+
+def columns_of(**columns: list[Any]) -> Rows:
+    rows = len(next(iter(columns.values())))
+    return Rows({"text": ["a"] * rows, **columns}, (("rows.csv", rows),))
+
+
+COLUMNS = Data(label_column_name=["arts", "news", "sport"])
+
+
+@pytest.mark.parametrize("cells", [(0, 1), ("0", "1"), (0.0, 1.0), ("0.0", "1.0"), (False, True), ("False", "TRUE")])
+def test_columns_have_0_or_1_for_each_class(cells: tuple[Any, Any]) -> None:
+    no, yes = cells
+    rows = columns_of(arts=[yes, no, None], news=[no, no, ""], sport=[yes, no, None])
+    assert TASK.label_names(rows, COLUMNS, model_names=None) == NAMES
+    labels = TASK.labels(rows, COLUMNS, NAMES)
+    assert labels is not None and labels[:2].tolist() == [[1, 0, 1], [0, 0, 0]] and np.isnan(labels[2]).all()
+
+
+@pytest.mark.parametrize("cell", [2, "x", -1, None, "0.5"])
+def test_other_cells_in_the_column_of_a_class_are_rejected(cell: Any) -> None:
+    with pytest.raises(InputError, match="'news': expected 0 or 1, found") as caught:
+        TASK.labels(columns_of(arts=[1, 0], news=[0, cell], sport=[0, 0]), COLUMNS, NAMES)
+    assert caught.value.where == "rows.csv, row 2"
+
+
+def test_missing_column_of_a_class_is_rejected() -> None:
+    with pytest.raises(InputError, match="no column 'sport'"):
+        TASK.labels(columns_of(arts=[1], news=[0], sports=[0]), COLUMNS, NAMES)
+
+
+def test_columns_without_labels_are_no_labels() -> None:
+    assert TASK.labels(columns_of(other=[1]), COLUMNS, NAMES) is None
+    assert TASK.labels(columns_of(arts=[-1], news=[-1], sport=["-1"]), COLUMNS, NAMES) is None
+
+
+@pytest.mark.parametrize("names", [["A", "N", "S"], {"arts": "A", "news": "N", "sport": "S"}])
+def test_label_names_rename_the_columns(names: Any) -> None:
+    rows, settings = columns_of(arts=[1], news=[0], sport=[0]), Data(**dict(COLUMNS) | {"label_names": names})
+    assert TASK.label_names(rows, settings, model_names=["A", "N", "S"]) == ["A", "N", "S"]
+    with pytest.raises(InputError, match="label names or their order differ"):
+        TASK.label_names(rows, settings, model_names=["A", "S", "N"])
+
+
+def test_several_label_columns_are_for_multi_label_classification_only(configs: Configs) -> None:
+    for setting in ({"data__label_column_name": ["a", "b"]}, {"data__label_separator": ","}):
+        with pytest.raises(ConfigError, match="label"):
+            checks.check("finetune", configs("finetune", "out", model="m", **setting))
+
+
+def test_every_stage_reads_one_column_per_class(data: Path, configs: Configs, base_model: Path) -> None:
+    for split in ("train", "validation"):
+        rows = [{"text": row["text"], **{name: int(row["label"] == name) for name in ("good", "bad")}}
+                for row in sentences(split)]  # fmt: skip
+        write_rows(data / f"{split}.jsonl", rows)
+    settings = {"task": "multi-label-classification", "data__label_column_name": ["good", "bad"]}
+    run("finetune", configs("finetune", "out", model=base_model, training__max_steps=2, **settings))
+    label = configs("gen-soft-labels", "labels", teacher=data.parent / "out", check_teacher=False, **settings)
+    run("gen-soft-labels", label)
+    student = configs("distill", "student", student=data.parent / "out", label_dataset=data.parent / "labels",
+                      losses={"hard_labels": 1.0}, training__max_steps=2, **settings)  # fmt: skip
+    *_, done = run("distill", student)
+    assert "eval_f1_micro" in done
+    run("eval", configs("eval", "eval", models={"m": str(data.parent / "student")}, latency=None, **settings))
 
 
 def test_training_rows_need_a_label_somewhere() -> None:

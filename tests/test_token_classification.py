@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_base_model
+from conftest import write_base_model, write_rows
 from official_scripts import conlleval
 
 from tinybert_cli import losses, metrics, tasks
 from tinybert_cli.config import Data
-from tinybert_cli.data import Examples
+from tinybert_cli.data import Examples, splits
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.entities import TaggingMetric, entities, scheme_of
 from tinybert_cli.models import load_tokenizer, locate
@@ -71,6 +72,100 @@ def test_tags_of_two_schemes_are_an_error() -> None:
     with pytest.raises(InputError, match=r"tags in two schemes: some begin with B-, I-, .* and LOC does not") as caught:
         TASK.label_names(rows, settings(), model_names=None)
     assert caught.value.where == "ner.jsonl, row 1"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "O B-PER I-PER", "I-PER B-PER O I-LOC", "O I-PER I-LOC", "B-PER I-PER", "O B-X I-X E-X S-X", "O B-X I-X L-X U-X",
+        "O B-X M-X E-X W-X", "O B-X M-X E-X S-X", "O PER LOC", "NOUN VERB X ADJ", "NN NNP : , -LRB- ''", "N V O P A",
+        "S-NP S-VP", "B-NP I-NP B-VP O",
+    ],
+)  # fmt: skip
+def test_schemes_and_tags_of_words_are_read(names: str) -> None:
+    tags = names.split()
+    assert sorted(TASK.label_names(rows_of((["a"] * len(tags), tags)), settings(), model_names=None)) == sorted(tags)
+
+
+LOOK_ALIKES = {
+    "B I O": "B-ENTITY I-ENTITY O",
+    "b i o": "B-ENTITY I-ENTITY O",
+    "B I E S O": "B-ENTITY I-ENTITY E-ENTITY S-ENTITY O",
+    "B_PER I_PER O": "B-PER I-PER O",
+    "B:PER I:PER": "B-PER I-PER",
+    "B\u2013PER I\u2013PER O": "B-PER I-PER O",
+    "PER-B PER-I O LOC-B": "B-PER I-PER O B-LOC",
+    "PER_B PER_I O": "B-PER I-PER O",
+    "b-per i-per o": "B-per I-per O",
+    "b-PER i-PER O": "B-PER I-PER O",
+    "OTHER B-PER I-PER": "O B-PER I-PER",
+    "o B-PER I-PER": "O B-PER I-PER",
+    "0 B-PER I-PER": "O B-PER I-PER",
+    "OTHER PER LOC": "O PER LOC",
+    "NONE PER": "O PER",
+    "B-PER I_PER O": "B-PER I-PER O",
+}
+
+
+@pytest.mark.parametrize(("names", "standard"), LOOK_ALIKES.items())
+def test_look_alikes_of_schemes_are_rejected_with_a_mapping_that_works(
+    names: str, standard: str, tmp_path: Any
+) -> None:
+    tags = names.split()
+    with pytest.raises(InputError) as caught:
+        TASK.label_names(
+            rows_of((["a"], ["O"][: "O" in tags]), (["a"] * len(tags), tags)), settings(), model_names=None
+        )
+    assert caught.value.where == "ner.jsonl, row 2"
+    mapping = json.loads((caught.value.hint or "").partition("data.label_names: ")[2].partition("}")[0] + "}")
+    assert [mapping[tag] for tag in tags] == standard.split()
+    file = write_rows(tmp_path / "t.jsonl", [{"tokens": tags, "tags": tags}])
+    mapped = settings(train_file=str(file), label_names=mapping)
+    rows = splits.read(mapped, "train")
+    assert rows.column("tags") == [standard.split()]
+    assert sorted(TASK.label_names(rows, mapped, model_names=None)) == sorted(standard.split())
+
+
+@pytest.mark.parametrize("names", ["O B-X E-X L-X", "O B-X I-X S-X U-X", "O B-X I-X M-X"])
+def test_prefixes_of_two_schemes_are_rejected(names: str) -> None:
+    tags = names.split()
+    with pytest.raises(InputError, match="tags in two schemes"):
+        TASK.label_names(rows_of((["a"] * len(tags), tags)), settings(), model_names=None)
+
+
+def test_look_alike_names_in_the_config_are_rejected_with_a_list() -> None:
+    with pytest.raises(InputError) as caught:
+        TASK.label_names(rows_of((["a"], [1])), settings(label_names=["O", "B_PER", "I_PER"]), model_names=None)
+    assert caught.value.hint == 'if they are entities: data.label_names: ["O", "B-PER", "I-PER"]'
+
+
+@pytest.mark.parametrize("tags", [[0, 1, 2], ["0", "1", "2"], [0.0, 1.0, 2.0]])
+def test_integer_tags_without_names_are_rejected(tags: list[Any]) -> None:
+    rows = rows_of((["a", "b", "c"], tags))
+    for model_names in (None, ["0", "1", "2"]):
+        with pytest.raises(InputError, match="the tags are numbers without names") as caught:
+            TASK.label_names(rows, settings(), model_names=model_names)
+        assert caught.value.where == "ner.jsonl, row 1"
+    named = settings(label_names=["O", "B-PER", "I-PER"])
+    labels = TASK.labels(rows, named, TASK.label_names(rows, named, model_names=None))
+    assert labels is not None and labels.tolist() == [0, 1, 2]
+
+
+def test_bmewo_entities_are_those_of_bioes() -> None:
+    tags = ["B-PER", "M-PER", "E-PER", "W-LOC", "O", "M-PER"]
+    assert entities(tags, prefixed=True, outside=True) == [("PER", 0, 3), ("LOC", 3, 4), ("PER", 5, 6)]
+
+
+@pytest.mark.parametrize(
+    ("names", "statement"),
+    [
+        (["O", "LOC"], "the tags have no prefixes: adjacent words with the same tag are one entity"),
+        (["DET", "NOUN"], "the tags have no prefixes and no O: every word is scored on its own"),
+    ],
+)
+def test_plan_states_how_tags_without_prefixes_are_read(names: list[str], statement: str) -> None:
+    assert TASK.label_statements(rows_of((["a", "b"], names)), settings(), names) == [statement]
+    assert TASK.label_statements(rows_of((["a"], ["B-PER"])), settings(), NAMES) == []
 
 
 def test_entities_that_begin_with_i_are_a_label_warning() -> None:

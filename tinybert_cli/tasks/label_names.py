@@ -45,7 +45,7 @@ def agreed_names(rows: Rows, data: Data, labels: Iterable[object], *, model_name
         InputError: data and model disagree, with both lists; the labels could be read in two ways; or there are none.
     """
     data_names = names_in_data(rows, data)
-    distinct = {label for label in labels if not is_missing(label)}
+    distinct = list(dict.fromkeys(label for label in labels if not is_missing(label)))
     if data_names is not None:
         check_equal(data_names, model_names, rows)
         return list(data_names)
@@ -166,32 +166,33 @@ def name_warnings(counts: Mapping[str, int]) -> list[str]:
     return warnings
 
 
-def _names_of_labels(distinct: set[object], rows: Rows, data: Data) -> list[str]:
+def _names_of_labels(distinct: Sequence[object], rows: Rows, data: Data) -> list[str]:
     """The labels themselves as names: as many as there are, sorted; numbers by value."""
     if not distinct:
         rows.column(data.label_column)  # raises, with the columns that exist
         raise InputError(f"no labels in {rows.location(0)}", hint="set data.label_column_name or data.label_names")
     if all_hidden(distinct):
         raise hidden_labels_error(rows)
-    texts = {label for label in distinct if isinstance(label, str)}
+    texts = [label for label in distinct if isinstance(label, str)]
     if any(isinstance(label, bool) for label in distinct) and all(as_boolean(label) for label in distinct):
-        spelled = {as_boolean(text): str(text) for text in texts}
+        spelled = {as_boolean(text): text for text in texts}
         return sorted({spelled.get(as_boolean(label), as_text(label)) for label in distinct})
-    others = {label for label in distinct if as_number(label) is None}
+    others = [label for label in distinct if as_number(label) is None]
     if others and len(texts) == len(distinct):
-        return sorted(map(str, texts))
+        return sorted(texts)
     if others:
-        number = next(label for label in distinct if as_number(label) is not None and label not in texts)
+        value = next(label for label in distinct if not isinstance(label, str))
+        kind = "boolean" if isinstance(value, bool) else "number"
         raise InputError(
-            f"the labels are of two types: {_label_in_quotes(next(iter(others)))} and the number {as_text(number)}",
-            where=_location_of(number, rows, data),
+            f"the labels are of two types: {in_quotes(texts[0]) if texts else 'true'} and the {kind} {as_text(value)}",
+            where=_location_of(value, rows, data),
             hint="write all labels as text; or name each: "
             + example_mapping({text: text for text in sorted(map(as_text, distinct))}),
         )
     return _names_of_numbers(distinct, rows, data)
 
 
-def _names_of_numbers(distinct: set[object], rows: Rows, data: Data) -> list[str]:
+def _names_of_numbers(distinct: Sequence[object], rows: Rows, data: Data) -> list[str]:
     numbers = {label: number for label in distinct if (number := as_number(label)) is not None}
     names = sorted({as_text(label) for label in numbers}, key=lambda name: (as_number(name), name))
     highest = max(numbers.values())
@@ -213,18 +214,19 @@ def _names_of_numbers(distinct: set[object], rows: Rows, data: Data) -> list[str
     return names
 
 
-def _check_labels_of_model(distinct: set[object], model_names: Sequence[str], rows: Rows, data: Data) -> None:
+def _check_labels_of_model(distinct: Sequence[object], model_names: Sequence[str], rows: Rows, data: Data) -> None:
     """InputError if labels are not among the model's names, or if they may or may not be positions in them."""
     index_of, matcher = label_indices(model_names), Matcher(model_names)
-    by_name = {label for label in distinct if matcher.name(label) is not None}
-    unknown = {label for label in distinct - by_name if index_of(label) is None and as_number(label) != HIDDEN}
-    positions = {label for label in distinct - by_name - unknown if as_number(label) != HIDDEN}
+    by_name = [label for label in distinct if matcher.name(label) is not None]
+    others = [label for label in distinct if matcher.name(label) is None and as_number(label) != HIDDEN]
+    unknown = [label for label in others if index_of(label) is None]
+    positions = [label for label in others if index_of(label) is not None]
     if unknown or (positions and by_name):
         names, known = sorted({as_text(label) for label in distinct}), set(map(as_text, unknown or positions))
         raise InputError(
             f"the data has labels that the model does not have: {listed(sorted(known), model_names)}\n"
             f"     data:  {listed(names, model_names)}\n     model: {listed(model_names, names)}",
-            where=_location_of(next(iter(unknown or positions)), rows, data),
+            where=_location_of((unknown or positions)[0], rows, data),
             hint=UNNAMED if matcher.has_numbers else "map them to its names: data.label_names: {label: name, ...}",
         )
     if positions and not any(as_number(label) == 0 for label in positions):
@@ -243,7 +245,3 @@ def _location_of(label: object, rows: Rows, data: Data) -> str:
             if type(item) is type(label) and item == label:
                 return rows.location(row)
     return rows.location(0)
-
-
-def _label_in_quotes(label: object) -> str:
-    return in_quotes(label) if isinstance(label, str) else as_text(label)

@@ -100,21 +100,21 @@ class TokenClassification(PredictionTask):
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
         """O first, then by name, if only the tags of the data name them."""
         tags = list(itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or []))
-        names = agreed_names(rows, data, tags, model_names=model_names)
-        if all(as_number(name) is not None for name in names):
+        known = names_in_data(rows, data) or model_names
+        if all(as_number(name) is not None for name in known or tags) and (known or tags):
             raise InputError(
                 "the tags are numbers without names, so entities cannot be scored",
                 where=rows.location(0),
                 hint="set data.label_names to the names of 0, 1, 2, ... in this order: [O, B-PER, I-PER, ...]; or map "
                 'them: {"0": O, "1": B-PER, ...}',
             )
+        names = agreed_names(rows, data, tags, model_names=model_names)
         problem = scheme_problem(names)
         if problem is not None:
             raise InputError(
                 problem.what, where=_location_of_tag(names, problem, rows, data), hint=_remedy(names, problem, data)
             )
-        named = names_in_data(rows, data) or model_names
-        return names if named else sorted(names, key=lambda name: (name != "O", name))
+        return names if known else sorted(names, key=lambda name: (name != "O", name))
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
         """The class index of every word's tag (P,), NO_LABEL in a row without tags."""
@@ -328,7 +328,9 @@ def _tags(rows: Rows, data: Data) -> list[list[object] | None] | None:
         return None
     column = rows.column(data.label_column)
     for index, tags in enumerate(column):
-        if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str | int | None) for tag in tags)):
+        if tags is None:
+            continue
+        if not isinstance(tags, list) or not all(isinstance(tag, str | int | float | None) for tag in tags):
             raise InputError(
                 f"'{data.label_column}': expected a list of tags, found {tags!r}", where=rows.location(index)
             )
