@@ -162,13 +162,175 @@ def test_moved_folder_is_the_same_run(folder: Path) -> None:
         assert output.finished
 
 
+def replace(folder: Path, **settings: Any) -> None:
+    """A finished run with seed 7 and --force."""
+    with open_output("finetune", stage(folder, seed=7, **settings), INPUTS, force=True) as output:
+        list(output.record([{"event": "train", "step": 1}]))
+        (output.trackers / "new").mkdir(parents=True)
+        output.put(writer("model.safetensors", "new weights"))
+        output.finish({"rows": 4})
+
+
 @pytest.mark.parametrize("make", [finish, interrupt], ids=["finished", "unfinished"])
 def test_force_removes_only_files_of_tinybert(make: Callable[[Path], None], folder: Path) -> None:
     make(folder)
     (folder / "notes.txt").write_text("foreign")
+    (folder / "checkpoints" / "mine").mkdir(parents=True)
+    (folder / "checkpoints" / "mine" / "model.bin").write_text("foreign")
+    replace(folder)
+    assert set(files(folder)) == {
+        "notes.txt", "checkpoints/mine/model.bin", "log.jsonl", "manifest.json", "metrics.json", "model.safetensors",
+        "run.yaml",
+    }  # fmt: skip
+    assert (folder / "model.safetensors").read_text() == "new weights"
+
+
+def unchanged(folder: Path, before: dict[str, bytes]) -> bool:
+    """Whether all files of before are there with their content."""
+    return files(folder).items() >= before.items()
+
+
+@pytest.mark.parametrize("make", [finish, interrupt], ids=["finished", "unfinished"])
+def test_earlier_run_stays_until_the_forced_one_is_finished(make: Callable[[Path], None], folder: Path) -> None:
+    make(folder)
+    before = files(folder)
     with open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output:
-        assert not output.finished and not output.resumed
-        assert set(files(folder)) == {"notes.txt", "checkpoints/started.json"}
+        assert not output.finished and not output.resumed and unchanged(folder, before)
+        list(output.record([{"event": "train", "step": 1}]))
+        output.put(writer("model.safetensors", "new weights"))
+        output.seal("step-00000001", writer("state.bin"))
+        assert unchanged(folder, before)
+        output.finish({"rows": 4})
+    assert (folder / "model.safetensors").read_text() == "new weights"
+    assert artifacts.verify_folder(folder)["seed"] == 7
+    assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("make", [finish, interrupt], ids=["finished", "unfinished"])
+@pytest.mark.parametrize("error", [InputError("no such column"), ZeroDivisionError()], ids=["input", "bug"])
+def test_forced_run_that_fails_leaves_the_earlier_one(
+    error: Exception, make: Callable[[Path], None], folder: Path
+) -> None:
+    make(folder)
+    before = files(folder)
+    with (
+        pytest.raises(type(error)),
+        open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output,
+    ):
+        list(output.record([{"event": "plan"}]))
+        raise error
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("make", [finish, interrupt], ids=["finished", "unfinished"])
+@pytest.mark.parametrize("force", [True, False])
+def test_interrupted_forced_run_is_resumed(make: Callable[[Path], None], force: bool, folder: Path) -> None:
+    make(folder)
+    before = files(folder)
+    with (
+        pytest.raises(Interrupted) as caught,
+        open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output,
+    ):
+        output.seal("step-00000004", writer("state.bin"))
+        raise Interrupted(signal.SIGTERM, "interrupted")
+    assert "run the same command again to resume" in str(caught.value) and unchanged(folder, before)
+    with open_output("finetune", stage(folder, seed=7), INPUTS, force=force) as output:
+        assert output.resumed and output.states()[0].name == "step-00000004" and unchanged(folder, before)
+        output.finish({"rows": 4})
+    assert artifacts.verify_folder(folder)["seed"] == 7 and not (folder / "checkpoints").exists()
+
+
+def test_finished_run_is_up_to_date_beside_an_unfinished_forced_one(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish(folder)
+    with pytest.raises(Interrupted), open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output:
+        output.seal("step-00000004", writer("state.bin"))
+        raise Interrupted(signal.SIGTERM, "interrupted")
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        assert output.finished
+    assert "unfinished run" in caplog.text
+    with open_output("finetune", stage(folder, seed=7), INPUTS) as output:
+        assert output.resumed
+
+
+def test_forced_run_does_not_discard_another_unfinished_one(folder: Path) -> None:
+    finish(folder)
+    with pytest.raises(Interrupted), open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output:
+        output.seal("step-00000004", writer("state.bin"))
+        raise Interrupted(signal.SIGTERM, "interrupted")
+    with pytest.raises(InputError), open_output("finetune", stage(folder, seed=8), INPUTS, force=True):
+        raise InputError("no such column")
+    with open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output:
+        assert output.resumed
+
+
+def test_force_resumes_an_unfinished_run_with_the_same_settings(folder: Path) -> None:
+    interrupt(folder, at=3)
+    with open_output("finetune", stage(folder), INPUTS, force=True) as output:
+        assert output.resumed
+
+
+def test_files_that_only_the_earlier_run_wrote_are_removed_with_it(folder: Path) -> None:
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        output.put(writer("train-00001-of-00002.parquet"))
+        output.finish({})
+    replace(folder)
+    assert "train-00001-of-00002.parquet" not in files(folder)
+
+
+def test_file_of_the_user_with_the_name_of_a_new_output_is_renamed(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        output.finish({})
+    (folder / "model.safetensors").write_text("foreign")
+    replace(folder)
+    assert (folder / "model.safetensors.before").read_text() == "foreign" and "model.safetensors.before" in caplog.text
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no code after it changes the disk."""
+
+
+@pytest.mark.parametrize("make", [finish, interrupt], ids=["finished", "unfinished"])
+@pytest.mark.parametrize("force", [True, False])
+def test_run_killed_while_it_replaces_another_is_completed_by_a_rerun(
+    make: Callable[[Path], None], force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, moves, completed = Path.replace, 0, 0
+
+    def replace_until(source: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += source.parent.name.startswith(".replacement") or source.name in ("manifest.json", "started.json")
+        if moves > allowed:
+            raise Killed
+        return original(source, target)
+
+    for allowed in range(1, 12):
+        folder, moves = tmp_path / str(allowed), 0
+        make(folder)
+        (folder / "notes.txt").write_text("foreign")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace_until)
+            try:
+                replace(folder)
+            except Killed:
+                pass
+            else:
+                break
+        seed = 7
+        if (folder / "manifest.json").exists():
+            seed = artifacts.verify_folder(folder)["seed"]  # usable: the earlier run or the new one
+        with open_output("finetune", stage(folder, seed=7), INPUTS, force=force or seed != 7) as output:
+            assert not output.finished or (folder / "trackers" / "new").is_dir()
+            if not output.finished:
+                output.put(writer("model.safetensors", "new weights"))
+                output.finish({"rows": 4})
+        assert artifacts.verify_folder(folder)["seed"] == 7
+        assert (folder / "notes.txt").exists() and not (folder / "checkpoints").exists()
+        completed += output.finished
+    assert completed > 4
 
 
 def test_folder_with_foreign_files_is_rejected(folder: Path) -> None:
@@ -291,7 +453,7 @@ def test_truncated_manifest_is_rejected(folder: Path) -> None:
 def test_changed_output_is_rejected(text: str, folder: Path) -> None:
     finish(folder)
     (folder / "model.safetensors").write_text(text)
-    with pytest.raises(InputError, match=r"model\.safetensors' does not match"):
+    with pytest.raises(InputError, match=r"model\.safetensors' is damaged or was changed"):
         artifacts.verify_folder(folder)
 
 
@@ -433,17 +595,9 @@ def test_run_failing_before_any_checkpoint_leaves_no_folder(folder: Path) -> Non
     assert not folder.exists()
 
 
-def test_run_failing_before_any_checkpoint_leaves_foreign_files(folder: Path) -> None:
-    finish(folder)
-    (folder / "notes.txt").write_text("foreign")
-    with pytest.raises(InputError), open_output("finetune", stage(folder), INPUTS, force=True):
-        raise InputError("no such column")
-    assert set(files(folder)) == {"notes.txt"}
-
-
 def test_rejected_export_is_no_checkpoint_to_resume_from(folder: Path) -> None:
     with pytest.raises(UserError), open_output("export", stage(folder), INPUTS) as output:
-        output.seal("export", writer("model.onnx"))
+        output.seal("final", writer("model.onnx"))
         raise UserError("the exported model does not match")
     assert not folder.exists()
 
@@ -460,8 +614,8 @@ def test_tracker_files_are_removed_with_the_run(folder: Path) -> None:
     with open_output("finetune", stage(folder), INPUTS) as output:
         track(output)
         output.finish({})
-    with open_output("finetune", stage(folder, seed=7), INPUTS, force=True):
-        assert not output.trackers.exists()
+    replace(folder)
+    assert [path.name for path in (folder / "trackers").iterdir()] == ["new"]
 
 
 def test_run_failing_after_a_checkpoint_can_be_resumed(folder: Path) -> None:

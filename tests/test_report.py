@@ -18,7 +18,7 @@ from conftest import run as run_stage
 from typer.testing import CliRunner
 
 from tinybert_cli import console
-from tinybert_cli.artifacts.atomic_files import digest
+from tinybert_cli.artifacts.hashes import digest
 from tinybert_cli.cli import app
 from tinybert_cli.errors import ConfigError, GateError, InputError
 from tinybert_cli.reports import budget

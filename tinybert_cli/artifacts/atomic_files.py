@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.errors import InputError, OutputError, UserError
-
-RERUN = "run the stage that wrote the folder again with --force"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,18 +44,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read '{path}': {error}", hint=RERUN) from error
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(value: object) -> str:
-    """sha256 of a JSON value; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        raise InputError(f"cannot read '{path}': {error}", hint="restore it, or remove its folder") from error
 
 
 def sync(path: Path) -> None:
@@ -117,10 +103,13 @@ def locked(folder: Path, *, skip: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-def as_user_error(error: Exception, folder: Path) -> Exception:
+def as_user_error(error: Exception, folder: Path, *, saved: str) -> Exception:
     """A UserError for a full disk, which every library reports differently, or for an output folder without permission.
 
     Any other error is returned unchanged.
+
+    Args:
+        saved: what a rerun finds, for the hint.
     """
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         in_folder = error.filename is not None and Path(error.filename).is_relative_to(folder)
@@ -130,7 +119,7 @@ def as_user_error(error: Exception, folder: Path) -> Exception:
     if no_space or _FULL_DISK.search(str(error)):
         return UserError(
             f"the disk is full: could not write to '{folder}'",
-            hint="free some space and run the same command again; finished files and checkpoints are kept",
+            hint=f"free some space, then run the same command {saved}",
         )
     return error
 

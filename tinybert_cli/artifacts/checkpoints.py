@@ -7,10 +7,11 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tinybert_cli.artifacts.atomic_files import as_user_error, file_hash, sync, write_json
+from tinybert_cli.artifacts.atomic_files import sync, write_json
+from tinybert_cli.artifacts.hashes import file_hash
 from tinybert_cli.events import Event
 
 log = logging.getLogger("tinybert")
@@ -64,9 +65,6 @@ class Checkpoints:
         """Writes the checkpoint `name` by `write(folder)`, seals it, then deletes the checkpoints in `drop`.
 
         In every other process than the main one, only `write` is called: it may write the part of that process.
-
-        Raises:
-            UserError: the disk is full.
         """
         folder = self.folder / name
         partial = folder.with_name(f".{name}.partial")
@@ -112,24 +110,22 @@ class Checkpoints:
 
     @contextmanager
     def temporary_folder(self, name: str) -> Iterator[Path]:
-        """An empty folder `checkpoints/<name>`, deleted at the end.
-
-        Raises:
-            UserError: the disk is full.
-        """
+        """An empty folder `checkpoints/<name>`, deleted at the end."""
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
             yield folder
-        except Exception as error:
-            raise as_user_error(error, self.output_dir) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self) -> None:
-        """Deletes the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Deletes the checkpoints, and the folder unless it holds something else."""
+        for name in self._names(_OWN):
+            path = self.folder / name
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            self.folder.rmdir()
 
 
 def _step_of(name: str) -> int:
@@ -159,4 +155,8 @@ def _is_intact(checkpoint: Path) -> bool:
 _SEAL = "seal.json"
 _STATE, _BEST = "step-{:0>8}", "best-{:0>8}"  # by optimizer step
 _STATE_NAME, _BEST_NAME = re.compile(r"step-\d{8,}"), re.compile(r"best-\d{8,}")
+_OWN = re.compile(
+    r"(step|best)-\d{8,}|candidates-\d{5,}|final|started\.json"  # what a run stores
+    r"|\.((step|best)-\d{8,}|candidates-\d{5,}|final|started\.json)\.partial|\.partial|\.scratch"  # while it is written
+)
 _RESUMABLE = ("step-", "candidates-")  # checkpoints that save work: of training, of augmentation

@@ -50,6 +50,4 @@ class Signals:
         if self._deferring and not self.received:
             self.received = number
             return
-        raise Interrupted(
-            number, f"interrupted by {signal.Signals(number).name}", hint="run the same command again to resume"
-        )
+        raise Interrupted(number, f"interrupted by {signal.Signals(number).name}", hint="run the same command again")

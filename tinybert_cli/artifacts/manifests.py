@@ -6,18 +6,20 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli.artifacts.atomic_files import RERUN, digest, file_hash, read_json
+from tinybert_cli.artifacts.atomic_files import read_json
+from tinybert_cli.artifacts.hashes import digest, remembered_hash
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError
 
 Description = dict[str, Any]  # identifies one input: path and hash, or Hub id and revision
 
 MANIFEST = "manifest.json"
+RERUN = "run the stage that wrote the folder again with --force"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -27,18 +29,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: it is missing, not readable, or was changed by hand.
     """
     path = folder / MANIFEST
-    manifest: dict[str, Any] = read_json(path)
-    checksum = manifest.get("checksum")
-    if checksum != digest({key: value for key, value in manifest.items() if key != "checksum"}):
-        raise InputError(
-            f"'{path}' was changed after the run that wrote it",
-            hint="restore it, or run the stage that wrote the folder again with --force",
-        )
+    try:
+        manifest: dict[str, Any] = read_json(path)
+        unchanged = manifest["checksum"] == digest({key: manifest[key] for key in manifest if key != "checksum"})
+    except (InputError, KeyError, TypeError) as error:
+        what = error.what if isinstance(error, InputError) else f"'{path}' is not a manifest of tinybert"
+        hint = "restore it, or move the folder away and run the stage that wrote it again"
+        raise InputError(what, hint=hint) from error
+    if not unchanged:
+        raise InputError(f"'{path}' was changed after the run that wrote it", hint=f"restore it, or {RERUN}")
     return manifest
 
 
-def verify_folder(folder: Path) -> dict[str, Any]:
+def verify_folder(folder: Path, *, also: Collection[str] = ()) -> dict[str, Any]:
     """The manifest of a finished folder whose files all have the size and the sha256 in it.
+
+    Documents may be edited or missing: no stage reads them.
+
+    Args:
+        also: documents that must be unchanged.
 
     Raises:
         InputError: the manifest or a file is missing or was changed.
@@ -46,10 +55,15 @@ def verify_folder(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     for entry in manifest["outputs"]:
         path = folder / entry["path"]
-        if not path.exists():
+        if _is_document(entry["path"]) and entry["path"] not in also:
+            continue
+        if not path.is_file():
             raise InputError(f"'{path}' is missing, but it is listed in '{folder / MANIFEST}'", hint=RERUN)
-        if path.stat().st_size != entry["bytes"] or file_hash(path) != entry["sha256"]:
-            raise InputError(f"'{path}' does not match its sha256 in '{folder / MANIFEST}'", hint=RERUN)
+        if path.stat().st_size != entry["bytes"] or remembered_hash(path) != entry["sha256"]:
+            raise InputError(
+                f"'{path}' is damaged or was changed: it does not match its sha256 in '{folder / MANIFEST}'",
+                hint=f"restore it, or {RERUN}",
+            )
     return manifest
 
 
@@ -61,11 +75,11 @@ def describe(path: Path, name: str | None = None) -> Description:
     """
     location = {"path": name or str(path)}
     if path.is_file():
-        return {**location, "sha256": file_hash(path)}
+        return {**location, "sha256": remembered_hash(path)}
     if (path / MANIFEST).exists():
         return {**location, "manifest": verify_folder(path)["checksum"]}
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    return {**location, "sha256": digest({str(file.relative_to(path)): file_hash(file) for file in files})}
+    hashes = {name: remembered_hash(path / name) for name in _content_files(path)}
+    return {**location, "sha256": digest(hashes)}
 
 
 def describe_model(folder: Path | None, name: str, revision: str | None) -> Description:
@@ -150,6 +164,19 @@ def git_commit() -> str | None:
     return completed.stdout.strip()
 
 
+def _content_files(folder: Path) -> list[str]:
+    """The files that make a folder what it is: without documents, and without hidden files and folders."""
+    names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return sorted(
+        str(name) for name in names if not _is_document(str(name)) and not any(p.startswith(".") for p in name.parts)
+    )
+
+
+def _is_document(name: str) -> bool:
+    """Whether a file is for people, so that no stage reads it and an edit changes no result."""
+    return name in ("metrics.json", "run.yaml") or name.endswith((".md", ".html"))
+
+
 def _content(described: Any) -> Any:
     """A description without the path: equal content has an equal one."""
     if isinstance(described, list):
@@ -170,8 +197,8 @@ def _short(value: Any) -> str:
 
 
 def _identity(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Command, settings and inputs, under the names of this version."""
-    identity = {key: run[key] for key in ("command", "settings", "inputs") if key in run}
+    """Command, settings, inputs and number of processes, under the names of this version."""
+    identity = {key: run[key] for key in ("command", "settings", "inputs", "processes") if key in run}
     old_key = {"finetune": "labels", "distill": "soft_labels"}.get(str(run.get("command")))  # of tinybert 0.1
     for name in ("settings", "inputs"):
         if old_key in identity.get(name, {}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -12,18 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli import configuration
-from tinybert_cli.artifacts.atomic_files import (
-    as_user_error,
-    digest,
-    file_hash,
-    locked,
-    now,
-    read_json,
-    sync,
-    write_json,
-)
+from tinybert_cli.artifacts import replacement
+from tinybert_cli.artifacts.atomic_files import as_user_error, locked, now, read_json, sync, write_json
 from tinybert_cli.artifacts.checkpoints import FOLDER as CHECKPOINTS
 from tinybert_cli.artifacts.checkpoints import Checkpoints, Write
+from tinybert_cli.artifacts.hashes import digest, file_hash
+from tinybert_cli.artifacts.input_paths import check_output_dir
 from tinybert_cli.artifacts.interrupts import Signals
 from tinybert_cli.artifacts.manifests import (
     MANIFEST,
@@ -36,14 +31,12 @@ from tinybert_cli.artifacts.manifests import (
     versions,
 )
 from tinybert_cli.artifacts.records import append_events, read_metrics
+from tinybert_cli.artifacts.replacement import LOG, LOGS, STARTED, TRACKERS, own_files
 from tinybert_cli.config import Stage
-from tinybert_cli.errors import InputError, OutputError, UserError
+from tinybert_cli.errors import InputError, Interrupted, OutputError
 from tinybert_cli.events import Event
 
-STARTED = f"{CHECKPOINTS}/started.json"  # settings, inputs and files of an unfinished run
-LOG = "log.jsonl"
-LOGS = {"run.log", LOG}  # still written to after the manifest
-TRACKERS = "trackers"  # the subfolder for experiment trackers, whose files are not in the manifest
+log = logging.getLogger("tinybert")
 
 
 @contextmanager
@@ -54,6 +47,7 @@ def open_output(
     *,
     force: bool = False,
     dry_run: bool = False,
+    same_processes: bool = False,
 ) -> Iterator[Output]:
     """The folder `config.output_dir`, locked, for one run of `command`.
 
@@ -62,79 +56,148 @@ def open_output(
     them. A dry run changes nothing.
 
     Args:
-        force: start over, after removing the files that tinybert wrote.
+        force: replace a finished run, or an unfinished one with other settings. It stays until the new run is finished.
+        same_processes: an unfinished run can only be resumed by as many processes as started it.
 
     Raises:
-        OutputError: the folder has other files, or a run with other settings or inputs; or another process uses it.
+        OutputError: the folder is or holds an input, has other files, or a run with other settings or inputs; or
+            another process uses it.
     """
-    output = Output(command, config, inputs, dry_run=dry_run)
+    check_output_dir(Path(config.output_dir), config, inputs)
+    processes = int(os.environ.get("WORLD_SIZE", "1")) if same_processes else None
+    output = Output(command, config, inputs, dry_run=dry_run, processes=processes)
     with locked(output.folder, skip=dry_run or not output.main), output.signals:
         try:
             output.open(force)
         except OSError as error:
-            raise as_user_error(error, output.folder) from error
+            output.remove_if_empty()
+            raise as_user_error(error, output.folder, saved="again") from error
         try:
             yield output
-        except UserError:
-            output.close_failed()
-            raise
-        except OSError as error:
-            output.close_failed()
-            raise as_user_error(error, output.folder) from error
+        except Exception as error:
+            user_error = output.close_failed(error)
+            if user_error is error:
+                raise
+            raise user_error from error
 
 
 class Output:
     """The output folder of one run. With several processes only the main one (rank 0) writes to it."""
 
-    def __init__(self, command: str, config: Stage, inputs: Mapping[str, Any], *, dry_run: bool = False) -> None:
+    def __init__(
+        self,
+        command: str,
+        config: Stage,
+        inputs: Mapping[str, Any],
+        *,
+        dry_run: bool = False,
+        processes: int | None = None,
+    ) -> None:
         self.folder = Path(config.output_dir)
         self.command = command
         self.settings = settings_of(config)
         self.inputs = dict(inputs)
         self.config = config
         self.seed = config.seed
+        self.processes = processes
         self.dry_run = dry_run
         self.finished = False
         self.resumed = False
         self.start = now()
         self.signals = Signals()
         self.main = int(os.environ.get("RANK", "0")) == 0
-        self.checkpoints = Checkpoints(self.folder, main=self.main)
+        self._build_in(self.folder)
 
     # -- open ------------------------------------------------------------------------------------------------
 
     def open(self, force: bool) -> None:
         """Finds out whether the run is new, unfinished or finished, and prepares the folder."""
-        manifest, started = self.folder / MANIFEST, self.folder / STARTED
-        if force or (started.exists() and not manifest.exists() and not self._can_resume()):
-            if self._writes:
-                self._start(own_folder=self._remove_own_files())
-        elif manifest.exists():
-            self._check_same_run(verify_folder(self.folder))
-            self.finished = True
-            if self._writes:
-                self.checkpoints.remove()
-                with suppress(PermissionError):  # another user may own the folder
-                    os.utime(manifest)  # so that make sees it as newer than its inputs
-        elif started.exists():
-            earlier = read_json(started)
-            self._check_same_run(earlier)
-            self.resumed = True
-            self.start = earlier["start"]
+        moving = replacement.finished(self.folder)
+        if moving is not None and self._writes:
+            replacement.complete(self.folder, moving)
+            force = force and bool(self._differences(self.folder))  # it may be the run that is forced
+        beside = replacement.folder_for(self.folder, self._identity())
+        if (self.folder / MANIFEST).exists():
+            if not force and (not _can_resume(beside) or not self._differences(self.folder)):
+                self._open_finished()
+            else:
+                self._open_beside(beside)
+        elif (self.folder / STARTED).exists() and _can_resume(self.folder):
+            if not self._differences(self.folder):
+                self._resume(self.folder)
+            elif force or _can_resume(beside):
+                self._open_beside(beside)
+            else:
+                self._check_same_run()
         elif self._writes:
-            self._start(own_folder=False)
+            self._start(own_folder=self._remove_own_files())
 
-    def close_failed(self) -> None:
-        """Removes the files of a run that failed before there was anything to resume from."""
-        if self._writes and not self.finished and not self._can_resume():
+    def _open_finished(self) -> None:
+        verify_folder(self.folder, also=["metrics.json"])
+        self._check_same_run()
+        self.finished = True
+        if self._writes:
+            self.checkpoints.remove()
+            replacement.remove_leftovers(self.folder)
+            with suppress(OSError):  # another user may own the folder, or it is read-only
+                os.utime(self.folder / MANIFEST)  # so that make sees it as newer than its inputs
+        for path in replacement.unfinished(self.folder):
+            log.warning("%s holds an unfinished run with --force; remove it if you do not need it", path)
+
+    def _open_beside(self, folder: Path) -> None:
+        """The run is built in a folder of its own until it is finished; the earlier run stays."""
+        own_files(self.folder)  # raises if the earlier run cannot be replaced
+        if _can_resume(folder):
+            self._resume(folder)
+            return
+        self._build_in(folder)
+        if self._writes:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            self._start(own_folder=True)
+
+    def _resume(self, folder: Path) -> None:
+        self._build_in(folder)
+        self.resumed = True
+        self.start = read_json(folder / STARTED)["start"]
+
+    def _build_in(self, folder: Path) -> None:
+        self._building = folder
+        self.checkpoints = Checkpoints(folder, main=self.main)
+
+    def close_failed(self, error: Exception) -> Exception:
+        """Removes the files of a run that failed before there was anything to resume from.
+
+        Returns:
+            The error for the user, which says what a rerun finds.
+        """
+        saved = "again"
+        if self._writes and not self.finished:
+            resumable = _can_resume(self._building)
+            saved = "again to resume" if resumable else "again; it starts from the beginning, as nothing was saved"
+            if not resumable:
+                self._remove_building()
+        if isinstance(error, Interrupted):
+            error.hint = "the run was finished already" if self.finished else f"run the same command {saved}"
+        return as_user_error(error, self.folder, saved=saved)
+
+    def _remove_building(self) -> None:
+        if self._building == self.folder:
             self._remove_own_files()
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
+        else:
+            shutil.rmtree(self._building, ignore_errors=True)
+        self.remove_if_empty()
+
+    def remove_if_empty(self) -> None:
+        """Removes the output folder and its checkpoints/, each if nothing is in it."""
+        for folder in (self.folder / CHECKPOINTS, self.folder):
+            with suppress(OSError):  # not empty
+                folder.rmdir()
 
     @property
     def trackers(self) -> Path:
         """The folder for the files of experiment trackers."""
-        return self.folder / TRACKERS
+        return self._building / TRACKERS
 
     def up_to_date(self) -> Event:
         """The event of a run that is finished already, with its metrics."""
@@ -147,31 +210,41 @@ class Output:
         if not self._writes:
             yield from events
             return
-        self._claim([LOG])
-        yield from append_events(self.folder / LOG, events)
+        self._claim({LOG: None})
+        yield from append_events(self._building / LOG, events)
 
     def put(self, write: Write) -> None:
-        """Calls `write(empty folder)` and moves the files to the output folder, each complete or not at all.
-
-        Raises:
-            UserError: the disk is full.
-        """
+        """Calls `write(empty folder)` and moves the files to the output folder, each complete or not at all."""
         if not self.main:
             return
         with self.checkpoints.temporary_folder(".partial") as partial:
             write(partial)
             names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
-            mode = stat.S_IMODE((self.folder / STARTED).stat().st_mode)
+            mode = stat.S_IMODE((self._building / STARTED).stat().st_mode)
             for name in names:
                 sync(partial / name)
                 (partial / name).chmod(mode)  # safetensors writes files that only the owner can read
-            self._claim(names)
+            self._claim({name: [(partial / name).stat().st_size, file_hash(partial / name)] for name in names})
             for name in names:
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (partial / name).replace(self.folder / name)
+                (self._building / name).parent.mkdir(parents=True, exist_ok=True)
+                (partial / name).replace(self._building / name)
+
+    def has(self, name: str) -> bool:
+        """Whether this run, or the one that it resumes, has put the file, and it is undamaged since."""
+        path, started = self._building / name, self._building / STARTED
+        files = _recorded_files(self._building) if started.exists() else {}
+        if files.get(name) is None or not path.is_file():
+            return False
+        size, sha256 = files[name]
+        if path.stat().st_size == size and file_hash(path) == sha256:
+            return True
+        log.warning("%s is damaged and is made again", path)
+        return False
 
     def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
         """Writes metrics.json, run.yaml and, as the last file, the manifest with the sha256 of every file.
+
+        A run that was built beside an earlier one then takes its place.
 
         Args:
             facts: further entries of the manifest.
@@ -185,27 +258,28 @@ class Output:
             (folder / "run.yaml").write_text(comment + configuration.dump(self.config), encoding="utf-8")
 
         self.put(write)
-        names = [name for name in _own_files(self.folder) if name not in LOGS]
+        files = {name: entry for name, entry in sorted(_recorded_files(self._building).items()) if name not in LOGS}
         manifest = {
             "command": self.command,
             "config_hash": digest(self.settings),
             "settings": self.settings,
             "seed": self.seed,
             **facts,
+            **({} if self.processes is None else {"processes": self.processes}),
             "machine": machine(),
             "versions": versions(),
             "git_commit": git_commit(),
             "start": self.start,
             "end": now(),
             "inputs": self.inputs,
-            "outputs": [
-                {"path": name, "bytes": (self.folder / name).stat().st_size, "sha256": file_hash(self.folder / name)}
-                for name in names
-            ],
+            "outputs": [{"path": name, "bytes": size, "sha256": sha256} for name, (size, sha256) in files.items()],
         }
-        write_json(self.folder / MANIFEST, {**manifest, "checksum": digest(manifest)})
-        self.finished = True
-        self.checkpoints.remove()
+        with self.signals.deferred():
+            write_json(self._building / MANIFEST, {**manifest, "checksum": digest(manifest)})
+            if self._building != self.folder:
+                replacement.complete(self.folder, self._building)
+            self.finished = True
+            self.checkpoints.remove()
 
     # -- checkpoints: see Checkpoints ------------------------------------------------------------------------
 
@@ -243,62 +317,76 @@ class Output:
 
     def _start(self, *, own_folder: bool) -> None:
         """Marks the folder as that of an unfinished run."""
-        checkpoints = self.checkpoints.folder
+        folder, checkpoints = self._building, self.checkpoints.folder
         # a process that was killed in this function leaves an empty folder, or a part of started.json
         started = checkpoints.is_dir() and all(path.name.startswith(".started") for path in checkpoints.iterdir())
-        foreign = sorted(path.name for path in self.folder.iterdir() if not (started and path == checkpoints))
+        foreign = sorted(path.name for path in folder.iterdir() if not (started and path == checkpoints))
         if foreign and not own_folder:
             raise OutputError(
-                f"output_dir '{self.folder}' holds files that tinybert did not write: {', '.join(foreign[:5])}",
+                f"output_dir '{folder}' holds files that tinybert did not write: {', '.join(foreign[:5])}",
                 hint="choose another output_dir, or move them away; --force removes only what tinybert wrote",
             )
         checkpoints.mkdir(exist_ok=True)
-        write_json(self.folder / STARTED, {**self._identity(), "start": self.start, "files": []})
+        write_json(folder / STARTED, {**self._identity(), "start": self.start, "files": {}})
 
-    def _claim(self, names: Iterable[str]) -> None:
-        """Lists files in started.json as written by this run, before they exist."""
-        started = read_json(self.folder / STARTED)
-        started["files"] = sorted({*started["files"], *names})
-        write_json(self.folder / STARTED, started)
-
-    def _can_resume(self) -> bool:
-        """Whether there is a checkpoint or a finished file to resume from."""
-        if not (self.folder / STARTED).exists():
-            return False
-        files = set(read_json(self.folder / STARTED)["files"]) - LOGS
-        return bool(files) or self.checkpoints.can_resume()
+    def _claim(self, files: Mapping[str, list[Any] | None]) -> None:
+        """Lists files in started.json as written by this run, with size and sha256, before they are moved there."""
+        started = read_json(self._building / STARTED)
+        started["files"] = {**_recorded_files(self._building), **files}
+        write_json(self._building / STARTED, started)
 
     def _identity(self) -> dict[str, Any]:
-        return {"command": self.command, "settings": self.settings, "inputs": self.inputs}
+        processes = {} if self.processes is None else {"processes": self.processes}
+        return {"command": self.command, "settings": self.settings, "inputs": self.inputs, **processes}
 
-    def _check_same_run(self, earlier: Mapping[str, Any]) -> None:
-        lines = differences(earlier, self._identity())
+    def _differences(self, folder: Path) -> list[str]:
+        """What differs between this run and the one in the folder."""
+        earlier = read_json(folder / (MANIFEST if (folder / MANIFEST).exists() else STARTED))
+        identity = self._identity()
+        if (folder / MANIFEST).exists() or "processes" not in earlier:
+            earlier, identity = {**earlier, "processes": None}, {**identity, "processes": None}
+        return differences(earlier, identity)
+
+    def _check_same_run(self) -> None:
+        lines = self._differences(self.folder)
         if not lines:
             return
-        state = "a finished run" if (self.folder / MANIFEST).exists() else "an unfinished run"
+        finished = (self.folder / MANIFEST).exists()
         listed = "\n".join(f"     {line}" for line in lines[:12])
         more = f"\n     ... and {len(lines) - 12} more" if len(lines) > 12 else ""
         raise OutputError(
-            f"output_dir '{self.folder}' holds {state} with other settings or inputs:\n{listed}{more}",
-            hint="choose another output_dir, or --force to start over",
+            f"output_dir '{self.folder}' holds {'a finished' if finished else 'an unfinished'} run with other settings "
+            f"or inputs:\n{listed}{more}",
+            hint=f"choose another output_dir, or --force to {'replace it' if finished else 'start over'}",
         )
 
     def _remove_own_files(self) -> bool:
         """Removes the files that tinybert wrote and no others; returns whether the folder was written by tinybert."""
-        own_folder = (self.folder / MANIFEST).exists() or (self.folder / STARTED).exists()
-        try:
-            names = _own_files(self.folder)
-        except (InputError, KeyError, TypeError) as error:
-            raise OutputError(
-                f"cannot read the manifest in '{self.folder}', so tinybert cannot tell which files it wrote",
-                hint="move the folder away, or choose another output_dir",
-            ) from error
-        for name in [MANIFEST, *names]:  # the manifest first: without it the folder is unfinished
+        own_folder = (self.folder / STARTED).exists()
+        for name in own_files(self.folder):
             (self.folder / name).unlink(missing_ok=True)
         if own_folder:
-            self.checkpoints.remove()
             shutil.rmtree(self.trackers, ignore_errors=True)
+            self.checkpoints.remove()
         return own_folder
+
+
+def _can_resume(folder: Path) -> bool:
+    """Whether there is a checkpoint or a finished file to resume from."""
+    if not (folder / STARTED).exists():
+        return False
+    return bool(_recorded_files(folder).keys() - LOGS) or Checkpoints(folder, main=False).can_resume()
+
+
+def _recorded_files(folder: Path) -> dict[str, Any]:
+    """The files in started.json: name → size and sha256; None for logs."""
+    try:
+        files = read_json(folder / STARTED)["files"]
+        return dict(files) if isinstance(files, dict) else dict.fromkeys(files)  # a list in tinybert 0.1
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(
+            f"'{folder / STARTED}' is damaged, so the run in '{folder}' cannot be resumed", hint="remove that folder"
+        ) from error
 
 
 def _shell_word(text: str) -> str:
@@ -307,17 +395,3 @@ def _shell_word(text: str) -> str:
         return shlex.quote(text)
     letters = (c if c.isprintable() and c not in "\\'" else f"\\U{ord(c):08x}" for c in text)
     return f"$'{''.join(letters)}'"
-
-
-def _own_files(folder: Path) -> list[str]:
-    """The files in the folder that a run wrote, finished or not."""
-    names: set[str] = set()
-    if (folder / MANIFEST).exists():
-        names |= {entry["path"] for entry in read_json(folder / MANIFEST)["outputs"]}
-    if (folder / STARTED).exists():
-        names |= set(read_json(folder / STARTED)["files"])
-    if names:
-        names |= LOGS
-    inside = folder.resolve()
-    paths = ((name, folder / name) for name in names)  # a manifest from elsewhere may list any path
-    return sorted(name for name, path in paths if path.is_file() and path.parent.resolve().is_relative_to(inside))

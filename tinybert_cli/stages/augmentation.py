@@ -138,7 +138,7 @@ def _masked_lm_candidates(
             output.seal(names[begin], partial(_write, arrays))
         yield {"event": "candidates", "texts": min(begin + TEXTS_PER_FILE, len(texts)), "of": len(texts)}
     accelerator.wait_for_everyone()  # the other processes must not look for files that the first has not written yet
-    files = [_read(output.folder / "checkpoints" / name) for name in names.values()]
+    files = [_read(output.checkpoints.folder / name) for name in names.values()]
     arrays = {name: np.concatenate([file[name] for file in files]) for name in files[0]}
     number = {text: index for index, text in enumerate(texts)}
     return _Candidates(masked_lm.words, number, _starts(arrays["counts"]), arrays["positions"], arrays["candidates"])

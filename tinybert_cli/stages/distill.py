@@ -35,7 +35,7 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     if teacher is not None:
         inputs["teacher"] = artifacts.describe_model(teacher.folder, teacher.name, models.commit(teacher))
     inputs |= artifacts.describe_all(data.sources(config.data, splits))
-    with artifacts.open_output("distill", config, inputs, force=force, dry_run=dry_run) as output:
+    with artifacts.open_output("distill", config, inputs, force=force, dry_run=dry_run, same_processes=True) as output:
         if output.finished:
             yield output.up_to_date()
         else:

@@ -29,7 +29,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
         inputs["label_dataset"] = artifacts.describe(data.existing_folder(config.label_dataset, "label_dataset"))
         splits = ["validation"]
     inputs |= artifacts.describe_all(data.sources(config.data, splits))
-    with artifacts.open_output("finetune", config, inputs, force=force, dry_run=dry_run) as output:
+    with artifacts.open_output("finetune", config, inputs, force=force, dry_run=dry_run, same_processes=True) as output:
         if output.finished:
             yield output.up_to_date()
         else:

@@ -76,7 +76,7 @@ def _label(
 
     total = sum(map(len, splits.values()))
     shards = labelling.shards_of(splits)
-    missing = [name for name in shards if not labelling.is_finished(output.folder, name, shards[name][0], spec)]
+    missing = [name for name, (split, _) in shards.items() if not labelling.is_finished(output, name, split, spec)]
     planned: dict[str, Any] = {}
     needed = 0
     if spec is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinybert_cli import data, loops, models, tasks
+from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.predictor import Predictor
 from tinybert_cli.stages.layer_states import LayerStateSpec
@@ -87,10 +87,10 @@ def shards_of(splits: Mapping[str, Rows]) -> dict[str, tuple[str, range]]:
     }
 
 
-def is_finished(folder: Path, shard: str, split: str, spec: LayerStateSpec | None) -> bool:
-    """Whether an earlier run wrote the shard with all its files."""
+def is_finished(output: artifacts.Output, shard: str, split: str, spec: LayerStateSpec | None) -> bool:
+    """Whether an earlier run wrote the shard with all its files, and they are undamaged."""
     states = [] if spec is None or split not in TRAINING_SPLITS else data.states_files(shard, spec.shapes)
-    return all((folder / name).exists() for name in (shard, *states))
+    return all(output.has(name) for name in (shard, *states))
 
 
 def shard_writer(
