@@ -20,7 +20,10 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     if limit is None or config.get("position_biased_input") is False:
         return None
     if config.get("model_type") in AFTER_PADDING:
-        return int(limit) - (config.get("pad_token_id") or 0) - 1
+        padding = (
+            1 if config["model_type"] == "mpnet" else config.get("pad_token_id") or 0
+        )  # MPNet does not read its own
+        return int(limit) - padding - 1
     return int(limit)
 
 

@@ -43,6 +43,7 @@ class Export:
     precision: str  # of the weights
     code: str  # Python code that loads and runs a model folder with transformers
     command: str  # the shell command that predicts with it
+    pair: bool = False  # whether it takes two texts
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def load_onnx(folder: Path) -> OnnxSession:
 
 def onnx_usage(export: Export) -> dict[str, str]:
     return {
-        "ONNX Runtime": f"```python\n{_CODE.format(folder=export.folder)}\n```",
+        "ONNX Runtime": f"```python\n{_CODE.format(folder=export.folder, text=_PAIR if export.pair else _TEXT)}\n```",
         "tinybert": f"```sh\n{export.command}\n```\n\nThis needs no torch.",
         "transformers": f"Load {export.model}, the original; this export is for ONNX Runtime.",
     }
@@ -155,9 +155,11 @@ _CODE = """import numpy as np, onnxruntime, tokenizers
 
 tokenizer = tokenizers.Tokenizer.from_file("{folder}/tokenizer.json")
 session = onnxruntime.InferenceSession("{folder}/model.onnx")
-text = tokenizer.encode("Better than it looks.")
+text = tokenizer.encode({text})
 values = {{"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}}
 logits = session.run(None, {{node.name: np.array([values[node.name]]) for node in session.get_inputs()}})"""
+
+_TEXT, _PAIR = '"Better than it looks."', '"Better than it looks.", "It looks bad."'
 
 ONNX = Format(
     weights=FILE,

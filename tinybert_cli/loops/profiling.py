@@ -58,9 +58,9 @@ def cold_start(model: str, text: str) -> tuple[float, int]:
     Raises:
         RuntimeError: `tinybert predict` fails.
     """
-    command = [sys.executable, "-m", "tinybert_cli", "predict", model, text]
+    command = [sys.executable, "-m", "tinybert_cli", "predict", model]
     starter = [sys.executable, "-c", _STARTER]
-    completed = subprocess.run([*starter, *command], check=True, capture_output=True, text=True)
+    completed = subprocess.run([*starter, *command], input=text, check=True, capture_output=True, encoding="utf-8")
     code, seconds, peak = json.loads(completed.stdout)
     if code:
         raise RuntimeError(f"tinybert predict {model} ended with exit code {code}")

@@ -64,7 +64,12 @@ def _tokenizer_type(folder: Path) -> str | None:
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: Source) -> None:
     """InputError if the tokenizer has ids without an embedding in the model, or another padding id."""
-    tokens, embeddings = max(tokenizer.get_vocab().values()) + 1, model.get_input_embeddings().num_embeddings
+    try:
+        embeddings = len(model.get_input_embeddings().weight)
+    except NotImplementedError as error:  # CANINE embeds characters
+        family = model.config.model_type
+        raise InputError(f"'{source.name}' is a {family} model, which has no embeddings of tokens") from error
+    tokens = max(tokenizer.get_vocab().values()) + 1
     if tokens > embeddings:
         raise InputError(
             f"the tokenizer of '{source.name}' does not match the model: it has {tokens:,} tokens, "

@@ -27,7 +27,7 @@ def card(
     task, form, folder = tasks.find_prediction_task(config.task), formats.find(config.format), str(output.folder)
     pair = len(config.data.text_columns) == 2
     command = f"tinybert predict {folder} {task.example_input(pair=pair)}"
-    export = formats.Export(folder, config.model, precision, task.usage(folder, config.data), command)
+    export = formats.Export(folder, config.model, precision, task.usage(folder, config.data), command, pair)
     limitations = [
         f"Its predictions equal those of {config.model} on {facts['agreement']:.2%} of the rows used for verification; "
         f"the largest difference of a logit is {facts['max_abs_logit_difference']:.2g}. The limitations of that model "

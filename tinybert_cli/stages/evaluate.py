@@ -299,11 +299,20 @@ def _costs(
         if "parameters" in candidate.facts
     }
     if latency.startup:
-        text = "\t".join(str(rows.column(column)[0]) for column in settings.text_columns)
+        text = _typed(rows, settings)
         starts = {name: loops.cold_start(candidate.source.name, text) for name, candidate in candidates.items()}
         costs["startup_ms"] = {name: milliseconds for name, (milliseconds, _) in starts.items()}
         costs["peak_memory_bytes"] = {name: peak for name, (_, peak) in starts.items()}
     return costs
+
+
+def _typed(rows: Rows, settings: Data) -> str:
+    """The first row with text in every column, as a line of input for `tinybert predict`."""
+    for values in zip(*map(rows.column, settings.text_columns), strict=True):
+        words = [value if isinstance(value, list) else str(value).split() for value in values]
+        if all(words):
+            return "\t".join(" ".join(column) for column in words)
+    raise InputError("every row is empty", where=rows.location(0), hint="set latency.startup: false")
 
 
 def _require(numbers: Mapping[str, float], config: Eval) -> None:
