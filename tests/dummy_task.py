@@ -18,7 +18,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.metrics import Metric, Statistics
 from tinybert_cli.tasks.base import PredictionTask
 from tinybert_cli.tasks.encoding import encode_texts
-from tinybert_cli.types import Array, Predictions, Rows
+from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 
 @dataclass(frozen=True)
@@ -84,22 +84,27 @@ class Rating(PredictionTask):
             raise InputError("all ratings are the same")
 
     def predictions(
-        self, logits: Array, row_offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
+        self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
     ) -> Predictions:
         return Predictions(logits.argmax(-1).tolist(), logits=logits)
 
-    def hard_labels(self, logits: Array, row_offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
+    def hard_labels(self, logits: Array, layout: Layout | None, min_confidence: float) -> tuple[Array, Array]:
         return logits.argmax(-1), np.ones(len(logits), dtype=bool)
 
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         return {"agreement": float(np.mean(np.asarray(predictions.values) == np.asarray(reference.values)))}
 
-    def ensemble(self, logits: Sequence[Array], weights: Sequence[float]) -> Array:
+    def ensemble(self, logits: Sequence[Array], weights: Sequence[float], layout: Layout | None = None) -> Array:
         mean: Array = np.average(np.stack(logits), axis=0, weights=np.asarray(weights))
         return mean
 
     def format_prediction(
-        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
+        self,
+        texts: Sequence[str],
+        logits: Array,
+        layout: Layout | None,
+        names: Sequence[str],
+        config: Mapping[str, Any],
     ) -> dict[str, Any]:
         return {"prediction": "*" * int(logits.argmax()) or "no stars", "rating": int(logits.argmax())}
 

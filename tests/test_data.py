@@ -20,7 +20,7 @@ from tinybert_cli import data
 from tinybert_cli.config import Data
 from tinybert_cli.data import BucketBatches, Examples, SoftLabels
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.types import Encoded, Rows
+from tinybert_cli.types import Encoded, Layout, Rows
 
 TEXTS = ["the soup was warm", "a dull evening", "we laughed, twice"]
 LABELS = ["good", "bad", "good"]
@@ -717,19 +717,23 @@ def test_soft_labels_select_rows_and_logits_together() -> None:
     assert selected.logits.tolist() == [[2.0]]
 
 
-def test_several_predictions_per_row_are_read_back_by_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("token_spans", [None, np.array([[0, -1, -1], [0, 0, 1], [1, 2, 3]], dtype=np.int32)])
+def test_several_predictions_per_row_are_read_back_by_row(token_spans: Any, tmp_path: Path) -> None:
     rows = Rows({"tokens": [["a", "b"], [], ["c"]]}, (("t", 3),))
     logits = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], dtype=np.float32)
-    data.write_soft_labels(
-        tmp_path / "train-0.parquet", rows, logits, np.array([0, 2, 2, 3]), columns={}, dtype="float32"
-    )
+    layout = Layout(np.array([0, 2, 2, 3]), token_spans)
+    data.write_soft_labels(tmp_path / "train-0.parquet", rows, logits, layout, columns={}, dtype="float32")
     soft_labels = data.read_soft_labels(tmp_path, ["train-0.parquet"])
-    assert soft_labels.offsets is not None
-    assert (soft_labels.logits.tolist(), soft_labels.offsets.tolist()) == (logits.tolist(), [0, 2, 2, 3])
+    assert soft_labels.rows.columns.keys() == {"tokens"}
+    assert soft_labels.layout is not None
+    assert (soft_labels.logits.tolist(), soft_labels.layout.row_offsets.tolist()) == (logits.tolist(), [0, 2, 2, 3])
     selected = soft_labels.select(np.array([2, 0]))
     assert selected.rows.column("tokens") == [["c"], ["a", "b"]]
-    assert selected.offsets is not None
-    assert (selected.logits[:, 0].tolist(), selected.offsets.tolist()) == ([4.0, 0.0, 2.0], [0, 1, 3])
+    assert selected.layout is not None
+    assert (selected.logits[:, 0].tolist(), selected.layout.row_offsets.tolist()) == ([4.0, 0.0, 2.0], [0, 1, 3])
+    spans = selected.layout.token_spans
+    assert (spans is None) == (token_spans is None)
+    assert spans is None or spans.tolist() == [[1, 2, 3], [0, -1, -1], [0, 0, 1]]
 
 
 def test_soft_labels_head_beyond_the_rows_gives_all_rows() -> None:

@@ -12,6 +12,7 @@ import pytest
 import sklearn.metrics
 from official_scripts import conlleval, squad
 from scipy import stats
+from span_reference import word_layout
 
 from tinybert_cli import metrics, tasks
 from tinybert_cli.config import Data
@@ -20,7 +21,7 @@ from tinybert_cli.metrics.calibration import temperature_scaling
 from tinybert_cli.metrics.probabilities import sigmoid, softmax
 from tinybert_cli.metrics.regression import RegressionMetric
 from tinybert_cli.metrics.slices import slice_scores
-from tinybert_cli.types import Array, Predictions, Rows, concatenated_ranges
+from tinybert_cli.types import Array, Layout, Predictions, Rows, concatenated_ranges
 
 CLASSES = ["a", "b", "c", "d"]
 TAGS = ["O", "B-LOC", "B-PER", "I-LOC", "I-PER"]
@@ -36,7 +37,7 @@ class Scored:
     rows: Rows
     names: list[str]
     logits: Array
-    row_offsets: Array | None = None
+    layout: Layout | None = None
     data: Data = field(default_factory=Data)
 
     @property
@@ -47,7 +48,7 @@ class Scored:
 
     @property
     def predictions(self) -> Predictions:
-        return self.task.predictions(self.logits, self.row_offsets, self.names, self.rows, self.data)
+        return self.task.predictions(self.logits, self.layout, self.names, self.rows, self.data)
 
     @property
     def statistics(self) -> metrics.Statistics:
@@ -63,11 +64,10 @@ class Scored:
         """These rows in this order; a row may be repeated."""
         chosen = np.asarray(list(indices))
         rows = self.rows.select(chosen.tolist())
-        if self.row_offsets is None:
+        if self.layout is None:
             return replace(self, rows=rows, logits=self.logits[chosen])
-        counts = np.diff(self.row_offsets)[chosen]
-        logits = self.logits[concatenated_ranges(self.row_offsets, chosen)]
-        return replace(self, rows=rows, logits=logits, row_offsets=np.cumsum([0, *counts]))
+        logits = self.logits[concatenated_ranges(self.layout.row_offsets, chosen)]
+        return replace(self, rows=rows, logits=logits, layout=self.layout.select(chosen))
 
     def with_logits(self, logits: Array) -> Scored:
         return replace(self, logits=logits)
@@ -111,7 +111,7 @@ def tagging(rows: int = 60, seed: int = 0) -> Scored:
     tags = [[TAGS[label] for label in labels[begin:end]] for begin, end in itertools.pairwise(row_offsets)]
     data = rows_of(tokens=[["word"] * len(row) for row in tags], tags=tags)
     columns = Data(text_column_names="tokens", label_column_name="tags")
-    return Scored(tasks.find_prediction_task("token-classification"), data, TAGS, logits, row_offsets, columns)
+    return Scored(tasks.find_prediction_task("token-classification"), data, TAGS, logits, Layout(row_offsets), columns)
 
 
 def question_answering(rows: int = 60, seed: int = 0) -> Scored:
@@ -130,10 +130,9 @@ def question_answering(rows: int = 60, seed: int = 0) -> Scored:
         logits.append(marks + random.normal(size=marks.shape))
     data = rows_of(question=["q"] * rows, context=contexts, answers=answers)
     columns = Data(text_column_names=["question", "context"], label_column_name="answers")
-    row_offsets = np.cumsum([0, *map(len, logits)])
     values = np.concatenate(logits).astype(np.float32)
     task = tasks.find_prediction_task("question-answering")
-    return Scored(task, data, ["begin", "end"], values, row_offsets, columns)
+    return Scored(task, data, ["begin", "end"], values, word_layout(contexts), columns)
 
 
 MAKERS = [classification, multi_label, regression, tagging, question_answering]
@@ -366,7 +365,7 @@ def test_constant_predictions_give_finite_numbers_without_warning(make: Any) -> 
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_few_rows_give_finite_numbers_without_warning(make: Any, rows: int) -> None:
     scored = make()
-    nonempty = [0] if scored.row_offsets is None else np.flatnonzero(np.diff(scored.row_offsets))[:1]
+    nonempty = [0] if scored.layout is None else np.flatnonzero(np.diff(scored.layout.row_offsets))[:1]
     check_finite(scored.select([*nonempty, *range(1, rows)]))
 
 
@@ -425,7 +424,8 @@ def test_constant_tags_give_finite_numbers(tag: str) -> None:
 @pytest.mark.filterwarnings("error")
 def test_rows_without_words_give_finite_numbers() -> None:
     scored = tagging()
-    counts = np.diff(scored.row_offsets)
+    assert scored.layout is not None
+    counts = np.diff(scored.layout.row_offsets)
     empty, other = int(np.flatnonzero(counts == 0)[0]), int(np.flatnonzero(counts)[0])
     check_finite(scored.select([empty, empty, empty, other]))  # some resamples have no word
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 from conftest import BAD, GOOD, make_config, run, write_base_model, write_rows
 from official_scripts import squad
+from span_reference import word_layout
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerFast
@@ -25,8 +27,8 @@ from tinybert_cli.config import Data
 from tinybert_cli.data import Examples
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import spans
-from tinybert_cli.metrics.spans import SpanMetric
-from tinybert_cli.types import Array, Encoded, Predictions, Rows
+from tinybert_cli.metrics.spans import NO_ANSWER, SpanMetric
+from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
 TASK = tasks.find_prediction_task("question-answering")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -67,52 +69,39 @@ ROWS = rows_of(
 )
 
 
-def tokens_read(encoded: Encoded, tokenizer: Any) -> list[list[list[str]]]:
-    """For each window the tokens at which begin and end of each of its words are predicted."""
-    batch = Examples.of(encoded).__getitems__(range(len(encoded.offsets) - 1))
-    tokens = np.array(tokenizer.convert_ids_to_tokens(batch["input_ids"].flatten().tolist()))
-    read = tokens[batch["positions"].numpy()].tolist()
-    assert encoded.window_offsets is not None
-    return [read[begin:end] for begin, end in zip(encoded.window_offsets[:-1], encoded.window_offsets[1:], strict=True)]
-
-
-# -- words ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("It's 3.5 km.", ["It", "'", "s", "3", ".", "5", "km", "."]),
-        ("东京和Tokyo 2020", ["东", "京", "和", "Tokyo", "2020"]),
-        ("snake_case ", ["snake", "_", "case"]),
-        ("", []),
-    ],
-)
-def test_words_are_letters_or_punctuation_or_chinese_characters(text: str, words: list[str]) -> None:
-    assert [text[begin:end] for begin, end in spans.word_spans(text)] == words
-
-
 # -- encode --------------------------------------------------------------------------------------------------
 
 
-def test_word_begins_at_its_first_token_and_ends_at_its_last(tokenizer: Any) -> None:
+def layout_of(encoded: Encoded) -> Layout:
+    assert encoded.layout is not None and encoded.layout.token_spans is not None
+    return encoded.layout
+
+
+def texts_of(encoded: Encoded, contexts: list[str]) -> list[list[str]]:
+    """For each row the context's tokens as texts; "" for other tokens."""
+    rows = zip(spans.token_spans_by_row(layout_of(encoded)), contexts, strict=True)
+    return [[context[begin:end] if begin >= 0 else "" for _, begin, end in row] for row, context in rows]
+
+
+def test_every_token_has_a_prediction_and_its_characters(tokenizer: Any) -> None:
     encoded = TASK.encode(ROWS, settings(), tokenizer)
-    first, second = tokens_read(encoded, tokenizer)
-    assert first == [["[CLS]"] * 2, ["ada"] * 2, ["wrote"] * 2, ["it"] * 2, ["in"] * 2, ["184", "##3"], ["."] * 2]
-    assert second == [["[CLS]"] * 2, ["long"] * 2, ["ago"] * 2, ["."] * 2]
-    assert encoded.row_offsets is not None
-    assert (encoded.row_offsets.tolist(), encoded.truncated) == ([0, 7, 11], 0)
+    first, second = texts_of(encoded, ROWS.column("context"))
+    assert first == [*[""] * 6, "Ada", "wrote", "it", "in", "184", "3", ".", ""]
+    assert second == [*[""] * 5, "Long", "ago", ".", ""]
+    batch = Examples.of(encoded).__getitems__([0, 1])
+    assert batch["positions"].tolist() == [*range(14), *range(14, 23)]
+    assert (layout_of(encoded).row_offsets.tolist(), encoded.truncated) == ([0, 14, 23], 0)
 
 
-def test_each_word_of_a_long_context_is_in_one_window(tokenizer: Any) -> None:
+def test_tokens_of_a_long_context_are_in_overlapping_windows(tokenizer: Any) -> None:
     context = " ".join(["long ago and then"] * 5)
-    rows = rows_of(("who", context, answers(("then", 14))))
+    rows = rows_of(("who", context, answers(("then", 13))))
     encoded = TASK.encode(rows, settings(max_seq_length=12, doc_stride=4), tokenizer)
-    read = tokens_read(encoded, tokenizer)
-    assert len(read) > 2
-    assert [begin for window in read for begin, _ in window] == ["[CLS]", *context.split()]
-    positions = Examples.of(encoded).__getitems__([1])["positions"] % 12
-    assert positions.min() > 3  # the first words of the second window are further inside the first window
+    (row,) = spans.token_spans_by_row(layout_of(encoded))
+    parts = [row[window] for window in spans.windows(row)]
+    assert [part[0].tolist() for part in parts] == [[number, -1, -1] for number in range(len(parts))]
+    ends = [part[part[:, 1] >= 0] for part in parts]
+    assert len(parts) > 2 and all(after[0, 1] < before[-1, 1] for before, after in itertools.pairwise(ends))
 
 
 def test_long_question_is_truncated_and_counted(tokenizer: Any) -> None:
@@ -120,14 +109,16 @@ def test_long_question_is_truncated_and_counted(tokenizer: Any) -> None:
     encoded = TASK.encode(rows, settings(max_seq_length=16), tokenizer)
     assert encoded.truncated == 1
     assert max(np.diff(encoded.offsets)) <= 16
-    assert sum(map(len, tokens_read(encoded, tokenizer))) == 7
+    (texts,) = texts_of(encoded, [CONTEXT])
+    assert {"Ada", "wrote", "it", "in", "184", "3", "."} <= {*texts}
 
 
-def test_word_without_tokens_is_predicted_too(tokenizer: Any) -> None:
-    encoded = TASK.encode(rows_of(("who", "\u200b", answers()), ("who", "", answers())), settings(), tokenizer)
-    assert encoded.row_offsets is not None
-    assert encoded.row_offsets[-1] == 1 + len(spans.word_spans("\u200b")) + 1
+def test_context_without_tokens_has_no_answer(tokenizer: Any) -> None:
+    rows = rows_of(("who", "\u200b", answers()), ("who", "", answers()))
+    encoded = TASK.encode(rows, settings(), tokenizer)
     assert encoded.empty == [1]
+    logits = np.ones((len(layout_of(encoded).token_spans), 2), dtype=np.float32)  # type: ignore[arg-type]
+    assert TASK.predictions(logits, encoded.layout, [], rows, settings()).values == ["", ""]
 
 
 def test_one_text_column_is_an_error(tokenizer: Any) -> None:
@@ -138,20 +129,25 @@ def test_one_text_column_is_an_error(tokenizer: Any) -> None:
 # -- gold answers --------------------------------------------------------------------------------------------
 
 
-def test_labels_mark_first_and_last_word_of_the_first_answer() -> None:
-    rows = rows_of(("q", CONTEXT, answers(("in 1843", 13), ("1843", 16))), ("q", "Long ago.", answers()))
+def test_labels_are_the_characters_of_the_first_answer() -> None:
+    rows = rows_of(
+        ("q", CONTEXT, answers(("in 1843", 13), ("1843", 16))), ("q", "Long ago.", answers()), ("q", "Long.", None)
+    )
     labels = TASK.labels(rows, settings(), TASK.label_names(rows, settings(), model_names=None))
     assert labels is not None
-    assert [np.flatnonzero(column).tolist() for column in labels.T] == [[4, 7], [5, 7]]
+    assert labels.tolist() == [[13, 20], [NO_ANSWER] * 2, [NO_LABEL] * 2]
 
 
-def test_answer_inside_a_word_is_extended_to_the_word() -> None:
-    labels = TASK.labels(rows_of(("q", "the 1990s", answers(("1990", 4)))), settings(), [])
+def test_answer_inside_a_token_is_extended_to_the_token(tokenizer: Any) -> None:
+    rows = rows_of(("q", "the 1843s", answers(("1843", 4))))
+    layout = Layout(np.array([0, 3]), np.array([[0, -1, -1], [0, 0, 3], [0, 4, 9]]))
+    (row,) = spans.token_spans_by_row(layout)
+    labels = TASK.labels(rows, settings(), [])
     assert labels is not None
-    assert labels.tolist() == [[0, 0], [0, 0], [1, 1]]
+    assert spans.answer_tokens(row, *labels[0].tolist()) == [(2, 2)]
 
 
-@pytest.mark.parametrize("begin", [1, 40])
+@pytest.mark.parametrize("begin", [1, 40, -3, -21])
 def test_answer_not_at_answer_start_is_an_error_with_its_row(begin: int) -> None:
     with pytest.raises(InputError, match="is not at character") as caught:
         TASK.labels(rows_of(("q", CONTEXT, answers(("Ada", begin)))), settings(), [])
@@ -184,12 +180,12 @@ def logits_for(*rows: tuple[int, int, int], value: float = 8.0) -> Array:
     return np.concatenate(parts)
 
 
-OFFSETS = np.array([0, 7, 11])
+LAYOUT = word_layout(["Ada wrote it in 1843.", "Long ago."])
 
 
 def predictions_of(logits: Array) -> Predictions:
     """Predictions for ROWS."""
-    return TASK.predictions(logits, OFFSETS, [], ROWS, settings())
+    return TASK.predictions(logits, LAYOUT, [], ROWS, settings())
 
 
 def test_prediction_is_the_text_of_the_best_span() -> None:
@@ -197,33 +193,41 @@ def test_prediction_is_the_text_of_the_best_span() -> None:
     assert predictions.values == ["in 1843", ""]
     assert predictions.confidences is not None and predictions.spans is not None
     assert predictions.confidences[0] == pytest.approx((np.exp(8) / (np.exp(8) + 6)) ** 2)
-    assert predictions.spans.tolist() == [[4, 5], [0, 0]]
+    assert predictions.spans.tolist() == [[13, 20], [0, 0]]
+
+
+def tokens(count: int) -> Array:
+    """[CLS] and `count` tokens of two characters with a space between them."""
+    begins = np.arange(count) * 3
+    context = np.stack([np.zeros(count), begins, begins + 2], axis=1)
+    return np.concatenate([[[0, -1, -1]], context]).astype(np.int32)
 
 
 def test_best_spans_are_the_best_of_all_spans() -> None:
-    random = np.random.default_rng(0)
-    begins, ends = random.normal(size=80), random.normal(size=80)
-    every = sorted(
-        ((begins[i] + ends[j], i, j) for i in range(80) for j in range(i, min(80, i + spans.LONGEST))), reverse=True
-    )
-    assert spans.best_spans(begins, ends, 7) == [(i, j, pytest.approx(score)) for score, i, j in every[:7]]
-    assert spans.best_span(begins, ends) == spans.best_spans(begins, ends, 1)[0]
+    logits = np.random.default_rng(0).normal(size=(81, 2))
+    pairs = ((i, j) for i in range(1, 81) for j in range(i, min(81, i + spans.LONGEST)))
+    every = sorted(((logits[i, 0] + logits[j, 1], 3 * i - 3, 3 * j - 1) for i, j in pairs), reverse=True)
+    best = spans.best_spans(logits, tokens(80), 7)
+    assert best == [(begin, end, pytest.approx(score)) for score, begin, end in every[:7]]
+    assert spans.best_spans(logits, tokens(80), 1) == best[:1]
 
 
 def test_span_never_ends_before_it_begins_and_is_not_too_long() -> None:
-    begins, ends = np.zeros(60), np.zeros(60)
-    begins[50], ends[3] = 5, 6
-    assert spans.best_span(begins, ends) != (50, 3, 11.0)
-    first, last, _ = spans.best_span(np.eye(99)[0] * 9, np.eye(99)[98] * 9)
-    assert 0 <= last - first < spans.LONGEST
+    logits = np.zeros((100, 2))
+    logits[50, 0], logits[3, 1] = 5, 6
+    ((begin, end, score),) = spans.best_spans(logits, tokens(99), 1)
+    assert (begin < end, score) == (True, 6.0)
+    far = np.zeros((100, 2))
+    far[1, 0] = far[99, 1] = 9
+    ((begin, end, _),) = spans.best_spans(far, tokens(99), 1)
+    assert end - begin <= 3 * spans.LONGEST
 
 
 def test_rows_below_min_confidence_have_missing_labels() -> None:
     logits = np.concatenate([logits_for((6, 1, 1)), logits_for((3, 2, 2), value=0.5)])
-    labels, selected = TASK.hard_labels(logits, OFFSETS, 0.5)
+    labels, selected = TASK.hard_labels(logits, LAYOUT, 0.5)
     assert selected.tolist() == [True, False]
-    assert np.flatnonzero(labels[:7, 0]).tolist() == [1]
-    assert np.isnan(labels[7:]).all()
+    assert labels.tolist() == [[0, 3], [NO_LABEL] * 2]
 
 
 # -- threshold of no answer ----------------------------------------------------------------------------------
@@ -256,10 +260,13 @@ class AlternatingRows:
         assert isinstance(metric, SpanMetric)
         return metric
 
+    @property
+    def layout(self) -> Layout:
+        return word_layout(self.rows.column("context"))
+
     def f1(self, logits: Array, thresholds: dict[str, Any]) -> float:
-        row_offsets = self.metric.row_offsets
-        logits = TASK.apply_thresholds(logits, row_offsets, thresholds)
-        predictions = TASK.predictions(logits, row_offsets, [], self.rows, settings())
+        logits = TASK.apply_thresholds(logits, self.layout, thresholds)
+        predictions = TASK.predictions(logits, self.layout, [], self.rows, settings())
         return metrics.score(self.metric, predictions)["f1"]
 
 
@@ -267,7 +274,7 @@ def test_tuned_threshold_is_the_best_on_the_rows() -> None:
     logits = logits_with_null_ahead(1.0, 3.0, 2.0, 5.0)  # answerable rows: 1 and 2 ahead; unanswerable: 3 and 5
     data = AlternatingRows(4)
     assert data.f1(logits, {}) == 0.5  # without a threshold, no answer wins in every row
-    tuned = data.metric.tune_thresholds(logits)
+    tuned = data.metric.tune_thresholds(logits, data.layout)
     assert tuned == {"null_score_diff_threshold": pytest.approx(2.5)}
     assert data.f1(logits, tuned) == 1.0
     assert tuned.keys() == set(TASK.tuned_settings)
@@ -277,7 +284,7 @@ def test_tuned_threshold_is_the_best_on_the_rows() -> None:
 def test_tuned_threshold_is_at_least_as_good_as_any_other(seed: int) -> None:
     logits = logits_with_null_ahead(*np.random.default_rng(seed).normal(size=20).round(1))
     data = AlternatingRows(20)
-    best = data.f1(logits, data.metric.tune_thresholds(logits))
+    best = data.f1(logits, data.metric.tune_thresholds(logits, data.layout))
     others = [{"null_score_diff_threshold": value} for value in np.linspace(-3, 3, 121)]
     assert best >= max(data.f1(logits, other) for other in others)
 
@@ -286,9 +293,9 @@ def test_model_never_abstains_if_every_row_has_an_answer() -> None:
     rows = rows_of(("Who?", CONTEXT, answers(("Ada", 0))))
     metric = TASK.metric(rows, settings(), [])
     assert metric is not None
-    logits, row_offsets = logits_for((6, 0, 0)) + logits_for((6, 1, 1), value=1.0), np.array([0, 7])
-    logits = TASK.apply_thresholds(logits, row_offsets, metric.tune_thresholds(logits))
-    assert TASK.predictions(logits, row_offsets, [], rows, settings()).values == ["Ada"]
+    logits, layout = logits_for((6, 0, 0)) + logits_for((6, 1, 1), value=1.0), word_layout([CONTEXT])
+    logits = TASK.apply_thresholds(logits, layout, metric.tune_thresholds(logits, layout))
+    assert TASK.predictions(logits, layout, [], rows, settings()).values == ["Ada"]
 
 
 # -- metrics -------------------------------------------------------------------------------------------------
@@ -359,7 +366,7 @@ def test_metrics_of_rows_that_do_not_exist_are_omitted(gold: tuple[str, int] | N
     rows = rows_of(("q", CONTEXT, answers(gold) if gold else answers()))
     metric = TASK.metric(rows, settings(), [])
     assert metric is not None
-    predictions = TASK.predictions(logits_for((6, 1, 1)), np.array([0, 7]), [], rows, settings())
+    predictions = TASK.predictions(logits_for((6, 1, 1)), word_layout([CONTEXT]), [], rows, settings())
     assert metrics.score(metric, predictions).keys() == {*TASK.metrics, "answered", *names}
 
 
@@ -404,42 +411,56 @@ def test_fidelity_to_itself_is_perfect_and_to_others_is_not() -> None:
 
 @pytest.fixture
 def batch(tokenizer: Any) -> dict[str, torch.Tensor]:
+    """ROWS in windows of 14 and 9 tokens."""
     labels = TASK.labels(ROWS, settings(), [])
     assert labels is not None
-    return Examples.of(TASK.encode(ROWS, settings(), tokenizer), labels=labels).__getitems__([0, 1])
+    encoded = TASK.encode(ROWS, settings(), tokenizer)
+    return Examples.of(encoded, **TASK.align({"labels": labels}, None, encoded)).__getitems__([0, 1])
+
+
+WINDOWS = ((0, 14), (14, 23))
 
 
 def softmax(values: Array) -> Array:
     return np.exp(values) / np.exp(values).sum(0)
 
 
-def test_soft_labels_compare_the_words_of_each_window(batch: dict[str, torch.Tensor]) -> None:
+def test_soft_labels_compare_all_tokens_of_each_window(batch: dict[str, torch.Tensor]) -> None:
     random = np.random.default_rng(0)
-    student, teacher = random.normal(size=(11, 2)), random.normal(size=(11, 2))
-    expected = -np.mean([
-        (softmax(teacher[a:b] / 3) * np.log(softmax(student[a:b] / 3))).sum(0) for a, b in ((0, 7), (7, 11))
-    ])  # fmt: skip
+    student, teacher = random.normal(size=(23, 2)), random.normal(size=(23, 2))
+    expected = -np.mean([(softmax(teacher[a:b] / 3) * np.log(softmax(student[a:b] / 3))).sum(0) for a, b in WINDOWS])
     soft = losses.LOSS_SETS["span"].soft_labels
     outputs = [{"logits": torch.from_numpy(logits)} for logits in (student, teacher)]
     assert soft(*outputs, batch, temperature=3.0).item() == pytest.approx(expected * 9, rel=1e-5)
 
 
-def test_hard_labels_use_the_windows_with_the_answer(batch: dict[str, torch.Tensor]) -> None:
-    student = np.random.default_rng(1).normal(size=(11, 2))
-    first = np.log(softmax(student[:7]))[1]
+def test_hard_labels_are_the_cross_entropy_over_all_tokens(batch: dict[str, torch.Tensor]) -> None:
+    student = np.random.default_rng(1).normal(size=(23, 2))
+    first = np.log(softmax(student[:14]))[6]  # Ada
     hard = losses.LOSS_SETS["span"].hard_labels
     both = hard({"logits": torch.from_numpy(student)}, {}, batch).item()
-    assert both == pytest.approx(-np.mean([first, np.log(softmax(student[7:]))[0]]), rel=1e-5)
-    batch["labels"][7:] = torch.nan
+    assert both == pytest.approx(-np.mean([first, np.log(softmax(student[14:]))[0]]), rel=1e-5)
+    batch["labels"][14:] = torch.nan
     assert hard({"logits": torch.from_numpy(student)}, {}, batch).item() == pytest.approx(-first.mean(), rel=1e-5)
 
 
-def test_gradient_is_finite_if_a_window_has_no_words(batch: dict[str, torch.Tensor]) -> None:
-    logits = torch.zeros(7, 2, requires_grad=True)
-    truncated = {**batch, "positions": batch["positions"][:7], "labels": batch["labels"][:7]}
-    losses.LOSS_SETS["span"].soft_labels({"logits": logits}, {"logits": torch.ones(7, 2)}, truncated).backward()
-    assert logits.grad is not None
-    assert logits.grad.isfinite().all()
+def test_hard_labels_equal_the_loss_of_transformers(batch: dict[str, torch.Tensor]) -> None:
+    logits = torch.randn(14, 2, generator=torch.Generator().manual_seed(0))
+    ours = losses.LOSS_SETS["span"].hard_labels(
+        {"logits": logits}, {}, {"labels": batch["labels"][:14], "positions": torch.arange(14),
+        "attention_mask": torch.ones(1, 14)},
+    )  # fmt: skip
+    begin, end = (torch.nn.functional.cross_entropy(column[None], torch.tensor([6])) for column in logits.T)
+    assert ours.item() == pytest.approx(((begin + end) / 2).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_soft_labels_have_their_minimum_at_the_teacher(batch: dict[str, torch.Tensor], temperature: float) -> None:
+    teacher = torch.randn(23, 2, generator=torch.Generator().manual_seed(0))
+    student = teacher.clone().requires_grad_()
+    soft = losses.LOSS_SETS["span"].soft_labels
+    soft({"logits": student}, {"logits": teacher}, batch, temperature=temperature).backward()
+    assert student.grad is not None and student.grad.abs().max() < 1e-6
 
 
 NARROW = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
@@ -501,10 +522,13 @@ def test_teacher_and_students_learn_the_task(cascade: Path) -> None:
     assert metrics_of(cascade / "student2")["eval_f1"] > 0.6
 
 
-def test_label_dataset_has_the_logits_of_every_word(cascade: Path) -> None:
+def test_label_dataset_has_logits_and_characters_of_every_token(cascade: Path) -> None:
     table = pq.read_table(cascade / "labels" / "train-00000-of-00001.parquet").to_pydict()
-    counts = [len(spans.word_spans(context)) + 1 for context in table["context"]]
-    assert [len(logits) for logits in table["teacher_logits"]] == counts
+    for logits, token_spans, context in zip(
+        table["teacher_logits"], table["teacher_token_spans"], table["context"], strict=True
+    ):
+        assert len(logits) == len(token_spans)
+        assert {context[begin:end] for _, begin, end in token_spans if begin >= 0} == {*context.split()}
     predictions = zip(table["teacher_prediction"], table["context"], strict=True)
     assert all(prediction in context for prediction, context in predictions)
 
@@ -552,48 +576,48 @@ def test_eval_scores_models_side_by_side(cascade: Path) -> None:
 
 
 @pytest.fixture
-def decoded_words(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of words of every context that was decoded, in order."""
-    calls: list[int] = []
+def decoded_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows were decoded, as its only number."""
+    calls = [0]
     best_spans = spans.best_spans
 
-    def counted(begins: Array, ends: Array, count: int) -> list[tuple[int, int, float]]:
-        calls.append(len(begins))
-        return best_spans(begins, ends, count)
+    def counted(logits: Array, token_spans: Array, count: int) -> list[tuple[int, int, float]]:
+        calls[0] += 1
+        return best_spans(logits, token_spans, count)
 
     monkeypatch.setattr(spans, "best_spans", counted)
     return calls
 
 
-def word_counts(file: Path) -> list[int]:
-    return [len(spans.word_spans(json.loads(line)["context"])) for line in file.read_text().splitlines()]
+def row_count(file: Path) -> int:
+    return len(file.read_text().splitlines())
 
 
-def test_eval_decodes_each_row_once_per_model(cascade: Path, decoded_words: list[int]) -> None:
+def test_eval_decodes_each_row_once_per_model(cascade: Path, decoded_rows: list[int]) -> None:
     models = {"teacher": str(cascade / "teacher"), "student": str(cascade / "student")}
     run_stage("eval", cascade, "eval-once", models=models, latency=None, bootstrap=50, slices=["question"])
-    assert decoded_words == word_counts(cascade / "data" / "validation.jsonl") * 2
+    assert decoded_rows[0] == row_count(cascade / "data" / "validation.jsonl") * 2
 
 
-def test_training_decodes_twice_per_evaluation_to_tune_and_to_predict(cascade: Path, decoded_words: list[int]) -> None:
+def test_training_decodes_twice_per_evaluation_to_tune_and_to_predict(cascade: Path, decoded_rows: list[int]) -> None:
     rows = run_stage("finetune", cascade, "twice", model=cascade / "base", training__max_steps=2)
     evaluations = sum(row["event"] == "evaluate" for row in rows) + 1  # the last one scores the finished folder
-    assert decoded_words == word_counts(cascade / "data" / "validation.jsonl") * 2 * evaluations
+    assert decoded_rows[0] == row_count(cascade / "data" / "validation.jsonl") * 2 * evaluations
 
 
-def test_training_decodes_once_if_every_row_has_an_answer(cascade: Path, decoded_words: list[int]) -> None:
+def test_training_decodes_once_if_every_row_has_an_answer(cascade: Path, decoded_rows: list[int]) -> None:
     lines = (cascade / "data" / "validation.jsonl").read_text().splitlines()
     file = write_rows(cascade / "answerable.jsonl", [row for row in map(json.loads, lines) if row["answers"]["text"]])
     rows = run_stage(
         "finetune", cascade, "once", model=cascade / "base", training__max_steps=2, data__validation_file=str(file)
     )
     evaluations = sum(row["event"] == "evaluate" for row in rows) + 1
-    assert decoded_words == word_counts(file) * evaluations
+    assert decoded_rows[0] == row_count(file) * evaluations
 
 
-def test_gen_soft_labels_decodes_each_row_once(cascade: Path, decoded_words: list[int]) -> None:
+def test_gen_soft_labels_decodes_each_row_once(cascade: Path, decoded_rows: list[int]) -> None:
     run_stage("gen-soft-labels", cascade, "labels-once", teacher=cascade / "teacher", check_teacher=False)
-    assert decoded_words == word_counts(cascade / "data" / "train.jsonl")
+    assert decoded_rows[0] == row_count(cascade / "data" / "train.jsonl")
 
 
 def test_export_predicts_the_same_without_torch(cascade: Path) -> None:

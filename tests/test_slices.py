@@ -14,7 +14,7 @@ from tinybert_cli.metrics.classification import ClassificationMetric
 from tinybert_cli.metrics.entities import TaggingMetric
 from tinybert_cli.metrics.multi_label import MultiLabelMetric
 from tinybert_cli.metrics.slices import MOST_VALUES, by_value, most_frequent, regressions, slice_scores, slices
-from tinybert_cli.types import Array, Predictions
+from tinybert_cli.types import Array, Layout, Predictions
 
 
 def masks(labels: str) -> dict[str, Array]:
@@ -190,7 +190,7 @@ def test_slice_score_is_the_metric_on_its_rows() -> None:
 def test_word_accuracy_of_a_slice_counts_its_words_not_its_rows() -> None:
     metric = TaggingMetric(np.array([0, 0, 0, 0, 0]), np.array([0, 1, 5]), ["O", "B-PER"])
     logits = np.eye(2)[[0, 1, 1, 1, 0]]  # right: 1 of 1 word, 1 of 4 words
-    statistics = metric.statistics(Predictions([], None, logits, metric.row_offsets))
+    statistics = metric.statistics(Predictions([], None, logits, Layout(metric.row_offsets)))
     scores = slice_scores(metric, statistics, {"all": np.array([True, True])}, "word_accuracy")
     assert scores == pytest.approx({"all": 2 / 5})  # the mean over the rows would be 0.625
     assert metric.row_scores(statistics).tolist() == [1.0, 0.25]

@@ -17,7 +17,7 @@ from tinybert_cli.data import Examples, splits
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.entities import TaggingMetric, entities, scheme_of
 from tinybert_cli.models import load_tokenizer, locate
-from tinybert_cli.types import Array, Predictions, Rows, concatenated_ranges
+from tinybert_cli.types import Array, Layout, Predictions, Rows, concatenated_ranges
 
 TASK = tasks.find_prediction_task("token-classification")
 NAMES = ["O", "B-LOC", "B-PER", "I-LOC", "I-PER"]
@@ -217,8 +217,8 @@ def test_row_that_is_not_a_list_of_words_is_an_error_with_its_row(bad: Any, toke
 def tokens_read(rows: Rows, tokenizer: Any, order: list[int] | None = None, **values: Any) -> tuple[list[str], Array]:
     """The token at which each word is predicted, in batches of two windows in that order, and the index of the word."""
     encoded = TASK.encode(rows, settings(**values), tokenizer)
-    assert encoded.row_offsets is not None
-    examples = Examples.of(encoded, number=np.arange(int(encoded.row_offsets[-1])))
+    assert encoded.layout is not None
+    examples = Examples.of(encoded, number=np.arange(int(encoded.layout.row_offsets[-1])))
     tokens: list[str] = []
     numbers: list[int] = []
     for start in range(0, len(examples), 2):
@@ -268,7 +268,7 @@ def test_two_text_columns_are_an_error(tokenizer: Any) -> None:
 
 def predictions_of(logits: Array, metric: TaggingMetric) -> Predictions:
     rows = rows_of(*((["word"] * len(tags), None) for tags in metric.references))
-    return TASK.predictions(logits, metric.row_offsets, metric.names, rows, settings())
+    return TASK.predictions(logits, Layout(metric.row_offsets), metric.names, rows, settings())
 
 
 def random_logits(seed: int = 0, names: list[str] = NAMES) -> tuple[Array, TaggingMetric]:
@@ -354,7 +354,7 @@ def test_fidelity_is_computed_word_by_word() -> None:
 
 def test_words_below_min_confidence_are_missing_labels() -> None:
     logits = np.log([[0.9, 0.1], [0.5, 0.5], [0.6, 0.4]])
-    labels, selected = TASK.hard_labels(logits, np.array([0, 2, 3]), 0.8)
+    labels, selected = TASK.hard_labels(logits, Layout(np.array([0, 2, 3])), 0.8)
     assert (labels.tolist(), selected.tolist()) == ([0, -100, -100], [True, False])
 
 

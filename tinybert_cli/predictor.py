@@ -17,7 +17,7 @@ import numpy as np
 
 from tinybert_cli import formats, input_limits, tasks
 from tinybert_cli.errors import InputError
-from tinybert_cli.types import Array, Encoded, Rows, padded
+from tinybert_cli.types import Array, Encoded, Layout, Rows, padded
 
 if TYPE_CHECKING:
     import torch
@@ -94,8 +94,9 @@ class Predictor:
         inputs = self._parsed(given)
         for begin in range(0, len(given), BATCH_SIZE):
             chunk = slice(begin, begin + BATCH_SIZE)
-            for text, parts, logits in zip(given[chunk], inputs[chunk], self._row_logits(inputs[chunk]), strict=True):
-                output = self.task.format_prediction(parts, logits, self.label_names, self.config)
+            outputs = self._row_logits(inputs[chunk])
+            for text, parts, (logits, layout) in zip(given[chunk], inputs[chunk], outputs, strict=True):
+                output = self.task.format_prediction(parts, logits, layout, self.label_names, self.config)
                 yield {"text": text if isinstance(text, str) else "\t".join(text), **output}
 
     @property
@@ -153,18 +154,19 @@ class Predictor:
         columns = self.inputs.text_columns
         return tasks.in_words(columns) if columns else " or ".join(map(_count, counts))
 
-    def _row_logits(self, inputs: Sequence[tuple[str, ...]]) -> Iterator[Array]:
-        """The raw logits of each input (P, C)."""
+    def _row_logits(self, inputs: Sequence[tuple[str, ...]]) -> Iterator[tuple[Array, Layout | None]]:
+        """The raw logits of each input (P, C), and their layout."""
         names = self.inputs.text_columns or COLUMNS[: len(inputs[0])]
         values = zip(*map(self.task.row_of, inputs), strict=True)
         rows = Rows(dict(zip(names, map(list, values), strict=True)), (("the texts", len(inputs)),))
         encoded = self.task.encode(rows, self.inputs.data(list(names)), self.tokenizer)
         logits = self._all_logits(encoded)
-        if encoded.row_offsets is None:
-            yield from logits[:, None]
+        layout = encoded.layout
+        if layout is None:
+            yield from ((values[None], None) for values in logits)
         else:
-            for begin, end in zip(encoded.row_offsets[:-1], encoded.row_offsets[1:], strict=True):
-                yield logits[begin:end]
+            for row, (begin, end) in enumerate(layout.ranges()):
+                yield logits[begin:end], layout.select(np.array([row]))
 
     def _all_logits(self, encoded: Encoded) -> Array:
         """The logits (P, C) of all windows, like `loops.predict_all`, which needs torch."""
@@ -177,9 +179,8 @@ class Predictor:
                 parts.append(logits)
                 continue
             for row, window in enumerate(windows):
-                positions = encoded.positions[encoded.window_offsets[window] : encoded.window_offsets[window + 1]]
-                one_token = positions.ndim == 1  # for all numbers of a prediction
-                parts.append(logits[row][positions] if one_token else np.take_along_axis(logits[row], positions, 0))
+                begin, end = encoded.window_offsets[window : window + 2]
+                parts.append(logits[row][encoded.positions[begin:end]])
         return np.concatenate(parts)
 
 

@@ -6,6 +6,7 @@ one prediction.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -76,6 +77,24 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Which predictions each row has, for tasks with several per row, and where their tokens are."""
+
+    row_offsets: Array  # (N + 1,) where the predictions of each row begin
+    token_spans: Array | None = None  # (P, 3), see `metrics.spans`
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Begin and end of the predictions of each row."""
+        yield from itertools.pairwise(self.row_offsets.tolist())
+
+    def select(self, rows: Array) -> Layout:
+        """Of these rows (indices), in this order."""
+        counts = np.diff(self.row_offsets)[rows]
+        spans = None if self.token_spans is None else self.token_spans[concatenated_ranges(self.row_offsets, rows)]
+        return Layout(np.concatenate([[0], np.cumsum(counts)]), spans)
+
+
+@dataclass(frozen=True)
 class Encoded:
     """Tokenized rows, unpadded, in flat arrays.
 
@@ -86,9 +105,9 @@ class Encoded:
     offsets: Array  # (W + 1,) where the tokens of each window begin
     truncated: int  # rows that were longer than max_seq_length
     empty: list[int]  # rows without any text
-    positions: Array | None = None  # (P,), or (P, C) for each of its numbers: the token of its window that is read
+    positions: Array | None = None  # (P,) the token of its window that is read
     window_offsets: Array | None = None  # (W + 1,) where the predictions of each window begin
-    row_offsets: Array | None = None  # (N + 1,) where the predictions of each row begin
+    layout: Layout | None = None  # which predictions each row has
 
 
 class Examples(Protocol):
@@ -109,8 +128,8 @@ class Predictions:
     values: Sequence[Any]  # (N,)
     confidences: Array | None = None  # (N,)
     logits: Array | None = None  # (P, C), thresholds applied
-    row_offsets: Array | None = None  # (N + 1,) where the predictions of each row begin in `logits`; None: one each
-    spans: Array | None = None  # (N, 2) first and last word of each value, if it is a span of a context
+    layout: Layout | None = None  # which of `logits` belong to which row; None: one each
+    spans: Array | None = None  # (N, 2) first and last character of each value, if it is a span of a context
 
     def __len__(self) -> int:
         return len(self.values)
@@ -124,11 +143,10 @@ class Predictions:
 
     def by_row(self) -> Iterator[Array]:
         """The logits of each row (P of that row, C)."""
-        if self.row_offsets is None:
+        if self.layout is None:
             yield from self.known_logits[:, None]
         else:
-            for begin, end in zip(self.row_offsets[:-1], self.row_offsets[1:], strict=True):
-                yield self.known_logits[begin:end]
+            yield from (self.known_logits[begin:end] for begin, end in self.layout.ranges())
 
 
 def padded(tokens: Mapping[str, tuple[Array, int]], offsets: Array, windows: Array) -> dict[str, Array]:
@@ -145,4 +163,5 @@ def padded(tokens: Mapping[str, tuple[Array, int]], offsets: Array, windows: Arr
 
 def concatenated_ranges(offsets: Array, indices: Array) -> Array:
     """The integers from offsets[i] to offsets[i + 1], for each i of `indices`, concatenated."""
-    return np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in indices])
+    ranges = [np.arange(offsets[index], offsets[index + 1]) for index in indices]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *ranges])

@@ -30,7 +30,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     offsets: Array  # (W + 1,) where each window begins
     targets: Mapping[str, Array] = field(default_factory=dict)  # name → (P, ...): labels, teacher_logits
     window_offsets: Array | None = None  # (W + 1,) where the predictions of each window begin; None: one each
-    positions: Array | None = None  # (P,), or (P, C): the token of each prediction, or of each of its numbers
+    positions: Array | None = None  # (P,) the token of each prediction
     states: LayerStates | None = None  # layer states of a teacher for these windows
 
     @classmethod
@@ -54,8 +54,8 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The windows as one batch, padded to the longest: input_ids and so on (B, T), targets (P, ...).
 
-        If windows have several predictions, `positions` (P,) or (P, C) are their indices into the B · T tokens. With
-        layer states, the batch has `teacher_<name>` (B, T, ...) for each of them.
+        If windows have several predictions, `positions` (P,) are their indices into the B · T tokens. With layer
+        states, the batch has `teacher_<name>` (B, T, ...) for each of them.
         """
         windows = np.asarray(indices)
         arrays = padded(self.tokens, self.offsets, windows)
@@ -65,8 +65,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         if self.window_offsets is not None and self.positions is not None:
             window_starts = np.arange(len(windows)) * length  # (B,) in the flattened B · T tokens
             starts = np.repeat(window_starts, np.diff(self.window_offsets)[windows])  # (P,)
-            positions = self.positions[predictions]
-            batch["positions"] = torch.from_numpy(starts.reshape(-1, *[1] * (positions.ndim - 1)) + positions)
+            batch["positions"] = torch.from_numpy(starts + self.positions[predictions])
         if self.states is not None:
             batch |= self.states.batch(windows, length)
         return batch | {name: torch.from_numpy(values[predictions]) for name, values in self.targets.items()}

@@ -15,13 +15,14 @@ import numpy as np
 from tinybert_cli.data.column_types import as_array
 from tinybert_cli.data.readers import read_file
 from tinybert_cli.errors import InputError, nearest
-from tinybert_cli.types import Array, Rows, concatenated_ranges
+from tinybert_cli.types import Array, Layout, Rows, concatenated_ranges
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TRAINING_PREFIXES = ("train-", "augmented-", "unlabeled-")  # of the shards to train on, in the order they are read
 LOGITS, PREDICTION = "teacher_logits", "teacher_prediction"  # the columns that a label dataset adds
+TOKEN_SPANS = "teacher_token_spans"  # ... if the predictions are those of tokens
 AUGMENTED = TRAINING_PREFIXES.index("augmented-")
 
 
@@ -31,7 +32,7 @@ class SoftLabels:
 
     rows: Rows
     logits: Array  # (P, C)
-    offsets: Array | None = None  # (N + 1,) where the predictions of each row begin; None: one each
+    layout: Layout | None = None  # which predictions each row has; None: one each
     split_indices: Array | None = None  # (N,) index into TRAINING_PREFIXES of each row; None: all rows are in train
 
     @property
@@ -43,15 +44,14 @@ class SoftLabels:
 
     def prediction_indices(self, rows: Array) -> Array:
         """Indices of the predictions of these rows, in the order of the rows."""
-        return rows if self.offsets is None else concatenated_ranges(self.offsets, rows)
+        return rows if self.layout is None else concatenated_ranges(self.layout.row_offsets, rows)
 
     def select(self, rows: Array) -> SoftLabels:
         """Only these rows (indices), in this order, with their predictions."""
-        counts = None if self.offsets is None else np.diff(self.offsets)[rows]
         return SoftLabels(
             self.rows.select(rows.tolist()),
             self.logits[self.prediction_indices(rows)],
-            None if counts is None else np.concatenate([[0], np.cumsum(counts)]),
+            None if self.layout is None else self.layout.select(rows),
             None if self.split_indices is None else self.split_indices[rows],
         )
 
@@ -83,10 +83,10 @@ def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
     parts = [read_file(folder / name) for name in shards]
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
     columns = {name: [v for part in parts for v in part.columns.get(name, [None] * len(part))] for name in names}
-    logits, offsets = _flat(columns.pop(LOGITS))
+    logits, layout = _flat(columns.pop(LOGITS), columns.pop(TOKEN_SPANS, None))
     rows = Rows(columns, tuple(origin for part in parts for origin in part.origins))
     split_indices = np.repeat([_split_index(name) for name in shards], [len(part) for part in parts])
-    return SoftLabels(rows, logits, offsets, split_indices)
+    return SoftLabels(rows, logits, layout, split_indices)
 
 
 def training_shards(files: Iterable[str]) -> list[str]:
@@ -95,13 +95,14 @@ def training_shards(files: Iterable[str]) -> list[str]:
     return sorted(shards, key=lambda name: (_split_index(name), name))
 
 
-def _flat(by_row: list[Any]) -> tuple[Array, Array | None]:
-    """One prediction of C numbers per row → (N, C), None; a list of predictions per row → (P, C), (N + 1,)."""
+def _flat(by_row: list[Any], token_spans: list[Any] | None) -> tuple[Array, Layout | None]:
+    """One prediction of C numbers per row → (N, C), None; a list of predictions per row → (P, C) and their layout."""
     is_nested = any(logits and isinstance(logits[0], list) for logits in by_row)
     if not is_nested:
         return np.asarray(by_row, dtype=np.float32), None
     flat = np.asarray([prediction for logits in by_row for prediction in logits], dtype=np.float32)
-    return flat, np.concatenate([[0], np.cumsum([len(logits) for logits in by_row])])
+    spans = None if token_spans is None else np.asarray([span for row in token_spans for span in row], dtype=np.int32)
+    return flat, Layout(np.concatenate([[0], np.cumsum([len(logits) for logits in by_row])]), spans)
 
 
 def _split_index(name: str) -> int:
@@ -130,7 +131,7 @@ def write_soft_labels(
     path: Path,
     rows: Rows,
     logits: Array,
-    offsets: Array | None,
+    layout: Layout | None,
     *,
     columns: Mapping[str, Sequence[Any]],
     dtype: str,
@@ -142,8 +143,9 @@ def write_soft_labels(
         path: the Parquet file.
         rows: N rows.
         logits: (P, C).
-        offsets: (N + 1,) where the predictions of each row begin: teacher_logits is then a list of lists of C numbers.
-            None: one prediction per row, and teacher_logits is a list of C numbers.
+        layout: which predictions each row has: teacher_logits is then a list of lists of C numbers; with token spans
+            there is a column `teacher_token_spans`, too. None: one prediction per row, teacher_logits is a list of C
+            numbers.
         columns: name → N values.
         dtype: float32 or float16.
         types: of the columns of the rows, the same for all shards; None = those of these rows.
@@ -152,14 +154,20 @@ def write_soft_labels(
 
     flat = pa.array(logits.astype(dtype).ravel(), type=pa.float16() if dtype == "float16" else pa.float32())
     teacher_logits = pa.FixedSizeListArray.from_arrays(flat, logits.shape[-1])
-    if offsets is not None:
-        teacher_logits = pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), teacher_logits)
-    write_table(path, {**rows.columns, **columns, LOGITS: teacher_logits}, types)
+    answers = {LOGITS: teacher_logits}
+    if layout is not None:
+        offsets = pa.array(layout.row_offsets, type=pa.int32())
+        answers[LOGITS] = pa.ListArray.from_arrays(offsets, teacher_logits)
+        if layout.token_spans is not None:
+            flat = pa.array(layout.token_spans.ravel(), type=pa.int32())
+            spans = pa.FixedSizeListArray.from_arrays(flat, layout.token_spans.shape[-1])
+            answers[TOKEN_SPANS] = pa.ListArray.from_arrays(offsets, spans)
+    write_table(path, {**rows.columns, **columns, **answers}, types)
 
 
 def check_names(rows: Rows) -> None:
     """InputError if the rows have a column that the label dataset adds."""
-    if taken := [name for name in (LOGITS, PREDICTION) if name in rows.columns]:
+    if taken := [name for name in (LOGITS, PREDICTION, TOKEN_SPANS) if name in rows.columns]:
         raise InputError(
             f"the data has a column '{taken[0]}', which the label dataset adds",
             where=rows.origins[0][0],

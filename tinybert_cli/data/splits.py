@@ -71,7 +71,7 @@ def read(data: Data, split: Split) -> Rows:
 
 def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
     """Warnings about rows that were truncated or have no text."""
-    count = len(encoded.offsets if encoded.row_offsets is None else encoded.row_offsets) - 1
+    count = len(encoded.offsets if encoded.layout is None else encoded.layout.row_offsets) - 1
     if encoded.truncated:
         share = f"{encoded.truncated:,} of {count:,} rows of {split} ({encoded.truncated / count:.1%})"
         message = f"{share} are longer than {data.max_seq_length} tokens and were truncated"

@@ -40,15 +40,14 @@ class StepLoss:
 def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
     """The model's outputs for a batch, with `logits` (P, C): one prediction per window, or one per `positions`.
 
-    `positions` index the tokens of the batch (B · T): (P,) for all classes of a prediction, or (P, C), one per class.
+    `positions` (P,) index the tokens of the batch (B · T).
     """
     outputs: Mapping[str, Tensor] = model(**{name: value for name, value in batch.items() if name in MODEL_INPUTS})
     if "start_logits" in outputs:  # (B, T) each, from the question-answering models of transformers
         outputs = {**outputs, "logits": torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)}
     if "positions" not in batch:
         return outputs
-    logits, positions = outputs["logits"].flatten(0, 1), batch["positions"]  # (B · T, C)
-    return {**outputs, "logits": logits[positions] if positions.dim() == 1 else logits.gather(0, positions)}
+    return {**outputs, "logits": outputs["logits"].flatten(0, 1)[batch["positions"]]}
 
 
 def predict(

@@ -46,11 +46,6 @@ def labels(batch: Batch, *, class_weights: str = "none", **options: Any) -> Tens
     return (batch["label_weights"] * known).sum() if class_weights == "balanced" else known.sum()
 
 
-def windows_with_positions(batch: Batch, **options: Any) -> Tensor:
-    """The windows with positions for the start and the end of an answer."""
-    return (torch.bincount(batch["positions"][:, 0] // batch["attention_mask"].shape[1]) > 0).sum()
-
-
 def span_labels(batch: Batch, **options: Any) -> Tensor:
     """The labelled starts and ends of answers."""
     return batch["labels"].nan_to_num().sum()

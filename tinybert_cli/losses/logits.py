@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from tinybert_cli.lazy_import import lazy_import
-from tinybert_cli.losses.denominators import is_known, span_labels, windows_with_positions
+from tinybert_cli.losses.denominators import is_known, span_labels
 from tinybert_cli.types import NO_LABEL, Batch, ModelOutputs
 
 if TYPE_CHECKING:
@@ -125,18 +125,18 @@ def r_drop_of_value(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> 
 def soft_labels_of_span(
     student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, temperature: Temperature = 2.0
 ) -> Tensor:
-    """`soft_labels` over the positions of a window (P, 2): the mean of the losses for the start and for the end."""
+    """`soft_labels` over all tokens of a window (P, 2): the mean of the losses for the start and for the end."""
     target = _over_window(teacher["logits"].float() / temperature, batch).exp()
     log_student = _over_window(student["logits"].float() / temperature, batch)
-    return -(target * log_student).sum() / (2 * windows_with_positions(batch).clamp(min=1)) * temperature**2
+    return -(target * log_student).sum() / (2 * len(batch["attention_mask"])) * temperature**2
 
 
 def hard_labels_of_span(
     student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, label_smoothing: Smoothing = 0.0
 ) -> Tensor:
-    """Cross-entropy with the start and the end of the answer (P, 2); windows without the answer are ignored.
+    """Cross-entropy over all tokens of a window with the start and the end of the answer (P, 2); NaN is ignored.
 
-    `label_smoothing` spreads that share of the target over all positions of the window.
+    `label_smoothing` spreads that share of the target over all tokens of the window.
     """
     labels = batch["labels"].float().nan_to_num()
     log_student = _over_window(student["logits"].float(), batch)
@@ -148,9 +148,9 @@ def hard_labels_of_span(
 
 
 def r_drop_of_span(first: ModelOutputs, second: ModelOutputs, batch: Batch) -> Tensor:
-    """`r_drop` over the positions of a window (P, 2): the mean of start and end."""
+    """`r_drop` over all tokens of a window (P, 2): the mean of start and end."""
     log_p, log_q = (_over_window(outputs["logits"].float(), batch) for outputs in (first, second))
-    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / (2 * windows_with_positions(batch).clamp(min=1)) / 2
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / (2 * len(batch["attention_mask"])) / 2
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -167,14 +167,15 @@ def _mean_of_known(values: Tensor, batch: Batch, class_weights: ClassWeights) ->
 
 
 def _over_window(values: Tensor, batch: Batch) -> Tensor:
-    """Log-softmax of (P, 2) over the positions in the same window, for each of the two columns."""
+    """Log-softmax of (P, 2) over the tokens of the same window, for each of the two columns."""
     windows, length = batch["attention_mask"].shape
-    spread = values.new_full((windows * length, 2), -torch.inf).scatter(0, batch["positions"], values)
-    return spread.view(windows, length, 2).log_softmax(1).view(-1, 2).gather(0, batch["positions"])
+    padded = values.new_full((windows * length, 2), -torch.inf)
+    padded[batch["positions"]] = values
+    return padded.view(windows, length, 2).log_softmax(1).view(-1, 2)[batch["positions"]]
 
 
 def _sum_over_window(values: Tensor, batch: Batch) -> Tensor:
     """For each value of (P, 2) the sum of the values in the same window."""
     windows, length = batch["attention_mask"].shape
     window = batch["positions"] // length
-    return values.new_zeros(windows, 2).scatter_add(0, window, values).gather(0, window)
+    return values.new_zeros(windows, 2).index_add(0, window, values)[window]

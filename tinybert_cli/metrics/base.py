@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli.metrics.comparison import mcnemar
-from tinybert_cli.types import Array, Predictions
+from tinybert_cli.types import Array, Layout, Predictions
 
 Statistics = Mapping[str, Any]  # name → (N, K), a NumPy array or a sparse one of SciPy
 Sums = Mapping[str, Array]  # name → (R, K)
@@ -66,7 +66,7 @@ class Metric(ABC):
         """The rank metrics that get an interval: metric → (R,), for rows drawn `counts` (R, N) times."""
         return {}
 
-    def tune_thresholds(self, logits: Array) -> dict[str, Any]:
+    def tune_thresholds(self, logits: Array, layout: Layout | None = None) -> dict[str, Any]:
         """Settings for config.json (`Task.tuned_settings`) with which these logits (P, C) score best."""
         return {}
 

@@ -14,7 +14,7 @@ from tinybert_cli.metrics.base import Metric, Statistics, Sums, column
 from tinybert_cli.metrics.classification import precision_recall_f1
 from tinybert_cli.metrics.probabilities import sigmoid
 from tinybert_cli.metrics.slices import most_frequent, unused_name
-from tinybert_cli.types import Array, Predictions
+from tinybert_cli.types import Array, Layout, Predictions
 
 THRESHOLDS = "thresholds"  # in config.json: the probability from which on a row has a class, one per class
 MICRO = {"f1": "f1_micro", "precision": "precision_micro", "recall": "recall_micro"}
@@ -83,7 +83,7 @@ class MultiLabelMetric(Metric):
         predicted = len(self.labels) * np.arange(1, len(frequent) + 1)
         return float((2 * frequent / (predicted + self.labels.sum())).max())
 
-    def tune_thresholds(self, logits: Array) -> dict[str, Any]:
+    def tune_thresholds(self, logits: Array, layout: Layout | None = None) -> dict[str, Any]:
         return {THRESHOLDS: best_thresholds(logits, self.labels)}
 
     def confidences(self, predictions: Predictions, statistics: Statistics) -> tuple[Array, Array]:

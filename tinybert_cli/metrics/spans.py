@@ -1,6 +1,13 @@
-"""Answers that are spans of a context: word spans, the best span, SQuAD's comparison of answers, and the metrics.
+"""Answers that are spans of a context: decoding, SQuAD's comparison of answers, and the metrics.
 
-Shapes: N rows, W words of one context, P predictions: one per word, and one for "no answer", of all rows.
+A model predicts at every token of a window, special tokens and the question included, how likely the answer begins and
+ends there; the first token of a window, [CLS], stands for "no answer". Answers are decoded as by run_qa.py of
+transformers: the two tokens of the context with the largest sum of logits, of all windows; "no answer" has the smallest
+sum at [CLS] of all windows.
+
+Shapes: N rows, P tokens of all windows of one row or of all rows, K tokens of a context. Token spans (P, 3) give for
+each token its window, counted from 0 in each row, the first character of an answer that begins at it, and the end of an
+answer that ends at it, without white space; -1 for tokens that are not of the context.
 """
 
 from __future__ import annotations
@@ -16,16 +23,19 @@ from typing import Any
 
 import numpy as np
 
+from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.base import Metric, Statistics, Sums, column
-from tinybert_cli.types import Array, Predictions
+from tinybert_cli.types import Array, Layout, Predictions
 
-LONGEST = 64  # words of an answer: 30 in the reference BERT code, but in Chinese words are characters
+LONGEST = 64  # tokens of an answer: 30 in run_qa.py, but in Chinese most tokens are characters
 NULL_THRESHOLD = "null_score_diff_threshold"  # in config.json, as in run_qa.py: abstain if score(null) exceeds the
 # score of the best span by more than this
 NEVER = 1e4  # the threshold with which the model never abstains
+NO_ANSWER = -1  # in place of the characters of an answer
+WINDOW, BEGIN, END = range(3)  # columns of token spans
+_IMPOSSIBLE = -1e4  # a logit of probability 0, finite so that 0 · log 0 is 0
 
 CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]|_")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CHINESE_PUNCTUATION = str.maketrans("", "", "，。、；：？！“”‘’（）《》〈〉【】『』「」…—～·")
@@ -33,21 +43,26 @@ _CHINESE = re.compile(rf"([{CJK}])")
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A span of the context in characters, or no answer if it is empty."""
+
+    begin: int
+    end: int
+    score: float  # the sum of two logits
+    probability: float
+
+
+@dataclass(frozen=True)
 class SpanMetric(Metric):
     """F1 and exact match of SQuAD, for all rows, for answerable and for unanswerable ones; and cross-entropy."""
 
-    labels: Array  # (P, 2) 1 where the gold answer begins and ends, else 0
+    labels: Array  # (N, 2) first character and end of the gold answer, or NO_ANSWER
     contexts: list[str]
     gold: list[list[str]]  # the gold answers of each row; empty: the context has none
 
     @cached_property
     def references(self) -> list[str]:
         return [answers[0] if answers else "" for answers in self.gold]
-
-    @cached_property
-    def row_offsets(self) -> Array:
-        """Where the predictions of each row begin (N + 1,)."""
-        return np.cumsum([0, *(len(word_spans(context)) + 1 for context in self.contexts)])
 
     def statistics(self, predictions: Predictions) -> Statistics:
         answers = [normalized(answer) for answer in predictions.values]
@@ -56,15 +71,18 @@ class SpanMetric(Metric):
             [exact_match(answer, gold) for answer, gold in zip(answers, self._normalized_gold, strict=True)]
         )
         answerable = np.array([bool(answers) for answers in self.gold])
-        loss = [
-            -(labels * log_softmax(logits)).sum() / 2
-            for labels, logits in zip(self._labels_by_row(), predictions.by_row(), strict=True)
+        losses = [
+            _cross_entropy(logits, spans, label)
+            for (logits, spans), label in zip(
+                by_row(predictions.known_logits, predictions.layout), self.labels, strict=True
+            )
         ]
         return {
             "rows": np.ones((len(f1), 1)),
             "f1": column(f1),
             "exact_match": column(exact),
-            "loss": column(loss),
+            "loss": column(np.nan_to_num(losses)),
+            "rows_with_loss": column(~np.isnan(losses)),
             "answered": column([bool(answer) for answer in answers]),
             "answerable": column(answerable),
             "f1_answerable": column(f1 * answerable),
@@ -74,7 +92,8 @@ class SpanMetric(Metric):
 
     def from_sums(self, sums: Sums) -> dict[str, Array]:
         rows, answerable = sums["rows"][:, 0], sums["answerable"][:, 0]
-        metrics = {name: sums[name][:, 0] / rows for name in ("f1", "exact_match", "loss", "answered")}
+        metrics = {name: sums[name][:, 0] / rows for name in ("f1", "exact_match", "answered")}
+        metrics["loss"] = sums["loss"][:, 0] / np.maximum(sums["rows_with_loss"][:, 0], 1)
         if any(self.gold):
             for name in ("exact_match_answerable", "f1_answerable"):
                 metrics[name] = sums[name][:, 0] / np.maximum(answerable, 1)
@@ -105,7 +124,7 @@ class SpanMetric(Metric):
         """The score of never answering."""
         return float(np.mean([not answers for answers in self.gold]))
 
-    def tune_thresholds(self, logits: Array) -> dict[str, Any]:
+    def tune_thresholds(self, logits: Array, layout: Layout | None = None) -> dict[str, Any]:
         """The threshold with the best F1, as `find_all_best_thresh` of SQuAD 2.0's evaluation script.
 
         If every row has an answer, the model never abstains, as in SQuAD 1.1.
@@ -113,12 +132,11 @@ class SpanMetric(Metric):
         if all(self.gold):
             return {NULL_THRESHOLD: NEVER}
         differences, gains = np.zeros(len(self.gold)), np.zeros(len(self.gold))
-        for index, values in enumerate(Predictions(self.gold, None, logits, self.row_offsets).by_row()):
-            log_shares = log_softmax(values)
-            first, last, best = best_span(log_shares[1:, 0], log_shares[1:, 1])
-            answer = span_text(self.contexts[index], first + 1, last + 1) if np.isfinite(best) else ""
-            differences[index] = min(NEVER, float(log_shares[0].sum()) - best)
-            gains[index] = overlap(normalized(answer), self._normalized_gold[index]) - float(not self.gold[index])
+        for index, (values, spans) in enumerate(by_row(logits, layout)):
+            begin, end, score = next(iter(best_spans(values, spans, 1)), (0, 0, -np.inf))
+            answer = normalized(self.contexts[index][begin:end])
+            differences[index] = min(NEVER, null_score(values, spans) - score)
+            gains[index] = overlap(answer, self._normalized_gold[index]) - float(not self.gold[index])
         order = np.argsort(differences, kind="stable")
         totals = np.concatenate([[0.0], np.cumsum(gains[order])])  # of answering the 0, 1, 2, ... most confident rows
         ordered = differences[order]
@@ -137,70 +155,210 @@ class SpanMetric(Metric):
         """The gold answers of each row, normalized; one without words for a row without an answer."""
         return [[normalized(answer) for answer in answers] or [[]] for answers in self.gold]
 
-    def _labels_by_row(self) -> Iterator[Array]:
-        yield from (self.labels[begin:end] for begin, end in itertools.pairwise(self.row_offsets.tolist()))
+
+def by_row(logits: Array, layout: Layout | None) -> Iterator[tuple[Array, Array]]:
+    """The logits (P, 2) and token spans (P, 3) of each row."""
+    assert layout is not None
+    ranges = zip(layout.ranges(), token_spans_by_row(layout), strict=True)
+    yield from ((logits[begin:end], spans) for (begin, end), spans in ranges)
 
 
-def word_spans(text: str) -> Array:
-    """Begin and end of each word of a text (W, 2), in characters.
+def token_spans_by_row(layout: Layout) -> Iterator[Array]:
+    """The token spans (P, 3) of each row.
 
-    Words are runs of letters and digits; Chinese and Japanese characters and punctuation marks are words of their own.
+    Raises:
+        InputError: there are none, as in label datasets of older versions, whose logits belong to words.
     """
-    return np.array([match.span() for match in _WORD.finditer(text)], dtype=np.int64).reshape(-1, 2)
+    if layout.token_spans is None:
+        raise InputError(
+            "the logits of the label dataset belong to words, as in older versions of tinybert, not to tokens",
+            hint="run gen-soft-labels again",
+        )
+    yield from (layout.token_spans[begin:end] for begin, end in layout.ranges())
 
 
-def span_text(context: str, first: int, last: int) -> str:
-    """The text from word `first` to word `last`, counted from 1; empty if `first` is 0, which means no answer."""
-    if not first:
-        return ""
-    words = word_spans(context)
-    return context[words[first - 1, 0] : words[last - 1, 1]]
+# -- decoding --------------------------------------------------------------------------------------------------
 
 
-def best_answer(logits: Array) -> tuple[int, int, float]:
-    """First word, last word, counted from 1, and probability of a row's answer (W + 1, 2); 0, 0 means no answer."""
-    log_shares = log_softmax(logits)
-    first, last, best = best_span(log_shares[1:, 0], log_shares[1:, 1])
-    null = float(log_shares[0].sum())
-    return (0, 0, float(np.exp(null))) if null >= best else (first + 1, last + 1, float(np.exp(best)))
+def best_answer(logits: Array, token_spans: Array) -> Answer:
+    """The answer of a row (P, 2)."""
+    return best_answers(logits, token_spans, 1)[0]
 
 
-def best_answers(logits: Array, count: int) -> list[tuple[int, int, float]]:
-    """The `count` most probable answers of a row, as `best_answer` gives the first; no answer is one of them."""
-    log_shares = log_softmax(logits)
-    candidates = [
-        (first + 1, last + 1, score) for first, last, score in best_spans(log_shares[1:, 0], log_shares[1:, 1], count)
-    ]
-    candidates = sorted([(0, 0, float(log_shares[0].sum())), *candidates], key=lambda answer: -answer[2])[:count]
-    return [(first, last, float(np.exp(score))) for first, last, score in candidates]
+def best_answers(logits: Array, token_spans: Array, count: int) -> list[Answer]:
+    """The `count` best answers of a row (P, 2), best first; no answer is one of them."""
+    null, normalizer = null_score(logits, token_spans), _log_normalizer(logits, token_spans)
+    answers = [*best_spans(logits, token_spans, count), (0, 0, null)]
+    answers = sorted(answers, key=lambda answer: -answer[2])[:count]  # of equal ones, "no answer" comes last
+    return [Answer(begin, end, score, float(np.exp(score - normalizer))) for begin, end, score in answers]
 
 
-def best_span(begins: Array, ends: Array) -> tuple[int, int, float]:
-    """First word, last word and score of the span with the largest sum of its begin and end scores (W,) each."""
-    spans = best_spans(begins, ends, 1)
-    return spans[0] if spans else (0, 0, -np.inf)
+def best_spans(logits: Array, token_spans: Array, count: int) -> list[tuple[int, int, float]]:
+    """The `count` best spans of a row, or as many as there are: begin and end in characters, and sum of logits."""
+    spans: dict[tuple[int, int], float] = {}
+    for window in windows(token_spans):
+        for begin, end, score in _best_spans_of_window(logits[window], token_spans[window], count):
+            spans[begin, end] = max(score, spans.get((begin, end), -np.inf))  # windows overlap
+    return sorted(((*span, score) for span, score in spans.items()), key=lambda span: -span[2])[:count]
 
 
-def best_spans(begins: Array, ends: Array, count: int) -> list[tuple[int, int, float]]:
-    """The `count` best spans, or as many as there are, best first, as `best_span` gives the first."""
-    if not len(begins):
+def null_score(logits: Array, token_spans: Array) -> float:
+    """The score of "no answer" for a row (P, 2)."""
+    return float(logits[_null_position(logits, token_spans)].astype(np.float64).sum())
+
+
+def windows(token_spans: Array) -> list[slice]:
+    """The tokens of each window of a row (P, 3)."""
+    starts = [0, *(np.flatnonzero(np.diff(token_spans[:, WINDOW])) + 1).tolist(), len(token_spans)]
+    return [slice(begin, end) for begin, end in itertools.pairwise(starts)]
+
+
+def no_answer_positions(layout: Layout | None) -> Array:
+    """The first token of each window of all rows."""
+    assert layout is not None
+    rows = zip(layout.row_offsets.tolist(), token_spans_by_row(layout), strict=False)
+    return np.array([begin + window.start for begin, spans in rows for window in windows(spans)], dtype=np.int64)
+
+
+def _best_spans_of_window(logits: Array, token_spans: Array, count: int) -> list[tuple[int, int, float]]:
+    """More than `count`, since a text may occur several times: a character may have several tokens."""
+    context = token_spans[:, BEGIN] >= 0
+    if not context.any():
         return []
-    beyond = np.concatenate([ends, np.full(LONGEST - 1, -np.inf)])
-    sums = (begins[:, None] + np.lib.stride_tricks.sliding_window_view(beyond, LONGEST)).ravel()  # (W · LONGEST,)
-    best = [int(sums.argmax())] if count == 1 else np.argsort(-sums, kind="stable")[:count].tolist()
+    values, begins, ends = logits[context].astype(np.float64), token_spans[context, BEGIN], token_spans[context, END]
+    beyond = np.concatenate([values[:, 1], np.full(LONGEST - 1, -np.inf)])
+    view = np.lib.stride_tricks.sliding_window_view
+    sums = values[:, :1] + view(beyond, LONGEST)  # (K, LONGEST)
+    sums[view(np.concatenate([ends, np.zeros(LONGEST - 1, dtype=ends.dtype)]), LONGEST) <= begins[:, None]] = -np.inf
+    flat = sums.ravel()
+    best = [int(flat.argmax())] if count == 1 else np.argsort(-flat, kind="stable")[: 4 * count].tolist()
     return [
-        (index // LONGEST, index // LONGEST + index % LONGEST, float(sums[index]))
+        (int(begins[index // LONGEST]), int(ends[index // LONGEST + index % LONGEST]), float(flat[index]))
         for index in best
-        if np.isfinite(sums[index])
+        if np.isfinite(flat[index])
     ]
 
 
-def log_softmax(logits: Array) -> Array:
-    """Over the words of a row (W + 1, 2), for begin and end separately."""
+def _null_position(logits: Array, token_spans: Array) -> int:
+    """The first token of the window whose score of "no answer" is the smallest."""
+    starts: list[int] = [window.start for window in windows(token_spans)]
+    return min(starts, key=lambda first: float(logits[first].sum()))
+
+
+def _log_normalizer(logits: Array, token_spans: Array) -> float:
+    """The log of the sum over all begins and ends of a row, so that probabilities are exp(score - it).
+
+    With a single window it is the sum of the two log-sum-exp over the window, as in the loss.
+    """
+    context, others = over_windows(logits, token_spans)
+    return float(_logsumexp(np.concatenate([context[1], others])).sum())
+
+
+def over_windows(logits: Array, token_spans: Array) -> tuple[tuple[Array, Array], Array]:
+    """One distribution for a row (P, 2), in two parts: the tokens of the context, and those around it.
+
+    Of the context begin and end (K, 2) and logits (K, 2) of each token; one in several windows has its largest logits.
+    Of the others the logits in the window with the smallest score of "no answer", [CLS] first.
+    """
+    context = token_spans[:, BEGIN] >= 0
+    characters, values = token_spans[context, BEGIN:], logits[context].astype(np.float64)
+    null = _null_position(logits, token_spans)
+    if token_spans[-1, WINDOW] > 0:
+        characters, inverse = np.unique(characters, axis=0, return_inverse=True)
+        largest = np.full((len(characters), 2), -np.inf)
+        np.maximum.at(largest, inverse.ravel(), values)
+        values = largest
+    others = logits[~context & (token_spans[:, WINDOW] == token_spans[null, WINDOW])].astype(np.float64)
+    return (characters, values), others
+
+
+def log_softmax(logits: Array, token_spans: Array) -> Array:
+    """Over the tokens of each window of a row (P, 2), for begin and end separately."""
     values = logits.astype(np.float64)
-    values -= values.max(0)
-    result: Array = values - np.log(np.exp(values).sum(0))
+    for window in windows(token_spans):
+        values[window] -= _logsumexp(values[window])
+    return values
+
+
+def _logsumexp(values: Array) -> Array:
+    """Over the first axis."""
+    largest = values.max(0)
+    result: Array = largest + np.log(np.exp(values - largest).sum(0))
     return result
+
+
+# -- targets ---------------------------------------------------------------------------------------------------
+
+
+def answer_tokens(token_spans: Array, begin: int, end: int) -> list[tuple[int, int]]:
+    """For each window of a row (P, 3) the tokens at which the answer begins and ends, counted in the row.
+
+    It is the first token with the first character, and the last token with the last one; [CLS] in a window that does
+    not hold the whole answer, and for no answer.
+    """
+    return [
+        (window.start + first, window.start + last)
+        for window in windows(token_spans)
+        for first, last in [_tokens_in_window(token_spans[window], begin, end, token_spans[-1, WINDOW])]
+    ]
+
+
+def _tokens_in_window(token_spans: Array, begin: int, end: int, last_window: int) -> tuple[int, int]:
+    context = np.flatnonzero(token_spans[:, BEGIN] >= 0)
+    if begin < 0 or not len(context):
+        return 0, 0
+    first, last = _positions(token_spans[context], np.array([begin]), np.array([end]), last_window)
+    if first[0] < 0 or last[0] < first[0]:
+        return 0, 0
+    return int(context[first[0]]), int(context[last[0]])
+
+
+def _positions(context: Array, begins: Array, ends: Array, last_window: int) -> tuple[Array, Array]:
+    """The tokens of a window's context (K, 3) at which answers begin and end; -1 for those outside of the window."""
+    low = 0 if context[0, WINDOW] == 0 else context[0, BEGIN]
+    high = np.inf if context[0, WINDOW] == last_window else context[-1, END]
+    first = np.searchsorted(context[:, END], begins, side="right")
+    last = np.searchsorted(context[:, BEGIN], ends, side="left") - 1
+    return np.where((begins >= low) & (first < len(context)), first, -1), np.where(ends <= high, last, -1)
+
+
+def transferred(logits: Array, source: Array, target: Array) -> Array:
+    """The logits (P, 2) of a row on the tokens of `source` (P, 3), on those of `target`, which other windows or another
+    tokenizer made: the same numbers if the tokens are the same.
+
+    The probability of a begin goes to the first token with its character, that of an end to the last token with it. All
+    other probability goes to [CLS]: that of special tokens, of the question, and of what is outside of the window.
+    """
+    if np.array_equal(source, target):
+        return logits
+    (characters, values), others = over_windows(logits, source)
+    result = np.full((len(target), 2), -np.inf)
+    for window in windows(target):
+        spans = target[window]
+        context = np.flatnonzero(spans[:, BEGIN] >= 0)
+        missing = np.full(len(characters), -1)
+        both = (
+            _positions(spans[context], characters[:, 0], characters[:, 1], target[-1, WINDOW])
+            if len(context)
+            else (missing, missing)
+        )
+        for number, positions in enumerate(both):
+            tokens = np.where(positions >= 0, np.append(context, 0)[positions], 0)
+            np.logaddexp.at(result[window, number], tokens, values[:, number])
+            result[window.start, number] = np.logaddexp.reduce([result[window.start, number], *others[:, number]])
+    return np.where(np.isfinite(result), result, _IMPOSSIBLE).astype(logits.dtype)
+
+
+def _cross_entropy(logits: Array, token_spans: Array, label: Array) -> float:
+    """Mean over begin and end, and over the windows that hold the answer; NaN if no window does."""
+    begin, end = label
+    tokens = [pair for pair in answer_tokens(token_spans, begin, end) if begin < 0 or token_spans[pair[0], BEGIN] >= 0]
+    log_probabilities = log_softmax(logits, token_spans)
+    values = [log_probabilities[first, 0] + log_probabilities[last, 1] for first, last in tokens]
+    return -float(np.mean(values)) / 2 if values else np.nan
+
+
+# -- comparison of answers -------------------------------------------------------------------------------------
 
 
 def normalized(answer: str) -> list[str]:

@@ -128,7 +128,9 @@ def _labelled_rows(
             targets["label_weights"] = balanced(labels)
     elif "hard_labels" in loss.parts:
         raise tasks.no_labels_error(dataset.rows, config.data)
-    return TrainingRows(dataset.rows, targets, names, originals=dataset.originals, origin=manifest["inputs"])
+    return TrainingRows(
+        dataset.rows, targets, names, dataset.layout, originals=dataset.originals, origin=manifest["inputs"]
+    )
 
 
 def _load_teacher(

@@ -191,8 +191,8 @@ def _score(
 ) -> _Scored:
     batches = data.sorted_batches(candidate.examples.lengths, config.per_device_eval_batch_size)
     logits = loops.predict_all(candidate.predictor.module, candidate.examples, batches)
-    row_offsets, settings = candidate.encoded.row_offsets, candidate.predictor.config
-    predictions = task.decide(logits, row_offsets, names, rows, config.data, settings)
+    layout, settings = candidate.encoded.layout, candidate.predictor.config
+    predictions = task.decide(logits, layout, names, rows, config.data, settings)
     statistics = metric.statistics(predictions)
     scores = metrics.score(metric, predictions, statistics)
     listed = _without_many_classes(scores, names, most=MOST_INTERVALS) if config.metrics == "auto" else config.metrics
@@ -270,10 +270,11 @@ def _training_log(source: models.Source) -> list[Event]:
 def _row_lengths(encoded: Encoded) -> Array:
     """Tokens of each row (N,), whatever windows it is split into."""
     lengths = np.diff(encoded.offsets)
-    if encoded.row_offsets is None or encoded.window_offsets is None:
+    if encoded.layout is None or encoded.window_offsets is None:
         return lengths
-    row_of_window = np.searchsorted(encoded.row_offsets, encoded.window_offsets[:-1], side="right") - 1
-    return np.bincount(row_of_window, weights=lengths, minlength=len(encoded.row_offsets) - 1)
+    row_offsets = encoded.layout.row_offsets
+    row_of_window = np.searchsorted(row_offsets, encoded.window_offsets[:-1], side="right") - 1
+    return np.bincount(row_of_window, weights=lengths, minlength=len(row_offsets) - 1)
 
 
 def _costs(

@@ -76,7 +76,7 @@ def _export(
     examples = data.Examples.of(encoded)
     yield from data.row_warnings(config.verify.split, encoded, config.data)
     original_bytes = models.weights_bytes(models.fetch(source))
-    verification = Parity(task, model, names, rows, config.data, examples, encoded.row_offsets, metric, original_bytes)
+    verification = Parity(task, model, names, rows, config.data, examples, encoded.layout, metric, original_bytes)
     yield events.plan(len(rows), format=config.format, quantize=config.quantize, **models.size(model), **assumptions)
     if output.dry_run:
         return

@@ -84,8 +84,8 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
     dataset = dataset.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]
     tuned = manifest.get("tuned_settings", manifest.get("decision", {}))  # `decision` in label datasets of tinybert 0.1
-    logits = task.apply_thresholds(dataset.logits, dataset.offsets, tuned)
-    labels, confident = task.hard_labels(logits, dataset.offsets, config.min_confidence)
+    logits = task.apply_thresholds(dataset.logits, dataset.layout, tuned)
+    labels, confident = task.hard_labels(logits, dataset.layout, config.min_confidence)
     selected = confident.nonzero()[0]
     yield {
         "event": "labels",
@@ -99,7 +99,8 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
             f"({len(confident):,} rows)",
             hint="lower min_confidence",
         )
-    rows, labels = dataset.rows.select(selected.tolist()), labels[dataset.prediction_indices(selected)]
+    rows = dataset.rows.select(selected.tolist())
+    labels = labels[selected if task.labels_of_rows else dataset.prediction_indices(selected)]
     task.check_trainable(labels, names, rows)
     return TrainingRows(rows, {"labels": labels}, names, originals=dataset.originals, origin=manifest["inputs"])
 

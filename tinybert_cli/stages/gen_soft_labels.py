@@ -102,7 +102,7 @@ def _label(
         return
 
     def predictions(raw: RawLogits, rows: Rows) -> Predictions:
-        return task.decide(raw.logits, raw.row_offsets, names, rows, config.data, tuned)
+        return task.decide(raw.logits, raw.layout, names, rows, config.data, tuned)
 
     numbers: dict[str, float] = {"rows": total}
     checked = _rows_to_check(config, task, splits, labels, names)
@@ -241,9 +241,9 @@ def _check_teacher(
     if decisions is not None and len(names) <= MOST_REORDERED:
         logits, gold = decisions
         order = best_class_order(logits, gold)
-        permuted = metrics.score(
-            metric, Predictions(predictions.values, None, logits[:, order], predictions.row_offsets)
-        )[main]
+        permuted = metrics.score(metric, Predictions(predictions.values, None, logits[:, order], predictions.layout))[
+            main
+        ]
         if permuted > max(majority, score) + 0.1:
             right = ", ".join(names[index] for index in order)
             hint = f"its classes seem to be {right}, in this order ({main} {permuted:.3f}): name the labels in the data"

@@ -16,7 +16,7 @@ from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.predictor import Predictor
 from tinybert_cli.stages.layer_states import LayerStateSpec
-from tinybert_cli.types import Array, Encoded, Rows
+from tinybert_cli.types import Array, Encoded, Layout, Rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,7 +30,7 @@ class RawLogits:
     """Logits for N rows, before any threshold is applied."""
 
     logits: Array  # (P, C)
-    row_offsets: Array | None  # (N + 1,) where the predictions of each row begin; None: one each
+    layout: Layout | None  # which predictions each row has; None: one each
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ class Labeller:
             writer: makes the writer of the layer states of these rows; without it none are computed.
         """
         parts: list[Array] = []
-        row_offsets: Array | None = None
+        first: Encoded | None = None  # with the tokenizer of the first teacher, whose predictions the others are put on
         for number, teacher in enumerate(self.teachers):
             encoded = self.task.encode(rows, self.config.data, teacher.torch_tokenizer)
-            examples, row_offsets = data.Examples.of(encoded), encoded.row_offsets
+            examples, first = data.Examples.of(encoded), first or encoded
             net, outputs, states = teacher.module, ["logits"], None
             if self.spec is not None and writer is not None:
                 net, outputs, states = self.spec.net, ["logits", *self.spec.shapes], writer(encoded)
             batches = data.sorted_batches(examples.lengths, self.config.per_device_eval_batch_size)
-            count = len(rows) if row_offsets is None else int(row_offsets[-1])
+            count = len(rows) if encoded.layout is None else int(encoded.layout.row_offsets[-1])
             logits = np.zeros((count, len(teacher.label_names)), dtype=np.float32)
             done = 0
             for indices, values in loops.predict_outputs(net, examples, batches, outputs, accelerator=self.accelerator):
@@ -70,9 +70,10 @@ class Labeller:
                     states.write(indices, values)
                 done += len(indices)
                 yield len(rows) * (number * len(examples) + done) // (len(self.teachers) * len(examples))
-            parts.append(logits)
+            parts.append(self.task.align({"teacher_logits": logits}, encoded.layout, first)["teacher_logits"])
+        assert first is not None  # there is a teacher
         weights = self.config.teacher_weights or [1.0] * len(self.teachers)
-        return RawLogits(self.task.ensemble(parts, weights), row_offsets)
+        return RawLogits(self.task.ensemble(parts, weights, first.layout), first.layout)
 
 
 def shards_of(splits: Mapping[str, Rows]) -> dict[str, tuple[str, range]]:
@@ -105,9 +106,7 @@ def shard_writer(
     """Writes the shard, and moves its layer states there from the folder `states`."""
 
     def write(folder: Path) -> None:
-        data.write_soft_labels(
-            folder / shard, rows, raw.logits, raw.row_offsets, columns=columns, dtype=dtype, types=types
-        )
+        data.write_soft_labels(folder / shard, rows, raw.logits, raw.layout, columns=columns, dtype=dtype, types=types)
         for file in states.iterdir() if states else ():
             file.replace(folder / file.name)
 

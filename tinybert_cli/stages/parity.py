@@ -11,7 +11,7 @@ import numpy as np
 
 from tinybert_cli import data, formats, loops, metrics, tasks
 from tinybert_cli.config import Data, Verify
-from tinybert_cli.types import Array, Predictions, Rows
+from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 BATCH_SIZE = 32
 TIMED_ROWS = 64  # rows whose batch-1 latency is measured, original and export in turn
@@ -28,7 +28,7 @@ class Parity:
     rows: Rows
     settings: Data
     examples: data.Examples
-    row_offsets: Array | None  # see `Encoded`
+    layout: Layout | None  # see `Encoded`
     metric: metrics.Metric | None  # None if the rows have no labels
     bytes: int  # of the original's weights
 
@@ -86,7 +86,7 @@ class Parity:
 
     def _predictions(self, logits: Array) -> Predictions:
         tuned = self.model.config.to_dict()
-        return self.task.decide(logits, self.row_offsets, self.names, self.rows, self.settings, tuned)
+        return self.task.decide(logits, self.layout, self.names, self.rows, self.settings, tuned)
 
     @property
     def _batches(self) -> list[list[int]]:

@@ -15,7 +15,7 @@ from tinybert_cli.config import Distill, Finetune, Model
 from tinybert_cli.errors import ConfigError, UserError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
-from tinybert_cli.types import Array, Predictions, Rows
+from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,8 +39,9 @@ class TrainingRows:
     """Rows to learn from, and the targets of the losses."""
 
     rows: Rows
-    targets: dict[str, Array]  # name → (P, ...): labels, label_weights, teacher_logits
+    targets: dict[str, Array]  # name → (P, ...): labels, label_weights, teacher_logits, see `Task.align`
     label_names: list[str] | None  # None if the task makes no predictions
+    layout: Layout | None = None  # of teacher_logits
     originals: Rows | None = None  # the rows whose tokens a trimmed vocabulary keeps; None = all
     states: data.LayerStates | None = None  # stored layer outputs of the teacher
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
@@ -52,7 +53,7 @@ class Validation:
 
     rows: Rows
     examples: data.Examples
-    row_offsets: Array | None  # see `Encoded`
+    layout: Layout | None  # see `Encoded`
     metric: metrics.Metric | None  # None if the task makes no predictions: then the loss is the score
     label_names: list[str]
 
@@ -108,7 +109,7 @@ def prepare(
         encoded = task.encode(rows.rows, config.data, tokenizer)
     if rows.states is not None:
         rows.states.check(encoded)
-    examples = data.Examples.of(encoded, rows.states, **rows.targets)
+    examples = data.Examples.of(encoded, rows.states, **task.align(rows.targets, rows.layout, encoded))
     validation = yield from _read_validation(run, rows, tokenizer)
     return NewModel(model, tokenizer, copied_layers, vocabulary), TrainingData(rows, examples, validation)
 
@@ -287,9 +288,9 @@ class _Evaluation:
         task, validation = self.run.task, self.validation
         assert isinstance(task, tasks.PredictionTask)  # it has a metric
         logits = loops.predict_all(model, validation.examples, self._batches, accelerator=self.run.accelerator)
-        tuned = metric.tune_thresholds(logits)
+        tuned = metric.tune_thresholds(logits, validation.layout)
         names, rows, settings = validation.label_names, validation.rows, self.run.config.data
-        return task.decide(logits, validation.row_offsets, names, rows, settings, tuned), tuned
+        return task.decide(logits, validation.layout, names, rows, settings, tuned), tuned
 
     def _mean_loss(self, model: torch.nn.Module) -> dict[str, float]:
         return loops.mean_loss(
@@ -325,7 +326,7 @@ def _read_validation(
     if metric is None and isinstance(task, tasks.PredictionTask):
         yield events.warning("the validation rows have no labels: no checkpoint is scored, and the last one is stored")
         return None
-    return Validation(rows, data.Examples.of(encoded), encoded.row_offsets, metric, names)
+    return Validation(rows, data.Examples.of(encoded), encoded.layout, metric, names)
 
 
 def _in_words(validation: Validation | None) -> str:

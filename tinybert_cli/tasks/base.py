@@ -1,7 +1,7 @@
 """The interface of a task: which head, how rows become tokens and labels, and how logits become predictions.
 
-Shapes: N rows, P predictions (one per row, or one per word), C numbers of each prediction. `row_offsets` (N + 1,) says
-where the predictions of each row begin; None: one per row.
+Shapes: N rows, P predictions (one per row, or one per word or token), C numbers of each prediction. `layout` says
+which predictions belong to which row; None: one per row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError, look_up
 from tinybert_cli.metrics.base import Metric
 from tinybert_cli.tasks.label_names import hidden_labels_error
-from tinybert_cli.types import NO_LABEL, Array, Encoded, Predictions, Rows
+from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +48,16 @@ class Task(ABC):
             InputError: a column is missing, or a row does not hold what the task reads.
         """
 
+    def align(self, targets: Mapping[str, Array], layout: Layout | None, encoded: Encoded) -> Mapping[str, Array]:
+        """The targets of the losses (P, ...) for the predictions of these encoded rows.
+
+        They are the targets themselves, unless the predictions of a task depend on the tokenizer.
+
+        Args:
+            layout: of "teacher_logits".
+        """
+        return targets
+
     @abstractmethod
     def usage(self, folder: str, data: Data) -> str:
         """Python code that loads a finished model folder, trained with these settings, and predicts."""
@@ -60,6 +70,7 @@ class PredictionTask(Task):
     text_counts: ClassVar[tuple[int, ...]] = (1, 2)  # numbers of texts that a row may have
     splits_long_texts: ClassVar[bool] = False  # into windows that overlap by `doc_stride`; else they are cut
     supports_augmentation: ClassVar[bool] = True  # whether words of a row may be replaced
+    labels_of_rows: ClassVar[bool] = False  # whether there is a label for each row, which `align` puts on predictions
     has_confidence: ClassVar[bool] = True
     slice_metric: ClassVar[str]  # the metric of slices
     extra_metrics: ClassVar[tuple[str, ...]]  # computed besides `metrics`; "recall" here means `recall[class]`
@@ -74,7 +85,10 @@ class PredictionTask(Task):
 
     @abstractmethod
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
-        """Gold labels for the losses (P, ...), `missing` where a row has none; None without a label column."""
+        """Gold labels for the losses (P, ...), `missing` where a row has none; None without a label column.
+
+        (N, ...) if `labels_of_rows`.
+        """
 
     @abstractmethod
     def metric(self, rows: Rows, data: Data, names: Sequence[str]) -> Metric | None:
@@ -96,7 +110,7 @@ class PredictionTask(Task):
         """How the labels were read, where the data alone does not prove it; for the plan."""
         return []
 
-    def apply_thresholds(self, logits: Array, row_offsets: Array | None, settings: Mapping[str, Any]) -> Array:
+    def apply_thresholds(self, logits: Array, layout: Layout | None, settings: Mapping[str, Any]) -> Array:
         """The logits shifted by the tuned thresholds in `settings`, so that 0, or the argmax, is the decision.
 
         Label datasets hold the raw logits, before any threshold is applied.
@@ -105,33 +119,33 @@ class PredictionTask(Task):
 
     @abstractmethod
     def predictions(
-        self, logits: Array, row_offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
+        self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
     ) -> Predictions:
         """The predictions for the rows, from logits (P, C) with thresholds applied."""
 
     def decide(
         self,
         raw_logits: Array,
-        row_offsets: Array | None,
+        layout: Layout | None,
         names: Sequence[str],
         rows: Rows,
         data: Data,
         settings: Mapping[str, Any],
     ) -> Predictions:
         """The predictions from raw logits (P, C), with the tuned thresholds in `settings`."""
-        logits = self.apply_thresholds(raw_logits, row_offsets, settings)
-        return self.predictions(logits, row_offsets, names, rows, data)
+        logits = self.apply_thresholds(raw_logits, layout, settings)
+        return self.predictions(logits, layout, names, rows, data)
 
     @abstractmethod
-    def hard_labels(self, logits: Array, row_offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
-        """Predictions as labels (P, ...), `missing` where confidence is lower, and which rows (N,) have any."""
+    def hard_labels(self, logits: Array, layout: Layout | None, min_confidence: float) -> tuple[Array, Array]:
+        """Predictions as `labels`, `missing` where confidence is lower, and which rows (N,) have any."""
 
     @abstractmethod
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         """How close the predictions are to those of the reference; `agreement` is among the numbers, 1 at best."""
 
     @abstractmethod
-    def ensemble(self, logits: Sequence[Array], weights: Sequence[float]) -> Array:
+    def ensemble(self, logits: Sequence[Array], weights: Sequence[float], layout: Layout | None = None) -> Array:
         """The logits (P, C) of the weighted mean of several models."""
 
     def row_of(self, texts: Sequence[str]) -> list[Any]:
@@ -140,7 +154,12 @@ class PredictionTask(Task):
 
     @abstractmethod
     def format_prediction(
-        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
+        self,
+        texts: Sequence[str],
+        logits: Array,
+        layout: Layout | None,
+        names: Sequence[str],
+        config: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The output of `tinybert predict` for one text or pair; has the key `prediction`.
 

@@ -1,18 +1,15 @@
-"""Windows over questions and long contexts; each word of a context is predicted in one of its windows.
-
-Shapes: W words of one context, T tokens of the context in one window, P predictions.
-"""
+"""Windows over questions and long contexts; every token of a window has a prediction. T: tokens of one window."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinybert_cli.config import Data
-from tinybert_cli.metrics.spans import word_spans
-from tinybert_cli.types import Array, Encoded
+from tinybert_cli.metrics.spans import BEGIN, END, WINDOW
+from tinybert_cli.types import Array, Encoded, Layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,10 +22,8 @@ class ContextWindows:
         self.tokenizer = tokenizer
         names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
         self.tokens: dict[str, list[Array]] = {name: [] for name in names}
-        self.lengths: list[int] = []  # tokens of each window
-        self.positions: list[Array] = []
-        self.window_counts: list[int] = []  # predictions of each window
-        self.row_counts: list[int] = []  # predictions of each row
+        self.spans: list[Array] = []  # (T, 3) of each window
+        self.row_counts: list[int] = []  # tokens of each row
 
     def add(self, questions: Sequence[str], contexts: Sequence[str], data: Data) -> None:
         room = data.max_seq_length // 2 - self.tokenizer.num_special_tokens_to_add(pair=True)
@@ -39,68 +34,51 @@ class ContextWindows:
         )  # fmt: skip
         for name, parts in self.tokens.items():
             parts += [np.asarray(ids, dtype=np.int32) for ids in encoded[name]]
-        self.lengths += [len(ids) for ids in encoded["input_ids"]]
         row_of_window = np.asarray(encoded["overflow_to_sample_mapping"])
         for row, context in enumerate(contexts):
             windows = [
-                context_tokens(encoded["offset_mapping"][index], encoded.sequence_ids(index))
+                (encoded["offset_mapping"][index], encoded.sequence_ids(index))
                 for index in np.flatnonzero(row_of_window == row)
             ]
-            positions = positions_by_window(word_spans(context), windows)
-            self.positions += positions
-            self.window_counts += [len(part) for part in positions]
-            self.row_counts.append(sum(map(len, positions)))
+            spans = list(token_spans(context, windows))
+            self.spans += spans
+            self.row_counts.append(sum(map(len, spans)))
 
     def encoded(self, *, truncated: int, empty: list[int]) -> Encoded:
+        lengths = [len(spans) for spans in self.spans]
+        offsets = np.cumsum([0, *lengths])
         padding = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
         return Encoded(
             tokens={name: (np.concatenate(parts), padding[name]) for name, parts in self.tokens.items()},
-            offsets=np.cumsum([0, *self.lengths]),
+            offsets=offsets,
             truncated=truncated,
             empty=empty,
-            positions=np.concatenate(self.positions),
-            window_offsets=np.cumsum([0, *self.window_counts]),
-            row_offsets=np.cumsum([0, *self.row_counts]),
+            positions=np.concatenate([np.arange(length) for length in lengths]),
+            window_offsets=offsets,
+            layout=Layout(np.cumsum([0, *self.row_counts]), np.concatenate(self.spans)),
         )
 
 
-def positions_by_window(words: Array, windows: Sequence[tuple[Array, Array]]) -> list[Array]:
-    """For each window the tokens (P, 2) at which begin and end of its words are predicted; each word is in one window.
-
-    The first prediction of the first window, at its first token, stands for "no answer".
+def token_spans(
+    context: str, windows: Sequence[tuple[Sequence[tuple[int, int]], Sequence[int | None]]]
+) -> Iterator[Array]:
+    """The token spans (T, 3) of each window of a row, see `metrics.spans`.
 
     Args:
-        words: begin and end of the context's words in characters (W, 2).
-        windows: for each, the indices of the context's tokens (T,) and their characters (T, 2).
+        windows: of each the characters of its tokens, and the text that each belongs to, 1 for the context.
     """
-    owner = np.zeros(len(words), dtype=int)
-    depth = np.full(len(words), -1)
-    positions = []
-    for number, (tokens, characters) in enumerate(windows):
-        if not len(tokens):  # no context at all
-            positions.append(np.zeros((len(words), 2), dtype=np.int64))
-            continue
-        first = np.searchsorted(characters[:, 1], words[:, 0], side="right").clip(max=len(tokens) - 1)
-        last = np.maximum(np.searchsorted(characters[:, 0], words[:, 1], side="left") - 1, first)
-        positions.append(np.stack([tokens[first], tokens[last]], axis=1))
-        inside = np.ones(len(words), dtype=bool)
-        if number:
-            inside &= words[:, 0] >= characters[0, 0]
-        if number < len(windows) - 1:
-            inside &= words[:, 1] <= characters[-1, 1]
-        distance = np.minimum(first, len(tokens) - 1 - last)
-        better = inside & (distance > depth)
-        owner[better], depth[better] = number, distance[better]
-    owner = np.maximum.accumulate(owner)
-    no_answer = np.zeros((1, 2), dtype=np.int64)
-    parts = [own[owner == number] for number, own in enumerate(positions)]
-    return [np.concatenate([no_answer, parts[0]]), *parts[1:]]
-
-
-def context_tokens(characters: Sequence[tuple[int, int]], sequences: Sequence[int | None]) -> tuple[Array, Array]:
-    """The indices of the context's tokens in a window (T,), and their characters (T, 2)."""
-    tokens = np.flatnonzero(np.asarray([sequence == 1 for sequence in sequences]))
-    return tokens, np.asarray(characters, dtype=np.int64).reshape(-1, 2)[tokens]
+    inside = np.array([not character.isspace() for character in context], dtype=bool)
+    indices = np.arange(len(context))
+    next_text = np.append(np.where(inside, indices, len(context)), len(context))
+    next_text = np.minimum.accumulate(next_text[::-1])[::-1]  # for each character, the first at or after it
+    previous_text = np.maximum.accumulate(np.append(0, np.where(inside, indices + 1, 0)))  # the end of the last before
+    for number, (characters, texts) in enumerate(windows):
+        spans = np.full((len(texts), 3), -1, dtype=np.int32)
+        spans[:, WINDOW] = number
+        tokens = np.flatnonzero(np.asarray([text == 1 for text in texts], dtype=bool))
+        begins, ends = np.asarray(characters, dtype=np.int64).reshape(-1, 2)[tokens].T
+        spans[tokens, BEGIN], spans[tokens, END] = next_text[begins], previous_text[ends]
+        yield spans
 
 
 def cut_questions(questions: Sequence[str], limit: int, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], int]:

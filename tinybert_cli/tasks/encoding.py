@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.types import Array, Encoded, Rows
+from tinybert_cli.types import Array, Encoded, Layout, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +63,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[Array, Array]:
     return ids[: text[0]], ids[text[-1] + 1 :]
 
 
-def row_ranges(row_offsets: Array | None) -> Iterator[tuple[int, int]]:
+def row_ranges(layout: Layout | None) -> Iterator[tuple[int, int]]:
     """Begin and end of the predictions of each row, for tasks with several predictions per row."""
-    assert row_offsets is not None
-    yield from itertools.pairwise(row_offsets.tolist())
+    assert layout is not None
+    yield from layout.ranges()

@@ -25,7 +25,7 @@ from tinybert_cli.tasks.label_names import (
     names_in_data,
     unknown_label,
 )
-from tinybert_cli.types import Array, Predictions, Rows
+from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 
 class MultiLabelClassification(PredictionTask):
@@ -112,7 +112,7 @@ class MultiLabelClassification(PredictionTask):
                 hint=f"a list of names in each row, or names separated by '{SEPARATOR}'",
             )
 
-    def apply_thresholds(self, logits: Array, row_offsets: Array | None, settings: Mapping[str, Any]) -> Array:
+    def apply_thresholds(self, logits: Array, layout: Layout | None, settings: Mapping[str, Any]) -> Array:
         """Minus the logit of each class's threshold, so that a class is predicted from 0 on."""
         thresholds = settings.get(THRESHOLDS)
         if thresholds is None:
@@ -127,12 +127,12 @@ class MultiLabelClassification(PredictionTask):
         return shifted
 
     def predictions(
-        self, logits: Array, row_offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
+        self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
     ) -> Predictions:
         """The confidence of a row is that of its least confident decision."""
         return Predictions(_names_of(logits >= 0, names), _least_confidence(logits), logits)
 
-    def hard_labels(self, logits: Array, row_offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
+    def hard_labels(self, logits: Array, layout: Layout | None, min_confidence: float) -> tuple[Array, Array]:
         probabilities = sigmoid(logits)
         confident = np.maximum(probabilities, 1 - probabilities) >= min_confidence
         return np.where(confident, probabilities >= 0.5, np.nan).astype(np.float32), confident.any(-1)
@@ -148,7 +148,7 @@ class MultiLabelClassification(PredictionTask):
             "confidence_correlation": rank_correlation(_least_confidence(reference_logits), _least_confidence(logits)),
         }
 
-    def ensemble(self, logits: Sequence[Array], weights: Sequence[float]) -> Array:
+    def ensemble(self, logits: Sequence[Array], weights: Sequence[float], layout: Layout | None = None) -> Array:
         """The logits of the weighted mean of the probabilities; of a single model its logits."""
         if len(logits) == 1:
             return logits[0]
@@ -157,7 +157,12 @@ class MultiLabelClassification(PredictionTask):
         return log_odds.astype(np.float32)
 
     def format_prediction(
-        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
+        self,
+        texts: Sequence[str],
+        logits: Array,
+        layout: Layout | None,
+        names: Sequence[str],
+        config: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The probabilities are the model's own; the thresholds are applied in the prediction."""
         shifted = self.apply_thresholds(logits, None, config)

@@ -1,8 +1,8 @@
 """Question answering: the span of a context that answers a question, or no answer if the context has none.
 
-There is a prediction for every word of the context: a score for the answer beginning there, and one for it ending
-there. Words are those of `metrics.spans.word_spans`, whatever the tokenizer, so that teacher and student may have
-different ones. The first prediction of a row stands for "no answer".
+Every token of a window has a prediction: a logit for the answer beginning there, and one for it ending there. What they
+mean is in `metrics.spans`. Labels are characters of the context, so that teacher and student may have different
+tokenizers.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import spans
 from tinybert_cli.metrics.comparison import rank_correlation
-from tinybert_cli.metrics.spans import NEVER, NULL_THRESHOLD, SpanMetric
+from tinybert_cli.metrics.probabilities import EPSILON
+from tinybert_cli.metrics.spans import NEVER, NO_ANSWER, NULL_THRESHOLD, SpanMetric
 from tinybert_cli.tasks.base import PredictionTask, missing
 from tinybert_cli.tasks.context_windows import ContextWindows, cut_questions
-from tinybert_cli.tasks.encoding import row_ranges, text_columns_of
-from tinybert_cli.types import Array, Encoded, Predictions, Rows
+from tinybert_cli.tasks.encoding import text_columns_of
+from tinybert_cli.tasks.gold_answers import gold_answers
+from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +40,7 @@ class QuestionAnswering(PredictionTask):
     output_type = "span"
     text_counts = (2,)
     splits_long_texts = True
+    labels_of_rows = True
     main_metric = "f1"
     metrics: ClassVar[Mapping[str, bool]] = {"f1": True, "exact_match": True, "loss": False}
     slice_metric = "f1"
@@ -45,11 +48,7 @@ class QuestionAnswering(PredictionTask):
     extra_metrics = ("answered", "exact_match_answerable", "f1_answerable", "accuracy_unanswerable")
 
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Question and context; a long context is split into windows that overlap by `doc_stride` tokens.
-
-        A word is predicted in the window where it is furthest from both ends: its begin at its first token, its end at
-        its last one. "No answer" is predicted at the first token of the first window.
-        """
+        """Question and context; a long context is split into windows that overlap by `doc_stride` tokens."""
         questions, contexts = _questions_and_contexts(rows, data)
         questions, cut = cut_questions(questions, data.max_seq_length // 2, tokenizer)
         encoder = ContextWindows(tokenizer)
@@ -63,83 +62,78 @@ class QuestionAnswering(PredictionTask):
         return ["begin", "end"]
 
     def labels(self, rows: Rows, data: Data, names: Sequence[str]) -> Array | None:
-        """1 where the first gold answer begins and ends, else 0 (P, 2); NaN in a row without gold answers."""
-        gold = _gold_answers(rows, data)
+        """First character and end of the first gold answer (N, 2), or NO_ANSWER; NO_LABEL in a row without answers."""
+        _, contexts = _questions_and_contexts(rows, data)
+        gold = gold_answers(rows, data, contexts)
         if gold is None:
             return None
-        _, contexts = _questions_and_contexts(rows, data)
-        parts = []
-        for index, (context, answers) in enumerate(zip(contexts, gold, strict=True)):
-            words = spans.word_spans(context)
-            marks = np.zeros((len(words) + 1, 2), dtype=np.float32)
-            if answers is None:
-                marks[:] = np.nan
-            elif not answers:
-                marks[0] = 1
-            else:
-                text, begin = answers[0]
-                first, last = _words_in(words, begin, begin + len(text))
-                if not text or context[begin : begin + len(text)] != text or last < first:
-                    raise InputError(
-                        f"the answer {text!r} is not at character {begin} of its context",
-                        where=rows.location(index),
-                        hint="answer_start counts characters from 0",
-                    )
-                marks[first + 1, 0] = marks[last + 1, 1] = 1
-            parts.append(marks)
-        return np.concatenate(parts)
+        labels = np.full((len(gold), 2), NO_LABEL, dtype=np.int64)
+        for label, answers in zip(labels, gold, strict=True):
+            if answers is not None:
+                label[:] = answers[0].span if answers else NO_ANSWER
+        return labels
+
+    def align(self, targets: Mapping[str, Array], layout: Layout | None, encoded: Encoded) -> Mapping[str, Array]:
+        """The teacher's logits on the student's tokens, and 1 where the answer begins and ends in each window (P, 2).
+
+        A window that does not hold the answer has the marks at [CLS]; a row without a label has NaN.
+        """
+        aligned = dict(targets)
+        if "teacher_logits" in targets:
+            aligned["teacher_logits"] = _transferred(targets["teacher_logits"], layout, encoded.layout)
+        if "labels" in targets:
+            assert encoded.layout is not None
+            aligned["labels"] = _marks(targets["labels"], encoded.layout)
+        return aligned
 
     def metric(self, rows: Rows, data: Data, names: Sequence[str]) -> SpanMetric | None:
-        labels = self.labels(rows, data, names)
-        if labels is None:
+        _, contexts = _questions_and_contexts(rows, data)
+        labels, gold = self.labels(rows, data, names), gold_answers(rows, data, contexts)
+        if labels is None or gold is None:
             return None
-        gold, (_, contexts) = _gold_answers(rows, data), _questions_and_contexts(rows, data)
-        assert gold is not None
         if missing(labels).any():
             row = next(index for index, answers in enumerate(gold) if answers is None)
             raise InputError("a row without answers", where=rows.location(row))
-        return SpanMetric(labels, contexts, [[text for text, _ in answers or []] for answers in gold])
+        return SpanMetric(labels, contexts, [[answer.text for answer in answers or []] for answers in gold])
 
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
         if missing(labels).all():
             raise InputError("no row has an answer: there is nothing to learn", where=rows.location(0))
 
-    def apply_thresholds(self, logits: Array, row_offsets: Array | None, settings: Mapping[str, Any]) -> Array:
-        """Subtracts half the threshold from both scores of "no answer", so that the larger sum is the prediction."""
+    def apply_thresholds(self, logits: Array, layout: Layout | None, settings: Mapping[str, Any]) -> Array:
+        """Subtracts half the threshold from both logits of "no answer", so that the larger sum is the prediction."""
         threshold = settings.get(NULL_THRESHOLD)
         if threshold is None:
             return logits
-        assert row_offsets is not None
         shifted = logits.copy()
-        shifted[row_offsets[:-1]] -= threshold / 2
+        shifted[spans.no_answer_positions(layout)] -= threshold / 2
         return shifted
 
     def predictions(
-        self, logits: Array, row_offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
+        self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
     ) -> Predictions:
         _, contexts = _questions_and_contexts(rows, data)
-        answers = [spans.best_answer(logits[begin:end]) for begin, end in row_ranges(row_offsets)]
-        texts = [
-            spans.span_text(context, first, last) for context, (first, last, _) in zip(contexts, answers, strict=True)
-        ]
-        confidences = np.array([confidence for *_, confidence in answers])
-        words = np.array([(first, last) for first, last, _ in answers])
-        return Predictions(texts, confidences, logits, row_offsets, words)
+        answers = [spans.best_answer(*row) for row in spans.by_row(logits, layout)]
+        texts = [context[answer.begin : answer.end] for context, answer in zip(contexts, answers, strict=True)]
+        confidences = np.array([answer.probability for answer in answers])
+        characters = np.array([(answer.begin, answer.end) for answer in answers])
+        return Predictions(texts, confidences, logits, layout, characters)
 
-    def hard_labels(self, logits: Array, row_offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
-        labels, confident = np.zeros(logits.shape, dtype=np.float32), []
-        for begin, end in row_ranges(row_offsets):
-            first, last, confidence = spans.best_answer(logits[begin:end])
-            labels[begin + first, 0] = labels[begin + last, 1] = 1
-            confident.append(confidence >= min_confidence)
-            if not confident[-1]:
-                labels[begin:end] = np.nan
-        return labels, np.array(confident, dtype=bool)
+    def hard_labels(self, logits: Array, layout: Layout | None, min_confidence: float) -> tuple[Array, Array]:
+        answers = [spans.best_answer(*row) for row in spans.by_row(logits, layout)]
+        labels = [(answer.begin, answer.end) if answer.end else (NO_ANSWER, NO_ANSWER) for answer in answers]
+        confident = np.array([answer.probability >= min_confidence for answer in answers], dtype=bool)
+        return np.where(confident[:, None], np.array(labels, dtype=np.int64), NO_LABEL), confident
 
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         """`agreement`: share of rows with the same span; `kl`: divergence from the reference, mean of begin and end."""
-        pairs = zip(predictions.by_row(), reference.by_row(), strict=True)
-        divergences = [_divergence(logits, reference_logits) for logits, reference_logits in pairs]
+        expected = _transferred(reference.known_logits, reference.layout, predictions.layout)
+        pairs = zip(
+            spans.by_row(predictions.known_logits, predictions.layout),
+            spans.by_row(expected, predictions.layout),
+            strict=True,
+        )
+        divergences = [_divergence(logits, expected_logits, tokens) for (logits, tokens), (expected_logits, _) in pairs]
         confidences, reference_confidences = predictions.confidences, reference.confidences
         assert predictions.spans is not None and reference.spans is not None
         assert confidences is not None and reference_confidences is not None
@@ -149,22 +143,37 @@ class QuestionAnswering(PredictionTask):
             "confidence_correlation": rank_correlation(confidences, reference_confidences),
         }
 
-    def ensemble(self, logits: Sequence[Array], weights: Sequence[float]) -> Array:
-        """The weighted mean of the logits: the geometric mean of the probabilities."""
-        mean: Array = np.average(logits, axis=0, weights=weights).astype(np.float32)
-        return mean
+    def ensemble(self, logits: Sequence[Array], weights: Sequence[float], layout: Layout | None = None) -> Array:
+        """The log of the weighted mean of the probabilities in each window; one model: its logits."""
+        if len(logits) == 1:
+            return logits[0]
+        probabilities = [
+            np.exp(np.concatenate([spans.log_softmax(*row) for row in spans.by_row(values, layout)]))
+            for values in logits
+        ]
+        mean_logits: Array = np.log(np.average(probabilities, axis=0, weights=weights).clip(EPSILON))
+        return mean_logits.astype(np.float32)
 
     def format_prediction(
-        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
+        self,
+        texts: Sequence[str],
+        logits: Array,
+        layout: Layout | None,
+        names: Sequence[str],
+        config: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The best answer with its characters in the context, and the `n_best` answers; "" stands for no answer."""
         _, context = texts
-        words = spans.word_spans(context)
-        logits = self.apply_thresholds(logits, np.array([0, len(logits)]), config)
-        answers = []
-        for first, last, confidence in spans.best_answers(logits, N_BEST):
-            begin, end = (int(words[first - 1, 0]), int(words[last - 1, 1])) if first else (0, 0)
-            answers.append({"text": context[begin:end], "confidence": confidence, "begin": begin, "end": end})
+        ((logits, token_spans),) = spans.by_row(self.apply_thresholds(logits, layout, config), layout)
+        answers = [
+            {
+                "text": context[answer.begin : answer.end],
+                "confidence": answer.probability,
+                "begin": answer.begin,
+                "end": answer.end,
+            }
+            for answer in spans.best_answers(logits, token_spans, N_BEST)
+        ]
         best = dict(answers[0])
         return {"prediction": best.pop("text"), **best, "n_best": answers}
 
@@ -175,23 +184,41 @@ class QuestionAnswering(PredictionTask):
         return (
             "The model abstains if the score of no answer exceeds that of the best span by more than "
             f"`{NULL_THRESHOLD}` in config.json; with {NEVER:g} it never abstains. An answer has at most "
-            f"{spans.LONGEST} words. Other programs have options of their own for both."
+            f"{spans.LONGEST} tokens. Other programs have options of their own for both."
         )
 
     def usage(self, folder: str, data: Data) -> str:
-        return _USAGE.format(folder=folder)
+        return _USAGE.format(
+            folder=folder, length=data.max_seq_length, stride=data.doc_stride, longest=spans.LONGEST,
+            threshold=NULL_THRESHOLD,
+        )  # fmt: skip
 
 
-_USAGE = """from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+_USAGE = """import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 model = AutoModelForQuestionAnswering.from_pretrained("{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
-context = "It was written by Ada in 1843."
-inputs = tokenizer("Who wrote it?", context, return_offsets_mapping=True, return_tensors="pt")
-characters = inputs.pop("offset_mapping")[0]
-outputs = model(**inputs)
-begin, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()
-context[characters[begin][0] : characters[end][1]]"""
+question, context = "Who wrote it?", "It was written by Ada in 1843."
+inputs = tokenizer(
+    question, context, truncation="only_second", max_length={length}, stride={stride}, padding=True,
+    return_overflowing_tokens=True, return_offsets_mapping=True, return_tensors="pt",
+)
+characters = inputs.pop("offset_mapping").tolist()
+inputs.pop("overflow_to_sample_mapping")
+with torch.no_grad():
+    outputs = model(**inputs)
+no_answer, answers = [], []  # of all windows of the context
+for window, logits in enumerate(zip(outputs.start_logits.tolist(), outputs.end_logits.tolist())):
+    no_answer.append(logits[0][0] + logits[1][0])
+    tokens = [token for token, text in enumerate(inputs.sequence_ids(window)) if text == 1]
+    for begin in tokens:
+        for end in tokens:
+            answer = context[characters[window][begin][0] : characters[window][end][1]].strip()
+            if answer and 0 <= end - begin < {longest}:
+                answers.append((logits[0][begin] + logits[1][end], answer))
+score, answer = max(answers)
+print("" if min(no_answer) - score > (model.config.{threshold} or 0) else answer)"""
 
 
 def _questions_and_contexts(rows: Rows, data: Data) -> list[list[str]]:
@@ -204,31 +231,26 @@ def _questions_and_contexts(rows: Rows, data: Data) -> list[list[str]]:
     return texts
 
 
-def _gold_answers(rows: Rows, data: Data) -> list[list[tuple[str, int]] | None] | None:
-    """The gold answers of each row and their first characters; an empty list if the context has no answer."""
-    if data.label_column not in rows.columns:
-        return None
-    gold: list[list[tuple[str, int]] | None] = []
-    for index, value in enumerate(rows.column(data.label_column)):
-        try:
-            gold.append(None if value is None else list(zip(value["text"], value["answer_start"], strict=True)))
-        except (TypeError, KeyError, ValueError) as error:
-            raise InputError(
-                f"expected answers, found {value!r}",
-                where=rows.location(index),
-                hint='{"text": [...], "answer_start": [...]}',
-            ) from error
-    return gold
+def _marks(labels: Array, layout: Layout) -> Array:
+    """Labels of rows (N, 2) as marks on tokens (P, 2), see `QuestionAnswering.align`."""
+    marks = np.zeros((int(layout.row_offsets[-1]), 2), dtype=np.float32)
+    for label, (row, tokens) in zip(labels, spans.by_row(marks, layout), strict=True):
+        if missing(label).any():
+            row[:] = np.nan
+            continue
+        for first, last in spans.answer_tokens(tokens, *label.tolist()):
+            row[first, 0] = row[last, 1] = 1
+    return marks
 
 
-def _words_in(words: Array, begin: int, end: int) -> tuple[int, int]:
-    """The first and the last word with a character in begin:end."""
-    first = int(np.searchsorted(words[:, 1], begin, side="right"))
-    last = int(np.searchsorted(words[:, 0], end, side="left")) - 1
-    return min(first, len(words) - 1), last
+def _transferred(logits: Array, source: Layout | None, target: Layout | None) -> Array:
+    """Logits (P, 2) on the tokens of `source`, on those of `target`; see `spans.transferred`."""
+    assert target is not None
+    rows = zip(spans.by_row(logits, source), spans.token_spans_by_row(target), strict=True)
+    return np.concatenate([spans.transferred(values, tokens, own) for (values, tokens), own in rows])
 
 
-def _divergence(logits: Array, reference: Array) -> float:
-    """KL divergence of begin and end (W + 1, 2) from the reference's, the mean of both."""
-    log_q, log_p = spans.log_softmax(logits), spans.log_softmax(reference)
-    return float((np.exp(log_p) * (log_p - log_q)).sum() / 2)
+def _divergence(logits: Array, reference: Array, token_spans: Array) -> float:
+    """KL divergence of begin and end (P, 2) from the reference's: the mean of both, and of the windows."""
+    log_q, log_p = spans.log_softmax(logits, token_spans), spans.log_softmax(reference, token_spans)
+    return float((np.exp(log_p) * (log_p - log_q)).sum() / 2 / len(spans.windows(token_spans)))

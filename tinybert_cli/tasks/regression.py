@@ -13,7 +13,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.regression import RegressionMetric, pearson
 from tinybert_cli.tasks.base import PredictionTask, check_complete, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
-from tinybert_cli.types import Array, Predictions, Rows
+from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 
 class Regression(PredictionTask):
@@ -66,11 +66,11 @@ class Regression(PredictionTask):
             )
 
     def predictions(
-        self, logits: Array, row_offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
+        self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
     ) -> Predictions:
         return Predictions(logits[:, 0].tolist(), None, logits)
 
-    def hard_labels(self, logits: Array, row_offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
+    def hard_labels(self, logits: Array, layout: Layout | None, min_confidence: float) -> tuple[Array, Array]:
         """A number has no confidence: every row is selected."""
         return logits[:, 0], np.full(len(logits), min_confidence == 0)
 
@@ -81,13 +81,18 @@ class Regression(PredictionTask):
         agreement = 1.0 if np.array_equal(values, reference_values) else pearson(values, reference_values)
         return {"agreement": agreement, "mean_difference": float(np.abs(values - reference_values).mean())}
 
-    def ensemble(self, logits: Sequence[Array], weights: Sequence[float]) -> Array:
+    def ensemble(self, logits: Sequence[Array], weights: Sequence[float], layout: Layout | None = None) -> Array:
         """The weighted mean of the numbers."""
         mean: Array = np.average(logits, axis=0, weights=weights).astype(np.float32)
         return mean
 
     def format_prediction(
-        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
+        self,
+        texts: Sequence[str],
+        logits: Array,
+        layout: Layout | None,
+        names: Sequence[str],
+        config: Mapping[str, Any],
     ) -> dict[str, Any]:
         return {"prediction": float(logits[0, 0])}
 

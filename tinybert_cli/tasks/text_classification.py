@@ -17,7 +17,7 @@ from tinybert_cli.tasks.base import PredictionTask, check_complete, missing, tex
 from tinybert_cli.tasks.encoding import encode_texts
 from tinybert_cli.tasks.label_lists import combined_names, is_list_text
 from tinybert_cli.tasks.label_names import agreed_names, label_indices, label_statements, name_warnings, unknown_label
-from tinybert_cli.types import NO_LABEL, Array, Predictions, Rows
+from tinybert_cli.types import NO_LABEL, Array, Layout, Predictions, Rows
 
 
 class TextClassification(PredictionTask):
@@ -95,13 +95,13 @@ class TextClassification(PredictionTask):
             )
 
     def predictions(
-        self, logits: Array, row_offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
+        self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
     ) -> Predictions:
         probabilities = softmax(logits)
         values = [names[index] for index in probabilities.argmax(-1)]
         return Predictions(values, probabilities.max(-1), logits)
 
-    def hard_labels(self, logits: Array, row_offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
+    def hard_labels(self, logits: Array, layout: Layout | None, min_confidence: float) -> tuple[Array, Array]:
         probabilities = softmax(logits)
         confident = probabilities.max(-1) >= min_confidence
         return np.where(confident, probabilities.argmax(-1), NO_LABEL), confident
@@ -109,10 +109,16 @@ class TextClassification(PredictionTask):
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         return class_fidelity(predictions.known_logits, reference.known_logits)
 
-    ensemble = staticmethod(mean_class_logits)
+    def ensemble(self, logits: Sequence[Array], weights: Sequence[float], layout: Layout | None = None) -> Array:
+        return mean_class_logits(logits, weights)
 
     def format_prediction(
-        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
+        self,
+        texts: Sequence[str],
+        logits: Array,
+        layout: Layout | None,
+        names: Sequence[str],
+        config: Mapping[str, Any],
     ) -> dict[str, Any]:
         (probabilities,) = softmax(logits)
         return {

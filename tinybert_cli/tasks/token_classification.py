@@ -33,7 +33,7 @@ from tinybert_cli.tasks.label_names import (
     names_in_data,
     unknown_label,
 )
-from tinybert_cli.types import NO_LABEL, Array, Encoded, Predictions, Rows
+from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,7 +94,7 @@ class TokenClassification(PredictionTask):
             empty=[index for index, count in enumerate(row_counts) if not count],
             positions=np.concatenate(positions).astype(np.int64),
             window_offsets=np.cumsum([0, *map(len, positions)]),
-            row_offsets=np.cumsum([0, *row_counts]),
+            layout=Layout(np.cumsum([0, *row_counts])),
         )
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
@@ -181,33 +181,39 @@ class TokenClassification(PredictionTask):
         return statements
 
     def predictions(
-        self, logits: Array, row_offsets: Array | None, names: Sequence[str], rows: Rows, data: Data
+        self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
     ) -> Predictions:
         """The confidence of a row is the mean over its words."""
         probabilities = softmax(logits)
         tags, confidences = [names[index] for index in probabilities.argmax(-1)], probabilities.max(-1)
-        ranges = list(row_ranges(row_offsets))
+        ranges = list(row_ranges(layout))
         means = [float(confidences[begin:end].mean()) if end > begin else 1.0 for begin, end in ranges]
-        return Predictions([tags[begin:end] for begin, end in ranges], np.array(means), logits, row_offsets)
+        return Predictions([tags[begin:end] for begin, end in ranges], np.array(means), logits, layout)
 
-    def hard_labels(self, logits: Array, row_offsets: Array | None, min_confidence: float) -> tuple[Array, Array]:
+    def hard_labels(self, logits: Array, layout: Layout | None, min_confidence: float) -> tuple[Array, Array]:
         probabilities = softmax(logits)
         confident = probabilities.max(-1) >= min_confidence
-        selected = [bool(confident[begin:end].any()) for begin, end in row_ranges(row_offsets)]
+        selected = [bool(confident[begin:end].any()) for begin, end in row_ranges(layout)]
         return np.where(confident, probabilities.argmax(-1), NO_LABEL), np.array(selected, dtype=bool)
 
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         """Word by word."""
         return class_fidelity(predictions.known_logits, reference.known_logits)
 
-    ensemble = staticmethod(mean_class_logits)
+    def ensemble(self, logits: Sequence[Array], weights: Sequence[float], layout: Layout | None = None) -> Array:
+        return mean_class_logits(logits, weights)
 
     def row_of(self, texts: Sequence[str]) -> list[Any]:
         (text,) = texts
         return [[text[begin:end] for begin, end in _word_spans(text)]]
 
     def format_prediction(
-        self, texts: Sequence[str], logits: Array, names: Sequence[str], config: Mapping[str, Any]
+        self,
+        texts: Sequence[str],
+        logits: Array,
+        layout: Layout | None,
+        names: Sequence[str],
+        config: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The entities with their characters; `score` is the mean probability of their words."""
         (text,) = texts

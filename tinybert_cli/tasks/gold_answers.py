@@ -1,0 +1,132 @@
+"""Gold answers of question answering: the forms in which datasets store them, and what they say about "no answer"."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinybert_cli.config import Data
+from tinybert_cli.errors import InputError
+from tinybert_cli.types import Rows
+
+IMPOSSIBLE = "is_impossible"  # the column of SQuAD 2.0 that marks questions without an answer
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_FORM = '{"text": [...], "answer_start": [...]}'
+
+
+@dataclass(frozen=True)
+class GoldAnswer:
+    """A span of the context, without white space around it."""
+
+    text: str
+    begin: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return self.begin, self.begin + len(self.text)
+
+
+def gold_answers(rows: Rows, data: Data, contexts: Sequence[str]) -> list[list[GoldAnswer] | None] | None:
+    """The gold answers of each row: an empty list if the context has no answer, None in a row without a label.
+
+    A row has no answer if `is_impossible` is true, whatever `answers` holds, or if all its answers are empty texts. The
+    first answer has to be where `answer_start` says: training uses it, and metrics use only the texts of the others.
+
+    Raises:
+        InputError: answers in no known form, that contradict `is_impossible`, or not at `answer_start`.
+    """
+    if data.label_column not in rows.columns:
+        return None
+    impossible = rows.columns.get(IMPOSSIBLE, [None] * len(rows))
+    result: list[list[GoldAnswer] | None] = []
+    for index, value in enumerate(rows.column(data.label_column)):
+        where = rows.location(index)
+        is_impossible = _truth(impossible[index], where)
+        if is_impossible:
+            result.append([])
+            continue
+        answers = None if value is None else _answers(value, where)
+        if answers == [] and is_impossible is False:
+            raise InputError(
+                f"`{IMPOSSIBLE}` is false, but the row has no answer",
+                where=where,
+                hint=f"set {IMPOSSIBLE} to true for a question without an answer, or add its answer",
+            )
+        if answers:
+            _check_position(answers[0], contexts[index], where)
+        result.append(answers)
+    return result
+
+
+def _answers(value: Any, where: str) -> list[GoldAnswer]:
+    """The answers in one cell; an empty list for none, and for empty texts only."""
+    pairs = _pairs(_parsed(value), value, where)
+    empty = [not text.strip() for text, _ in pairs]
+    if all(empty):
+        return []
+    if any(empty):
+        raise InputError(f"some of the answers are empty: {value!r}", where=where, hint="remove them")
+    return [GoldAnswer(text.strip(), begin + len(text) - len(text.lstrip())) for text, begin in pairs]
+
+
+def _pairs(parsed: Any, value: Any, where: str) -> list[tuple[str, int]]:
+    """(text, answer_start) of each answer: from a dict of lists, a dict of one answer, or a list of such."""
+    try:
+        if isinstance(parsed, list):
+            return [(_text(answer["text"]), _number(answer["answer_start"])) for answer in parsed]
+        texts, begins = parsed["text"], parsed["answer_start"]
+        if isinstance(texts, str):
+            texts, begins = [texts], [begins]
+        return [(_text(text), _number(begin)) for text, begin in zip(texts, begins, strict=True)]
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise InputError(f"expected answers, found {value!r}", where=where, hint=_FORM) from error
+
+
+def _parsed(value: Any) -> Any:
+    """The cell of a CSV file as JSON, or as Python writes a dict; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != float(value):
+        raise ValueError
+    return int(value)
+
+
+def _truth(value: Any, where: str) -> bool | None:
+    """True, false or, where the cell is empty, None."""
+    if value is None or value == "":
+        return None
+    truth = _TRUTH.get(str(value).strip().lower().removesuffix(".0"))
+    if truth is None:
+        raise InputError(f"`{IMPOSSIBLE}`: expected true or false, found {value!r}", where=where)
+    return truth
+
+
+def _check_position(answer: GoldAnswer, context: str, where: str) -> None:
+    begin, end = answer.span
+    if begin >= 0 and context[begin:end] == answer.text:
+        return
+    first = context.find(answer.text)
+    hint = "the context does not contain this text" if first < 0 else f"the text is at character {first}"
+    raise InputError(
+        f"the answer {answer.text!r} is not at character {begin} of its context",
+        where=where,
+        hint=f"{hint}; answer_start counts characters from 0",
+    )
