@@ -397,10 +397,10 @@ def test_tuned_settings_are_the_keys_of_tune_thresholds() -> None:
 def test_thresholds_change_the_prediction_but_not_the_probabilities() -> None:
     logits = np.array([[-1.0, -1.0, 1.0]], dtype=np.float32)
     config = {"thresholds": [0.1, 0.9, 0.9]}
-    output = TASK.format_prediction(["a"], logits, NAMES, config)
+    output = TASK.format_prediction(["a"], logits, None, NAMES, config)
     assert output["prediction"] == ["arts"]
     assert output["probabilities"]["sport"] == pytest.approx(1 / (1 + np.exp(-1)))
-    assert TASK.format_prediction(["a"], logits, NAMES, {})["prediction"] == ["sport"]
+    assert TASK.format_prediction(["a"], logits, None, NAMES, {})["prediction"] == ["sport"]
 
 
 @pytest.mark.parametrize("bad", [[0.5, 0.5], [0.5, 0.5, 1.0]])

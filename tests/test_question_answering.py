@@ -653,5 +653,5 @@ def test_question_longer_than_the_model_length_is_truncated(cascade: Path) -> No
 def test_question_without_a_context_is_an_error(cascade: Path) -> None:
     from tinybert_cli.helpers import predict
 
-    with pytest.raises(InputError, match="expected a question and its context"):
+    with pytest.raises(InputError, match="but the model takes"):
         list(predict.run(str(cascade / "student"), ["who wrote it?"]))

@@ -53,8 +53,8 @@ def make_examples(output: str) -> Examples:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     counts = np.ones(ROWS, dtype=int)  # predictions per row
     if output in ("tags", "span"):
-        counts = lengths - 2  # some rows have none
-    positions = np.concatenate([np.arange(count) + 1 for count in counts])
+        counts = lengths - 2 * (output == "tags")  # some rows have no tags
+    positions = np.concatenate([np.arange(count) + (output == "tags") for count in counts])
     rows = np.repeat(np.arange(ROWS), counts)
     missing = rng.random(len(rows)) < np.where(rows < 12, 0.9, 0.1)
     targets: dict[str, Any]
@@ -68,7 +68,7 @@ def make_examples(output: str) -> Examples:
         begins = np.concatenate([[0], np.cumsum(counts)])[:-1]
         targets = {"labels": np.full((len(rows), 2), np.nan, dtype=np.float32)}
         for begin, count in zip(begins, counts, strict=True):
-            if count and rng.random() < 0.6:  # the other windows are without the answer
+            if rng.random() < 0.6:  # the other rows have no label
                 targets["labels"][begin : begin + count] = 0
                 targets["labels"][begin, 0] = targets["labels"][begin + count - 1, 1] = 1
     else:
@@ -80,8 +80,7 @@ def make_examples(output: str) -> Examples:
     if output not in ("tags", "span"):
         return Examples(tokens, offsets, targets)
     window_offsets = np.concatenate([[0], np.cumsum(counts)])
-    both = np.stack([positions, positions], axis=1) if output == "span" else positions
-    return Examples(tokens, offsets, targets, window_offsets, both)
+    return Examples(tokens, offsets, targets, window_offsets, positions)
 
 
 LOSS_SETS = {"class": "class", "tags": "class", "classes": "classes", "value": "value", "span": "span"}
@@ -159,14 +158,14 @@ def test_loss_of_a_split_does_not_depend_on_batch_size_and_padding(case: Any) ->
 def may_be_empty(case: tuple[str, str, Mapping[str, Any]]) -> bool:
     """Whether a batch may have nothing to average: no predictions, or no labels."""
     output, name, _ = case
-    return name == "hard_labels" or (output in ("tags", "span") and name not in losses.LAYER_OUTPUTS)
+    return name == "hard_labels" or (output == "tags" and name not in losses.LAYER_OUTPUTS)
 
 
 @pytest.mark.parametrize("case", [*filter(may_be_empty, CASES)], ids=lambda case: "-".join([*case[:2], *case[2]]))
 def test_mean_over_nothing_is_zero(case: Any) -> None:
     output, name, _ = case
     examples, net = make_examples(output), Net(output, seed=1)
-    if output in ("tags", "span"):
+    if output == "tags":
         rows = np.flatnonzero(examples.lengths == 2).tolist()
         batch = examples.__getitems__(rows)
         assert rows and not len(batch["positions"])

@@ -384,7 +384,7 @@ def test_predicted_entities_have_characters_and_scores() -> None:
     logits = np.zeros((5, len(NAMES)))  # of: Ada wrote in New-York .
     for word, tag in enumerate(["B-PER", "O", "O", "B-LOC", "O"]):
         logits[word, NAMES.index(tag)] = 5.0
-    prediction = TASK.format_prediction(["Ada wrote in New-York."], logits, NAMES, {})["prediction"]
+    prediction = TASK.format_prediction(["Ada wrote in New-York."], logits, None, NAMES, {})["prediction"]
     assert [(entity["type"], entity["text"], entity["begin"], entity["end"]) for entity in prediction] == [
         ("PER", "Ada", 0, 3), ("LOC", "New-York", 13, 21),
     ]  # fmt: skip
