@@ -429,13 +429,13 @@ def test_an_unset_variable_shows_its_location() -> None:
          --> a.yaml:2:18
           |
         2 | output_dir: runs/${NEVER_SET_ANYWHERE}/x
-          |                  ^^^^^^^^^^^^^^^^^^^^^ set it, or write ${NEVER_SET_ANYWHERE:-default}
+          |                  ^^^^^^^^^^^^^^^^^^^^^ set it, or write ${NEVER_SET_ANYWHERE:-default}; or $${NEVER_SET_ANYWHERE} for these characters
     """)
 
 
 @pytest.mark.parametrize("text", ["${1}", "${A:=b}", "${}", "${A", "${A:-${B}}"])
 def test_an_invalid_variable_is_rejected(text: str) -> None:
-    assert hint(f"output_dir: {text}\n") == "write ${NAME} or ${NAME:-default}"
+    assert hint(f"output_dir: {text}\n") == "write ${NAME} or ${NAME:-default}; or $${ for these characters"
 
 
 def test_a_variable_is_never_converted_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

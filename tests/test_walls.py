@@ -24,6 +24,7 @@ GROUND = {
     "lazy_import",
     "presets",
     "types",
+    "user_paths",
 }
 PARTS = {"artifacts", "data", "formats", "loops", "losses", "models"}
 BELOW_REPORTS = {"tasks", "metrics", *PARTS, *GROUND}

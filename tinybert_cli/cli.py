@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from tinybert_cli.errors import ConfigError, ConfigErrors, GateError, InputError, UserError
+from tinybert_cli.user_paths import argument_path
 
 app = typer.Typer(
     name="tinybert",
@@ -128,8 +129,12 @@ def predict(
     stderr = sys.stderr  # before it is silenced
 
     def output() -> Iterator[str]:
-        given = texts or (helper.read_lines(sys.stdin.buffer, "stdin") if file is None else helper.read_file(file))
-        predictions = helper.run(model, given, note=lambda sentence: print(f"note: {sentence}", file=stderr))
+        given = texts or (
+            helper.read_lines(sys.stdin.buffer, "stdin") if file is None else helper.read_file(_path(file))
+        )
+        predictions = helper.run(
+            argument_path(model), given, note=lambda sentence: print(f"note: {sentence}", file=stderr)
+        )
         if as_json:
             yield json.dumps({"model": model, "answers": list(predictions)}, ensure_ascii=False)
         else:
@@ -165,7 +170,7 @@ def report(
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
     def output() -> Iterator[str]:
-        finished = helper.run(runs or [])
+        finished = helper.run([*map(_path, runs or [])])
         limits = budgets.limits(budget, finished.models) if budget else []
         choice: budgets.Choice | None = None
         missed: GateError | None = None
@@ -182,13 +187,13 @@ def report(
             notes = [*finished.notes(), *(budgets.as_lines(choice) if choice else [])]
             yield from ["", *notes] if notes else []
         if html is not None:
-            runs_html.write(html, finished, choice)
+            runs_html.write(_path(html), finished, choice)
         if missed is not None:
             raise missed
 
     _print_lines(output)
     if html is not None:
-        print(f"written: {html}", file=sys.stderr)
+        print(f"written: {_path(html)}", file=sys.stderr)
 
 
 @app.command("init", help="Copy a recipe into a new folder; nothing is overwritten.")
@@ -199,7 +204,7 @@ def init(
 ) -> None:
     from tinybert_cli.helpers import init as helper
 
-    _print_lines(lambda: map(str, helper.run(folder, task, demo=demo)))
+    _print_lines(lambda: map(str, helper.run(_path(folder), task, demo=demo)))
 
 
 @app.command("doctor", help="Print versions, machine, device and caches, for bug reports.")
@@ -208,6 +213,10 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
     facts = helper.run()
     print(json.dumps(facts) if as_json else helper.as_text(facts))
+
+
+def _path(path: Path) -> Path:
+    return Path(argument_path(str(path)))
 
 
 def _print_lines(lines: Callable[[], Iterable[str]]) -> None:
@@ -248,6 +257,7 @@ def execute(
     screen = console.Screen(command, as_json=as_json, quiet=quiet, verbose=verbose)
     folder: Path | None = None
     try:
+        file = _path(file)
         config = configuration.load(command, file, overrides, CHECKS[command])
         folder = Path(config.output_dir)
         stage = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")  # torch: seconds

@@ -9,12 +9,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from tinybert_cli.presets import PRESETS
+from tinybert_cli.user_paths import with_home
 
 Positive = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1, le=2**16)]
 Tokens = Annotated[int, Field(ge=1, le=2**20)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
+PathText = Annotated[str, AfterValidator(with_home)]  # a file or folder, or whatever may stand in its place
 
 
 class Section(BaseModel):
@@ -49,21 +51,21 @@ Delimiter = Annotated[str, AfterValidator(_delimiter)]
 class Data(Section):
     """The rows and their columns: files, or a dataset."""
 
-    dataset_name: str | None = None
+    dataset_name: PathText | None = None
     """A dataset on the Hub (`nyu-mll/glue`), or a local folder: with files such as train.jsonl, validation.csv.gz or
     data/train-00000-of-00002.parquet, or written by `datasets` with save_to_disk."""
     dataset_config_name: str | None = None
     """The configuration of the dataset, for example `sst2`; of a local folder, its subfolder, if it has one."""
     dataset_revision: str | None = None
     """Commit, tag or branch of the dataset; null = the newest."""
-    train_file: str | list[str] | None = None
+    train_file: PathText | list[PathText] | None = None
     """Training files, instead of a dataset: csv, tsv, json, jsonl, parquet, txt or conll, also .gz. A list is
     concatenated."""
-    validation_file: str | list[str] | None = None
+    validation_file: PathText | list[PathText] | None = None
     """Validation files; the best checkpoint is selected on them."""
-    test_file: str | list[str] | None = None
+    test_file: PathText | list[PathText] | None = None
     """Test files."""
-    unlabeled_file: str | list[str] | None = None
+    unlabeled_file: PathText | list[PathText] | None = None
     """Files with text without labels, for gen-soft-labels (split name: `unlabeled`)."""
     text_column_names: str | Annotated[list[str], Field(min_length=1, max_length=2)] = "text"
     """The column with the text, or the two columns of a sentence pair."""
@@ -138,7 +140,7 @@ Preset = Annotated[str, Field(json_schema_extra={"enum": list(PRESETS)}), AfterV
 class Model(Section):
     """A model, and its new shape if it is to be smaller than its source."""
 
-    from_: str = Field(alias="from")
+    from_: PathText = Field(alias="from")
     """Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or `package://import_name/path`."""
     preset: Preset | None = None
     """The shape of a published student, for example `tinybert-4l-312`; the numbers below override it."""
@@ -270,13 +272,13 @@ class Augment(Section):
     """Probability of replacing each word."""
     candidates: Annotated[int, Field(ge=1, le=1_000)] = 15
     """Number of replacement candidates per word: the masked LM's top predictions, or the nearest neighbours."""
-    masked_lm: str | None = None
+    masked_lm: PathText | None = None
     """A masked language model that proposes replacements in context; null = only nearest neighbours.
 
     It proposes replacements for words that are a single token of its vocabulary. Other words are replaced by their
     nearest neighbours.
     """
-    embeddings: str | None = None
+    embeddings: PathText | None = None
     """The model whose word embeddings define the nearest neighbours; null = `masked_lm` or, without one, the first
     teacher."""
 
@@ -292,7 +294,7 @@ class Stage(Section):
     data: Data
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Random seed of shuffling, dropout and new weights; makes the run repeatable."""
-    output_dir: Annotated[str, Field(min_length=1)]
+    output_dir: Annotated[PathText, Field(min_length=1)]
     """The folder that this stage writes."""
 
 
@@ -305,7 +307,7 @@ class Finetune(Stage):
     """The model to start from, and its new shape if it is to be smaller."""
     layer_mapping: LayerMapping = "uniform"
     """The layers of `from` that a shallower model starts from: uniform, spread, first, last, or a list; see distill."""
-    label_dataset: str | None = None
+    label_dataset: PathText | None = None
     """The folder that gen-soft-labels wrote; the predictions in it become the labels. null = gold labels."""
     min_confidence: Share = 0.0
     """Use only rows whose prediction has at least this confidence; needs `label_dataset`."""
@@ -322,7 +324,7 @@ class GenSoftLabels(Stage):
 
     stage: Literal["gen-soft-labels"] = "gen-soft-labels"
     """The command that this file is for; another command rejects it."""
-    teacher: str | Annotated[list[str], Field(min_length=1)]
+    teacher: PathText | Annotated[list[PathText], Field(min_length=1)]
     """A model folder, Hub id or export folder. A list is an ensemble: the mean of its probabilities is stored."""
     teacher_weights: list[Annotated[float, Field(gt=0)]] | None = None
     """Weights of the ensemble, one per teacher; null = equal weights."""
@@ -353,11 +355,11 @@ class Distill(Stage):
 
     stage: Literal["distill"] = "distill"
     """The command that this file is for; another command rejects it."""
-    label_dataset: str | None = None
+    label_dataset: PathText | None = None
     """The folder that gen-soft-labels wrote. Required by every task except language-modeling, which has no labels."""
     student: ModelSetting
     """The model that the student starts from: usually the teacher, with fewer layers."""
-    teacher: str | None = None
+    teacher: PathText | None = None
     """The teacher whose layers the layer losses use. It must be the model that produced `label_dataset`; null = use the
     layer outputs (`states`) in the label dataset.
 
@@ -382,7 +384,7 @@ class Eval(Stage):
 
     stage: Literal["eval"] = "eval"
     """The command that this file is for; another command rejects it."""
-    models: Annotated[dict[str, str], Field(min_length=1)]
+    models: Annotated[dict[str, PathText], Field(min_length=1)]
     """name: model folder, Hub id or export folder."""
     reference: str | None = None
     """The model with which the others are compared (retention, fidelity, speed-up); null = the first."""
@@ -407,7 +409,7 @@ class Export(Stage):
 
     stage: Literal["export"] = "export"
     """The command that this file is for; another command rejects it."""
-    model: str
+    model: PathText
     """The model folder or Hub id to export."""
     format: str = "onnx"
     """onnx: for ONNX Runtime, without torch; safetensors: a model folder for transformers, at half the size."""

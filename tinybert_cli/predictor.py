@@ -201,7 +201,7 @@ def load_predictor(
     Raises:
         InputError: the model is missing or broken, belongs to another task, or has other classes.
     """
-    folder = Path(where).expanduser() if isinstance(where, str) else where.folder
+    folder = Path(where) if isinstance(where, str) else where.folder
     form = None if folder is None else formats.detect(folder)
     if form is not None and folder is not None:
         return _load_export(folder, form, task, label_names)

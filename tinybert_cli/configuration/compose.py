@@ -16,6 +16,7 @@ from tinybert_cli.config import COMMANDS
 from tinybert_cli.configuration import suggestions, yaml_reader
 from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, ConfigProblem, Location, Node
 from tinybert_cli.errors import ConfigErrors, InputError, nearest
+from tinybert_cli.user_paths import with_home, with_variables
 
 Key = tuple[str | int, ...]
 
@@ -71,7 +72,7 @@ class Composed:
         extends = entries.pop("extends", None)
         merged = Node({}, tree.at)
         for entry in [] if extends is None else self._parents(extends):
-            parent = file.parent / str(entry.value)
+            parent = file.parent / with_home(str(entry.value))
             ancestors = [os.path.realpath(one) for one in chain]
             if os.path.realpath(parent) in ancestors:
                 cycle = [*chain[ancestors.index(os.path.realpath(parent)) :], parent]
@@ -137,24 +138,10 @@ class Composed:
         return self._expanded(node, node.value, path) if isinstance(node.value, str) else node
 
     def _expanded(self, node: Node, text: str, path: Key) -> Node:
-        def value_of(match: re.Match[str]) -> str:
-            if match[0] == "$$":
-                return "$"
-            name, default = match["name"], match["default"]
-            if name is None or "${" in (default or ""):
-                what = f"invalid variable `{match[0]}` in `{suggestions.dotted(path)}`"
-                hint = "write ${NAME} or ${NAME:-default}"
-            elif default is not None:
-                return os.environ.get(name) or default.replace("$$", "$")
-            elif name in os.environ:
-                return os.environ[name]
-            else:
-                what = f"the environment variable {name} is not set, but `{suggestions.dotted(path)}` uses it"
-                hint = f"set it, or write ${{{name}:-default}}"
-            self.problems.append(ConfigProblem(what, _inside(node.at, match[0]), hint))
-            return match[0]
+        def report(what: str, hint: str, part: str) -> None:
+            self.problems.append(ConfigProblem(what, _inside(node.at, part), hint))
 
-        return replace(node, value=_VARIABLE.sub(value_of, text))
+        return replace(node, value=with_variables(text, f"`{suggestions.dotted(path)}`", report))
 
 
 def _text_of(file: Path, extended_at: Location | None) -> str:
@@ -269,5 +256,3 @@ def default_of(command: str, key: str) -> Any:
 
 
 OPTIONS = ("--dry-run", "--force", "--json", "--quiet", "--verbose", "--config")  # of every stage
-
-_VARIABLE = re.compile(r"\$\$|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|[^}]*\}?)")

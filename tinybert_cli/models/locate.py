@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ def locate(name: str) -> Source:
     """
     if name.startswith("package://"):
         return _locate_in_package(name)
-    folder = _expand(name)
+    folder = Path(name)
     if folder.is_dir():
         _check_folder(folder)
         return Source(folder=folder, hub_id=None, revision=None, name=name)
@@ -126,10 +125,6 @@ def _check_folder(folder: Path) -> None:
     raise InputError("not a model: there is no config.json", where=str(folder), hint="give the folder that contains it")
 
 
-def _expand(name: str) -> Path:
-    return Path(os.path.expanduser(name))  # noqa: PTH111  Path.expanduser raises for an unknown user
-
-
 def _looks_like_a_path(name: str) -> bool:
     parent = Path(name).parent
     return (
@@ -141,10 +136,10 @@ def _looks_like_a_path(name: str) -> bool:
 
 
 def _missing_folder(name: str) -> InputError:
-    missing = _expand(name)
+    missing = Path(name)
     while not missing.parent.is_dir():  # the first missing part of the path may be misspelt
         missing = missing.parent
-    rest = _expand(name).relative_to(missing)
+    rest = Path(name).relative_to(missing)
     siblings = sorted(child.name for child in missing.parent.iterdir() if child.is_dir())
     similar = [missing.parent / sibling for sibling in difflib.get_close_matches(missing.name, siblings, cutoff=0.5)]
     guesses = [str(folder / rest) for folder in similar if (folder / rest).is_dir()]
