@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import socket
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +16,9 @@ import pytest
 
 from tinybert_cli import configuration, metrics, tasks
 from tinybert_cli.config import Data
-from tinybert_cli.errors import ConfigErrors
+from tinybert_cli.configuration import yaml_reader
+from tinybert_cli.errors import ConfigErrors, InputError, UserError
+from tinybert_cli.metrics import bootstrap
 from tinybert_cli.metrics.calibration import brier
 from tinybert_cli.stages import evaluate, gen_soft_labels
 from tinybert_cli.types import Predictions, Rows
@@ -43,16 +48,17 @@ def test_brier_score_of_many_classes_needs_one_row_per_decision() -> None:
     assert scores == pytest.approx([1 - 1 / MANY] * 3)
 
 
-def test_intervals_with_many_classes_need_little_memory() -> None:
-    names = [f"class {index}" for index in range(MANY)]
+def test_intervals_with_many_classes_need_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "MOST_COUNTS", 2**20)
+    names = [f"class {index}" for index in range(2_000)]
     rows = Rows({"text": ["a"] * 4, "label": names[:4]}, (("rows", 4),))
-    task, logits = tasks.find_prediction_task("text-classification"), np.eye(4, MANY, dtype=np.float32)
+    task, logits = tasks.find_prediction_task("text-classification"), np.eye(4, 2_000, dtype=np.float32)
     metric = task.metric(rows, Data(), names)
     assert metric is not None
     predictions = task.predictions(logits, None, names, rows, Data())
     statistics = metric.statistics(predictions)
-    with at_most(700):  # 300 resamples of a number per class are 120 MB, and there are a dozen such numbers
-        intervals = metrics.intervals(metric, predictions, statistics, ["accuracy"], resamples=300, seed=0)
+    with at_most(60):  # 600 resamples of a number per class are 10 MB, and there are a dozen such numbers
+        intervals = metrics.intervals(metric, predictions, statistics, ["accuracy"], resamples=600, seed=0)
     assert intervals == {"accuracy": (1.0, 1.0)}
 
 
@@ -111,3 +117,68 @@ def test_many_label_names_are_compared_once() -> None:
     names = [f"label {index}" for index in range(30_000)]  # each with each other: a minute
     with pytest.raises(ValueError, match="label 7 more than once"):
         Data(label_names=[*names, "label 7"])
+
+
+# -- config files --------------------------------------------------------------------------------------------
+
+
+def config_error(tmp_path: Path, text: str, *overrides: str) -> str:
+    """The error of a config file with this text."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"task: regression\noutput_dir: out\nmodel: m\ndata: {{}}\n{text}")
+    with pytest.raises(UserError) as caught:
+        configuration.load("finetune", file, list(overrides))
+    assert caught.value.exit_code in (2, 3)
+    return str(caught.value)
+
+
+def test_config_with_too_many_values_is_rejected_while_it_is_read(tmp_path: Path) -> None:
+    assert "more than 20,000 values" in config_error(tmp_path, f"x: [{'[1,1],' * 100_000}]")
+    assert "larger than 1 MB" in config_error(tmp_path, "# x\n" * 2**19)
+    with pytest.raises(yaml_reader.ConfigProblem, match="more than 20,000 values"):
+        yaml_reader.read_argument(f"x=[{'1,' * 30_000}]", 1, 2, [])
+
+
+def test_thousands_of_problems_are_listed_up_to_a_hundred(tmp_path: Path) -> None:
+    for text in (f"layer_mapping: [{'x,' * 2_000}]", "seed: 1\n" * 1_000, f'x: "{"${NO_SUCH_NAME}" * 9_000}"'):
+        error = config_error(tmp_path, text)
+        assert "there are more problems" in error and error.count("\n\nerror: ") <= 100
+
+
+@pytest.mark.parametrize("value", ["9" * 100_000, f"0x{'f' * 100_000}", "x" * 500_000, "2024-01-01"])
+def test_very_long_values_are_quoted_in_part(value: str, tmp_path: Path) -> None:
+    error = config_error(tmp_path, f"seed: {value}\n")
+    assert "`seed`: expected an integer from 0 to 4294967295, found " in error and len(error) < 1_000
+
+
+def test_keys_and_extends_of_excessive_depth_are_rejected(tmp_path: Path) -> None:
+    assert "a key of more than 50 parts" in config_error(tmp_path, "", f"{'.'.join('a' * 30_000)}=1")
+    for number in range(200):
+        (tmp_path / f"{number}.yaml").write_text(f"extends: {number + 1}.yaml\n")
+    assert "more than 50 files deep" in config_error(tmp_path, "extends: 0.yaml")
+
+
+@pytest.mark.parametrize("kind", ["/dev/zero", "/proc/kmsg", "/proc/cpuinfo", "pipe", "socket", "folder"])
+def test_extends_reads_regular_files_only(kind: str, tmp_path: Path) -> None:
+    path = unreadable(kind, tmp_path)
+    assert f"'{path}' is " in config_error(tmp_path, f"extends: {path}\n")
+    with pytest.raises(InputError, match="is a"):
+        configuration.load("finetune", path)
+
+
+def unreadable(kind: str, folder: Path) -> Path:
+    """A path that is no regular file."""
+    path = Path(kind) if kind.startswith("/") else folder / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(folder):  # its name may have 108 characters
+            server.bind(kind)
+    elif kind == "folder":
+        path.mkdir()
+    return path
+
+
+def test_errors_with_thousands_of_names_are_cropped() -> None:
+    error = InputError(f"unknown label; labels: {', '.join(map(str, range(200_000)))}", hint="fix it")
+    assert len(str(error)) < 1_100 and str(error).endswith("…\n   = fix it")

@@ -19,6 +19,7 @@ GROUND = {
     "configuration",
     "errors",
     "events",
+    "files",
     "input_limits",
     "label_values",
     "lazy_import",

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+MAX_WIDTH = 1_000  # characters of a line in a message
+
 
 class UserError(Exception):
     """An error that the user can fix: what is wrong, where, and how to fix it."""
@@ -34,7 +36,7 @@ class UserError(Exception):
             lines.append(f"  --> {self.where}")
         if self.hint:
             lines.append(f"   = {self.hint}")
-        return "\n".join(lines)
+        return "\n".join(_cropped(line) for text in lines for line in text.split("\n"))
 
 
 class ConfigError(UserError):
@@ -79,6 +81,11 @@ class Interrupted(UserError):
     def __init__(self, signum: int, what: str, *, hint: str | None = None) -> None:
         super().__init__(what, hint=hint)
         self.exit_code = 128 + signum
+
+
+def _cropped(line: str) -> str:
+    """A line of a message; the start of one that lists thousands of names, or quotes a very long one."""
+    return line if len(line) <= MAX_WIDTH else f"{line[:MAX_WIDTH]}…"
 
 
 def look_up(table: Mapping[str, T], name: str, what: str, *, key: tuple[str | int, ...] = ()) -> T:

@@ -6,7 +6,6 @@ training and in `eval`, with the settings that the model folder records.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinybert_cli import formats, input_limits, tasks
+from tinybert_cli import files, formats, input_limits, tasks
 from tinybert_cli.errors import InputError
 from tinybert_cli.types import Array, Encoded, Layout, Rows, padded
 
@@ -227,11 +226,12 @@ def _load_export(
 ) -> Predictor:
     assert form.load is not None  # `formats.detect`
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = files.read_object(folder / "config.json")
         names = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
-    except (OSError, ValueError, KeyError) as error:
+    except (InputError, ValueError, KeyError, TypeError) as error:
         raise _broken_export(folder, error) from error
-    tokenizer_config = _read_optional(folder / "tokenizer_config.json")
+    tokenizer_file = folder / "tokenizer_config.json"
+    tokenizer_config = files.read_object(tokenizer_file) if tokenizer_file.exists() else {}
     inputs = tasks.read_model_inputs(config, tokenizer_config)
     session = form.load(folder)
     if task is None:
@@ -255,17 +255,6 @@ def _read_tokenizer(
     except Exception as error:  # tokenizers raises bare exceptions
         raise _broken_export(folder, error) from error
     return tasks.TokenizerFile(backend, inputs, truncation_side, pad_token_id=config.get("pad_token_id") or 0)
-
-
-def _read_optional(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is no file."""
-    if not file.is_file():
-        return {}
-    try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not valid JSON: {error}", where=str(file)) from error
-    return values
 
 
 def _broken_export(folder: Path, error: Exception) -> InputError:

@@ -14,7 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tinybert_cli import files
 from tinybert_cli.errors import InputError, OutputError, UserError
+
+MOST_BYTES = 2**28  # of a JSON file: several metrics of each of 200,000 classes
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,8 +45,8 @@ def read_json(path: Path) -> Any:
         InputError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return files.read_json(path, most=MOST_BYTES)
+    except (InputError, OSError, ValueError) as error:
         raise InputError(f"cannot read '{path}': {error}", hint="restore it, or remove its folder") from error
 
 

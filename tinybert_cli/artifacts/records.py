@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tinybert_cli.artifacts.atomic_files import now, read_json, write_text
+from tinybert_cli.artifacts.atomic_files import MOST_BYTES, now, read_json, write_text
+from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
+from tinybert_cli.files import check_regular
 
 
 def append_events(path: Path, events: Iterable[Event]) -> Iterator[Event]:
@@ -33,12 +35,21 @@ def append_events(path: Path, events: Iterable[Event]) -> Iterator[Event]:
 
 
 def read_rows(folder: Path, event: str) -> Iterator[Event]:
-    """The events of one name that a finished run logged."""
-    with (folder / "log.jsonl").open(encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
-            if row["event"] == event:
-                yield row
+    """The events of one name that a finished run logged.
+
+    Raises:
+        InputError: the log cannot be read.
+    """
+    path = folder / "log.jsonl"
+    check_regular(path)
+    with path.open(encoding="utf-8") as file:
+        try:
+            for line in iter(lambda: file.readline(MOST_BYTES), ""):
+                row = json.loads(line)
+                if row["event"] == event:
+                    yield row
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"cannot read '{path}': {error}", hint="restore it, or remove its folder") from error
 
 
 def read_metrics(folder: Path) -> dict[str, float]:

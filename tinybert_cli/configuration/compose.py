@@ -14,8 +14,17 @@ from pydantic import BaseModel
 
 from tinybert_cli.config import COMMANDS
 from tinybert_cli.configuration import suggestions, yaml_reader
-from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, ConfigProblem, Location, Node
+from tinybert_cli.configuration.yaml_reader import (
+    COMMAND_LINE,
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_PROBLEMS,
+    ConfigProblem,
+    Location,
+    Node,
+)
 from tinybert_cli.errors import ConfigErrors, InputError, nearest
+from tinybert_cli.files import read_text
 from tinybert_cli.user_paths import with_home, with_variables
 
 Key = tuple[str | int, ...]
@@ -48,7 +57,9 @@ class Composed:
         """All problems in one message, ordered by location."""
         ranks = {source: rank for rank, source in enumerate([*self.sources, COMMAND_LINE])}
         ordered = sorted(problems, key=lambda it: (ranks[it.location.source], it.location.line, it.location.column))
-        return ConfigErrors("\n\nerror: ".join(map(str, ordered)))
+        listed = list(map(str, ordered[:MAX_PROBLEMS]))
+        more = ["there are more problems; fix these first"] if len(ordered) >= MAX_PROBLEMS else []
+        return ConfigErrors("\n\nerror: ".join(listed + more))
 
     def _file(self, file: Path, chain: tuple[Path, ...], extended_at: Location | None = None) -> Node:
         """The mapping in a file, merged over the files that it extends."""
@@ -73,6 +84,8 @@ class Composed:
         merged = Node({}, tree.at)
         for entry in [] if extends is None else self._parents(extends):
             parent = file.parent / with_home(str(entry.value))
+            if len(chain) > MAX_DEPTH:
+                raise ConfigProblem(f"`extends` is nested more than {MAX_DEPTH} files deep", entry.at)
             ancestors = [os.path.realpath(one) for one in chain]
             if os.path.realpath(parent) in ancestors:
                 cycle = [*chain[ancestors.index(os.path.realpath(parent)) :], parent]
@@ -93,6 +106,10 @@ class Composed:
             location = yaml_reader.argument_location(argument, number, 0, len(name) if sign and name else len(argument))
             what = f"expected KEY=VALUE, found '{argument}'"
             self.problems.append(ConfigProblem(what, location, _argument_hint(self.command, argument)))
+            return
+        if len(keys) > MAX_DEPTH:
+            location = yaml_reader.argument_location(argument, number, 0, len(name))
+            self.problems.append(ConfigProblem(f"a key of more than {MAX_DEPTH} parts", location))
             return
         starts = [len(".".join([*keys[:index], ""])) for index in range(len(keys))]
         locations = [
@@ -122,8 +139,7 @@ class Composed:
     def _default(self, key: str, path: Key, location: Location) -> Node:
         """The default that a dotted key is merged into: `losses.hard_labels=0.5` keeps the other default losses."""
         default = None if path else default_of(self.command, key)
-        entries = default.items() if isinstance(default, dict) else ()
-        return Node({name: Node(value, location, location) for name, value in entries}, location, location)
+        return _as_node(default if isinstance(default, dict) else {}, location)
 
     def _finished(self, node: Node, path: Key) -> Node:
         """The node with its variables expanded, and without any `extends`, which is invalid here."""
@@ -139,7 +155,8 @@ class Composed:
 
     def _expanded(self, node: Node, text: str, path: Key) -> Node:
         def report(what: str, hint: str, part: str) -> None:
-            self.problems.append(ConfigProblem(what, _inside(node.at, part), hint))
+            if len(self.problems) < MAX_PROBLEMS:
+                self.problems.append(ConfigProblem(what, _inside(node.at, part), hint))
 
         return replace(node, value=with_variables(text, f"`{suggestions.dotted(path)}`", report))
 
@@ -147,7 +164,7 @@ class Composed:
 def _text_of(file: Path, extended_at: Location | None) -> str:
     where = f"{extended_at.source}:{extended_at.line}:{extended_at.column}" if extended_at else None
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        return read_text(file, most=MAX_BYTES, encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(
             f"no such config file: '{file}'", where=where, hint=_similar_files(file, extended_at)
@@ -158,6 +175,8 @@ def _text_of(file: Path, extended_at: Location | None) -> str:
     except UnicodeDecodeError as error:
         what = f"'{file}' is not UTF-8 text (byte {error.start + 1})"
         raise InputError(what, where=where, hint="save it as UTF-8") from None
+    except InputError as error:
+        raise InputError(error.what, where=where, hint=error.hint) from None
     except OSError as error:
         raise InputError(f"cannot read '{file}': {error.strerror}", where=where) from None
 
@@ -232,6 +251,15 @@ def settings_hint(paths: list[tuple[str, ...]], rest: Key, value: str) -> str:
     """`did you mean 'training.max_steps=3'?`, for each path followed by the keys in `rest`."""
     written = [f"'{suggestions.dotted((*path, *rest))}={value}'" for path in paths]
     return f"did you mean {' or '.join(written)}?"
+
+
+def _as_node(value: Any, location: Location) -> Node:
+    """Plain data as a node, all of it at one location."""
+    if isinstance(value, dict):
+        return Node({key: _as_node(one, location) for key, one in value.items()}, location, location)
+    if isinstance(value, list):
+        return Node([_as_node(one, location) for one in value], location, location)
+    return Node(value, location, location)
 
 
 def _opened(node: Node, choices: list[suggestions.Schema], location: Location) -> Node:

@@ -11,8 +11,16 @@ from pydantic import ValidationError
 from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.configuration import suggestions, yaml_reader
 from tinybert_cli.configuration.compose import Composed, Key, default_of, entries_of, settings_hint
-from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, ConfigProblem, Location, Node
+from tinybert_cli.configuration.yaml_reader import (
+    COMMAND_LINE,
+    MAX_BYTES,
+    MAX_PROBLEMS,
+    ConfigProblem,
+    Location,
+    Node,
+)
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
+from tinybert_cli.files import read_text
 
 Check = Callable[..., object]
 
@@ -57,8 +65,8 @@ def load(
 def stage_of(file: Path) -> str | None:
     """The command in the `stage` key of a config file; None if the file cannot be read or does not name a command."""
     try:
-        node = yaml_reader.read(file.read_text(encoding="utf-8"), str(file), [])
-    except (OSError, UnicodeDecodeError, ConfigProblem):
+        node = yaml_reader.read(read_text(file, most=MAX_BYTES), str(file), [])
+    except (InputError, OSError, UnicodeDecodeError, ConfigProblem):
         return None
     stage = None if node is None else entries_of(node).get("stage")
     return str(stage.value) if stage is not None and _is_command(stage) else None
@@ -111,7 +119,7 @@ def _is_command(node: Node) -> bool:
 def _intended_by_unknown_keys(command: str, tree: Node) -> set[str]:
     """The absent top-level keys that unknown keys probably refer to: an error about them would be a duplicate."""
     unknown = entries_of(tree).keys() - suggestions.keys_of(command, ())
-    intended = (suggestions.intended(command, (), key) for key in unknown)
+    intended = (suggestions.intended(command, (), key) for key in sorted(unknown)[:MAX_PROBLEMS])
     names = {paths[0][0] for paths in intended if not isinstance(paths, str) and len(paths[0]) == 1}
     return names - entries_of(tree).keys()
 
@@ -127,18 +135,20 @@ def _validated(command: str, tree: Node) -> tuple[Stage | None, list[tuple[Key, 
             key = _real_path(plain, error["loc"])
             by_key.setdefault((*key, error["loc"][-1]) if error["type"] == "missing" else key, error)
     # The deepest error of a union is in the branch that was intended.
-    deepest = [key for key in by_key if not any(other[: len(key)] == key != other for other in by_key)]
-    return None, [(key, _problem(command, tree, key, by_key[key])) for key in deepest]
+    outer = {key[:length] for key in by_key for length in range(len(key))}
+    deepest = [key for key in by_key if key not in outer]
+    return None, [(key, _problem(command, tree, key, by_key[key])) for key in deepest[:MAX_PROBLEMS]]
 
 
 def _real_path(plain: Any, steps: Sequence[str | int]) -> Key:
     """Pydantic's path without the names of union branches."""
     path: list[str | int] = []
     for step in steps:
-        children = dict(enumerate(plain)) if isinstance(plain, list) else plain
-        if isinstance(children, dict) and step in children:
+        is_key = isinstance(plain, dict) and step in plain
+        is_index = isinstance(plain, list) and isinstance(step, int) and step < len(plain)
+        if is_key or is_index:
             path.append(step)
-            plain = children[step]
+            plain = plain[step]
     return tuple(path)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tinybert_cli.config import COMMANDS
-from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Node, scalar
+from tinybert_cli.configuration.yaml_reader import COMMAND_LINE, Node, cropped_line, scalar
 
 Path = tuple[str | int, ...]
 Schema = dict[str, Any]  # a JSON schema, as pydantic writes it
@@ -58,9 +58,8 @@ def describe(node: Node) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
     if not isinstance(value, str):
-        return node.spelled or "nothing"
-    line = " ".join(value.split("\n"))
-    text = line if len(line) <= 60 else f"{line[:60]}…"
+        return cropped_line(node.spelled, 60) or "nothing"
+    text = cropped_line(" ".join(value[:100].split("\n")), 60)
     return f"the string '{text}' (quoted)" if node.quoted and not isinstance(scalar(value), str) else f"'{text}'"
 
 

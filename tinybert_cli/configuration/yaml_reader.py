@@ -12,9 +12,13 @@ from typing import Any
 
 import yaml
 
+from tinybert_cli.errors import MAX_WIDTH
+
 COMMAND_LINE = "command line"
-MAX_NODES = 100_000  # aliases of aliases can turn a few lines into billions of values
+MAX_BYTES = 2**20  # of a file
+MAX_NODES = 20_000  # reading takes seconds; and aliases of aliases can turn a few lines into billions of values
 MAX_DEPTH = 50
+MAX_PROBLEMS = 100  # that are listed; each takes a search for similar names
 
 Scalar = str | int | float | bool | None
 
@@ -69,20 +73,20 @@ class ConfigProblem(Exception):
 
     def __str__(self) -> str:
         location = self.location
+        what, hint, cropped = cropped_line(_printable(self.what)), cropped_line(self.hint), _cropped(location)
         if location.source == COMMAND_LINE:
             arrow = f"  --> {COMMAND_LINE}: "
-            caret = "   |" + " " * (len(arrow) - 4) + _carets(location, self.hint)
-            return f"{_printable(self.what)}\n{arrow}{_printable(location.text)}\n{caret}"
+            caret = "   |" + " " * (len(arrow) - 4) + _carets(cropped, hint)
+            return f"{what}\n{arrow}{_printable(cropped.text)}\n{caret}"
         number = str(location.line)
         gutter = " " * len(number)
-        cropped = _cropped(location)
         return "\n".join(
             [
-                _printable(self.what),
+                what,
                 f"{gutter}--> {location.source}:{location.line}:{location.column}",
                 f"{gutter} |",
                 f"{number} | {_printable(cropped.text)}".rstrip(),
-                f"{gutter} | {_carets(cropped, self.hint)}",
+                f"{gutter} | {_carets(cropped, hint)}",
             ]
         )
 
@@ -136,11 +140,12 @@ class _Lines:
         self.argument = argument
         self.text = text if argument is None else text.replace("\n", " ")
         self.lines = self.text.split("\n")
+        self.visible = [line.rstrip() for line in self.lines]
         self.starts = list(itertools.accumulate((len(line) + 1 for line in self.lines), initial=0))[:-1]
 
     def location(self, start: int, end: int) -> Location:
         index = bisect.bisect_right(self.starts, start) - 1
-        first, line = self.starts[index], self.lines[index].rstrip()
+        first, line = self.starts[index], self.visible[index]  # one string for all locations in the line
         width = max(1, min(end, first + len(line)) - start)
         return Location(self.source, self.argument or index + 1, start - first + 1, width, line)
 
@@ -159,6 +164,7 @@ class _Loader(yaml.SafeLoader):
             self.reader.report_tag(event.start_mark.index)
             event.tag = None
         self.reader.check_depth(self.depth, event.start_mark.index)
+        self.reader.check_count(event.start_mark.index)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -171,6 +177,7 @@ class _Reader:
     def __init__(self, lines: _Lines, problems: list[ConfigProblem]) -> None:
         self.lines = lines
         self.problems = problems
+        self.composed = 0
         self.count = 0
         self.outer = lines.location(0, 1)
 
@@ -193,6 +200,12 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise ConfigProblem(f"nested more than {MAX_DEPTH} levels deep", self.lines.location(start, start + 1))
 
+    def check_count(self, start: int) -> None:
+        self.composed += 1
+        if self.composed > MAX_NODES:
+            what = f"more than {MAX_NODES:,} values: no config needs so many"
+            raise ConfigProblem(what, self.lines.location(start, start + 1))
+
     def _node(self, node: yaml.Node, depth: int) -> Node:
         start = node.start_mark.index
         self.check_depth(depth, start)
@@ -200,7 +213,7 @@ class _Reader:
         self.outer = location if depth <= 1 else self.outer
         self.count += 1
         if self.count > MAX_NODES:
-            raise ConfigProblem(f"aliases expand to more than {MAX_NODES} values", self.outer)
+            raise ConfigProblem(f"aliases expand to more than {MAX_NODES:,} values", self.outer)
         if isinstance(node, yaml.MappingNode):
             return Node(self._mapping(node, depth), location)
         if isinstance(node, yaml.SequenceNode):
@@ -241,7 +254,9 @@ class _Reader:
 
     def _report(self, what: str, location: Location, hint: str = "") -> None:
         # An alias would repeat the problems of its anchor.
-        if all((what, location) != (problem.what, problem.location) for problem in self.problems):
+        if len(self.problems) < MAX_PROBLEMS and all(
+            (what, location) != (problem.what, problem.location) for problem in self.problems
+        ):
             self.problems.append(ConfigProblem(what, location, hint))
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> ConfigProblem:
@@ -265,9 +280,9 @@ class _Reader:
 
 
 def _whole_number(text: str) -> int | float:
-    if text.startswith(("0o", "0x")):
-        return int(text, 0)
-    return int(text) if len(text) < 1000 else float(text)  # Python does not convert very long ones
+    if len(text) >= 1000:  # Python does not convert very long ones
+        return float("-inf") if text.startswith("-") else float("inf")
+    return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
 
 def _is_block(node: yaml.Node) -> bool:
@@ -305,6 +320,11 @@ def _cropped(location: Location, before: int = 60, most: int = 140) -> Location:
     more = "…" if first + most < len(location.text) else ""
     column = location.column - first + (1 if first else 0)
     return replace(location, text=text + more, column=column, width=min(location.width, len(text) - column + 1))
+
+
+def cropped_line(text: str, most: int = MAX_WIDTH) -> str:
+    """The text, or the first characters of a very long one."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _printable(text: str) -> str:

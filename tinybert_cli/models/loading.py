@@ -14,10 +14,11 @@ import torch
 
 from tinybert_cli.config import Model
 from tinybert_cli.errors import InputError, UserError
+from tinybert_cli.files import read_object
 from tinybert_cli.models.cls_last_layer import compute_cls_only
 from tinybert_cli.models.locate import Source, fetch
 from tinybert_cli.models.shapes import shape
-from tinybert_cli.models.weight_files import family_of, first_few, is_finite, read_json, read_weights
+from tinybert_cli.models.weight_files import family_of, first_few, is_finite, read_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -185,7 +186,7 @@ def number_of_layers(setting: Model, source: Source) -> int:
 def rewrite_config(folder: Path, settings: Mapping[str, Any]) -> None:
     """Update the config.json of a saved model; settings that are None are removed."""
     file = folder / "config.json"
-    values = {key: value for key, value in {**read_json(file), **settings}.items() if value is not None}
+    values = {key: value for key, value in {**read_object(file), **settings}.items() if value is not None}
     file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -216,7 +217,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING
 
     file = folder / "config.json"
-    values = read_json(file)
+    values = read_object(file)
     model_type = family_of(values)
     if model_type not in CONFIG_MAPPING:
         reason = "it needs its own code, and code from a model is never run" if "auto_map" in values else "unknown"

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tinybert_cli import input_limits
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.files import read_object
 from tinybert_cli.models.loading import read_config, takes_token_types
 from tinybert_cli.models.locate import TOKENIZER_FILES, Source, fetch
-from tinybert_cli.models.weight_files import family_of, first_few, read_json
+from tinybert_cli.models.weight_files import family_of, first_few
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -57,7 +58,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
 
 def _tokenizer_type(folder: Path) -> str | None:
     """bert for early checkpoints without a `model_type`: transformers cannot tell to which family vocab.txt belongs."""
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     has_type = "model_type" in config or (folder / "tokenizer_config.json").is_file()
     return "bert" if not has_type and family_of(config) == "bert" else None
 
@@ -113,7 +114,7 @@ def check_length(source: Source, tokens: int, *, setting: str = "data.max_seq_le
 def read_tokenizer_config(source: Source) -> dict[str, Any]:
     """tokenizer_config.json; empty if there is none."""
     file = fetch(source, weights=False) / "tokenizer_config.json"
-    return read_json(file) if file.is_file() else {}
+    return read_object(file) if file.is_file() else {}
 
 
 def record_length(tokenizer: PreTrainedTokenizerFast, max_seq_length: int) -> None:

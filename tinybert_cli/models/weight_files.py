@@ -1,8 +1,7 @@
-"""Reading weights and JSON files safely: no code in them is run, and their content is checked."""
+"""Reading weights safely: no code in them is run, and their content is checked."""
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 import re
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from tinybert_cli.errors import InputError
+from tinybert_cli.files import read_object
 
 logger = logging.getLogger("tinybert")
 
@@ -42,19 +42,6 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; InputError if there is none."""
-    if not file.is_file():
-        raise InputError(f"there is no {file.name}", where=str(file.parent))
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not valid JSON: {error}", where=str(file)) from error
-    if not isinstance(values, dict):
-        raise InputError("not a JSON object", where=str(file))
-    return values
-
-
 def family_of(config: dict[str, Any]) -> str:
     """`model_type`; configs of early BERT checkpoints, such as TinyBERT's, have none and give "bert"."""
     if "model_type" not in config and config.keys() >= {"hidden_size", "type_vocab_size", "num_attention_heads"}:
@@ -68,7 +55,7 @@ def _current_name(key: str) -> str:
 
 
 def _read_shards(index: Path) -> dict[str, torch.Tensor]:
-    shards = read_json(index).get("weight_map")
+    shards = read_object(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise InputError("this index has no weight_map", where=str(index))
     weights: dict[str, torch.Tensor] = {}
