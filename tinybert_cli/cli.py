@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from tinybert_cli import strict_json
 from tinybert_cli.errors import ConfigError, ConfigErrors, GateError, InputError, UserError
 from tinybert_cli.user_paths import argument_path
 
@@ -136,7 +137,7 @@ def predict(
             argument_path(model), given, note=lambda sentence: print(f"note: {sentence}", file=stderr)
         )
         if as_json:
-            yield json.dumps({"model": model, "answers": list(predictions)}, ensure_ascii=False)
+            yield strict_json.dumps({"model": model, "answers": list(predictions)})
         else:
             yield from (
                 "\t".join(map(helper.on_one_line, [*helper.as_fields(row), row["text"]])) for row in predictions
@@ -180,7 +181,7 @@ def report(
             missed = error
         if as_json:
             chosen = {"budget": asdict(choice) if choice else None} if limits else {}
-            yield json.dumps({**helper.as_json(finished), **chosen}, ensure_ascii=False)
+            yield strict_json.dumps({**helper.as_json(finished), **chosen})
         else:
             header, rows = runs_table.table(finished)
             yield runs_table.as_markdown(header, rows) if as_markdown else console.table(header, rows, width=width)

@@ -213,7 +213,8 @@ class Training(Section):
     ] = "linear"
     """Schedule of the learning rate after the warm-up."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """auto: bf16 if the device computes it faster than float32; the log contains the choice."""
+    """auto: bf16 if the device computes it faster than float32; the log contains the choice. The pooler and the head of
+    the model always compute in float32."""
     group_by_length: bool = True
     """Batch rows of similar length together, to minimise padding."""
     eval_strategy: Literal["no", "epoch", "steps"] = "epoch"
@@ -335,7 +336,8 @@ class GenSoftLabels(Stage):
     logits_dtype: Literal["float32", "float16"] = "float32"
     """Data type of the stored logits; float16 halves the size of the file."""
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
-    """auto: the teacher runs in bf16 if the device computes it faster than float32."""
+    """auto: the encoder of the teacher runs in bf16 if the device computes it faster than float32. The head, and a
+    teacher of regression, always run in float32."""
     states: list[str] = []
     """Also store the teacher's layer outputs needed by these losses (hidden_states, attentions, ...), so that distill
     does not have to run the teacher."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 
+from tinybert_cli import strict_json
 from tinybert_cli.errors import GateError, UserError
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Screen:
             self.console.print(escape(line))
 
     def _print_json(self, value: Row) -> None:
-        write_line(json.dumps(value, ensure_ascii=False), self.stdout)
+        write_line(strict_json.dumps(value), self.stdout)
 
     def _table(self) -> None:
         from rich.table import Table
@@ -349,6 +349,11 @@ _LINES: dict[str, Callable[[Row], str | None]] = {
     "labels": _selected,
     "teacher check": lambda row: "teacher check: " + "  ".join(
         f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float)
+    ),
+    "drift": lambda row: (
+        f"labels: encoder {row['weights']}, head {row['head']}, stored as {row['storage']}; against float32 on "
+        f"{row['rows']:,} rows the logits differ by {row['max_abs_logit_difference']:.2g} at most "
+        f"({row['mean_abs_logit_difference']:.2g} on average), agreement {row['agreement']:.4f}"
     ),
     "resume": lambda row: f"resuming from step {row['step']:,} of {row['max_steps']:,}",
     "shard": lambda row: f"{row['step']:,} of {row['max_steps']:,} rows  {row['shard']}",

@@ -120,6 +120,13 @@ EVENTS: dict[str, dict[str, str]] = {
         "checked_rows": "rows with gold labels that the teacher was scored on",
         "...": "teacher_<metric> and majority_<metric>",
     },
+    "drift": {
+        "rows": "sampled rows of the first shard, labelled in float32 as well; only if the labels are not all float32",
+        "weights": "precision of the teacher's weights",
+        "head": "precision of its head",
+        "storage": "`logits_dtype`",
+        "...": "max_abs_logit_difference, mean_abs_logit_difference and agreement",
+    },
     "shard": {**_STEP, **_MAX_STEPS, "shard": "name of the parquet file", "rows": "its rows"},
     "scored": {"model": "name of the model whose predictions are complete"},
     "model": {

@@ -16,7 +16,7 @@ import numpy as np
 
 from tinybert_cli import files, formats, input_limits, tasks
 from tinybert_cli.errors import InputError
-from tinybert_cli.types import Array, Encoded, Layout, Rows, padded
+from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row, padded
 
 if TYPE_CHECKING:
     import torch
@@ -87,14 +87,16 @@ class Predictor:
 
         Raises:
             InputError: before the first prediction, if a text is empty, not Unicode, or one where the model takes a
-                pair, or the other way round.
+                pair, or the other way round; then for the first text with logits that are NaN or infinite.
         """
         given = list(texts)
         inputs = self._parsed(given)
         for begin in range(0, len(given), BATCH_SIZE):
             chunk = slice(begin, begin + BATCH_SIZE)
-            outputs = self._row_logits(inputs[chunk])
-            for text, parts, (logits, layout) in zip(given[chunk], inputs[chunk], outputs, strict=True):
+            outputs = zip(given[chunk], inputs[chunk], self._row_logits(inputs[chunk]), strict=True)
+            for number, (text, parts, (logits, layout)) in enumerate(outputs, start=begin + 1):
+                if not np.isfinite(logits).all():
+                    raise _infinite_logits(str(self.folder), f"text {number}")
                 output = self.task.format_prediction(parts, logits, layout, self.label_names, self.config)
                 yield {"text": text if isinstance(text, str) else "\t".join(text), **output}
 
@@ -219,6 +221,25 @@ def load_predictor(
     folder = models.fetch(source)
     inputs = tasks.read_model_inputs(config, models.read_tokenizer_config(source))
     return Predictor(folder, task, names, config, inputs, tokenizer, model=model)
+
+
+def check_logits(logits: Array, layout: Layout | None, rows: Rows, model: str) -> None:
+    """Checks that the logits (P, C) of a model for these rows are finite.
+
+    Raises:
+        InputError: those of a row are not; names the first one.
+    """
+    row = first_infinite_row(logits, layout)
+    if row is not None:
+        raise _infinite_logits(model, rows.location(row))
+
+
+def _infinite_logits(model: str, where: str) -> InputError:
+    return InputError(
+        f"the logits of '{model}' are NaN or infinite",
+        where=where,
+        hint="its weights are broken or far too large: train it again, or use another model",
+    )
 
 
 def _load_export(

@@ -165,3 +165,12 @@ def concatenated_ranges(offsets: Array, indices: Array) -> Array:
     """The integers from offsets[i] to offsets[i + 1], for each i of `indices`, concatenated."""
     ranges = [np.arange(offsets[index], offsets[index + 1]) for index in indices]
     return np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
+
+
+def first_infinite_row(logits: Array, layout: Layout | None) -> int | None:
+    """The first row with a logit that is NaN or infinite, of logits (P, C); None if all are finite."""
+    infinite = ~np.isfinite(logits).reshape(len(logits), -1).all(-1)
+    if not infinite.any():
+        return None
+    prediction = int(infinite.argmax())
+    return prediction if layout is None else int(np.searchsorted(layout.row_offsets, prediction, side="right")) - 1

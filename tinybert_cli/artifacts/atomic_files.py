@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import files
+from tinybert_cli import files, strict_json
 from tinybert_cli.errors import InputError, OutputError, UserError
 
 MOST_BYTES = 2**28  # of a JSON file: several metrics of each of 200,000 classes
@@ -34,8 +33,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """`write_text` for JSON."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """`write_text` for JSON, with null for numbers that are NaN or infinite."""
+    write_text(path, strict_json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:

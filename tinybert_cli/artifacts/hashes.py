@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tinybert_cli import strict_json
+
 LARGE = 1 << 20  # bytes; smaller files are always read
 SECONDS = 24 * 3600  # that a remembered hash is used for
 SETTLED = 2_000_000_000  # nanoseconds after which a further change shows in the times of a file, on any file system
@@ -44,7 +46,7 @@ def remembered_hash(path: Path) -> str:
 
 def digest(value: object) -> str:
     """sha256 of a JSON value; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(strict_json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint(path: Path) -> Fingerprint:

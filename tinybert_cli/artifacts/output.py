@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -245,6 +246,7 @@ class Output:
         """Writes metrics.json, run.yaml and, as the last file, the manifest with the sha256 of every file.
 
         A run that was built beside an earlier one then takes its place.
+        Numbers that are NaN or infinite are left out of metrics.json.
 
         Args:
             facts: further entries of the manifest.
@@ -253,7 +255,7 @@ class Output:
             return
 
         def write(folder: Path) -> None:
-            write_json(folder / "metrics.json", dict(metrics))
+            write_json(folder / "metrics.json", {name: n for name, n in metrics.items() if math.isfinite(n)})
             comment = f"# tinybert {self.command} {_shell_word(str(self.folder / 'run.yaml'))}   repeats this run\n"
             (folder / "run.yaml").write_text(comment + configuration.dump(self.config), encoding="utf-8")
 

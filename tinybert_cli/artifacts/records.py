@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tinybert_cli import strict_json
 from tinybert_cli.artifacts.atomic_files import MOST_BYTES, now, read_json, write_text
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
@@ -14,6 +15,8 @@ from tinybert_cli.files import check_regular
 
 def append_events(path: Path, events: Iterable[Event]) -> Iterator[Event]:
     """Passes events on and appends each to a log as one line of JSON with its time, except `progress`.
+
+    A number that is NaN or infinite is null there.
 
     A `resume` event first drops the lines after its step, which a killed run wrote after its last checkpoint.
     """
@@ -27,7 +30,7 @@ def append_events(path: Path, events: Iterable[Event]) -> Iterator[Event]:
                 file.close()
                 file = path.open("a", encoding="utf-8")  # the first one belongs to the file that was replaced
             if event["event"] != "progress":
-                file.write(json.dumps({"time": now(), **event}, ensure_ascii=False) + "\n")
+                file.write(strict_json.dumps({"time": now(), **event}) + "\n")
                 file.flush()
             yield event
     finally:

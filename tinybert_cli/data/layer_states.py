@@ -25,6 +25,9 @@ DTYPE = np.dtype(np.float16)
 PAIRS = ("scores",)  # stored per pair of tokens
 IDS, OFFSETS = "input_ids", "offsets"
 
+_EXPONENT = np.uint16(0x7C00)  # of float16; all ones in NaN and infinity
+_CHECKED_NUMBERS = 2**20  # checked at once
+
 Shapes = Mapping[str, tuple[int, ...]]  # name → shape of one entry
 
 
@@ -45,6 +48,7 @@ class StatesWriter:
     def __init__(self, folder: Path, shard: str, encoded: Encoded, shapes: Shapes) -> None:
         self.paths = {name: folder / _file(shard, name) for name in shapes}
         self.shapes, self.lengths = shapes, np.diff(encoded.offsets)
+        self.shard, self.unit = shard, "row" if encoded.window_offsets is None else "window"
         np.save(folder / _file(shard, IDS), encoded.tokens[IDS][0].astype(np.int32))
         np.save(folder / _file(shard, OFFSETS), encoded.offsets.astype(np.int64))
         self.entry_offsets = {name: _offsets(_entries(name, self.lengths)) for name in shapes}
@@ -54,7 +58,7 @@ class StatesWriter:
         """Write the states of a batch of windows: (B, T, ...), or (B, T, T, ...) per pair of tokens, padded.
 
         Raises:
-            InputError: a number is too large for float16.
+            InputError: a number is NaN or too large for float16.
         """
         for name, path in self.paths.items():
             size = int(np.prod(self.shapes[name])) * DTYPE.itemsize
@@ -63,7 +67,7 @@ class StatesWriter:
                     tokens = self.lengths[window]
                     unpadded = values[:tokens, :tokens] if name in PAIRS else values[:tokens]
                     if not np.isfinite(unpadded).all():
-                        raise _overflow(name)
+                        raise _not_finite(name, unpadded, f"{self.shard}, {self.unit} {window + 1}")
                     file.seek(self.header_bytes[name] + int(self.entry_offsets[name][window]) * size)
                     file.write(unpadded.astype(DTYPE).tobytes())
 
@@ -129,14 +133,30 @@ def read_states(folder: Path, files: Iterable[str], names: Iterable[str], layers
         files: names of its files.
         names: the layer outputs to read: hidden_states, scores, ...
         layers: indices into the stored layers; None: all of them.
+
+    Raises:
+        InputError: a number is NaN or infinite.
     """
     shards = training_shards(files)
     lengths = [np.diff(np.load(folder / _file(shard, OFFSETS))) for shard in shards]
     names = sorted(names)
+    states = [
+        {name: np.asarray(np.load(folder / _file(shard, name), mmap_mode="r")) for name in names} for shard in shards
+    ]
+    for shard, own_lengths, arrays in zip(shards, lengths, states, strict=True):
+        for name, values in arrays.items():
+            window = _first_infinite(values, _offsets(_entries(name, own_lengths)))
+            if window is not None:
+                unit = "row" if _row_count(folder / shard) == len(own_lengths) else "window"
+                raise InputError(
+                    f"the stored {_in_words(name)} are NaN or infinite",
+                    where=f"{folder / _file(shard, name)}, {unit} {window + 1}",
+                    hint="run gen-soft-labels again with --force",
+                )
     return LayerStates(
         np.concatenate([np.load(folder / _file(shard, IDS)) for shard in shards]),
         _offsets(np.concatenate(lengths)),
-        [{name: np.asarray(np.load(folder / _file(shard, name), mmap_mode="r")) for name in names} for shard in shards],
+        states,
         _offsets(np.array([len(part) for part in lengths]))[:-1],
         {name: np.concatenate([_offsets(_entries(name, part))[:-1] for part in lengths]) for name in names},
         layers,
@@ -147,12 +167,35 @@ def _file(shard: str, name: str) -> str:
     return f"{shard.removesuffix('.parquet')}.{name}.npy"
 
 
-def _overflow(name: str) -> InputError:
-    subject = "attention scores" if name == "scores" else name.replace("_", " ")
-    return InputError(
-        f"the teacher's {subject} overflow float16 (max 65,504)",
-        hint="remove them from `states` and run the teacher during distillation: distill with `teacher:`",
-    )
+def _first_infinite(values: Array, entry_offsets: Array) -> int | None:
+    """The first window with a number that is NaN or infinite; reads the file once, piece by piece."""
+    step = max(1, _CHECKED_NUMBERS // max(1, int(np.prod(values.shape[1:]))))
+    for begin in range(0, len(values), step):
+        exponents = values[begin : begin + step].view(np.uint16) & _EXPONENT  # twice as fast as np.isfinite
+        infinite = (exponents == _EXPONENT).reshape(len(exponents), -1).any(-1)
+        if infinite.any():
+            return int(np.searchsorted(entry_offsets, begin + int(infinite.argmax()), side="right")) - 1
+    return None
+
+
+def _row_count(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)
+
+
+def _in_words(name: str) -> str:
+    return "attention scores" if name == "scores" else name.replace("_", " ")
+
+
+def _not_finite(name: str, values: Array, where: str) -> InputError:
+    if np.isnan(values).any():
+        what = f"the teacher's {_in_words(name)} are NaN"
+        hint = "the teacher is broken: train it again, or use another one"
+    else:
+        what = f"the teacher's {_in_words(name)} overflow float16 (max 65,504)"
+        hint = "remove them from `states` and run the teacher during distillation: distill with `teacher:`"
+    return InputError(what, where=where, hint=hint)
 
 
 def _entries(name: str, lengths: Array) -> Array:

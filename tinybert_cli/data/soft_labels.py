@@ -15,7 +15,7 @@ import numpy as np
 from tinybert_cli.data.column_types import as_array
 from tinybert_cli.data.readers import read_file
 from tinybert_cli.errors import InputError, nearest
-from tinybert_cli.types import Array, Layout, Rows, concatenated_ranges
+from tinybert_cli.types import Array, Layout, Rows, concatenated_ranges, first_infinite_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +75,7 @@ def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
         files: names of its files.
 
     Raises:
-        InputError: there are no such rows, or a file is damaged.
+        InputError: there are no such rows, a file is damaged, or a logit is NaN or infinite.
     """
     shards = training_shards(files)
     if not shards:
@@ -85,6 +85,13 @@ def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
     columns = {name: [v for part in parts for v in part.columns.get(name, [None] * len(part))] for name in names}
     logits, layout = _flat(columns.pop(LOGITS), columns.pop(TOKEN_SPANS, None))
     rows = Rows(columns, tuple(origin for part in parts for origin in part.origins))
+    infinite = first_infinite_row(logits, layout)
+    if infinite is not None:
+        raise InputError(
+            "teacher_logits is NaN or infinite",
+            where=rows.location(infinite),
+            hint="run gen-soft-labels again with --force",
+        )
     split_indices = np.repeat([_split_index(name) for name in shards], [len(part) for part in parts])
     return SoftLabels(rows, logits, layout, split_indices)
 

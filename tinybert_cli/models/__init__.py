@@ -1,6 +1,7 @@
 """Locating, loading, building and saving models: the only part of tinybert that reads weights and tokenizers."""
 
 from tinybert_cli.models.families import FAMILIES
+from tinybert_cli.models.float32_head import compute_head_in_float32, has_separate_head, to_bf16_with_float32_head
 from tinybert_cli.models.layer_outputs import Student, Teacher
 from tinybert_cli.models.loading import (
     HEADS,
@@ -48,8 +49,10 @@ __all__ = [
     "check_outputs",
     "check_vocabulary",
     "commit",
+    "compute_head_in_float32",
     "copied_layers",
     "fetch",
+    "has_separate_head",
     "label_names",
     "layer_map",
     "load",
@@ -66,6 +69,7 @@ __all__ = [
     "shape",
     "size",
     "state_shapes",
+    "to_bf16_with_float32_head",
     "tokenizer_difference",
     "trim_vocabulary",
     "weights_bytes",

@@ -16,7 +16,7 @@ from tinybert_cli.events import Event
 from tinybert_cli.metrics.calibration import temperature_scaling
 from tinybert_cli.metrics.comparison import confusion_matrix
 from tinybert_cli.metrics.slices import prediction_columns, regressions, slice_scores, slices
-from tinybert_cli.predictor import Predictor, load_predictor
+from tinybert_cli.predictor import Predictor, check_logits, load_predictor
 from tinybert_cli.reports import evaluation_html
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
@@ -192,6 +192,7 @@ def _score(
     batches = data.sorted_batches(candidate.examples.lengths, config.per_device_eval_batch_size)
     logits = loops.predict_all(candidate.predictor.module, candidate.examples, batches)
     layout, settings = candidate.encoded.layout, candidate.predictor.config
+    check_logits(logits, layout, rows, candidate.source.name)
     predictions = task.decide(logits, layout, names, rows, config.data, settings)
     statistics = metric.statistics(predictions)
     scores = metrics.score(metric, predictions, statistics)

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
+from tinybert_cli import artifacts, data, events, metrics, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.metrics.comparison import best_class_order
 from tinybert_cli.predictor import Predictor, load_predictor
-from tinybert_cli.stages import augmentation, labelling, layer_states
+from tinybert_cli.stages import augmentation, label_precision, labelling, layer_states
 from tinybert_cli.stages.labelling import Labeller, RawLogits
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
@@ -52,7 +52,8 @@ def _label(
     accelerator = Accelerator()  # sets the device of this process
     splits: dict[str, Rows] = {split: data.read(config.data, split) for split in config.splits}
     types = yield from _column_types(list(splits.values()))
-    teachers, precision = _load_teachers(config, sources, task, accelerator.device)
+    teachers = _load_teachers(config, sources, task, accelerator.device)
+    precision = label_precision.label_precision(config, task, teachers)
     names, tokenizer = teachers[0].label_names, teachers[0].torch_tokenizer
     for source, teacher in zip(sources, teachers, strict=True):
         models.check_inputs(source, teacher.torch_tokenizer, config.data)
@@ -95,7 +96,7 @@ def _label(
         **events.assumptions(list(dict.fromkeys(itertools.chain.from_iterable(statements)))),
         **planned,
         device=str(accelerator.device),
-        precision=precision,
+        precision=precision.precision,
     )
     artifacts.check_free_space(output.folder, needed)
     if output.dry_run:
@@ -105,6 +106,17 @@ def _label(
         return task.decide(raw.logits, raw.layout, names, rows, config.data, tuned)
 
     numbers: dict[str, float] = {"rows": total}
+    split, shard_rows = next(iter(shards.values()))
+    sample = splits[split].select(label_precision.sampled_rows(shard_rows, config.seed))
+    exact = _result_of(labeller.label(sample)) if precision.is_reduced else None
+    label_precision.reduce_precision(precision, teachers)
+    if exact is not None:
+        stored = labelling.as_stored(_result_of(labeller.label(sample)), sample, config.logits_dtype)
+        drift = label_precision.drift(
+            task, stored.logits, exact.logits, predictions(stored, sample), predictions(exact, sample)
+        )
+        numbers |= {f"drift_{name}": value for name, value in drift.items()}
+        yield {"event": "drift", "rows": len(sample), **precision.for_manifest(), **drift}
     checked = _rows_to_check(config, task, splits, labels, names)
     if checked is not None:
         rows, metric = checked
@@ -128,15 +140,17 @@ def _label(
                 writer = partial(_states_writer, folder, name, spec.shapes)
             raw = yield from _with_progress(labeller.label(rows, writer), finished, labelled, total, begin)
             columns = {data.PREDICTION: list(predictions(raw, rows).values)}
-            output.put(labelling.shard_writer(name, rows, raw, columns, types, config.logits_dtype, folder))
+            stored = labelling.as_stored(raw, rows, config.logits_dtype)
+            output.put(labelling.shard_writer(name, rows, stored, columns, types, config.logits_dtype, folder))
         labelled += len(rows)
         yield {"event": "shard", "step": finished + labelled, "max_steps": total, "shard": name, "rows": len(rows)}
     if labelled:
         numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
     facts = {} if spec is None else {"states": spec.for_manifest()}
     output.finish(
-        numbers, label_names=names, tuned_settings=tuned, **facts, device=str(accelerator.device), precision=precision
-    )
+        numbers, label_names=names, tuned_settings=tuned, **facts, device=str(accelerator.device),
+        precision=precision.precision, label_precision=precision.for_manifest(),
+    )  # fmt: skip
     yield events.done(config.output_dir, numbers)
 
 
@@ -157,19 +171,13 @@ def _column_types(splits: Sequence[Rows]) -> Generator[Event, None, Mapping[str,
 
 def _load_teachers(
     config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.PredictionTask, device: torch.device
-) -> tuple[list[Predictor], str]:
-    """The teachers, all with the classes of the first, and the precision of the last."""
+) -> list[Predictor]:
+    """The teachers in float32, all with the classes of the first."""
     teachers: list[Predictor] = []
-    precision = "no"
     for source in sources:
         names = teachers[0].label_names if teachers else config.data.class_names
-        teacher = load_predictor(source, task=task, label_names=names, device=device)
-        teachers.append(teacher)
-        if teacher.model is None:
-            precision = "as exported"
-        else:
-            precision = loops.to_bf16_if_faster(teacher.model, config.mixed_precision)
-    return teachers, precision
+        teachers.append(load_predictor(source, task=task, label_names=names, device=device))
+    return teachers
 
 
 def _tuned_settings(task: tasks.PredictionTask, teachers: Sequence[Predictor]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import numpy as np
 
 from tinybert_cli import artifacts, data, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
-from tinybert_cli.predictor import Predictor
+from tinybert_cli.errors import InputError
+from tinybert_cli.predictor import Predictor, check_logits
 from tinybert_cli.stages.layer_states import LayerStateSpec
-from tinybert_cli.types import Array, Encoded, Layout, Rows
+from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,6 +52,9 @@ class Labeller:
 
         Args:
             writer: makes the writer of the layer states of these rows; without it none are computed.
+
+        Raises:
+            InputError: the logits of a teacher are NaN or infinite.
         """
         parts: list[Array] = []
         first: Encoded | None = None  # with the tokenizer of the first teacher, whose predictions the others are put on
@@ -70,10 +74,29 @@ class Labeller:
                     states.write(indices, values)
                 done += len(indices)
                 yield len(rows) * (number * len(examples) + done) // (len(self.teachers) * len(examples))
+            check_logits(logits, encoded.layout, rows, self.sources[number].name)
             parts.append(self.task.align({"teacher_logits": logits}, encoded.layout, first)["teacher_logits"])
         assert first is not None  # there is a teacher
         weights = self.config.teacher_weights or [1.0] * len(self.teachers)
         return RawLogits(self.task.ensemble(parts, weights, first.layout), first.layout)
+
+
+def as_stored(raw: RawLogits, rows: Rows, dtype: str) -> RawLogits:
+    """The logits in the data type of the label dataset.
+
+    Raises:
+        InputError: one is too large for it.
+    """
+    with np.errstate(over="ignore"):
+        logits = raw.logits.astype(dtype)
+    row = first_infinite_row(logits, raw.layout)
+    if row is not None:
+        raise InputError(
+            f"a logit of the teacher overflows {dtype} (max {np.finfo(dtype).max:,.0f})",
+            where=rows.location(row),
+            hint="set logits_dtype: float32",
+        )
+    return RawLogits(logits, raw.layout)
 
 
 def shards_of(splits: Mapping[str, Rows]) -> dict[str, tuple[str, range]]:

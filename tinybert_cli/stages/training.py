@@ -107,6 +107,7 @@ def prepare(
         needed = encoded if rows.originals is None else task.encode(rows.originals, config.data, tokenizer)
         tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(needed.tokens["input_ids"][0].tolist()))
         encoded = task.encode(rows.rows, config.data, tokenizer)
+    models.compute_head_in_float32(model)
     if rows.states is not None:
         rows.states.check(encoded)
     examples = data.Examples.of(encoded, rows.states, **task.align(rows.targets, rows.layout, encoded))
