@@ -20,7 +20,7 @@ import pytest
 from safetensors import SafetensorError
 
 from tinybert_cli import artifacts
-from tinybert_cli.artifacts import Output, open_output
+from tinybert_cli.artifacts import Output, hashes, open_output
 from tinybert_cli.artifacts.atomic_files import write_json
 from tinybert_cli.artifacts.manifests import differences
 from tinybert_cli.config import Stage
@@ -911,3 +911,298 @@ def test_keys_of_version_0_1_are_compared_under_their_new_name(
     earlier = {"command": command, "settings": {"seed": 1, old_key: old}, "inputs": old_inputs}
     assert differences(earlier, now) == []
     assert differences({**earlier, "settings": {"seed": 1, old_key: "runs/other"}}, now)[0].startswith("label_dataset")
+
+
+# -- inputs of the run -----------------------------------------------------------------------------------------
+
+
+def open_for(output: Path, inputs: dict[str, Any], **data: Any) -> None:
+    with open_output("finetune", stage(output, **data), inputs):
+        pass
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model folder, `model`, in the current directory, with a link to it, `link`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model" / "onnx").mkdir(parents=True)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "link").symlink_to("model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize(
+    "output", ["model", "./model/", "link", "link/../model", "model/onnx/..", "{}/model", "model/out", "link/a/b", "."]
+)
+def test_output_dir_that_is_holds_or_lies_in_a_model_is_rejected(force: bool, output: str, model: Path) -> None:
+    before = files(model.parent)
+    where = Path(output.format(model.parent))
+    for name in ("model", "link", "model/../model"):
+        inputs = {"models.student": artifacts.describe_model(Path(name), name, None)}
+        with (
+            pytest.raises(OutputError, match=r"models\.student"),
+            open_output("eval", stage(where), inputs, force=force),
+        ):
+            pass
+        assert files(model.parent) == before
+
+
+@pytest.mark.parametrize("key", ["train_file", "validation_file", "test_file", "unlabeled_file"])
+@pytest.mark.parametrize("is_link", [True, False])
+def test_output_dir_that_holds_a_data_file_is_rejected(key: str, is_link: bool, tmp_path: Path) -> None:
+    finish(tmp_path / "out")
+    file = tmp_path / "out" / "rows.jsonl"
+    (tmp_path / "rows.jsonl").write_text("{}")
+    file.symlink_to(tmp_path / "rows.jsonl") if is_link else file.write_text("{}")
+    with pytest.raises(OutputError, match=f"contains an input of this run: data.{key}"):
+        open_for(tmp_path / "out", {}, **{key: [str(tmp_path / "rows.jsonl"), str(file)]})
+
+
+def test_output_dir_beside_a_data_file_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    open_for(tmp_path / "out", {}, train_file=str(tmp_path / "rows.jsonl"))
+
+
+def test_output_dir_that_holds_the_config_is_rejected(folder: Path) -> None:
+    finish(folder)
+    artifacts.check_config_files(folder, [folder / "run.yaml", folder.parent / "other.yaml"])
+    (folder / "task.yaml").write_text("task: text-classification")
+    with pytest.raises(OutputError, match=r"contains an input of this run: the config '.*task\.yaml'"):
+        artifacts.check_config_files(folder, [folder / "run.yaml", folder / "task.yaml"])
+
+
+# -- what an edit means ----------------------------------------------------------------------------------------
+
+
+def finish_model(folder: Path) -> None:
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        for name in ("model.safetensors", "README.md", "report.html", "onnx/model.onnx"):
+            (output.folder / "onnx").mkdir(exist_ok=True)
+            output.put(lambda at, name=name: ((at / name).parent.mkdir(exist_ok=True), (at / name).write_text("text")))
+        output.finish({"rows": 3})
+
+
+def test_edited_documents_and_extra_files_are_no_damage(folder: Path) -> None:
+    finish_model(folder)
+    checksum = artifacts.describe(folder)
+    for name in ("README.md", "run.yaml", "metrics.json", "notes.txt", ".DS_Store"):
+        (folder / name).write_text("edited")
+    (folder / "report.html").unlink()
+    os.utime(folder / "model.safetensors", (1, 1))
+    assert artifacts.describe(folder) == checksum
+
+
+def test_a_run_with_an_edited_model_card_is_up_to_date(folder: Path) -> None:
+    finish_model(folder)
+    (folder / "README.md").write_text("edited")
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        assert output.finished
+    assert (folder / "README.md").read_text() == "edited"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "onnx/model.onnx"])
+def test_damaged_weights_are_an_error(name: str, folder: Path) -> None:
+    finish_model(folder)
+    (folder / name).write_text("tex_")
+    with pytest.raises(InputError, match="is damaged or was changed"):
+        artifacts.describe(folder)
+
+
+def test_up_to_date_needs_undamaged_metrics(folder: Path) -> None:
+    finish_model(folder)
+    (folder / "metrics.json").write_text('{"rows": 4}')
+    with pytest.raises(InputError, match=r"metrics\.json' is damaged"), open_output("finetune", stage(folder), INPUTS):
+        pass
+
+
+def test_documents_and_hidden_files_do_not_identify_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "model" / ".git").mkdir(parents=True)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    before = artifacts.describe(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("a model")
+    (tmp_path / "model" / ".git" / "index").write_text("git")
+    assert artifacts.describe(tmp_path / "model") == before
+
+
+def test_manifest_of_another_tool_is_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "manifest.json").write_text('{"name": "app", "version": 3}')
+    assert "sha256" in artifacts.describe(tmp_path / "model")
+
+
+def test_user_folders_in_checkpoints_survive_an_up_to_date_run(folder: Path) -> None:
+    finish(folder)
+    for name in ("mine", "step-one", "best", "finals"):
+        (folder / "checkpoints" / name).mkdir(parents=True)
+        (folder / "checkpoints" / name / "model.bin").write_text("foreign")
+    (folder / "checkpoints" / "step-00000007").mkdir()  # left by a process that was killed after the manifest
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        assert output.finished
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"mine", "step-one", "best", "finals"}
+
+
+# -- remembered hashes -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file whose hash is remembered: its times are not of just now."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashes, "SETTLED", -1)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(hashes.LARGE))
+    return file
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    reads: list[Path] = []
+    original = hashes.file_hash
+    monkeypatch.setattr(hashes, "file_hash", lambda path: (reads.append(path), original(path))[1])
+    return reads
+
+
+def test_unchanged_large_file_is_read_once(large_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = count_reads(monkeypatch)
+    assert hashes.remembered_hash(large_file) == hashes.remembered_hash(large_file) and len(reads) == 1
+
+
+def test_changed_content_with_the_old_mtime_is_read_again(large_file: Path) -> None:
+    before, times = hashes.remembered_hash(large_file), large_file.stat()
+    with large_file.open("r+b") as file:
+        file.write(b"\1")
+    os.utime(large_file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert hashes.remembered_hash(large_file) != before
+
+
+def test_file_that_was_just_written_is_read_again(large_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(large_file.parent / "cache"))
+    reads = count_reads(monkeypatch)
+    hashes.remembered_hash(large_file)
+    hashes.remembered_hash(large_file)
+    assert len(reads) == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"x": 1}', '{"x": {"file": 1}}'])
+def test_damaged_cache_of_hashes_is_ignored(content: str, large_file: Path) -> None:
+    cache = large_file.parent / "cache" / "tinybert" / "hashes.json"
+    cache.parent.mkdir(parents=True)
+    cache.write_text(content)
+    assert hashes.remembered_hash(large_file) == hashes.file_hash(large_file)
+
+
+def test_hashes_need_no_cache_folder(large_file: Path) -> None:
+    (large_file.parent / "cache").write_text("a file")
+    assert hashes.remembered_hash(large_file) == hashes.file_hash(large_file)
+
+
+# -- files of an unfinished run --------------------------------------------------------------------------------
+
+
+def test_damaged_file_of_an_interrupted_run_is_noticed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InputError), open_output("finetune", stage(folder), INPUTS) as output:
+        output.put(writer("train-0.parquet"))
+        output.put(writer("train-1.parquet"))
+        raise InputError("stop")
+    (folder / "train-1.parquet").write_text("weightz")
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        assert output.has("train-0.parquet") and not output.has("train-1.parquet") and not output.has("train-2.parquet")
+    assert "train-1.parquet is damaged and is made again" in caplog.text
+
+
+def test_resuming_with_another_number_of_processes_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(UserError),
+        open_output("finetune", stage(folder), INPUTS, same_processes=True) as output,
+    ):
+        output.seal("step-00000003", writer("state.bin"))
+        raise UserError("the loss is not finite")
+    monkeypatch.delenv("WORLD_SIZE")
+    with (
+        pytest.raises(OutputError, match="processes: 2 before, 1 now"),
+        open_output("finetune", stage(folder), INPUTS, same_processes=True),
+    ):
+        pass
+    with open_output("finetune", stage(folder), INPUTS, same_processes=True, force=True) as output:
+        assert not output.resumed
+        output.finish({})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with open_output("finetune", stage(folder), INPUTS, same_processes=True) as output:
+        assert output.finished
+
+
+# -- what a rerun finds ----------------------------------------------------------------------------------------
+
+FAILURES = {
+    "signal": (Interrupted(signal.SIGTERM, "interrupted"), "run the same command again"),
+    "disk": (OSError(errno.ENOSPC, "No space left on device"), "free some space, then run the same command again"),
+}
+failures = pytest.mark.parametrize(("error", "hint"), FAILURES.values(), ids=FAILURES)
+
+
+@failures
+def test_a_failure_says_whether_a_rerun_resumes(error: Exception, hint: str, folder: Path) -> None:
+    with pytest.raises(UserError) as caught, open_output("eval", stage(folder), INPUTS) as output:
+        raise error
+    assert f"{hint}; it starts from the beginning, as nothing was saved" in str(caught.value) and not folder.exists()
+    with pytest.raises(UserError) as caught, open_output("eval", stage(folder), INPUTS) as output:
+        output.put(writer("report.md"))
+        raise error
+    assert str(caught.value).endswith(f"{hint} to resume")
+    with open_output("eval", stage(folder), INPUTS) as output:
+        assert output.resumed
+        output.finish({})
+        with pytest.raises(UserError) as caught:
+            raise output.close_failed(error)
+    assert ("finished already" if isinstance(error, Interrupted) else "again") in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [finish, interrupt], ids=["finished", "unfinished"])
+def test_the_remedy_for_other_settings_works(make: Callable[[Path], None], folder: Path) -> None:
+    make(folder)
+    with pytest.raises(OutputError) as caught, open_output("finetune", stage(folder, seed=7), INPUTS):
+        pass
+    assert f"--force to {'replace it' if make is finish else 'start over'}" in str(caught.value)
+    replace(folder)
+    assert artifacts.verify_folder(folder)["seed"] == 7
+
+
+@pytest.mark.parametrize("damage", ["edited", "truncated"])
+def test_the_remedy_for_a_damaged_manifest_works(damage: str, folder: Path) -> None:
+    finish(folder)
+    if damage == "edited":
+        edit_json(folder / "manifest.json", label_names=["yes", "no"])
+    else:
+        (folder / "manifest.json").write_text('{"command": "finet')
+    with pytest.raises(InputError) as caught, open_output("finetune", stage(folder), INPUTS):
+        pass
+    if damage == "edited":
+        assert "run the stage that wrote the folder again with --force" in str(caught.value)
+        replace(folder)
+    else:
+        assert "move the folder away and run the stage that wrote it again" in str(caught.value)
+        folder.rename(folder.with_name("away"))
+        finish(folder)
+    assert artifacts.verify_folder(folder)
+
+
+def test_the_remedy_for_a_damaged_list_of_files_works(folder: Path) -> None:
+    interrupt(folder)
+    (folder / "checkpoints" / "started.json").write_text("{")
+    with pytest.raises(InputError, match="remove that folder"), open_output("finetune", stage(folder), INPUTS):
+        pass
+    shutil.rmtree(folder)
+    finish(folder)
+
+
+def test_up_to_date_on_a_read_only_disk_succeeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path, *_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    finish(folder)
+    for name in ("utime", "mkdir", "unlink"):
+        monkeypatch.setattr(os, name, deny)
+    with open_output("finetune", stage(folder), INPUTS) as output:
+        assert output.finished

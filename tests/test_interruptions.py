@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from conftest import Configs, run
 
-from tinybert_cli import models
+from tinybert_cli import artifacts, models
 from tinybert_cli.artifacts import Output
 from tinybert_cli.config import Stage
-from tinybert_cli.errors import Interrupted, UserError
-from tinybert_cli.stages import training
+from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
+from tinybert_cli.predictor import load_predictor
+from tinybert_cli.stages import gen_soft_labels, training
 
 SHORT = {"training__max_steps": 6, "training__eval_strategy": "steps", "training__eval_steps": 2}
 
@@ -121,3 +122,103 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_over_and_says_so(
     rows = run("finetune", short_run("out"))
     assert "starts from step 0" in json.dumps(rows) and steps(rows, "progress") == [1, 2, 3, 4, 5, 6]
     assert sha256(tmp_path / "out") == sha256(tmp_path / "whole")
+
+
+# -- damaged inputs --------------------------------------------------------------------------------------------
+
+MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_predict_rejects_a_damaged_model(name: str, teacher: Path) -> None:
+    flip_bit(teacher / name)
+    with pytest.raises(InputError, match=rf"{name}' is damaged"):
+        load_predictor(str(teacher))
+
+
+def test_predict_accepts_an_edited_model_card(teacher: Path) -> None:
+    (teacher / "README.md").write_text("edited")
+    (teacher / "notes.txt").write_text("extra")
+    assert list(load_predictor(str(teacher)).predict(["a great film"]))
+
+
+STAGE_INPUTS = {
+    "finetune": ["model", "label_dataset"],
+    "gen-soft-labels": ["teacher"],
+    "distill": ["student", "teacher", "label_dataset"],
+    "eval": ["models"],
+    "export": ["model"],
+}
+
+
+def settings_of(command: str, teacher: Path, labels: Path) -> dict[str, Any]:
+    """The inputs of a stage: the teacher as every model, and its labels."""
+    values = {key: str(labels if key == "label_dataset" else teacher) for key in STAGE_INPUTS[command]}
+    return {**values, "models": {"t": str(teacher)}} if command == "eval" else values
+
+
+@pytest.mark.parametrize(
+    ("command", "key"), [(command, key) for command in STAGE_INPUTS for key in STAGE_INPUTS[command]]
+)
+def test_every_stage_rejects_a_damaged_input(
+    command: str, key: str, teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+) -> None:
+    config = configs(command, "out", **settings_of(command, teacher, teacher_labels))
+    flip_bit(next(teacher_labels.glob("*.parquet")) if key == "label_dataset" else teacher / "tokenizer.json")
+    with pytest.raises(InputError, match="is damaged"):
+        run(command, config)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "key"), [(command, key) for command in STAGE_INPUTS for key in STAGE_INPUTS[command]]
+)
+@pytest.mark.parametrize("where", ["", "out", ".."])
+def test_every_stage_rejects_an_input_as_output(
+    command: str, key: str, where: str, teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+) -> None:
+    config = configs(command, "out", **settings_of(command, teacher, teacher_labels))
+    folder = teacher_labels if key == "label_dataset" else teacher
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match="an input of this run"):
+        run(command, config.model_copy(update={"output_dir": str(folder / where)}), force=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# -- a run that fails over a finished one ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings", [{"data__text_column_names": "txt"}, {"training__learning_rate": 1e30}], ids=["typo", "divergence"]
+)
+def test_a_forced_run_that_fails_leaves_the_finished_model(
+    settings: dict[str, Any], base_model: Path, configs: Configs, tmp_path: Path
+) -> None:
+    run("finetune", configs("finetune", "out", model=base_model, training__max_steps=2))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(UserError):
+        run("finetune", configs("finetune", "out", model=base_model, training__max_steps=8, **settings), force=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    load_predictor(str(tmp_path / "out"))
+
+
+# -- shards ----------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_shard_is_made_again_and_the_others_are_not(
+    teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinybert_cli.stages.labelling.ROWS_PER_SHARD", 32)
+    whole, config = (configs("gen-soft-labels", name, teacher=teacher) for name in ("whole", "out"))
+    run("gen-soft-labels", whole)
+    stage = gen_soft_labels.run(config)
+    assert any(row["event"] == "shard" and row["step"] == 64 for row in stage)
+    with pytest.raises(Interrupted, match="again to resume"):
+        stage.throw(Interrupted(signal.SIGTERM, "interrupted"))
+    flip_bit(tmp_path / "out" / "train-00001-of-00003.parquet")
+    rows = run("gen-soft-labels", config)
+    shards = [row["shard"] for row in rows if row["event"] == "shard"]
+    assert shards == ["train-00001-of-00003.parquet", "train-00002-of-00003.parquet"]
+    for name in ("train-00000-of-00003.parquet", *shards):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    artifacts.verify_folder(tmp_path / "out")

@@ -126,6 +126,8 @@ def test_missing_path_is_not_looked_up_on_the_hub(name: str, tmp_path: Path, mon
 
 def test_unfinished_run_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
     (tmp_path / "teacher/checkpoints").mkdir()
+    models.locate(teacher.name)  # a folder of the user
+    (tmp_path / "teacher/checkpoints/started.json").write_text("{}")
     with pytest.raises(InputError, match="run again to finish"):
         models.locate(teacher.name)
     (tmp_path / "teacher/manifest.json").write_text("{}")

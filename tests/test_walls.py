@@ -33,7 +33,7 @@ BELOW_REPORTS = {"tasks", "metrics", *PARTS, *GROUND}
 ALLOWED_IMPORTS = {  # folder or module → what it may import besides itself
     **dict.fromkeys([*GROUND, *PARTS, "metrics", "console"], GROUND),
     "tasks": {"metrics", *GROUND},
-    "predictor": {"tasks", "formats", "loops", "models", *GROUND},
+    "predictor": {"tasks", "artifacts", "formats", "loops", "models", *GROUND},
     "reports": BELOW_REPORTS,
     "helpers": {"reports", "predictor", *BELOW_REPORTS},
     "stages": {"reports", "predictor", *BELOW_REPORTS},

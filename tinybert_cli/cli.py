@@ -252,7 +252,7 @@ def execute(
     verbose: bool,
 ) -> int:
     """Runs one stage and prints its rows; returns the exit code."""
-    from tinybert_cli import configuration, console
+    from tinybert_cli import artifacts, configuration, console
     from tinybert_cli.stages.checks import CHECKS
 
     screen = console.Screen(command, as_json=as_json, quiet=quiet, verbose=verbose)
@@ -261,6 +261,7 @@ def execute(
         file = _path(file)
         config = configuration.load(command, file, overrides, CHECKS[command])
         folder = Path(config.output_dir)
+        artifacts.check_config_files(folder, configuration.sources(command, file, overrides))
         stage = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")  # torch: seconds
         with screen.silenced(folder):
             for row in stage.run(config, force=force, dry_run=dry_run):

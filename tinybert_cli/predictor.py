@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinybert_cli import files, formats, input_limits, tasks
+from tinybert_cli import artifacts, files, formats, input_limits, tasks
 from tinybert_cli.errors import InputError
 from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row, padded
 
@@ -200,9 +200,11 @@ def load_predictor(
         device: of a model; None = the default one. An export runs on the CPU.
 
     Raises:
-        InputError: the model is missing or broken, belongs to another task, or has other classes.
+        InputError: the model is missing, damaged or broken, belongs to another task, or has other classes.
     """
     folder = Path(where) if isinstance(where, str) else where.folder
+    if isinstance(where, str) and folder is not None and artifacts.has_manifest(folder):  # a stage verifies its inputs
+        artifacts.verify_folder(folder)
     form = None if folder is None else formats.detect(folder)
     if form is not None and folder is not None:
         return _load_export(folder, form, task, label_names)

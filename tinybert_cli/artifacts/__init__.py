@@ -1,12 +1,14 @@
 """Output folders, through which stages exchange data: lock, atomic files, checkpoints, manifest, log."""
 
-from tinybert_cli.artifacts.atomic_files import check_free_space
+from tinybert_cli.artifacts.atomic_files import check_free_space, write_text
+from tinybert_cli.artifacts.input_paths import check_config_files
 from tinybert_cli.artifacts.manifests import (
     Description,
     check_origin,
     describe,
     describe_all,
     describe_model,
+    has_manifest,
     machine,
     read_manifest,
     verify_folder,
@@ -18,11 +20,13 @@ from tinybert_cli.artifacts.records import markdown_table, read_metrics, read_ro
 __all__ = [
     "Description",
     "Output",
+    "check_config_files",
     "check_free_space",
     "check_origin",
     "describe",
     "describe_all",
     "describe_model",
+    "has_manifest",
     "machine",
     "markdown_table",
     "open_output",
@@ -31,4 +35,5 @@ __all__ = [
     "read_rows",
     "verify_folder",
     "versions",
+    "write_text",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,17 @@ def check_output_dir(folder: Path, config: Stage, inputs: Mapping[str, Any]) -> 
     """
     for key, path in [*_described(inputs), *_data_files(config)]:
         check_is_apart(folder, key, path)
+
+
+def check_config_files(folder: Path, files: Iterable[str | Path]) -> None:
+    """Checks that an output folder holds no config file of the run, except the run.yaml of an earlier run.
+
+    Raises:
+        OutputError: it does.
+    """
+    for file in map(Path, files):
+        if not (file.name == "run.yaml" and _is_same(file.parent, folder)):
+            check_is_apart(folder, "the config", file)
 
 
 def check_is_apart(folder: Path, key: str, path: Path) -> None:
@@ -49,7 +59,7 @@ def _described(inputs: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     for key, value in inputs.items():
         for description in value if isinstance(value, list) else [value]:
             if "path" in description:
-                yield key, Path(os.path.expanduser(description["path"]))  # noqa: PTH111  raises for an unknown user
+                yield key, Path(description["path"])
 
 
 def _data_files(config: Stage) -> Iterator[tuple[str, Path]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -41,6 +42,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def has_manifest(folder: Path) -> bool:
+    """Whether a folder has a manifest of tinybert, damaged or not; other tools write other files of this name."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return isinstance(manifest, dict) and bool({"checksum", "command", "config_hash"} & manifest.keys())
+
+
 def verify_folder(folder: Path, *, also: Collection[str] = ()) -> dict[str, Any]:
     """The manifest of a finished folder whose files all have the size and the sha256 in it.
 
@@ -76,7 +88,7 @@ def describe(path: Path, name: str | None = None) -> Description:
     location = {"path": name or str(path)}
     if path.is_file():
         return {**location, "sha256": remembered_hash(path)}
-    if (path / MANIFEST).exists():
+    if has_manifest(path):
         return {**location, "manifest": verify_folder(path)["checksum"]}
     hashes = {name: remembered_hash(path / name) for name in _content_files(path)}
     return {**location, "sha256": digest(hashes)}

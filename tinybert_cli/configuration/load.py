@@ -72,6 +72,11 @@ def stage_of(file: Path) -> str | None:
     return str(stage.value) if stage is not None and _is_command(stage) else None
 
 
+def sources(command: str, file: str | Path, overrides: Sequence[str] = ()) -> list[str]:
+    """The config file and the files that it extends."""
+    return Composed(command, file, overrides).sources
+
+
 def errors_of(check: Check, values: Iterable[object]) -> list[ConfigError]:
     """The errors that a check of these values raises: a ConfigError, or an ExceptionGroup of several."""
     errors: list[ConfigError] = []

@@ -21,9 +21,11 @@ def run(folder: Path, task: str = "text-classification", *, demo: bool = False) 
     if folder.is_file():
         raise OutputError(f"'{folder}' is a file", hint="name a new folder")
     source = _shipped() / name
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise OutputError(f"'{folder}' is inside the recipe that is copied", hint="name another folder")
     copies = {file: folder / file.relative_to(source) for file in sorted(source.rglob("*")) if file.is_file()}
     for target in copies.values():
-        if target.exists():
+        if target.exists() or target.is_symlink():
             raise OutputError(f"'{target}' already exists", hint="name a new folder; init never overwrites files")
     for file, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
     for name, tensor in model.state_dict().items():
         if not is_finite(tensor):
             raise UserError(
-                f"the model is broken: '{name}' contains NaN or infinity; nothing was saved",
+                f"the model is broken: '{name}' contains NaN or infinity, so it was not saved",
                 hint="lower the learning rate, or train without mixed precision",
             )
     if model.dtype != torch.float32:

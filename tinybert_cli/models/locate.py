@@ -110,7 +110,9 @@ def _check_sha256(file: Path, expected: str) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    if (folder / "checkpoints").is_dir() and not (folder / "manifest.json").is_file():
+    checkpoints = folder / "checkpoints"
+    started = [*checkpoints.glob("started.json"), *checkpoints.glob(".replacement-*/manifest.json")]
+    if started and not (folder / "manifest.json").is_file():
         raise InputError(
             "unfinished: the run that writes this model was interrupted", where=str(folder), hint=RUN_AGAIN
         )
@@ -190,7 +192,7 @@ def _download(source: Source, patterns: list[str]) -> Path:
         ) from error
 
 
-RUN_AGAIN = "run again to finish: the same command resumes from the last checkpoint"
+RUN_AGAIN = "run again to finish: the same command continues where it stopped"
 
 RUN_FIRST = "run the stage that writes it first"
 

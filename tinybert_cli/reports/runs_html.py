@@ -20,14 +20,28 @@ def write(file: Path, report: Report, choice: budget.Choice | None = None) -> No
 
     Raises:
         InputError: matplotlib is not installed.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, is no HTML page, or belongs to a finished run.
     """
+    _check_replaceable(file)
     text = as_html(report, choice)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        artifacts.write_text(file, text)
     except OSError as error:
         raise OutputError(f"cannot write '{file}': {error.strerror}", hint="give a file: --html report.html") from error
+
+
+def _check_replaceable(file: Path) -> None:
+    """Raises OutputError for a file that is not an older page."""
+    hint = "give another file: --html report.html"
+    if artifacts.has_manifest(file.parent):
+        outputs = [entry["path"] for entry in artifacts.read_manifest(file.parent)["outputs"]]
+        if file.name in (*outputs, "manifest.json", "log.jsonl", "run.log"):
+            raise OutputError(f"'{file}' belongs to the run in '{file.parent}'", hint=hint)
+    if file.is_file():
+        with file.open("rb") as stream:
+            if not stream.read(100).lstrip().lower().startswith(b"<!doctype html"):
+                raise OutputError(f"'{file}' is not an HTML page, so it is not replaced", hint=hint)
 
 
 def as_html(report: Report, choice: budget.Choice | None = None) -> str:
