@@ -464,6 +464,35 @@ def test_equal_objective_is_not_better() -> None:
     assert trainer.progress.best_step == 10
 
 
+def with_losses(*scores: tuple[float, float]) -> Callable[[], dict[str, float]]:
+    values = iter(scores)
+
+    def evaluate() -> dict[str, float]:
+        objective, loss = next(values)
+        return {"loss": loss, "objective": objective}
+
+    return evaluate
+
+
+@pytest.mark.parametrize("better", [1.0, -1.0])
+def test_of_equal_objectives_the_lower_loss_is_the_best(better: float) -> None:
+    trainer = make_trainer(num_train_epochs=4.0)
+    rows = train(trainer, evaluate=with_losses((0.5, 0.9), (0.5, 0.7), (0.5, 0.8), (0.5, 0.7)), better=better)
+    assert [row["is_best"] for row in events(rows, "evaluate")] == [True, True, False, False]
+    assert trainer.progress.best_step == 20
+
+
+def test_lower_loss_of_an_equal_objective_does_not_delay_early_stopping() -> None:
+    trainer = make_trainer(num_train_epochs=9.0, early_stopping_patience=2)
+    rows = train(trainer, evaluate=with_losses((0.5, 0.9), (0.5, 0.8), (0.5, 0.7), (0.9, 0.1)))
+    assert len(events(rows, "evaluate")) == 3 and trainer.progress.best_step == 30
+
+
+def test_number_is_better_than_an_undefined_objective() -> None:
+    rows = train(make_trainer(), evaluate=metrics_in_turn(float("nan"), 0.2, 0.1))
+    assert [row["is_best"] for row in events(rows, "evaluate")] == [True, True, False]
+
+
 def test_early_stopping_ends_training() -> None:
     trainer = make_trainer(num_train_epochs=9.0, early_stopping_patience=2)
     rows = train(trainer, evaluate=metrics_in_turn(0.5, 0.7, 0.6, 0.6, 0.9))

@@ -964,35 +964,3 @@ def test_ctrl_c_stores_a_checkpoint(long_run: Callable[[str], Stage], tmp_path: 
     stop_in_the_middle(process, tmp_path / "stopped", signal.SIGINT)
     assert process.returncode == 130
     assert len(list((tmp_path / "stopped" / "checkpoints").glob("step-*"))) == 1
-
-
-# -- several processes ---------------------------------------------------------------------------------------
-
-
-def test_two_processes_train_one_model_and_label_each_row_once(teacher: Path, configs: Configs, tmp_path: Path) -> None:
-    def launch(command: str, config: Stage) -> None:
-        file = tmp_path / f"{command}.yaml"
-        file.write_text(yaml.safe_dump(config.model_dump(mode="json", by_alias=True)))
-        words = ["--standalone", "--nproc_per_node", "2", "-m", "tinybert_cli", command, str(file)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run([sys.executable, "-m", "torch.distributed.run", *words], env=environment, timeout=90,
-                              capture_output=True, text=True)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-
-    launch("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=teacher))
-    alone = configs("gen-soft-labels", "alone", teacher=teacher)
-    run("gen-soft-labels", alone)
-    assert table(tmp_path / "labels")["text"] == table(tmp_path / "alone")["text"]
-    assert np.allclose(probabilities(tmp_path / "labels"), probabilities(tmp_path / "alone"), atol=1e-6)
-    config = layer_config(
-        configs,
-        teacher,
-        tmp_path / "labels",
-        "student",
-        losses=LAYER_LOSSES | {"soft_labels": 1.0},
-        data__max_train_samples=93,
-    )
-    launch("distill", config)
-    metrics = json.loads((tmp_path / "student" / "metrics.json").read_text())
-    assert metrics["steps"] == 6 * 6  # 93 rows, 2 processes of 8 rows each, 6 epochs; one batch is short
-    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").config.num_hidden_layers == 2

@@ -24,6 +24,7 @@ GROUND = {
     "label_values",
     "lazy_import",
     "presets",
+    "processes",
     "strict_json",
     "types",
     "user_paths",

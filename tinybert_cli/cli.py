@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from tinybert_cli import strict_json
+from tinybert_cli import processes, strict_json
 from tinybert_cli.errors import ConfigError, ConfigErrors, GateError, InputError, UserError
 from tinybert_cli.user_paths import argument_path
 
@@ -258,6 +258,7 @@ def execute(
     screen = console.Screen(command, as_json=as_json, quiet=quiet, verbose=verbose)
     folder: Path | None = None
     try:
+        processes.check(command)
         file = _path(file)
         config = configuration.load(command, file, overrides, CHECKS[command])
         folder = Path(config.output_dir)

@@ -230,7 +230,8 @@ class Training(Section):
     early_stopping_patience: Positive | None = None
     """Stop after this many evaluations without a better score; null = never."""
     keep: Literal["best", "last"] = "best"
-    """The checkpoint whose weights the finished folder contains."""
+    """The checkpoint whose weights the finished folder contains: the best by `metric_for_best_model`, of equally good
+    ones that with the lowest loss on the validation rows, or the last."""
     dataloader_num_workers: Annotated[int, Field(ge=0, le=1_000)] = 0
     """Processes that prepare batches; 0 = the training process itself."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []

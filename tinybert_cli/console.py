@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 
-from tinybert_cli import strict_json
+from tinybert_cli import processes, strict_json
 from tinybert_cli.errors import GateError, UserError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Screen:
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
-        self.main = int(os.environ.get("RANK", "0")) == 0  # only one of several processes prints
+        self.main = processes.is_main()  # the others print only their errors
         self.stdout, self.stderr = sys.stdout, sys.stderr
         # emoji=False: `:100:` is a line number
         self.console = _Console(file=self.stderr, highlight=False, emoji=False, soft_wrap=True)
@@ -197,11 +197,17 @@ class Screen:
     def fail(self, error: UserError) -> None:
         """Prints an error that the user can fix."""
         self._stop_bar()
+        common = error.exit_code != UserError.exit_code  # to all processes of a machine: the first one prints it
+        if common and not processes.is_first_on_machine():
+            if processes.is_stopped():
+                return
+            common = False
         if isinstance(error, GateError) and self.models and not self.as_json:
             self._table()  # the scores that missed the requirement
         text = str(error)
-        self.console.print(f"[red]error:[/] {escape(text)}")
-        if self.as_json:
+        source = "" if common else self._source
+        self.console.print(f"[red]error:[/] {source}{escape(text)}")
+        if self.as_json and self.main:
             with contextlib.suppress(UserError):  # stdout itself may be the cause of the error
                 self._print_json(
                     {"command": self.command, "status": "error", "exit_code": error.exit_code, "error": text}
@@ -220,14 +226,20 @@ class Screen:
             self.console.print(escape(trace), end="")
         where = f"; traceback in {escape(str(folder))}/run.log" if logged else ""
         self.console.print(
-            f"[red]error:[/] this is a bug in tinybert: {escape(f'{type(error).__name__}: {error}')}{where}"
+            f"[red]error:[/] {self._source}this is a bug in tinybert: "
+            f"{escape(f'{type(error).__name__}: {error}')}{where}"
         )
-        if self.as_json:
+        if self.as_json and self.main:
             self._print_json({"command": self.command, "status": "error", "exit_code": 1, "error": str(error)})
+
+    @property
+    def _source(self) -> str:
+        """The process that an error is of, if there are several."""
+        return f"rank {processes.rank()}: " if processes.count() > 1 else ""
 
     def say(self, line: str) -> None:
         """Prints a line on stderr, unless -q is set."""
-        if not self.quiet:
+        if self.main and not self.quiet:
             self.console.print(escape(line))
 
     def _print_json(self, value: Row) -> None:
@@ -301,6 +313,7 @@ def _plan(row: Row) -> str:
     parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
     parts += [row["device"]] if "device" in row else []
     parts += ["float32" if row["precision"] == "no" else row["precision"]] if "precision" in row else []
+    parts += [f"{processes.count()} processes"] if processes.count() > 1 else []
     return "\n".join(["  ".join(parts), *(f"assumed: {statement}" for statement in row.get("assumptions", []))])
 
 

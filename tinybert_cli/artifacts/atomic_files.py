@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import files, strict_json
+from tinybert_cli import files, processes, strict_json
 from tinybert_cli.errors import InputError, OutputError, UserError
 
 MOST_BYTES = 2**28  # of a JSON file: several metrics of each of 200,000 classes
@@ -80,6 +80,8 @@ def check_free_space(folder: Path, needed: int) -> None:
 def locked(folder: Path, *, skip: bool) -> Iterator[None]:
     """Creates a folder and locks it; with `skip` does nothing.
 
+    Of several processes of one run the main one locks it first; it is locked as long as any of them lives.
+
     Raises:
         OutputError: the folder cannot be created, or another process has locked it.
     """
@@ -96,7 +98,10 @@ def locked(folder: Path, *, skip: bool) -> Iterator[None]:
         ) from error
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if processes.is_main():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if processes.count() > 1:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise OutputError(f"another process is writing to '{folder}'", hint="wait for it, or stop it") from error
     else:

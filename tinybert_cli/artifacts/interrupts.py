@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from tinybert_cli import processes
 from tinybert_cli.errors import Interrupted
+
+SAME_SIGNAL = 1.0  # seconds in which two signals count as one
 
 
 class Signals:
@@ -20,6 +24,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0
+        self._time = 0.0  # of the first signal
         self._deferring = False
         self._handlers_before: dict[int, Any] = {}
 
@@ -31,7 +36,8 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers_before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._handle:  # else another part has replaced it
+                signal.signal(number, handler)
 
     def pending(self) -> int:
         """The number of the signal that was received inside `deferred`, or 0."""
@@ -39,7 +45,10 @@ class Signals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, the first signal is only recorded; a second one raises Interrupted at once."""
+        """Inside, the first signal is only recorded; a second one raises Interrupted at once.
+
+        With several processes, a terminal and torchrun both pass Ctrl-C on to each of them: two signals count as one.
+        """
         self._deferring = True
         try:
             yield
@@ -48,6 +57,8 @@ class Signals:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._deferring and not self.received:
-            self.received = number
+            self.received, self._time = number, time.monotonic()
+            return
+        if self._deferring and processes.count() > 1 and time.monotonic() < self._time + SAME_SIGNAL:
             return
         raise Interrupted(number, f"interrupted by {signal.Signals(number).name}", hint="run the same command again")

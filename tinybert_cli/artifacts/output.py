@@ -9,11 +9,11 @@ import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import configuration
+from tinybert_cli import configuration, processes
 from tinybert_cli.artifacts import replacement
 from tinybert_cli.artifacts.atomic_files import as_user_error, locked, now, read_json, sync, write_json
 from tinybert_cli.artifacts.checkpoints import FOLDER as CHECKPOINTS
@@ -65,14 +65,16 @@ def open_output(
             another process uses it.
     """
     check_output_dir(Path(config.output_dir), config, inputs)
-    processes = int(os.environ.get("WORLD_SIZE", "1")) if same_processes else None
-    output = Output(command, config, inputs, dry_run=dry_run, processes=processes)
-    with locked(output.folder, skip=dry_run or not output.main), output.signals:
-        try:
-            output.open(force)
-        except OSError as error:
-            output.remove_if_empty()
-            raise as_user_error(error, output.folder, saved="again") from error
+    output = Output(command, config, inputs, dry_run=dry_run, same_processes=same_processes)
+    with ExitStack() as stack:
+        with processes.main_first():
+            stack.enter_context(locked(output.folder, skip=dry_run))
+            stack.enter_context(output.signals)
+            try:
+                output.open(force)
+            except OSError as error:
+                output.remove_if_empty()
+                raise as_user_error(error, output.folder, saved="again") from error
         try:
             yield output
         except Exception as error:
@@ -92,7 +94,7 @@ class Output:
         inputs: Mapping[str, Any],
         *,
         dry_run: bool = False,
-        processes: int | None = None,
+        same_processes: bool = False,
     ) -> None:
         self.folder = Path(config.output_dir)
         self.command = command
@@ -100,13 +102,13 @@ class Output:
         self.inputs = dict(inputs)
         self.config = config
         self.seed = config.seed
-        self.processes = processes
+        self.process_count = processes.count() if same_processes else None
         self.dry_run = dry_run
         self.finished = False
         self.resumed = False
         self.start = now()
         self.signals = Signals()
-        self.main = int(os.environ.get("RANK", "0")) == 0
+        self.main = processes.is_main()
         self._build_in(self.folder)
 
     # -- open ------------------------------------------------------------------------------------------------
@@ -208,6 +210,7 @@ class Output:
 
     def record(self, events: Iterable[Event]) -> Iterator[Event]:
         """Passes the events of the stage on and appends them to log.jsonl, except `progress`."""
+        events = processes.naming_lost(events)
         if not self._writes:
             yield from events
             return
@@ -267,7 +270,7 @@ class Output:
             "settings": self.settings,
             "seed": self.seed,
             **facts,
-            **({} if self.processes is None else {"processes": self.processes}),
+            **({} if self.process_count is None else {"processes": self.process_count}),
             "machine": machine(),
             "versions": versions(),
             "git_commit": git_commit(),
@@ -338,7 +341,7 @@ class Output:
         write_json(self._building / STARTED, started)
 
     def _identity(self) -> dict[str, Any]:
-        processes = {} if self.processes is None else {"processes": self.processes}
+        processes = {} if self.process_count is None else {"processes": self.process_count}
         return {"command": self.command, "settings": self.settings, "inputs": self.inputs, **processes}
 
     def _differences(self, folder: Path) -> list[str]:

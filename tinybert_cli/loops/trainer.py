@@ -74,8 +74,9 @@ class Progress:
     seconds: float = 0.0  # of training, without evaluation and saving
     loss_sum: float = 0.0  # over all steps
     best: float | None = None
+    best_loss: float = math.inf
     best_step: int = 0
-    worse: int = 0  # evaluations since the best one
+    worse: int = 0  # evaluations since the last better score
 
 
 def read_progress(folder: Path) -> Progress:
@@ -322,14 +323,16 @@ class Trainer:
         }
 
     def _evaluate_event(self, evaluate: Evaluate, better: float) -> Event:
+        """The metrics, and whether they are the best; of two equal scores, that with the lower loss is the best."""
         metrics = evaluate()
-        objective = metrics.pop("objective")
+        objective, loss = metrics.pop("objective"), metrics.get("loss", math.inf)
         progress = self.progress
-        is_best = progress.best is None or better * objective > better * progress.best
+        first = progress.best is None or math.isnan(progress.best)
+        is_better = first or better * objective > better * (progress.best or 0.0)
+        is_best = is_better or (objective == progress.best and loss < progress.best_loss)
         if is_best:
-            progress.best, progress.best_step, progress.worse = objective, progress.step, 0
-        else:
-            progress.worse += 1
+            progress.best, progress.best_loss, progress.best_step = objective, loss, progress.step
+        progress.worse = 0 if is_better else progress.worse + 1
         return {"event": "evaluate", "step": progress.step, "epoch": self._epochs(), **metrics, "is_best": is_best}
 
     def _track(self, event: Event) -> None:

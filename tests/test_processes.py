@@ -1,0 +1,278 @@
+"""Several processes share the work of a run, end together, and name the one that ended first."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import Configs, run
+from safetensors.numpy import load_file
+
+from tinybert_cli import artifacts, console, processes
+from tinybert_cli.config import Stage
+from tinybert_cli.errors import ConfigError, InputError, OutputError, UserError
+from tinybert_cli.events import Event
+
+SMALL_RUN = {"training__max_steps": 100_000, "training__eval_strategy": "no", "training__save_steps": 5}
+HOW_TO = (Path(__file__).parents[1] / "docs" / "how-to.md").read_text()
+LAUNCHERS = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "PMI_SIZE",
+    "PMI_RANK",
+)
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "TORCHELASTIC_")) or name in LAUNCHERS]:
+        monkeypatch.delenv(name)
+
+
+def launch(command: str, config: Stage, tmp_path: Path) -> subprocess.Popen[str]:
+    """Starts the documented command with this stage and config."""
+    file = tmp_path / f"{Path(config.output_dir).name}.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", by_alias=True)))
+    documented = re.search(r"^torchrun (.*) tinybert_cli distill \S+$", HOW_TO, re.MULTILINE)
+    assert documented is not None
+    words = [sys.executable, "-m", "torch.distributed.run", *shlex.split(documented[1]), "tinybert_cli", command]
+    return subprocess.Popen([*words, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+# -- processes that work together: three real runs -----------------------------------------------------------
+
+
+def test_documented_command_trains_and_labels_as_one_process_does(
+    teacher: Path, base_model: Path, configs: Configs, tmp_path: Path
+) -> None:
+    """33 rows in one step: one batch, or three of 11 rows, two in one process, one and a filler in the other."""
+    settings = json.loads((base_model / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (base_model / "config.json").write_text(json.dumps(settings))
+
+    def distill(labels: str, output: str, size: int, accumulated: int) -> Stage:
+        return configs(
+            "distill", output, label_dataset=tmp_path / labels, teacher=teacher,
+            student={"from": str(base_model), "num_hidden_layers": 2},
+            losses={"soft_labels": 1.0, "hard_labels": {"weight": 1.0, "class_weights": "balanced"},
+                    "hidden_states": 1.0, "attentions": 1.0, "pooled": 1.0},
+            data__max_train_samples=33, training__num_train_epochs=3.0, training__logging_steps=1,
+            training__per_device_train_batch_size=size, training__gradient_accumulation_steps=accumulated,
+            training__keep="last",
+        )  # fmt: skip
+
+    def labelled(output: str) -> Stage:
+        return configs("gen-soft-labels", output, teacher=teacher)
+
+    for command, config in (("gen-soft-labels", labelled("labels")), ("distill", distill("labels", "shared", 11, 2))):
+        process = launch(command, config, tmp_path)
+        stdout, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0 and stdout == f"{config.output_dir}\n", stderr
+    run("gen-soft-labels", labelled("labels-alone"))
+    run("distill", distill("labels", "alone", 33, 1))
+
+    tables = [
+        pq.read_table(*(tmp_path / name).glob("train-*.parquet")).to_pydict() for name in ("labels", "labels-alone")
+    ]
+    assert tables[0]["text"] == tables[1]["text"]
+    np.testing.assert_allclose(tables[0]["teacher_logits"], tables[1]["teacher_logits"], atol=1e-5)
+    logs = [list(artifacts.read_rows(tmp_path / name, "train")) for name in ("shared", "alone")]
+    losses = [[[row[name] for name in ("loss", "hard_labels", "attentions", "pooled")] for row in log] for log in logs]
+    assert len(logs[0]) == 3
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("shared", "alone")]
+    for name, values in weights[1].items():
+        np.testing.assert_allclose(weights[0][name], values, atol=2e-3, err_msg=name)
+
+
+def test_killed_process_is_named_by_the_other_which_ends_with_code_1(
+    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+) -> None:
+    config = configs("distill", "out", label_dataset=teacher_labels, student=str(teacher), **SMALL_RUN)
+    process = launch("distill", config, tmp_path)
+    states, end = tmp_path / "out" / "checkpoints", time.monotonic() + 300
+    while not list(states.glob("step-*")):
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
+        time.sleep(0.05)
+    os.kill(pid_of_rank(1, process), signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=120)
+    errors = re.findall(r"^error: .*", stderr, re.MULTILINE)
+    assert errors == ["error: rank 0: the process of rank 1 has ended, one of 2 of this run"] and stdout == ""
+    assert re.search(r"rank +: 0 .*\n +exitcode +: 1 ", stderr)
+    assert list(states.glob("step-*"))
+
+
+def test_locked_folder_is_refused_in_every_process(
+    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+) -> None:
+    config = configs("distill", "out", label_dataset=teacher_labels, student=str(teacher), **SMALL_RUN)
+    with artifacts.open_output("distill", config, {}):
+        _, stderr = launch("distill", config, tmp_path).communicate(timeout=300)
+    assert re.findall(r"^error: .*", stderr, re.MULTILINE) == [
+        f"error: another process is writing to '{config.output_dir}'"
+    ]
+    assert set(re.findall(r"exitcode +: (\S+)", stderr)) <= {"4", "-15"} and "exitcode  : 4 " in stderr
+
+
+def pid_of_rank(rank: int, launcher: subprocess.Popen[str]) -> int:
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    for child in children:
+        if f"\0RANK={rank}\0".encode() in Path(f"/proc/{child}/environ").read_bytes():
+            return int(child)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+# -- what the environment says -------------------------------------------------------------------------------
+
+WORLD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "message"),
+    [
+        ("eval", WORLD, "eval runs in one process, and 2 were started"),
+        ("export", WORLD, "export runs in one process, and 2 were started"),
+        ("distill", {"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, .* RANK and MASTER_ADDR and MASTER_PORT is not set"),
+        ("distill", {"RANK": "1"}, "number 1 of a run"),
+        ("distill", {**WORLD, "RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
+        ("distill", {"WORLD_SIZE": "two"}, "WORLD_SIZE is not a number: 'two'"),
+        ("distill", {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}, "started only one process"),
+    ],
+)
+def test_processes_that_cannot_share_the_work_are_refused(
+    command: str, variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        processes.check(command)
+
+
+@pytest.mark.parametrize("variables", [WORLD, {}, {"RANK": "0", "WORLD_SIZE": "1"}, {"MASTER_PORT": "29500"}])
+def test_processes_that_share_the_work_are_accepted(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    processes.check("distill")
+
+
+def test_world_that_accelerate_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Alone:
+        num_processes = 1
+
+    for name, value in WORLD.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("accelerate.PartialState", lambda cpu: Alone())
+    with pytest.raises(ConfigError, match="2 processes were started, but Accelerate sees 1"):
+        processes.connect()
+
+
+# -- processes that end --------------------------------------------------------------------------------------
+
+
+def failing(error: Exception) -> Iterator[Event]:
+    yield {"event": "progress"}
+    raise error
+
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
+    """This process as rank 0 of a run."""
+    monkeypatch.setattr(processes, "_peers", [(socket.gethostname(), os.getpid())])
+    monkeypatch.setattr(processes, "_PATIENCE", 0.1)
+    before = signal.getsignal(signal.SIGTERM)
+    yield processes._peers
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "zombie"])
+def test_ended_process_is_named_by_its_rank(reaped: bool, peers: list[tuple[str, int]]) -> None:
+    child = subprocess.Popen(["true"])
+    if reaped:
+        child.wait()
+    time.sleep(0.2)
+    peers.append((socket.gethostname(), child.pid))
+    with pytest.raises(UserError, match="the process of rank 1 has ended") as caught:
+        list(processes.naming_lost(failing(RuntimeError("Connection closed by peer"))))
+    assert caught.value.exit_code == 1
+    child.wait()
+
+
+def test_error_is_not_changed_while_all_processes_live(peers: list[tuple[str, int]]) -> None:
+    peers.append((socket.gethostname(), os.getppid()))
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(processes.naming_lost(failing(RuntimeError("shapes do not match"))))
+
+
+def test_killed_dataloader_worker_is_one_line_of_a_user_error(
+    base_model: Path, configs: Configs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinybert_cli.data import Examples
+
+    parent, get = os.getpid(), Examples.__getitems__
+
+    def killed(examples: Examples, indices: Any) -> Any:
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return get(examples, indices)
+
+    monkeypatch.setattr(Examples, "__getitems__", killed)
+    with pytest.raises(UserError, match=r"reads batches .* has ended: pid") as caught:
+        run("finetune", configs("finetune", "out", model=base_model, training__dataloader_num_workers=2))
+    assert caught.value.exit_code == 1 and "\n" not in caught.value.what
+
+
+# -- output --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "stopped", "expected"),
+    [
+        ("0", InputError("no file"), False, "error: no file\n"),
+        ("1", InputError("no file"), True, ""),
+        ("1", InputError("no file"), False, "error: rank 1: no file\n"),
+        ("1", OutputError("in use"), True, ""),
+        ("1", UserError("the loss is not finite"), False, "error: rank 1: the loss is not finite\n"),
+    ],
+)
+def test_errors_that_processes_have_in_common_are_printed_once(
+    rank: str,
+    error: UserError,
+    stopped: bool,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in {**WORLD, "RANK": rank, "LOCAL_RANK": rank}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "is_stopped", lambda: stopped)
+    console.Screen("distill", as_json=True, quiet=False, verbose=False).fail(error)
+    captured = capsys.readouterr()
+    assert captured.err == expected
+    assert len(captured.out.splitlines()) == (rank == "0")
+
+
+def test_stopped_process_ends_with_its_own_exit_code() -> None:
+    code = "import sys; from tinybert_cli import processes; print(1, flush=True); sys.exit(4 * processes.is_stopped())"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline()
+    time.sleep(0.2)
+    process.terminate()
+    assert process.wait(timeout=30) == 4
