@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -144,11 +143,13 @@ def naming_lost(events: Iterable[Event]) -> Iterator[Event]:
                 f"a process that reads batches (training.dataloader_num_workers) has ended: {worker[1].strip(' .')}",
                 hint=f"it was killed, for example for lack of memory. {_RERUN}",
             ) from error
+        if len(_peers) < 2:
+            raise
+        handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun stops the others, which end anyway
         ended = _ended(patience=0.0 if isinstance(error, Interrupted) else _PATIENCE)
         if not ended:
+            signal.signal(signal.SIGTERM, handler)
             raise
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun stops the others, which end anyway
         raise UserError(
             f"the process of rank {' and '.join(map(str, ended))} has ended, one of {count()} of this run",
             hint=f"see its own error; if it has none, it was killed, for example for lack of memory. {_RERUN}",
@@ -180,7 +181,7 @@ def _ended(*, patience: float) -> list[int]:
     here = [(number, pid) for number, (host, pid) in enumerate(_peers) if host == machine]
     while True:
         ended = [number for number, pid in here if not _is_alive(pid)]
-        if ended or len(here) < 2 or time.monotonic() > end:
+        if ended or time.monotonic() > end:
             return ended
         time.sleep(0.05)
 
