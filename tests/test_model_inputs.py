@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -369,3 +370,74 @@ def test_a_family_without_token_types_can_be_trained_and_used(pairs: Path, tmp_p
         list(predict.run(str(tmp_path / "out"), texts[1:])),
     )
     assert together[1]["confidence"] == pytest.approx(alone[0]["confidence"], abs=1e-5)
+
+
+# -- the code on the model cards -----------------------------------------------------------------------------
+
+
+def code_of(folder: Path) -> Any:
+    """The first Python code of a model card, compiled; its last line is assigned to `result`."""
+    match = re.search(r"```python\n(.*?)\n```", (folder / "README.md").read_text(), re.DOTALL)
+    assert match
+    lines = match[1].split("\n")
+    assignment = "" if "=" in lines[-1].partition("(")[0] else "result = "
+    return compile("\n".join([*lines[:-1], f"{assignment}{lines[-1]}"]), str(folder), "exec")
+
+
+def test_the_code_on_the_card_of_a_pair_model_predicts_as_predict(pairs: Path, tmp_path: Path) -> None:
+    loose = {"min_agreement": 0.0, "max_metric_drop": 1.0}
+    run("export", pair_config(pairs, "export", "export", model=pairs / "model", verify=loose))
+    (expected,) = predict.run(str(pairs / "model"), ["Better than it looks.\tIt looks bad."])
+    values: dict[str, Any] = {}
+    exec(code_of(pairs / "model"), values)
+    assert values["result"]["score"] == pytest.approx(expected["confidence"], abs=1e-5)
+    exec(code_of(pairs / "export"), values)
+    (logits,) = values["logits"][0]
+    odds = np.log(expected["probabilities"]["good"] / expected["probabilities"]["bad"])
+    assert logits[1] - logits[0] == pytest.approx(odds, abs=1e-3)
+
+
+def test_long_text_of_taggers_is_read_to_its_end_everywhere(left: Path, tmp_path: Path) -> None:
+    rows = [{"tokens": row["text"].split()} for row in sentences("train")]
+    tagged = [{**row, "tags": ["B-GOOD" if word in GOOD else "O" for word in row["tokens"]]} for row in rows]
+    for split in ("train", "validation"):
+        write_rows(tmp_path / "data" / f"{split}.jsonl", tagged)
+    columns = {"data__text_column_names": "tokens", "data__label_column_name": "tags", "data__doc_stride": 3}
+    files = {"data__test_file": None, "data__unlabeled_file": None}
+    config = make_config(
+        "finetune", tmp_path / "data", tmp_path / "out", task="token-classification", model=left / "base", **files,
+        **columns, training__num_train_epochs=8.0,
+    )  # fmt: skip
+    run("finetune", config)
+    predictor = load_predictor(str(tmp_path / "out"))
+    assert predictor.inputs == tasks.ModelInputs(16, "left", ("tokens",), 3)
+    words = [*["the", "film"] * 12, *GOOD]
+    (output,) = predictor.predict([" ".join(words)])
+    assert output["prediction"][-1]["text"] == GOOD[-1]
+    encoded = predictor.task.encode(tasks.base.Rows({"tokens": [words]}, (("a", 1),)), config.data, predictor.tokenizer)
+    examples = data.Examples.of(encoded)
+    logits = loops.predict_all(predictor.module, examples, data.sorted_batches(examples.lengths, 1))
+    scores = np.exp(logits).max(-1) / np.exp(logits).sum(-1)
+    assert output["confidence"] == pytest.approx(scores.mean(), abs=1e-5)
+    values: dict[str, Any] = {}
+    exec(code_of(tmp_path / "out"), values)
+    assert values["tagger"](" ".join(words))[-1]["word"] == GOOD[-1]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        ("config.json", "tinybert_text_columns", "text"),
+        ("config.json", "tinybert_text_columns", ["a", "b", "c"]),
+        ("tokenizer_config.json", "model_max_length", 2),
+        ("tokenizer_config.json", "model_max_length", "long"),
+        ("tokenizer_config.json", "truncation_side", "middle"),
+    ],
+)
+def test_an_unusable_record_is_an_error_that_names_it(
+    left: Path, tmp_path: Path, file: str, name: str, value: Any
+) -> None:
+    folder = Path(shutil.copytree(left / "export", tmp_path / "export"))
+    edit_json(folder / file, **{name: value})
+    with pytest.raises(InputError, match=f"`{name}` of the model has an unusable value"):
+        load_predictor(str(folder))

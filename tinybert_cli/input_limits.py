@@ -7,6 +7,8 @@ from typing import Any
 
 from tinybert_cli.errors import InputError
 
+NO_LENGTH = 10**6  # `model_max_length` of a tokenizer is 10**30 if there is none
+
 # Families that number the tokens of a text from the padding id + 1, as fairseq does.
 AFTER_PADDING = {
     "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta",
@@ -17,14 +19,14 @@ AFTER_PADDING = {
 def max_positions(config: Mapping[str, Any]) -> int | None:
     """The longest input in tokens; None for relative positions, which have no limit (Funnel, DeBERTa-v3)."""
     limit = config.get("max_position_embeddings")
-    if limit is None or config.get("position_biased_input") is False:
+    if not isinstance(limit, int) or limit < 1 or config.get("position_biased_input") is False:
         return None
     if config.get("model_type") in AFTER_PADDING:
         padding = (
             1 if config["model_type"] == "mpnet" else config.get("pad_token_id") or 0
         )  # MPNet does not read its own
-        return int(limit) - padding - 1
-    return int(limit)
+        return limit - padding - 1
+    return limit
 
 
 def check_length(config: Mapping[str, Any], tokens: int, model: str, *, setting: str = "data.max_seq_length") -> None:

@@ -15,6 +15,7 @@ import torch
 from tinybert_cli.config import Model
 from tinybert_cli.errors import InputError, UserError
 from tinybert_cli.files import read_object
+from tinybert_cli.input_limits import NO_LENGTH
 from tinybert_cli.models.cls_last_layer import compute_cls_only
 from tinybert_cli.models.locate import Source, fetch
 from tinybert_cli.models.shapes import shape
@@ -325,8 +326,6 @@ def _write_wordpiece_vocabulary(tokenizer: PreTrainedTokenizerFast, folder: Path
     if [ids[token] for token in tokens] == list(range(len(tokens))):
         (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
 
-
-NO_LENGTH = 10**6  # `model_max_length` is 10**30 if a tokenizer has no maximum length
 
 # Settings of config.json that would make transformers download or run something.
 IGNORED_SETTINGS = {

@@ -142,6 +142,7 @@ def _load_teacher(
     device: torch.device,
 ) -> models.Teacher:
     """The teacher that runs beside the student, on the device of this process."""
+    models.check_length(source, config.data.max_seq_length)
     model = models.load(source, task.head).to(device)
     loops.to_bf16_if_faster(model, config.training.mixed_precision)
     layers = models.layer_map(config.layer_mapping, student.config.num_hidden_layers, model.config.num_hidden_layers)

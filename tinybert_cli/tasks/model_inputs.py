@@ -12,14 +12,20 @@ from typing import Any
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.input_limits import max_positions
+from tinybert_cli.input_limits import NO_LENGTH, max_positions
 from tinybert_cli.tasks.base import PredictionTask, Task
 
 TEXT_COLUMNS = "tinybert_text_columns"  # the text columns of the training data: one, or the two of a pair
 DOC_STRIDE = "tinybert_doc_stride"  # `doc_stride` of tasks that split long texts into windows
 
 DEFAULT_LENGTH = 512  # of a model that names neither a length nor a number of positions
-_NO_LENGTH = 10**6  # transformers writes 10**30 for a tokenizer without a maximum length
+SHORTEST = 4  # as `max_seq_length` may be
+_EXPECTED = {
+    "model_max_length": f"{SHORTEST} or more, in tokenizer_config.json",
+    "truncation_side": "left or right, in tokenizer_config.json",
+    TEXT_COLUMNS: '["text"], or two names for pairs, in config.json',
+    DOC_STRIDE: "a whole number, in config.json",
+}
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,21 @@ def cuts_long_texts(task: Task) -> bool:
 
 def read_model_inputs(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> ModelInputs:
     """The record of a model, from config.json (completed with defaults, if it has others) and tokenizer_config.json."""
-    lengths = [max_positions(config), tokenizer_config.get("model_max_length")]
-    known = [int(length) for length in lengths if length is not None and length < _NO_LENGTH]
-    columns = config.get(TEXT_COLUMNS)
-    return ModelInputs(
-        max_seq_length=min(known, default=DEFAULT_LENGTH),
-        truncation_side=str(tokenizer_config.get("truncation_side", "right")),
-        text_columns=None if columns is None else tuple(columns),
-        doc_stride=config.get(DOC_STRIDE),
-    )
+    longest, side = tokenizer_config.get("model_max_length"), tokenizer_config.get("truncation_side", "right")
+    columns, stride = config.get(TEXT_COLUMNS), config.get(DOC_STRIDE)
+    names = columns if isinstance(columns, list) else []
+    known = {
+        "model_max_length": longest is None or (isinstance(longest, int | float) and longest >= SHORTEST),
+        "truncation_side": side in ("left", "right"),
+        TEXT_COLUMNS: columns is None or (len(names) in (1, 2) and all(isinstance(name, str) for name in names)),
+        DOC_STRIDE: stride is None or (isinstance(stride, int) and stride >= 0),
+    }
+    for name, fits in known.items():
+        if not fits:
+            value = {**tokenizer_config, **config}[name]
+            raise InputError(f"`{name}` of the model has an unusable value, {value!r}", hint=_EXPECTED[name])
+    lengths = [int(length) for length in (max_positions(config), longest) if length is not None and length < NO_LENGTH]
+    return ModelInputs(min(lengths, default=DEFAULT_LENGTH), side, tuple(names) or None, stride)
 
 
 def in_words(columns: Sequence[str]) -> str:
