@@ -143,6 +143,13 @@ def test_text_labels_of_a_model_without_names_need_label_names() -> None:
     assert error.hint is not None and error.hint.startswith("the model does not name its classes")
 
 
+def test_label_that_training_rows_lack_is_rejected_with_all_names() -> None:
+    error = error_of(2, 0, model_names=["0", "1"])
+    assert error.hint == 'for a new model name all classes: data.label_names: ["0", "1", "2"]'
+    error = error_of("c", model_names=["a", "b"])
+    assert error.hint is not None and error.hint.endswith('data.label_names: ["a", "b", "c"]')
+
+
 # -- booleans ------------------------------------------------------------------------------------------------
 
 
@@ -160,7 +167,7 @@ def test_booleans_are_compared_by_value_with_boolean_names(names: list[str], lab
 def test_booleans_are_not_positions() -> None:
     with pytest.raises(InputError, match="unknown label true") as caught:
         indices_of(["positive", "negative"], True)
-    remedy = 'data.label_names: {"false": "positive", "true": "negative"}'
+    remedy = 'data.label_names: {"true": ..., "false": ...}'
     assert caught.value.hint is not None and remedy in caught.value.hint
 
 

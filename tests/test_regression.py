@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
-from conftest import make_config
+from conftest import Configs, make_config, run, sentences, write_rows
 from scipy import stats
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from tinybert_cli import losses, metrics, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.regression import RegressionMetric
+from tinybert_cli.models import OutputScale, output_scale
+from tinybert_cli.predictor import load_predictor
 from tinybert_cli.stages import checks
 from tinybert_cli.types import Array, Predictions, Rows
 
@@ -159,3 +162,85 @@ def test_settings_for_classes_are_an_error_before_data_is_read(setting: str, val
     with pytest.raises(ConfigError) as caught:
         checks.check("finetune", config.model_copy(update={"task": "regression"}))
     assert caught.value.key[-1] == setting
+
+
+# -- targets far from 0 and 1 --------------------------------------------------------------------------------
+
+
+def write_prices(data: Path) -> None:
+    """The sentences with a price of about 250,000: higher for good ones."""
+    for split in ("train", "validation"):
+        rows = [{"text": row["text"], "price": 250_000 + 80_000 * (1 if row["label"] == "good" else -1) + 10 * number}
+                for number, row in enumerate(sentences(split))]  # fmt: skip
+        write_rows(data / f"{split}.jsonl", rows)
+
+
+PRICES = {"task": "regression", "data__label_column_name": "price"}
+
+
+@pytest.fixture
+def price_model(data: Path, configs: Configs, base_model: Path) -> tuple[Path, list[dict[str, Any]]]:
+    write_prices(data)
+    events = run("finetune", configs("finetune", "prices", model=base_model, training__num_train_epochs=8.0, **PRICES))
+    return data.parent / "prices", events
+
+
+def test_large_targets_are_learned_in_standard_units_and_predicted_in_their_own(
+    price_model: tuple[Path, list[dict[str, Any]]], data: Path, configs: Configs
+) -> None:
+    folder, events = price_model
+    (plan,) = [event for event in events if event["event"] == "plan"]
+    assert plan["target_mean"] == pytest.approx(250_475, abs=100)
+    assert plan["target_deviation"] == pytest.approx(80_000, rel=0.01)
+    assert events[-1]["eval_r2"] > 0.8 and 1_000 < events[-1]["eval_mae"] < 30_000
+    evaluations = [event["mae"] for event in events if event["event"] == "evaluate"]
+    assert min(evaluations) == pytest.approx(events[-1]["eval_mae"], rel=1e-3)  # the folder is what was scored
+    good, bad = (row["prediction"] for row in load_predictor(str(folder)).predict(["great lovely", "dull awful"]))
+    assert good > 290_000 and bad < 210_000
+    run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=folder, **PRICES))
+    student = configs("distill", "student", student=folder, label_dataset=data.parent / "labels",
+                      training__max_steps=1, training__learning_rate=1e-9, **PRICES)  # fmt: skip
+    *_, done = run("distill", student)  # a trained head is changed to standard units and back
+    assert done["eval_mae"] == pytest.approx(events[-1]["eval_mae"], rel=1e-3)
+
+
+def test_standard_units_and_back_change_no_output() -> None:
+    model = small_model("bert")
+    inputs = torch.tensor([[2, 7, 8, 3]])
+    expected = model(inputs).logits
+    scale = OutputScale(250_000.0, 80_000.0)
+    scale.standardize(model)
+    np.testing.assert_allclose(model(inputs).logits.item(), (expected.item() - 250_000) / 80_000, rtol=1e-5)
+    np.testing.assert_allclose(scale.restored(model)(inputs).logits.item(), expected.item(), atol=0.05)
+
+
+def small_model(family: str) -> Any:
+    config = AutoConfig.for_model(family, vocab_size=20, num_labels=1, pad_token_id=0, **SMALL.get(family, {}))
+    for name in ("hidden_size", "intermediate_size", "embedding_size"):
+        if hasattr(config, name):
+            setattr(config, name, 16)
+    config.num_hidden_layers, config.num_attention_heads = 1, 2
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+SMALL: dict[str, dict[str, Any]] = {"distilbert": {"dim": 16, "hidden_dim": 16}}
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert", "albert", "mpnet", "xlm-roberta"])
+def test_output_layer_of_every_family_is_rescaled(family: str) -> None:
+    model = small_model(family)
+    inputs = torch.tensor([[2, 7, 8, 3]])
+    expected = model(inputs).logits.item() * 80_000 + 250_000
+    np.testing.assert_allclose(
+        OutputScale(250_000.0, 80_000.0).restored(model)(inputs).logits.item(), expected, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "is_scaled"),
+    [((0.0, 5.0), False), ((1.0, 10.0), False), ((0.0, 100.0), True), ((2020.0, 2024.0), True), ((0.5, 0.51), True)],
+)
+def test_only_unusual_targets_are_scaled(values: tuple[float, ...], is_scaled: bool) -> None:
+    scale = output_scale(np.array([*values, np.nan], dtype=np.float32), small_model("bert"))
+    assert (scale is not None) == is_scaled

@@ -310,6 +310,9 @@ def _plan(row: Row) -> str:
     parts += [f"{row['states_bytes'] / 1e9:.3g} GB of layer states"] if "states_bytes" in row else []
     parts += [f"labels {_listed(row['label_names'])}"] if "label_names" in row else []
     parts += [f"validation {row['validation']}"] if "validation" in row else []
+    if "target_mean" in row:
+        mean, deviation = (f"{row[name]:,.4g}" for name in ("target_mean", "target_deviation"))
+        parts.append(f"targets in standard units: mean {mean}, standard deviation {deviation}")
     parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
     parts += [row["device"]] if "device" in row else []
     parts += ["float32" if row["precision"] == "no" else row["precision"]] if "precision" in row else []

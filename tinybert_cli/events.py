@@ -67,6 +67,8 @@ EVENTS: dict[str, dict[str, str]] = {
         "layers_compared_with": "layers of the teacher that the layer losses use, from 1",
         "teacher_states": "`stored`, or `running beside it`",
         "label_names": "class names in the order of the logits",
+        "target_mean": "mean of regression targets that are trained in standard units",
+        "target_deviation": "their standard deviation",
         "assumptions": "how labels are read, where the data alone does not prove it",
         "evaluated": "whether checkpoints are scored on validation rows",
         "validation": "number and files of the validation rows, or that there are none",

@@ -74,8 +74,11 @@ def replacement(node: Node, path: Path, choices: list[Schema]) -> str:
     if isinstance(node.value, float) and "integer" in types and node.value.is_integer():
         return f"write {int(node.value)}"
     if "string" in types and not words and isinstance(node.value, int | float):
-        quoted = f"""'{dotted(path)}="{node.spelled}"'""" if node.at.source == COMMAND_LINE else f"'{node.spelled}'"
-        return f"write {quoted}"
+        if node.at.source != COMMAND_LINE:
+            return f"write '{node.spelled}'"
+        if any(isinstance(part, int) for part in path):  # an item of a list, or a value in it
+            return f"""write "{node.spelled}" with its quotes, and the whole argument in '...'"""
+        return f"""write '{dotted(path)}="{node.spelled}"'"""
     if "array" in types and isinstance(node.value, str | int | float):
         return f"write a list: [{node.spelled}]"
     return ""

@@ -6,6 +6,7 @@ from tinybert_cli.models.layer_outputs import Student, Teacher
 from tinybert_cli.models.loading import (
     HEADS,
     check_outputs,
+    has_head,
     label_names,
     load,
     number_of_layers,
@@ -19,6 +20,7 @@ from tinybert_cli.models.loading import (
 )
 from tinybert_cli.models.locate import PACKAGES, Source, commit, fetch, locate
 from tinybert_cli.models.masked_lm import MaskedLM
+from tinybert_cli.models.output_scale import OutputScale, output_scale
 from tinybert_cli.models.shapes import copied_layers, layer_map, shape
 from tinybert_cli.models.shrinking import build_student
 from tinybert_cli.models.stored_teacher import ModelWithStates, StoredTeacher, state_shapes
@@ -39,6 +41,7 @@ __all__ = [
     "PACKAGES",
     "MaskedLM",
     "ModelWithStates",
+    "OutputScale",
     "Source",
     "StoredTeacher",
     "Student",
@@ -52,6 +55,7 @@ __all__ = [
     "compute_head_in_float32",
     "copied_layers",
     "fetch",
+    "has_head",
     "has_separate_head",
     "label_names",
     "layer_map",
@@ -59,6 +63,7 @@ __all__ = [
     "load_tokenizer",
     "locate",
     "number_of_layers",
+    "output_scale",
     "read_config",
     "read_label_names",
     "read_tokenizer_config",

@@ -161,6 +161,12 @@ def check_outputs(source: Source, names: list[str] | None, problem: str | None) 
     return names or _label_names(config) or [str(index) for index in range(config.num_labels)]
 
 
+def has_head(source: Source, head: str) -> bool:
+    """Whether a model comes with a trained head of this kind, from config.json only."""
+    architectures = _read_config(fetch(source, weights=False)).architectures or []
+    return any(name.endswith(HEADS[head][1]) for name in architectures)
+
+
 def read_config(source: Source) -> dict[str, Any]:
     """config.json, completed with the defaults of transformers. Loads no weights."""
     values: dict[str, Any] = _read_config(fetch(source, weights=False)).to_dict()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class TrainingRows:
     originals: Rows | None = None  # the rows whose tokens a trimmed vocabulary keeps; None = all
     states: data.LayerStates | None = None  # stored layer outputs of the teacher
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
+    scale: models.OutputScale | None = None  # of regression targets that are in standard units
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def prepare(
     models.compute_head_in_float32(model)
     if rows.states is not None:
         rows.states.check(encoded)
+    rows = _in_standard_units(rows, task, model, setting, source)
     examples = data.Examples.of(encoded, rows.states, **task.align(rows.targets, rows.layout, encoded))
     validation = yield from _read_validation(run, rows, tokenizer)
     return NewModel(model, tokenizer, copied_layers, vocabulary), TrainingData(rows, examples, validation)
@@ -140,12 +142,15 @@ def train(
         seed=config.seed, group_by_length=training.group_by_length,
     )  # fmt: skip
     trainer = loops.Trainer(module, examples, batches, training, accelerator=accelerator, seed=config.seed)
-    evaluation = None if validation is None else _Evaluation(run, validation, loss)
+    scale = training_data.source.scale
+    evaluation = None if validation is None else _Evaluation(run, validation, loss, scale)
     evaluated = evaluation is not None and training.eval_strategy != "no"
     labels = {} if label_names is None else {"label_names": label_names}
     assumptions: dict[str, Any] = {}
     if isinstance(task, tasks.PredictionTask) and label_names is not None:
         assumptions = events.assumptions(task.label_statements(training_data.source.rows, config.data, label_names))
+    if scale is not None:
+        facts = {**facts, "target_mean": scale.mean, "target_deviation": scale.deviation}
     yield events.plan(
         len(examples),
         steps=trainer.max_steps,
@@ -171,7 +176,8 @@ def train(
 
     def save_model(folder: Path) -> None:
         if accelerator.is_main_process:
-            models.save(new.model, new.tokenizer, folder, truncate=tasks.cuts_long_texts(task))
+            model = new.model if scale is None else scale.restored(new.model)
+            models.save(model, new.tokenizer, folder, truncate=tasks.cuts_long_texts(task))
 
     selects_best = training.keep == "best" and evaluated
     state = yield from _newest_state(output, with_best_model=selects_best)
@@ -253,13 +259,14 @@ class _Evaluation:
     run: TrainingRun
     validation: Validation
     loss: loops.StepLoss
+    scale: models.OutputScale | None  # of the outputs in training
 
     def scores(self, model: torch.nn.Module) -> dict[str, float]:
         """The task's metrics, during training."""
         metric = self.validation.metric
         if metric is None:
             return self._mean_loss(model)
-        predictions, _ = self._predictions(model, metric)
+        predictions, _ = self._predictions(model, metric, self.scale)
         return self._watched(metrics.score(metric, predictions))
 
     def result(
@@ -276,7 +283,7 @@ class _Evaluation:
             return model_card.Result("validation", len(self.validation.examples), {"loss": loss}, {}), {}
         model = models.load(models.locate(str(folder)), self.run.task.head, cls_only=True)
         model = model.to(self.run.accelerator.device)
-        predictions, tuned = self._predictions(model, metric)
+        predictions, tuned = self._predictions(model, metric, None)
         statistics = metric.statistics(predictions)
         scores = self._watched(metrics.score(metric, predictions, statistics))
         intervals = metrics.intervals(
@@ -284,11 +291,14 @@ class _Evaluation:
         )
         return model_card.Result("validation", rows, scores, intervals), tuned
 
-    def _predictions(self, model: torch.nn.Module, metric: metrics.Metric) -> tuple[Predictions, dict[str, Any]]:
+    def _predictions(
+        self, model: torch.nn.Module, metric: metrics.Metric, scale: models.OutputScale | None
+    ) -> tuple[Predictions, dict[str, Any]]:
         """The predictions with the thresholds that score best, and these thresholds."""
         task, validation = self.run.task, self.validation
         assert isinstance(task, tasks.PredictionTask)  # it has a metric
         logits = loops.predict_all(model, validation.examples, self._batches, accelerator=self.run.accelerator)
+        logits = logits if scale is None else scale.from_standard(logits)
         tuned = metric.tune_thresholds(logits, validation.layout)
         names, rows, settings = validation.label_names, validation.rows, self.run.config.data
         return task.decide(logits, validation.layout, names, rows, settings, tuned), tuned
@@ -362,3 +372,19 @@ def _build(
     except ConfigError as error:
         key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error
+
+
+def _in_standard_units(
+    rows: TrainingRows, task: tasks.Task, model: Any, setting: Model, source: models.Source
+) -> TrainingRows:
+    """The rows with regression targets that the model can learn; a head that was trained before is changed, too."""
+    names: list[str] = [name for name in ("teacher_logits", "labels") if name in rows.targets]
+    if not isinstance(task, tasks.PredictionTask) or task.output_type != "value" or not names:
+        return rows
+    scale = models.output_scale(rows.targets[names[0]], model)
+    if scale is None:
+        return rows
+    if setting.initialize == "teacher" and models.has_head(source, task.head):
+        scale.standardize(model)
+    standard = {name: scale.to_standard(rows.targets[name]) for name in names}
+    return replace(rows, targets={**rows.targets, **standard}, scale=scale)

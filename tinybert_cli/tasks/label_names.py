@@ -100,7 +100,7 @@ def unknown_label(value: object, names: Sequence[str], where: str) -> InputError
     alike = [name for name in names if shape(name) == shape(text)]
     near = nearest(text, names)
     if isinstance(value, bool):
-        hint = f"to name the booleans: {example_mapping(dict(zip(('false', 'true'), names, strict=False)))}"
+        hint = 'to name the booleans: data.label_names: {"true": ..., "false": ...}'
     elif alike:
         hint = f"it differs from {in_quotes(alike[0], [text])} only in case, spaces or the encoding of its characters"
     else:
@@ -227,7 +227,7 @@ def _check_labels_of_model(distinct: Sequence[object], model_names: Sequence[str
             f"the data has labels that the model does not have: {listed(sorted(known), model_names)}\n"
             f"     data:  {listed(names, model_names)}\n     model: {listed(model_names, names)}",
             where=_location_of((unknown or positions)[0], rows, data),
-            hint=UNNAMED if matcher.has_numbers else "map them to its names: data.label_names: {label: name, ...}",
+            hint=_remedy_for_unknown(unknown or positions, model_names),
         )
     if positions and not any(as_number(label) == 0 for label in positions):
         lowest = min(positions, key=lambda label: index_of(label) or 0)
@@ -236,6 +236,16 @@ def _check_labels_of_model(distinct: Sequence[object], model_names: Sequence[str
             where=_location_of(lowest, rows, data),
             hint="set data.label_names to what the numbers mean; counted from 0: " + example_list(model_names),
         )
+
+
+def _remedy_for_unknown(labels: Sequence[object], model_names: Sequence[str]) -> str:
+    if any(as_number(name) is None for name in model_names):
+        all_names = example_list([*model_names, *map(as_text, labels)])
+        return f"map them to its names: data.label_names: {{label: name, ...}}; for a new model name all, {all_names}"
+    if all(as_number(label) is not None for label in labels):
+        numbers = sorted({*model_names, *map(as_text, labels)}, key=lambda name: (as_number(name), name))
+        return f"for a new model name all classes: {example_list(numbers)}"
+    return UNNAMED
 
 
 def _location_of(label: object, rows: Rows, data: Data) -> str:
