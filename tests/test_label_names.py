@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from conftest import Configs, run, write_rows
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tinybert_cli import configuration, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.data import splits
 from tinybert_cli.errors import InputError
-from tinybert_cli.label_values import as_text, in_quotes, look_alikes
-from tinybert_cli.stages import checks
+from tinybert_cli.label_values import as_text, in_quotes, is_missing, look_alikes
+from tinybert_cli.stages import checks, training
+from tinybert_cli.tasks.label_lists import read_label_lists
 from tinybert_cli.types import Rows
 
 TASK = tasks.find_prediction_task("text-classification")
@@ -145,7 +149,8 @@ def test_text_labels_of_a_model_without_names_need_label_names() -> None:
 
 def test_label_that_training_rows_lack_is_rejected_with_all_names() -> None:
     error = error_of(2, 0, model_names=["0", "1"])
-    assert error.hint == 'for a new model name all classes: data.label_names: ["0", "1", "2"]'
+    assert error.hint is not None
+    assert error.hint.startswith('for a new model name all classes: data.label_names: ["0", "1", "2"];')
     error = error_of("c", model_names=["a", "b"])
     assert error.hint is not None and error.hint.endswith('data.label_names: ["a", "b", "c"]')
 
@@ -242,6 +247,55 @@ def test_list_text_is_not_a_class(cell: str) -> None:
     assert error.where == "rows.jsonl, row 2" and error.hint is not None and "multi-label" in error.hint
 
 
+# -- any labels ----------------------------------------------------------------------------------------------
+
+LABELS = st.lists(st.text(min_size=1), min_size=1, max_size=8)
+
+
+@given(LABELS)
+@example([COMPOSED, DECOMPOSED, "good", "good ", "1", "01", "1.0", "-1", "true", "True"])
+def test_any_text_labels_are_the_names_or_an_error_with_a_row(labels: list[str]) -> None:
+    try:
+        names = names_of(*labels)
+    except InputError as error:
+        assert error.where is not None
+        return
+    indices = indices_of(names, *labels)
+    assert [names[index] for index in indices] == [label if label in names else as_text(label) for label in labels]
+
+
+@given(st.lists(st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text()), min_size=1, max_size=6))
+def test_any_labels_have_an_index_or_are_an_error_with_a_row(labels: list[Any]) -> None:
+    try:
+        names = names_of(*labels)
+        result = TASK.labels(rows_of(*labels), Data(), names)
+        TASK.label_warnings(rows_of(*labels), Data(), names)
+    except InputError as error:
+        assert error.where is not None or error.what.startswith("no labels in rows.jsonl")
+        return
+    assert result is not None and ((result == -100) == [is_missing(label) for label in labels]).all()
+
+
+@given(st.lists(st.text(), max_size=5), st.sampled_from([repr, json.dumps, lambda labels: str(tuple(labels))]))
+def test_any_list_text_gives_its_labels(labels: list[str], write: Any) -> None:
+    multi_label = Rows({"text": ["a"], "label": [write(labels)]}, (("rows.jsonl", 1),))
+    if labels:
+        read = read_label_lists(multi_label, Data(), None)
+        assert read is not None and read.lists == [labels]
+
+
+@given(st.lists(st.lists(st.text(), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_any_lists_of_names_are_read_back(lists: list[list[str]]) -> None:
+    task, rows = tasks.find_prediction_task("multi-label-classification"), rows_of(*lists)
+    try:
+        names = task.label_names(rows, Data(), model_names=None)
+        labels = task.labels(rows, Data(), names)
+    except InputError as error:
+        assert error.where is not None or error.what.startswith("no labels in rows.jsonl")
+        return
+    assert labels is not None and len(labels) == len(lists)
+
+
 # -- stages --------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +315,26 @@ def test_teacher_check_without_gold_labels_is_an_error(
         run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, **settings))
     assert caught.value.hint is not None and caught.value.hint.endswith("or, without labels, set check_teacher: false")
     run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, **settings))
+
+
+def test_label_dataset_of_pairs_is_rejected_for_one_text(teacher_labels: Any) -> None:
+    values = json.loads((teacher_labels / "manifest.json").read_text())
+    assert values["text_columns"] == ["text"]
+    with pytest.raises(InputError, match="was made from two texts, text and other, but the config names one text"):
+        training.check_text_columns(teacher_labels, {**values, "text_columns": ["text", "other"]}, Data())
+    training.check_text_columns(teacher_labels, values, Data())
+
+
+def test_plan_states_that_a_model_does_not_name_its_classes(data: Any, configs: Configs, teacher: Any) -> None:
+    for name in ("good", "bad"):
+        file = teacher / "config.json"
+        file.write_text(file.read_text().replace(f'"{name}"', f'"LABEL_{int(name == "good")}"'))
+    (teacher / "manifest.json").unlink()
+    write_rows(data / "validation.jsonl", [{"text": "fine", "label": index % 2} for index in range(8)])
+    rows = run("eval", configs("eval", "out", models={"t": str(teacher)}, latency=None), dry_run=True)
+    (plan,) = [row for row in rows if row["event"] == "plan"]
+    (statement,) = plan["assumptions"]
+    assert statement.endswith("does not name its classes: the labels 0 to 1 are its outputs in their order")
 
 
 def test_teacher_check_uses_the_rows_that_have_labels(data: Any, configs: Configs, teacher: Any) -> None:

@@ -116,6 +116,7 @@ def _labelled_rows(
     if config.teacher is not None:
         expected["teacher"] = [output.inputs["teacher"]]
     artifacts.check_origin(folder, manifest, expected)
+    training.check_text_columns(folder, manifest, config.data)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     dataset = dataset.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]

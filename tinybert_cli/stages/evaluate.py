@@ -85,7 +85,9 @@ def _evaluate(
     if metric is None:
         raise tasks.no_labels_error(rows, config.data)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
-    assumptions = events.assumptions(task.label_statements(rows, config.data, names))
+    named = config.data.class_names is not None or models.read_label_names(sources[reference]) is not None
+    unnamed = tasks.unnamed_classes(task, sources[reference].name, names, named=named)
+    assumptions = events.assumptions([*unnamed, *task.label_statements(rows, config.data, names)])
     candidates = {name: _load_candidate(config, task, source, rows, names) for name, source in sources.items()}
     for candidate in candidates.values():
         inputs = candidate.predictor.inputs

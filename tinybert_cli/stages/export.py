@@ -71,7 +71,8 @@ def _export(
     names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
     rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
     metric = task.metric(rows, config.data, task.label_names(rows, config.data, model_names=names))
-    assumptions = events.assumptions(task.label_statements(rows, config.data, names))
+    unnamed = tasks.unnamed_classes(task, source.name, names, named=models.label_names(model) is not None)
+    assumptions = events.assumptions([*unnamed, *task.label_statements(rows, config.data, names)])
     encoded = task.encode(rows, config.data, tokenizer)
     examples = data.Examples.of(encoded)
     yield from data.row_warnings(config.verify.split, encoded, config.data)

@@ -80,6 +80,7 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
     manifest = artifacts.verify_folder(folder)
     sources = data.sources(config.data, ["train", "unlabeled"])
     artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
+    training.check_text_columns(folder, manifest, config.data)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     dataset = dataset.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]

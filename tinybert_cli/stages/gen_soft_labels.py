@@ -93,7 +93,12 @@ def _label(
         **teachers[0].size,
         teachers=len(teachers),
         label_names=names,
-        **events.assumptions(list(dict.fromkeys(itertools.chain.from_iterable(statements)))),
+        **events.assumptions(
+            [
+                *tasks.unnamed_classes(task, sources[0].name, names, named=_are_named(config, sources[0])),
+                *dict.fromkeys(itertools.chain.from_iterable(statements)),
+            ]
+        ),
         **planned,
         device=str(accelerator.device),
         precision=precision.precision,
@@ -148,7 +153,8 @@ def _label(
         numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
     facts = {} if spec is None else {"states": spec.for_manifest()}
     output.finish(
-        numbers, label_names=names, tuned_settings=tuned, **facts, device=str(accelerator.device),
+        numbers, label_names=names, text_columns=config.data.text_columns, tuned_settings=tuned, **facts,
+        device=str(accelerator.device),
         precision=precision.precision, label_precision=precision.for_manifest(),
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
@@ -188,20 +194,21 @@ def _tuned_settings(task: tasks.PredictionTask, teachers: Sequence[Predictor]) -
     return {name: settings[name] for name in task.tuned_settings if settings.get(name) is not None}
 
 
+def _are_named(config: GenSoftLabels, source: models.Source) -> bool:
+    return config.data.class_names is not None or models.read_label_names(source) is not None
+
+
 def _check_gold_labels(config: GenSoftLabels, splits: Mapping[str, Rows], labels: Mapping[str, Array | None]) -> None:
     """InputError if the teacher is to be checked, and splits that have gold labels in other projects have none here."""
     expected = [split for split in splits if split != "unlabeled"]
     if not expected or any(labels[split] is not None for split in expected):
         return
-    try:
-        error = tasks.no_labels_error(splits[expected[0]], config.data)
-    except InputError as missing_column:
-        error = missing_column
+    error = tasks.no_labels_error(splits[expected[0]], config.data)
     raise InputError(
         f"there are no gold labels to check the teacher with: {error.what}",
         where=error.where,
         hint=f"{error.hint}; or, without labels, set check_teacher: false",
-    ) from error
+    )
 
 
 def _rows_to_check(

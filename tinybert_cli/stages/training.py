@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
-from tinybert_cli.config import Distill, Finetune, Model
-from tinybert_cli.errors import ConfigError, UserError
+from tinybert_cli.config import Data, Distill, Finetune, Model
+from tinybert_cli.errors import ConfigError, InputError, UserError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
 from tinybert_cli.types import Array, Layout, Predictions, Rows
@@ -335,7 +335,10 @@ def _read_validation(
     yield from data.row_warnings("validation", encoded, config.data)
     yield from data.overlap(training.rows, rows, config.data)
     if metric is None and isinstance(task, tasks.PredictionTask):
-        yield events.warning("the validation rows have no labels: no checkpoint is scored, and the last one is stored")
+        reason = tasks.no_labels_error(rows, config.data).what
+        yield events.warning(
+            f"the validation rows have no labels ({reason}): no checkpoint is scored, and the last one is stored"
+        )
         return None
     return Validation(rows, data.Examples.of(encoded), encoded.layout, metric, names)
 
@@ -372,6 +375,17 @@ def _build(
     except ConfigError as error:
         key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error
+
+
+def check_text_columns(folder: Path, manifest: Mapping[str, Any], settings: Data) -> None:
+    """InputError if the teacher of a label dataset read one text per row, and this config names two, or vice versa."""
+    columns = manifest.get("text_columns")  # not in label datasets of tinybert 0.1
+    if columns is not None and len(columns) != len(settings.text_columns):
+        raise InputError(
+            f"'{folder}' was made from {tasks.in_words(columns)}, but the config names "
+            f"{tasks.in_words(settings.text_columns)}",
+            hint="check data.text_column_names",
+        )
 
 
 def _in_standard_units(

@@ -1,6 +1,6 @@
 """The tasks, by the name that a config gives them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinybert_cli.errors import ConfigError, InputError, look_up
@@ -74,6 +74,13 @@ def of_model(config: Mapping[str, Any]) -> PredictionTask:
     )
 
 
+def unnamed_classes(task: PredictionTask, model: str, names: Sequence[str], *, named: bool) -> list[str]:
+    """A statement for the plan if neither the model nor the config names the classes."""
+    if named or task.output_type not in ("class", "classes"):
+        return []
+    return [f"'{model}' does not name its classes: the labels {names[0]} to {names[-1]} are its outputs in their order"]
+
+
 __all__ = [
     "CONFIG_KEY",
     "TASKS",
@@ -91,4 +98,5 @@ __all__ = [
     "of_model",
     "read_model_inputs",
     "recorded_settings",
+    "unnamed_classes",
 ]

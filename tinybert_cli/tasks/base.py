@@ -195,7 +195,10 @@ def check_complete(labels: Array, rows: Rows) -> None:
 
 def no_labels_error(rows: Rows, data: Data) -> InputError:
     """The error where gold labels are needed and `PredictionTask.labels` returns None."""
-    rows.column(data.label_column)  # raises, with the columns that exist
+    try:
+        rows.column(data.label_column)
+    except InputError as missing_column:
+        return missing_column
     return hidden_labels_error(rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -235,9 +236,9 @@ def _after_spaces(text: str, position: int) -> int:
 def _parsed_item(text: str) -> Any:
     """A quoted text without its quotes, a boolean, or the text of a number; None if its escapes are wrong."""
     if text[0] in "'\"":
-        try:
-            return json.loads(text) if text[0] == '"' else ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return None
+        for parse in (json.loads, ast.literal_eval) if text[0] == '"' else (ast.literal_eval,):
+            with contextlib.suppress(ValueError, SyntaxError):
+                return parse(text)
+        return None
     boolean = as_boolean(text)
     return boolean == "true" if boolean else text

@@ -194,7 +194,7 @@ def _names_of_labels(distinct: Sequence[object], rows: Rows, data: Data) -> list
 
 def _names_of_numbers(distinct: Sequence[object], rows: Rows, data: Data) -> list[str]:
     numbers = {label: number for label in distinct if (number := as_number(label)) is not None}
-    names = sorted({as_text(label) for label in numbers}, key=lambda name: (as_number(name), name))
+    names = [name for _, name in sorted({(number, as_text(label)) for label, number in numbers.items()})]
     highest = max(numbers.values())
     if (highest >= MOST_CLASSES and len(names) * 2 > len(rows)) or len(names) > max(FEW_CLASSES, len(rows) / 2):
         raise InputError(
@@ -244,7 +244,10 @@ def _remedy_for_unknown(labels: Sequence[object], model_names: Sequence[str]) ->
         return f"map them to its names: data.label_names: {{label: name, ...}}; for a new model name all, {all_names}"
     if all(as_number(label) is not None for label in labels):
         numbers = sorted({*model_names, *map(as_text, labels)}, key=lambda name: (as_number(name), name))
-        return f"for a new model name all classes: {example_list(numbers)}"
+        return (
+            f"for a new model name all classes: {example_list(numbers)}; for one that does not name its classes, name "
+            "its outputs in their order"
+        )
     return UNNAMED
 
 
