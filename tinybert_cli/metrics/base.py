@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ Sums = Mapping[str, Array]  # name → (R, K)
 
 class Metric(ABC):
     """Scores predictions for N rows against their references."""
+
+    biased: ClassVar[frozenset[str]] = frozenset()  # metrics that resampling makes larger, so that they get no interval
 
     @property
     @abstractmethod
@@ -57,6 +59,14 @@ class Metric(ABC):
     def paired_test(self, statistics: Statistics, reference: Statistics) -> dict[str, float]:
         """`rows_lost` and `rows_won` against the reference model, and the p-value of a paired test."""
         return mcnemar(self.correct(statistics), self.correct(reference))
+
+    def proportion(self, name: str, statistics: Statistics) -> tuple[Array, Array] | None:
+        """Hits and counts of each row (N,) if the metric is the ratio of their sums, 0 <= hits <= counts; else None."""
+        return None
+
+    def undefined(self, predictions: Predictions) -> dict[str, str]:
+        """metric → why it is not defined for these predictions, although `from_sums` has a value by convention."""
+        return {}
 
     def rank_metrics(self, predictions: Predictions) -> dict[str, float]:
         """Metrics that depend on the order of all rows, so that they are no functions of sums."""
@@ -102,6 +112,18 @@ def one_hot(indices: Array, size: int, values: Array | None = None) -> Any:
 def column(values: Any) -> Array:
     """(N,) → (N, 1), in float64."""
     return np.asarray(values, dtype=np.float64)[:, None]
+
+
+def of_column(values: Any, index: int) -> Array:
+    """One column (N,) of a statistic (N, K), which may be sparse."""
+    unit = np.zeros(values.shape[1])
+    unit[index] = 1
+    return np.asarray(values @ unit)
+
+
+def total(values: Any) -> Array:
+    """The sum over the columns (N,) of a statistic (N, K), which may be sparse."""
+    return np.asarray(values.sum(axis=1)).ravel()
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: every metric on rows drawn with replacement, from sums of their statistics.
+"""The bootstrap: every metric on rows drawn with replacement, from sums of their statistics.
 
 Shapes: N rows, R resamples.
 """
@@ -25,7 +25,7 @@ def resampled(
     seed: int,
     names: Iterable[str] | None = None,
 ) -> dict[str, Array]:
-    """metric → its values on `resamples` bootstrap samples (R,).
+    """metric → its values on `resamples` bootstrap samples (R,), except for `Metric.biased`.
 
     The same seed draws the same rows, so the difference between the values of two models is a paired one.
 
@@ -38,29 +38,9 @@ def resampled(
     for counts in _drawn_counts(len(predictions), resamples=resamples, seed=seed, columns=TABLES * widest):
         sums = {name: np.asarray(counts @ values) for name, values in statistics.items()}
         values = metric.from_sums(sums) | metric.resampled_rank_metrics(predictions, counts)
+        values = {name: one for name, one in values.items() if name not in metric.biased}
         parts.append({name: one.copy() for name, one in values.items() if selected is None or name in selected})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-
-
-def interval(values: Array) -> tuple[float, float]:
-    """The middle 95 % of resampled values (R,)."""
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def intervals(
-    metric: Metric,
-    predictions: Predictions,
-    statistics: Statistics,
-    names: Iterable[str],
-    *,
-    resamples: int,
-    seed: int,
-) -> dict[str, tuple[float, float]]:
-    """metric → its 95 % bootstrap interval, for those of `names` that can be resampled."""
-    names = list(names)
-    values = resampled(metric, predictions, statistics, resamples=resamples, seed=seed, names=names)
-    return {name: interval(values[name]) for name in names if name in values}
 
 
 def _drawn_counts(rows: int, *, resamples: int, seed: int, columns: int = 1) -> Iterator[Array]:

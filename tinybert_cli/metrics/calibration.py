@@ -66,6 +66,6 @@ def _best_temperature(logits: Array, labels: Array) -> float:
     values = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
-        return float(cross_entropy(softmax(values / np.exp(log_temperature)), labels).mean())
+        return float(cross_entropy(values / np.exp(log_temperature), labels).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, one_hot, ratio
+from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, of_column, one_hot, ratio, total
 from tinybert_cli.metrics.calibration import brier, calibration_error, gaps_by_bin
 from tinybert_cli.metrics.probabilities import cross_entropy, softmax
 from tinybert_cli.metrics.slices import by_value
@@ -21,6 +22,7 @@ from tinybert_cli.types import Array, Predictions
 class ClassificationMetric(Metric):
     """accuracy, F1, MCC, cross-entropy, calibration, and precision and recall of each class."""
 
+    biased: ClassVar[frozenset[str]] = frozenset({"ece"})
     labels: Array  # (N,) class indices
     names: list[str]
 
@@ -37,7 +39,7 @@ class ClassificationMetric(Metric):
             "right": one_hot(self.labels, classes, right),
             "gold": one_hot(self.labels, classes),
             "predicted": one_hot(predicted, classes),
-            "loss": column(cross_entropy(probabilities, self.labels)),
+            "loss": column(cross_entropy(logits, self.labels)),
             "brier": column(brier(probabilities, self.labels)),
             "gaps": gaps_by_bin(probabilities.max(-1), right),
         }
@@ -60,6 +62,17 @@ class ClassificationMetric(Metric):
             **of_each("recall", ratio(right, gold), self.names),
         }
 
+    def proportion(self, name: str, statistics: Statistics) -> tuple[Array, Array] | None:
+        if name == "accuracy":
+            return total(statistics["right"]), total(statistics["rows"])
+        return share_of_class(name, statistics, self.names)
+
+    def undefined(self, predictions: Predictions) -> dict[str, str]:
+        if len(np.unique(self.labels)) < 2:
+            return {"mcc": "all labels are equal"}
+        constant = len(np.unique(predictions.known_logits.argmax(-1))) < 2
+        return {"mcc": "all predictions are equal"} if constant else {}
+
     def row_scores(self, statistics: Statistics) -> Array:
         return np.asarray(statistics["right"].sum(axis=1))
 
@@ -81,8 +94,30 @@ def of_each(metric: str, values: Array, names: Sequence[str]) -> dict[str, Array
     return {f"{metric}[{name}]": values[:, index] for index, name in enumerate(names)}
 
 
+def share_of_class(name: str, statistics: Statistics, names: Sequence[str]) -> tuple[Array, Array] | None:
+    """Hits and counts of each row (N,) of precision, recall and F1 of one class; see `Metric.proportion`."""
+    metric, _, label = name.removesuffix("]").partition("[")
+    if metric not in ("precision", "recall", "f1") or label not in names:
+        return None
+    right, predicted, gold = (of_column(statistics[key], names.index(label)) for key in ("right", "predicted", "gold"))
+    return _share(metric, right, predicted, gold)
+
+
+def share_of_all(metric: str, statistics: Statistics) -> tuple[Array, Array] | None:
+    """Hits and counts of each row (N,) of `precision`, `recall` and `f1` of all decisions; see `Metric.proportion`."""
+    if metric not in ("precision", "recall", "f1"):
+        return None
+    return _share(metric, *(total(statistics[key]) for key in ("right", "predicted", "gold")))
+
+
+def _share(metric: str, right: Array, predicted: Array, gold: Array) -> tuple[Array, Array]:
+    if metric == "f1":
+        return 2 * right, predicted + gold
+    return right, predicted if metric == "precision" else gold
+
+
 def precision_recall_f1(sums: Sums, names: Sequence[str]) -> dict[str, Array]:
-    """precision, recall and f1 of all decisions, f1_macro over the classes, and all three of each class (R,).
+    """precision, recall and f1 of all decisions and of each class, and f1_macro over the classes that occur (R,).
 
     Args:
         sums: how many decisions for each class are `right`, `predicted` and `gold` (R, C).
@@ -93,7 +128,7 @@ def precision_recall_f1(sums: Sums, names: Sequence[str]) -> dict[str, Array]:
         "precision": ratio(right.sum(-1), predicted.sum(-1)),
         "recall": ratio(right.sum(-1), gold.sum(-1)),
         "f1": ratio(2 * right.sum(-1), (predicted + gold).sum(-1)),
-        "f1_macro": f1.mean(-1) if len(names) else np.zeros(len(right)),
+        "f1_macro": ratio(f1.sum(-1), ((predicted + gold) > 0).sum(-1)),
         **of_each("f1", f1, names),
         **of_each("precision", ratio(right, predicted), names),
         **of_each("recall", ratio(right, gold), names),

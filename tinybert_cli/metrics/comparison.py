@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinybert_cli.metrics.probabilities import EPSILON, softmax
+from tinybert_cli.metrics.probabilities import log_softmax, softmax
+from tinybert_cli.metrics.proportions import wilson
 from tinybert_cli.types import Array
 
 
@@ -18,19 +19,25 @@ def class_fidelity(logits: Array, reference: Array) -> dict[str, float]:
     Spearman correlation of both models' confidences.
     """
     p, q = softmax(reference), softmax(logits)
-    divergence = (p * (np.log(p.clip(EPSILON)) - np.log(q.clip(EPSILON)))).sum(-1).mean()
+    divergence = (p * (log_softmax(reference) - log_softmax(logits))).sum(-1)
     return {
-        "agreement": float((logits.argmax(-1) == reference.argmax(-1)).mean()),
-        "kl": max(0.0, float(divergence)),
+        "agreement": float((logits.argmax(-1) == reference.argmax(-1)).mean()) if len(p) else 1.0,
+        "kl": max(0.0, float(divergence.mean())) if len(p) else 0.0,
         "confidence_correlation": rank_correlation(p.max(-1), q.max(-1)),
     }
+
+
+def agreement_interval(agreement: float, rows: int) -> dict[str, float]:
+    """`agreement_low` and `agreement_high` of a share of independent rows."""
+    low, high = wilson(agreement * rows, rows)
+    return {"agreement_low": low, "agreement_high": high}
 
 
 def rank_correlation(one: Array, other: Array) -> float:
     """Spearman's correlation; 0 if either does not vary."""
     from scipy.stats import spearmanr
 
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
+    if not len(one) or np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
     return float(spearmanr(one, other).statistic)
 

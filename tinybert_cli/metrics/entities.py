@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
 from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, one_hot
 from tinybert_cli.metrics.calibration import calibration_error, gaps_by_bin
-from tinybert_cli.metrics.classification import precision_recall_f1
+from tinybert_cli.metrics.classification import precision_recall_f1, share_of_all, share_of_class
 from tinybert_cli.metrics.probabilities import cross_entropy, softmax
 from tinybert_cli.metrics.slices import most_frequent, unused_name
 from tinybert_cli.types import Array, Predictions
@@ -31,6 +32,7 @@ Entity = tuple[str, int, int]  # its type, its first word, and the first word af
 class TaggingMetric(Metric):
     """Precision, recall and F1 of whole entities (type and both ends, as conlleval); accuracy and loss of words."""
 
+    biased: ClassVar[frozenset[str]] = frozenset({"ece"})
     labels: Array  # (P,) class index of each word's tag
     row_offsets: Array  # (N + 1,) where the words of each row begin
     names: list[str]
@@ -61,7 +63,7 @@ class TaggingMetric(Metric):
             "gold": counts[:, 2],
             "words": column(np.diff(self.row_offsets)),
             "right_words": words_of_row @ column(right),
-            "loss": words_of_row @ column(cross_entropy(probabilities, self.labels)),
+            "loss": words_of_row @ column(cross_entropy(predictions.known_logits, self.labels)),
             "gaps": words_of_row @ gaps,
         }
 
@@ -76,6 +78,11 @@ class TaggingMetric(Metric):
             **of_entities,
             "ece": calibration_error(sums["gaps"], words),
         }
+
+    def proportion(self, name: str, statistics: Statistics) -> tuple[Array, Array] | None:
+        if name == "word_accuracy":
+            return statistics["right_words"][:, 0], statistics["words"][:, 0]
+        return share_of_all(name, statistics) or share_of_class(name, statistics, self.types)
 
     def row_scores(self, statistics: Statistics) -> Array:
         """The share of the words of each row that are right."""

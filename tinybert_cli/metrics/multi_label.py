@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.metrics.base import Metric, Statistics, Sums, column
-from tinybert_cli.metrics.classification import precision_recall_f1
+from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, total
+from tinybert_cli.metrics.classification import precision_recall_f1, share_of_all, share_of_class
 from tinybert_cli.metrics.probabilities import sigmoid
 from tinybert_cli.metrics.slices import most_frequent, unused_name
 from tinybert_cli.types import Array, Layout, Predictions
@@ -53,6 +53,13 @@ class MultiLabelMetric(Metric):
             "loss": sums["loss"][:, 0] / rows,
             "hamming_loss": sums["hamming_loss"][:, 0] / rows,
         }
+
+    def proportion(self, name: str, statistics: Statistics) -> tuple[Array, Array] | None:
+        if name in ("accuracy", "hamming_loss"):
+            hits = statistics["exact" if name == "accuracy" else name]
+            return total(hits), total(statistics["rows"])
+        micro = name.removesuffix("_micro")
+        return share_of_all(micro, statistics) if micro != name else share_of_class(name, statistics, self.names)
 
     def rank_metrics(self, predictions: Predictions) -> dict[str, float]:
         """Mean average precision over the classes that occur. It gets no interval: each would need another sort."""

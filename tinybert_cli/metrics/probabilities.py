@@ -21,6 +21,13 @@ def softmax(logits: Array) -> Array:
     return probabilities
 
 
+def log_softmax(logits: Array) -> Array:
+    """Logarithms of the probabilities (D, C), in float64; finite for finite logits."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    log_probabilities: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return log_probabilities
+
+
 def sigmoid(logits: Array) -> Array:
     """The probability of each class by itself, in float64, in the shape of the logits."""
     from scipy.special import expit
@@ -29,9 +36,9 @@ def sigmoid(logits: Array) -> Array:
     return probabilities
 
 
-def cross_entropy(probabilities: Array, labels: Array) -> Array:
+def cross_entropy(logits: Array, labels: Array) -> Array:
     """-log p(label) of each decision (D,)."""
-    values: Array = -np.log(probabilities[np.arange(len(labels)), labels].clip(EPSILON))
+    values: Array = -log_softmax(logits)[np.arange(len(labels)), labels]
     return values
 
 

@@ -60,6 +60,15 @@ class RegressionMetric(Metric):
         drawn = [np.repeat(np.arange(len(predicted)), times.astype(int)) for times in counts]
         return {"spearman": np.array([_spearman(predicted[rows], self.labels[rows]) for rows in drawn])}
 
+    def undefined(self, predictions: Predictions) -> dict[str, str]:
+        if np.ptp(self.labels) == 0:
+            return dict.fromkeys(("pearson", "spearman", "r2"), "all labels are equal")
+        constant = np.ptp(_values(predictions)) == 0
+        return dict.fromkeys(("pearson", "spearman"), "all predictions are equal") if constant else {}
+
+    def proportion(self, name: str, statistics: Statistics) -> tuple[Array, Array] | None:
+        return (statistics[name][:, 0], statistics["rows"][:, 0]) if name == "nearness" else None
+
     def row_scores(self, statistics: Statistics) -> Array:
         """1 for the gold number itself, 0 where the error is as large as the range of all labels, or larger (N,)."""
         return np.asarray(statistics["nearness"][:, 0])

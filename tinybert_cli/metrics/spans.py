@@ -31,6 +31,7 @@ LONGEST = 64  # tokens of an answer: 30 in run_qa.py, but in Chinese most tokens
 NULL_THRESHOLD = "null_score_diff_threshold"  # in config.json, as in run_qa.py: abstain if score(null) exceeds the
 # score of the best span by more than this
 NEVER = 1e4  # the threshold with which the model never abstains
+UNANSWERABLE = "accuracy_unanswerable"
 NO_ANSWER = -1  # in place of the characters of an answer
 WINDOW, BEGIN, END = range(3)  # columns of token spans
 _IMPOSSIBLE = -1e4  # a logit of probability 0, finite so that 0 · log 0 is 0
@@ -99,8 +100,16 @@ class SpanMetric(Metric):
                 metrics[name] = sums[name][:, 0] / np.maximum(answerable, 1)
         if not all(self.gold):
             unanswerable = np.maximum(rows - answerable, 1)
-            metrics["accuracy_unanswerable"] = sums["exact_match_unanswerable"][:, 0] / unanswerable
+            metrics[UNANSWERABLE] = sums["exact_match_unanswerable"][:, 0] / unanswerable
         return metrics
+
+    def proportion(self, name: str, statistics: Statistics) -> tuple[Array, Array] | None:
+        answerable = statistics["answerable"][:, 0]
+        if name in ("f1", "exact_match", "answered"):
+            return statistics[name][:, 0], np.ones(len(answerable))
+        if name in ("f1_answerable", "exact_match_answerable"):
+            return statistics[name][:, 0], answerable
+        return (statistics["exact_match_unanswerable"][:, 0], 1 - answerable) if name == UNANSWERABLE else None
 
     def row_scores(self, statistics: Statistics) -> Array:
         return np.asarray(statistics["f1"][:, 0])

@@ -14,7 +14,7 @@ from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
 from tinybert_cli.events import Event
 from tinybert_cli.metrics.calibration import temperature_scaling
-from tinybert_cli.metrics.comparison import confusion_matrix
+from tinybert_cli.metrics.comparison import agreement_interval, confusion_matrix
 from tinybert_cli.metrics.slices import prediction_columns, regressions, slice_scores, slices
 from tinybert_cli.predictor import Predictor, check_logits, load_predictor
 from tinybert_cli.reports import evaluation_html
@@ -22,6 +22,7 @@ from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
 TIMED_ROWS = 256  # rows that the latencies are measured on, or as many as there are
 MOST_CLASSES = 25  # classes with numbers of their own in report.md
+ENDS = ("_low", "_high")  # of the names of an interval
 MOST_INTERVALS = 1_000  # classes whose metrics get intervals, unless `metrics` lists them
 COUNTED_ROWS = 64  # rows whose multiplications are counted
 
@@ -101,6 +102,7 @@ def _evaluate(
     for name, candidate in candidates.items():
         scored[name] = _score(config, task, metric, candidate, rows, names)
         yield {"event": "scored", "model": name}
+    yield from map(events.warning, _left_out(task, metric, scored, reference))
     lengths, confidences = _row_lengths(candidates[reference].encoded), scored[reference].predictions.confidences
     slice_rows = slices(lengths, metric.label_slices(), confidences, columns)
     costs = {} if config.latency is None else _costs(candidates, config.latency, rows, config.data)
@@ -212,29 +214,53 @@ def _numbers(
     """Quality with 95 % intervals, calibration and, against the reference, differences and fidelity."""
     selected = list(model.scores) if config.metrics == "auto" else config.metrics
     numbers: dict[str, float] = {}
+    undefined = metric.undefined(model.predictions)
     for name in selected:
         if name not in model.scores:
             raise ConfigError(f"unknown metric '{name}'", key=("metrics",), hint=did_you_mean(name, model.scores))
-        numbers |= {name: model.scores[name], **_interval(name, model.resampled)}
+        if name not in undefined:
+            interval = metrics.interval(metric, model.statistics, name, model.resampled)
+            numbers |= {name: model.scores[name], **_ends(name, interval)}
     decisions = metric.class_logits(model.predictions)
     numbers |= {} if decisions is None else temperature_scaling(*decisions)
     if reference is None:
         return numbers
-    paired = {name: values - reference.resampled[name] for name, values in model.resampled.items()}
+    undefined |= metric.undefined(reference.predictions)
     for name in selected:
+        if name in undefined:
+            continue
         numbers[f"{name}_difference"] = model.scores[name] - reference.scores[name]
-        numbers |= _interval(name, paired, end="_difference")
+        if name in model.resampled:
+            differences = model.resampled[name] - reference.resampled[name]
+            interval = metrics.difference_interval(metric, model.statistics, reference.statistics, name, differences)
+            numbers |= _ends(f"{name}_difference", interval)
     best = reference.scores[task.main_metric]
-    numbers["retention"] = model.scores[task.main_metric] / best if best else 0.0
-    numbers |= task.fidelity(model.predictions, reference.predictions)
-    return numbers | metric.paired_test(model.statistics, reference.statistics)
+    if best > 0 and task.main_metric not in undefined:
+        numbers["retention"] = model.scores[task.main_metric] / best
+    fidelity = task.fidelity(model.predictions, reference.predictions)
+    if config.bootstrap and task.agreement_counts_rows:
+        numbers |= agreement_interval(fidelity["agreement"], len(model.predictions))
+    return numbers | fidelity | metric.paired_test(model.statistics, reference.statistics)
 
 
-def _interval(name: str, resampled: Mapping[str, Array], *, end: str = "") -> dict[str, float]:
-    if name not in resampled:
-        return {}
-    low, high = metrics.interval(resampled[name])
-    return {f"{name}{end}_low": low, f"{name}{end}_high": high}
+def _left_out(
+    task: tasks.PredictionTask, metric: metrics.Metric, scored: Mapping[str, _Scored], reference: str
+) -> list[str]:
+    """What is not defined on these rows, and why, in sentences."""
+    sentences = []
+    for name, model in scored.items():
+        reasons = metric.undefined(model.predictions)
+        for reason in dict.fromkeys(reasons.values()):
+            numbers = [metric_name for metric_name, own in reasons.items() if own == reason]
+            sentences.append(f"{name}: {', '.join(numbers)} left out, because {reason}")
+    best = scored[reference].scores[task.main_metric]
+    if len(scored) > 1 and best <= 0:
+        sentences.append(f"retention left out, because {task.main_metric} of {reference} is {best:.4g}")
+    return sentences
+
+
+def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float]:
+    return {} if interval is None else {f"{name}{end}": value for end, value in zip(ENDS, interval, strict=True)}
 
 
 def _confidences(metric: metrics.Metric, scored: Mapping[str, _Scored]) -> dict[str, tuple[list[float], list[bool]]]:

@@ -72,6 +72,9 @@ class PredictionTask(Task):
     supports_augmentation: ClassVar[bool] = True  # whether words of a row may be replaced
     labels_of_rows: ClassVar[bool] = False  # whether there is a label for each row, which `align` puts on predictions
     has_confidence: ClassVar[bool] = True
+    agreement_counts_rows: ClassVar[bool] = (
+        True  # whether `agreement` is a share of rows, not of words or a correlation
+    )
     slice_metric: ClassVar[str]  # the metric of slices
     extra_metrics: ClassVar[tuple[str, ...]]  # computed besides `metrics`; "recall" here means `recall[class]`
 

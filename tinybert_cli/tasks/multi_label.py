@@ -140,8 +140,7 @@ class MultiLabelClassification(PredictionTask):
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         """`agreement`: share of rows with the same classes; `kl`: mean divergence from the reference per class."""
         logits, reference_logits = predictions.known_logits, reference.known_logits
-        p, q = sigmoid(reference_logits), sigmoid(logits)
-        divergence = _divergence(p, q) + _divergence(1 - p, 1 - q)
+        divergence = _divergence(reference_logits, logits) + _divergence(-reference_logits, -logits)
         return {
             "agreement": float(((logits >= 0) == (reference_logits >= 0)).all(-1).mean()),
             "kl": max(0.0, float(np.mean(divergence))),
@@ -180,8 +179,10 @@ class MultiLabelClassification(PredictionTask):
         return text_usage(folder, ", top_k=None", data)
 
 
-def _divergence(p: Array, q: Array) -> Array:
-    result: Array = p * (np.log(p.clip(EPSILON)) - np.log(q.clip(EPSILON)))
+def _divergence(reference: Array, logits: Array) -> Array:
+    """p log(p / q) with p and q the probabilities of these logits; -log p is log(1 + exp(-logit))."""
+    x, y = reference.astype(np.float64), logits.astype(np.float64)
+    result: Array = sigmoid(x) * (np.logaddexp(0, -y) - np.logaddexp(0, -x))
     return result
 
 

@@ -32,6 +32,7 @@ class Regression(PredictionTask):
         "loss": False,
     }
     has_confidence = False
+    agreement_counts_rows = False
     slice_metric = "nearness"
     extra_metrics = ("nearness",)
 

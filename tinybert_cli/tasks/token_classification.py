@@ -61,6 +61,7 @@ class TokenClassification(PredictionTask):
         "loss": False,
     }
     supports_augmentation = False
+    agreement_counts_rows = False
     slice_metric = "word_accuracy"
     extra_metrics = ("f1_macro", "ece", "f1", "precision", "recall")
 
