@@ -221,6 +221,21 @@ def test_error_is_not_changed_while_all_processes_live(peers: list[tuple[str, in
         list(processes.naming_lost(failing(RuntimeError("shapes do not match"))))
 
 
+def test_process_that_ended_on_another_machine_is_reported(peers: list[tuple[str, int]]) -> None:
+    peers.append(("another machine", 1))
+    with pytest.raises(UserError, match="a process on another machine has ended"):
+        list(processes.naming_lost(failing(RuntimeError("Connection closed by peer [10.0.0.2]:4000"))))
+
+
+def test_processes_that_see_different_folders_are_refused(configs: Configs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "agree", lambda state: state == (False, False, "out", []))  # not ["started.json"]
+    with (
+        pytest.raises(OutputError, match="do not see the same files"),
+        artifacts.open_output("finetune", configs("finetune", "out", model="base"), {}),
+    ):
+        pass
+
+
 def test_killed_dataloader_worker_is_one_line_of_a_user_error(
     base_model: Path, configs: Configs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

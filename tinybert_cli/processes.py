@@ -25,6 +25,7 @@ _PATIENCE_AT_END = 10.0  # seconds that the first process of a machine is given 
 
 _RERUN = "Run the same command again; it resumes from the last checkpoint, if there is one"
 _DEAD_WORKER = re.compile(r"DataLoader worker \((pid[^)]*\).*)")  # as torch words it
+_CLOSED = re.compile(r"connection (closed|reset)|broken pipe", re.IGNORECASE)  # as gloo and NCCL word it
 _peers: list[tuple[str, int]] = []  # machine and process id of every process, by rank
 
 
@@ -74,6 +75,7 @@ def check(command: str) -> None:
         )
     if rank() >= count():
         raise ConfigError(f"RANK is {rank()}, but WORLD_SIZE is {count()}", hint="start the processes with torchrun")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings bypass run.log
     if command not in SHARED:
         raise ConfigError(
             f"{command} runs in one process, and {count()} were started",
@@ -128,6 +130,11 @@ def main_first() -> Iterator[None]:
         _gather(None)
 
 
+def agree(value: object) -> bool:
+    """Whether the value is the same in all processes."""
+    return count() == 1 or all(other == value for other in _gather(value))
+
+
 def naming_lost(events: Iterable[Event]) -> Iterator[Event]:
     """Passes the events of a stage on. If it fails because a process it works with has ended, the error names that.
 
@@ -143,17 +150,10 @@ def naming_lost(events: Iterable[Event]) -> Iterator[Event]:
                 f"a process that reads batches (training.dataloader_num_workers) has ended: {worker[1].strip(' .')}",
                 hint=f"it was killed, for example for lack of memory. {_RERUN}",
             ) from error
-        if len(_peers) < 2:
+        lost = _lost(error)
+        if lost is None:
             raise
-        handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun stops the others, which end anyway
-        ended = _ended(patience=0.0 if isinstance(error, Interrupted) else _PATIENCE)
-        if not ended:
-            signal.signal(signal.SIGTERM, handler)
-            raise
-        raise UserError(
-            f"the process of rank {' and '.join(map(str, ended))} has ended, one of {count()} of this run",
-            hint=f"see its own error; if it has none, it was killed, for example for lack of memory. {_RERUN}",
-        ) from error
+        raise lost from error
 
 
 def is_stopped() -> bool:
@@ -175,8 +175,27 @@ def _stop(*_: object) -> None:
     raise _Stopped
 
 
+def _lost(error: Exception) -> UserError | None:
+    """The error that names the processes of this run that have ended; None if none has."""
+    if len(_peers) < 2:
+        return None
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun stops the others, which end anyway
+    ended = _ended(patience=0.0 if isinstance(error, Interrupted) else _PATIENCE)
+    if ended:
+        who = f"the process of rank {' and '.join(map(str, ended))}"
+    elif _CLOSED.search(str(error)) and len({machine for machine, _ in _peers}) > 1:
+        who = "a process on another machine"
+    else:
+        signal.signal(signal.SIGTERM, handler)
+        return None
+    return UserError(
+        f"{who} has ended, one of {count()} of this run",
+        hint=f"see its own error; if it has none, it was killed, for example for lack of memory. {_RERUN}",
+    )
+
+
 def _ended(*, patience: float) -> list[int]:
-    """The processes of this run on this machine that have ended; waits up to `patience` seconds for one to end."""
+    """The ranks on this machine whose processes have ended; waits up to `patience` seconds for one to end."""
     machine, end = socket.gethostname(), time.monotonic() + patience
     here = [(number, pid) for number, (host, pid) in enumerate(_peers) if host == machine]
     while True:
@@ -202,7 +221,13 @@ def _gather(value: object) -> Sequence[Any]:
     import torch
 
     values: list[Any] = [None] * count()
-    torch.distributed.all_gather_object(values, value)
+    try:
+        torch.distributed.all_gather_object(values, value)
+    except RuntimeError as error:
+        lost = _lost(error)
+        if lost is None:
+            raise
+        raise lost from error
     return values
 
 

@@ -75,6 +75,11 @@ def open_output(
             except OSError as error:
                 output.remove_if_empty()
                 raise as_user_error(error, output.folder, saved="again") from error
+        if not processes.agree(output.state()):
+            raise OutputError(
+                f"the processes of this run do not see the same files in output_dir '{output.folder}'",
+                hint="choose an output_dir on a disk that all machines share",
+            )
         try:
             yield output
         except Exception as error:
@@ -167,6 +172,11 @@ class Output:
     def _build_in(self, folder: Path) -> None:
         self._building = folder
         self.checkpoints = Checkpoints(folder, main=self.main)
+
+    def state(self) -> tuple[object, ...]:
+        """What this process sees of the folder; all processes of a run must see the same."""
+        folder = self.checkpoints.folder
+        return self.finished, self.resumed, folder.parent.name, sorted(path.name for path in folder.glob("*"))
 
     def close_failed(self, error: Exception) -> Exception:
         """Removes the files of a run that failed before there was anything to resume from.

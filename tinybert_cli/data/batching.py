@@ -93,7 +93,7 @@ class BucketBatches(torch.utils.data.Sampler[list[int]]):
     """Shuffled batches of similar lengths: shuffle, sort within pools of batches, shuffle the batches.
 
     The order depends only on `seed` and `epoch`, so that a resumed run continues with the same batches. An incomplete
-    batch comes last: with several processes, Accelerate expects it there.
+    batch comes last.
     """
 
     def __init__(self, lengths: Array, batch_size: int, *, seed: int, group_by_length: bool = True) -> None:
