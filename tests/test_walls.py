@@ -18,6 +18,7 @@ GROUND = {
     "config",
     "configuration",
     "errors",
+    "escaping",
     "events",
     "files",
     "input_limits",

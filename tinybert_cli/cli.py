@@ -14,8 +14,10 @@ from typing import Annotated
 
 import typer
 
-from tinybert_cli import processes, strict_json
+from tinybert_cli import processes
 from tinybert_cli.errors import ConfigError, ConfigErrors, GateError, InputError, UserError
+from tinybert_cli.escaping import as_json as as_json_text
+from tinybert_cli.escaping import message
 from tinybert_cli.user_paths import argument_path
 
 app = typer.Typer(
@@ -134,10 +136,10 @@ def predict(
             helper.read_lines(sys.stdin.buffer, "stdin") if file is None else helper.read_file(_path(file))
         )
         predictions = helper.run(
-            argument_path(model), given, note=lambda sentence: print(f"note: {sentence}", file=stderr)
+            argument_path(model), given, note=lambda sentence: print(message(f"note: {sentence}"), file=stderr)
         )
         if as_json:
-            yield strict_json.dumps({"model": model, "answers": list(predictions)})
+            yield as_json_text({"model": model, "answers": list(predictions)})
         else:
             yield from (
                 "\t".join(map(helper.on_one_line, [*helper.as_fields(row), row["text"]])) for row in predictions
@@ -181,12 +183,12 @@ def report(
             missed = error
         if as_json:
             chosen = {"budget": asdict(choice) if choice else None} if limits else {}
-            yield strict_json.dumps({**helper.as_json(finished), **chosen})
+            yield as_json_text({**helper.as_json(finished), **chosen})
         else:
             header, rows = runs_table.table(finished)
             yield runs_table.as_markdown(header, rows) if as_markdown else console.table(header, rows, width=width)
             notes = [*finished.notes(), *(budgets.as_lines(choice) if choice else [])]
-            yield from ["", *notes] if notes else []
+            yield from ["", *map(message, notes)] if notes else []
         if html is not None:
             runs_html.write(_path(html), finished, choice)
         if missed is not None:
@@ -232,7 +234,7 @@ def _print_lines(lines: Callable[[], Iterable[str]]) -> None:
                     break
     except (UserError, PermissionError) as error:
         user_error = _forbidden(error) if isinstance(error, PermissionError) else error
-        print(f"error: {user_error}", file=sys.stderr)
+        print(message(f"error: {user_error}"), file=sys.stderr)
         raise typer.Exit(user_error.exit_code) from error
 
 

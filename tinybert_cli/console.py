@@ -17,8 +17,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 
-from tinybert_cli import processes, strict_json
+from tinybert_cli import processes
 from tinybert_cli.errors import GateError, UserError
+from tinybert_cli.escaping import as_json, message, printable, shell_word
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -49,6 +50,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | 
     """A table as text. Columns on the right that exceed the width (None: no limit) are left out, with a note."""
     from rich.table import Table
 
+    header, rows = list(map(printable, header)), [list(map(printable, row)) for row in rows]
     widths = [max(cell_len(row[index]) for row in (header, *rows)) + 2 for index in range(len(header))]
     columns = len(header)
     while width is not None and columns > 3 and sum(widths[:columns]) - 2 > width:
@@ -150,7 +152,7 @@ class Screen:
         if line is None or (self.quiet and event != "warning"):
             return
         style = "yellow" if event == "warning" else "green" if event == "done" else None
-        self.console.print(escape(line), style=style)
+        self.console.print(escape(message(line)), style=style)
 
     def _progress(self, row: Row) -> None:
         if not self.live:
@@ -204,7 +206,7 @@ class Screen:
             common = False
         if isinstance(error, GateError) and self.models and not self.as_json:
             self._table()  # the scores that missed the requirement
-        text = str(error)
+        text = message(str(error))
         source = "" if common else self._source
         self.console.print(f"[red]error:[/] {source}{escape(text)}")
         if self.as_json and self.main:
@@ -223,11 +225,11 @@ class Screen:
                 file.write(trace)
                 logged = True
         if self.verbose or not logged:
-            self.console.print(escape(trace), end="")
+            self.console.print(escape(message(trace)), end="")
         where = f"; traceback in {escape(str(folder))}/run.log" if logged else ""
         self.console.print(
             f"[red]error:[/] {self._source}this is a bug in tinybert: "
-            f"{escape(f'{type(error).__name__}: {error}')}{where}"
+            f"{escape(message(f'{type(error).__name__}: {error}'))}{where}"
         )
         if self.as_json and self.main:
             self._print_json({"command": self.command, "status": "error", "exit_code": 1, "error": str(error)})
@@ -240,10 +242,10 @@ class Screen:
     def say(self, line: str) -> None:
         """Prints a line on stderr, unless -q is set."""
         if self.main and not self.quiet:
-            self.console.print(escape(line))
+            self.console.print(escape(message(line)))
 
     def _print_json(self, value: Row) -> None:
-        write_line(strict_json.dumps(value), self.stdout)
+        write_line(as_json(value), self.stdout)
 
     def _table(self) -> None:
         from rich.table import Table
@@ -257,7 +259,7 @@ class Screen:
         for title, _ in columns:
             table.add_column(title, justify="right", no_wrap=True)
         for row in self.models:
-            table.add_row(escape(row["model"]), *(cell(row) or "-" for _, cell in columns))
+            table.add_row(escape(printable(row["model"])), *(cell(row) or "-" for _, cell in columns))
         out.print(table)
 
 
@@ -270,7 +272,7 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.screen.main:
-            self.screen.console.print(escape(f"warning: {record.getMessage()}"), style="yellow")
+            self.screen.console.print(escape(message(f"warning: {record.getMessage()}")), style="yellow")
 
 
 class _LibraryOutput(io.TextIOBase):
@@ -322,7 +324,8 @@ def _plan(row: Row) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     """The names; if there are many, the first ones and their number."""
-    return ", ".join(names) if len(names) <= MAX_NAMES else f"{', '.join(names[:MAX_NAMES])}, ... ({len(names)})"
+    listed = ", ".join(map(printable, names[:MAX_NAMES]))
+    return listed if len(names) <= MAX_NAMES else f"{listed}, ... ({len(names)})"
 
 
 def _train(row: Row) -> str:
@@ -436,5 +439,5 @@ def _next_in_recipe(file: Path) -> str | None:
         return None
     for following in sorted(file.parent.glob(f"{int(number[1]) + 1}-*.yaml")):
         stage = configuration.stage_of(following)
-        return f"tinybert {stage} {following}" if stage else None
+        return f"tinybert {stage} {shell_word(str(following))}" if stage else None
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +34,7 @@ from tinybert_cli.artifacts.records import append_events, read_metrics
 from tinybert_cli.artifacts.replacement import LOG, LOGS, STARTED, TRACKERS, own_files
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError
+from tinybert_cli.escaping import shell_word
 from tinybert_cli.events import Event
 
 log = logging.getLogger("tinybert")
@@ -269,7 +269,7 @@ class Output:
 
         def write(folder: Path) -> None:
             write_json(folder / "metrics.json", {name: n for name, n in metrics.items() if math.isfinite(n)})
-            comment = f"# tinybert {self.command} {_shell_word(str(self.folder / 'run.yaml'))}   repeats this run\n"
+            comment = f"# tinybert {self.command} {shell_word(str(self.folder / 'run.yaml'))}   repeats this run\n"
             (folder / "run.yaml").write_text(comment + configuration.dump(self.config), encoding="utf-8")
 
         self.put(write)
@@ -402,11 +402,3 @@ def _recorded_files(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"'{folder / STARTED}' is damaged, so the run in '{folder}' cannot be resumed", hint="remove that folder"
         ) from error
-
-
-def _shell_word(text: str) -> str:
-    """`text` as one word of bash, on one line."""
-    if text.isprintable():
-        return shlex.quote(text)
-    letters = (c if c.isprintable() and c not in "\\'" else f"\\U{ord(c):08x}" for c in text)
-    return f"$'{''.join(letters)}'"

@@ -9,6 +9,7 @@ from pathlib import Path
 from tinybert_cli import strict_json
 from tinybert_cli.artifacts.atomic_files import MOST_BYTES, now, read_json, write_text
 from tinybert_cli.errors import InputError
+from tinybert_cli.escaping import markdown, markdown_cell
 from tinybert_cli.events import Event
 from tinybert_cli.files import check_regular
 
@@ -64,12 +65,12 @@ def read_metrics(folder: Path) -> dict[str, float]:
 def markdown_table(title: str, metrics: Mapping[str, float], columns: Sequence[str]) -> str:
     """Numbers called `<column>.<name>` as a Markdown table with one row per name."""
     names = dict.fromkeys(key.partition(".")[2] for key in metrics)
-    head = ["| |" + "".join(f" {column} |" for column in columns), "|---|" + "---:|" * len(columns)]
+    head = ["| |" + "".join(f" {markdown_cell(column)} |" for column in columns), "|---|" + "---:|" * len(columns)]
     body = [
-        f"| {name} |" + "".join(f" {_format(metrics.get(f'{column}.{name}'))} |" for column in columns)
+        f"| {markdown_cell(name)} |" + "".join(f" {_format(metrics.get(f'{column}.{name}'))} |" for column in columns)
         for name in names
     ]
-    return "\n".join([f"# {title}", "", *head, *body, ""])
+    return "\n".join([f"# {markdown(title)}", "", *head, *body, ""])
 
 
 def _drop_lines(path: Path, *, after_step: int | None = None) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import codecs
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tinybert_cli.errors import InputError
+from tinybert_cli.escaping import printable
 from tinybert_cli.predictor import load_predictor
 
 
@@ -75,10 +75,4 @@ def as_fields(output: dict[str, Any]) -> list[str]:
 
 def on_one_line(text: str) -> str:
     """The text with its control characters and line separators escaped, except tabs."""
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _BREAKS and char != "\t" else char
-        for char in text
-    )
-
-
-_BREAKS = ("Cc", "Zl", "Zp")  # control characters, U+2028 and U+2029
+    return printable(text, keep="\t")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tinybert_cli import artifacts, formats, tasks
 from tinybert_cli.config import Export
+from tinybert_cli.escaping import in_python, markdown, shell_word
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.model_card import Card, Result
 
@@ -25,11 +26,13 @@ def card(
         facts: the metrics of verification, and the size of the model.
     """
     task, form, folder = tasks.find_prediction_task(config.task), formats.find(config.format), str(output.folder)
-    pair = len(config.data.text_columns) == 2
-    command = f"tinybert predict {folder} {task.example_input(pair=pair)}"
-    export = formats.Export(folder, config.model, precision, task.usage(folder, config.data), command, pair)
+    model, pair = markdown(config.model), len(config.data.text_columns) == 2
+    command = f"tinybert predict {shell_word(folder)} {task.example_input(pair=pair)}"
+    export = formats.Export(
+        in_python(folder), model, precision, task.usage(in_python(folder), config.data), command, pair
+    )
     limitations = [
-        f"Its predictions equal those of {config.model} on {facts['agreement']:.2%} of the rows used for verification; "
+        f"Its predictions equal those of {model} on {facts['agreement']:.2%} of the rows used for verification; "
         f"the largest difference of a logit is {facts['max_abs_logit_difference']:.2g}. The limitations of that model "
         "apply.",
         f"Input longer than {config.data.max_seq_length} tokens was cut in verification.",
@@ -42,17 +45,17 @@ def card(
         name=output.folder.name,
         task=config.task,
         pipeline=task.pipeline,
-        summary=f"{config.model} for {form.runtime}, in {precision}.",
+        summary=f"{model} for {form.runtime}, in {precision}.",
         inputs=output.inputs,
         made={
             "command": "`tinybert export`",
-            "model": config.model,
+            "model": model,
             "format": config.format,
             "weights": precision,
-            "verified on": model_card.data_names(output.inputs),
+            "verified on": markdown(model_card.data_names(output.inputs)),
             "agreement with the model": f"{facts['agreement']:.4f}",
             f"{task.main_metric} minus the model's": difference,
-            "labels": model_card.listed(names),
+            "labels": markdown(model_card.listed(names)),
         },
         result=result,
         costs={

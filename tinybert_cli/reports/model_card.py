@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tinybert_cli.escaping import markdown, markdown_cell
+
 METRICS: dict[str, tuple[str, dict[str, str]]] = {  # metric → its name on the Hub, and the arguments
     "f1_macro": ("f1", {"average": "macro"}),
     "mcc": ("matthews_correlation", {}),
@@ -63,7 +65,7 @@ def as_markdown(card: Card) -> str:
     )
     origin = "Made by `tinybert`. `run.yaml` repeats the run; `manifest.json` lists all inputs with their hashes."
     parts = [
-        f"# {card.name}",
+        f"# {markdown(card.name)}",
         card.summary,
         origin,
         "## Provenance",
@@ -158,7 +160,7 @@ def _evaluation(card: Card) -> str:
     ]
     for name, value in card.result.scores.items():
         low, high = card.result.intervals.get(name, (None, None))
-        lines.append(f"| {name} | {value:.4f} | {'' if low is None else f'{low:.4f} to {high:.4f}'} |")
+        lines.append(f"| {markdown_cell(name)} | {value:.4f} | {'' if low is None else f'{low:.4f} to {high:.4f}'} |")
     return "\n".join(lines)
 
 

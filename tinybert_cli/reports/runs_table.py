@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from tinybert_cli.escaping import markdown_cell
 from tinybert_cli.reports.runs import Model, Report, as_model
 
 
@@ -35,8 +36,8 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """One Markdown table: the first two columns are left-aligned, the others right-aligned."""
-    lines = ["| " + " | ".join(header) + " |", "|---|---|" + "---:|" * (len(header) - 2)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(markdown_cell, header)) + " |", "|---|---|" + "---:|" * (len(header) - 2)]
+    lines += ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows]
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tinybert_cli import artifacts, tasks
 from tinybert_cli.config import Data, Distill, Finetune
+from tinybert_cli.escaping import in_python, markdown, shell_word
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.model_card import Card, Result
 
@@ -29,7 +30,7 @@ class Training:
 def card(config: Finetune | Distill, training: Training, output: artifacts.Output) -> Card:
     task, facts, folder = tasks.find(config.task), training.facts, str(output.folder)
     inputs = {**model_card.data_inputs(training.origin), **output.inputs}
-    teacher = model_card.model_names(training.origin["teacher"]) if "teacher" in training.origin else None
+    teacher = markdown(model_card.model_names(training.origin["teacher"])) if "teacher" in training.origin else None
     precision = "float32" if facts["precision"] == "no" else facts["precision"]
     settings = config.training
     return Card(
@@ -41,11 +42,11 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
         inputs=inputs,
         made={
             "command": f"`tinybert {output.command}`",
-            **training.made,
+            **{name: markdown(str(value)) for name, value in training.made.items()},
             "teacher": teacher,
             "layers copied": ", ".join(map(str, training.copied_layers)),
-            "data": model_card.data_names(inputs),
-            "labels": None if training.label_names is None else model_card.listed(training.label_names),
+            "data": markdown(model_card.data_names(inputs)),
+            "labels": None if training.label_names is None else markdown(model_card.listed(training.label_names)),
             "training rows": f"{training.rows:,}",
             "steps": f"{facts['steps']:,} of {settings.per_device_train_batch_size} rows on each device",
             "learning rate": f"{settings.learning_rate:g}, {settings.lr_scheduler_type}",
@@ -66,11 +67,12 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
 
 
 def _usage(task: tasks.Task, folder: str, data: Data) -> dict[str, str]:
-    usage = {"transformers": f"```python\n{task.usage(folder, data)}\n```"}
+    usage = {"transformers": f"```python\n{task.usage(in_python(folder), data)}\n```"}
     if isinstance(task, tasks.PredictionTask):
         usage |= {
             "ONNX Runtime": "`tinybert export` writes ONNX in float32 or int8 and verifies it on real rows.",
-            "tinybert": f"```sh\ntinybert predict {folder} {task.example_input(pair=len(data.text_columns) == 2)}\n```",
+            "tinybert": f"```sh\ntinybert predict {shell_word(folder)} "
+            f"{task.example_input(pair=len(data.text_columns) == 2)}\n```",
         }
     return usage
 
