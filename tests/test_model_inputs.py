@@ -438,6 +438,7 @@ def test_an_unusable_record_is_an_error_that_names_it(
     left: Path, tmp_path: Path, file: str, name: str, value: Any
 ) -> None:
     folder = Path(shutil.copytree(left / "export", tmp_path / "export"))
+    (folder / "manifest.json").unlink()  # which would reject the edit
     edit_json(folder / file, **{name: value})
     with pytest.raises(InputError, match=f"`{name}` of the model has an unusable value"):
         load_predictor(str(folder))
