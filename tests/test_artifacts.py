@@ -1111,15 +1111,14 @@ def test_damaged_file_of_an_interrupted_run_is_noticed(folder: Path, caplog: pyt
     assert "train-1.parquet is damaged and is made again" in caplog.text
 
 
-def test_resuming_with_another_number_of_processes_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_resuming_with_another_number_of_processes_is_rejected(folder: Path) -> None:
     with (
         pytest.raises(UserError),
         open_output("finetune", stage(folder), INPUTS, same_processes=True) as output,
     ):
         output.seal("step-00000003", writer("state.bin"))
         raise UserError("the loss is not finite")
-    monkeypatch.delenv("WORLD_SIZE")
+    edit_json(folder / "checkpoints" / "started.json", processes=2)
     with (
         pytest.raises(OutputError, match="processes: 2 before, 1 now"),
         open_output("finetune", stage(folder), INPUTS, same_processes=True),
@@ -1127,8 +1126,14 @@ def test_resuming_with_another_number_of_processes_is_rejected(folder: Path, mon
         pass
     with open_output("finetune", stage(folder), INPUTS, same_processes=True, force=True) as output:
         assert not output.resumed
+
+
+def test_finished_run_of_several_processes_is_up_to_date_for_one(folder: Path) -> None:
+    with open_output("finetune", stage(folder), INPUTS, same_processes=True) as output:
         output.finish({})
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    manifest = {**json.loads((folder / "manifest.json").read_text()), "processes": 2}
+    checksum = hashes.digest({key: value for key, value in manifest.items() if key != "checksum"})
+    edit_json(folder / "manifest.json", processes=2, checksum=checksum)
     with open_output("finetune", stage(folder), INPUTS, same_processes=True) as output:
         assert output.finished
 
