@@ -339,7 +339,7 @@ def test_gzip_that_holds_too_much_is_rejected_before_it_fills_the_memory(
 ) -> None:
     import tracemalloc
 
-    monkeypatch.setattr(text_files, "_free_memory", lambda: 80 << 20)
+    monkeypatch.setattr(text_files, "free_memory", lambda: 80 << 20)
     path = bomb(tmp_path / "t.csv.gz", 32 << 20)
     tracemalloc.start()
     error = error_of(path)
@@ -350,7 +350,7 @@ def test_gzip_that_holds_too_much_is_rejected_before_it_fills_the_memory(
 
 
 def test_text_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "_free_memory", lambda: 80)
+    monkeypatch.setattr(text_files, "free_memory", lambda: 80)
     assert "holds more than" in error_of(write(tmp_path / "t.csv", "text\nabc\ndef\n")).what
 
 
@@ -359,7 +359,7 @@ def test_parquet_that_holds_too_much_is_rejected_before_it_fills_the_memory(
 ) -> None:
     pq.write_table(pa.table({"text": ["x" * 10_000] * 3_000}), tmp_path / "t.parquet")
     assert (tmp_path / "t.parquet").stat().st_size < 100_000
-    monkeypatch.setattr(text_files, "_free_memory", lambda: 100 << 20)
+    monkeypatch.setattr(text_files, "free_memory", lambda: 100 << 20)
     assert "holds more than" in error_of(tmp_path / "t.parquet").what
 
 

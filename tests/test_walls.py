@@ -24,6 +24,7 @@ GROUND = {
     "input_limits",
     "label_values",
     "lazy_import",
+    "memory",
     "presets",
     "processes",
     "strict_json",

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from tinybert_cli import processes
-from tinybert_cli.errors import ConfigError, ConfigErrors, GateError, InputError, UserError
+from tinybert_cli.errors import ConfigError, ConfigErrors, GateError, UserError, explained
 from tinybert_cli.escaping import as_json as as_json_text
 from tinybert_cli.escaping import message
 from tinybert_cli.user_paths import argument_path
@@ -232,14 +232,12 @@ def _print_lines(lines: Callable[[], Iterable[str]]) -> None:
             for line in lines():
                 if not console.write_line(line, out):
                     break
-    except (UserError, PermissionError) as error:
-        user_error = _forbidden(error) if isinstance(error, PermissionError) else error
+    except BaseException as error:  # a panic of Rust code is no Exception
+        user_error = explained(error)
+        if not isinstance(user_error, UserError):
+            raise
         print(message(f"error: {user_error}"), file=sys.stderr)
         raise typer.Exit(user_error.exit_code) from error
-
-
-def _forbidden(error: PermissionError) -> UserError:
-    return InputError(f"cannot open '{error.filename}': permission denied")
 
 
 def execute(
@@ -276,17 +274,16 @@ def execute(
         located: ConfigErrors = configuration.with_location(error, command, file, overrides)
         screen.fail(located)
         return located.exit_code
-    except UserError as error:
-        screen.fail(error)
-        return error.exit_code
     except KeyboardInterrupt:
         screen.say("interrupted")
         return 130
-    except PermissionError as error:
-        forbidden = _forbidden(error)
-        screen.fail(forbidden)
-        return forbidden.exit_code
-    except Exception as error:
+    except BaseException as error:  # a panic of Rust code is no Exception
+        user_error = explained(error)
+        if isinstance(user_error, UserError):
+            screen.fail(user_error)
+            return user_error.exit_code
+        if not isinstance(error, Exception):
+            raise
         screen.fail_with_bug(error, folder)
         return 1
 

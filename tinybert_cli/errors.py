@@ -11,12 +11,28 @@ UserError            1  failed while running
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
 
 MAX_WIDTH = 1_000  # characters of a line in a message
+
+LESS_MEMORY = (
+    "halve the batch size (per_device_train_batch_size with twice the gradient_accumulation_steps, "
+    "per_device_eval_batch_size, latency.batch_sizes), or lower data.max_seq_length; the same command then goes on"
+)
+
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_UNUSABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+_OUT_OF_MEMORY = re.compile(
+    r"OutOfMemoryError|DefaultCPUAllocator|(?:can(?:no|')t|cannot|[Uu]nable to|[Ff]ailed to) allocate|out of memory"
+    r"|not enough memory|bad_alloc|bad allocation|_ALLOC_FAILED|realloc of size \d+ failed|malloc of size \d+ failed"
+)
 
 
 class UserError(Exception):
@@ -86,6 +102,43 @@ class Interrupted(UserError):
 def _cropped(line: str) -> str:
     """A line of a message; the start of one that lists thousands of names, or quotes a very long one."""
     return line if len(line) <= MAX_WIDTH else f"{line[:MAX_WIDTH]}…"
+
+
+def explained(error: BaseException) -> BaseException:
+    """A UserError for failures that are no bugs: no memory, a disk that cannot be used, a panic of a library in Rust.
+
+    Any other error is returned unchanged.
+    """
+    if isinstance(error, UserError):
+        return error
+    if is_out_of_memory(error):
+        return UserError(f"out of memory: {_first_line(error)}", hint=LESS_MEMORY)
+    if is_panic(error):
+        return InputError(
+            f"the tokenizer failed: {_first_line(error)}",
+            hint="its tokenizer.json holds a pattern that cannot be run on these texts; use the files of the original",
+        )
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        return InputError(f"cannot open '{error.filename}': {str(error.strerror).lower()}")
+    if isinstance(error, OSError) and error.errno in _UNUSABLE:
+        return UserError(f"cannot use '{error.filename}': {str(error.strerror).lower()}")
+    return error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library could not allocate memory, of the machine or of a GPU; each has its own error for it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, Exception) and _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}") is not None
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether Rust code of a library (tokenizers, safetensors) panicked; its exception is no `Exception`."""
+    return type(error).__module__ == "pyo3_runtime"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def look_up(table: Mapping[str, T], name: str, what: str, *, key: tuple[str | int, ...] = ()) -> T:

@@ -24,8 +24,9 @@ def read_text(path: Path, *, most: int = MOST_BYTES, encoding: str = "utf-8") ->
     if not path.is_dir():
         check_regular(path)
     with open(path, "rb", opener=_open_without_waiting) as file:
-        content = file.read(most + 1)
-        if content is None or (content and not os.fstat(file.fileno()).st_size):
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, most) + 1)
+        if content is None or (content and not size):
             raise InputError(f"'{path}' is a file of the system, not on a disk", hint=WRITE_FIRST)
     if len(content) > most:
         raise InputError(f"'{path}' is larger than {most / 2**20:g} MB, which no such file is", hint="check the path")

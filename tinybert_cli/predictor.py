@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinybert_cli import artifacts, files, formats, input_limits, tasks
-from tinybert_cli.errors import InputError
+from tinybert_cli.errors import InputError, is_panic
 from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row, padded
 
 if TYPE_CHECKING:
@@ -275,12 +275,14 @@ def _read_tokenizer(
 
     try:
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises bare exceptions
+    except BaseException as error:  # tokenizers raises bare exceptions, or panics
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         raise _broken_export(folder, error) from error
     return tasks.TokenizerFile(backend, inputs, truncation_side, pad_token_id=config.get("pad_token_id") or 0)
 
 
-def _broken_export(folder: Path, error: Exception) -> InputError:
+def _broken_export(folder: Path, error: BaseException) -> InputError:
     message, _, _ = str(error).partition("\n")
     return InputError(f"the export cannot be read: {message}", where=str(folder), hint="export it again")
 

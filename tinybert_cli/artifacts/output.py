@@ -33,7 +33,7 @@ from tinybert_cli.artifacts.manifests import (
 from tinybert_cli.artifacts.records import append_events, read_metrics
 from tinybert_cli.artifacts.replacement import LOG, LOGS, STARTED, TRACKERS, own_files
 from tinybert_cli.config import Stage
-from tinybert_cli.errors import InputError, Interrupted, OutputError
+from tinybert_cli.errors import InputError, Interrupted, OutputError, explained
 from tinybert_cli.escaping import shell_word
 from tinybert_cli.events import Event
 
@@ -82,8 +82,11 @@ def open_output(
             )
         try:
             yield output
-        except Exception as error:
-            user_error = output.close_failed(error)
+        except BaseException as error:
+            described = error if isinstance(error, OSError) else explained(error)  # see `close_failed`
+            if not isinstance(described, Exception):  # Ctrl-C, or the caller needs no more events
+                raise
+            user_error = output.close_failed(described)
             if user_error is error:
                 raise
             raise user_error from error

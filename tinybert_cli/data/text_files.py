@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import os
 import shlex
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from tinybert_cli.errors import InputError
+from tinybert_cli.memory import free_memory
 
 PIECE = 1 << 20  # bytes that are decompressed at a time
 MEMORY_SHARE = 8  # a file may hold an eighth of the free memory: its rows and their tokens take several times its size
@@ -93,7 +93,7 @@ def check_content(begin: bytes, path: Path) -> None:
 
 def largest_content() -> int:
     """How many bytes of rows may be read from one file, given the free memory."""
-    return _free_memory() // MEMORY_SHARE
+    return free_memory() // MEMORY_SHARE
 
 
 def too_large(path: Path, limit: int) -> InputError:
@@ -136,35 +136,6 @@ def _check_decompressed_size(path: Path, limit: int) -> None:
             total += len(piece)
             if total > limit:
                 raise too_large(path, limit)
-
-
-def _free_memory() -> int:
-    """Bytes that this process may still use: of the machine, its container and its own limit."""
-    return min(_available_memory(), *_limits())
-
-
-def _available_memory() -> int:
-    try:
-        with Path("/proc/meminfo").open(encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def _limits() -> Iterator[int]:
-    import resource
-
-    for name in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
-        soft, _ = resource.getrlimit(name)
-        if soft != resource.RLIM_INFINITY:
-            yield soft
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(file).read_text(encoding="ascii").strip()
-        except OSError:  # no container, or the other version of cgroups
-            continue
-        if text.isdigit():
-            yield int(text)
 
 
 def _line_end(text: str) -> str:

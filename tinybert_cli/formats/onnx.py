@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.errors import ConfigError, InputError, is_out_of_memory
 from tinybert_cli.formats.base import Export, Format, Int8
 from tinybert_cli.formats.int8 import need_onnx, parts_of_onnx, quantize_onnx
 from tinybert_cli.formats.onnx_fusions import fuse_first_token, sum_before_norms
@@ -85,6 +85,8 @@ class OnnxSession:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for every kind of broken file
+            if is_out_of_memory(error):
+                raise
             message, _, _ = str(error).partition("\n")
             raise InputError(f"ONNX Runtime cannot read '{path}': {message}", hint="export it again") from error
         self.inputs = [node.name for node in self.session.get_inputs()]

@@ -81,6 +81,7 @@ def load(
     model_class = classes[0] if isinstance(classes, tuple) else classes  # Funnel has two, the complete model first
 
     weights = read_weights(folder)
+    _check_size(model_class, config, weights, folder, complete=has_head)
     prefix = f"{model_class.base_model_prefix}."
     if not (suffixes and has_head) and any(key.startswith(prefix) for key in weights):
         # A head for another task may have the same names and shapes, and would be used as this one.
@@ -225,6 +226,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
 
     file = folder / "config.json"
     values = read_object(file)
+    _check_numbers(values, file)
     model_type = family_of(values)
     if model_type not in CONFIG_MAPPING:
         reason = "it needs its own code, and code from a model is never run" if "auto_map" in values else "unknown"
@@ -239,6 +241,53 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         return CONFIG_MAPPING[model_type].from_dict({k: v for k, v in values.items() if k not in IGNORED_SETTINGS})
     except (StrictDataclassError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"the config cannot be read: {error}", where=str(file)) from error
+
+
+def _check_numbers(values: Mapping[str, Any], file: Path) -> None:
+    """InputError for numbers of layers or labels that would fill the memory before any weight is read."""
+    for name, value in values.items():
+        numbers = value if isinstance(value, list) else [len(value) if name in ("id2label", "label2id") else value]
+        most = MOST_LABELS if "label" in name else MOST_LAYERS if _COUNT.search(name) else MOST_NUMBER
+        for number in numbers:
+            if isinstance(number, int) and abs(number) > most:
+                what = f"{name} is {str(number)[:40]}, and no model has more than {most:,}"
+                raise InputError(what, where=str(file), hint="restore the original config.json")
+
+
+def _check_size(
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    weights: Mapping[str, torch.Tensor],
+    folder: Path,
+    *,
+    complete: bool,
+) -> None:
+    """InputError if config.json describes a much larger model than the weights, before memory is allocated for it.
+
+    Args:
+        complete: the weights include the head.
+    """
+    layers = config.to_dict().get(config.attribute_map.get("num_hidden_layers", "num_hidden_layers"), 0)
+    if isinstance(layers, int) and layers > len(weights):
+        raise InputError(
+            f"the weights do not fit config.json: it has {layers:,} layers, the weights are {len(weights):,} tensors",
+            where=str(folder),
+            hint=OTHER_MODEL,
+        )
+    try:
+        with torch.device("meta"):
+            model = model_class(copy.deepcopy(config))
+    except Exception as error:
+        raise InputError(f"no model can be built from config.json: {error}", where=str(folder)) from error
+    described = model if complete else model.base_model
+    size = sum(tensor.numel() for tensor in (*described.parameters(), *described.buffers()))
+    stored = sum(tensor.numel() for tensor in weights.values())
+    if size > 2 * stored + SMALL:
+        raise InputError(
+            f"the weights do not fit config.json: it describes {size:,} parameters, the weights are {stored:,}",
+            where=str(folder),
+            hint=OTHER_MODEL,
+        )
 
 
 def _is_decoder_only(config: PreTrainedConfig) -> bool:
@@ -317,7 +366,7 @@ def _check_report(report: dict[str, Any], folder: Path, prefix: str, *, new_head
         raise InputError(
             "the weights do not fit config.json; " + "; ".join(complaints),
             where=str(folder),
-            hint="one of the two files is from another model",
+            hint=OTHER_MODEL,
         )
 
 
@@ -332,6 +381,14 @@ def _write_wordpiece_vocabulary(tokenizer: PreTrainedTokenizerFast, folder: Path
     if [ids[token] for token in tokens] == list(range(len(tokens))):
         (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
 
+
+OTHER_MODEL = "one of the two files is from another model"
+
+MOST_LABELS = 1_000_000
+MOST_LAYERS = 10_000
+MOST_NUMBER = 10**12  # of anything else
+SMALL = 1_000_000  # numbers; nobody notices so many
+_COUNT = re.compile(r"layer|block|group|repeat")
 
 # Settings of config.json that would make transformers download or run something.
 IGNORED_SETTINGS = {

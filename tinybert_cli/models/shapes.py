@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tinybert_cli import config as settings
 from tinybert_cli.errors import ConfigError, InputError, look_up
+from tinybert_cli.memory import free_memory
 from tinybert_cli.models.families import FAMILIES, field_name, shape_of
 from tinybert_cli.presets import PRESETS, Shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+BYTES = 4  # of a weight in float32
 
 
 def shape(setting: settings.Model, base_config: PreTrainedConfig) -> PreTrainedConfig:
@@ -31,6 +34,7 @@ def shape(setting: settings.Model, base_config: PreTrainedConfig) -> PreTrainedC
     if setting.initialize == "teacher" and target != base:
         _check_not_larger(setting, target, base)
         check_family(base_config)
+    _check_memory(setting, target, base_config)
     config = copy.deepcopy(base_config)
     for name, value in asdict(target).items():
         setattr(config, field_name(config, name), value)
@@ -137,6 +141,19 @@ def _check_not_larger(setting: settings.Model, target: Shape, base: Shape) -> No
                 key=_key(setting, name),
                 hint="use a smaller value, start from a larger model, or set initialize: random",
             )
+
+
+def _check_memory(setting: settings.Model, target: Shape, base_config: PreTrainedConfig) -> None:
+    """ConfigError if the model needs more memory than is free; counted are layers and word embeddings."""
+    layer = 4 * target.hidden_size**2 + 2 * target.hidden_size * target.intermediate_size
+    vocabulary = int(base_config.to_dict().get("vocab_size", 0))
+    needed = BYTES * (target.num_hidden_layers * layer + vocabulary * target.hidden_size)
+    if needed > (free := free_memory()):
+        raise ConfigError(
+            f"a model of this shape needs {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free",
+            key=_key(setting, "num_hidden_layers" if setting.hidden_size is None else "hidden_size"),
+            hint="use a smaller hidden_size or fewer layers",
+        )
 
 
 def check_family(config: PreTrainedConfig) -> None:

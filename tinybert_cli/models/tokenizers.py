@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinybert_cli import input_limits
 from tinybert_cli.config import Data
-from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.files import read_object
+from tinybert_cli.errors import ConfigError, InputError, is_out_of_memory, is_panic
+from tinybert_cli.files import check_regular, read_object
 from tinybert_cli.models.loading import read_config, takes_token_types
 from tinybert_cli.models.locate import TOKENIZER_FILES, Source, fetch
 from tinybert_cli.models.weight_files import family_of, first_few
@@ -26,6 +26,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = fetch(source, weights=False)
+    _check_files(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(
             f"'{source.name}' has no tokenizer: none of {', '.join(TOKENIZER_FILES)}",
@@ -36,7 +37,9 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, tokenizer_type=_tokenizer_type(folder)
         )
-    except Exception as error:  # tokenizers raises a bare Exception for an unreadable file
+    except BaseException as error:  # tokenizers raises a bare Exception for an unreadable file, or panics
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
+            raise
         raise InputError(f"the tokenizer of '{source.name}' cannot be read: {error}", where=str(folder)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(
@@ -54,6 +57,18 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     return tokenizer
+
+
+def _check_files(folder: Path) -> None:
+    """InputError if a file of the tokenizer is no regular file, too large, or JSON nested too deeply."""
+    for name in (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        file = folder / name
+        try:
+            check_regular(file)
+            if name.endswith(".json") and file.exists():
+                read_object(file)
+        except InputError as error:
+            raise InputError(f"the tokenizer cannot be read: {error.what}", where=str(file)) from error
 
 
 def _tokenizer_type(folder: Path) -> str | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tinybert_cli.errors import InputError
-from tinybert_cli.files import read_object
+from tinybert_cli.errors import InputError, is_out_of_memory
+from tinybert_cli.files import check_regular, read_object
+from tinybert_cli.memory import free_memory
 
 logger = logging.getLogger("tinybert")
 
@@ -26,6 +28,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """
     for name in WEIGHTS_FILES:
         file = folder / name
+        check_regular(file)
         if file.is_file():
             weights = _read_shards(file) if name.endswith(".index.json") else _read_file(file)
             break
@@ -67,7 +70,24 @@ def _read_shards(index: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_file(file: Path) -> dict[str, torch.Tensor]:
+    check_regular(file)
+    if file.is_file():
+        _check_size(file)
     return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickled(file)
+
+
+def _check_size(file: Path) -> None:
+    """InputError if the weights are larger than the free memory: a sparse file may claim any size, as may a zip."""
+    size = file.stat().st_size
+    if zipfile.is_zipfile(file):  # the format of PyTorch
+        with zipfile.ZipFile(file) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    if size > free_memory():
+        raise InputError(
+            f"the weights need {size / 1e9:.3g} GB of memory, and {free_memory() / 1e9:.3g} GB are free",
+            where=str(file),
+            hint="use a smaller model, or a machine with more memory",
+        )
 
 
 def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
@@ -77,6 +97,8 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
     try:
         weights: dict[str, torch.Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"the weights are damaged or incomplete: {error}", where=str(file), hint=COPY_AGAIN) from error
     return weights
 
@@ -92,9 +114,14 @@ def _read_pickled(file: Path) -> dict[str, torch.Tensor]:
             hint="use a model with model.safetensors",
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"the weights are damaged or incomplete: {error}", where=str(file), hint=COPY_AGAIN) from error
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise InputError("this file contains more than tensors; no code in it was run", where=str(file))
+    for name, tensor in weights.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise InputError(f"'{name}' claims a shape that the file does not hold", where=str(file), hint=COPY_AGAIN)
     return weights
 
 
