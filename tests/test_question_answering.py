@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from tinybert_cli.data import Examples
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import spans
 from tinybert_cli.metrics.spans import NO_ANSWER, SpanMetric
+from tinybert_cli.tasks.gold_answers import GoldAnswer, gold_answers
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
 TASK = tasks.find_prediction_task("question-answering")
@@ -154,11 +156,96 @@ def test_answer_not_at_answer_start_is_an_error_with_its_row(begin: int) -> None
     assert caught.value.where == "qa.jsonl, row 1"
 
 
-@pytest.mark.parametrize("bad", ["Ada", {"text": ["Ada"]}, {"text": ["Ada"], "answer_start": []}])
-def test_answers_of_another_type_are_an_error_with_their_row(bad: Any) -> None:
+ADA = ("Ada", 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"text": ["Ada"], "answer_start": [0]}, [ADA]),
+        ({"text": ["Ada", "Ada wrote"], "answer_start": [0, 0]}, [ADA, ("Ada wrote", 0)]),
+        ({"text": "Ada", "answer_start": 0}, [ADA]),
+        ([{"text": "Ada", "answer_start": 0}], [ADA]),
+        ({"text": ["Ada"], "answer_start": ["0"]}, [ADA]),
+        ({"text": ["Ada"], "answer_start": [0.0]}, [ADA]),
+        ('{"text": ["Ada"], "answer_start": [0]}', [ADA]),
+        ("{'text': ['Ada'], 'answer_start': [0]}", [ADA]),
+        ({"text": [" wrote "], "answer_start": [3]}, [("wrote", 4)]),
+        ({"text": [], "answer_start": []}, []),
+        ([], []),
+        ({"text": [""], "answer_start": [-1]}, []),
+        ({"text": ["", ""], "answer_start": [0, -1]}, []),
+        ({"text": "", "answer_start": -1}, []),
+        ('{"text": [""], "answer_start": [-1]}', []),
+        (None, None),
+    ],
+)
+def test_forms_of_answers_are_read(value: Any, expected: Any) -> None:
+    (gold,) = gold_answers(rows_of(("q", CONTEXT, value)), settings(), [CONTEXT]) or []
+    assert gold == (expected if expected is None else [GoldAnswer(*answer) for answer in expected])
+
+
+@pytest.mark.parametrize("value", [
+    "Ada", "", "{'text': array(['Ada']), 'answer_start': array([0])}", {"text": ["Ada"]}, {"text": [3], "answer_start": [0]},
+    {"text": ["Ada"], "answer_start": []}, {"text": ["Ada"], "answer_start": [True]}, {"text": ["Ada"], "answer_start": [0.5]},
+    {"text": ["Ada"], "answer_start": [None]}, {"text": ["Ada"], "answer_start": [float("inf")]}, ["Ada"], 7, "[" * 100_000,
+    {"text": None, "answer_start": None},
+])  # fmt: skip
+def test_answers_in_other_forms_are_an_error_with_their_row(value: Any) -> None:
     with pytest.raises(InputError, match="expected answers, found") as caught:
-        TASK.labels(rows_of(("q", CONTEXT, bad)), settings(), [])
+        TASK.labels(rows_of(("q", CONTEXT, value)), settings(), [])
     assert caught.value.where == "qa.jsonl, row 1"
+    assert len(str(caught.value.what)) < 200
+
+
+def squad_rows(answers: Any, is_impossible: Any) -> Rows:
+    rows = rows_of(("q", CONTEXT, answers))
+    return Rows({**rows.columns, "is_impossible": [is_impossible]}, rows.origins)
+
+
+@pytest.mark.parametrize("flag", [True, "True", "true", 1, "1", 1.0])
+@pytest.mark.parametrize("value", [answers(("Ada", 0)), answers(), None, ""])
+def test_impossible_row_with_a_plausible_answer_has_no_answer(value: Any, flag: Any) -> None:
+    rows = squad_rows(value, flag)
+    labels = TASK.labels(rows, settings(), [])
+    assert labels is not None and labels.tolist() == [[NO_ANSWER] * 2]
+    metric = TASK.metric(rows, settings(), [])
+    assert isinstance(metric, SpanMetric) and metric.gold == [[]]
+    assert len(TASK.label_statements(rows, settings(), [])) == (bool(value) and bool(value["text"]))
+
+
+@pytest.mark.parametrize("flag", [False, "False", 0, "0", None, ""])
+def test_possible_row_keeps_its_answer(flag: Any) -> None:
+    labels = TASK.labels(squad_rows(answers(("Ada", 0)), flag), settings(), [])
+    assert labels is not None and labels.tolist() == [[0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("value", "flag", "message"),
+    [
+        (answers(), False, "`is_impossible` is false, but the row has no answer"),
+        (answers(("", -1)), 0, "`is_impossible` is false, but the row has no answer"),
+        (answers(("Ada", 0)), "maybe", "expected true or false, found 'maybe'"),
+        (answers(("Ada", 0)), 2, "expected true or false, found 2"),
+        (answers(("Ada", 0), ("", -1)), None, "some of the answers are empty"),
+    ],
+)
+def test_contradictory_rows_are_an_error_with_their_row(value: Any, flag: Any, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        TASK.labels(squad_rows(value, flag), settings(), [])
+    assert caught.value.where == "qa.jsonl, row 1"
+
+
+def test_error_of_a_wrong_position_names_the_right_one() -> None:
+    with pytest.raises(InputError) as caught:
+        TASK.labels(rows_of(("q", CONTEXT, answers(("wrote", 3)))), settings(), [])
+    assert caught.value.hint == "the text is at character 4; answer_start counts characters from 0"
+
+
+def test_empty_answers_are_stated_as_no_answer() -> None:
+    rows = rows_of(("q", CONTEXT, answers(("", -1))), ("q", CONTEXT, answers(("Ada", 0))))
+    (statement,) = TASK.label_statements(rows, settings(), [])
+    assert statement == "1 row with empty answers has no answer"
 
 
 def test_metric_needs_answers_in_every_row() -> None:

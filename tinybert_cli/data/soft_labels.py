@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinybert_cli.data.column_types import as_array
-from tinybert_cli.data.readers import read_file
 from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.types import Array, Layout, Rows, concatenated_ranges, first_infinite_row
 
@@ -80,11 +79,15 @@ def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
     shards = training_shards(files)
     if not shards:
         raise InputError(f"'{folder}' has no rows of train or unlabeled", hint="gen-soft-labels: splits: [train]")
-    parts = [read_file(folder / name) for name in shards]
-    names = list(dict.fromkeys(name for part in parts for name in part.columns))
-    columns = {name: [v for part in parts for v in part.columns.get(name, [None] * len(part))] for name in names}
-    logits, layout = _flat(columns.pop(LOGITS), columns.pop(TOKEN_SPANS, None))
-    rows = Rows(columns, tuple(origin for part in parts for origin in part.origins))
+    parts = [_read_shard(folder / name) for name in shards]
+    counts = [len(part.rows) for part in parts]
+    names = list(dict.fromkeys(name for part in parts for name in part.rows.columns))
+    columns = {
+        name: [value for part in parts for value in part.rows.columns.get(name, [None] * len(part.rows))]
+        for name in names
+    }
+    rows = Rows(columns, tuple(origin for part in parts for origin in part.rows.origins))
+    logits, layout = np.concatenate([part.logits for part in parts]), _concatenated([part.layout for part in parts])
     infinite = first_infinite_row(logits, layout)
     if infinite is not None:
         raise InputError(
@@ -92,7 +95,7 @@ def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
             where=rows.location(infinite),
             hint="run gen-soft-labels again with --force",
         )
-    split_indices = np.repeat([_split_index(name) for name in shards], [len(part) for part in parts])
+    split_indices = np.repeat([_split_index(name) for name in shards], counts)
     return SoftLabels(rows, logits, layout, split_indices)
 
 
@@ -102,14 +105,48 @@ def training_shards(files: Iterable[str]) -> list[str]:
     return sorted(shards, key=lambda name: (_split_index(name), name))
 
 
-def _flat(by_row: list[Any], token_spans: list[Any] | None) -> tuple[Array, Layout | None]:
-    """One prediction of C numbers per row → (N, C), None; a list of predictions per row → (P, C) and their layout."""
-    is_nested = any(logits and isinstance(logits[0], list) for logits in by_row)
-    if not is_nested:
-        return np.asarray(by_row, dtype=np.float32), None
-    flat = np.asarray([prediction for logits in by_row for prediction in logits], dtype=np.float32)
-    spans = None if token_spans is None else np.asarray([span for row in token_spans for span in row], dtype=np.int32)
-    return flat, Layout(np.concatenate([[0], np.cumsum([len(logits) for logits in by_row])]), spans)
+def _read_shard(path: Path) -> SoftLabels:
+    """One file; its numbers never become Python lists, which take ten times the memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot read '{path}': {error}") from error
+    numbers = {
+        name: table.column(name).combine_chunks() for name in (LOGITS, TOKEN_SPANS) if name in table.column_names
+    }
+    rows = Rows(table.drop_columns([*numbers]).to_pydict(), ((str(path), len(table)),))
+    logits, row_offsets = _flat(numbers[LOGITS])
+    if row_offsets is None:
+        return SoftLabels(rows, logits.astype(np.float32))
+    token_spans = _flat(numbers[TOKEN_SPANS])[0].astype(np.int32) if TOKEN_SPANS in numbers else None
+    return SoftLabels(rows, logits.astype(np.float32), Layout(row_offsets, token_spans))
+
+
+def _flat(lists: pa.Array) -> tuple[Array, Array | None]:
+    """Lists of C numbers → (N, C), None; lists of such lists → (P, C), and where those of each row begin (N + 1,)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    row_offsets = None
+    if pa.types.is_nested(lists.type.value_type):
+        row_offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))])
+        lists = lists.flatten()
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    width = lists.type.list_size if pa.types.is_fixed_size_list(lists.type) else len(values) // max(1, len(lists))
+    return values.reshape(len(lists), width), row_offsets
+
+
+def _concatenated(layouts: Sequence[Layout | None]) -> Layout | None:
+    """Of several files, one after the other."""
+    several = [layout for layout in layouts if layout is not None]
+    if not several:
+        return None
+    counts = np.concatenate([np.diff(layout.row_offsets) for layout in several])
+    spans = [layout.token_spans for layout in several if layout.token_spans is not None]
+    return Layout(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(spans) if spans else None)
 
 
 def _split_index(name: str) -> int:

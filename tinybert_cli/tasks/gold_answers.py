@@ -61,6 +61,36 @@ def gold_answers(rows: Rows, data: Data, contexts: Sequence[str]) -> list[list[G
     return result
 
 
+def statements(rows: Rows, data: Data, contexts: Sequence[str]) -> list[str]:
+    """How many rows have no answer for another reason than an empty list of answers, in sentences."""
+    gold = gold_answers(rows, data, contexts)
+    if gold is None:
+        return []
+    impossible = rows.columns.get(IMPOSSIBLE, [None] * len(rows))
+    plausible = empty = 0
+    for index, (value, answers) in enumerate(zip(rows.column(data.label_column), gold, strict=True)):
+        if answers == [] and _holds_answers(value):
+            is_impossible = _truth(impossible[index], rows.location(index))
+            plausible, empty = plausible + bool(is_impossible), empty + (not is_impossible)
+    result = []
+    if plausible:
+        result.append(f"`{IMPOSSIBLE}` is true in {_rows(plausible)} with answers: these have no answer")
+    if empty:
+        result.append(f"{_rows(empty)} with empty answers {'has' if empty == 1 else 'have'} no answer")
+    return result
+
+
+def _holds_answers(value: Any) -> bool:
+    try:
+        return bool(_pairs(_parsed(value), value, ""))
+    except InputError:  # of a row with `is_impossible`, whose answers are not read
+        return False
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
 def _answers(value: Any, where: str) -> list[GoldAnswer]:
     """The answers in one cell; an empty list for none, and for empty texts only."""
     pairs = _pairs(_parsed(value), value, where)
@@ -68,7 +98,7 @@ def _answers(value: Any, where: str) -> list[GoldAnswer]:
     if all(empty):
         return []
     if any(empty):
-        raise InputError(f"some of the answers are empty: {value!r}", where=where, hint="remove them")
+        raise InputError(f"some of the answers are empty: {_shortened(value)}", where=where, hint="remove them")
     return [GoldAnswer(text.strip(), begin + len(text) - len(text.lstrip())) for text, begin in pairs]
 
 
@@ -82,7 +112,7 @@ def _pairs(parsed: Any, value: Any, where: str) -> list[tuple[str, int]]:
             texts, begins = [texts], [begins]
         return [(_text(text), _number(begin)) for text, begin in zip(texts, begins, strict=True)]
     except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise InputError(f"expected answers, found {value!r}", where=where, hint=_FORM) from error
+        raise InputError(f"expected answers, found {_shortened(value)}", where=where, hint=_FORM) from error
 
 
 def _parsed(value: Any) -> Any:
@@ -117,6 +147,11 @@ def _truth(value: Any, where: str) -> bool | None:
     if truth is None:
         raise InputError(f"`{IMPOSSIBLE}`: expected true or false, found {value!r}", where=where)
     return truth
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _check_position(answer: GoldAnswer, context: str, where: str) -> None:

@@ -21,7 +21,7 @@ from tinybert_cli.metrics.spans import NEVER, NO_ANSWER, NULL_THRESHOLD, SpanMet
 from tinybert_cli.tasks.base import PredictionTask, missing
 from tinybert_cli.tasks.context_windows import ContextWindows, cut_questions
 from tinybert_cli.tasks.encoding import text_columns_of
-from tinybert_cli.tasks.gold_answers import gold_answers
+from tinybert_cli.tasks.gold_answers import gold_answers, statements
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
 if TYPE_CHECKING:
@@ -95,6 +95,10 @@ class QuestionAnswering(PredictionTask):
             row = next(index for index, answers in enumerate(gold) if answers is None)
             raise InputError("a row without answers", where=rows.location(row))
         return SpanMetric(labels, contexts, [[answer.text for answer in answers or []] for answers in gold])
+
+    def label_statements(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        _, contexts = _questions_and_contexts(rows, data)
+        return statements(rows, data, contexts)
 
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
         if missing(labels).all():
