@@ -4,7 +4,7 @@
 
 `path/to/datasets` contains squad and cmrc2018. The logits of every validation question are 20 where its answer begins
 and ends, and 0 elsewhere; the task decodes them. Vocabularies: Unigram and WordPiece trained on the contexts of
-cmrc2018, and that of the packaged MiniLM for squad. What is missing to 1 are answers that begin or end inside of a token.
+cmrc2018, and that of the packaged MiniLM for squad. Answers that begin or end inside of a token keep it below 1.
 """
 
 from __future__ import annotations
