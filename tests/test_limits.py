@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import re
 import socket
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import transformers
 from conftest import make_config, run, write_base_model, write_rows, write_sentences
 
-from tinybert_cli import cli, configuration, metrics, models, tasks
+from tinybert_cli import cli, configuration, loops, metrics, models, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.configuration import yaml_reader
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, UserError, explained
@@ -27,6 +30,8 @@ from tinybert_cli.metrics import bootstrap
 from tinybert_cli.metrics.calibration import brier
 from tinybert_cli.stages import evaluate, gen_soft_labels
 from tinybert_cli.types import Predictions, Rows
+
+locate = importlib.import_module("tinybert_cli.models.locate")  # the package has a function of this name
 
 MANY = 50_000  # classes
 
@@ -358,3 +363,67 @@ def test_out_of_memory_in_training_leaves_no_folder(
 def test_disks_that_cannot_be_used_are_no_bugs(number: int, code: int) -> None:
     error = explained(OSError(number, os.strerror(number), "/cache/x"))
     assert isinstance(error, UserError) and error.exit_code == code and "'/cache/x'" in str(error)
+
+
+def test_a_hub_that_does_not_answer_is_given_up_on_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(locate, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(6) or [])  # no name server answers
+    locate._hub_answers.cache_clear()
+    begin = time.monotonic()
+    with pytest.raises(InputError, match="is not in the cache, and the Hub cannot be reached") as caught:
+        models.fetch(models.locate("org/name"))
+    assert time.monotonic() - begin < 5 and "give the downloaded folder instead" in str(caught.value)
+    locate._hub_answers.cache_clear()
+
+
+# -- families ------------------------------------------------------------------------------------------------
+
+
+def small_classifier(folder: Path, config: transformers.PreTrainedConfig) -> Path:
+    """A random model of a family, with the tokenizer of the tests."""
+    from transformers import AutoModelForSequenceClassification
+
+    write_base_model(folder)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return folder
+
+
+SMALL = {
+    "vocab_size": 31, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32,
+    "max_position_embeddings": 66, "pad_token_id": 0,
+}  # fmt: skip
+
+
+def test_families_without_bf16_are_trained_in_float32(tmp_path: Path) -> None:
+    folder = small_classifier(tmp_path / "fnet", transformers.FNetConfig(**SMALL))
+    data = write_sentences(tmp_path / "data")
+    settings = {"model": folder, "training__max_steps": 1, "training__keep": "last"}
+    with pytest.raises(InputError, match="fnet models compute in float32 only") as caught:
+        run("finetune", make_config("finetune", data, tmp_path / "out", training__mixed_precision="bf16", **settings))
+    assert "mixed_precision: auto or no" in str(caught.value) and not (tmp_path / "out").exists()
+    config = make_config("finetune", data, tmp_path / "out", training__mixed_precision="auto", **settings)
+    assert next(row for row in run("finetune", config) if row["event"] == "plan")["precision"] == "no"
+
+
+def test_family_that_needs_more_than_text_is_rejected_at_loading(tmp_path: Path) -> None:
+    folder = small_classifier(tmp_path / "xmod", transformers.XmodConfig(**SMALL))
+    with pytest.raises(InputError, match="xmod models cannot be run on text alone: Input language unknown"):
+        models.load(models.locate(str(folder)), "sequence-classification")
+
+
+def test_family_that_onnx_cannot_express_is_an_input_error(tmp_path: Path) -> None:
+    folder = small_classifier(tmp_path / "fnet", transformers.FNetConfig(**SMALL, id2label={0: "bad", 1: "good"}))
+    config = make_config("export", write_sentences(tmp_path / "data"), tmp_path / "out", model=folder)
+    with pytest.raises(InputError, match=r"fnet models cannot be exported to ONNX: .*fft") as caught:
+        run("export", config)
+    assert "format: safetensors" in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_multiplications_of_sliced_embeddings_are_counted() -> None:
+    config = transformers.DebertaV2Config(**SMALL, relative_attention=True, pos_att_type=["c2p", "p2c"])
+    model = transformers.DebertaV2ForSequenceClassification(config)
+    ids = torch.ones((2, 8), dtype=torch.int64)
+    assert loops.multiply_adds(model, [{"input_ids": ids, "attention_mask": ids}]) > 0
+    assert all(parameter.requires_grad for parameter in model.parameters())

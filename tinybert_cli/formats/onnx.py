@@ -60,9 +60,15 @@ def write_onnx(model: Any, inputs: Mapping[str, torch.Tensor], folder: Path, *, 
                 opset_version=opset or NEWEST_OPSET,
             )
         except torch.onnx.errors.UnsupportedOperatorError as error:
+            if opset is None:
+                raise _not_exportable(model.config.model_type, error) from error
             raise ConfigError(
                 f"`opset` {opset} lacks an operator that this model needs: {error}", key=("opset",), hint="leave it out"
             ) from error
+        except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
+            if is_out_of_memory(error) or model.config.model_type in FUSED:
+                raise
+            raise _not_exportable(model.config.model_type, error) from error
     _optimize(plain, path, model.config)
     plain.unlink()
 
@@ -94,7 +100,17 @@ class OnnxSession:
     def __call__(self, inputs: Mapping[str, Array]) -> Array:
         """Logits, (B, C) or (B, T, C), of input_ids, attention_mask, ... (B, T)."""
         logits: Array
-        (logits,) = self.session.run(None, {name: inputs[name] for name in self.inputs})
+        try:
+            (logits,) = self.session.run(None, {name: inputs[name] for name in self.inputs})
+        except Exception as error:  # onnxruntime has a class of its own for every kind of failure
+            if is_out_of_memory(error):
+                raise
+            shape = " x ".join(map(str, inputs[self.inputs[0]].shape))
+            message, _, _ = str(error).partition("\n")
+            raise InputError(
+                f"the ONNX export cannot be run on {shape} tokens: {message}",
+                hint="some families only run on inputs as long as those of the export; use `format: safetensors`",
+            ) from error
         return logits
 
 
@@ -108,6 +124,11 @@ def onnx_usage(export: Export) -> dict[str, str]:
         "tinybert": f"```sh\n{export.command}\n```\n\nThis needs no torch.",
         "transformers": f"Load {export.model}, the original; this export is for ONNX Runtime.",
     }
+
+
+def _not_exportable(family: str, error: Exception) -> InputError:
+    message, _, _ = str(error).partition("\n")
+    return InputError(f"{family} models cannot be exported to ONNX: {message}", hint="use `format: safetensors`")
 
 
 def _logits_module(model: Any, names: list[str]) -> Any:

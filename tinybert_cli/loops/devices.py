@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from tinybert_cli.errors import ConfigError
+from tinybert_cli.errors import ConfigError, InputError
 
 if torch.distributed.is_available():
     # Functions of this module take the default process group as a default argument. Imported after a group exists, they
@@ -21,14 +21,22 @@ def device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def precision(requested: str) -> str:
+def precision(requested: str, *, float32_family: str | None = None) -> str:
     """The precision to compute in, `no` (float32), `bf16` or `fp16`.
 
     `auto` becomes bf16 where the device computes it faster than float32, fp16 on older GPUs, else `no`.
 
+    Args:
+        float32_family: the family of the model, if it cannot compute in fewer bits.
+
     Raises:
         ConfigError: fp16 without a GPU.
+        InputError: the model cannot compute in the requested precision.
     """
+    if float32_family is not None and requested not in ("auto", "no"):
+        raise InputError(f"{float32_family} models compute in float32 only", hint="mixed_precision: auto or no")
+    if float32_family is not None:
+        return "no"
     if requested == "fp16" and device().type == "cpu":
         raise ConfigError("fp16 needs a GPU", key=("training", "mixed_precision"), hint="auto, no or bf16")
     if requested != "auto":
@@ -39,9 +47,9 @@ def precision(requested: str) -> str:
     return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "no"
 
 
-def to_bf16_if_faster(model: torch.nn.Module, requested: str) -> str:
+def to_bf16_if_faster(model: torch.nn.Module, requested: str, *, float32_family: str | None = None) -> str:
     """For prediction: converts the weights to bf16 if `precision(requested)` is bf16; returns that precision."""
-    chosen = precision(requested)
+    chosen = precision(requested, float32_family=float32_family)
     if chosen == "bf16":
         model.to(torch.bfloat16)
     return chosen

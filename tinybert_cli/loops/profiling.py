@@ -45,10 +45,15 @@ def multiply_adds(model: torch.nn.Module, batches: Sequence[Batch]) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     device = device_of(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:  # the counter asks for the gradient of slices of a weight, which have none here
+        parameter.requires_grad_(False)
     # The math kernel, because the counter does not support all of the fused ones.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         for batch in batches:
             forward(model.eval(), {key: value.to(device) for key, value in batch.items()})
+    for parameter in trained:
+        parameter.requires_grad_()
     return float(counter.get_total_flops()) / 2 / sum(len(batch["input_ids"]) for batch in batches)
 
 

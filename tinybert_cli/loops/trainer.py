@@ -41,11 +41,12 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[list[int]]: ...
 
 
-def make_accelerator(training: Training, logs: Path | None = None) -> Accelerator:
+def make_accelerator(training: Training, logs: Path | None = None, *, float32_family: str | None = None) -> Accelerator:
     """Device, precision and processes of a training run. Create it before anything is moved to a device.
 
     Args:
         logs: the folder for trackers that write files.
+        float32_family: the family of the model, if it cannot compute in fewer bits.
 
     Raises:
         ConfigError: fp16 without a GPU.
@@ -54,7 +55,7 @@ def make_accelerator(training: Training, logs: Path | None = None) -> Accelerato
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     return Accelerator(
-        mixed_precision=precision(training.mixed_precision),
+        mixed_precision=precision(training.mixed_precision, float32_family=float32_family),
         log_with=_trackers(training) or None,
         project_dir=logs,
         # layer losses do not use the classifier, and no loss uses the pooler that most families have

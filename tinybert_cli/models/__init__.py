@@ -6,6 +6,8 @@ from tinybert_cli.models.layer_outputs import Student, Teacher
 from tinybert_cli.models.loading import (
     HEADS,
     check_outputs,
+    float32_family,
+    float32_family_of,
     has_head,
     label_names,
     load,
@@ -55,6 +57,8 @@ __all__ = [
     "compute_head_in_float32",
     "copied_layers",
     "fetch",
+    "float32_family",
+    "float32_family_of",
     "has_head",
     "has_separate_head",
     "label_names",

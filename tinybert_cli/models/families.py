@@ -83,6 +83,9 @@ _ROBERTA = replace(
     _BERT, lm_head=("lm_head",), outside_layers=_EMBEDDINGS | _DENSE_HEAD | {"pooler.dense": ("hidden", "hidden")}
 )
 
+# Families whose implementation in transformers fails in bf16 or under autocast.
+FLOAT32_ONLY = {"big_bird", "deberta", "fnet", "mra"}
+
 FAMILIES = {
     "bert": _BERT,
     "roberta": _ROBERTA,

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tinybert_cli.config import Model
-from tinybert_cli.errors import InputError, UserError
+from tinybert_cli.errors import InputError, UserError, is_out_of_memory
 from tinybert_cli.files import read_object
 from tinybert_cli.input_limits import NO_LENGTH
 from tinybert_cli.models.cls_last_layer import compute_cls_only
+from tinybert_cli.models.families import FAMILIES, FLOAT32_ONLY
 from tinybert_cli.models.locate import Source, fetch
 from tinybert_cli.models.shapes import shape
 from tinybert_cli.models.weight_files import family_of, first_few, is_finite, read_weights
@@ -100,6 +101,8 @@ def load(
         trust_remote_code=False,
     )
     _check_report(report, folder, prefix if suffixes else "", new_head=new_head or not suffixes)
+    if config.model_type not in FAMILIES:
+        _check_runs_on_text(model, folder)
     return compute_cls_only(model) if cls_only else model
 
 
@@ -186,6 +189,17 @@ def takes_token_types(source: Source) -> bool:
     return "token_type_ids" in inspect.signature(model_class.forward).parameters
 
 
+def float32_family(source: Source) -> str | None:
+    """The family of a model that cannot compute in fewer bits than float32; None if it can, or is an export."""
+    family = family_of(read_object(fetch(source, weights=False) / "config.json"))
+    return family if family in FLOAT32_ONLY else None
+
+
+def float32_family_of(model: PreTrainedModel) -> str | None:
+    """The same for a model that is loaded."""
+    return model.config.model_type if model.config.model_type in FLOAT32_ONLY else None
+
+
 def number_of_layers(setting: Model, source: Source) -> int:
     """Number of layers of the model that `setting` describes. Loads no weights."""
     return int(shape(setting, _read_config(fetch(source, weights=False))).num_hidden_layers)
@@ -246,7 +260,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
 def _check_numbers(values: Mapping[str, Any], file: Path) -> None:
     """InputError for numbers of layers or labels that would fill the memory before any weight is read."""
     for name, value in values.items():
-        numbers = value if isinstance(value, list) else [len(value) if name in ("id2label", "label2id") else value]
+        numbers = value if isinstance(value, list) else [len(value) if isinstance(value, dict) else value]
         most = MOST_LABELS if "label" in name else MOST_LAYERS if _COUNT.search(name) else MOST_NUMBER
         for number in numbers:
             if isinstance(number, int) and abs(number) > most:
@@ -288,6 +302,22 @@ def _check_size(
             where=str(folder),
             hint=OTHER_MODEL,
         )
+
+
+def _check_runs_on_text(model: PreTrainedModel, folder: Path) -> None:
+    """InputError if the model needs more than token ids: boxes, images, table cells, a language."""
+    ids = torch.ones((1, 4), dtype=torch.int64)
+    try:
+        with torch.no_grad():
+            model.eval()(input_ids=ids, attention_mask=ids)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{model.config.model_type} models cannot be run on text alone: {error}",
+            where=str(folder),
+            hint="use a model for text: bert, roberta, distilbert, electra, ...",
+        ) from error
 
 
 def _is_decoder_only(config: PreTrainedConfig) -> bool:

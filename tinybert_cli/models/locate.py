@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib.util
 import re
+import socket
+import threading
+import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tinybert_cli.errors import InputError
 
@@ -149,6 +155,29 @@ def _missing_folder(name: str) -> InputError:
     return InputError(f"there is no folder '{name}'", hint=hint)
 
 
+@functools.cache
+def _hub_answers() -> bool:
+    """Whether the Hub, or the proxy on the way to it, accepts a connection within CONNECT_SECONDS."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    hub = urlsplit(constants.ENDPOINT)
+    proxies = {} if urllib.request.proxy_bypass(hub.hostname or "") else urllib.request.getproxies()
+    server = urlsplit(proxies.get(hub.scheme, proxies.get("all", constants.ENDPOINT)))
+    port = server.port or {"http": 80, "https": 443}.get(server.scheme, 1080)
+    answered = threading.Event()
+
+    def connect() -> None:
+        with suppress(OSError), socket.create_connection((server.hostname or "", port), timeout=CONNECT_SECONDS):
+            answered.set()
+
+    thread = threading.Thread(target=connect, daemon=True)  # looking up a name has no time limit of its own
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    return answered.is_set()
+
+
 def _download(source: Source, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError of its own httpx version
@@ -167,8 +196,11 @@ def _download(source: Source, patterns: list[str]) -> Path:
         f"on a machine with network access, run: hf download {hub_id}{option}; then set HF_HOME to the folder of that "
         "cache, or give the downloaded folder instead of the id"
     )
+    offline = not _hub_answers()  # else its client tries again and again, for half a minute
     try:
-        return Path(snapshot_download(hub_id, revision=source.revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(hub_id, revision=source.revision, allow_patterns=patterns, local_files_only=offline)
+        )
     except GatedRepoError as error:
         raise InputError(
             f"'{hub_id}' is gated: its owners must grant access",
@@ -191,6 +223,8 @@ def _download(source: Source, patterns: list[str]) -> Path:
             f"'{full_id}' is not in the cache, and the Hub cannot be reached", hint=offline_hint
         ) from error
 
+
+CONNECT_SECONDS = 3.0
 
 RUN_AGAIN = "run again to finish: the same command continues where it stopped"
 

@@ -92,7 +92,8 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
             f"the model {embeddings:,} embeddings",
             hint=COPY_TOKENIZER,
         )
-    if model.config.pad_token_id is not None and model.config.pad_token_id != tokenizer.pad_token_id:
+    padding = model.config.to_dict().get("pad_token_id")
+    if padding is not None and padding != tokenizer.pad_token_id:
         raise InputError(
             f"the tokenizer of '{source.name}' does not match the model: its padding id is {tokenizer.pad_token_id}, "
             f"the model expects {model.config.pad_token_id}",

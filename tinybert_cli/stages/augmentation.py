@@ -99,7 +99,8 @@ def _load_masked_lm(
     masked_lm = models.MaskedLM(
         model, tokenizer, source, candidates=setting.candidates, is_excluded=word_replacement.is_protected
     )
-    loops.to_bf16_if_faster(masked_lm.to(accelerator.device), config.mixed_precision)
+    family = models.float32_family_of(model)
+    loops.to_bf16_if_faster(masked_lm.to(accelerator.device), config.mixed_precision, float32_family=family)
     return masked_lm, model, tokenizer
 
 

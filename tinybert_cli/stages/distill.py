@@ -51,7 +51,9 @@ def _distill(
     teacher: models.Source | None,
     output: artifacts.Output,
 ) -> Iterator[Event]:
-    accelerator = loops.make_accelerator(config.training, output.trackers)  # before anything is moved to a device
+    family = models.float32_family(source)
+    # before anything is moved to a device
+    accelerator = loops.make_accelerator(config.training, output.trackers, float32_family=family)
     run = TrainingRun(config, task, objective, output, accelerator)
     if teacher is not None:
         yield from _tokenizer_warnings(teacher, source, loss)
@@ -145,7 +147,8 @@ def _load_teacher(
     """The teacher that runs beside the student, on the device of this process."""
     models.check_length(source, config.data.max_seq_length)
     model = models.load(source, task.head).to(device)
-    loops.to_bf16_if_faster(model, config.training.mixed_precision)
+    family = models.float32_family_of(model)
+    loops.to_bf16_if_faster(model, config.training.mixed_precision, float32_family=family)
     layers = models.layer_map(config.layer_mapping, student.config.num_hidden_layers, model.config.num_hidden_layers)
     return models.Teacher(model, layers, loss.layer_outputs)
 

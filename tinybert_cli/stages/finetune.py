@@ -43,7 +43,9 @@ def _finetune(
     source: models.Source,
     output: artifacts.Output,
 ) -> Iterator[Event]:
-    run = TrainingRun(config, task, objective, output, loops.make_accelerator(config.training, output.trackers))
+    family = models.float32_family(source)
+    accelerator = loops.make_accelerator(config.training, output.trackers, float32_family=family)
+    run = TrainingRun(config, task, objective, output, accelerator)
     loss_set = losses.LOSS_SETS[task.output_type]
     if config.label_dataset is None:
         rows = yield from _gold_rows(config, task)

@@ -45,11 +45,11 @@ class LabelPrecision:
 def label_precision(config: GenSoftLabels, task: tasks.PredictionTask, teachers: Sequence[Predictor]) -> LabelPrecision:
     """The precision that these teachers, loaded in float32, will label in; see `reduce_precision`."""
     requested = "no" if task.output_type == "value" else config.mixed_precision
-    chosen = loops.precision(requested)
 
     def of(teacher: Predictor) -> str:
         if teacher.model is None:
             return "as exported"
+        chosen = loops.precision(requested, float32_family=models.float32_family_of(teacher.torch_model))
         return chosen if models.has_separate_head(teacher.model) else "no"
 
     return LabelPrecision([of(teacher) for teacher in teachers], config.logits_dtype)
