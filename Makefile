@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that ends with an export is a target.
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
-.PHONY: install $(RECIPES) sweep-demo smoke test check fix schemas reference benchmark clean
+.PHONY: install $(RECIPES) sweep-demo smoke test faults check fix schemas reference benchmark clean
 
 install: $(VENV)/installed
 
@@ -74,6 +74,11 @@ $(RUNS)/sweep-demo/eval/manifest.json: configs/sweep-demo/7-eval.yaml configs/de
 
 test: install
 	$(BIN)/python -m pytest -n auto
+
+# Damaged files, killed runs, full disks, hostile models: every fault, and the page about them.
+faults: install
+	$(BIN)/python -m pytest -n auto tests/faults --faults --junitxml $(RUNS)/faults.xml
+	$(BIN)/python tests/faults/page.py $(RUNS)/faults.xml > docs/reliability.md
 
 check: install
 	$(BIN)/ruff format --check .

@@ -35,6 +35,17 @@ QUICK = {
 Configs = Callable[..., Any]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", action="store_true", help="run the slow faults too, and write docs/reliability.md")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--faults"):
+        for item in items:
+            if "faults" in item.keywords and item.get_closest_marker("faults"):
+                item.add_marker(pytest.mark.skip(reason="a slow fault: make faults"))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)

@@ -1,0 +1,48 @@
+"""Writes docs/reliability.md from the results of `make faults`: python tests/faults/page.py RESULTS.xml."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from xml.etree import ElementTree
+
+from limits import MEMORY, SECONDS
+
+HEAD = """# Reliability
+
+`make faults` damages a small finished cascade in every way that this page lists, runs the command in a process of its
+own, and compares its exit code, its message and all files with what they should be. It writes this page. The fast
+faults are part of `make test`; both run in CI. The tables are in `tests/faults/`.
+
+A command may allocate {memory} GB and take {seconds} s here. A traceback, or the words "a bug in tinybert", fail a test.
+Stopped runs get their signal right before a file changes, at moments that are spread evenly over the run, and the
+results of a run are its weights, labels, predictions and exported models.
+
+{counts}
+"""
+EXIT_CODES = "0 done · 1 failed while running · 2 invalid config · 3 unfit input · 4 `output_dir` holds something else"
+
+
+def main(file: str) -> None:
+    rows = [
+        json.loads(entry.attrib["value"])
+        for entry in ElementTree.parse(file).iter("property")
+        if entry.attrib["name"] == "fault"
+    ]
+    codes = Counter(row[3] for row in rows)
+    listed = ", ".join(f"{number} end with exit code {code}" for code, number in sorted(codes.items()))
+    counts = f"{len(rows)} faults: {listed} ({EXIT_CODES} · 137 SIGKILL · 143 SIGTERM)."
+    print(HEAD.format(memory=MEMORY >> 30, seconds=SECONDS, counts=counts), end="")
+    for kind in dict.fromkeys(row[0] for row in rows):
+        print(f"\n## {kind}\n\n| fault | command | exit code | message | files afterwards |\n|---|---|---:|---|---|")
+        for _, *cells in (row for row in rows if row[0] == kind):
+            print(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+
+
+def _cell(value: str | int) -> str:
+    return str(value).replace("|", "\\|").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
