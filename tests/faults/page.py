@@ -1,10 +1,11 @@
-"""Writes docs/reliability.md from the results of `make faults`: python tests/faults/page.py RESULTS.xml."""
+"""Writes docs/reliability.md from the results of `make faults`: python tests/faults/page.py RESULTS.xml PAGE.md."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 from xml.etree import ElementTree
 
 from limits import MEMORY, SECONDS
@@ -24,20 +25,21 @@ results of a run are its weights, labels, predictions and exported models.
 EXIT_CODES = "0 done · 1 failed while running · 2 invalid config · 3 unfit input · 4 `output_dir` holds something else"
 
 
-def main(file: str) -> None:
+def main(results: str, page: str) -> None:
     rows = [
         json.loads(entry.attrib["value"])
-        for entry in ElementTree.parse(file).iter("property")
+        for entry in ElementTree.parse(results).iter("property")
         if entry.attrib["name"] == "fault"
     ]
     codes = Counter(row[3] for row in rows)
     listed = ", ".join(f"{number} end with exit code {code}" for code, number in sorted(codes.items()))
     counts = f"{len(rows)} faults: {listed} ({EXIT_CODES} · 137 SIGKILL · 143 SIGTERM)."
-    print(HEAD.format(memory=MEMORY >> 30, seconds=SECONDS, counts=counts), end="")
+    lines = [HEAD.format(memory=MEMORY >> 30, seconds=SECONDS, counts=counts).rstrip("\n")]
     for kind in dict.fromkeys(row[0] for row in rows):
-        print(f"\n## {kind}\n\n| fault | command | exit code | message | files afterwards |\n|---|---|---:|---|---|")
-        for _, *cells in (row for row in rows if row[0] == kind):
-            print(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+        lines += ["", f"## {kind}", "", "| fault | command | exit code | message | files afterwards |"]
+        lines += ["|---|---|---:|---|---|"]
+        lines += [f"| {' | '.join(map(_cell, cells))} |" for row_kind, *cells in rows if row_kind == kind]
+    Path(page).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _cell(value: str | int) -> str:
@@ -45,4 +47,4 @@ def _cell(value: str | int) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

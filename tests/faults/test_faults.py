@@ -134,7 +134,9 @@ def test_a_second_process_in_one_folder_is_refused(folder: Path, record: Record)
         second = world.run(folder, *words)
         assert first.process.exitcode is None
     assert second.code == 4 and "another process" in second.err
-    record("Stopped runs", "two processes, one folder", " ".join(words), 4, second.message, "those of the first process")
+    record(
+        "Stopped runs", "two processes, one folder", " ".join(words), 4, second.message, "those of the first process"
+    )
 
 
 # -- disks ---------------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def _main(folder: str, words: list[str], streams: Path, memory: int, moment: Mom
     for number, name, mode in ((0, "in", os.O_RDONLY), (1, "out", os.O_WRONLY), (2, "err", os.O_WRONLY)):
         flags = mode | (0 if number == 0 else os.O_CREAT | os.O_TRUNC)
         os.dup2(os.open(streams / name, flags), number)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115, PTH123
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["tinybert", *words]
     try:
@@ -215,7 +215,7 @@ class _Changes:
 def contents(folder: Path) -> dict[str, str]:
     """The sha256 of every file below the folder, by relative path; of a link, its target."""
     return {
-        str(path.relative_to(folder)): os.readlink(path)
+        str(path.relative_to(folder)): str(path.readlink())
         if path.is_symlink()
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -224,7 +224,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 # What names a moment or a duration, and so differs between two runs that did the same.
-VOLATILE = re.compile(r"(^|/)(run\.log|run\.yaml|log\.jsonl|manifest\.json|metrics\.json|README\.md|report\.(md|html))$")
+VOLATILE = re.compile(
+    r"(^|/)(run\.log|run\.yaml|log\.jsonl|manifest\.json|metrics\.json|README\.md|report\.(md|html))$"
+)
 
 
 def results(folder: Path) -> dict[str, str]:
