@@ -20,7 +20,11 @@ from tinybert_cli.tasks.text_classification import TextClassification
 from tinybert_cli.types import Rows
 
 PROPERTY = settings(
-    max_examples=120, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=120,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 LINE = TEXT.filter(lambda text: not set(text) & set("\t\n\r\0"))
