@@ -64,8 +64,7 @@ def test_tsv_without_tabs_in_its_cells_is_read_unchanged(rows: list[tuple[str, s
     assume(any(text or label for text, label in rows))
     file = tmp_path / "t.tsv"
     file.write_bytes("".join("\t".join(row) + "\n" for row in [("text", "label"), *rows]).encode())
-    columns = read_or_refuse(file)
-    assert columns is None or columns == {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    assert read_file(file).columns == {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
 
 
 @PROPERTY
@@ -75,8 +74,7 @@ def test_tsv_without_tabs_in_its_cells_is_read_unchanged(rows: list[tuple[str, s
 def test_json_lines_of_any_values_are_read_unchanged(rows: list[dict[str, Any]], ascii: bool, tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=ascii) + "\n" for row in rows), encoding="utf-8", newline="")
-    columns = read_or_refuse(file)
-    assert columns is None or columns == {name: [row[name] for row in rows] for name in ("text", "other")}
+    assert read_file(file).columns == {name: [row[name] for row in rows] for name in ("text", "other")}
 
 
 @PROPERTY
@@ -86,8 +84,7 @@ def test_json_lines_of_any_values_are_read_unchanged(rows: list[dict[str, Any]],
 def test_a_json_list_of_any_values_is_read_unchanged(rows: list[dict[str, Any]], indent: bool, tmp_path: Path) -> None:
     file = tmp_path / "t.json"
     file.write_text(json.dumps(rows, ensure_ascii=False, indent=2 if indent else None), encoding="utf-8", newline="")
-    columns = read_or_refuse(file)
-    assert columns is None or columns == {name: [row[name] for row in rows] for name in ("text", "other")}
+    assert read_file(file).columns == {name: [row[name] for row in rows] for name in ("text", "other")}
 
 
 @PROPERTY
