@@ -53,7 +53,7 @@ def test_fault_is_reported_and_changes_nothing(kind: str, fault: Fault, folder: 
     result = world.run(folder, *fault.words.split())
     assert (result.code, fault.message in result.err) == (fault.code, True), result.err
     assert "Traceback" not in result.err and "bug in tinybert" not in result.err
-    assert world.changes(before, world.contents(folder)) == []
+    assert [name for name in world.changes(before, world.contents(folder)) if not name.endswith("/run.log")] == []
     record(kind, fault.name, fault.words, fault.code, result.message, "as before")
 
 
