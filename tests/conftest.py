@@ -49,6 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+    torch.set_grad_enabled(True)  # an interrupted stage may leave no_grad
 
 
 @pytest.fixture(autouse=True)

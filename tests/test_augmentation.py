@@ -89,6 +89,8 @@ def test_pairs_stay_together_and_each_text_runs_once(
     pairs = [{"first": "9 a film is fine", "second": f"{n} {BAD[n]} {BAD[-n]} cast ."} for n in range(5)]
     write_rows(data / "train.jsonl", pairs)
     setting = SETTING | {"masked_lm": str(lm)}
+    (teacher / "manifest.json").unlink()
+    models.rewrite_config(teacher, {"tinybert_text_columns": None})
     rows = run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, augment=setting, **PAIR))
     augmented = copies(tmp_path / "out", "first", "second")
     assert last(rows, "candidates")["of"] == 1 + 5 and len(augmented) > 10

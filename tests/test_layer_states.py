@@ -279,5 +279,5 @@ def test_an_interrupted_student_resumes_to_the_same_weights(
 def test_a_damaged_states_file_is_rejected(teacher: Path, labels: Path, configs: Configs) -> None:
     file = labels / "train-00000-of-00001.scores.npy"
     file.write_bytes(file.read_bytes()[:-2] + b"\0\1")
-    with pytest.raises(InputError, match=r"scores\.npy' does not match"):
+    with pytest.raises(InputError, match=r"scores\.npy' is damaged"):
         run("distill", layer_config(configs, teacher, labels))
