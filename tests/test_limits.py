@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from tinybert_cli import cli, configuration, loops, metrics, models, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.configuration import yaml_reader
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, UserError, explained
+from tinybert_cli.escaping import ESCAPED, as_json
 from tinybert_cli.metrics import bootstrap
 from tinybert_cli.metrics.calibration import brier
 from tinybert_cli.stages import evaluate, gen_soft_labels
@@ -413,6 +415,12 @@ def test_family_that_needs_more_than_text_is_rejected_at_loading(tmp_path: Path)
         models.load(models.locate(str(folder)), "sequence-classification")
 
 
+def test_family_that_needs_more_token_types_is_rejected_at_loading(tmp_path: Path) -> None:
+    folder = small_classifier(tmp_path / "tapas", transformers.TapasConfig(**SMALL))
+    with pytest.raises(InputError, match="tapas models cannot be run on text alone"):
+        models.load(models.locate(str(folder)), "sequence-classification")
+
+
 def test_family_that_onnx_cannot_express_is_an_input_error(tmp_path: Path) -> None:
     folder = small_classifier(tmp_path / "fnet", transformers.FNetConfig(**SMALL, id2label={0: "bad", 1: "good"}))
     config = make_config("export", write_sentences(tmp_path / "data"), tmp_path / "out", model=folder)
@@ -427,3 +435,14 @@ def test_multiplications_of_sliced_embeddings_are_counted() -> None:
     ids = torch.ones((2, 8), dtype=torch.int64)
     assert loops.multiply_adds(model, [{"input_ids": ids, "attention_mask": ids}]) > 0
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+# -- terminals -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_terminals_without_a_character_show_its_code(encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=ESCAPED)
+    print(as_json("中 😀 a"), file=stream, flush=True)
+    written = stream.buffer.getvalue()  # type: ignore[attr-defined]
+    assert written == b'"\\u4e2d \\ud83d\\ude00 a"\n' and json.loads(written) == "中 😀 a"

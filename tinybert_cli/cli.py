@@ -16,8 +16,8 @@ import typer
 
 from tinybert_cli import processes
 from tinybert_cli.errors import ConfigError, ConfigErrors, GateError, UserError, explained
+from tinybert_cli.escaping import ESCAPED, message
 from tinybert_cli.escaping import as_json as as_json_text
-from tinybert_cli.escaping import message
 from tinybert_cli.user_paths import argument_path
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  open until the end
+        getattr(sys, name).reconfigure(errors=ESCAPED)  # for a terminal that cannot show every character
     app(prog_name="tinybert")
 
 

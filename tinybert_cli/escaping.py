@@ -5,6 +5,7 @@ A text may contain escape sequences that clear the screen, characters that rever
 
 from __future__ import annotations
 
+import codecs
 import re
 import shlex
 from typing import Any
@@ -31,6 +32,18 @@ def printable(text: str, *, keep: str = "") -> str:
 def message(text: str) -> str:
     """A message of one or several lines for the terminal."""
     return printable(text, keep="\n\t")
+
+
+def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
+    r"""`\u00e9` for a character that an encoding does not have; valid in JSON, too."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2)), error.end
+
+
+ESCAPED = "tinybert.escape"  # a way to handle errors in writing text, for `errors=` of a file
+codecs.register_error(ESCAPED, _escape_unencodable)
 
 
 def as_json(value: Any) -> str:

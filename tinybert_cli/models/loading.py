@@ -307,9 +307,12 @@ def _check_size(
 def _check_runs_on_text(model: PreTrainedModel, folder: Path) -> None:
     """InputError if the model needs more than token ids: boxes, images, table cells, a language."""
     ids = torch.ones((1, 4), dtype=torch.int64)
+    inputs = {"input_ids": ids, "attention_mask": ids, "token_type_ids": torch.zeros_like(ids)}
     try:
+        parameters = inspect.signature(model.forward).parameters
         with torch.no_grad():
-            model.eval()(input_ids=ids, attention_mask=ids)
+            model.eval()(**{name: values for name, values in inputs.items() if name in parameters})
+        model.config.num_hidden_layers  # noqa: B018  models of text and images have two numbers of layers
     except Exception as error:
         if is_out_of_memory(error):
             raise
