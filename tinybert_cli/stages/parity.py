@@ -96,9 +96,9 @@ class Parity:
 def violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> list[str]:
     """The requirements of `verify` that are not met; `atol` applies to float32 only (`exact`)."""
     failures = []
-    if exact and numbers["max_abs_logit_difference"] > verify.atol:
+    if exact and not numbers["max_abs_logit_difference"] <= verify.atol:  # NaN fails too
         failures.append(f"logits differ by {numbers['max_abs_logit_difference']:.2g}, more than atol {verify.atol:g}")
-    if numbers["agreement"] < verify.min_agreement:
+    if not numbers["agreement"] >= verify.min_agreement:
         failures.append(f"agreement {numbers['agreement']:.4f}, less than min_agreement {verify.min_agreement:g}")
     drop = -numbers.get("metric_difference", 0.0)
     if drop > verify.max_metric_drop:
