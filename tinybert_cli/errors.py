@@ -22,7 +22,7 @@ MAX_WIDTH = 1_000  # characters of a line in a message
 
 LESS_MEMORY = (
     "halve the batch size (per_device_train_batch_size with twice the gradient_accumulation_steps, "
-    "per_device_eval_batch_size, latency.batch_sizes), or lower data.max_seq_length; the same command then goes on"
+    "per_device_eval_batch_size, latency.batch_sizes), or lower data.max_seq_length"
 )
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
