@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from conftest import make_config, run, write_base_model, write_rows, write_sentences
@@ -446,3 +447,13 @@ def test_terminals_without_a_character_show_its_code(encoding: str) -> None:
     print(as_json("中 😀 a"), file=stream, flush=True)
     written = stream.buffer.getvalue()  # type: ignore[attr-defined]
     assert written == b'"\\u4e2d \\ud83d\\ude00 a"\n' and json.loads(written) == "中 😀 a"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_rejected_at_loading(value: float, folder: Path) -> None:
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][3, 2] = value
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"NaN or infinity in embeddings\.word_embeddings\.weight") as caught:
+        models.load(models.locate(str(folder)), "base")
+    assert caught.value.exit_code == 3
