@@ -294,7 +294,7 @@ def test_conll_in_a_txt_file_is_rejected_with_a_remedy_that_works(tmp_path: Path
     [
         ("t.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
         ("t.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
-        ("t.csv", gzip.compress(b"text\na\n"), "compressed with gzip"),
+        ("t.csv", gzip.compress(b"text\na\n", mtime=0), "compressed with gzip"),
         ("t.jsonl", b"PAR1\0\0", "a Parquet file"),
         ("t.csv", b"PK\x03\x04\0", "a zip or Excel file"),
     ],
