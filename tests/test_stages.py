@@ -355,8 +355,8 @@ def test_distill_moves_the_teacher_to_the_device_of_the_accelerator(
     calls: list[Any] = []
     make_accelerator, load = loops.make_accelerator, models.load
 
-    def recorded_make(*arguments: Any) -> Accelerator:
-        accelerator = make_accelerator(*arguments)
+    def recorded_make(*arguments: Any, **options: Any) -> Accelerator:
+        accelerator = make_accelerator(*arguments, **options)
         calls.append(("accelerator", fake_device(accelerator, monkeypatch)))
         return accelerator
 
