@@ -277,9 +277,7 @@ def test_any_labels_have_an_index_or_are_an_error_with_a_row(labels: list[Any]) 
 
 
 @settings(deadline=None, derandomize=True)
-@given(
-    st.lists(st.text("abc, ;|'é"), max_size=5), st.sampled_from([repr, json.dumps, lambda labels: str(tuple(labels))])
-)
+@given(st.lists(st.text(), max_size=5), st.sampled_from([repr, json.dumps, lambda labels: str(tuple(labels))]))
 def test_any_list_text_gives_its_labels(labels: list[str], write: Any) -> None:
     multi_label = Rows({"text": ["a"], "label": [write(labels)]}, (("rows.jsonl", 1),))
     if labels:

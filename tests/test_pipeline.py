@@ -153,7 +153,7 @@ CASES = {
         write_chinese, "王明去了沪市。", [("PER", "王明", 0, 2), ("LOC", "沪市", 4, 6)], 0.85,
         task="token-classification", words=CHARACTERS, other_words=tuple(reversed(CHARACTERS)),
     ),
-    "question-answering": Case(write_questions, "plot\tthe great and awful .", "awful", 0.7, epochs=30.0),
+    "question-answering": Case(write_questions, "plot\tthe great and awful .", "awful", 0.7, epochs=45.0),
 }  # fmt: skip
 
 
@@ -209,8 +209,6 @@ def cascade(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_teacher_student_and_student2_learn_with_different_tokenizers(cascade: Cascade) -> None:
-    if cascade.task == "question-answering":
-        pytest.xfail("the tiny student is not trained long enough for a loss over all tokens")
     minimum = cascade.case.minimum
     scores = {name: cascade.metrics(name)[f"eval_{cascade.metric}"] for name in ("teacher", "student", "student2")}
     assert scores["student"] > minimum, scores
@@ -218,8 +216,6 @@ def test_teacher_student_and_student2_learn_with_different_tokenizers(cascade: C
 
 
 def test_a_teacher_without_a_trained_head_is_rejected(cascade: Cascade) -> None:
-    if cascade.task == "question-answering":
-        pytest.xfail("the tiny student is not trained long enough for a loss over all tokens")
     metrics = cascade.metrics("labels")
     assert metrics[f"teacher_{cascade.metric}"] > metrics[f"majority_{cascade.metric}"]
     shutil.copytree(
@@ -227,8 +223,10 @@ def test_a_teacher_without_a_trained_head_is_rejected(cascade: Cascade) -> None:
     )
     weights = load_file(cascade.folder / "worse" / "model.safetensors")
     for name in weights:
-        if name.startswith(("classifier.", "qa_outputs.")):
+        if name.startswith("classifier."):
             weights[name].zero_()
+        elif name.startswith("qa_outputs."):  # equal logits would mean the first token, which is sometimes right
+            weights[name].neg_()
     save_file(weights, cascade.folder / "worse" / "model.safetensors", metadata={"format": "pt"})
     models.rewrite_config(
         cascade.folder / "worse", dict.fromkeys(tasks.find_prediction_task(cascade.task).tuned_settings)
@@ -342,8 +340,6 @@ def without_scores(prediction: Any) -> Any:
 
 
 def test_predict_gives_the_output_of_the_task(cascade: Cascade) -> None:
-    if cascade.task == "question-answering":
-        pytest.xfail("the tiny student is not trained long enough for a loss over all tokens")
     (output,) = predict.run(str(cascade.folder / "student"), [cascade.case.text])
     assert without_scores(output["prediction"]) == cascade.case.prediction
     assert ("confidence" in output) == tasks.find_prediction_task(cascade.task).has_confidence

@@ -61,7 +61,17 @@ def _type_of(values: Sequence[Any]) -> pa.DataType:
         array = pa.array(values)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return pa.string()
-    return array.type if _can_be_stored(array.type) and array.to_pylist() == list(values) else pa.string()
+    same = all(map(_is_same, array.to_pylist(), values))
+    return array.type if same and _can_be_stored(array.type) else pa.string()
+
+
+def _is_same(stored: Any, value: Any) -> bool:
+    """Whether Arrow gives the value back, a float for an integer allowed: to it, false is 0.0 among floats."""
+    if isinstance(value, list | tuple) and isinstance(stored, list):
+        return len(stored) == len(value) and all(map(_is_same, stored, value))
+    if isinstance(value, dict) and isinstance(stored, dict):
+        return stored.keys() == value.keys() and all(_is_same(stored[key], item) for key, item in value.items())
+    return bool(stored == value) and isinstance(stored, bool) == isinstance(value, bool)
 
 
 def _can_be_stored(kind: pa.DataType) -> bool:
