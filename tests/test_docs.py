@@ -101,8 +101,9 @@ def test_contributing_shows_the_tree_of_the_package() -> None:
     assert modules == {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
 
 
-def test_ci_runs_checks_smoke_and_tests() -> None:
-    assert re.findall(r"^make (\w+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE) == ["check", "smoke", "test"]
+def test_ci_runs_checks_smoke_tests_and_faults() -> None:
+    targets = re.findall(r"^make (\w+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert targets == ["check", "smoke", "test", "faults"]
 
 
 def test_shipped_yaml_also_loads_with_pyyaml() -> None:

@@ -38,11 +38,11 @@ def main(results: str, page: str) -> None:
     for kind in dict.fromkeys(row[0] for row in rows):
         lines += ["", f"## {kind}", "", "| fault | command | exit code | message | files afterwards |"]
         lines += ["|---|---|---:|---|---|"]
-        lines += [f"| {' | '.join(map(_cell, cells))} |" for row_kind, *cells in rows if row_kind == kind]
+        lines += [f"| {' | '.join(map(cell, cells))} |" for row_kind, *cells in rows if row_kind == kind]
     Path(page).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _cell(value: str | int) -> str:
+def cell(value: str | int) -> str:
     return str(value).replace("|", "\\|").replace("<", "&lt;")
 
 

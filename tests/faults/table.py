@@ -167,6 +167,8 @@ HOSTILE = [
           foreign(auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}, model_type="evil")),
     Fault("10**6 layers in config.json", "finetune teacher.yaml output_dir=new", 3, "num_hidden_layers",
           foreign(num_hidden_layers=10**6)),
+    Fault("10**9 labels in config.json", "predict student fine", 3, "config.json",
+          both(without_manifest("student"), edit("student/config.json", num_labels=10**9, id2label=None))),
     Fault("a vocabulary of 10**9 in config.json", "finetune teacher.yaml output_dir=new", 3, "config.json",
           foreign(vocab_size=10**9)),
     Fault("hidden_size of 10**7 in config.json", "finetune teacher.yaml output_dir=new", 3, "config.json",

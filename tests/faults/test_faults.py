@@ -92,8 +92,9 @@ def stop_and_rerun(folder: Path, name: str, number: Signals, moments: int) -> Co
 @pytest.mark.parametrize("name", STOPPED)
 def test_a_stopped_run_ends_in_identical_bytes(name: str, number: Signals, folder: Path, record: Record) -> None:
     codes = stop_and_rerun(folder, name, number, MOMENTS)
-    wanted = {SIGKILL: {-SIGKILL}, SIGTERM: {128 + SIGTERM, 0}}[number]  # 0: the folder was complete already
-    assert set(codes) <= wanted
+    # SIGTERM: before the folder is open the signal just ends the process; 0: the folder was complete already
+    wanted = {SIGKILL: {-SIGKILL}, SIGTERM: {-SIGTERM, 128 + SIGTERM, 0}}[number]
+    assert set(codes) <= wanted and codes[-SIGTERM] <= 2
     command = f"{world.STAGES[name][0]} {name}.yaml"
     code = 137 if number == SIGKILL else 143
     message = "" if number == SIGKILL else "interrupted ...; run the same command again to resume"
@@ -107,7 +108,7 @@ def test_a_killed_distillation_ends_in_identical_bytes(folder: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", STOPPED)
-def test_a_killed_replacement_leaves_a_complete_run(name: str, folder: Path, record: Record) -> None:
+def test_a_killed_replacement_never_leaves_a_mixture(name: str, folder: Path, record: Record) -> None:
     words = (world.STAGES[name][0], f"{name}.yaml", "--force", "seed=7")
     original = shutil.copytree(folder, folder.with_name("original"), symlinks=True)
     total = world.count_changes(folder, *words)
@@ -118,11 +119,12 @@ def test_a_killed_replacement_leaves_a_complete_run(name: str, folder: Path, rec
         shutil.copytree(original, folder, symlinks=True)
         stopped = world.run(folder, *words, moment=Moment(moment, SIGKILL))
         assert stopped.code == -SIGKILL
-        assert world.is_complete(folder / name), f"change {moment} of {total}"
+        complete = world.is_complete(folder / name)
+        assert complete or world.is_being_replaced(folder / name), f"change {moment} of {total}"
         again = world.run(folder, *words)
         assert again.code == 0, f"change {moment} of {total}: {again.err}"
         assert world.results(folder / name) == expected, f"change {moment} of {total}"
-    after = "the old run complete, or the new one; after the same command again: the new one"
+    after = "the old run complete, or the new one, or no manifest, so that nothing reads it; after a rerun: the new one"
     record("Stopped runs", f"SIGKILL at {len(moments)} moments of --force", " ".join(words), 137, "", after)
 
 
@@ -187,9 +189,9 @@ def test_a_finished_run_on_a_read_only_disk_is_up_to_date(folder: Path, record: 
         again = world.run(folder, *words)
         new = world.run(folder, "distill", "student.yaml", "output_dir=disk/new")
     assert again.code == 0 and "up to date" in again.err
-    assert new.code == 1 and "read-only" in new.err.lower() and "bug in tinybert" not in new.err
+    assert new.code == 4 and "Read-only file system" in new.message
     record("Disks", "read-only, finished run", " ".join(words), 0, "up to date", "as before")
-    record("Disks", "read-only, new run", "distill student.yaml output_dir=disk/new", 1, new.message, "as before")
+    record("Disks", "read-only, new run", "distill student.yaml output_dir=disk/new", 4, new.message, "as before")
 
 
 # -- damaged checkpoints -------------------------------------------------------------------------------------

@@ -242,6 +242,12 @@ def is_complete(folder: Path) -> bool:
     return listed.items() <= contents(folder).items()
 
 
+def is_being_replaced(folder: Path) -> bool:
+    """Whether a finished new run is beside a run without a manifest, which no stage reads: a rerun moves the rest."""
+    new = list((folder / "checkpoints").glob(".replacement-*/manifest.json"))
+    return len(new) == 1 and not (folder / "manifest.json").exists()
+
+
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     """The files that were added, removed or changed, each with +, - or ~."""
     return sorted(
