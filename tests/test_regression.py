@@ -51,6 +51,30 @@ def test_labels_are_numbers_or_numbers_as_text() -> None:
     np.testing.assert_allclose(labels, [3, 2.5, 0.1, np.nan, np.nan], rtol=1e-6)
 
 
+@pytest.mark.parametrize("labels", [["3,5", "4", "1,25"], ["0,125", "-2,000"], [2.0, "3,5"]])
+def test_decimal_commas_are_read_where_the_labels_prove_them(labels: list[Any]) -> None:
+    numbers = TASK.labels(rows_of(*labels), Data(), ["label"])
+    assert numbers is not None
+    assert numbers.tolist() == [float(str(label).replace(",", ".")) for label in labels]
+    assert TASK.label_statements(rows_of(*labels), Data(), ["label"]) == ["labels have a decimal comma: 3,5 means 3.5"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "plain"),
+    [
+        (["250,000"], ["250000"]),
+        (["1,234.50"], ["1234.50"]),
+        (["1,234,567", "1,5"], ["1234567", "1.5"]),
+        (["3,5", "2.5"], ["3.5", "2.5"]),
+    ],
+)
+def test_commas_that_may_divide_thousands_are_rejected(labels: list[str], plain: list[str]) -> None:
+    with pytest.raises(InputError, match="expected a number, found") as caught:
+        TASK.labels(rows_of(*labels), Data(), ["label"])
+    assert caught.value.hint is not None and "thousands or decimals" in caught.value.hint
+    assert TASK.labels(rows_of(*plain), Data(), ["label"]) is not None  # the remedy
+
+
 @pytest.mark.parametrize("bad", ["high", True, [1.0], "inf", "nan"])
 def test_label_that_is_not_a_number_is_an_error_with_its_row(bad: Any) -> None:
     with pytest.raises(InputError, match="expected a number, found") as caught:

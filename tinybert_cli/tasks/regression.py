@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -48,7 +49,14 @@ class Regression(PredictionTask):
         values = rows.column(data.label_column)
         if all(value in (-1, None) for value in values):  # how the Hub marks the rows of a hidden test set
             return None
-        return np.array([_number(value, rows, index) for index, value in enumerate(values)], dtype=np.float32)
+        comma = _has_decimal_commas(values)
+        numbers = [_number(value, rows, index, comma=comma) for index, value in enumerate(values)]
+        return np.array(numbers, dtype=np.float32)
+
+    def label_statements(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
+        if not _has_decimal_commas(rows.columns.get(data.label_column, [])):
+            return []
+        return ["labels have a decimal comma: 3,5 means 3.5"]
 
     def metric(self, rows: Rows, data: Data, names: Sequence[str]) -> RegressionMetric | None:
         labels = self.labels(rows, data, names)
@@ -107,15 +115,30 @@ class Regression(PredictionTask):
         return text_usage(folder, ', function_to_apply="none"', data)
 
 
-def _number(value: object, rows: Rows, index: int) -> float:
+def _has_decimal_commas(values: Sequence[object]) -> bool:
+    """Whether the values prove that a comma stands for the decimal point: none has a point, and in one of them the
+    digits after the comma cannot be thousands."""
+    texts = [value for value in values if isinstance(value, str)]
+    with_comma = [text for text in texts if "," in text]
+    if any("." in text for text in texts) or not all(_ONE_COMMA.fullmatch(text) for text in with_comma):
+        return False
+    return any(len(text.strip().partition(",")[2]) != 3 or text.strip().lstrip("+-")[0] == "0" for text in with_comma)
+
+
+def _number(value: object, rows: Rows, index: int, *, comma: bool) -> float:
     if value is None or value == "":
         return math.nan
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value.replace(",", ".") if comma and isinstance(value, str) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
-        raise InputError(
-            f"expected a number, found '{value}'", where=rows.location(index), hint="check data.label_column_name"
-        )
+        hint = "check data.label_column_name"
+        if isinstance(value, str) and _WITH_COMMAS.fullmatch(value):
+            hint = "the comma may divide thousands or decimals: write the number with a point and without commas"
+        raise InputError(f"expected a number, found '{value}'", where=rows.location(index), hint=hint)
     return number
+
+
+_ONE_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+_WITH_COMMAS = re.compile(r"\s*[+-]?\d[\d.,]*\s*")
