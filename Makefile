@@ -77,7 +77,7 @@ test: install
 
 # Damaged files, killed runs, full disks, hostile models: every fault, and the page about them.
 faults: install
-	$(BIN)/python -m pytest -n auto tests/faults --faults --junitxml $(RUNS)/faults.xml
+	$(BIN)/python -m pytest -n auto tests/faults/test_faults.py --faults --junitxml $(RUNS)/faults.xml
 	$(BIN)/python tests/faults/page.py $(RUNS)/faults.xml docs/reliability.md
 
 check: install

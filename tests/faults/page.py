@@ -17,23 +17,28 @@ own, and compares its exit code, its message and all files with what they should
 faults are part of `make test`; both run in CI. The tables are in `tests/faults/`.
 
 A command may allocate {memory} GB and take {seconds} s here. A traceback, or the words "a bug in tinybert", fail a test.
-Stopped runs get their signal right before a file changes, at moments that are spread evenly over the run, and the
-results of a run are its weights, labels, predictions and exported models.
+Stopped runs get their signal right before a file changes, at moments that are spread evenly over the run. Results are
+identical if weights, labels, predictions and exported models are.
 
 {counts}
 """
-EXIT_CODES = "0 done · 1 failed while running · 2 invalid config · 3 unfit input · 4 `output_dir` holds something else"
+EXIT_CODES = {
+    0: "done, or nothing to do", 1: "failed while running", 2: "invalid config", 3: "an input is missing or unfit",
+    4: "`output_dir` cannot be used", 137: "SIGKILL", 143: "SIGTERM",
+}  # fmt: skip
 
 
 def main(results: str, page: str) -> None:
-    rows = [
+    rows = sorted(
         json.loads(entry.attrib["value"])
         for entry in ElementTree.parse(results).iter("property")
         if entry.attrib["name"] == "fault"
-    ]
+    )
     codes = Counter(row[3] for row in rows)
-    listed = ", ".join(f"{number} end with exit code {code}" for code, number in sorted(codes.items()))
-    counts = f"{len(rows)} faults: {listed} ({EXIT_CODES} · 137 SIGKILL · 143 SIGTERM)."
+    counts = "\n".join([
+        f"{len(rows)} faults.", "", "| exit code | meaning | faults |", "|---:|---|---:|",
+        *(f"| {code} | {EXIT_CODES[code]} | {number} |" for code, number in sorted(codes.items())),
+    ])  # fmt: skip
     lines = [HEAD.format(memory=MEMORY >> 30, seconds=SECONDS, counts=counts).rstrip("\n")]
     for kind in dict.fromkeys(row[0] for row in rows):
         lines += ["", f"## {kind}", "", "| fault | command | exit code | message | files afterwards |"]

@@ -65,11 +65,11 @@ def spread(total: int, moments: int) -> list[int]:
     return sorted({1 + round(index * (total - 1) / max(moments - 1, 1)) for index in range(moments)})
 
 
-def stop_and_rerun(folder: Path, name: str, number: Signals, moments: int) -> Counter[int | None]:
+def stop_and_rerun(folder: Path, name: str, number: Signals, moments: int) -> tuple[Counter[int | None], str]:
     """Stops the stage before a file changes, at this many moments, and runs the same command again each time.
 
     Returns:
-        The exit codes of the stopped runs, counted.
+        The exit codes of the stopped runs, counted, and the last message of one.
     """
     words = (world.STAGES[name][0], f"{name}.yaml")
     expected = world.results(folder / name)
@@ -77,33 +77,34 @@ def stop_and_rerun(folder: Path, name: str, number: Signals, moments: int) -> Co
     total = world.count_changes(folder, *words)
     assert world.results(folder / name) == expected
     codes: Counter[int | None] = Counter()
+    message = ""
     for moment in spread(total, moments):
         shutil.rmtree(folder / name)
         stopped = world.run(folder, *words, moment=Moment(moment, number))
         codes[stopped.code] += 1
+        message = stopped.message or message
         again = world.run(folder, *words)
         assert again.code == 0, f"change {moment} of {total}: {again.err}"
         assert world.results(folder / name) == expected, f"change {moment} of {total}"
-    return codes
+    return codes, message
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [SIGKILL, SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("name", STOPPED)
 def test_a_stopped_run_ends_in_identical_bytes(name: str, number: Signals, folder: Path, record: Record) -> None:
-    codes = stop_and_rerun(folder, name, number, MOMENTS)
+    codes, message = stop_and_rerun(folder, name, number, MOMENTS)
     # SIGTERM: before the folder is open the signal just ends the process; 0: the folder was complete already
     wanted = {SIGKILL: {-SIGKILL}, SIGTERM: {-SIGTERM, 128 + SIGTERM, 0}}[number]
     assert set(codes) <= wanted and codes[-SIGTERM] <= 2
     command = f"{world.STAGES[name][0]} {name}.yaml"
     code = 137 if number == SIGKILL else 143
-    message = "" if number == SIGKILL else "interrupted ...; run the same command again to resume"
     after = "after the same command again: identical to those of a run without a stop"
     record("Stopped runs", f"{number.name} at {sum(codes.values())} moments", command, code, message, after)
 
 
 def test_a_killed_distillation_ends_in_identical_bytes(folder: Path) -> None:
-    assert stop_and_rerun(folder, "student", SIGKILL, 3) == {-SIGKILL: 3}
+    assert stop_and_rerun(folder, "student", SIGKILL, 3) == ({-SIGKILL: 3}, "")
 
 
 @pytest.mark.faults
