@@ -29,7 +29,9 @@ def read_text(path: Path, *, most: int = MOST_BYTES, encoding: str = "utf-8") ->
         if content is None or (content and not size):
             raise InputError(f"'{path}' is a file of the system, not on a disk", hint=WRITE_FIRST)
     if len(content) > most:
-        raise InputError(f"'{path}' is larger than {most / 2**20:g} MB, the limit for such a file", hint="check the path")
+        raise InputError(
+            f"'{path}' is larger than {most / 2**20:g} MB, the limit for such a file", hint="check the path"
+        )
     return content.decode(encoding)
 
 
