@@ -16,7 +16,7 @@ BatchSize = Annotated[int, Field(ge=1, le=2**16)]
 Tokens = Annotated[int, Field(ge=1, le=2**20)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
-PathText = Annotated[str, AfterValidator(with_home)]  # a file or folder, or whatever may stand in its place
+PathText = Annotated[str, AfterValidator(with_home)]  # a file or folder, or a Hub id
 
 
 class Section(BaseModel):

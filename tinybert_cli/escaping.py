@@ -25,7 +25,7 @@ _MARKUP = re.compile(
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""The text with `\x1b` and the like in place of invisible characters, except those in `keep`."""
+    r"""The text with escapes such as `\x1b` for invisible characters, except those in `keep`."""
     return _INVISIBLE.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), text)
 
 

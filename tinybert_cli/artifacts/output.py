@@ -261,7 +261,7 @@ class Output:
     def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
         """Writes metrics.json, run.yaml and, as the last file, the manifest with the sha256 of every file.
 
-        A run that was built beside an earlier one then takes its place.
+        A run that was built beside an earlier one then replaces it.
         Numbers that are NaN or infinite are left out of metrics.json.
 
         Args:

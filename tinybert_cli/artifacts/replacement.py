@@ -1,4 +1,4 @@
-"""A run that replaces another is built in a folder of its own in checkpoints/, and takes its place when it is finished.
+"""A run that replaces another is built in a folder of its own in checkpoints/; its files are moved when it is finished.
 
 Until then the earlier run stays as it is. A process that is killed while files are moved leaves the folder of the new
 run with its manifest: `complete` moves the rest.
@@ -102,7 +102,7 @@ def own_files(folder: Path, lists: Iterable[Path] = ()) -> list[str]:
 
 
 def _move(source: Path, target: Path, *, own: bool) -> None:
-    """Moves a file to its place; a file of the user there is renamed, with a warning."""
+    """Moves a file; a file of the user with the same name is renamed, with a warning."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if not own and (target.exists() or target.is_symlink()):
         aside = target.with_name(f"{target.name}.before")

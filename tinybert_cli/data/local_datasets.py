@@ -38,7 +38,7 @@ def split_paths(folder: Path, name: str, config: str | None, *, key: str) -> lis
 
     They are called `train.csv`, `train-00000-of-00002.parquet`, ..., in the folder or in its subfolder `data`; or they
     are in a subfolder `train`. Upper case, .gz and the other names of a split are equivalent. If `config` is a
-    subfolder, or if there is nothing but one subfolder with splits, it takes the place of the folder.
+    subfolder, or if there is nothing but one subfolder with splits, it is read instead of the folder.
 
     Args:
         key: the setting that names files of this split, for messages.

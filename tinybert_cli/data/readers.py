@@ -63,7 +63,7 @@ def read_file(path: Path, data: Data | None = None) -> Rows:
 
 
 def with_class_names(rows: Rows, features: Mapping[str, Any]) -> Rows:
-    """The rows with names in place of the integers in ClassLabel columns.
+    """The rows, with the integers of ClassLabel columns replaced by names.
 
     Args:
         features: the features of the `datasets` library, by column, as in its metadata.

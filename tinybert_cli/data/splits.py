@@ -142,7 +142,7 @@ def _read_path(path: Path, data: Data) -> Rows:
 
 
 def _with_label_names(rows: Rows, data: Data) -> Rows:
-    """The rows with the names of the config in place of the labels that it maps, or of the classes that the data names.
+    """The rows, with the labels that the config maps, or the classes that the data names, replaced by its names.
 
     Raises:
         InputError: a label has no name.
