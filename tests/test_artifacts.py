@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -22,8 +23,8 @@ from safetensors import SafetensorError
 from tinybert_cli import artifacts
 from tinybert_cli.artifacts import Output, hashes, open_output
 from tinybert_cli.artifacts.atomic_files import write_json
-from tinybert_cli.artifacts.manifests import differences
-from tinybert_cli.config import Stage
+from tinybert_cli.artifacts.manifests import differences, settings_of
+from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
 from tinybert_cli.events import Event
 
@@ -1211,3 +1212,13 @@ def test_up_to_date_on_a_read_only_disk_succeeds(folder: Path, monkeypatch: pyte
         monkeypatch.setattr(os, name, deny)
     with open_output("finetune", stage(folder), INPUTS) as output:
         assert output.finished
+
+
+def test_settings_added_after_an_earlier_version_have_their_defaults() -> None:
+    config = {"task": "text-classification", "data": {}, "model": "base", "output_dir": "out"}
+    now: dict[str, Any] = {"command": "finetune", "settings": settings_of(COMMANDS["finetune"].model_validate(config))}
+    earlier = copy.deepcopy(now)
+    del earlier["settings"]["data"]["delimiter"]
+    assert differences(earlier, now) == []
+    now["settings"]["data"]["delimiter"] = ";"
+    assert differences(earlier, now) == ["data.delimiter: auto before, ; now"]

@@ -12,9 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from tinybert_cli.artifacts.atomic_files import read_json
 from tinybert_cli.artifacts.hashes import digest, remembered_hash
-from tinybert_cli.config import Stage
+from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.errors import InputError
 
 Description = dict[str, Any]  # identifies one input: path and hash, or Hub id and revision
@@ -217,7 +219,17 @@ def _identity(run: Mapping[str, Any]) -> dict[str, Any]:
             values = dict(identity[name])
             value = values.pop(old_key)
             identity[name] = {**values, "label_dataset": None if value == "gold" else value}
+    if "settings" in identity:
+        identity["settings"] = _completed(str(run.get("command")), identity["settings"])
     return identity
+
+
+def _completed(command: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings, with the defaults of those that were added after the version that wrote them."""
+    try:
+        return settings_of(COMMANDS[command].model_validate({**settings, "output_dir": "."}))
+    except (KeyError, TypeError, ValidationError):  # of no stage of this version: compared as they are
+        return settings
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
