@@ -28,6 +28,7 @@ GROUND = {
     "presets",
     "processes",
     "strict_json",
+    "translation_tokenizer",
     "types",
     "user_paths",
 }

@@ -102,6 +102,14 @@ class Data(Section):
 
     In language-modeling nothing is truncated: the texts are concatenated and split into blocks of this length.
     """
+    max_target_length: Annotated[int, Field(ge=4, le=2**20)] = 128
+    """Maximum number of target tokens in translation, the end token included. Training rows with a longer target are
+    left out, counted and reported; a longer translation is cut, counted and reported."""
+    source_language: str | None = None
+    """The language of the source text, for translation models that need it (NLLB, M2M100, mBART): the code of their
+    tokenizer, such as eng_Latn."""
+    target_language: str | None = None
+    """The language of the translations, for models that need it."""
     doc_stride: Annotated[int, Field(ge=0, le=2**20)] = 128
     """Tokens that two consecutive windows of a long text share (question-answering, token-classification)."""
     max_train_samples: Positive | None = None
@@ -140,12 +148,19 @@ Preset = Annotated[str, Field(json_schema_extra={"enum": list(PRESETS)}), AfterV
 class Model(Section):
     """A model, and its new shape if it is to be smaller than its source."""
 
-    from_: PathText = Field(alias="from")
-    """Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or `package://import_name/path`."""
+    from_: PathText | None = Field(default=None, alias="from")
+    """Weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or `package://import_name/path`.
+    Required, unless `family` builds a new model."""
+    family: Literal["marian"] | None = None
+    """A new model without `from`, in translation: random weights and a joint vocabulary of the training text."""
+    vocabulary_size: Annotated[int, Field(ge=32, le=2**20)] | None = None
+    """Number of tokens of a new model; null = 4000."""
     preset: Preset | None = None
     """The shape of a published student, for example `tinybert-4l-312`; the numbers below override it."""
     num_hidden_layers: Annotated[int, Field(ge=1, le=1_000)] | None = None
-    """Number of layers; null = as in `from`."""
+    """Number of layers, in translation of the encoder; null = as in `from`."""
+    num_decoder_layers: Annotated[int, Field(ge=1, le=1_000)] | None = None
+    """Number of layers of the decoder, in translation; null = as in `from`."""
     hidden_size: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """Hidden size; null = as in `from`."""
     num_attention_heads: Annotated[int, Field(ge=1, le=2**16)] | None = None
@@ -160,13 +175,41 @@ class Model(Section):
     Augmented examples (`augment`) are not considered; their words are split into the remaining tokens.
     """
 
+    @property
+    def source(self) -> str:
+        """`from`, of a model that is not new."""
+        assert self.from_ is not None  # see checks.py
+        return self.from_
+
 
 def _model_mapping(value: Any) -> Any:
     return {"from": value} if isinstance(value, str) else value
 
 
 ModelSetting = Annotated[Model, BeforeValidator(_model_mapping, json_schema_input_type=str | Model)]
-LayerMapping = Literal["uniform", "spread", "first", "last"] | list[Positive]
+LayerRule = Literal["uniform", "spread", "first", "last"] | list[Positive]
+
+
+class StackMapping(Section):
+    """One layer mapping for the encoder and one for the decoder of a translation model."""
+
+    encoder: LayerRule = "uniform"
+    """The layers of the encoder."""
+    decoder: LayerRule = "uniform"
+    """The layers of the decoder."""
+
+
+LayerMapping = LayerRule | StackMapping
+
+
+def encoder_rule(mapping: LayerMapping) -> LayerRule:
+    """The mapping of the encoder's layers, the only ones of most models."""
+    return mapping.encoder if isinstance(mapping, StackMapping) else mapping
+
+
+def decoder_rule(mapping: LayerMapping) -> LayerRule:
+    """The mapping of the decoder's layers."""
+    return mapping.decoder if isinstance(mapping, StackMapping) else mapping
 
 
 class Regularization(Section):
@@ -196,6 +239,9 @@ class Training(Section):
     """Optimizer steps; -1 = derived from num_train_epochs."""
     per_device_train_batch_size: BatchSize = 32
     """Rows of a training batch on one device."""
+    per_device_train_batch_tokens: Annotated[int, Field(ge=16, le=2**24)] | None = None
+    """Tokens of a training batch on one device, padding and the longer of source and target included, instead of a
+    number of rows; in translation. null = per_device_train_batch_size rows."""
     per_device_eval_batch_size: BatchSize = 128
     """Rows of an evaluation batch on one device."""
     gradient_accumulation_steps: BatchSize = 1
@@ -285,14 +331,35 @@ class Augment(Section):
     teacher."""
 
 
+class Search(Section):
+    """How translations are generated."""
+
+    beams: Annotated[int, Field(ge=1, le=64)] = 4
+    """Beams of the beam search; 1 = greedy."""
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    """The score of a translation is its log-probability divided by its length to this power."""
+    max_length_factor: Annotated[float, Field(gt=0, le=100)] = 2.0
+    """A translation has at most this factor * source tokens + 10 tokens, and at most `data.max_target_length`."""
+
+
+class LabelSearch(Search):
+    """How the translations of a label dataset are generated and selected."""
+
+    keep: Annotated[int, Field(ge=1, le=64)] = 1
+    """Translations that are stored of each row, with their scores, best first; at most `beams`."""
+    select: Literal["score", "chrf", "bleu"] = "score"
+    """The translation of the `beams` best that becomes the label: that with the best score, or the one nearest to the
+    reference by chrF or by BLEU; rows without a reference: by score."""
+
+
 class Stage(Section):
     """Settings of every stage."""
 
     stage: str | None = None
     """The command that this file is for; another command rejects it."""
     task: str
-    """The task of the model: text-classification, multi-label-classification, regression, token-classification or
-    question-answering; or language-modeling, with which distill trains a task-agnostic student."""
+    """The task of the model: text-classification, multi-label-classification, regression, token-classification,
+    question-answering or translation; or language-modeling, with which distill trains a task-agnostic student."""
     data: Data
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Random seed of shuffling, dropout and new weights; makes the run repeatable."""
@@ -347,6 +414,16 @@ class GenSoftLabels(Stage):
     list."""
     student_layers: Annotated[int, Field(ge=1, le=1_000)] | None = None
     """Number of layers of the student that will use the stored states; null = length of the `layer_mapping` list."""
+    engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
+    """What generates translations. auto: CTranslate2 if it is installed and its conversion of the teacher gives the
+    same translations of a sample of the rows, else transformers."""
+    search: LabelSearch = LabelSearch()
+    """How translations are generated."""
+    top_k: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Also store the teacher's K most probable tokens at each position of its translation, for the loss `soft_labels`
+    in translation; 0 = none."""
+    drop: list[Literal["empty", "cut", "looping", "copied", "length_ratio"]] = []
+    """Kinds of unusual translations that are left out of the label dataset; all kinds are counted in any case."""
     augment: Augment | None = None
     """Also label augmented examples of the training rows; null = none."""
     check_teacher: bool = True
@@ -370,6 +447,9 @@ class Distill(Stage):
     """
     losses: dict[str, float | dict[str, Any]] = {"soft_labels": 1.0}
     """name: weight, or name: {weight: 1.0, option: value}. The training loss is their weighted sum."""
+    targets: Literal["teacher", "gold", "both", "n_best"] = "teacher"
+    """The target texts in translation: teacher = the translations in `label_dataset`; gold = the references; both =
+    each row twice; n_best = all stored translations of each row."""
     layer_mapping: LayerMapping = "uniform"
     """The teacher layer that each student layer starts from and is compared with: a rule, or a list such as [1, 3, 6].
 
@@ -397,6 +477,8 @@ class Eval(Stage):
     """auto: all metrics of the task; or a list of names."""
     per_device_eval_batch_size: BatchSize = 128
     """Rows of a batch."""
+    search: Search = Search()
+    """How translations are generated."""
     latency: Latency | None = Latency()
     """How latency is measured; null = not measured."""
     slices: list[str] = []
@@ -415,7 +497,8 @@ class Export(Stage):
     model: PathText
     """The model folder or Hub id to export."""
     format: str = "onnx"
-    """onnx: for ONNX Runtime, without torch; safetensors: a model folder for transformers, at half the size."""
+    """onnx: for ONNX Runtime, without torch; ctranslate2: for CTranslate2, without torch, translation models only;
+    safetensors: a model folder for transformers, at half the size."""
     dtype: Literal["bfloat16", "float16"] | None = None
     """Data type of the weights, with `format: safetensors`; null = bfloat16, which CPUs can compute with."""
     quantize: Literal["none", "int8"] = "none"

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 Batch = dict[str, "Tensor"]
 """Inputs and targets of one step: "input_ids", "attention_mask" (B, T), 0 where there is padding; "positions" (P,),
-where predictions are read if a window has several; "labels", "label_weights" (P, ...); "teacher_logits" (P, C)."""
+where predictions are read if a window has several; of sequence-to-sequence models "decoder_input_ids",
+"decoder_attention_mask" (B, U), the targets one step behind, and "positions" among the B * U tokens; "labels",
+"label_weights" (P, ...); "teacher_logits" (P, C)."""
 ModelOutputs = Mapping[str, Any]
 """Outputs of a model: "logits" (P, C); "embeddings" (B, T, H), the input of the first layer; and, per compared layer,
 "hidden_states" (B, T, H), "scores" (B, A, T, T), QK^T / sqrt(D) before softmax, "queries", "keys", "values" (B, A,
 T, D)."""
 
+EXTRA_TOKENS = 10  # that a translation may have beyond its share of the source
 NO_LABEL = -100  # in place of a class index where there is none, as in torch
 
 
@@ -105,9 +108,43 @@ class Encoded:
     offsets: Array  # (W + 1,) where the tokens of each window begin
     truncated: int  # rows that were longer than max_seq_length
     empty: list[int]  # rows without any text
-    positions: Array | None = None  # (P,) the token of its window that is read
+    positions: Array | None = None  # (P,) the token of its window that is read; with `decoder`, of its target
     window_offsets: Array | None = None  # (W + 1,) where the predictions of each window begin
     layout: Layout | None = None  # which predictions each row has
+    decoder: tuple[Array, int] | None = None  # decoder_input_ids (P,) of known targets, and the value of padding
+    labels: Array | None = None  # (P,) the target tokens, one step ahead of `decoder`
+    rows: Array | None = None  # (W,) the row of each window, if some rows are left out; None: all, in their order
+
+
+@dataclass(frozen=True)
+class Search:
+    """How translations are generated."""
+
+    beams: int = 4  # 1 = greedy
+    keep: int = 1  # best translations of each row, at most `beams`
+    length_penalty: float = 1.0  # the score of a hypothesis is divided by its length to this power
+    max_length_factor: float = 2.0  # a translation has at most factor * source tokens + 10 tokens
+    max_target_length: int = 128  # ... and at most so many, the end token included
+
+    def limit(self, source_tokens: int) -> int:
+        """The most target tokens, the end token included, for a source of so many tokens."""
+        return min(self.max_target_length, int(self.max_length_factor * source_tokens) + EXTRA_TOKENS)
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One generated translation."""
+
+    ids: tuple[int, ...]  # target tokens without start, language code, end and padding
+    score: float  # log-probability divided by length ** length_penalty; the end token counts
+    finished: bool  # whether it ended by itself; else it was cut at the limit
+
+
+class Translator(Protocol):
+    """A model that translates token ids, whatever runs it."""
+
+    def translate(self, sources: Sequence[Sequence[int]], search: Search) -> list[list[Hypothesis]]:
+        """For each source (its special tokens included) the `search.keep` best hypotheses, best first."""
 
 
 class Examples(Protocol):

@@ -58,6 +58,17 @@ def _check_label_settings(task: str, data: Mapping[str, Any]) -> None:
         )
 
 
+def _check_source(setting: str | Mapping[str, Any]) -> None:
+    """A model needs weights to start from, unless it is new."""
+    if not isinstance(setting, str) and setting.get("from") is None and setting.get("family") is None:
+        raise ConfigError(
+            "missing key 'from'",
+            key=("from",),
+            hint="from: weights and tokenizer: a folder, a Hub id (`org/name`, `org/name@revision`) or "
+            "`package://import_name/path`.",
+        )
+
+
 # -- finetune --------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +313,7 @@ def _raise_all(errors: Iterable[ConfigError]) -> None:
 CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "finetune": {
         "task": tasks.find_prediction_task,
+        "model": _check_source,
         ("task", "data"): _check_label_settings,
         ("task", "training"): _check_objective,
         ("task", "regularization"): _check_label_smoothing,
@@ -318,6 +330,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "distill": {
         "task": tasks.find,
         "losses": _check_losses,
+        "student": _check_source,
         ("task", "data"): _check_label_settings,
         ("task", "training"): _check_objective,
         ("task", "label_dataset"): _check_label_dataset,

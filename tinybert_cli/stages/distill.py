@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
-from tinybert_cli.config import Distill
+from tinybert_cli.config import Distill, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.events import Event
 from tinybert_cli.stages import layer_states, training
@@ -25,7 +25,7 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     task = tasks.find(config.task)
     objective = task.objective(config.training.metric_for_best_model)
     loss = losses.combine(config.losses, task.output_type if isinstance(task, tasks.PredictionTask) else "class")
-    source = models.locate(config.student.from_)
+    source = models.locate(config.student.source)
     inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     splits: list[data.Split] = ["train", "validation"]
     if config.label_dataset is not None:
@@ -97,7 +97,7 @@ def _distill(
         facts = {"layers_compared_with": [layer + 1 for layer in live.layers],
                  "teacher_states": "running beside it" if stored is None else "stored"}  # fmt: skip
     made = {
-        "starts from": config.student.from_,
+        "starts from": config.student.source,
         "trained on": config.label_dataset,
         "losses": "; ".join(_loss_in_words(name, setting) for name, setting in config.losses.items()),
     }
@@ -149,7 +149,9 @@ def _load_teacher(
     model = models.load(source, task.head).to(device)
     family = models.float32_family_of(model)
     loops.to_bf16_if_faster(model, config.training.mixed_precision, float32_family=family)
-    layers = models.layer_map(config.layer_mapping, student.config.num_hidden_layers, model.config.num_hidden_layers)
+    layers = models.layer_map(
+        encoder_rule(config.layer_mapping), student.config.num_hidden_layers, model.config.num_hidden_layers
+    )
     return models.Teacher(model, layers, loss.layer_outputs)
 
 
@@ -177,7 +179,7 @@ def _compared_layers(config: Distill, source: models.Source, teacher_layers: int
         count = models.number_of_layers(config.student, source)
     except ConfigError as error:
         raise ConfigError(error.what, key=("student", *error.key), hint=error.hint) from error
-    return models.layer_map(config.layer_mapping, count, teacher_layers)
+    return models.layer_map(encoder_rule(config.layer_mapping), count, teacher_layers)
 
 
 def _tokenizer_warnings(teacher: models.Source, student: models.Source, loss: losses.WeightedLoss) -> Iterator[Event]:

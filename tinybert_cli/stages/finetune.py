@@ -22,7 +22,7 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
     """Writes a model folder; yields events."""
     task = tasks.find_prediction_task(config.task)
     objective = task.objective(config.training.metric_for_best_model)
-    source = models.locate(config.model.from_)
+    source = models.locate(config.model.source)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     splits: list[data.Split] = ["train", "validation"]
     if config.label_dataset is not None:
@@ -58,7 +58,7 @@ def _finetune(
         run, config.model, source, rows, section="model", dropout=config.regularization.dropout
     )
     made = {
-        "starts from": config.model.from_,
+        "starts from": config.model.source,
         "trained on": config.label_dataset or "gold labels",
         "loss": _loss_in_words(config, loss_set),
     }

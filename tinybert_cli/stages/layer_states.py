@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli import data, losses, models
-from tinybert_cli.config import GenSoftLabels
+from tinybert_cli.config import GenSoftLabels, encoder_rule
 from tinybert_cli.errors import ConfigError
 
 
@@ -47,8 +47,9 @@ def layer_state_spec(config: GenSoftLabels, teachers: Sequence[Any]) -> LayerSta
         raise ConfigError(what, key=("states",), hint="store the states of one teacher, a model folder or Hub id")
     settings, layer_outputs = teachers[0].config, losses.layer_outputs_of(config.states)
     teacher_layers = int(settings.num_hidden_layers)
-    student_layers = config.student_layers or len(config.layer_mapping)
-    layers = models.layer_map(config.layer_mapping, student_layers, teacher_layers)
+    rule = encoder_rule(config.layer_mapping)
+    student_layers = config.student_layers or len(rule)
+    layers = models.layer_map(rule, student_layers, teacher_layers)
     return LayerStateSpec(
         models.ModelWithStates(teachers[0], layers, layer_outputs),
         layers,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
-from tinybert_cli.config import Data, Distill, Finetune, Model
+from tinybert_cli.config import Data, Distill, Finetune, Model, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError, UserError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
@@ -369,7 +369,7 @@ def _build(
     )  # fmt: skip
     models.check_vocabulary(base, tokenizer, source)
     try:
-        mapping = models.copied_layers(setting, config.layer_mapping, base.config)
+        mapping = models.copied_layers(setting, encoder_rule(config.layer_mapping), base.config)
         student = models.build_student(setting, base, mapping, seed=config.seed, cls_only=True)
         return student, [layer + 1 for layer in mapping]
     except ConfigError as error:

@@ -21,6 +21,8 @@ from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Ro
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from tinybert_cli.translation_tokenizer import TranslationTokenizer
+
 
 class Task(ABC):
     """A task that a model can be trained for."""
@@ -182,6 +184,38 @@ class PredictionTask(Task):
             "The model predicts one of its labels for any text, however different the text is from its training data; "
             "a high confidence does not prove that the prediction is right."
         )
+
+
+class GenerationTask(Task):
+    """A task whose models generate a text for each row, so that they can label, be evaluated and be exported."""
+
+    output_type: ClassVar[str]  # a name of losses.LOSS_SETS
+    slice_metric: ClassVar[str]  # the metric of slices
+    extra_metrics: ClassVar[tuple[str, ...]]  # computed besides `metrics`
+
+    @abstractmethod
+    def encode_sources(self, rows: Rows, data: Data, tokenizer: TranslationTokenizer) -> Encoded:
+        """The source texts as token ids, cut to `max_seq_length`."""
+
+    @abstractmethod
+    def encode_pairs(self, rows: Rows, data: Data, tokenizer: TranslationTokenizer) -> Encoded:
+        """Source texts with their targets, the label column; rows whose target is too long are left out."""
+
+    @abstractmethod
+    def references(self, rows: Rows, data: Data) -> list[list[str]] | None:
+        """The references of each row; None without a label column.
+
+        Raises:
+            InputError: a row has none, or one that is no text.
+        """
+
+    @abstractmethod
+    def generation_metric(self, rows: Rows, data: Data) -> Metric | None:
+        """The metric with the references of these rows; None without a label column."""
+
+    @abstractmethod
+    def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
+        """How close the texts are to those of the reference model; `agreement` is among the numbers, 1 at best."""
 
 
 def missing(labels: Array) -> Array:
