@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from tinybert_cli.presets import PRESETS
+from tinybert_cli.presets import PRESETS, TRANSLATION_PRESETS
 from tinybert_cli.user_paths import with_home
 
 Positive = Annotated[int, Field(ge=1)]
@@ -137,12 +137,13 @@ class Data(Section):
 
 
 def _known_preset(name: str) -> str:
-    if name not in PRESETS:
-        raise PydanticCustomError("unknown_preset", "expected one of: {names}", {"names": ", ".join(PRESETS)})
+    if name not in _PRESET_NAMES:
+        raise PydanticCustomError("unknown_preset", "expected one of: {names}", {"names": ", ".join(_PRESET_NAMES)})
     return name
 
 
-Preset = Annotated[str, Field(json_schema_extra={"enum": list(PRESETS)}), AfterValidator(_known_preset)]
+_PRESET_NAMES = [*PRESETS, *TRANSLATION_PRESETS]
+Preset = Annotated[str, Field(json_schema_extra={"enum": _PRESET_NAMES}), AfterValidator(_known_preset)]
 
 
 class Model(Section):

@@ -15,6 +15,17 @@ class Shape:
     intermediate_size: int
 
 
+@dataclass(frozen=True)
+class TranslationShape:
+    """The five numbers of an encoder-decoder model."""
+
+    num_hidden_layers: int  # of the encoder
+    num_decoder_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+
+
 PRESETS = {
     "tinybert-4l-312": Shape(4, 312, 12, 1200),  # Jiao et al. 2020, arXiv 1909.10351
     "tinybert-6l-768": Shape(6, 768, 12, 3072),
@@ -26,4 +37,10 @@ PRESETS = {
     "bert-mini": Shape(4, 256, 4, 1024),
     "bert-small": Shape(4, 512, 8, 2048),
     "bert-medium": Shape(8, 512, 8, 2048),
+}
+
+TRANSLATION_PRESETS = {
+    "bergamot-tiny": TranslationShape(6, 2, 256, 8, 1536),  # browsermt/students, README; its decoder is an SSRU
+    "bergamot-base": TranslationShape(6, 2, 512, 8, 2048),
+    "kasai-12-1": TranslationShape(12, 1, 512, 8, 2048),  # Kasai et al. 2021, arXiv 2006.10369
 }

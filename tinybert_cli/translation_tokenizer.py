@@ -29,6 +29,11 @@ class TranslationTokenizer:
     prefix: tuple[int, ...] = ()  # the target tokens that are always the same: the language code, if it comes first
     files: Mapping[str, bytes] = field(default_factory=dict)  # what `save` writes: the model's own tokenizer files
 
+    @property
+    def size(self) -> int:
+        """Number of token ids."""
+        return 1 + max(max(tokenizer.get_vocab().values()) for tokenizer in (self.source, self.target))
+
     def source_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of source texts, special tokens included, not cut."""
         return _ids(self.source, texts)

@@ -1,6 +1,6 @@
 """From files and datasets to batches: readers, splits, label datasets, layer states and length-grouped batches."""
 
-from tinybert_cli.data.batching import POOL, BucketBatches, Examples, sorted_batches
+from tinybert_cli.data.batching import POOL, BucketBatches, Examples, TokenBatches, sorted_batches
 from tinybert_cli.data.column_types import column_types, converted_columns
 from tinybert_cli.data.layer_states import LayerStates, StatesWriter, read_states, states_bytes, states_files
 from tinybert_cli.data.soft_labels import (
@@ -23,6 +23,7 @@ __all__ = [
     "SoftLabels",
     "Split",
     "StatesWriter",
+    "TokenBatches",
     "check_names",
     "column_types",
     "converted_columns",

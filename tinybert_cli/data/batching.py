@@ -1,7 +1,7 @@
 """Batches of similar lengths from tokenized rows.
 
-Shapes: N rows, W windows (in most tasks one per row), P predictions (in most tasks one per window), B windows of one
-batch, T tokens, C numbers of one prediction.
+Shapes: N rows, W windows (in most tasks one per row), P predictions (in most tasks one per window; in translation the
+target tokens), B windows of one batch, T tokens, U target tokens, C numbers of one prediction.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     window_offsets: Array | None = None  # (W + 1,) where the predictions of each window begin; None: one each
     positions: Array | None = None  # (P,) the token of each prediction
     states: LayerStates | None = None  # layer states of a teacher for these windows
+    decoder: tuple[Array, int] | None = None  # decoder_input_ids (P,) and the padding value; `positions` are theirs
 
     @classmethod
     def of(cls, encoded: Encoded, states: LayerStates | None = None, /, **targets: Array) -> Examples:
         """Encoded rows with their targets, (P, ...) each."""
-        return cls(encoded.tokens, encoded.offsets, targets, encoded.window_offsets, encoded.positions, states)
+        return cls(
+            encoded.tokens, encoded.offsets, targets, encoded.window_offsets, encoded.positions, states, encoded.decoder
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -46,6 +49,13 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Tokens of each window, (W,)."""
         return np.diff(self.offsets)
 
+    @property
+    def target_lengths(self) -> Array:
+        """Target tokens of each window (W,); 0 without a decoder."""
+        if self.decoder is None or self.window_offsets is None:
+            return np.zeros(len(self), dtype=np.int64)
+        return np.diff(self.window_offsets)
+
     def prediction_indices(self, indices: Sequence[int] | Array) -> Array:
         """Indices of the predictions of these windows, in the order of the windows."""
         windows = np.asarray(indices)
@@ -54,16 +64,21 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The windows as one batch, padded to the longest: input_ids and so on (B, T), targets (P, ...).
 
-        If windows have several predictions, `positions` (P,) are their indices into the B · T tokens. With layer
-        states, the batch has `teacher_<name>` (B, T, ...) for each of them.
+        If windows have several predictions, `positions` (P,) are their indices into the B · T tokens, or into the B · U
+        target tokens, which come as decoder_input_ids and decoder_attention_mask. With layer states, the batch has
+        `teacher_<name>` (B, T, ...) for each of them.
         """
         windows = np.asarray(indices)
         arrays = padded(self.tokens, self.offsets, windows)
         batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
-        length = arrays["attention_mask"].shape[1]
+        length = tokens = arrays["attention_mask"].shape[1]
+        if self.decoder is not None and self.window_offsets is not None:
+            target = padded({"input_ids": self.decoder}, self.window_offsets, windows)
+            batch |= {f"decoder_{name}": torch.from_numpy(values) for name, values in target.items()}
+            tokens = target["input_ids"].shape[1]
         predictions = self.prediction_indices(windows)
         if self.window_offsets is not None and self.positions is not None:
-            window_starts = np.arange(len(windows)) * length  # (B,) in the flattened B · T tokens
+            window_starts = np.arange(len(windows)) * tokens  # (B,) in the flattened tokens
             starts = np.repeat(window_starts, np.diff(self.window_offsets)[windows])  # (P,)
             batch["positions"] = torch.from_numpy(starts + self.positions[predictions])
         if self.states is not None:
@@ -106,6 +121,10 @@ class BucketBatches(torch.utils.data.Sampler[list[int]]):
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
 
+    def count(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return len(self)
+
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(len(self.lengths))
@@ -121,6 +140,59 @@ class BucketBatches(torch.utils.data.Sampler[list[int]]):
         full = len(order) // self.batch_size
         for index in [*random.permutation(full), *range(full, len(batches))]:
             yield batches[index].tolist()
+
+
+class TokenBatches(torch.utils.data.Sampler[list[int]]):
+    """Shuffled batches of similar lengths with a limited number of tokens, padding included.
+
+    A batch of B windows has B times the longest source, or target if that is longer, and at least one window. The order
+    depends only on `seed` and `epoch`, as in `BucketBatches`; the number of batches may differ between epochs.
+
+    Args:
+        lengths: (W,) source tokens.
+        target_lengths: (W,) target tokens, by which windows are sorted first: each costs a step of the decoder.
+    """
+
+    def __init__(
+        self, lengths: Array, target_lengths: Array, batch_tokens: int, *, seed: int, group_by_length: bool = True
+    ) -> None:
+        self.lengths, self.target_lengths, self.batch_tokens = lengths, target_lengths, batch_tokens
+        self.seed, self.group_by_length = seed, group_by_length
+        self.epoch = 0
+        self.counts: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return self.count(self.epoch)
+
+    def count(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        if epoch not in self.counts:
+            self.counts[epoch] = len(self._batches(np.random.default_rng([self.seed, epoch])))
+        return self.counts[epoch]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        batches = self._batches(random)
+        for index in random.permutation(len(batches)):
+            yield batches[index].tolist()
+
+    def _batches(self, random: np.random.Generator) -> list[Array]:
+        order, longest = random.permutation(len(self.lengths)), np.maximum(self.lengths, self.target_lengths)
+        if self.group_by_length and len(order):
+            pool = POOL * max(1, int(self.batch_tokens / longest.mean()))
+            order = np.concatenate(
+                [
+                    rows[np.lexsort((self.lengths[rows], self.target_lengths[rows]))]
+                    for rows in np.split(order, range(pool, len(order), pool))
+                ]
+            )
+        starts, width, count = [0], 0, 0
+        for index, length in enumerate(longest[order].tolist()):
+            width, count = max(width, length), count + 1
+            if count > 1 and width * count > self.batch_tokens:
+                starts.append(index)
+                width, count = length, 1
+        return np.split(order, starts[1:])
 
 
 def sorted_batches(lengths: Array, batch_size: int) -> list[list[int]]:

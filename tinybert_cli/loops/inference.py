@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, P predictions, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,14 +41,34 @@ class StepLoss:
 def forward(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
     """The model's outputs for a batch, with `logits` (P, C): one prediction per window, or one per `positions`.
 
-    `positions` (P,) index the tokens of the batch (B · T).
+    `positions` (P,) index the tokens of the batch (B · T), or its target tokens (B · U).
     """
-    outputs: Mapping[str, Tensor] = model(**{name: value for name, value in batch.items() if name in MODEL_INPUTS})
+    inputs = {name: value for name, value in batch.items() if name in MODEL_INPUTS}
+    if "decoder_input_ids" in batch:
+        with _output_layer_reads(model, batch["positions"]):
+            translated: Mapping[str, Tensor] = model(**inputs, use_cache=False)
+        return translated
+    outputs: Mapping[str, Tensor] = model(**inputs)
     if "start_logits" in outputs:  # (B, T) each, from the question-answering models of transformers
         outputs = {**outputs, "logits": torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)}
     if "positions" not in batch:
         return outputs
     return {**outputs, "logits": outputs["logits"].flatten(0, 1)[batch["positions"]]}
+
+
+@contextmanager
+def _output_layer_reads(model: torch.nn.Module, positions: Tensor) -> Iterator[None]:
+    """The output layer computes logits (P, V) of these positions only: padding costs no product with the vocabulary."""
+    from transformers import PreTrainedModel
+
+    inner = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    hook = inner.get_output_embeddings().register_forward_pre_hook(
+        lambda module, inputs: (inputs[0].flatten(0, 1)[positions],)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def predict(
@@ -166,4 +187,6 @@ def _array(values: Tensor) -> Array:
     return array
 
 
-MODEL_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "own_words"}
+MODEL_INPUTS = {
+    "input_ids", "attention_mask", "token_type_ids", "own_words", "decoder_input_ids", "decoder_attention_mask"
+}  # fmt: skip

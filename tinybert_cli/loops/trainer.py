@@ -38,6 +38,7 @@ class Batches(Protocol):
     epoch: int
 
     def __len__(self) -> int: ...
+    def count(self, epoch: int) -> int: ...
     def __iter__(self) -> Iterator[list[int]]: ...
 
 
@@ -109,10 +110,7 @@ class Trainer:
         groups = _parameter_groups(model, training.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.batches_per_epoch: int = math.ceil(len(batches) / accelerator.num_processes)
-        self.steps_per_epoch = math.ceil(self.batches_per_epoch / training.gradient_accumulation_steps)
-        steps_of_epochs = math.ceil(training.num_train_epochs * self.steps_per_epoch)
-        self.max_steps = training.max_steps if training.max_steps > 0 else steps_of_epochs
+        self.max_steps = training.max_steps if training.max_steps > 0 else self._steps_of_epochs()
         self.scheduler = get_scheduler(
             training.lr_scheduler_type,
             self.optimizer,
@@ -122,6 +120,20 @@ class Trainer:
         self.accelerator.register_for_checkpointing(self.scheduler)
         self.progress = Progress()
         self.saved: int | None = None  # the step of the last checkpoint
+
+    def _steps_of_epochs(self) -> int:
+        """Steps of all epochs; the last one may be a fraction of an epoch."""
+        epochs = self.training.num_train_epochs
+        whole: int = sum(map(self._steps_of_epoch, range(int(epochs))))
+        return whole + math.ceil((epochs - int(epochs)) * self._steps_of_epoch(int(epochs)))
+
+    def _steps_of_epoch(self, epoch: int) -> int:
+        return math.ceil(self._batches_of_epoch(epoch) / self.training.gradient_accumulation_steps)
+
+    def _batches_of_epoch(self, epoch: int) -> int:
+        """Batches of one process."""
+        processes: int = self.accelerator.num_processes
+        return math.ceil(self.batches.count(epoch) / processes)
 
     @property
     def device(self) -> str:
@@ -202,7 +214,7 @@ class Trainer:
                 progress.loss_sum += step_loss
                 progress.seconds += time.perf_counter() - begin
                 done = progress.step >= self.max_steps
-                epoch_ends = progress.batch >= self.batches_per_epoch
+                epoch_ends = progress.batch >= self._batches_of_epoch(progress.epoch)
                 if epoch_ends:
                     progress.epoch, progress.batch = progress.epoch + 1, 0
                 yield events.progress(
@@ -357,7 +369,7 @@ class Trainer:
         return patience is not None and self.progress.worse >= patience
 
     def _epochs(self) -> float:
-        return round(self.progress.epoch + self.progress.batch / self.batches_per_epoch, 2)
+        return round(self.progress.epoch + self.progress.batch / self._batches_of_epoch(self.progress.epoch), 2)
 
     def _any_signal(self, signum: int) -> int:
         """A signal that any process received, on all processes: if only one stopped, the others would wait for it."""

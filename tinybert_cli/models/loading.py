@@ -68,11 +68,12 @@ def load(
     _set_labels(config, label_names)
     config.problem_type = problem or config.problem_type
     _set_dropout(config, dropout)
-    if suffixes and (config.is_encoder_decoder or _is_decoder_only(config)):
+    generates = head == "seq2seq-lm"
+    if suffixes and not generates and (config.is_encoder_decoder or _is_decoder_only(config)):
         raise InputError(
-            f"{config.model_type} models generate text; tinybert distils encoders only",
+            f"{config.model_type} models generate text; this task needs an encoder",
             where=str(folder),
-            hint="start from an encoder: bert, roberta, distilbert, electra, ...",
+            hint="start from an encoder: bert, roberta, distilbert, electra, ...; or set task: translation",
         )
     families = getattr(modeling_auto, auto_mapping)
     if type(config) not in families or (not suffixes and config.is_encoder_decoder):
@@ -101,7 +102,7 @@ def load(
         trust_remote_code=False,
     )
     _check_report(report, folder, prefix if suffixes else "", new_head=new_head or not suffixes)
-    if config.model_type not in FAMILIES:
+    if config.model_type not in FAMILIES and not generates:
         _check_runs_on_text(model, folder)
     return compute_cls_only(model) if cls_only else model
 
@@ -111,6 +112,16 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
 
     Args:
         truncate: see `save_tokenizer`.
+
+    Raises:
+        UserError: a weight is NaN or infinite (nothing is saved), or the weights cannot be written.
+    """
+    save_weights(model, folder)
+    save_tokenizer(tokenizer, folder, truncate=truncate)
+
+
+def save_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Write weights, as float32 safetensors, and config.json.
 
     Raises:
         UserError: a weight is NaN or infinite (nothing is saved), or the weights cannot be written.
@@ -129,7 +140,6 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
         model.save_pretrained(folder)
     except SafetensorError as error:  # a full disk, without an errno
         raise UserError(f"the weights could not be written: {error}", where=str(folder)) from error
-    save_tokenizer(tokenizer, folder, truncate=truncate)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, *, truncate: bool = False) -> None:
@@ -431,7 +441,8 @@ IGNORED_SETTINGS = {
 
 DROPOUT_SETTINGS = {
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",  # BERT-like families
-    "dropout", "attention_dropout", "seq_classif_dropout",  # DistilBERT
+    "dropout", "attention_dropout", "seq_classif_dropout",  # DistilBERT; the first two also of BART and Marian
+    "dropout_rate",  # T5
 }  # fmt: skip
 
 # head -> the mapping of transformers with its model classes, suffixes of their names (none for models without a head),
@@ -457,5 +468,10 @@ HEADS: dict[str, tuple[str, tuple[str, ...], str]] = {
         "MODEL_FOR_MASKED_LM_MAPPING",
         ("ForMaskedLM", "BertForPreTraining"),
         "use a pre-trained model with its masked-LM head, such as google-bert/bert-base-uncased",
+    ),
+    "seq2seq-lm": (
+        "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+        ("ForConditionalGeneration", "MTModel"),
+        "use a translation model, such as Helsinki-NLP/opus-mt-en-de",
     ),
 }

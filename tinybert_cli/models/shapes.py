@@ -11,7 +11,7 @@ from tinybert_cli import config as settings
 from tinybert_cli.errors import ConfigError, InputError, look_up
 from tinybert_cli.memory import free_memory
 from tinybert_cli.models.families import FAMILIES, field_name, shape_of
-from tinybert_cli.presets import PRESETS, Shape
+from tinybert_cli.presets import PRESETS, TRANSLATION_PRESETS, Shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -34,7 +34,8 @@ def shape(setting: settings.Model, base_config: PreTrainedConfig) -> PreTrainedC
     if setting.initialize == "teacher" and target != base:
         _check_not_larger(setting, target, base)
         check_family(base_config)
-    _check_memory(setting, target, base_config)
+    vocabulary = int(base_config.to_dict().get("vocab_size", 0))
+    check_memory(setting, target.num_hidden_layers, target.hidden_size, target.intermediate_size, vocabulary)
     config = copy.deepcopy(base_config)
     for name, value in asdict(target).items():
         setattr(config, field_name(config, name), value)
@@ -102,6 +103,12 @@ def is_unchanged(setting: settings.Model) -> bool:
 
 def _target_shape(setting: settings.Model, base: Shape) -> Shape:
     """The sizes in `setting`, then those of its preset; the others follow from the base and the hidden size."""
+    if setting.preset in TRANSLATION_PRESETS:
+        raise ConfigError(
+            f"the preset {setting.preset} is the shape of a translation model",
+            key=("preset",),
+            hint=f"one of: {', '.join(PRESETS)}",
+        )
     preset = None if setting.preset is None else PRESETS[setting.preset]
     sizes = (asdict(preset) if preset else {}) | _given_sizes(setting)
     hidden_size = sizes.setdefault("hidden_size", base.hidden_size)
@@ -143,11 +150,12 @@ def _check_not_larger(setting: settings.Model, target: Shape, base: Shape) -> No
             )
 
 
-def _check_memory(setting: settings.Model, target: Shape, base_config: PreTrainedConfig) -> None:
+def check_memory(
+    setting: settings.Model, layers: int, hidden_size: int, intermediate_size: int, vocabulary: int
+) -> None:
     """ConfigError if the model needs more memory than is free; counted are layers and word embeddings."""
-    layer = 4 * target.hidden_size**2 + 2 * target.hidden_size * target.intermediate_size
-    vocabulary = int(base_config.to_dict().get("vocab_size", 0))
-    needed = BYTES * (target.num_hidden_layers * layer + vocabulary * target.hidden_size)
+    layer = 4 * hidden_size**2 + 2 * hidden_size * intermediate_size
+    needed = BYTES * (layers * layer + vocabulary * hidden_size)
     if needed > (free := free_memory()):
         raise ConfigError(
             f"a model of this shape needs {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free",
