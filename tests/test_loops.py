@@ -58,6 +58,9 @@ class SequentialBatches:
     def __len__(self) -> int:
         return len(self.batches)
 
+    def count(self, epoch: int) -> int:
+        return len(self)
+
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
 

@@ -306,6 +306,8 @@ def _plan(row: Row) -> str:
         parts.append(f"vocabulary {row['vocabulary_size']:,} of {row['source_vocabulary_size']:,} tokens")
     copied = row.get("layers_copied_from", [])
     parts += [f"layers copied from source model: {', '.join(map(str, copied))}"] if copied else []
+    copied = row.get("decoder_layers_copied_from", [])
+    parts += [f"decoder layers copied: {', '.join(map(str, copied))}"] if copied else []
     compared = row.get("layers_compared_with", [])
     layers = ", ".join(map(str, compared))
     parts += [f"compared with teacher layers: {layers} ({row['teacher_states']})"] if compared else []

@@ -64,6 +64,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "vocabulary_size": "size of the trimmed vocabulary",
         "bytes_saved": "bytes of the embeddings that were removed with it",
         "layers_copied_from": "layers of the source model that the student is initialised with, from 1",
+        "decoder_layers_copied_from": "the same for the decoder of a translation model",
         "layers_compared_with": "layers of the teacher that the layer losses use, from 1",
         "teacher_states": "`stored`, or `running beside it`",
         "label_names": "class names in the order of the logits",

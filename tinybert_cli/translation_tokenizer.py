@@ -34,13 +34,13 @@ class TranslationTokenizer:
         """Number of token ids."""
         return 1 + max(max(tokenizer.get_vocab().values()) for tokenizer in (self.source, self.target))
 
-    def source_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of source texts, special tokens included, not cut."""
-        return _ids(self.source, texts)
+    def source_ids(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """The tokens of source texts, special tokens included, cut to `max_length`: the special tokens stay."""
+        return _ids(self.source, texts, max_length)
 
     def target_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The labels of target texts, special tokens included, not cut."""
-        return _ids(self.target, texts)
+        return _ids(self.target, texts, None)
 
     def texts(self, targets: Iterable[Sequence[int]]) -> list[str]:
         """Generated tokens as text, without special tokens."""
@@ -53,6 +53,10 @@ class TranslationTokenizer:
             (folder / name).write_bytes(content)
 
 
-def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def _ids(tokenizer: Tokenizer, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
+    tokenizer.no_padding()
+    tokenizer.no_truncation()  # source and target may be the same object
+    if max_length is not None:
+        tokenizer.enable_truncation(max_length)
     chunks = (texts[begin : begin + _CHUNK] for begin in range(0, len(texts), _CHUNK))
     return [encoding.ids for chunk in chunks for encoding in tokenizer.encode_batch(list(chunk))]

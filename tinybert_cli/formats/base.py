@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tinybert_cli.types import Array
+from tinybert_cli.types import Array, Translator
 
 
 class Session(Protocol):
@@ -71,3 +71,31 @@ class Format:
     def settings(self) -> set[str]:
         """The settings of export that this format reads, besides those that all formats read."""
         return {*self.options, *(("quantize", "quantize_exclude", *self.int8.options) if self.int8 else ())}
+
+
+@dataclass(frozen=True)
+class TranslationFormat:
+    """An export format of translation models.
+
+    `write(model, tokenizer, folder, **options)` writes into an empty folder; `options` are the settings of export that
+    it takes. `weights` are the files with the weights; the first marks such a folder. `load` opens a folder without
+    torch; None: it is a model folder of transformers. `beams`: whether it has a beam search; else it is greedy.
+    `write_int8(model, tokenizer, folder)` writes int8 weights; None: it has none.
+    """
+
+    weights: tuple[str, ...]
+    precision: str
+    write: Callable[..., None]
+    runtime: str
+    usage: Callable[[Export], dict[str, str]]
+    options: tuple[str, ...] = ()
+    load: Callable[[Path], Translator] | None = None
+    write_int8: Callable[..., None] | None = None
+    beams: bool = True
+    library: str | None = None
+    limitations: Callable[[Export], list[str]] = lambda export: []
+
+    @property
+    def settings(self) -> set[str]:
+        """The settings of export that this format reads, besides those that all formats read."""
+        return {*self.options, *(("quantize",) if self.write_int8 else ())}

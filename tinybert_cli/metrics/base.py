@@ -56,6 +56,10 @@ class Metric(ABC):
         right: Array = self.row_scores(statistics) == 1
         return right
 
+    def description(self) -> dict[str, Any]:
+        """How the metrics are computed, for the manifest and metrics.json; empty if their names tell."""
+        return {}
+
     def paired_test(self, statistics: Statistics, reference: Statistics) -> dict[str, float]:
         """`rows_lost` and `rows_won` against the reference model, and the p-value of a paired test."""
         return mcnemar(self.correct(statistics), self.correct(reference))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HEAD = "seq2seq-lm"
 NEW_SHAPE = TranslationShape(4, 4, 128, 4, 256)  # Transformer-tiny of Wu et al. 2021, arXiv 2105.14462
-VOCABULARY = 4000  # tokens of a new model: of 29,000 sentence pairs 1,000 to 4,000 are best (Gowda and May 2020)
+NEW_VOCABULARY = 4000  # tokens of a new model: of 29,000 sentence pairs 1,000 to 4,000 are best (Gowda and May 2020)
 POSITIONS = 512  # of a new model: its positions are sines, which cost nothing
 DROPOUT = 0.1  # of a new model
 STACKS = ("encoder", "decoder")
@@ -203,6 +203,12 @@ def zero_padding_row(model: PreTrainedModel) -> None:
         return gradient
 
     weight.register_hook(without_padding)
+
+
+def set_generation_length(model: PreTrainedModel, tokens: int) -> None:
+    """`generate` of transformers then makes translations of up to so many tokens by default, not 20, with 4 beams."""
+    settings = model.generation_config
+    settings.max_length, settings.num_beams = tokens, settings.num_beams or 4
 
 
 def save_translation_model(model: PreTrainedModel, tokenizer: TranslationTokenizer, folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tinybert_cli import artifacts, tasks
 from tinybert_cli.config import Data, Distill, Finetune
+from tinybert_cli.config import Training as TrainingSettings
 from tinybert_cli.escaping import in_python, markdown, shell_word
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.model_card import Card, Result
@@ -48,7 +49,7 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
             "data": markdown(model_card.data_names(inputs)),
             "labels": None if training.label_names is None else markdown(model_card.listed(training.label_names)),
             "training rows": f"{training.rows:,}",
-            "steps": f"{facts['steps']:,} of {settings.per_device_train_batch_size} rows on each device",
+            "steps": f"{facts['steps']:,} of {_batch(settings)} on each device",
             "learning rate": f"{settings.learning_rate:g}, {settings.lr_scheduler_type}",
             "seed": config.seed,
             "machine": f"{artifacts.machine()}; {precision} on {facts['device']}",
@@ -64,6 +65,11 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
         limits=[*_limitations(config, task, training, teacher), *model_card.UNTESTED],
         library="transformers",
     )
+
+
+def _batch(settings: TrainingSettings) -> str:
+    tokens = settings.per_device_train_batch_tokens
+    return f"{settings.per_device_train_batch_size} rows" if tokens is None else f"at most {tokens:,} tokens"
 
 
 def _usage(task: tasks.Task, folder: str, data: Data) -> dict[str, str]:

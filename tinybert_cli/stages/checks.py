@@ -9,6 +9,7 @@ from typing import Any
 from tinybert_cli import configuration, formats, losses, tasks
 from tinybert_cli.config import Export, Stage, Verify
 from tinybert_cli.errors import ConfigError, did_you_mean
+from tinybert_cli.stages import translation_checks
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
 
@@ -42,7 +43,7 @@ def no_teacher(layer_losses: Sequence[str]) -> ConfigError:
 
 def _check_label_settings(task: str, data: Mapping[str, Any]) -> None:
     """Settings for several labels per row belong to multi-label classification."""
-    if task == "multi-label-classification":
+    if task in ("multi-label-classification", "translation"):
         return
     if isinstance(data.get("label_column_name"), list):
         raise ConfigError(
@@ -69,6 +70,32 @@ def _check_source(setting: str | Mapping[str, Any]) -> None:
         )
 
 
+def _check_data(task: str, data: Mapping[str, Any]) -> None:
+    _check_label_settings(task, data)
+    translation_checks.check_sections("data")(task, data)
+    translation_checks.check_text_columns(task, data)
+
+
+def _check_training(task: str, training: Mapping[str, Any]) -> None:
+    _check_objective(task, training)
+    translation_checks.check_sections("training")(task, training)
+
+
+def _check_model(task: str, model: object) -> None:
+    translation_checks.check_sections("model")(task, model)
+    translation_checks.check_new_model(task, model)
+
+
+def _check_student(task: str, student: object) -> None:
+    translation_checks.check_sections("student")(task, student)
+    if isinstance(student, Mapping) and (student.get("family") or student.get("vocabulary_size")):
+        raise ConfigError(
+            "a student starts `from` a model, whose tokenizer it has",
+            key=("student", "family" if student.get("family") else "vocabulary_size"),
+            hint="from: the teacher, with initialize: random for new weights",
+        )
+
+
 # -- finetune --------------------------------------------------------------------------------------------------
 
 
@@ -89,7 +116,14 @@ def _check_class_weights(task: str, class_weights: str) -> None:
 
 
 def _check_min_confidence(task: str, min_confidence: float, label_dataset: str | None) -> None:
-    if min_confidence and not tasks.find_prediction_task(task).has_confidence:
+    definition = tasks.find_scored_task(task)
+    if min_confidence and isinstance(definition, tasks.GenerationTask):
+        raise ConfigError(
+            "generated translations have a score that depends on their length, not a confidence",
+            key=("min_confidence",),
+            hint="leave min_confidence out, or leave unusual translations out: gen-soft-labels: drop: [cut, looping]",
+        )
+    if min_confidence and isinstance(definition, tasks.PredictionTask) and not definition.has_confidence:
         raise ConfigError(
             f"predictions of {task} are numbers without a confidence",
             key=("min_confidence",),
@@ -104,7 +138,7 @@ def _check_min_confidence(task: str, min_confidence: float, label_dataset: str |
 
 
 def _hard_label_options(task: str) -> Iterable[str]:
-    return losses.options_of(losses.LOSS_SETS[tasks.find_prediction_task(task).output_type].hard_labels)
+    return losses.options_of(losses.LOSS_SETS[tasks.find_scored_task(task).output_type].hard_labels)
 
 
 def _check_objective(task: str, training: Mapping[str, Any]) -> None:
@@ -125,7 +159,14 @@ def _check_teacher_weights(teacher: str | Sequence[str], teacher_weights: Sequen
 
 
 def _check_augmentation(task: str, augment: object, splits: Sequence[str]) -> None:
-    if augment is not None and not tasks.find_prediction_task(task).supports_augmentation:
+    definition = tasks.find_scored_task(task)
+    if augment is not None and isinstance(definition, tasks.GenerationTask):
+        raise ConfigError(
+            "a sentence with replaced words has another translation, which the label dataset would not have checked",
+            key=("augment",),
+            hint="leave augment out, and give more text as data.unlabeled_file",
+        )
+    if augment is not None and isinstance(definition, tasks.PredictionTask) and not definition.supports_augmentation:
         raise ConfigError(
             f"{task} has one tag per word, which a replaced word would not keep",
             key=("augment",),
@@ -168,7 +209,7 @@ def _check_losses(settings: LossSettings) -> None:
 
 def _check_losses_of_task(task: str, settings: LossSettings) -> None:
     definition = tasks.find(task)
-    if isinstance(definition, tasks.PredictionTask):
+    if isinstance(definition, tasks.PredictionTask | tasks.GenerationTask):
         _raise_all(
             ConfigError(error.what, key=("losses", *error.key), hint=error.hint)
             for error in losses.problems(settings, definition.output_type)
@@ -186,7 +227,7 @@ def _check_losses_of_task(task: str, settings: LossSettings) -> None:
 
 
 def _check_label_dataset(task: str, label_dataset: str | None) -> None:
-    predicts = isinstance(tasks.find(task), tasks.PredictionTask)
+    predicts = isinstance(tasks.find(task), tasks.PredictionTask | tasks.GenerationTask)
     if predicts and label_dataset is None:
         raise ConfigError(
             "missing key 'label_dataset'",
@@ -260,7 +301,7 @@ def _check_require(task: str, models: Mapping[str, str], require: Mapping[str, M
 
 
 def _metrics_of(task: str) -> list[str]:
-    definition = tasks.find_prediction_task(task)
+    definition = tasks.find_scored_task(task)
     return [*definition.metrics, *definition.extra_metrics]
 
 
@@ -312,43 +353,53 @@ def _raise_all(errors: Iterable[ConfigError]) -> None:
 # several depend on them.
 CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "finetune": {
-        "task": tasks.find_prediction_task,
+        "task": tasks.find_scored_task,
         "model": _check_source,
-        ("task", "data"): _check_label_settings,
-        ("task", "training"): _check_objective,
+        ("task", "data"): _check_data,
+        ("task", "training"): _check_training,
+        ("task", "model"): _check_model,
+        ("task", "layer_mapping"): translation_checks.check_layer_mapping,
         ("task", "regularization"): _check_label_smoothing,
         ("task", "class_weights"): _check_class_weights,
         ("task", "min_confidence", "label_dataset"): _check_min_confidence,
     },
     "gen-soft-labels": {
-        "task": tasks.find_prediction_task,
-        ("task", "data"): _check_label_settings,
+        "task": tasks.find_scored_task,
+        ("task", "data"): _check_data,
+        ("task", "teacher"): translation_checks.check_one_teacher,
         ("teacher", "teacher_weights"): _check_teacher_weights,
         ("task", "augment", "splits"): _check_augmentation,
         ("states", "student_layers", "layer_mapping"): _check_states,
+        ("task", "layer_mapping"): translation_checks.check_layer_mapping,
+        "search": translation_checks.check_search,
+        **translation_checks.top_level("gen-soft-labels"),
     },
     "distill": {
         "task": tasks.find,
         "losses": _check_losses,
         "student": _check_source,
-        ("task", "data"): _check_label_settings,
-        ("task", "training"): _check_objective,
+        ("task", "data"): _check_data,
+        ("task", "training"): _check_training,
+        ("task", "student"): _check_student,
+        ("task", "layer_mapping"): translation_checks.check_layer_mapping,
         ("task", "label_dataset"): _check_label_dataset,
         ("task", "losses"): _check_losses_of_task,
         ("losses", "teacher", "label_dataset"): _check_layer_teacher,
         ("losses", "student"): _check_trimming,
+        **translation_checks.top_level("distill"),
     },
     "eval": {
-        "task": tasks.find_prediction_task,
-        ("task", "data"): _check_label_settings,
+        "task": tasks.find_scored_task,
+        ("task", "data"): _check_data,
         ("models", "reference"): _check_reference,
         ("task", "metrics"): _check_metrics,
         ("task", "models", "require"): _check_require,
+        **translation_checks.top_level("eval"),
     },
     "export": {
-        "task": tasks.find_prediction_task,
+        "task": tasks.find_scored_task,
         "format": formats.find,
-        ("task", "data"): _check_label_settings,
+        ("task", "data"): _check_data,
         ("format", "verify", *_FORMAT_SETTINGS): _check_format_settings,
     },
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from tinybert_cli.metrics.comparison import agreement_interval, confusion_matrix
 from tinybert_cli.metrics.slices import prediction_columns, regressions, slice_scores, slices
 from tinybert_cli.predictor import Predictor, check_logits, load_predictor
 from tinybert_cli.reports import evaluation_html
+from tinybert_cli.stages import translation_candidates
+from tinybert_cli.stages.translation_candidates import TranslationCandidate
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
 TIMED_ROWS = 256  # rows that the latencies are measured on, or as many as there are
@@ -33,7 +35,7 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
     Raises:
         GateError: a model does not reach what `require` demands; the folder is finished all the same.
     """
-    task = tasks.find_prediction_task(config.task)
+    task = tasks.find_scored_task(config.task)
     reference = next(iter(config.models)) if config.reference is None else config.reference
     sources = {name: models.locate(where) for name, where in config.models.items()}
     inputs: dict[str, Any] = {
@@ -62,6 +64,14 @@ class _Candidate:
     examples: data.Examples
     facts: Mapping[str, float]
 
+    @property
+    def lengths(self) -> Array:
+        """Tokens of each row (N,)."""
+        return _row_lengths(self.encoded)
+
+
+_Candidates = Mapping[str, _Candidate] | Mapping[str, TranslationCandidate]
+
 
 @dataclass(frozen=True)
 class _Scored:
@@ -75,37 +85,25 @@ class _Scored:
 
 def _evaluate(
     config: Eval,
-    task: tasks.PredictionTask,
+    task: tasks.PredictionTask | tasks.GenerationTask,
     sources: Mapping[str, models.Source],
     reference: str,
     output: artifacts.Output,
 ) -> Iterator[Event]:
     rows = data.read(config.data, config.split)
-    names = task.label_names(rows, config.data, model_names=_names_of_model(config, task, sources[reference]))
-    metric = task.metric(rows, config.data, names)
-    if metric is None:
-        raise tasks.no_labels_error(rows, config.data)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
-    named = config.data.class_names is not None or models.read_label_names(sources[reference]) is not None
-    unnamed = tasks.unnamed_classes(task, sources[reference].name, names, named=named)
-    assumptions = events.assumptions([*unnamed, *task.label_statements(rows, config.data, names)])
-    candidates = {name: _load_candidate(config, task, source, rows, names) for name, source in sources.items()}
-    for candidate in candidates.values():
-        inputs = candidate.predictor.inputs
-        yield from map(events.warning, inputs.check(config.data, candidate.source.name))
-    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split, **assumptions)
-    yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
-    if output.dry_run:
+    if isinstance(task, tasks.Translation):
+        evaluated = yield from _translate(config, task, sources, reference, rows, output)
+    else:
+        assert isinstance(task, tasks.PredictionTask)  # the only other kind
+        evaluated = yield from _predict(config, task, sources, reference, rows, output)
+    if evaluated is None:  # a dry run
         return
-
-    scored: dict[str, _Scored] = {}
-    for name, candidate in candidates.items():
-        scored[name] = _score(config, task, metric, candidate, rows, names)
-        yield {"event": "scored", "model": name}
+    metric, candidates, names, scored = evaluated.metric, evaluated.candidates, evaluated.names, evaluated.scored
     yield from map(events.warning, _left_out(task, metric, scored, reference))
-    lengths, confidences = _row_lengths(candidates[reference].encoded), scored[reference].predictions.confidences
+    lengths, confidences = candidates[reference].lengths, scored[reference].predictions.confidences
     slice_rows = slices(lengths, metric.label_slices(), confidences, columns)
-    costs = {} if config.latency is None else _costs(candidates, config.latency, rows, config.data)
+    costs = {} if config.latency is None else evaluated.costs(config.latency)
     table: dict[str, dict[str, float]] = {}
     for name, candidate in candidates.items():
         numbers = _numbers(config, task, metric, scored[name], None if name == reference else scored[reference])
@@ -114,7 +112,7 @@ def _evaluate(
             numbers |= {
                 key.replace("latency_ms", "speedup"): value[reference] / value[name]
                 for key, value in costs.items()
-                if key.startswith("latency_ms") and not key.endswith("_p95")
+                if key.startswith("latency_ms") and not key.endswith("_p95") and {name, reference} <= value.keys()
             }
         by_slice = slice_scores(metric, scored[name].statistics, slice_rows, task.slice_metric)
         numbers |= {f"{task.slice_metric}[{key}]": value for key, value in by_slice.items()}
@@ -140,7 +138,7 @@ def _evaluate(
                 title=output.folder.name,
                 lead=f"{len(rows):,} rows of {config.split}, scored on {artifacts.machine()}.",
                 metric=task.main_metric, slice_metric=task.slice_metric,
-                more_is_better=task.objective("auto")[1] > 0,
+                more_is_better=task.objective(task.main_metric)[1] > 0,
                 reference=reference, models=table, classes=names,
                 confidences=_confidences(metric, scored), confusion_matrices=_confusions(metric, scored, names),
                 slice_sizes={key: int(selected.sum()) for key, selected in slice_rows.items()}, regressions=lost,
@@ -159,8 +157,88 @@ def _evaluate(
             (folder / name).write_text(text, encoding="utf-8")
 
     output.put(write)
-    output.finish(flat, label_names=names, device=str(loops.device()), precision="no")
+    described = {"label_names": names} if isinstance(task, tasks.PredictionTask) else metric.description()
+    output.finish(flat, **described, device=str(loops.device()), precision="no")
     yield events.done(config.output_dir, flat)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """The models with their scores."""
+
+    metric: metrics.Metric
+    names: list[str]  # the classes; none in translation
+    candidates: _Candidates
+    scored: Mapping[str, _Scored]
+    costs: Callable[[Latency], dict[str, dict[str, float]]]
+
+
+def _predict(
+    config: Eval,
+    task: tasks.PredictionTask,
+    sources: Mapping[str, models.Source],
+    reference: str,
+    rows: Rows,
+    output: artifacts.Output,
+) -> Generator[Event, None, _Evaluated | None]:
+    """Scores models that compute logits; None in a dry run."""
+    names = task.label_names(rows, config.data, model_names=_names_of_model(config, task, sources[reference]))
+    metric = task.metric(rows, config.data, names)
+    if metric is None:
+        raise tasks.no_labels_error(rows, config.data)
+    named = config.data.class_names is not None or models.read_label_names(sources[reference]) is not None
+    unnamed = tasks.unnamed_classes(task, sources[reference].name, names, named=named)
+    assumptions = events.assumptions([*unnamed, *task.label_statements(rows, config.data, names)])
+    candidates = {name: _load_candidate(config, task, source, rows, names) for name, source in sources.items()}
+    for candidate in candidates.values():
+        inputs = candidate.predictor.inputs
+        yield from map(events.warning, inputs.check(config.data, candidate.source.name))
+    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split, **assumptions)
+    yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
+    if output.dry_run:
+        return None
+    scored: dict[str, _Scored] = {}
+    for name, candidate in candidates.items():
+        scored[name] = _scored(config, task, metric, _predictions(config, task, candidate, rows, names), names)
+        yield {"event": "scored", "model": name}
+
+    def costs(latency: Latency) -> dict[str, dict[str, float]]:
+        return _costs(candidates, latency, rows, config.data)
+
+    return _Evaluated(metric, names, candidates, scored, costs)
+
+
+def _translate(
+    config: Eval,
+    task: tasks.Translation,
+    sources: Mapping[str, models.Source],
+    reference: str,
+    rows: Rows,
+    output: artifacts.Output,
+) -> Generator[Event, None, _Evaluated | None]:
+    """Scores translation models; None in a dry run."""
+    metric = task.generation_metric(rows, config.data)
+    if metric is None:
+        rows.column(config.data.label_column)  # raises
+    assert metric is not None
+    candidates = {
+        name: translation_candidates.load_candidate(config, task, source, rows) for name, source in sources.items()
+    }
+    for candidate in candidates.values():
+        yield from map(events.warning, translation_candidates.warnings(config, candidate))
+    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split)
+    yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
+    if output.dry_run:
+        return None
+    scored: dict[str, _Scored] = {}
+    for name, candidate in candidates.items():
+        scored[name] = _scored(config, task, metric, candidate.translations(config), [])
+        yield {"event": "scored", "model": name}
+
+    def costs(latency: Latency) -> dict[str, dict[str, float]]:
+        return translation_candidates.costs(candidates, config)
+
+    return _Evaluated(metric, [], candidates, scored, costs)
 
 
 def _names_of_model(config: Eval, task: tasks.PredictionTask, source: models.Source) -> list[str] | None:
@@ -185,19 +263,23 @@ def _load_candidate(
     return _Candidate(source, predictor, encoded, examples, {"bytes": predictor.weights_bytes, **predictor.size})
 
 
-def _score(
-    config: Eval,
-    task: tasks.PredictionTask,
-    metric: metrics.Metric,
-    candidate: _Candidate,
-    rows: Rows,
-    names: list[str],
-) -> _Scored:
+def _predictions(
+    config: Eval, task: tasks.PredictionTask, candidate: _Candidate, rows: Rows, names: list[str]
+) -> Predictions:
     batches = data.sorted_batches(candidate.examples.lengths, config.per_device_eval_batch_size)
     logits = loops.predict_all(candidate.predictor.module, candidate.examples, batches)
     layout, settings = candidate.encoded.layout, candidate.predictor.config
     check_logits(logits, layout, rows, candidate.source.name)
-    predictions = task.decide(logits, layout, names, rows, config.data, settings)
+    return task.decide(logits, layout, names, rows, config.data, settings)
+
+
+def _scored(
+    config: Eval,
+    task: tasks.PredictionTask | tasks.GenerationTask,
+    metric: metrics.Metric,
+    predictions: Predictions,
+    names: list[str],
+) -> _Scored:
     statistics = metric.statistics(predictions)
     scores = metrics.score(metric, predictions, statistics)
     listed = _without_many_classes(scores, names, most=MOST_INTERVALS) if config.metrics == "auto" else config.metrics
@@ -209,7 +291,11 @@ def _score(
 
 
 def _numbers(
-    config: Eval, task: tasks.PredictionTask, metric: metrics.Metric, model: _Scored, reference: _Scored | None
+    config: Eval,
+    task: tasks.PredictionTask | tasks.GenerationTask,
+    metric: metrics.Metric,
+    model: _Scored,
+    reference: _Scored | None,
 ) -> dict[str, float]:
     """Quality with 95 % intervals, calibration and, against the reference, differences and fidelity."""
     selected = list(model.scores) if config.metrics == "auto" else config.metrics
@@ -238,13 +324,16 @@ def _numbers(
     if best > 0 and task.main_metric not in undefined:
         numbers["retention"] = model.scores[task.main_metric] / best
     fidelity = task.fidelity(model.predictions, reference.predictions)
-    if config.bootstrap and task.agreement_counts_rows:
+    if config.bootstrap and isinstance(task, tasks.PredictionTask) and task.agreement_counts_rows:
         numbers |= agreement_interval(fidelity["agreement"], len(model.predictions))
     return numbers | fidelity | metric.paired_test(model.statistics, reference.statistics)
 
 
 def _left_out(
-    task: tasks.PredictionTask, metric: metrics.Metric, scored: Mapping[str, _Scored], reference: str
+    task: tasks.PredictionTask | tasks.GenerationTask,
+    metric: metrics.Metric,
+    scored: Mapping[str, _Scored],
+    reference: str,
 ) -> list[str]:
     """What is not defined on these rows, and why, in sentences."""
     sentences = []

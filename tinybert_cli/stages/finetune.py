@@ -13,17 +13,20 @@ from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
-from tinybert_cli.stages import training
+from tinybert_cli.stages import training, translation_training
 from tinybert_cli.stages.training import TrainingRows, TrainingRun
+from tinybert_cli.stages.translation_training import TranslationEvaluation
 from tinybert_cli.types import Batch
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes a model folder; yields events."""
-    task = tasks.find_prediction_task(config.task)
+    task = tasks.find_scored_task(config.task)
     objective = task.objective(config.training.metric_for_best_model)
-    source = models.locate(config.model.source)
-    inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
+    source = None if config.model.from_ is None else models.locate(config.model.from_)
+    inputs: dict[str, Any] = {}
+    if source is not None:
+        inputs["model"] = artifacts.describe_model(source.folder, source.name, models.commit(source))
     splits: list[data.Split] = ["train", "validation"]
     if config.label_dataset is not None:
         inputs["label_dataset"] = artifacts.describe(data.existing_folder(config.label_dataset, "label_dataset"))
@@ -32,7 +35,10 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
     with artifacts.open_output("finetune", config, inputs, force=force, dry_run=dry_run, same_processes=True) as output:
         if output.finished:
             yield output.up_to_date()
+        elif isinstance(task, tasks.Translation):
+            yield from output.record(_finetune_translator(config, task, objective, source, output))
         else:
+            assert isinstance(task, tasks.PredictionTask) and source is not None  # see checks.py
             yield from output.record(_finetune(config, task, objective, source, output))
 
 
@@ -64,6 +70,31 @@ def _finetune(
     }
     loss = _loss(loss_set, _loss_options(config), config.regularization.r_drop)
     yield from training.train(run, new, training_data, new.model, loss, made=made)
+
+
+def _finetune_translator(
+    config: Finetune,
+    task: tasks.Translation,
+    objective: tuple[str, float],
+    source: models.Source | None,
+    output: artifacts.Output,
+) -> Iterator[Event]:
+    accelerator = loops.make_accelerator(config.training, output.trackers)
+    run = TrainingRun(config, task, objective, output, accelerator)
+    rows = yield from translation_training.gold_rows(config.data, task)
+    new, training_data = yield from translation_training.prepare(
+        run, config.model, source, rows, section="model", dropout=config.regularization.dropout
+    )
+    loss_set = losses.LOSS_SETS[task.output_type]
+    made = {
+        "starts from": config.model.from_ or f"random weights, a new {config.model.family} model",
+        "trained on": config.label_dataset or "references",
+        "loss": _loss_in_words(config, loss_set),
+    }
+    loss = _loss(loss_set, _loss_options(config), config.regularization.r_drop)
+    validation = training_data.validation
+    evaluation = None if validation is None else TranslationEvaluation(run, validation, new.tokenizer)
+    yield from training.train(run, new, training_data, new.model, loss, made=made, evaluation=evaluation)
 
 
 def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[Event, None, TrainingRows]:

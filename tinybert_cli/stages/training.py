@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -15,6 +15,7 @@ from tinybert_cli.config import Data, Distill, Finetune, Model, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError, UserError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
+from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 if TYPE_CHECKING:
@@ -74,8 +75,21 @@ class NewModel:
 
     model: Any
     tokenizer: Any
-    copied_layers: list[int]  # of the source model, counted from 1
+    copied_layers: list[int]  # of the source model, counted from 1; of a translation model those of the encoder
     vocabulary: dict[str, int]  # numbers of a trimmed vocabulary, see `models.trim_vocabulary`
+    decoder_layers: list[int] | None = None  # of a translation model, the same for the decoder
+
+
+class Evaluation(Protocol):
+    """Scores a model on the validation rows."""
+
+    def scores(self, model: torch.nn.Module) -> dict[str, float]:
+        """The metrics during training; the one that selects checkpoints is among them."""
+
+    def result(
+        self, folder: Path, trained: torch.nn.Module, best_loss: float | None
+    ) -> tuple[model_card.Result, dict[str, Any]]:
+        """The metrics of the finished folder with 95 % intervals, and the tuned settings for its config.json."""
 
 
 def prepare(
@@ -126,6 +140,7 @@ def train(
     *,
     made: Mapping[str, object],
     facts: Mapping[str, Any] | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Iterator[Event]:
     """Trains to the end, from the last checkpoint if any, and finishes the folder; a dry run stops at the plan.
 
@@ -133,19 +148,20 @@ def train(
         module: what is optimized: the model, or the model with its projections.
         made: statements of the model card about starting point, labels and loss.
         facts: for the plan and the manifest.
+        evaluation: None = by the predictions for the validation rows, or by the loss if the task makes none.
     """
     config, task, output, accelerator = run.config, run.task, run.output, run.accelerator
     training, validation, label_names = config.training, training_data.validation, training_data.source.label_names
     examples, size, facts = training_data.examples, models.size(new.model), facts or {}
-    batches = data.BucketBatches(
-        examples.lengths, training.per_device_train_batch_size,
-        seed=config.seed, group_by_length=training.group_by_length,
-    )  # fmt: skip
+    batches = _batches(config, examples)
     trainer = loops.Trainer(module, examples, batches, training, accelerator=accelerator, seed=config.seed)
     scale = training_data.source.scale
-    evaluation = None if validation is None else _Evaluation(run, validation, loss, scale)
+    if evaluation is None and validation is not None:
+        evaluation = _Evaluation(run, validation, loss, scale)
     evaluated = evaluation is not None and training.eval_strategy != "no"
     labels = {} if label_names is None else {"label_names": label_names}
+    if new.decoder_layers is not None:
+        facts = {**facts, "decoder_layers_copied_from": new.decoder_layers}
     assumptions: dict[str, Any] = {}
     if isinstance(task, tasks.PredictionTask) and label_names is not None:
         assumptions = events.assumptions(task.label_statements(training_data.source.rows, config.data, label_names))
@@ -176,6 +192,9 @@ def train(
 
     def save_model(folder: Path) -> None:
         if accelerator.is_main_process:
+            if isinstance(new.tokenizer, TranslationTokenizer):
+                models.save_translation_model(new.model, new.tokenizer, folder)
+                return
             model = new.model if scale is None else scale.restored(new.model)
             models.save(model, new.tokenizer, folder, truncate=tasks.cuts_long_texts(task))
 
@@ -201,6 +220,8 @@ def train(
         )
     accelerator.wait_for_everyone()
     numbers = trainer.summary()
+    if examples.decoder is not None:
+        numbers["train_target_tokens_per_second"] = numbers["train_samples_per_second"] * examples.target_lengths.mean()
     result: model_card.Result | None = None
     tuned: dict[str, Any] = {}
     if evaluation is not None:
@@ -238,6 +259,18 @@ def train(
         precision=trainer.precision, **size, **new.vocabulary,
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
+
+
+def _batches(config: Finetune | Distill, examples: data.Examples) -> data.BucketBatches | data.TokenBatches:
+    training, lengths = config.training, examples.lengths
+    if training.per_device_train_batch_tokens is not None:
+        return data.TokenBatches(
+            lengths, examples.target_lengths, training.per_device_train_batch_tokens,
+            seed=config.seed, group_by_length=training.group_by_length,
+        )  # fmt: skip
+    return data.BucketBatches(
+        lengths, training.per_device_train_batch_size, seed=config.seed, group_by_length=training.group_by_length
+    )
 
 
 def _newest_state(output: artifacts.Output, *, with_best_model: bool) -> Generator[Event, None, Path | None]:

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinybert_cli.errors import ConfigError, InputError, look_up
-from tinybert_cli.tasks.base import PredictionTask, Task, missing, no_labels_error
+from tinybert_cli.tasks.base import GenerationTask, PredictionTask, Task, missing, no_labels_error
 from tinybert_cli.tasks.language_modeling import LanguageModeling
 from tinybert_cli.tasks.model_inputs import (
+    LANGUAGES,
+    MAX_LENGTHS,
     TEXT_COLUMNS,
     ModelInputs,
     cuts_long_texts,
@@ -20,6 +22,7 @@ from tinybert_cli.tasks.regression import Regression
 from tinybert_cli.tasks.text_classification import TextClassification
 from tinybert_cli.tasks.token_classification import TokenClassification
 from tinybert_cli.tasks.tokenizer_file import TokenizerFile
+from tinybert_cli.tasks.translation import Translation
 
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
@@ -27,6 +30,7 @@ TASKS: dict[str, Task] = {
     "regression": Regression(),
     "token-classification": TokenClassification(),
     "question-answering": QuestionAnswering(),
+    "translation": Translation(),
     "language-modeling": LanguageModeling(),
 }
 
@@ -38,17 +42,25 @@ def find(name: str) -> Task:
     return look_up(TASKS, name, "task")
 
 
-def find_prediction_task(name: str) -> PredictionTask:
+def find_scored_task(name: str) -> PredictionTask | GenerationTask:
     """The task of that name for stages that need predictions; a ConfigError if its models make none."""
     task = find(name)
-    if isinstance(task, PredictionTask):
+    if isinstance(task, PredictionTask | GenerationTask):
         return task
-    others = ", ".join(other for other, known in TASKS.items() if isinstance(known, PredictionTask))
+    others = ", ".join(other for other, known in TASKS.items() if isinstance(known, PredictionTask | GenerationTask))
     raise ConfigError(
         f"'{name}' is a task for `tinybert distill` only: a task-agnostic student makes no predictions",
         hint=f"name the task of the student, one of: {others}; the folder of the task-agnostic student is the model to "
         "start from",
     )
+
+
+def find_prediction_task(name: str) -> PredictionTask:
+    """The task of that name whose models compute logits for each row."""
+    task = find_scored_task(name)
+    if isinstance(task, PredictionTask):
+        return task
+    raise ConfigError(f"models of '{name}' generate text; they compute no logits for a row")
 
 
 def of_model(config: Mapping[str, Any]) -> PredictionTask:
@@ -83,15 +95,20 @@ def unnamed_classes(task: PredictionTask, model: str, names: Sequence[str], *, n
 
 __all__ = [
     "CONFIG_KEY",
+    "LANGUAGES",
+    "MAX_LENGTHS",
     "TASKS",
     "TEXT_COLUMNS",
+    "GenerationTask",
     "ModelInputs",
     "PredictionTask",
     "Task",
     "TokenizerFile",
+    "Translation",
     "cuts_long_texts",
     "find",
     "find_prediction_task",
+    "find_scored_task",
     "in_words",
     "missing",
     "no_labels_error",

@@ -13,10 +13,13 @@ from typing import Any
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.input_limits import NO_LENGTH, max_positions
-from tinybert_cli.tasks.base import PredictionTask, Task
+from tinybert_cli.tasks.base import GenerationTask, PredictionTask, Task
 
 TEXT_COLUMNS = "tinybert_text_columns"  # the text columns of the training data: one, or the two of a pair
 DOC_STRIDE = "tinybert_doc_stride"  # `doc_stride` of tasks that split long texts into windows
+
+MAX_LENGTHS = "tinybert_max_lengths"  # of a translation model: the longest source and target in tokens
+LANGUAGES = "tinybert_languages"  # of a translation model that needs them: source and target
 
 DEFAULT_LENGTH = 512  # of a model that names neither a length nor a number of positions
 SHORTEST = 4  # as `max_seq_length` may be
@@ -74,6 +77,12 @@ class ModelInputs:
 
 def recorded_settings(data: Data, task: Task) -> dict[str, Any]:
     """The keys of config.json for a model that was trained with these settings; None removes a key."""
+    if isinstance(task, GenerationTask):
+        return {
+            TEXT_COLUMNS: data.text_columns,
+            MAX_LENGTHS: [data.max_seq_length, data.max_target_length],
+            LANGUAGES: None if data.source_language is None else [data.source_language, data.target_language],
+        }
     return {
         TEXT_COLUMNS: data.text_columns if isinstance(task, PredictionTask) else None,
         DOC_STRIDE: data.doc_stride if isinstance(task, PredictionTask) and task.splits_long_texts else None,

@@ -1,0 +1,127 @@
+"""Translation models in `eval`: their translations of the rows, and how many they make per second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinybert_cli import data, loops, models, tasks
+from tinybert_cli.config import Eval
+from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
+from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows, Search
+
+ROUNDS = 3  # each model is timed so many times, in turns
+TIMED_ROWS = {1: 32}  # rows of a timed round, by batch size
+BATCHES = 2  # batches of a timed round, for other sizes
+BEAMS = (1, 4)  # that are timed
+COUNTED_ROWS = 64  # rows whose multiplications are counted
+
+
+@dataclass(frozen=True)
+class TranslationCandidate:
+    """A translation model with the source texts encoded for it."""
+
+    source: models.Source
+    predictor: TranslationPredictor
+    encoded: Encoded
+    facts: Mapping[str, float]
+
+    @property
+    def lengths(self) -> Array:
+        """Source tokens of each row (N,)."""
+        return np.diff(self.encoded.offsets)
+
+    def search(self, config: Eval) -> Search:
+        """The search of the config; greedy for an export without beam search."""
+        return search_of(config, self.predictor.beams)
+
+    def translations(self, config: Eval) -> Predictions:
+        return self.texts(loops.translate_all(self.predictor.translator, self.encoded, self.search(config)))
+
+    def texts(self, hypotheses: Sequence[Sequence[Hypothesis]]) -> Predictions:
+        return Predictions(self.predictor.tokenizer.texts([best[0].ids for best in hypotheses]))
+
+
+def search_of(config: Eval, most_beams: int | None) -> Search:
+    settings = config.search
+    return Search(
+        beams=settings.beams if most_beams is None else min(settings.beams, most_beams),
+        length_penalty=settings.length_penalty,
+        max_length_factor=settings.max_length_factor,
+        max_target_length=config.data.max_target_length,
+    )
+
+
+def load_candidate(config: Eval, task: tasks.Translation, source: models.Source, rows: Rows) -> TranslationCandidate:
+    predictor = load_translation_predictor(source, data=config.data)
+    models.check_positions(source.name, predictor.config, config.data)
+    encoded = task.encode_sources(rows, config.data, predictor.tokenizer)
+    facts = {"bytes": float(predictor.weights_bytes), **predictor.size}
+    return TranslationCandidate(source, predictor, encoded, facts)
+
+
+def warnings(config: Eval, candidate: TranslationCandidate) -> Iterator[str]:
+    """Settings that differ from those of the training, and a search that the model cannot do."""
+    yield from candidate.predictor.check(config.data, candidate.source.name)
+    most = candidate.predictor.beams
+    if most is not None and most < config.search.beams:
+        yield f"'{candidate.source.name}' has no beam search: its translations are greedy"
+
+
+def costs(candidates: Mapping[str, TranslationCandidate], config: Eval) -> dict[str, dict[str, float]]:
+    """`latency_ms_b1`, `sentences_per_second_b32_beam4`, ... → model → number.
+
+    The models take turns, so that their ratios are right even if the speed of the machine drifts. The latency is that
+    of whole translations of a batch, with the search of the config.
+    """
+    assert config.latency is not None
+    result: dict[str, dict[str, float]] = {}
+    for size in config.latency.batch_sizes:
+        beams = sorted({*BEAMS, config.search.beams})
+        for count in beams:
+            able = {
+                name: candidate
+                for name, candidate in candidates.items()
+                if candidate.predictor.beams is None or count <= candidate.predictor.beams
+            }
+            seconds, tokens, rows = _timed(able, config, size, count)
+            suffix = f"b{size}_beam{count}"
+            result[f"sentences_per_second_{suffix}"] = {name: rows / value for name, value in seconds.items()}
+            result[f"target_tokens_per_second_{suffix}"] = {
+                name: tokens[name] / value for name, value in seconds.items()
+            }
+            if count == config.search.beams:
+                result[f"latency_ms_b{size}"] = {name: 1000 * value * size / rows for name, value in seconds.items()}
+    return result
+
+
+def _timed(
+    candidates: Mapping[str, TranslationCandidate], config: Eval, size: int, beams: int
+) -> tuple[dict[str, float], dict[str, int], int]:
+    """The median seconds of a round, its target tokens, and its rows, which are the same for all models."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    tokens: dict[str, int] = {}
+    available = len(next(iter(candidates.values())).lengths) if candidates else 0
+    count = min(available, TIMED_ROWS.get(size, BATCHES * size))
+    search = Search(
+        beams=beams, length_penalty=config.search.length_penalty, max_length_factor=config.search.max_length_factor,
+        max_target_length=config.data.max_target_length,
+    )  # fmt: skip
+    for turn in range(ROUNDS + 1):  # the first one warms up
+        for name, candidate in candidates.items():
+            values, offsets = candidate.encoded.tokens["input_ids"][0], candidate.encoded.offsets
+            ids = [values[offsets[row] : offsets[row + 1]].tolist() for row in range(count)]
+            batches = data.sorted_batches(candidate.lengths[:count], size)
+            begin = time.perf_counter()
+            hypotheses = [
+                best[0]
+                for rows in batches
+                for best in candidate.predictor.translator.translate([ids[row] for row in rows], search)
+            ]
+            if turn:
+                seconds[name].append(time.perf_counter() - begin)
+            tokens[name] = sum(len(hypothesis.ids) + hypothesis.finished for hypothesis in hypotheses)
+    return {name: float(np.median(values)) for name, values in seconds.items()}, tokens, count

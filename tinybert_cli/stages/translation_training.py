@@ -1,0 +1,195 @@
+"""Training of translation models, shared by finetune and distill: rows, the new model, and its evaluation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinybert_cli import data, events, loops, losses, metrics, models, tasks
+from tinybert_cli.config import Data, Model
+from tinybert_cli.errors import ConfigError
+from tinybert_cli.events import Event
+from tinybert_cli.reports import model_card
+from tinybert_cli.stages.training import RESAMPLES, NewModel, TrainingData, TrainingRows, TrainingRun, Validation
+from tinybert_cli.translation_tokenizer import TranslationTokenizer
+from tinybert_cli.types import Encoded, Predictions, Rows, Search
+
+VALIDATION_BEAMS = 1  # greedy: beam search costs several times as much, and ranks checkpoints alike
+
+
+def gold_rows(settings: Data, task: tasks.Translation) -> Generator[Event, None, TrainingRows]:
+    """The training rows, whose targets are the references; warnings about pairs that are no translations."""
+    rows = data.read(settings, "train")
+    yield from map(events.warning, task.check_pairs(rows, settings))
+    return TrainingRows(rows, {}, None)
+
+
+def prepare(
+    run: TrainingRun,
+    setting: Model,
+    source: models.Source | None,
+    rows: TrainingRows,
+    *,
+    section: str,
+    dropout: float | None = None,
+) -> Generator[Event, None, tuple[NewModel, TrainingData]]:
+    """Builds the model and encodes training and validation rows for it; yields warnings about the rows.
+
+    Args:
+        setting: the shape of the model; `section` is its key in the config, for error messages.
+        source: where `setting.from` is; None = a new model, whose vocabulary is that of these rows.
+        dropout: of the new model; None = as in the source.
+    """
+    config, task = run.config, run.task
+    assert isinstance(task, tasks.Translation)
+    tokenizer = _tokenizer(setting, source, rows.rows, task, config.data, section)
+    encoded = task.encode_pairs(rows.rows, config.data, tokenizer)
+    yield from _warnings("train", encoded, len(rows.rows), config.data)
+    torch.manual_seed(config.seed)
+    try:
+        model, copied = _build(run, setting, source, tokenizer, dropout)
+    except ConfigError as error:
+        key = error.key if error.key[:1] in (("layer_mapping",), ("data",)) else (section, *error.key)
+        raise ConfigError(error.what, key=key, hint=error.hint) from error
+    models.set_generation_length(model, config.data.max_target_length)
+    models.zero_padding_row(model)
+    models.compute_head_in_float32(model)
+    examples = data.Examples.of(encoded, rows.states, labels=_labels(encoded))
+    validation = yield from _read_validation(config.data, task, rows.rows, tokenizer)
+    return NewModel(model, tokenizer, copied[0], {}, copied[1]), TrainingData(rows, examples, validation)
+
+
+@dataclass(frozen=True)
+class TranslationEvaluation:
+    """The cross-entropy with the references of the validation rows, and the metrics of greedy translations."""
+
+    run: TrainingRun
+    validation: Validation
+    tokenizer: TranslationTokenizer
+
+    def scores(self, model: torch.nn.Module) -> dict[str, float]:
+        """`loss`; and all metrics, if one of them selects the checkpoints."""
+        scores = {"loss": self._loss(model)}
+        if self.run.objective[0] != "loss":
+            predictions = self._translations(model)
+            assert self.validation.metric is not None
+            scores |= self._watched(metrics.score(self.validation.metric, predictions))
+        return scores
+
+    def result(
+        self, folder: Path, trained: torch.nn.Module, best_loss: float | None
+    ) -> tuple[model_card.Result, dict[str, Any]]:
+        """The metrics of the finished folder, in float32, with 95 % intervals."""
+        model = models.load_translation_model(models.locate(str(folder))).to(self.run.accelerator.device)
+        metric, predictions = self.validation.metric, self._translations(model)
+        assert metric is not None
+        statistics = metric.statistics(predictions)
+        scores = {**self._watched(metrics.score(metric, predictions, statistics)), "loss": self._loss(model)}
+        intervals = metrics.intervals(
+            metric, predictions, statistics, self.run.task.metrics, resamples=RESAMPLES, seed=self.run.config.seed
+        )
+        return model_card.Result("validation", len(predictions), scores, intervals), {}
+
+    def _loss(self, model: torch.nn.Module) -> float:
+        loss_set = losses.LOSS_SETS["tokens"]
+        part = losses.part(loss_set.hard_labels, 1.0, {})
+        weighted = losses.WeightedLoss({"hard_labels": part})
+        step_loss = loops.StepLoss(
+            lambda net, batch: weighted(outputs := loops.forward(net, batch), outputs, batch),
+            weighted.denominators,
+            weighted.weights,
+        )
+        batches = data.sorted_batches(
+            self.validation.examples.target_lengths, self.run.config.training.per_device_eval_batch_size
+        )
+        accelerator = self.run.accelerator
+        return loops.mean_loss(model, step_loss, self.validation.examples, batches, accelerator=accelerator)["loss"]
+
+    def _translations(self, model: torch.nn.Module) -> Predictions:
+        settings, task = self.run.config.data, self.run.task
+        assert isinstance(task, tasks.Translation)
+        search = Search(beams=VALIDATION_BEAMS, max_target_length=settings.max_target_length)
+        translator = models.torch_translator(model, self.tokenizer)
+        encoded = task.encode_sources(self.validation.rows, settings, self.tokenizer)
+        hypotheses = loops.translate_all(translator, encoded, search, accelerator=self.run.accelerator)
+        return Predictions(self.tokenizer.texts([best[0].ids for best in hypotheses]))
+
+    def _watched(self, scores: dict[str, float]) -> dict[str, float]:
+        return {name: scores[name] for name in self.run.task.metrics if name in scores}
+
+
+def _tokenizer(
+    setting: Model, source: models.Source | None, rows: Rows, task: tasks.Translation, settings: Data, section: str
+) -> TranslationTokenizer:
+    if source is None:
+        references = task.references(rows, settings) or []
+        texts = itertools.chain(rows.column(settings.text_columns[0]), *references)
+        try:
+            return models.train_joint_tokenizer(texts, setting.vocabulary_size or models.NEW_VOCABULARY)
+        except ConfigError as error:
+            raise ConfigError(error.what, key=(section, *error.key), hint=error.hint) from error
+    models.check_family(source)
+    models.check_positions(source.name, models.read_config(source), settings)
+    return models.load_translation_tokenizer(
+        source, source_language=settings.source_language, target_language=settings.target_language
+    )
+
+
+def _build(
+    run: TrainingRun,
+    setting: Model,
+    source: models.Source | None,
+    tokenizer: TranslationTokenizer,
+    dropout: float | None,
+) -> tuple[Any, tuple[list[int], list[int]]]:
+    """The model, and the layers of encoder and decoder that were copied, counted from 1."""
+    config = run.config
+    longest = max(config.data.max_seq_length, config.data.max_target_length)
+    if source is None:
+        new = models.new_translation_model(setting, tokenizer, positions=longest, dropout=dropout, seed=config.seed)
+        return new, ([], [])
+    attention = loops.fastest_attention(run.accelerator.device.type, longest)
+    base = models.load_translation_model(source, dropout=dropout, attention=attention)
+    student, copies = models.translation_student(setting, config.layer_mapping, base, seed=config.seed)
+    return student, (copies["encoder"], copies["decoder"])
+
+
+def _read_validation(
+    settings: Data, task: tasks.Translation, training: Rows, tokenizer: TranslationTokenizer
+) -> Generator[Event, None, Validation | None]:
+    if not data.has(settings, "validation"):
+        return None
+    rows = data.read(settings, "validation")
+    metric = task.generation_metric(rows, settings)
+    if metric is None:
+        yield events.warning(
+            f"the validation rows have no column '{settings.label_column}': no checkpoint is scored, and the last one "
+            "is stored"
+        )
+        return None
+    encoded = task.encode_pairs(rows, settings, tokenizer)
+    yield from _warnings("validation", encoded, len(rows), settings)
+    yield from data.overlap(training, rows, settings)
+    return Validation(rows, data.Examples.of(encoded, labels=_labels(encoded)), None, metric, [])
+
+
+def _labels(encoded: Encoded) -> Any:
+    assert encoded.labels is not None  # of pairs
+    return encoded.labels
+
+
+def _warnings(split: str, encoded: Encoded, rows: int, settings: Data) -> Iterator[Event]:
+    """Warnings about rows that are cut, and about rows that are left out."""
+    yield from data.row_warnings(split, encoded, settings)
+    left_out = rows - (len(encoded.offsets) - 1)
+    if left_out:
+        yield events.warning(
+            f"{left_out:,} of {rows:,} rows of {split} ({left_out / rows:.1%}) have a target of more than "
+            f"{settings.max_target_length} tokens and are left out of the "
+            f"{'training' if split == 'train' else 'loss'}"
+        )

@@ -1,0 +1,150 @@
+"""The one place that opens a translation model: a model folder, a Hub id or an export.
+
+An export is loaded without torch, as long as only `predict` is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinybert_cli import artifacts, files, formats, tasks, translation_tokenizer
+from tinybert_cli.config import Data
+from tinybert_cli.errors import InputError
+from tinybert_cli.translation_tokenizer import TranslationTokenizer
+from tinybert_cli.types import Search, Translator
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from tinybert_cli.models import Source
+
+DEFAULT_LENGTHS = (512, 512)  # of source and target in tokens, of a model that records none
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class TranslationPredictor:
+    """A model that translates, whatever runs it."""
+
+    folder: Path
+    tokenizer: TranslationTokenizer
+    config: Mapping[str, Any]  # config.json
+    translator: Translator
+    form: formats.TranslationFormat | None = None  # of an export
+    model: PreTrainedModel | None = None  # of a model folder or Hub id, on its device
+
+    @property
+    def size(self) -> dict[str, int]:
+        """`parameters` and `embedding_parameters`; empty for an export."""
+        from tinybert_cli import models
+
+        return {} if self.model is None else models.size(self.model)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of its weights on disk."""
+        from tinybert_cli import models
+
+        if self.form is None:
+            return models.weights_bytes(self.folder)
+        return sum((self.folder / name).stat().st_size for name in self.form.weights)
+
+    @property
+    def beams(self) -> int | None:
+        """The most beams; None = any number."""
+        return None if self.form is None or self.form.beams else 1
+
+    @property
+    def max_lengths(self) -> tuple[int, int]:
+        """The longest source and target in tokens, as recorded by training."""
+        recorded = self.config.get(tasks.MAX_LENGTHS)
+        if isinstance(recorded, list) and len(recorded) == 2 and all(isinstance(number, int) for number in recorded):
+            return recorded[0], recorded[1]
+        positions = self.config.get("max_position_embeddings")
+        limit = positions if isinstance(positions, int) else max(DEFAULT_LENGTHS)
+        return min(limit, DEFAULT_LENGTHS[0]), min(limit, DEFAULT_LENGTHS[1])
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What `predict` assumes about a model that does not record its lengths, in sentences."""
+        if tasks.MAX_LENGTHS in self.config:
+            return []
+        source, target = self.max_lengths
+        return [
+            f"'{self.folder}' does not record how it was trained: source texts are cut at {source:,} tokens, "
+            f"translations at {target:,}"
+        ]
+
+    def check(self, data: Data, name: str) -> list[str]:
+        """Warnings about settings that differ from what the model records."""
+        if tasks.MAX_LENGTHS not in self.config:
+            return []
+        recorded = dict(zip(("max_seq_length", "max_target_length"), self.max_lengths, strict=True))
+        return [
+            f"'{name}' was trained with {key} {value}; this run uses {getattr(data, key)}, from data.{key}"
+            for key, value in recorded.items()
+            if value != getattr(data, key)
+        ]
+
+    def predict(self, texts: Iterable[str | Sequence[str]]) -> Iterator[dict[str, Any]]:
+        """`text`, `prediction` and `score` for each text, in their order; greedy for exports without beam search.
+
+        Raises:
+            InputError: a text is empty or not Unicode, before the first translation.
+        """
+        given = [text if isinstance(text, str) else "\t".join(text) for text in texts]
+        for number, text in enumerate(given, start=1):
+            if not text.strip():
+                raise InputError(f"text {number} is empty")
+            if any("\ud800" <= letter <= "\udfff" for letter in text):  # Python's stand-in for bytes that are not UTF-8
+                raise InputError(f"text {number} is not UTF-8", hint="convert it: iconv -t UTF-8")
+        source, target = self.max_lengths
+        search = Search(beams=self.beams or Search.beams, max_target_length=target)
+        for begin in range(0, len(given), BATCH_SIZE):
+            chunk = given[begin : begin + BATCH_SIZE]
+            hypotheses = [
+                best[0] for best in self.translator.translate(self.tokenizer.source_ids(chunk, source), search)
+            ]
+            translations = self.tokenizer.texts([hypothesis.ids for hypothesis in hypotheses])
+            for text, translation, hypothesis in zip(chunk, translations, hypotheses, strict=True):
+                output = {"text": text, "prediction": translation, "score": hypothesis.score}
+                yield output if hypothesis.finished else {**output, "cut": True}
+
+
+def load_translation_predictor(
+    where: str | Source, *, data: Data | None = None, device: torch.device | None = None
+) -> TranslationPredictor:
+    """A model folder, an export folder or a Hub id, ready to translate.
+
+    Args:
+        data: the settings of the run, with the languages; None = the languages that the model records.
+        device: of a model; None = the default one. An export runs on the CPU.
+
+    Raises:
+        InputError: the model is missing, damaged or broken, or no translation model.
+        ConfigError: the model needs languages, or has none.
+    """
+    folder = Path(where) if isinstance(where, str) else where.folder
+    if isinstance(where, str) and folder is not None and artifacts.has_manifest(folder):  # a stage verifies its inputs
+        artifacts.verify_folder(folder)
+    form = None if folder is None else formats.detect_translation(folder)
+    if form is not None and folder is not None:
+        assert form.load is not None  # `formats.detect_translation`
+        config = files.read_object(folder / "config.json")
+        tokenizer = translation_tokenizer.read_tokenizer_files(folder)
+        return TranslationPredictor(folder, tokenizer, config, form.load(folder), form)
+    from tinybert_cli import loops, models
+
+    source = models.locate(where) if isinstance(where, str) else where
+    models.check_family(source)
+    config = models.read_config(source)
+    recorded = config.get(tasks.LANGUAGES) or (None, None)
+    languages = recorded if data is None else (data.source_language, data.target_language)
+    tokenizer = models.load_translation_tokenizer(source, source_language=languages[0], target_language=languages[1])
+    model = models.load_translation_model(source).to(loops.device() if device is None else device)
+    translator = models.torch_translator(model, tokenizer)
+    return TranslationPredictor(models.fetch(source), tokenizer, config, translator, model=model)
