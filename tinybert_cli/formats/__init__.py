@@ -5,11 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from tinybert_cli.errors import look_up
-from tinybert_cli.formats.base import Export, Format, Int8, Session
+from tinybert_cli.formats.base import Export, Format, Int8, Session, TranslationFormat
 from tinybert_cli.formats.onnx import ONNX
 from tinybert_cli.formats.safetensors import SAFETENSORS
 
 FORMATS: dict[str, Format] = {"onnx": ONNX, "safetensors": SAFETENSORS}
+
+
+TRANSLATION_FORMATS: dict[str, TranslationFormat] = {}
+
+
+def detect_translation(folder: Path) -> TranslationFormat | None:
+    """The format of an export folder of a translation model; None if it is a model folder, or neither."""
+    for form in TRANSLATION_FORMATS.values():
+        if form.load is not None and (folder / form.weights[0]).is_file():
+            return form
+    return None
 
 
 def find(name: str) -> Format:
@@ -25,4 +36,15 @@ def detect(folder: Path) -> Format | None:
     return None
 
 
-__all__ = ["FORMATS", "Export", "Format", "Int8", "Session", "detect", "find"]
+__all__ = [
+    "FORMATS",
+    "TRANSLATION_FORMATS",
+    "Export",
+    "Format",
+    "Int8",
+    "Session",
+    "TranslationFormat",
+    "detect",
+    "detect_translation",
+    "find",
+]

@@ -8,6 +8,7 @@ from tinybert_cli.loops.devices import (
     precision,
     to_bf16_if_faster,
 )
+from tinybert_cli.loops.generation import BATCH_TOKENS, token_batches, translate, translate_all
 from tinybert_cli.loops.inference import (
     MODEL_INPUTS,
     SessionModule,
@@ -22,6 +23,7 @@ from tinybert_cli.loops.profiling import cold_start, latencies, multiply_adds
 from tinybert_cli.loops.trainer import Trainer, make_accelerator, read_progress
 
 __all__ = [
+    "BATCH_TOKENS",
     "MODEL_INPUTS",
     "SessionModule",
     "StepLoss",
@@ -42,4 +44,7 @@ __all__ = [
     "predict_outputs",
     "read_progress",
     "to_bf16_if_faster",
+    "token_batches",
+    "translate",
+    "translate_all",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
-from tinybert_cli.losses import class_weights, denominators, layers, logits
+from tinybert_cli.losses import class_weights, denominators, layers, logits, tokens
 from tinybert_cli.types import Array, Batch, ModelOutputs
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Denominator = Callable[..., "Tensor"]  # (batch, *, options) -> scalar, what the
 
 @dataclass(frozen=True)
 class LossSet:
-    """The losses on logits for one output type (a class, several classes, a span, a value)."""
+    """The losses on logits for one output type (a class, several classes, a span, a value, the tokens of a text)."""
 
     soft_labels: Loss
     hard_labels: Loss
@@ -169,6 +169,9 @@ LOSS_SETS: dict[str, LossSet] = {
     "value": LossSet(
         logits.soft_labels_of_value, logits.hard_labels_of_value, logits.r_drop_of_value, "squared error"
     ),
+    "tokens": LossSet(
+        tokens.soft_labels_of_tokens, logits.hard_labels, logits.r_drop, "cross-entropy"
+    ),
 }  # fmt: skip
 LOSSES: dict[str, Loss] = {
     "soft_labels": logits.soft_labels,
@@ -191,6 +194,7 @@ DENOMINATORS: dict[Loss, Denominator] = {
     logits.hard_labels_of_span: denominators.span_labels,
     logits.r_drop_of_span: denominators.windows,
     logits.soft_labels_of_value: denominators.predictions,
+    tokens.soft_labels_of_tokens: tokens.known_tokens,
     logits.hard_labels_of_value: denominators.labels,
     logits.r_drop_of_value: denominators.predictions,
     layers.hidden_states: denominators.tokens,

@@ -2,6 +2,7 @@
 
 from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.float32_head import compute_head_in_float32, has_separate_head, to_bf16_with_float32_head
+from tinybert_cli.models.joint_vocabulary import train_joint_tokenizer
 from tinybert_cli.models.layer_outputs import Student, Teacher
 from tinybert_cli.models.loading import (
     HEADS,
@@ -35,6 +36,7 @@ from tinybert_cli.models.tokenizers import (
     record_length,
     tokenizer_difference,
 )
+from tinybert_cli.models.torch_translator import TorchTranslator, torch_translator
 from tinybert_cli.models.translation_models import (
     NEW_VOCABULARY,
     check_family,
@@ -60,6 +62,7 @@ __all__ = [
     "StoredTeacher",
     "Student",
     "Teacher",
+    "TorchTranslator",
     "build_student",
     "check_family",
     "check_inputs",
@@ -98,6 +101,8 @@ __all__ = [
     "state_shapes",
     "to_bf16_with_float32_head",
     "tokenizer_difference",
+    "torch_translator",
+    "train_joint_tokenizer",
     "translation_student",
     "trim_vocabulary",
     "weights_bytes",

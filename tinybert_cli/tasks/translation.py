@@ -135,7 +135,7 @@ class Translation(GenerationTask):
         if references is None:
             return None
         (sources,) = text_columns_of(rows, data)
-        return TranslationMetric(references, sources, data.target_language)
+        return TranslationMetric(references, sources)
 
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         return translation_fidelity(list(predictions.values), list(reference.values))

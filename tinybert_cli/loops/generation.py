@@ -1,0 +1,69 @@
+"""Generation: the translations of many rows, in batches of similar lengths, shared by several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinybert_cli.types import Array, Encoded, Hypothesis, Search, Translator
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+BATCH_TOKENS = 8192  # source tokens of a batch, padding included, times the number of beams
+
+
+def translate(
+    translator: Translator,
+    encoded: Encoded,
+    batches: Sequence[list[int]],
+    search: Search,
+    *,
+    accelerator: Accelerator | None = None,
+) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
+    """The hypotheses for every batch, with the indices of its rows.
+
+    Several processes share the batches: process r of n translates batch r, r + n, ..., and every process gets all
+    results.
+    """
+    values, offsets = encoded.tokens["input_ids"][0], encoded.offsets
+    rank, world_size = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    for begin in range(0, len(batches), world_size):
+        rows = batches[begin + rank] if begin + rank < len(batches) else []  # [] where the last group is short
+        sources = [values[offsets[row] : offsets[row + 1]].tolist() for row in rows]
+        result = (rows, translator.translate(sources, search)) if rows else None
+        if world_size == 1:
+            assert result is not None
+            yield result
+            continue
+        from accelerate.utils import gather_object
+
+        yield from (item for item in gather_object([result]) if item is not None)
+
+
+def translate_all(
+    translator: Translator, encoded: Encoded, search: Search, *, accelerator: Accelerator | None = None
+) -> list[list[Hypothesis]]:
+    """The hypotheses of every row, in the order of the rows."""
+    batches = token_batches(np.diff(encoded.offsets), BATCH_TOKENS, search.beams)
+    result: dict[int, list[Hypothesis]] = {}
+    for rows, hypotheses in translate(translator, encoded, batches, search, accelerator=accelerator):
+        result |= dict(zip(rows, hypotheses, strict=True))
+    return [result[row] for row in range(len(result))]
+
+
+def token_batches(lengths: Array, budget: int, beams: int) -> list[list[int]]:
+    """Batches of rows with lengths (N,), the longest first, with at most `budget` / `beams` tokens, padding included.
+
+    A row that is longer is a batch of its own. The batches depend on these three alone, so that a resumed run makes the
+    same ones.
+    """
+    batches: list[list[int]] = []
+    for row in np.argsort(-lengths, kind="stable").tolist():
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) * beams <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

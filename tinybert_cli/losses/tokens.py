@@ -1,0 +1,55 @@
+"""Word-level distillation: cross-entropy with the K most probable tokens of the teacher, and one class for all others.
+
+Shapes: P target tokens, K stored tokens of each, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from tinybert_cli.lazy_import import lazy_import
+from tinybert_cli.types import Batch, ModelOutputs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
+else:
+    torch, F = lazy_import("torch"), lazy_import("torch.nn.functional")
+
+TEMPERATURES = (1.0, 2.0)  # for which a label dataset has the teacher's normalizers
+StoredTemperature = Annotated[
+    Literal[1.0, 2.0], Field(description="Both models' logits are divided by it before the softmax: 1.0 or 2.0.")
+]
+_SMALLEST = 1e-6  # of the probability of all other tokens, whose logarithm is taken
+
+
+def soft_labels_of_tokens(
+    student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, temperature: StoredTemperature = 1.0
+) -> Tensor:
+    """Cross-entropy between the distributions of teacher and student over K + 1 classes, softened by `temperature`.
+
+    The last class is "another token": its probability is what the K tokens leave. With K = V this is `soft_labels`.
+    Renormalizing over the K tokens instead would leave the student free everywhere else. Multiplied by T².
+
+    `batch` has "teacher_topk_ids" and "teacher_topk_logprobs" (P, K) at T = 1, "teacher_logsumexp" (P,), the logarithm
+    of the sum of p^(1/2) over all tokens, and "teacher_known" (P,): targets of other texts have no distribution.
+    """
+    log_p = batch["teacher_topk_logprobs"].float() / temperature  # (P, K)
+    if temperature != 1.0:
+        log_p = log_p - batch["teacher_logsumexp"].float()[:, None]
+    log_student = F.log_softmax(student["logits"].float() / temperature, dim=-1)  # (P, V)
+    log_q = log_student.gather(-1, batch["teacher_topk_ids"].long())  # (P, K)
+    p, q = log_p.exp(), log_q.exp()
+    rest = (1 - p.sum(-1)).clamp(min=0)  # (P,)
+    log_q_rest = torch.log1p(-q.sum(-1).clamp(max=1 - _SMALLEST))
+    values = -(p * log_q).sum(-1) - torch.where(rest > _SMALLEST, rest * log_q_rest, 0)
+    known = batch["teacher_known"]
+    return (values * known).sum() / known.sum().clamp(min=1) * temperature**2
+
+
+def known_tokens(batch: Batch, **options: object) -> Tensor:
+    """The denominator of `soft_labels_of_tokens`: target tokens with a distribution of the teacher."""
+    return batch["teacher_known"].sum()
