@@ -135,7 +135,7 @@ def load_translation_predictor(
     if form is not None and folder is not None:
         assert form.load is not None  # `formats.detect_translation`
         config = files.read_object(folder / "config.json")
-        tokenizer = translation_tokenizer.read_tokenizer_files(folder)
+        tokenizer = translation_tokenizer.read_tokenizer(folder)
         return TranslationPredictor(folder, tokenizer, config, form.load(folder), form)
     from tinybert_cli import loops, models
 

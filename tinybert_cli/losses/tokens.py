@@ -5,7 +5,7 @@ Shapes: P target tokens, K stored tokens of each, V tokens of the vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -21,7 +21,8 @@ else:
 
 TEMPERATURES = (1.0, 2.0)  # for which a label dataset has the teacher's normalizers
 StoredTemperature = Annotated[
-    Literal[1.0, 2.0], Field(description="Both models' logits are divided by it before the softmax: 1.0 or 2.0.")
+    float,
+    Field(ge=1, le=2, multiple_of=1, description="Both models' logits are divided by it before the softmax: 1 or 2."),
 ]
 _SMALLEST = 1e-6  # of the probability of all other tokens, whose logarithm is taken
 
@@ -47,7 +48,8 @@ def soft_labels_of_tokens(
     log_q_rest = torch.log1p(-q.sum(-1).clamp(max=1 - _SMALLEST))
     values = -(p * log_q).sum(-1) - torch.where(rest > _SMALLEST, rest * log_q_rest, 0)
     known = batch["teacher_known"]
-    return (values * known).sum() / known.sum().clamp(min=1) * temperature**2
+    mean: Tensor = (values * known).sum() / known.sum().clamp(min=1) * temperature**2
+    return mean
 
 
 def known_tokens(batch: Batch, **options: object) -> Tensor:

@@ -174,7 +174,7 @@ def translation_fidelity(texts: Sequence[str], reference: Sequence[str]) -> dict
 
 
 def unusual_translations(sources: Sequence[str], texts: Sequence[str], finished: Sequence[bool]) -> dict[str, Array]:
-    """Kind → which rows (N,): empty, cut at the limit, looping, copied from the source, or of a very different length."""
+    """Kind → which rows (N,): empty, cut at the limit, looping, copied from the source, or of another length."""
     pairs = list(zip(sources, texts, strict=True))
     return {
         "empty": np.array([not text.strip() for text in texts], dtype=bool),

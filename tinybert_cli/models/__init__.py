@@ -48,6 +48,7 @@ from tinybert_cli.models.translation_models import (
     translation_student,
     zero_padding_row,
 )
+from tinybert_cli.models.translation_tokenizers import load_translation_tokenizer, translation_tokenizer_difference
 from tinybert_cli.models.vocabulary_trimming import trim_vocabulary, whole_words
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "load_translation_model",
+    "load_translation_tokenizer",
     "locate",
     "new_translation_model",
     "number_of_layers",
@@ -104,6 +106,7 @@ __all__ = [
     "torch_translator",
     "train_joint_tokenizer",
     "translation_student",
+    "translation_tokenizer_difference",
     "trim_vocabulary",
     "weights_bytes",
     "whole_words",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tinybert_cli.errors import ConfigError
-from tinybert_cli.translation_tokenizer import TranslationTokenizer
+from tinybert_cli.translation_tokenizer import FastSide, TranslationTokenizer
 
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
 
@@ -57,6 +57,5 @@ def train_joint_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Transla
     with tempfile.TemporaryDirectory() as folder:
         fast.save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-    return TranslationTokenizer(
-        tokenizer, tokenizer, start=ids[PADDING], end=ids[END], padding=ids[PADDING], files=files
-    )
+    side = FastSide(tokenizer)
+    return TranslationTokenizer(side, side, start=ids[PADDING], end=ids[END], padding=ids[PADDING], files=files)
