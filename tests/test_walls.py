@@ -33,15 +33,16 @@ GROUND = {
     "user_paths",
 }
 PARTS = {"artifacts", "data", "formats", "loops", "losses", "models"}
+PREDICTORS = {"predictor", "translation_predictor"}
 BELOW_REPORTS = {"tasks", "metrics", *PARTS, *GROUND}
 ALLOWED_IMPORTS = {  # folder or module → what it may import besides itself
     **dict.fromkeys([*GROUND, *PARTS, "metrics", "console"], GROUND),
     "tasks": {"metrics", *GROUND},
-    "predictor": {"tasks", "artifacts", "formats", "loops", "models", *GROUND},
+    **dict.fromkeys(PREDICTORS, {"tasks", "artifacts", "formats", "loops", "models", *GROUND}),
     "reports": BELOW_REPORTS,
-    "helpers": {"reports", "predictor", *BELOW_REPORTS},
-    "stages": {"reports", "predictor", *BELOW_REPORTS},
-    "cli": {"stages", "helpers", "console", "reports", "predictor", *BELOW_REPORTS},
+    "helpers": {"reports", *PREDICTORS, *BELOW_REPORTS},
+    "stages": {"reports", *PREDICTORS, *BELOW_REPORTS},
+    "cli": {"stages", "helpers", "console", "reports", *PREDICTORS, *BELOW_REPORTS},
     "__main__": {"cli"},
     "": set(),
 }

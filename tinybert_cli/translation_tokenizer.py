@@ -37,7 +37,7 @@ class Side(Protocol):
         """Token → id."""
 
     def write(self, folder: Path, name: str) -> dict[str, Any]:
-        """Writes what `read_tokenizer` needs besides the model's own tokenizer files; the entry for translation.json."""
+        """Writes what `read_tokenizer` needs besides the model's own files; returns the entry for translation.json."""
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ def read_tokenizer(folder: Path) -> TranslationTokenizer:
     try:
         values = read_object(folder / FILE)
         source, target = (_read_side(folder, values[name]) for name in ("source", "target"))
-        numbers = (int(values[name]) for name in ("start", "end", "padding"))
-        return TranslationTokenizer(source, target, *numbers, prefix=tuple(map(int, values["prefix"])))
+        start, end, padding = (int(values[name]) for name in ("start", "end", "padding"))
+        return TranslationTokenizer(source, target, start, end, padding, tuple(map(int, values["prefix"])))
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(
             f"the tokenizer cannot be read: {error!r}", where=str(folder), hint="export it again"

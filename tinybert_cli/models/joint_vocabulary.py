@@ -46,7 +46,7 @@ def train_joint_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Transla
             key=("vocabulary_size",),
             hint=f"vocabulary_size: {size}" + (" or more" if size > vocabulary_size else " or less"),
         )
-    ids = {token: tokenizer.token_to_id(token) for token in (END, UNKNOWN, PADDING)}
+    ids: dict[str, int] = {token: tokenizer.get_vocab()[token] for token in (END, UNKNOWN, PADDING)}
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[(END, ids[END])]
     )

@@ -42,11 +42,12 @@ def load_translation_tokenizer(
     family = config["model_type"]
     _check_languages(source, family, source_language, target_language)
     files = {name: (folder / name).read_bytes() for name in _OWN_FILES if (folder / name).is_file()}
-    numbers = {"end": _number(config, "eos_token_id", source), "padding": _number(config, "pad_token_id", source)}
-    start = _number(config, "decoder_start_token_id", source)
+    start, end, padding = (
+        _number(config, name, source) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    )
     prefix: tuple[int, ...] = ()
     if family == "marian" and _has(folder, MARIAN_FILES):
-        sides: tuple[Side, Side] = _marian(folder, numbers)
+        sides: tuple[Side, Side] = _marian(folder, end)
     elif family == "m2m_100" and _has(folder, M2M100_FILES) and "tokenizer.json" not in files:
         sides = _m2m100(folder, str(source_language), str(target_language))
         prefix = _before(sides[1])
@@ -55,7 +56,7 @@ def load_translation_tokenizer(
         sides, last = _fast(fast, family, source_language, target_language)
         prefix = _before(sides[1])
         start = start if last is None else last
-    tokenizer = TranslationTokenizer(*sides, start=start, **numbers, prefix=prefix, files=files)
+    tokenizer = TranslationTokenizer(*sides, start, end, padding, prefix, files)
     _check_size(tokenizer, config, source)
     return tokenizer
 
@@ -75,7 +76,7 @@ def translation_tokenizer_difference(first: TranslationTokenizer, second: Transl
     return None
 
 
-def _marian(folder: Path, numbers: Mapping[str, int]) -> tuple[SentencePieceSide, SentencePieceSide]:
+def _marian(folder: Path, end: int) -> tuple[SentencePieceSide, SentencePieceSide]:
     """Both sides of a Marian model: two SentencePiece models and, in most models, one vocabulary."""
     vocabulary = read_object(folder / "vocab.json")
     own = read_object(folder / "target_vocab.json") if (folder / "target_vocab.json").is_file() else vocabulary
@@ -87,7 +88,7 @@ def _marian(folder: Path, numbers: Mapping[str, int]) -> tuple[SentencePieceSide
             name,
             {token: ids[token] for token in ("</s>", "<unk>", "<pad>") if token in ids},
             _unknown(ids, folder / name),
-            after=(numbers["end"],),
+            after=(end,),
             codes=any(token.startswith(">>") and token.endswith("<<") for token in ids),
         )
         for file, ids, name in (
@@ -133,11 +134,8 @@ def _fast(
     code = _code(codes, "target_language", str(target_language))
     _code(codes, "source_language", str(source_language))
     sides: list[FastSide] = []
-    for language, switch in (
-        (source_language, "set_src_lang_special_tokens"),
-        (target_language, "set_tgt_lang_special_tokens"),
-    ):
-        getattr(tokenizer, switch)(language)
+    for language, side_name in ((source_language, "src"), (target_language, "tgt")):
+        getattr(tokenizer, f"set_{side_name}_lang_special_tokens")(language)
         sides.append(FastSide(Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())))
     ids = sides[1].encode(["a"])[0]
     return (sides[0], sides[1]), code if ids[-1] == code else None
@@ -153,9 +151,8 @@ def _codes(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 def _code(codes: Mapping[str, int], key: str, language: str) -> int:
     if language not in codes:
         similar = nearest(language, codes)
-        shown = ", ".join(
-            sorted(codes, key=lambda code: (code[:2].lower() != language[:2].lower(), code))[:_CODES_SHOWN]
-        )
+        alike = sorted(codes, key=lambda code: (code[:2].lower() != language[:2].lower(), code))
+        shown = ", ".join(alike[:_CODES_SHOWN])
         raise ConfigError(
             f"the tokenizer has no language '{language}'",
             key=("data", key),
@@ -209,9 +206,8 @@ def _number(config: Mapping[str, Any], name: str, source: Source) -> int:
     if isinstance(value, list) and value:
         value = value[0]
     if not isinstance(value, int):
-        raise InputError(
-            f"'{source.name}': {name} of config.json is {value!r}", hint="restore the original config.json"
-        )
+        what = f"'{source.name}': {name} of config.json is {value!r}"
+        raise InputError(what, hint="restore the original config.json")
     return value
 
 
