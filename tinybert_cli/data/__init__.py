@@ -13,6 +13,8 @@ from tinybert_cli.data.soft_labels import (
     write_table,
 )
 from tinybert_cli.data.splits import Split, has, overlap, read, row_warnings, sources
+from tinybert_cli.data.top_k import TopK, TopKWriter, read_top_k, top_k_files
+from tinybert_cli.data.translations import Translations, check_translation_names, read_translations, write_translations
 
 __all__ = [
     "POOL",
@@ -24,7 +26,11 @@ __all__ = [
     "Split",
     "StatesWriter",
     "TokenBatches",
+    "TopK",
+    "TopKWriter",
+    "Translations",
     "check_names",
+    "check_translation_names",
     "column_types",
     "converted_columns",
     "existing_folder",
@@ -33,11 +39,15 @@ __all__ = [
     "read",
     "read_soft_labels",
     "read_states",
+    "read_top_k",
+    "read_translations",
     "row_warnings",
     "sorted_batches",
     "sources",
     "states_bytes",
     "states_files",
+    "top_k_files",
     "write_soft_labels",
     "write_table",
+    "write_translations",
 ]

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from tinybert_cli.errors import look_up
 from tinybert_cli.formats.base import Export, Format, Int8, Session, TranslationFormat
+from tinybert_cli.formats.ctranslate2 import CTRANSLATE2, Ctranslate2Translator, write_ctranslate2
+from tinybert_cli.formats.ctranslate2 import is_installed as ctranslate2_is_installed
+from tinybert_cli.formats.ctranslate2 import version as ctranslate2_version
 from tinybert_cli.formats.onnx import ONNX
 from tinybert_cli.formats.safetensors import SAFETENSORS
 
 FORMATS: dict[str, Format] = {"onnx": ONNX, "safetensors": SAFETENSORS}
 
 
-TRANSLATION_FORMATS: dict[str, TranslationFormat] = {}
+TRANSLATION_FORMATS: dict[str, TranslationFormat] = {"ctranslate2": CTRANSLATE2}
 
 
 def detect_translation(folder: Path) -> TranslationFormat | None:
@@ -39,12 +42,16 @@ def detect(folder: Path) -> Format | None:
 __all__ = [
     "FORMATS",
     "TRANSLATION_FORMATS",
+    "Ctranslate2Translator",
     "Export",
     "Format",
     "Int8",
     "Session",
     "TranslationFormat",
+    "ctranslate2_is_installed",
+    "ctranslate2_version",
     "detect",
     "detect_translation",
     "find",
+    "write_ctranslate2",
 ]

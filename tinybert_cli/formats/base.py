@@ -78,9 +78,9 @@ class TranslationFormat:
     """An export format of translation models.
 
     `write(model, tokenizer, folder, **options)` writes into an empty folder; `options` are the settings of export that
-    it takes. `weights` are the files with the weights; the first marks such a folder. `load` opens a folder without
-    torch; None: it is a model folder of transformers. `beams`: whether it has a beam search; else it is greedy.
-    `write_int8(model, tokenizer, folder)` writes int8 weights; None: it has none.
+    it takes, and, if it has `int8`, `quantize`. `weights` are the files with the weights; the first marks such a
+    folder. `load` opens a folder without torch; None: it is a model folder of transformers. `beams`: whether it has a
+    beam search; else it is greedy.
     """
 
     weights: tuple[str, ...]
@@ -90,7 +90,7 @@ class TranslationFormat:
     usage: Callable[[Export], dict[str, str]]
     options: tuple[str, ...] = ()
     load: Callable[[Path], Translator] | None = None
-    write_int8: Callable[..., None] | None = None
+    int8: bool = False
     beams: bool = True
     library: str | None = None
     limitations: Callable[[Export], list[str]] = lambda export: []
@@ -98,4 +98,4 @@ class TranslationFormat:
     @property
     def settings(self) -> set[str]:
         """The settings of export that this format reads, besides those that all formats read."""
-        return {*self.options, *(("quantize",) if self.write_int8 else ())}
+        return {*self.options, *(("quantize",) if self.int8 else ())}

@@ -8,7 +8,7 @@ from tinybert_cli.loops.devices import (
     precision,
     to_bf16_if_faster,
 )
-from tinybert_cli.loops.generation import BATCH_TOKENS, token_batches, translate, translate_all
+from tinybert_cli.loops.generation import BATCH_TOKENS, token_batches, top_k, translate, translate_all
 from tinybert_cli.loops.inference import (
     MODEL_INPUTS,
     SessionModule,
@@ -45,6 +45,7 @@ __all__ = [
     "read_progress",
     "to_bf16_if_faster",
     "token_batches",
+    "top_k",
     "translate",
     "translate_all",
 ]

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinybert_cli.types import Array, Encoded, Hypothesis, Search, Translator
+from tinybert_cli.loops.inference import forward, map_batches
+from tinybert_cli.types import Array, Batch, Encoded, Examples, Hypothesis, Search, Translator
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
 BATCH_TOKENS = 8192  # source tokens of a batch, padding included, times the number of beams
@@ -67,3 +69,30 @@ def token_batches(lengths: Array, budget: int, beams: int) -> list[list[int]]:
         else:
             batches.append([row])
     return batches
+
+
+def top_k(
+    model: torch.nn.Module,
+    examples: Examples,
+    batches: Sequence[list[int]],
+    k: int,
+    *,
+    accelerator: Accelerator | None = None,
+) -> Iterator[tuple[list[int], dict[str, Array]]]:
+    """Of each target token (P,) of a batch the K largest log-probabilities, from one teacher-forced pass.
+
+    `topk_ids` and `topk_logprobs` (P, K), the largest first, and `logsumexp` (P,), the logarithm of the sum of p^(1/2)
+    over the vocabulary.
+    """
+
+    def compute(batch: Batch) -> dict[str, Array]:
+        log_probabilities = forward(model, batch)["logits"].float().log_softmax(-1)
+        values, ids = log_probabilities.topk(min(k, log_probabilities.shape[-1]), dim=-1)
+        half = (log_probabilities / 2).logsumexp(-1)
+        return {
+            "topk_ids": ids.cpu().numpy(),
+            "topk_logprobs": values.cpu().numpy(),
+            "logsumexp": half.cpu().numpy(),
+        }
+
+    return map_batches(compute, model, examples, batches, accelerator)

@@ -103,7 +103,7 @@ def predict_outputs(
         values = forward(model, batch)
         return {name: _array(values[name]) for name in names}
 
-    return _map_batches(compute, model, examples, batches, accelerator)
+    return map_batches(compute, model, examples, batches, accelerator)
 
 
 def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], **options: Any) -> Array:
@@ -128,7 +128,7 @@ def mean_loss(
         means, denominators = loss.means(model, batch), loss.denominators(batch)
         return {name: (float(means[name]), float(denominators[name])) for name in loss.weights}
 
-    results = [result for _, result in _map_batches(compute, model, examples, batches, accelerator)]
+    results = [result for _, result in map_batches(compute, model, examples, batches, accelerator)]
     means = {name: weighted_mean([result[name] for result in results]) for name in loss.weights}
     return {"loss": loss.total(means), **means}
 
@@ -150,7 +150,7 @@ def device_of(model: torch.nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _map_batches(
+def map_batches(
     compute: Callable[[Batch], T],
     model: torch.nn.Module,
     examples: Examples,

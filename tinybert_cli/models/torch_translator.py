@@ -1,31 +1,34 @@
 """A translation model of transformers as a `Translator`: `generate` with every setting explicit.
 
-Shapes: B rows, K beams, U target tokens.
+Shapes: B rows, K translations of each, U target tokens, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from tinybert_cli.types import Hypothesis, Search, padded
+from tinybert_cli.types import Array, Hypothesis, Search, padded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tinybert_cli.translation_tokenizer import TranslationTokenizer
 
+MOST_LOGITS = 2**26  # numbers, 256 MB, that scoring has in memory at once
+
 
 @dataclass(frozen=True)
 class TorchTranslator:
     """Translates with `generate`; the model's own generation settings have no effect.
 
-    The beam search ends when no open hypothesis can become better than the best ones (`early_stopping=False`). A token
-    that training never sees as a target, padding, is never generated.
+    The beam search ends when no open hypothesis can become better than the best ones (`early_stopping=False`). The
+    padding token is never generated.
     """
 
     model: PreTrainedModel
@@ -35,24 +38,20 @@ class TorchTranslator:
     prefix: tuple[int, ...] = ()
 
     def translate(self, sources: Sequence[Sequence[int]], search: Search) -> list[list[Hypothesis]]:
-        device = self.model.device
-        values = np.concatenate([np.asarray(source, dtype=np.int64) for source in sources])
-        offsets = np.concatenate([[0], np.cumsum([len(source) for source in sources])])
-        batch = padded({"input_ids": (values, self.padding)}, offsets, np.arange(len(sources)))
+        batch = self._padded(sources)
         limits = [search.limit(len(source)) for source in sources]
-        begin = torch.tensor([self.start, *self.prefix], device=device).expand(len(sources), -1)
+        begin = torch.tensor([self.start, *self.prefix], device=self.model.device).expand(len(sources), -1)
         self.model.eval()
-        with torch.no_grad():
-            outputs = self.model.generate(
-                **{name: torch.from_numpy(values).to(device) for name, values in batch.items()},
-                decoder_input_ids=begin,
-                generation_config=self._settings(search, max(limits)),
+        with torch.no_grad(), _without_settings(self.model):
+            sequences = self.model.generate(
+                **batch, decoder_input_ids=begin, generation_config=self._settings(search, max(limits))
             )
-        keep, hypotheses = search.keep, []
-        for index, (ids, score) in enumerate(
-            zip(outputs.sequences.tolist(), self._scores(outputs, search), strict=True)
-        ):
-            hypotheses.append(self._hypothesis(ids[1 + len(self.prefix) :], score, limits[index // keep]))
+            keep, first = search.keep, begin.shape[1]
+            targets = [self._target(ids[first:], limits[index // keep]) for index, ids in enumerate(sequences.tolist())]
+            scores = self._scores(batch, targets, search)
+        hypotheses = [
+            Hypothesis(tuple(ids), score, finished) for (ids, finished), score in zip(targets, scores, strict=True)
+        ]
         return [hypotheses[row * keep : (row + 1) * keep] for row in range(len(sources))]
 
     def _settings(self, search: Search, limit: int) -> Any:
@@ -63,38 +62,59 @@ class TorchTranslator:
             num_return_sequences=search.keep,
             early_stopping=False,
             length_penalty=search.length_penalty,
+            max_length=None,
             max_new_tokens=limit,
             do_sample=False,
             decoder_start_token_id=self.start,
             eos_token_id=self.end,
             pad_token_id=self.padding,
             bad_words_ids=[[self.padding]] if self.padding != self.end else None,
-            return_dict_in_generate=True,
-            output_logits=search.beams == 1,
         )
 
-    def _scores(self, outputs: Any, search: Search) -> list[float]:
-        """Of each sequence the log-probability divided by its length, the end token included, to the penalty."""
-        if search.beams > 1:
-            scores: list[float] = outputs.sequences_scores.tolist()
-            return scores
-        generated = outputs.sequences[:, -len(outputs.logits) :]  # (B, U)
-        log_probabilities = torch.stack(outputs.logits, dim=1).float().log_softmax(-1)
-        chosen = log_probabilities.gather(-1, generated[..., None]).squeeze(-1)
-        after_end = (generated == self.end).int().cumsum(-1) - (generated == self.end).int() > 0
-        lengths = (~after_end).sum(-1)
-        greedy: list[float] = (chosen.masked_fill(after_end, 0).sum(-1) / lengths**search.length_penalty).tolist()
-        return greedy
-
-    def _hypothesis(self, ids: list[int], score: float, limit: int) -> Hypothesis:
-        """The tokens before the end; one that is longer than the limit is cut there, whatever its batch allowed."""
+    def _target(self, ids: list[int], limit: int) -> tuple[list[int], bool]:
+        """The tokens before the end, and whether there is one; cut at the limit of the row, not of its batch."""
         length = ids.index(self.end) if self.end in ids else len(ids)
-        while length and self.end not in ids and ids[length - 1] == self.padding:
-            length -= 1
-        finished = self.end in ids and length < limit
-        return Hypothesis(tuple(ids[: min(length, limit)]), score, finished)
+        return ids[: min(length, limit)], self.end in ids and length < limit
+
+    def _scores(
+        self, batch: dict[str, torch.Tensor], targets: list[tuple[list[int], bool]], search: Search
+    ) -> list[float]:
+        """Of each translation the log-probability divided by its length, the end included, to the penalty."""
+        longest = max(len(ids) for ids, _ in targets) + 2 + len(self.prefix)
+        step = max(1, MOST_LOGITS // (longest * self.model.get_output_embeddings().weight.shape[0]))
+        scores: list[float] = []
+        for begin in range(0, len(targets), step):
+            rows = [index // search.keep for index in range(begin, min(begin + step, len(targets)))]
+            labels = [[*ids, *([self.end] if finished else [])] for ids, finished in targets[begin : begin + step]]
+            inputs = self._padded([[self.start, *self.prefix, *label[:-1]] for label in labels])["input_ids"]
+            sources = {name: values[rows] for name, values in batch.items()}
+            logits = self.model(**sources, decoder_input_ids=inputs, use_cache=False).logits  # (B, U, V)
+            log_probabilities = logits[:, len(self.prefix) :].float().log_softmax(-1)
+            for row, label in enumerate(labels):
+                chosen = torch.tensor(label, dtype=torch.int64, device=logits.device)
+                total = log_probabilities[row, torch.arange(len(label), device=logits.device), chosen].sum()
+                scores.append(float(total) / max(1, len(label)) ** search.length_penalty)
+        return scores
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        values: Array = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+        batch = padded({"input_ids": (values, self.padding)}, offsets, np.arange(len(rows)))
+        return {name: torch.from_numpy(array).to(self.model.device) for name, array in batch.items()}
 
 
 def torch_translator(model: Any, tokenizer: TranslationTokenizer) -> TorchTranslator:
     """The model with the start, end and padding of its tokenizer."""
     return TorchTranslator(model, tokenizer.start, tokenizer.end, tokenizer.padding, tokenizer.prefix)
+
+
+@contextmanager
+def _without_settings(model: PreTrainedModel) -> Iterator[None]:
+    """`generate` fills settings that are not given from the model's own."""
+    from transformers import GenerationConfig
+
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own

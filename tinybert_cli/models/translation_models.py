@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tinybert_cli import config as settings
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.files import read_object
 from tinybert_cli.models.loading import load, read_config, save_weights
 from tinybert_cli.models.locate import Source, fetch
 from tinybert_cli.models.shapes import check_memory, layer_map
@@ -233,8 +234,8 @@ def _generation_config(file: Path) -> Any:
     from transformers import GenerationConfig
 
     try:
-        return GenerationConfig.from_pretrained(file.parent)
-    except (ValueError, TypeError, OSError) as error:
+        return GenerationConfig.from_dict(read_object(file))
+    except (ValueError, TypeError) as error:
         raise InputError(f"generation_config.json cannot be read: {error}", where=str(file)) from error
 
 

@@ -23,7 +23,7 @@ _OWN_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "source.spm", "target.spm", "target_vocab.json", "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
-_CODES_SHOWN = 5
+_MOST_CODES = 5
 
 
 def load_translation_tokenizer(
@@ -152,11 +152,11 @@ def _code(codes: Mapping[str, int], key: str, language: str) -> int:
     if language not in codes:
         similar = nearest(language, codes)
         alike = sorted(codes, key=lambda code: (code[:2].lower() != language[:2].lower(), code))
-        shown = ", ".join(alike[:_CODES_SHOWN])
+        examples = ", ".join(alike[:_MOST_CODES])
         raise ConfigError(
             f"the tokenizer has no language '{language}'",
             key=("data", key),
-            hint=f"{similar + '; ' if similar else ''}it has {len(codes):,}: {shown}, ...",
+            hint=f"{similar + '; ' if similar else ''}it has {len(codes):,}: {examples}, ...",
         )
     return codes[language]
 

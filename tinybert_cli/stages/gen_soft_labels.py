@@ -20,7 +20,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.metrics.comparison import best_class_order
 from tinybert_cli.predictor import Predictor, load_predictor
-from tinybert_cli.stages import augmentation, label_precision, labelling, layer_states
+from tinybert_cli.stages import augmentation, label_precision, labelling, layer_states, translating
 from tinybert_cli.stages.labelling import Labeller, RawLogits
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
@@ -31,7 +31,7 @@ CHECKED_ROWS = 1_000  # enough to see that a teacher does not beat the majority-
 def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes a label dataset; yields events."""
     names = [config.teacher] if isinstance(config.teacher, str) else config.teacher
-    task = tasks.find_prediction_task(config.task)
+    task = tasks.find_scored_task(config.task)
     sources = [models.locate(name) for name in names]
     inputs: dict[str, Any] = {
         "teacher": [artifacts.describe_model(source.folder, source.name, models.commit(source)) for source in sources]
@@ -42,7 +42,10 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
     with artifacts.open_output("gen-soft-labels", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
             yield output.up_to_date()
+        elif isinstance(task, tasks.Translation):
+            yield from output.record(translating.label(config, task, sources[0], output))
         else:
+            assert isinstance(task, tasks.PredictionTask)  # the only other kind
             yield from output.record(_label(config, task, sources, output))
 
 

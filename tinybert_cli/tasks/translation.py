@@ -61,7 +61,11 @@ class Translation(GenerationTask):
     def encode_pairs(self, rows: Rows, data: Data, tokenizer: TranslationTokenizer) -> Encoded:
         references = self.references(rows, data)
         assert references is not None  # the caller has checked that there are labels
-        targets = tokenizer.target_ids([texts[0] for texts in references])
+        return self.encode_targets(rows, data, tokenizer, [texts[0] for texts in references])
+
+    def encode_targets(self, rows: Rows, data: Data, tokenizer: TranslationTokenizer, texts: Sequence[str]) -> Encoded:
+        """The source texts with these targets (N,); rows whose target is too long are left out."""
+        targets = tokenizer.target_ids(texts)
         selected = [index for index, ids in enumerate(targets) if len(ids) <= data.max_target_length]
         if not selected:
             raise InputError(

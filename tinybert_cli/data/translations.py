@@ -1,0 +1,137 @@
+"""Label datasets of translations: rows with the texts that a teacher generated, in Parquet.
+
+Shapes: N rows, K translations of one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinybert_cli.data.soft_labels import PREDICTION, training_shards, write_table
+from tinybert_cli.errors import InputError
+from tinybert_cli.types import Array, Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCORE, TOKENS, FINISHED = "teacher_score", "teacher_tokens", "teacher_finished"
+N_BEST, N_BEST_SCORES = "teacher_translations", "teacher_scores"  # only if several of each row are stored
+COLUMNS = (PREDICTION, SCORE, TOKENS, FINISHED, N_BEST, N_BEST_SCORES)
+
+
+@dataclass(frozen=True)
+class Translations:
+    """The teacher's translations of N rows."""
+
+    rows: Rows
+    texts: list[str]  # (N,) the translation that students learn
+    scores: Array  # (N,) its log-probability divided by its length, see `types.Hypothesis`
+    tokens: Array  # (N,) its number of tokens, the end included
+    finished: Array  # (N,) whether it ended by itself
+    n_best: list[list[str]] | None = None  # (N, K) best score first
+    n_best_scores: list[list[float]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, rows: Sequence[int]) -> Translations:
+        """Only these rows (indices), in this order."""
+        indices = list(rows)
+        return Translations(
+            self.rows.select(indices),
+            [self.texts[index] for index in indices],
+            self.scores[indices],
+            self.tokens[indices],
+            self.finished[indices],
+            None if self.n_best is None else [self.n_best[index] for index in indices],
+            None if self.n_best_scores is None else [self.n_best_scores[index] for index in indices],
+        )
+
+
+def write_translations(path: Path, labels: Translations, types: Mapping[str, pa.DataType]) -> None:
+    """Writes one shard: the columns of the rows, and those of the translations."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {
+        PREDICTION: labels.texts,
+        SCORE: pa.array(labels.scores, type=pa.float32()),
+        TOKENS: pa.array(labels.tokens, type=pa.int32()),
+        FINISHED: pa.array(labels.finished, type=pa.bool_()),
+    }
+    if labels.n_best is not None:
+        columns[N_BEST] = pa.array(labels.n_best, type=pa.list_(pa.string()))
+        columns[N_BEST_SCORES] = pa.array(labels.n_best_scores, type=pa.list_(pa.float32()))
+    write_table(path, {**labels.rows.columns, **columns}, types)
+
+
+def read_translations(folder: Path, files: Iterable[str]) -> Translations:
+    """The train and unlabeled rows of a label dataset; its other splits are ignored.
+
+    Raises:
+        InputError: there are no such rows, a file is damaged, or it is a label dataset of another task.
+    """
+    shards = training_shards(files)
+    if not shards:
+        raise InputError(f"'{folder}' has no rows of train or unlabeled", hint="gen-soft-labels: splits: [train]")
+    parts = [_read_shard(folder / name) for name in shards]
+    names = list(dict.fromkeys(name for part in parts for name in part.rows.columns))
+    columns = {
+        name: [value for part in parts for value in part.rows.columns.get(name, [None] * len(part))] for name in names
+    }
+    several = all(part.n_best is not None for part in parts)
+    scores, tokens, finished = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("scores", "tokens", "finished")
+    )
+    return Translations(
+        Rows(columns, tuple(origin for part in parts for origin in part.rows.origins)),
+        [text for part in parts for text in part.texts],
+        scores,
+        tokens,
+        finished,
+        [row for part in parts for row in part.n_best or []] if several else None,
+        [row for part in parts for row in part.n_best_scores or []] if several else None,
+    )
+
+
+def check_translation_names(rows: Rows) -> None:
+    """InputError if the rows have a column that the label dataset adds."""
+    if taken := [name for name in COLUMNS if name in rows.columns]:
+        raise InputError(
+            f"the data has a column '{taken[0]}', which the label dataset adds",
+            where=rows.origins[0][0],
+            hint="rename the column, or leave it out",
+        )
+
+
+def _read_shard(path: Path) -> Translations:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"the label dataset is damaged: {error}", where=str(path)) from error
+    missing = [name for name in (PREDICTION, SCORE, TOKENS, FINISHED) if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"this is no label dataset of translations: it has no column '{missing[0]}'",
+            where=str(path),
+            hint="make it with gen-soft-labels and task: translation",
+        )
+    own = {name: table[name].to_pylist() for name in table.column_names if name not in COLUMNS}
+    rows = Rows(own, ((str(path), table.num_rows),))
+    several = N_BEST in table.column_names
+    return Translations(
+        rows,
+        table[PREDICTION].to_pylist(),
+        table[SCORE].to_numpy(),
+        table[TOKENS].to_numpy(),
+        table[FINISHED].to_numpy().astype(bool),
+        table[N_BEST].to_pylist() if several else None,
+        table[N_BEST_SCORES].to_pylist() if several else None,
+    )

@@ -1,0 +1,299 @@
+"""gen-soft-labels in translation: a teacher translates the rows, and its distributions are stored if asked for.
+
+Shapes: N rows, P target tokens, K stored tokens of each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
+from tinybert_cli.config import GenSoftLabels
+from tinybert_cli.errors import InputError
+from tinybert_cli.events import Event
+from tinybert_cli.metrics.generation import KINDS, best_by_reference, unusual_translations
+from tinybert_cli.stages import labelling, translation_engine
+from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
+from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows, Search, Translator
+
+CHECKED_ROWS = 200  # enough to see that a teacher copies its source
+MOST_CUT = 0.01  # share of the translations of a shard that may be cut at the limit
+
+
+@dataclass(frozen=True)
+class _Labeller:
+    """The teacher, and how it translates rows."""
+
+    config: GenSoftLabels
+    task: tasks.Translation
+    teacher: TranslationPredictor
+    translator: Translator  # of the engine
+    accelerator: Accelerator
+
+    @property
+    def search(self) -> Search:
+        """All beams are kept if one of them is selected by its reference."""
+        settings = self.config.search
+        return Search(
+            beams=settings.beams,
+            keep=settings.keep if settings.select == "score" else settings.beams,
+            length_penalty=settings.length_penalty,
+            max_length_factor=settings.max_length_factor,
+            max_target_length=self.config.data.max_target_length,
+        )
+
+    def translate(self, rows: Rows) -> Generator[int, None, list[list[Hypothesis]]]:
+        """Yields how many rows are done, and returns the hypotheses of each row, best score first."""
+        encoded, search = self.task.encode_sources(rows, self.config.data, self.teacher.tokenizer), self.search
+        batches = loops.token_batches(np.diff(encoded.offsets), loops.BATCH_TOKENS, search.beams)
+        result: dict[int, list[Hypothesis]] = {}
+        for indices, best in loops.translate(self.translator, encoded, batches, search, accelerator=self.accelerator):
+            result |= dict(zip(indices, best, strict=True))
+            yield len(result)
+        return [result[row] for row in range(len(rows))]
+
+    def labels(self, rows: Rows, hypotheses: Sequence[Sequence[Hypothesis]]) -> data.Translations:
+        """The selected translation of each row, and the n-best if they are stored.
+
+        Raises:
+            InputError: a score is NaN or infinite.
+        """
+        texts = [self.teacher.tokenizer.texts([one.ids for one in row]) for row in hypotheses]
+        for index, row in enumerate(hypotheses):
+            if not np.isfinite([one.score for one in row]).all():
+                raise InputError(
+                    f"the scores of '{self.config.teacher}' are NaN or infinite",
+                    where=rows.location(index),
+                    hint="its weights are broken or far too large: train it again, or use another model",
+                )
+        chosen = self._chosen(rows, texts)
+        best = [row[index] for row, index in zip(hypotheses, chosen, strict=True)]
+        keep = self.config.search.keep
+        return data.Translations(
+            rows,
+            [row[index] for row, index in zip(texts, chosen, strict=True)],
+            np.array([one.score for one in best], dtype=np.float32),
+            np.array([len(one.ids) + one.finished for one in best], dtype=np.int32),
+            np.array([one.finished for one in best], dtype=bool),
+            [row[:keep] for row in texts] if keep > 1 else None,
+            [[one.score for one in row[:keep]] for row in hypotheses] if keep > 1 else None,
+        )
+
+    def _chosen(self, rows: Rows, texts: Sequence[Sequence[str]]) -> list[int]:
+        """Of each row the best score, or the translation nearest to the reference if there is one."""
+        by, column = self.config.search.select, self.config.data.label_column
+        if by == "score" or column not in rows.columns:
+            return [0] * len(texts)
+        references = self.task.references(rows, self.config.data)
+        assert references is not None  # the column is there
+        return best_by_reference(texts, references, by)
+
+
+def label(
+    config: GenSoftLabels, task: tasks.Translation, source: models.Source, output: artifacts.Output
+) -> Iterator[Event]:
+    """Writes the shards; yields events."""
+    accelerator = Accelerator()  # sets the device of this process
+    splits: dict[str, Rows] = {split: data.read(config.data, split) for split in config.splits}
+    for rows in splits.values():
+        data.check_translation_names(rows)
+        _check_sources(rows, config)
+        task.references(rows, config.data)
+    types = data.column_types(list(splits.values()))
+    teacher = load_translation_predictor(source, data=config.data, device=accelerator.device)
+    models.check_positions(source.name, teacher.config, config.data)
+    yield from map(events.warning, teacher.check(config.data, source.name))
+    if config.top_k and teacher.model is None:
+        raise InputError(
+            "an export has no distributions to store (`top_k`)", where=source.name, hint="name the model folder"
+        )
+    total = sum(map(len, splits.values()))
+    shards = labelling.shards_of(splits)
+    missing = [name for name, (split, _) in shards.items() if not _is_finished(config, output, name, split)]
+    yield events.plan(
+        total,
+        **teacher.size,
+        teachers=1,
+        **({"top_k": config.top_k} if config.top_k else {}),
+        device=str(accelerator.device),
+        precision="no",
+    )
+    if output.dry_run:
+        return
+
+    first = next(iter(splits.values()))
+    sample = task.encode_sources(first.head(translation_engine.SAMPLED_ROWS), config.data, teacher.tokenizer)
+    with ExitStack() as stack:
+        engine = yield from translation_engine.choose(config, teacher, sample, stack.enter_context(output.scratch()))
+        labeller = _Labeller(config, task, teacher, engine.translator, accelerator)
+        numbers: dict[str, float] = {"rows": total}
+        if config.check_teacher:
+            checked = _check_teacher(labeller, splits)
+            numbers |= checked
+            yield {"event": "teacher check", "checked_rows": min(CHECKED_ROWS, total), **checked}
+        finished = total - sum(len(shards[name][1]) for name in missing)
+        if finished:
+            yield events.resume(finished, total)
+        for split, rows in splits.items():
+            yield from data.row_warnings(split, task.encode_sources(rows, config.data, teacher.tokenizer), config.data)
+        counts: Counter[str] = Counter()
+        begin, labelled = time.perf_counter(), 0
+        for name in missing:
+            split, indices = shards[name]
+            rows = splits[split].select(indices)
+            hypotheses = yield from _with_progress(labeller.translate(rows), finished, labelled, total, begin)
+            labels = labeller.labels(rows, hypotheses)
+            selected, kinds = _selected(labels, config, name)
+            counts.update(kinds)
+            labels = labels.select(np.flatnonzero(selected).tolist())
+            writer = _top_k(labeller, labels) if config.top_k and split in labelling.TRAINING_SPLITS else None
+            output.put(_shard_writer(name, labels, types, writer))
+            labelled += len(rows)
+            yield {
+                "event": "shard", "step": finished + labelled, "max_steps": total, "shard": name, "rows": len(labels),
+                **{kind: count for kind, count in kinds.items() if count},
+            }  # fmt: skip
+    if labelled:
+        numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
+    numbers |= {f"share_{kind}": counts[kind] / labelled for kind in KINDS if labelled}
+    search = {**config.search.model_dump(), "max_target_length": config.data.max_target_length}
+    output.finish(
+        numbers, text_columns=config.data.text_columns, search=search, **engine.for_manifest(),
+        drop=config.drop, top_k=config.top_k, vocabulary=teacher.tokenizer.size,
+        device=str(accelerator.device), precision="no",
+    )  # fmt: skip
+    yield events.done(config.output_dir, numbers)
+
+
+def _check_sources(rows: Rows, config: GenSoftLabels) -> None:
+    """InputError for the first empty source."""
+    for index, text in enumerate(rows.column(config.data.text_columns[0])):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(
+                f"'{config.data.text_columns[0]}': expected a text, found {text!r}",
+                where=rows.location(index),
+                hint="leave the row out",
+            )
+
+
+def _check_teacher(labeller: _Labeller, splits: Mapping[str, Rows]) -> dict[str, float]:
+    """BLEU of the teacher and of copying the source on rows with references.
+
+    Raises:
+        InputError: the teacher is not better; or there are no references to check it with.
+    """
+    config, task = labeller.config, labeller.task
+    for split, rows in splits.items():
+        if split == "unlabeled" or config.data.label_column not in rows.columns:
+            continue
+        indices = np.random.default_rng(config.seed).permutation(len(rows))[:CHECKED_ROWS]
+        drawn = rows.select(np.sort(indices).tolist())
+        metric = task.generation_metric(drawn, config.data)
+        assert metric is not None  # the column is there
+        hypotheses = _result_of(labeller.translate(drawn))
+        predictions = Predictions(labeller.teacher.tokenizer.texts([best[0].ids for best in hypotheses]))
+        score, copied = metrics.score(metric, predictions)["bleu"], metric.majority_baseline()
+        if score > copied:
+            return {"teacher_bleu": score, "copied_source_bleu": copied}
+        raise InputError(
+            f"the teacher is not better than copying its source: BLEU {score:.2f}, copied source {copied:.2f}",
+            where=str(config.teacher),
+            hint="check its languages, or train it first; or set check_teacher: false",
+        )
+    if all(split == "unlabeled" for split in splits):
+        return {}
+    raise InputError(
+        f"there are no references to check the teacher with: no column '{config.data.label_column}'",
+        where=", ".join(splits),
+        hint="set data.label_column_name; or, without references, set check_teacher: false",
+    )
+
+
+def _selected(labels: data.Translations, config: GenSoftLabels, shard: str) -> tuple[Array, Counter[str]]:
+    """Which rows (N,) are stored, and how many translations are of each unusual kind.
+
+    Raises:
+        InputError: too many translations are cut, before anything is written.
+    """
+    sources = labels.rows.column(config.data.text_columns[0])
+    unusual = unusual_translations(sources, labels.texts, labels.finished.tolist())
+    counts = Counter({kind: int(rows.sum()) for kind, rows in unusual.items()})
+    if counts["cut"] > MOST_CUT * len(labels) and counts["cut"] > 1 and "cut" not in config.drop:
+        first = int(unusual["cut"].argmax())
+        raise InputError(
+            f"{counts['cut']:,} of {len(labels):,} translations of {shard} are cut at the limit of their length",
+            where=labels.rows.location(first),
+            hint="raise data.max_target_length or search.max_length_factor; a teacher that repeats itself needs more "
+            "training; or leave these rows out: drop: [cut]",
+        )
+    left_out = [unusual[kind] for kind in config.drop]
+    return ~np.any(left_out, axis=0) if left_out else np.ones(len(labels), dtype=bool), counts
+
+
+def _top_k(labeller: _Labeller, labels: data.Translations) -> data.TopKWriter:
+    """The teacher's distributions at each token of the stored translations, from one teacher-forced pass."""
+    config, teacher, task = labeller.config, labeller.teacher, labeller.task
+    assert teacher.model is not None  # checked before
+    ids = teacher.tokenizer.target_ids(labels.texts)
+    writer = data.TopKWriter(ids, config.top_k, teacher.tokenizer.size)
+    encoded = _forced(task, labels, config, teacher)
+    examples = data.Examples.of(encoded)
+    batches = data.sorted_batches(examples.target_lengths, config.per_device_eval_batch_size)
+    for rows, values in loops.top_k(teacher.model, examples, batches, config.top_k, accelerator=labeller.accelerator):
+        writer.write(rows, values)
+    return writer
+
+
+def _forced(
+    task: tasks.Translation, labels: data.Translations, config: GenSoftLabels, teacher: TranslationPredictor
+) -> Encoded:
+    """Sources with the stored translations as targets, none of them left out."""
+    settings = config.data.model_copy(update={"max_target_length": 2**20})
+    return task.encode_targets(labels.rows, settings, teacher.tokenizer, labels.texts)
+
+
+def _shard_writer(
+    shard: str, labels: data.Translations, types: Mapping[str, Any], writer: data.TopKWriter | None
+) -> Any:
+    def write(folder: Path) -> None:
+        data.write_translations(folder / shard, labels, types)
+        if writer is not None:
+            writer.save(folder, shard)
+
+    return write
+
+
+def _is_finished(config: GenSoftLabels, output: artifacts.Output, shard: str, split: str) -> bool:
+    files = data.top_k_files(shard) if config.top_k and split in labelling.TRAINING_SPLITS else []
+    return all(output.has(name) for name in (shard, *files))
+
+
+def _with_progress(
+    steps: Generator[int, None, list[list[Hypothesis]]], finished: int, labelled: int, total: int, begin: float
+) -> Generator[Event, None, list[list[Hypothesis]]]:
+    """Progress events while the rows of one shard are translated."""
+    while True:
+        try:
+            done = labelled + next(steps)
+        except StopIteration as stop:
+            hypotheses: list[list[Hypothesis]] = stop.value
+            return hypotheses
+        yield events.progress(finished + done, total, rows=done, seconds=time.perf_counter() - begin)
+
+
+def _result_of(steps: Generator[int, None, list[list[Hypothesis]]]) -> list[list[Hypothesis]]:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            hypotheses: list[list[Hypothesis]] = stop.value
+            return hypotheses
