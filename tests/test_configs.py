@@ -92,7 +92,7 @@ def test_every_setting_is_used() -> None:
         read |= {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
     names = {name for section in _sections(config.Section) for name in section.model_fields}
     # The shape of a student is taken from the setting by the names of Shape's fields.
-    by_name = {"num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"}
+    by_name = {"num_hidden_layers", "num_decoder_layers", "hidden_size", "num_attention_heads", "intermediate_size"}
     by_name |= {name for form in formats.FORMATS.values() for name in form.settings}  # see Format.options
     assert names - read - by_name == {"stage"}  # read before there are typed settings: configuration.stage_of, load
 

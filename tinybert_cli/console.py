@@ -343,7 +343,9 @@ def _evaluate(row: Row) -> str:
 
 
 def _selected(row: Row) -> str | None:
-    """Nothing if no row was filtered by its confidence."""
+    """Nothing if no row was filtered by its confidence, and each has one target."""
+    if "targets" in row:
+        return f"{row['selected']:,} target texts of {row['rows']:,} rows: {row['targets'].replace('_', ' ')}"
     if not row["min_confidence"]:
         return None
     return f"kept {row['selected']:,} of {row['rows']:,} rows with confidence >= {row['min_confidence']:g}"

@@ -112,6 +112,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "rows": "rows of the label dataset",
         "selected": "rows with at least this confidence",
         "min_confidence": "as in the config",
+        "targets": "in translation, as in the config; `selected` are the target texts",
     },
     "candidates": {"texts": "texts for which the masked LM has predicted replacements", "of": "all texts"},
     "augmented": {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tinybert_cli.data.layer_states import LayerStates
+from tinybert_cli.data.top_k import TopK
 from tinybert_cli.types import Array, Encoded, concatenated_ranges, padded
 
 POOL = 50  # batches sorted by length together: enough for little padding, few enough to keep the order random
@@ -33,6 +34,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     positions: Array | None = None  # (P,) the token of each prediction
     states: LayerStates | None = None  # layer states of a teacher for these windows
     decoder: tuple[Array, int] | None = None  # decoder_input_ids (P,) and the padding value; `positions` are theirs
+    top_k: TopK | None = None  # distributions of a teacher for the target tokens of these windows
 
     @classmethod
     def of(cls, encoded: Encoded, states: LayerStates | None = None, /, **targets: Array) -> Examples:
@@ -81,6 +83,8 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
             window_starts = np.arange(len(windows)) * tokens  # (B,) in the flattened tokens
             starts = np.repeat(window_starts, np.diff(self.window_offsets)[windows])  # (P,)
             batch["positions"] = torch.from_numpy(starts + self.positions[predictions])
+        if self.top_k is not None:
+            batch |= self.top_k.batch(windows, self.target_lengths[windows])
         if self.states is not None:
             batch |= self.states.batch(windows, length)
         return batch | {name: torch.from_numpy(values[predictions]) for name, values in self.targets.items()}

@@ -209,6 +209,8 @@ def _check_losses(settings: LossSettings) -> None:
 
 def _check_losses_of_task(task: str, settings: LossSettings) -> None:
     definition = tasks.find(task)
+    if isinstance(definition, tasks.GenerationTask):
+        translation_checks.check_losses(settings)
     if isinstance(definition, tasks.PredictionTask | tasks.GenerationTask):
         _raise_all(
             ConfigError(error.what, key=("losses", *error.key), hint=error.hint)
@@ -386,6 +388,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "losses"): _check_losses_of_task,
         ("losses", "teacher", "label_dataset"): _check_layer_teacher,
         ("losses", "student"): _check_trimming,
+        ("task", "losses", "targets"): translation_checks.check_top_k,
         **translation_checks.top_level("distill"),
     },
     "eval": {

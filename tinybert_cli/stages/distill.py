@@ -14,9 +14,10 @@ from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
 from tinybert_cli.config import Distill, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.events import Event
-from tinybert_cli.stages import layer_states, training
+from tinybert_cli.stages import layer_states, training, translation_training
 from tinybert_cli.stages.checks import no_teacher
 from tinybert_cli.stages.training import TrainingRows, TrainingRun
+from tinybert_cli.stages.translation_training import TranslationEvaluation
 from tinybert_cli.types import Batch
 
 
@@ -24,7 +25,8 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     """Writes a model folder; yields events."""
     task = tasks.find(config.task)
     objective = task.objective(config.training.metric_for_best_model)
-    loss = losses.combine(config.losses, task.output_type if isinstance(task, tasks.PredictionTask) else "class")
+    output_type = task.output_type if isinstance(task, tasks.PredictionTask | tasks.GenerationTask) else "class"
+    loss = losses.combine(config.losses, output_type)
     source = models.locate(config.student.source)
     inputs: dict[str, Any] = {"student": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     splits: list[data.Split] = ["train", "validation"]
@@ -38,6 +40,8 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     with artifacts.open_output("distill", config, inputs, force=force, dry_run=dry_run, same_processes=True) as output:
         if output.finished:
             yield output.up_to_date()
+        elif isinstance(task, tasks.Translation):
+            yield from output.record(_distill_translator(config, task, objective, loss, source, output))
         else:
             yield from output.record(_distill(config, task, objective, loss, source, teacher, output))
 
@@ -102,6 +106,33 @@ def _distill(
         "losses": "; ".join(_loss_in_words(name, setting) for name, setting in config.losses.items()),
     }
     yield from training.train(run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts)
+
+
+def _distill_translator(
+    config: Distill,
+    task: tasks.Translation,
+    objective: tuple[str, float],
+    loss: losses.WeightedLoss,
+    source: models.Source,
+    output: artifacts.Output,
+) -> Iterator[Event]:
+    accelerator = loops.make_accelerator(config.training, output.trackers)
+    run = TrainingRun(config, task, objective, output, accelerator)
+    assert config.label_dataset is not None  # see checks.py
+    rows = yield from translation_training.translated_rows(
+        config, task, Path(config.label_dataset), config.targets, with_top_k="soft_labels" in loss.parts
+    )
+    new, training_data = yield from translation_training.prepare(run, config.student, source, rows, section="student")
+    made = {
+        "starts from": config.student.source,
+        "trained on": f"{config.label_dataset}, targets {config.targets}",
+        "losses": "; ".join(_loss_in_words(name, setting) for name, setting in config.losses.items()),
+    }
+    validation = training_data.validation
+    evaluation = None if validation is None else TranslationEvaluation(run, validation, new.tokenizer)
+    yield from training.train(
+        run, new, training_data, new.model, _step_loss(loss, None), made=made, evaluation=evaluation
+    )
 
 
 def _labelled_rows(

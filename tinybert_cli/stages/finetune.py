@@ -81,7 +81,12 @@ def _finetune_translator(
 ) -> Iterator[Event]:
     accelerator = loops.make_accelerator(config.training, output.trackers)
     run = TrainingRun(config, task, objective, output, accelerator)
-    rows = yield from translation_training.gold_rows(config.data, task)
+    if config.label_dataset is None:
+        rows = yield from translation_training.gold_rows(config.data, task)
+    else:
+        rows = yield from translation_training.translated_rows(
+            config, task, Path(config.label_dataset), "teacher", with_top_k=False
+        )
     new, training_data = yield from translation_training.prepare(
         run, config.model, source, rows, section="model", dropout=config.regularization.dropout
     )

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from tinybert_cli import data, events, loops, losses, metrics, models, tasks
-from tinybert_cli.config import Data, Model
-from tinybert_cli.errors import ConfigError
+from tinybert_cli import artifacts, data, events, loops, losses, metrics, models, tasks
+from tinybert_cli.config import Data, Distill, Finetune, Model
+from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card
-from tinybert_cli.stages.training import RESAMPLES, NewModel, TrainingData, TrainingRows, TrainingRun, Validation
+from tinybert_cli.stages.training import (
+    RESAMPLES,
+    NewModel,
+    TrainingData,
+    TrainingRows,
+    TrainingRun,
+    Validation,
+    check_text_columns,
+)
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Encoded, Predictions, Rows, Search
 
@@ -26,7 +35,75 @@ def gold_rows(settings: Data, task: tasks.Translation) -> Generator[Event, None,
     """The training rows, whose targets are the references; warnings about pairs that are no translations."""
     rows = data.read(settings, "train")
     yield from map(events.warning, task.check_pairs(rows, settings))
-    return TrainingRows(rows, {}, None)
+    references = task.references(rows, settings)
+    assert references is not None  # `check_pairs` has read them
+    return TrainingRows(rows, {}, None, texts=[texts[0] for texts in references])
+
+
+def translated_rows(
+    config: Finetune | Distill, task: tasks.Translation, folder: Path, targets: str, *, with_top_k: bool
+) -> Generator[Event, None, TrainingRows]:
+    """The rows of a label dataset with the target texts of `targets`, see `Distill.targets`.
+
+    Args:
+        with_top_k: read the teacher's distributions, too. They belong to the chosen translations only: for other
+            targets there are none.
+
+    Raises:
+        InputError: the label dataset lacks what is asked for, or is another one than that of this data.
+    """
+    manifest = artifacts.verify_folder(folder)
+    expected = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
+    artifacts.check_origin(folder, manifest, expected)
+    check_text_columns(folder, manifest, config.data)
+    files = [entry["path"] for entry in manifest["outputs"]]
+    labels = data.read_translations(folder, files)
+    if config.data.max_train_samples is not None:
+        labels = labels.select(range(min(config.data.max_train_samples, len(labels))))
+    pairs = list(_targets(labels, task, config.data, targets, folder))
+    indices = [row for row, _, _ in pairs]
+    yield {"event": "labels", "rows": len(labels), "selected": len(pairs), "targets": targets}
+    top_k = None
+    if with_top_k:
+        if not manifest.get("top_k"):
+            raise InputError(
+                f"'{folder}' has no distributions of the teacher, which the loss soft_labels needs",
+                hint="run gen-soft-labels again with top_k: 8, or leave the loss out: losses: {hard_labels: 1.0}",
+            )
+        stored = np.array([row if is_chosen else -1 for row, _, is_chosen in pairs])
+        top_k = data.read_top_k(folder, files).select(stored)
+    return TrainingRows(
+        labels.rows.select(indices), {}, None, texts=[text for _, text, _ in pairs], top_k=top_k,
+        origin=manifest["inputs"],
+    )  # fmt: skip
+
+
+def _targets(
+    labels: data.Translations, task: tasks.Translation, settings: Data, targets: str, folder: Path
+) -> Iterator[tuple[int, str, bool]]:
+    """Row, target text, and whether that is the teacher's chosen translation."""
+    if targets == "n_best":
+        if labels.n_best is None:
+            raise InputError(
+                f"'{folder}' has one translation of each row",
+                hint="run gen-soft-labels again with search: {keep: 4}, or set targets: teacher",
+            )
+        for row, texts in enumerate(labels.n_best):
+            for text in dict.fromkeys(texts):
+                yield row, text, text == labels.texts[row]
+        return
+    if targets in ("teacher", "both"):
+        yield from ((row, text, True) for row, text in enumerate(labels.texts))
+    if targets in ("gold", "both"):
+        column = settings.label_column
+        if column not in labels.rows.columns:
+            raise InputError(
+                f"'{folder}' has no references: no column '{column}'",
+                hint="check data.label_column_name, or set targets: teacher",
+            )
+        present = [row for row, value in enumerate(labels.rows.column(column)) if value is not None]
+        references = task.references(labels.rows.select(present), settings) or []
+        yield from ((row, texts[0], False) for row, texts in zip(present, references, strict=True))
 
 
 def prepare(
@@ -47,8 +124,9 @@ def prepare(
     """
     config, task = run.config, run.task
     assert isinstance(task, tasks.Translation)
-    tokenizer = _tokenizer(setting, source, rows.rows, task, config.data, section)
-    encoded = task.encode_pairs(rows.rows, config.data, tokenizer)
+    tokenizer = _tokenizer(setting, source, rows, config.data, section)
+    assert rows.texts is not None  # of translation
+    encoded = task.encode_targets(rows.rows, config.data, tokenizer, rows.texts)
     yield from _warnings("train", encoded, len(rows.rows), config.data)
     torch.manual_seed(config.seed)
     try:
@@ -60,6 +138,11 @@ def prepare(
     models.zero_padding_row(model)
     models.compute_head_in_float32(model)
     examples = data.Examples.of(encoded, rows.states, labels=_labels(encoded))
+    if rows.top_k is not None:
+        assert encoded.rows is not None and encoded.window_offsets is not None  # of pairs
+        top_k = rows.top_k.select(encoded.rows)
+        top_k.check(_labels(encoded), encoded.window_offsets)
+        examples = replace(examples, top_k=top_k)
     validation = yield from _read_validation(config.data, task, rows.rows, tokenizer)
     return NewModel(model, tokenizer, copied[0], {}, copied[1]), TrainingData(rows, examples, validation)
 
@@ -124,11 +207,11 @@ class TranslationEvaluation:
 
 
 def _tokenizer(
-    setting: Model, source: models.Source | None, rows: Rows, task: tasks.Translation, settings: Data, section: str
+    setting: Model, source: models.Source | None, rows: TrainingRows, settings: Data, section: str
 ) -> TranslationTokenizer:
     if source is None:
-        references = task.references(rows, settings) or []
-        texts = itertools.chain(rows.column(settings.text_columns[0]), *references)
+        assert rows.texts is not None  # of translation
+        texts = itertools.chain(rows.rows.column(settings.text_columns[0]), rows.texts)
         try:
             return models.train_joint_tokenizer(texts, setting.vocabulary_size or models.NEW_VOCABULARY)
         except ConfigError as error:

@@ -31,7 +31,7 @@ class Translation(GenerationTask):
     name = "translation"
     head = "seq2seq-lm"
     pipeline = "translation"
-    recipe = "multi30k"
+    recipe = "made-up"
     output_type = "tokens"
     main_metric = "bleu"
     metrics: ClassVar[Mapping[str, bool]] = {"bleu": True, "chrf": True, "loss": False}
