@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROWS = {"train": 4000, "validation": 300, "test": 300}
 SEED = 17
-ONSETS, VOWELS, CODAS = "p t k b d g m n l s r v z f".split(), "a e i o u".split(), ["", "n", "r", "l", "s", "k"]
+ONSETS, VOWELS, CODAS = "ptkbdgmnlsrvzf", "aeiou", ["", "n", "r", "l", "s", "k"]
 ARTICLES = {"the": ("lo", "la"), "a": ("un", "una"), "this": ("kest", "kesta"), "every": ("onni", "onna")}
 PREPOSITIONS = {"near": "apu", "behind": "deru", "under": "sotu", "with": "konu", "above": "sopu", "before": "antu"}
 NOUNS = (
@@ -25,17 +25,17 @@ NOUNS = (
     "clock mirror knife spoon basket bottle candle blanket pillow hammer ladder fence gate well road field hill lake "
     "island cloud star moon storm fire winter summer morning evening village city school church castle kitchen roof "
     "wall floor box bag key coin drum bell flag map"
-).split()
+)
 ADJECTIVES = (
     "old young big small red green blue white black yellow tall short heavy light warm cold quiet loud happy sad fast "
     "slow clean dirty new strong weak round long dark bright soft hard sweet bitter rich poor kind brave lazy wise "
     "tired hungry famous empty full broken hidden lost strange"
-).split()
+)
 VERBS = (
     "sees likes finds carries paints follows hears builds breaks buys sells opens closes cleans draws watches needs "
     "loses wants helps calls visits remembers forgets hides lifts pulls pushes washes moves"
-).split()
-ADVERBS = "today often slowly quickly never always here there again alone".split()
+)
+ADVERBS = "today often slowly quickly never always here there again alone"
 
 
 def main() -> None:
@@ -65,20 +65,20 @@ class Language:
         def new(syllables: int, ending: str) -> str:
             while True:
                 parts = [draw.choice(ONSETS) + draw.choice(VOWELS) + draw.choice(CODAS) for _ in range(syllables)]
-                word = "".join(parts).rstrip("".join(VOWELS)) + ending
+                word = "".join(parts).rstrip(VOWELS) + ending
                 if word not in words and len(word) > 3:
                     words.add(word)
                     return word
 
-        self.gender = {noun: draw.random() < 0.5 for noun in NOUNS}
-        self.nouns = {noun: new(2, "a" if self.gender[noun] else "o") for noun in NOUNS}
-        self.adjectives = {adjective: new(2, "") for adjective in ADJECTIVES}
-        self.verbs = {verb: new(2, "et") for verb in VERBS}
-        self.adverbs = {adverb: new(2, "im") for adverb in ADVERBS}
+        self.gender = {noun: draw.random() < 0.5 for noun in NOUNS.split()}
+        self.nouns = {noun: new(2, "a" if self.gender[noun] else "o") for noun in NOUNS.split()}
+        self.adjectives = {adjective: new(2, "") for adjective in ADJECTIVES.split()}
+        self.verbs = {verb: new(2, "et") for verb in VERBS.split()}
+        self.adverbs = {adverb: new(2, "im") for adverb in ADVERBS.split()}
 
     def sentence(self, draw: random.Random) -> tuple[str, str]:
         subject, target_subject = self._noun_phrase(draw)
-        verb = draw.choice(VERBS)
+        verb = draw.choice(VERBS.split())
         object_, target_object = self._noun_phrase(draw)
         source, target = [*subject, verb, *object_], [*target_subject, *target_object]
         if draw.random() < 0.4:
@@ -87,15 +87,15 @@ class Language:
             source += [preposition, *phrase]
             target += [PREPOSITIONS[preposition], *target_phrase]
         if draw.random() < 0.3:
-            adverb = draw.choice(ADVERBS)
+            adverb = draw.choice(ADVERBS.split())
             source.append(adverb)
             target.append(self.adverbs[adverb])
         return _written(source), _written([*target, self.verbs[verb]])
 
     def _noun_phrase(self, draw: random.Random) -> tuple[list[str], list[str]]:
-        article, noun = draw.choice(list(ARTICLES)), draw.choice(NOUNS)
+        article, noun = draw.choice(list(ARTICLES)), draw.choice(NOUNS.split())
         female = self.gender[noun]
-        adjectives = draw.sample(ADJECTIVES, draw.choice([0, 1, 1, 2]))
+        adjectives = draw.sample(ADJECTIVES.split(), draw.choice([0, 1, 1, 2]))
         translated = [self.adjectives[adjective] + ("a" if female else "o") for adjective in adjectives]
         return [article, *adjectives, noun], [ARTICLES[article][female], self.nouns[noun], *translated]
 

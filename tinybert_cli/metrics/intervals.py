@@ -56,7 +56,11 @@ def interval(
         rows = int((counts > 0).sum())
     if np.ptp(values) > 0:
         return _percentiles(values)
-    return wilson(rows * float(values[0]), rows) if values[0] in (0, 1) else None
+    highest = metric.highest.get(name, 1.0)
+    if values[0] not in (0, highest):
+        return None
+    low, high = wilson(rows * float(values[0]) / highest, rows)
+    return highest * low, highest * high
 
 
 def difference_interval(
@@ -79,7 +83,11 @@ def difference_interval(
         rows = int((counts > 0).sum())
     if np.ptp(differences) > 0:
         return _percentiles(differences)
-    return paired_difference(0, 0, rows) if differences[0] == 0 else None
+    if differences[0] != 0:
+        return None
+    highest = metric.highest.get(name, 1.0)
+    low, high = paired_difference(0, 0, rows)
+    return highest * low, highest * high
 
 
 def _row_count(statistics: Statistics) -> int:
