@@ -359,7 +359,10 @@ def _done(row: Row) -> str:
 
 def _exported(row: Row) -> str:
     gains = f"{row['bytes'] / 1e6:.1f} MB, {row['bytes_ratio']:.1f}x smaller"
-    gains += f" and {row['latency_ratio_b1']:.1f}x faster at batch 1"
+    gains += f" and {row.get('latency_ratio_b1', row.get('speedup_b1')):.1f}x faster at batch 1"
+    if "same" in row:
+        lost = f"; BLEU {row['metric_difference']:+.2f}" if "metric_difference" in row else ""
+        return f"{row['output_dir']}: {gains} than the original; {row['same']:.1%} equal translations{lost}"
     lost = f"; main metric {row['metric_difference']:+.4f}" if "metric_difference" in row else ""
     return f"{row['output_dir']}: {gains} than the original; {row['agreement']:.1%} equal predictions{lost}"
 

@@ -45,6 +45,17 @@ class TranslationPredictor:
         return {} if self.model is None else models.size(self.model)
 
     @property
+    def torch_model(self) -> PreTrainedModel:
+        """The model of transformers.
+
+        Raises:
+            InputError: this is an export.
+        """
+        if self.model is None:
+            raise InputError("this is an export; the model folder is needed", where=str(self.folder))
+        return self.model
+
+    @property
     def weights_bytes(self) -> int:
         """Bytes of its weights on disk."""
         from tinybert_cli import models

@@ -11,11 +11,12 @@ from tinybert_cli.formats.ctranslate2 import is_installed as ctranslate2_is_inst
 from tinybert_cli.formats.ctranslate2 import version as ctranslate2_version
 from tinybert_cli.formats.onnx import ONNX
 from tinybert_cli.formats.safetensors import SAFETENSORS
+from tinybert_cli.formats.safetensors_translation import SAFETENSORS_TRANSLATION
 
 FORMATS: dict[str, Format] = {"onnx": ONNX, "safetensors": SAFETENSORS}
 
 
-TRANSLATION_FORMATS: dict[str, TranslationFormat] = {"ctranslate2": CTRANSLATE2}
+TRANSLATION_FORMATS: dict[str, TranslationFormat] = {"ctranslate2": CTRANSLATE2, "safetensors": SAFETENSORS_TRANSLATION}
 
 
 def detect_translation(folder: Path) -> TranslationFormat | None:
@@ -29,6 +30,11 @@ def detect_translation(folder: Path) -> TranslationFormat | None:
 def find(name: str) -> Format:
     """The format of that name, or a ConfigError that lists them."""
     return look_up(FORMATS, name, "format")
+
+
+def find_translation(name: str) -> TranslationFormat:
+    """The same for translation models."""
+    return look_up(TRANSLATION_FORMATS, name, "format")
 
 
 def detect(folder: Path) -> Format | None:
@@ -53,5 +59,6 @@ __all__ = [
     "detect",
     "detect_translation",
     "find",
+    "find_translation",
     "write_ctranslate2",
 ]

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tinybert_cli import files
 from tinybert_cli.errors import InputError
 from tinybert_cli.escaping import printable
-from tinybert_cli.predictor import load_predictor
+from tinybert_cli.formats import detect, detect_translation
+from tinybert_cli.predictor import Predictor, load_predictor
+from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 
 
 def run(
@@ -23,10 +26,28 @@ def run(
     Raises:
         InputError: the model is missing or has no supported head; or, before the first output, a text does not fit it.
     """
-    predictor = load_predictor(model)
+    predictor = _load(model)
     for sentence in predictor.assumptions:
         note(sentence)
     yield from predictor.predict(texts)
+
+
+def _load(model: str) -> Predictor | TranslationPredictor:
+    """The predictor of the model's kind, which its folder tells: that of an export without torch."""
+    folder = Path(model)
+    if folder.is_dir() and (detect_translation(folder) is not None or _translates(folder)):
+        return load_translation_predictor(model)
+    if folder.is_dir() or detect(folder) is not None:
+        return load_predictor(model)
+    from tinybert_cli import models  # a Hub id
+
+    config = models.read_config(models.locate(model))
+    return load_translation_predictor(model) if config.get("is_encoder_decoder") else load_predictor(model)
+
+
+def _translates(folder: Path) -> bool:
+    file = folder / "config.json"
+    return file.is_file() and bool(files.read_object(file).get("is_encoder_decoder"))
 
 
 def read_file(path: Path) -> list[str]:

@@ -8,7 +8,14 @@ from tinybert_cli.loops.devices import (
     precision,
     to_bf16_if_faster,
 )
-from tinybert_cli.loops.generation import BATCH_TOKENS, token_batches, top_k, translate, translate_all
+from tinybert_cli.loops.generation import (
+    BATCH_TOKENS,
+    token_batches,
+    top_k,
+    translate,
+    translate_all,
+    translation_seconds,
+)
 from tinybert_cli.loops.inference import (
     MODEL_INPUTS,
     SessionModule,
@@ -48,4 +55,5 @@ __all__ = [
     "top_k",
     "translate",
     "translate_all",
+    "translation_seconds",
 ]

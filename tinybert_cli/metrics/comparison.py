@@ -54,6 +54,15 @@ def mcnemar(correct: Array, reference_correct: Array) -> dict[str, float]:
     return {"rows_lost": lost, "rows_won": won, "mcnemar_p": p}
 
 
+def bootstrap_p(differences: Array, difference: float) -> float:
+    """The p-value of a difference between two models, from its resampled values (R,), as in sacreBLEU.
+
+    It is how often a resample is as far from the mean of the resamples as the difference is from 0.
+    """
+    as_far = np.abs(differences - differences.mean()) >= abs(difference)
+    return float((as_far.sum() + 1) / (len(differences) + 1))
+
+
 def confusion_matrix(logits: Array, labels: Array) -> Array:
     """How often each gold class (rows) was predicted as each class (columns): (C, C)."""
     classes = logits.shape[-1]

@@ -69,3 +69,55 @@ def card(
         library=form.library,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )
+
+
+def translation_card(
+    config: Export,
+    form: formats.TranslationFormat,
+    precision: str,
+    output: artifacts.Output,
+    result: Result | None,
+    facts: Mapping[str, float],
+) -> Card:
+    """The card of an export of a translation model; arguments as in `card`."""
+    task, folder, model = tasks.find(config.task), str(output.folder), markdown(config.model)
+    command = f'tinybert predict {shell_word(folder)} "A man rides a bicycle."'
+    export = formats.Export(in_python(folder), model, precision, task.usage(in_python(folder), config.data), command)
+    difference = f"{facts['metric_difference']:+.2f}" if "metric_difference" in facts else None
+    return Card(
+        name=output.folder.name,
+        task=config.task,
+        pipeline=task.pipeline,
+        summary=f"{model} for {form.runtime}, in {precision}.",
+        inputs=output.inputs,
+        made={
+            "command": "`tinybert export`",
+            "model": model,
+            "format": config.format,
+            "weights": precision,
+            "verified on": markdown(model_card.data_names(output.inputs)),
+            "translations equal to the model's": f"{facts['same']:.2%}",
+            "agreement with the model (chrF / 100)": f"{facts['agreement']:.4f}",
+            "BLEU minus the model's": difference,
+        },
+        result=result,
+        costs={
+            "parameters": f"{facts['parameters']:,}",
+            "weights": f"{facts['bytes'] / 1e6:.1f} MB, {facts['bytes_ratio']:.1f}x smaller than the model's",
+            "speed": f"{facts['speedup_b1']:.1f}x (one sentence) and {facts['speedup_b32']:.1f}x (batches of 32) as "
+            "fast as the model in transformers, greedy",
+            "measured on": artifacts.machine(),
+        },
+        usage=form.usage(export),
+        limits=[
+            f"Its translations equal those of {model} on {facts['same']:.2%} of the rows used for verification. The "
+            "limitations of that model apply.",
+            f"Source texts longer than {config.data.max_seq_length} tokens were cut in verification, translations at "
+            f"{config.data.max_target_length}.",
+            *([] if form.beams else ["It has no beam search: it translates greedily."]),
+            *form.limitations(export),
+            *model_card.UNTESTED,
+        ],
+        library=form.library,
+        tags=[config.format, *([] if precision == "float32" else [precision])],
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 from tinybert_cli import configuration, formats, losses, tasks
 from tinybert_cli.config import Export, Stage, Verify
-from tinybert_cli.errors import ConfigError, did_you_mean
+from tinybert_cli.errors import ConfigError, did_you_mean, look_up
 from tinybert_cli.stages import translation_checks
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
@@ -315,22 +315,38 @@ def _without_class(metric: str) -> str:
 # -- export ----------------------------------------------------------------------------------------------------
 
 
-def _check_format_settings(name: str, verify: Mapping[str, Any], *values: object) -> None:
+def _check_format(name: str) -> None:
+    """A format of any task; `_check_format_settings` checks whether this task has it."""
+    look_up({**formats.TRANSLATION_FORMATS, **formats.FORMATS}, name, "format")
+
+
+def _formats_of(task: str) -> Mapping[str, formats.Format] | Mapping[str, formats.TranslationFormat]:
+    translates = isinstance(tasks.find(task), tasks.GenerationTask)
+    return formats.TRANSLATION_FORMATS if translates else formats.FORMATS
+
+
+def _check_format_settings(task: str, name: str, verify: Mapping[str, Any], *values: object) -> None:
     """A setting that the format would ignore is an error, unless it has its default value."""
-    settings = dict(zip(_FORMAT_SETTINGS, values, strict=True))
+    settings, known = dict(zip(_FORMAT_SETTINGS, values, strict=True)), _formats_of(task)
 
     def problems() -> Iterator[ConfigError]:
+        if name not in known:
+            yield ConfigError(
+                f"models of {task} have no `format: {name}`", key=("format",), hint=f"one of: {', '.join(known)}"
+            )
+            return
         for setting, value in settings.items():
-            readers = [key for key, other in formats.FORMATS.items() if setting in other.settings]
-            if value == Export.model_fields[setting].get_default() or not readers:
+            readers = [key for key, other in known.items() if setting in other.settings]
+            if value == Export.model_fields[setting].get_default():
                 continue
             if name not in readers:
-                hint = f"leave it out, or write format: {' or '.join(readers)}"
+                others = f", or write format: {' or '.join(readers)}" if readers else f": {task} has none"
+                hint = f"leave it out{others}"
                 yield ConfigError(f"`{setting}` has no effect with `format: {name}`", key=(setting,), hint=hint)
             elif setting in ("quantize_exclude", "embedding_bits") and settings["quantize"] == "none":
                 hint = "add quantize: int8"
                 yield ConfigError(f"`{setting}` has no effect without quantization", key=(setting,), hint=hint)
-        if formats.find(name).precision != "float32" and verify.get("atol", Verify().atol) != Verify().atol:
+        if known[name].precision != "float32" and verify.get("atol", Verify().atol) != Verify().atol:
             yield ConfigError(
                 f"`atol` applies to float32 only; `format: {name}` writes fewer bits",
                 key=("verify", "atol"),
@@ -341,7 +357,9 @@ def _check_format_settings(name: str, verify: Mapping[str, Any], *values: object
 
 
 _FORMAT_SETTINGS = tuple(
-    name for name in Export.model_fields if any(name in form.settings for form in formats.FORMATS.values())
+    name
+    for name in Export.model_fields
+    if any(name in form.settings for table in (formats.FORMATS, formats.TRANSLATION_FORMATS) for form in table.values())
 )
 
 
@@ -401,8 +419,8 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     },
     "export": {
         "task": tasks.find_scored_task,
-        "format": formats.find,
+        "format": _check_format,
         ("task", "data"): _check_data,
-        ("format", "verify", *_FORMAT_SETTINGS): _check_format_settings,
+        ("task", "format", "verify", *_FORMAT_SETTINGS): _check_format_settings,
     },
 }

@@ -14,7 +14,7 @@ from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
 from tinybert_cli.events import Event
 from tinybert_cli.metrics.calibration import temperature_scaling
-from tinybert_cli.metrics.comparison import agreement_interval, confusion_matrix
+from tinybert_cli.metrics.comparison import agreement_interval, bootstrap_p, confusion_matrix
 from tinybert_cli.metrics.slices import prediction_columns, regressions, slice_scores, slices
 from tinybert_cli.predictor import Predictor, check_logits, load_predictor
 from tinybert_cli.reports import evaluation_html
@@ -301,6 +301,7 @@ def _numbers(
     selected = list(model.scores) if config.metrics == "auto" else config.metrics
     numbers: dict[str, float] = {}
     undefined = metric.undefined(model.predictions)
+    selected = [name for name in selected if name in model.scores or name != "loss"]  # see `_Candidate.facts`
     for name in selected:
         if name not in model.scores:
             raise ConfigError(f"unknown metric '{name}'", key=("metrics",), hint=did_you_mean(name, model.scores))
@@ -320,6 +321,8 @@ def _numbers(
             differences = model.resampled[name] - reference.resampled[name]
             interval = metrics.difference_interval(metric, model.statistics, reference.statistics, name, differences)
             numbers |= _ends(f"{name}_difference", interval)
+            if isinstance(task, tasks.GenerationTask) and name in task.metrics:
+                numbers[f"{name}_p"] = bootstrap_p(differences, model.scores[name] - reference.scores[name])
     best = reference.scores[task.main_metric]
     if best > 0 and task.main_metric not in undefined:
         numbers["retention"] = model.scores[task.main_metric] / best

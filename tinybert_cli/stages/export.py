@@ -13,7 +13,7 @@ from tinybert_cli.config import Export
 from tinybert_cli.errors import GateError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import export_card, model_card
-from tinybert_cli.stages import parity
+from tinybert_cli.stages import parity, translation_export
 from tinybert_cli.stages.parity import Parity
 from tinybert_cli.types import Predictions
 
@@ -27,8 +27,7 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
         GateError: float32 does not meet `verify`: nothing is left under a final name. Or int8 does not: then the folder
             holds float32, and running the command again raises the same error.
     """
-    form = formats.find(config.format)
-    task, source = tasks.find_prediction_task(config.task), models.locate(config.model)
+    task, source = tasks.find_scored_task(config.task), models.locate(config.model)
     inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source))}
     inputs |= artifacts.describe_all(data.sources(config.data, [config.verify.split]))
     with artifacts.open_output("export", config, inputs, force=force, dry_run=dry_run) as output:
@@ -38,7 +37,7 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
             yield output.up_to_date()
         else:
             rejected = []
-            for row in output.record(_export(config, task, form, source, output)):
+            for row in output.record(_of_task(config, task, source, output)):
                 yield row
                 if row["event"] == "rejected":
                     rejected.append(row["message"])
@@ -48,6 +47,18 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
             where=config.output_dir,
             hint="the folder holds float32; ship that, exclude the sensitive parts from int8, or loosen verify",
         )
+
+
+def _of_task(
+    config: Export,
+    task: tasks.PredictionTask | tasks.GenerationTask,
+    source: models.Source,
+    output: artifacts.Output,
+) -> Iterator[Event]:
+    if isinstance(task, tasks.Translation):
+        return translation_export.export(config, task, source, output)
+    assert isinstance(task, tasks.PredictionTask)  # the only other kind
+    return _export(config, task, formats.find(config.format), source, output)
 
 
 def _options(config: Export, names: Sequence[str]) -> dict[str, Any]:

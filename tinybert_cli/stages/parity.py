@@ -15,6 +15,7 @@ from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 BATCH_SIZE = 32
 TIMED_ROWS = 64  # rows whose batch-1 latency is measured, original and export in turn
+MIN_AGREEMENT, MAX_METRIC_DROP = 0.99, 0.01  # the defaults of `verify`
 NAMED_PARTS = 3  # parts that are named when int8 is rejected
 
 
@@ -98,11 +99,13 @@ def violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> 
     failures = []
     if exact and not numbers["max_abs_logit_difference"] <= verify.atol:  # NaN fails too
         failures.append(f"logits differ by {numbers['max_abs_logit_difference']:.2g}, more than atol {verify.atol:g}")
-    if not numbers["agreement"] >= verify.min_agreement:
-        failures.append(f"agreement {numbers['agreement']:.4f}, less than min_agreement {verify.min_agreement:g}")
+    least = MIN_AGREEMENT if verify.min_agreement is None else verify.min_agreement
+    most = MAX_METRIC_DROP if verify.max_metric_drop is None else verify.max_metric_drop
+    if not numbers["agreement"] >= least:
+        failures.append(f"agreement {numbers['agreement']:.4f}, less than min_agreement {least:g}")
     drop = -numbers.get("metric_difference", 0.0)
-    if drop > verify.max_metric_drop:
-        failures.append(f"the metric drops by {drop:.4f}, more than max_metric_drop {verify.max_metric_drop:g}")
+    if drop > most:
+        failures.append(f"the metric drops by {drop:.4f}, more than max_metric_drop {most:g}")
     return failures
 
 

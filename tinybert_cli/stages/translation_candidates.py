@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,14 +9,12 @@ import numpy as np
 
 from tinybert_cli import data, loops, models, tasks
 from tinybert_cli.config import Eval
+from tinybert_cli.stages.translation_training import known_labels, reference_loss
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows, Search
 
-ROUNDS = 3  # each model is timed so many times, in turns
-TIMED_ROWS = {1: 32}  # rows of a timed round, by batch size
-BATCHES = 2  # batches of a timed round, for other sizes
+TIMED_ROWS = {1: 32}  # rows that are timed, by batch size; of other sizes two batches
 BEAMS = (1, 4)  # that are timed
-COUNTED_ROWS = 64  # rows whose multiplications are counted
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,10 @@ def load_candidate(config: Eval, task: tasks.Translation, source: models.Source,
     models.check_positions(source.name, predictor.config, config.data)
     encoded = task.encode_sources(rows, config.data, predictor.tokenizer)
     facts = {"bytes": float(predictor.weights_bytes), **predictor.size}
+    if predictor.model is not None:
+        pairs = task.encode_pairs(rows, config.data, predictor.tokenizer)
+        examples = data.Examples.of(pairs, labels=known_labels(pairs))
+        facts["loss"] = reference_loss(predictor.model, examples, config.per_device_eval_batch_size)
     return TranslationCandidate(source, predictor, encoded, facts)
 
 
@@ -87,7 +88,16 @@ def costs(candidates: Mapping[str, TranslationCandidate], config: Eval) -> dict[
                 for name, candidate in candidates.items()
                 if candidate.predictor.beams is None or count <= candidate.predictor.beams
             }
-            seconds, tokens, rows = _timed(able, config, size, count)
+            search = Search(
+                beams=count, length_penalty=config.search.length_penalty,
+                max_length_factor=config.search.max_length_factor, max_target_length=config.data.max_target_length,
+            )  # fmt: skip
+            rows = min(min(len(candidate.lengths) for candidate in candidates.values()), TIMED_ROWS.get(size, 2 * size))
+            seconds, tokens = loops.translation_seconds(
+                {name: candidate.predictor.translator for name, candidate in able.items()},
+                {name: candidate.encoded for name, candidate in able.items()},
+                search, size, rows,
+            )  # fmt: skip
             suffix = f"b{size}_beam{count}"
             result[f"sentences_per_second_{suffix}"] = {name: rows / value for name, value in seconds.items()}
             result[f"target_tokens_per_second_{suffix}"] = {
@@ -96,32 +106,3 @@ def costs(candidates: Mapping[str, TranslationCandidate], config: Eval) -> dict[
             if count == config.search.beams:
                 result[f"latency_ms_b{size}"] = {name: 1000 * value * size / rows for name, value in seconds.items()}
     return result
-
-
-def _timed(
-    candidates: Mapping[str, TranslationCandidate], config: Eval, size: int, beams: int
-) -> tuple[dict[str, float], dict[str, int], int]:
-    """The median seconds of a round, its target tokens, and its rows, which are the same for all models."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    tokens: dict[str, int] = {}
-    available = len(next(iter(candidates.values())).lengths) if candidates else 0
-    count = min(available, TIMED_ROWS.get(size, BATCHES * size))
-    search = Search(
-        beams=beams, length_penalty=config.search.length_penalty, max_length_factor=config.search.max_length_factor,
-        max_target_length=config.data.max_target_length,
-    )  # fmt: skip
-    for turn in range(ROUNDS + 1):  # the first one warms up
-        for name, candidate in candidates.items():
-            values, offsets = candidate.encoded.tokens["input_ids"][0], candidate.encoded.offsets
-            ids = [values[offsets[row] : offsets[row + 1]].tolist() for row in range(count)]
-            batches = data.sorted_batches(candidate.lengths[:count], size)
-            begin = time.perf_counter()
-            hypotheses = [
-                best[0]
-                for rows in batches
-                for best in candidate.predictor.translator.translate([ids[row] for row in rows], search)
-            ]
-            if turn:
-                seconds[name].append(time.perf_counter() - begin)
-            tokens[name] = sum(len(hypothesis.ids) + hypothesis.finished for hypothesis in hypotheses)
-    return {name: float(np.median(values)) for name, values in seconds.items()}, tokens, count

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,7 +26,10 @@ from tinybert_cli.stages.training import (
     check_text_columns,
 )
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
-from tinybert_cli.types import Encoded, Predictions, Rows, Search
+from tinybert_cli.types import Batch, Encoded, Predictions, Rows, Search
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 VALIDATION_BEAMS = 1  # greedy: beam search costs several times as much, and ranks checkpoints alike
 
@@ -137,11 +140,11 @@ def prepare(
     models.set_generation_length(model, config.data.max_target_length)
     models.zero_padding_row(model)
     models.compute_head_in_float32(model)
-    examples = data.Examples.of(encoded, rows.states, labels=_labels(encoded))
+    examples = data.Examples.of(encoded, rows.states, labels=known_labels(encoded))
     if rows.top_k is not None:
         assert encoded.rows is not None and encoded.window_offsets is not None  # of pairs
         top_k = rows.top_k.select(encoded.rows)
-        top_k.check(_labels(encoded), encoded.window_offsets)
+        top_k.check(known_labels(encoded), encoded.window_offsets)
         examples = replace(examples, top_k=top_k)
     validation = yield from _read_validation(config.data, task, rows.rows, tokenizer)
     return NewModel(model, tokenizer, copied[0], {}, copied[1]), TrainingData(rows, examples, validation)
@@ -179,19 +182,8 @@ class TranslationEvaluation:
         return model_card.Result("validation", len(predictions), scores, intervals), {}
 
     def _loss(self, model: torch.nn.Module) -> float:
-        loss_set = losses.LOSS_SETS["tokens"]
-        part = losses.part(loss_set.hard_labels, 1.0, {})
-        weighted = losses.WeightedLoss({"hard_labels": part})
-        step_loss = loops.StepLoss(
-            lambda net, batch: weighted(outputs := loops.forward(net, batch), outputs, batch),
-            weighted.denominators,
-            weighted.weights,
-        )
-        batches = data.sorted_batches(
-            self.validation.examples.target_lengths, self.run.config.training.per_device_eval_batch_size
-        )
-        accelerator = self.run.accelerator
-        return loops.mean_loss(model, step_loss, self.validation.examples, batches, accelerator=accelerator)["loss"]
+        size, accelerator = self.run.config.training.per_device_eval_batch_size, self.run.accelerator
+        return reference_loss(model, self.validation.examples, size, accelerator=accelerator)
 
     def _translations(self, model: torch.nn.Module) -> Predictions:
         settings, task = self.run.config.data, self.run.task
@@ -204,6 +196,22 @@ class TranslationEvaluation:
 
     def _watched(self, scores: dict[str, float]) -> dict[str, float]:
         return {name: scores[name] for name in self.run.task.metrics if name in scores}
+
+
+def reference_loss(
+    model: torch.nn.Module, examples: data.Examples, batch_size: int, *, accelerator: Accelerator | None = None
+) -> float:
+    """The mean cross-entropy of the target tokens, without smoothing."""
+    part = losses.part(losses.LOSS_SETS["tokens"].hard_labels, 1.0, {})
+    loss = losses.WeightedLoss({"hard_labels": part})
+
+    def means(net: torch.nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+        outputs = loops.forward(net, batch)
+        return loss(outputs, outputs, batch)
+
+    step_loss = loops.StepLoss(means, loss.denominators, loss.weights)
+    batches = data.sorted_batches(examples.target_lengths, batch_size)
+    return loops.mean_loss(model, step_loss, examples, batches, accelerator=accelerator)["loss"]
 
 
 def _tokenizer(
@@ -258,10 +266,10 @@ def _read_validation(
     encoded = task.encode_pairs(rows, settings, tokenizer)
     yield from _warnings("validation", encoded, len(rows), settings)
     yield from data.overlap(training, rows, settings)
-    return Validation(rows, data.Examples.of(encoded, labels=_labels(encoded)), None, metric, [])
+    return Validation(rows, data.Examples.of(encoded, labels=known_labels(encoded)), None, metric, [])
 
 
-def _labels(encoded: Encoded) -> Any:
+def known_labels(encoded: Encoded) -> Any:
     assert encoded.labels is not None  # of pairs
     return encoded.labels
 

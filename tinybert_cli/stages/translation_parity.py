@@ -1,0 +1,96 @@
+"""Verification of the export of a translation model: its translations of real rows, greedy and with 4 beams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli import formats, loops, metrics
+from tinybert_cli.config import Data, Verify
+from tinybert_cli.metrics.generation import translation_fidelity
+from tinybert_cli.translation_tokenizer import TranslationTokenizer
+from tinybert_cli.types import Encoded, Predictions, Search, Translator
+
+BEAMS = (1, 4)
+LEAST_SAME = 0.99  # share of equal translations of a float32 export
+MIN_AGREEMENT, MAX_METRIC_DROP = 0.9, 0.5  # of other precisions: mean sentence chrF / 100, and BLEU
+TIMED = {1: 16, 32: 64}  # batch size → rows, greedy, original and export in turn
+
+
+@dataclass(frozen=True)
+class TranslationParity:
+    """The original model and the rows on which an export is compared with it."""
+
+    original: Translator
+    tokenizer: TranslationTokenizer
+    encoded: Encoded
+    settings: Data
+    metric: metrics.Metric | None  # None if the rows have no references
+    bytes: int  # of the original's weights
+
+    def compare(self, exported: Translator, size: int, *, beams: bool) -> tuple[dict[str, float], Predictions]:
+        """How far the export differs, its size and its speed; and its translations with the most beams.
+
+        Args:
+            size: bytes of the weights of the export.
+            beams: whether it has a beam search.
+        """
+        numbers: dict[str, float] = {}
+        predictions = Predictions([])
+        for count in BEAMS if beams else BEAMS[:1]:
+            original, predictions = self._translations(self.original, count), self._translations(exported, count)
+            fidelity = translation_fidelity(list(predictions.values), list(original.values))
+            numbers |= {f"{name}_beam{count}": value for name, value in fidelity.items()}
+            if self.metric is not None:
+                before, after = (metrics.score(self.metric, one)["bleu"] for one in (original, predictions))
+                numbers[f"metric_difference_beam{count}"] = after - before
+        for name in ("agreement", "same", "metric_difference"):
+            values = [value for key, value in numbers.items() if key.startswith(f"{name}_beam")]
+            if values:
+                numbers[name] = min(values)
+        numbers |= self._speed(exported)
+        return {**numbers, "bytes": float(size), "bytes_ratio": self.bytes / size}, predictions
+
+    def _translations(self, translator: Translator, beams: int) -> Predictions:
+        search = Search(beams=beams, max_target_length=self.settings.max_target_length)
+        hypotheses = loops.translate_all(translator, self.encoded, search)
+        return Predictions(self.tokenizer.texts([best[0].ids for best in hypotheses]))
+
+    def _speed(self, exported: Translator) -> dict[str, float]:
+        """`sentences_per_second_b1`, its ratio to the original's, and so on; greedy, since every format can do that."""
+        numbers = {}
+        for size, rows in TIMED.items():
+            translators = {"original": self.original, "export": exported}
+            search = Search(beams=1, max_target_length=self.settings.max_target_length)
+            seconds, _ = loops.translation_seconds(
+                translators, dict.fromkeys(translators, self.encoded), search, size, rows
+            )
+            count = min(rows, len(self.encoded.offsets) - 1)
+            numbers[f"sentences_per_second_b{size}"] = count / seconds["export"]
+            numbers[f"speedup_b{size}"] = seconds["original"] / seconds["export"]
+        return numbers
+
+
+def translation_violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> list[str]:
+    """The requirements that are not met: equal texts in float32 (`exact`), else the limits of `verify`."""
+    if exact:
+        same = numbers["same"]
+        return [] if same >= LEAST_SAME else [f"{same:.2%} of the translations are equal, less than {LEAST_SAME:.0%}"]
+    least = MIN_AGREEMENT if verify.min_agreement is None else verify.min_agreement
+    most = MAX_METRIC_DROP if verify.max_metric_drop is None else verify.max_metric_drop
+    failures = []
+    if not numbers["agreement"] >= least:
+        failures.append(f"agreement (chrF) {numbers['agreement']:.4f}, less than min_agreement {least:g}")
+    drop = -numbers.get("metric_difference", 0.0)
+    if drop > most:
+        failures.append(f"BLEU drops by {drop:.2f}, more than max_metric_drop {most:g}")
+    return failures
+
+
+def weights_size(folder: Any, form: formats.TranslationFormat) -> int:
+    """Bytes of the weights of an export."""
+    names: Sequence[str] = form.weights
+    return int(np.sum([(folder / name).stat().st_size for name in names]))
