@@ -74,6 +74,7 @@ class Progress:
     batch: int = 0  # batches done in this epoch, of one process
     rows: int = 0  # of all processes
     seconds: float = 0.0  # of training, without evaluation and saving
+    cpu_seconds: float = 0.0  # of all threads of this process in that time
     loss_sum: float = 0.0  # over all steps
     best: float | None = None
     best_loss: float = math.inf
@@ -160,12 +161,13 @@ class Trainer:
         self.saved = self.progress.step
 
     def summary(self) -> dict[str, float]:
-        """Mean loss, rows per second, seconds and steps of the whole training, earlier runs included."""
+        """Mean loss, rows per second, wall and CPU seconds, and steps of the whole training, earlier runs included."""
         progress = self.progress
         return {
             "train_loss": progress.loss_sum / max(1, progress.step),
             "train_samples_per_second": progress.rows / max(1e-9, progress.seconds),
             "train_runtime": progress.seconds,
+            "train_cpu_seconds": progress.cpu_seconds,
             "steps": progress.step,
         }
 
@@ -203,7 +205,7 @@ class Trainer:
         rows_logged, seconds_logged = progress.rows, progress.seconds
         self.model.train()
         while progress.step < self.max_steps and not self._out_of_patience():
-            for begin, batches in _with_start_times(self._rest_of_epoch()):
+            for (begin, cpu_begin), batches in _with_start_times(self._rest_of_epoch()):
                 step = self._step(loss, batches)
                 step_loss = loss.total(step.means)
                 since_log.append(step)
@@ -213,6 +215,7 @@ class Trainer:
                 progress.rows += step.rows
                 progress.loss_sum += step_loss
                 progress.seconds += time.perf_counter() - begin
+                progress.cpu_seconds += time.process_time() - cpu_begin
                 done = progress.step >= self.max_steps
                 epoch_ends = progress.batch >= self._batches_of_epoch(progress.epoch)
                 if epoch_ends:
@@ -414,10 +417,12 @@ def _groups(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
         yield group
 
 
-def _with_start_times(batches: Iterator[tuple[Batch, ...]]) -> Iterator[tuple[float, tuple[Batch, ...]]]:
-    """The batches of each step with the time before they were read: reading counts as training time."""
+def _with_start_times(
+    batches: Iterator[tuple[Batch, ...]],
+) -> Iterator[tuple[tuple[float, float], tuple[Batch, ...]]]:
+    """The batches of each step with wall and CPU time before they were read: reading counts as training time."""
     while True:
-        begin = time.perf_counter()
+        begin = time.perf_counter(), time.process_time()
         step = next(batches, None)
         if step is None:
             return
