@@ -223,7 +223,9 @@ def train(
     accelerator.wait_for_everyone()
     numbers = trainer.summary()
     if examples.decoder is not None:
-        numbers["train_target_tokens_per_second"] = numbers["train_samples_per_second"] * examples.target_lengths.mean()
+        tokens = numbers["train_samples_per_second"] * numbers["train_runtime"] * examples.target_lengths.mean()
+        numbers["train_target_tokens_per_second"] = tokens / max(1e-9, numbers["train_runtime"])
+        numbers["train_target_tokens_per_cpu_second"] = tokens / max(1e-9, numbers["train_cpu_seconds"])
     result: model_card.Result | None = None
     tuned: dict[str, Any] = {}
     if evaluation is not None:
