@@ -182,5 +182,5 @@ _USAGE = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 model = AutoModelForSeq2SeqLM.from_pretrained("{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 inputs = tokenizer(["A man rides a bicycle."], return_tensors="pt", truncation=True, max_length={length})
-outputs = model.generate(**inputs, num_beams=4, max_new_tokens={tokens})
+outputs = model.generate(**inputs)  # 4 beams, at most {tokens} tokens: generation_config.json
 tokenizer.batch_decode(outputs, skip_special_tokens=True)"""
