@@ -184,3 +184,12 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("finetune", make_config("finetune", data, folder / "teacher", model=base))
     run("gen-soft-labels", make_config("gen-soft-labels", data, folder / "teacher-labels", teacher=folder / "teacher"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished translation model, written once per session; its sentences are in the folder `data` beside it."""
+    from translation_model import train_translator
+
+    torch.set_num_threads(1)
+    return train_translator(tmp_path_factory.mktemp("translation"))
