@@ -408,7 +408,7 @@ class GenSoftLabels(Stage):
     """Data type of the stored logits; float16 halves the size of the file."""
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     """auto: the encoder of the teacher runs in bf16 if the device computes it faster than float32. The head, and a
-    teacher of regression, always run in float32."""
+    teacher of regression, always run in float32. In translation auto is float32 on CPUs."""
     states: list[str] = []
     """Also store the teacher's layer outputs needed by these losses (hidden_states, attentions, ...), so that distill
     does not have to run the teacher."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
@@ -116,6 +117,7 @@ def label(
         raise InputError(
             "an export has no distributions to store (`top_k`)", where=source.name, hint="name the model folder"
         )
+    precision = _precision(config, teacher)
     total = sum(map(len, splits.values()))
     shards = labelling.shards_of(splits)
     missing = [name for name, (split, _) in shards.items() if not _is_finished(config, output, name, split)]
@@ -125,10 +127,12 @@ def label(
         teachers=1,
         **({"top_k": config.top_k} if config.top_k else {}),
         device=str(accelerator.device),
-        precision="no",
+        precision=precision,
     )
     if output.dry_run:
         return
+    if precision == "bf16" and teacher.model is not None:
+        teacher.model.to(torch.bfloat16)
 
     first = next(iter(splits.values()))
     sample = task.encode_sources(first.head(translation_engine.SAMPLED_ROWS), config.data, teacher.tokenizer)
@@ -169,9 +173,16 @@ def label(
     output.finish(
         numbers, text_columns=config.data.text_columns, search=search, **engine.for_manifest(),
         drop=config.drop, top_k=config.top_k, vocabulary=teacher.tokenizer.size,
-        device=str(accelerator.device), precision="no",
+        device=str(accelerator.device), precision=precision,
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
+
+
+def _precision(config: GenSoftLabels, teacher: TranslationPredictor) -> str:
+    """What the teacher computes in. A small model on a CPU gains nothing from bf16, so `auto` is float32 there."""
+    if teacher.model is None or (teacher.model.device.type == "cpu" and config.mixed_precision == "auto"):
+        return "no"
+    return loops.precision(config.mixed_precision)
 
 
 def _check_sources(rows: Rows, config: GenSoftLabels) -> None:
