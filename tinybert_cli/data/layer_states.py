@@ -39,19 +39,19 @@ def states_bytes(encoded: Encoded, shapes: Shapes) -> int:
 
 def states_files(shard: str, shapes: Shapes) -> list[str]:
     """Names of the layer state files of a shard such as `train-00000-of-00001.parquet`."""
-    return [_file(shard, name) for name in (IDS, OFFSETS, *shapes)]
+    return [array_file(shard, name) for name in (IDS, OFFSETS, *shapes)]
 
 
 class StatesWriter:
     """Creates the files of one shard; the windows may be written in any order."""
 
     def __init__(self, folder: Path, shard: str, encoded: Encoded, shapes: Shapes) -> None:
-        self.paths = {name: folder / _file(shard, name) for name in shapes}
+        self.paths = {name: folder / array_file(shard, name) for name in shapes}
         self.shapes, self.lengths = shapes, np.diff(encoded.offsets)
         self.shard, self.unit = shard, "row" if encoded.window_offsets is None else "window"
-        np.save(folder / _file(shard, IDS), encoded.tokens[IDS][0].astype(np.int32))
-        np.save(folder / _file(shard, OFFSETS), encoded.offsets.astype(np.int64))
-        self.entry_offsets = {name: _offsets(_entries(name, self.lengths)) for name in shapes}
+        np.save(folder / array_file(shard, IDS), encoded.tokens[IDS][0].astype(np.int32))
+        np.save(folder / array_file(shard, OFFSETS), encoded.offsets.astype(np.int64))
+        self.entry_offsets = {name: offsets_of(_entries(name, self.lengths)) for name in shapes}
         self.header_bytes = {name: self._create(name) for name in shapes}
 
     def write(self, windows: Sequence[int], states: Mapping[str, Array]) -> None:
@@ -138,32 +138,34 @@ def read_states(folder: Path, files: Iterable[str], names: Iterable[str], layers
         InputError: a number is NaN or infinite.
     """
     shards = training_shards(files)
-    lengths = [np.diff(np.load(folder / _file(shard, OFFSETS))) for shard in shards]
+    lengths = [np.diff(np.load(folder / array_file(shard, OFFSETS))) for shard in shards]
     names = sorted(names)
     states = [
-        {name: np.asarray(np.load(folder / _file(shard, name), mmap_mode="r")) for name in names} for shard in shards
+        {name: np.asarray(np.load(folder / array_file(shard, name), mmap_mode="r")) for name in names}
+        for shard in shards
     ]
     for shard, own_lengths, arrays in zip(shards, lengths, states, strict=True):
         for name, values in arrays.items():
-            window = _first_infinite(values, _offsets(_entries(name, own_lengths)))
+            window = _first_infinite(values, offsets_of(_entries(name, own_lengths)))
             if window is not None:
                 unit = "row" if _row_count(folder / shard) == len(own_lengths) else "window"
                 raise InputError(
                     f"the stored {_in_words(name)} are NaN or infinite",
-                    where=f"{folder / _file(shard, name)}, {unit} {window + 1}",
+                    where=f"{folder / array_file(shard, name)}, {unit} {window + 1}",
                     hint="run gen-soft-labels again with --force",
                 )
     return LayerStates(
-        np.concatenate([np.load(folder / _file(shard, IDS)) for shard in shards]),
-        _offsets(np.concatenate(lengths)),
+        np.concatenate([np.load(folder / array_file(shard, IDS)) for shard in shards]),
+        offsets_of(np.concatenate(lengths)),
         states,
-        _offsets(np.array([len(part) for part in lengths]))[:-1],
-        {name: np.concatenate([_offsets(_entries(name, part))[:-1] for part in lengths]) for name in names},
+        offsets_of(np.array([len(part) for part in lengths]))[:-1],
+        {name: np.concatenate([offsets_of(_entries(name, part))[:-1] for part in lengths]) for name in names},
         layers,
     )
 
 
-def _file(shard: str, name: str) -> str:
+def array_file(shard: str, name: str) -> str:
+    """The file with these numbers of a shard such as `train-00000-of-00001.parquet`."""
     return f"{shard.removesuffix('.parquet')}.{name}.npy"
 
 
@@ -204,5 +206,6 @@ def _entries(name: str, lengths: Array) -> Array:
     return counts**2 if name in PAIRS else counts
 
 
-def _offsets(counts: Array) -> Array:
+def offsets_of(counts: Array) -> Array:
+    """Where each of several ranges with these lengths begins, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

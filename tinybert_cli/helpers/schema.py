@@ -72,7 +72,7 @@ def of_stage(stage: str) -> Schema:
 
 
 def _losses() -> Schema:
-    from tinybert_cli.losses import LOSSES, options_of
+    from tinybert_cli.losses import LOSS_SETS, LOSSES, options_of
 
     weight = {"type": "number", "minimum": 0, "default": 1.0, "description": "Weight of the loss in the sum."}
     properties = {}
@@ -80,6 +80,8 @@ def _losses() -> Schema:
         options = {option: TypeAdapter(kind).json_schema() for option, kind in options_of(loss).items()}
         for option in options:
             options[option]["default"] = inspect.signature(loss).parameters[option].default
+        for stack in (stack for loss_set in LOSS_SETS.values() for stack in loss_set.stacks.get(name, ())):
+            options[stack] = {**weight, "description": f"In translation, the weight of the {stack}'s layers."}
         properties[name] = {
             "description": (inspect.getdoc(loss) or "").splitlines()[0],
             "default": 0.0,

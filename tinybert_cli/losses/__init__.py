@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -17,6 +17,7 @@ from tinybert_cli.types import Array, Batch, ModelOutputs
 if TYPE_CHECKING:
     from torch import Tensor
 
+Weight = Annotated[float, Field(ge=0)]
 Loss = Callable[..., "Tensor"]  # (student, teacher, batch, *, options) -> scalar, a mean
 Denominator = Callable[..., "Tensor"]  # (batch, *, options) -> scalar, what the mean is over
 
@@ -30,6 +31,7 @@ class LossSet:
     r_drop: Loss
     name: str  # the standard name of `hard_labels` for this output type
     balanced: Callable[[Array], Array] | None = None  # the weight of each label, for `class_weights: balanced`
+    stacks: Mapping[str, Mapping[str, Loss]] = field(default_factory=dict)  # layer loss → stack → its loss
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,12 @@ class WeightedLoss:
     @property
     def layer_outputs(self) -> frozenset[str]:
         """The layer outputs that the losses need from student and teacher; empty if logits and labels are enough."""
-        return layer_outputs_of(name for name in self.parts if name in LAYER_OUTPUTS)
+        return layer_outputs_of(self.layer_losses)
+
+    @property
+    def layer_losses(self) -> list[str]:
+        """Names of the losses that compare layers."""
+        return [name for name in self.parts if name in LAYER_OUTPUTS or name in STACK_OUTPUTS]
 
     @property
     def text_level(self) -> list[str]:
@@ -71,7 +78,7 @@ class WeightedLoss:
     @property
     def trains_head(self) -> bool:
         """Whether any loss depends on the logits."""
-        return not self.parts.keys() <= LAYER_OUTPUTS.keys()
+        return len(self.layer_losses) < len(self.parts)
 
 
 def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "class") -> WeightedLoss:
@@ -89,7 +96,11 @@ def combine(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "cla
     for name, setting in losses.items():
         options = _options(setting)
         weight = float(options.pop("weight", 1.0))
-        if weight > 0:
+        stacks = LOSS_SETS[outputs].stacks.get(name)
+        if stacks is not None:
+            stack_weights = {stack: weight * float(options.get(stack, 1.0)) for stack in stacks}
+            parts |= {f"{stack}_{name}": part(stacks[stack], of, {}) for stack, of in stack_weights.items() if of > 0}
+        elif weight > 0:
             parts[name] = part(_loss(name, outputs), weight, options)
     return WeightedLoss(parts)
 
@@ -103,20 +114,32 @@ def part(loss: Loss, weight: float, options: Mapping[str, Any]) -> LossPart:
 def problems(losses: Mapping[str, float | Mapping[str, Any]], outputs: str = "class") -> Iterator[ConfigError]:
     """Every reason for which `combine` rejects these losses, without importing torch."""
     trained = False
+    stacks = LOSS_SETS[outputs].stacks
     for name, setting in losses.items():
         if name not in LOSSES:
             trained = True  # by the loss that was meant
             yield ConfigError(f"unknown loss '{name}'", key=(name,), hint=did_you_mean(name, LOSSES))
             continue
-        known = {"weight": Annotated[float, Field(ge=0)], **options_of(_loss(name, outputs))}
         options = _options(setting)
+        if stacks and name in LAYER_OUTPUTS and name not in stacks:
+            trained = True
+            if options.get("weight") != 0:
+                yield ConfigError(
+                    f"the loss `{name}` compares the layers of an encoder; a translation model has a decoder, too",
+                    key=(name,),
+                    hint=f"use {', '.join(stacks)}: {{weight: 1.0, encoder: 1.0, decoder: 1.0}}",
+                )
+            continue
+        known = {"weight": Weight, **options_of(_loss(name, outputs)), **dict.fromkeys(stacks.get(name, ()), Weight)}
         for option, value in options.items():
             if option in known:
                 yield from _value_problems(name, option, value, known[option])
             else:
                 hint = did_you_mean(option, known)
                 yield ConfigError(f"unknown option '{option}' of the loss `{name}`", key=(name, option), hint=hint)
-        trained = trained or options.get("weight", 1.0) != 0
+        trained = trained or (
+            options.get("weight", 1.0) != 0 and any(options.get(stack, 1.0) != 0 for stack in stacks.get(name, [""]))
+        )
     if not trained:
         yield ConfigError("all loss weights are 0", hint="give one of them a weight above 0, for example 1.0")
 
@@ -127,7 +150,8 @@ def layer_outputs_of(names: Iterable[str]) -> frozenset[str]:
     Raises:
         ConfigError: a name is not a layer loss.
     """
-    return frozenset(output for name in names for output in look_up(LAYER_OUTPUTS, name, "layer loss", key=(name,)))
+    table = LAYER_OUTPUTS | STACK_OUTPUTS
+    return frozenset(output for name in names for output in look_up(table, name, "layer loss", key=(name,)))
 
 
 def options_of(loss: Loss) -> dict[str, Any]:
@@ -170,7 +194,8 @@ LOSS_SETS: dict[str, LossSet] = {
         logits.soft_labels_of_value, logits.hard_labels_of_value, logits.r_drop_of_value, "squared error"
     ),
     "tokens": LossSet(
-        tokens.soft_labels_of_tokens, logits.hard_labels, logits.r_drop, "cross-entropy"
+        tokens.soft_labels_of_tokens, logits.hard_labels, logits.r_drop, "cross-entropy",
+        stacks={"hidden_states": {"encoder": layers.encoder_hidden_states, "decoder": layers.decoder_hidden_states}},
     ),
 }  # fmt: skip
 LOSSES: dict[str, Loss] = {
@@ -194,10 +219,12 @@ DENOMINATORS: dict[Loss, Denominator] = {
     logits.hard_labels_of_span: denominators.span_labels,
     logits.r_drop_of_span: denominators.windows,
     logits.soft_labels_of_value: denominators.predictions,
-    tokens.soft_labels_of_tokens: tokens.known_tokens,
+    tokens.soft_labels_of_tokens: denominators.known_target_tokens,
     logits.hard_labels_of_value: denominators.labels,
     logits.r_drop_of_value: denominators.predictions,
     layers.hidden_states: denominators.tokens,
+    layers.encoder_hidden_states: denominators.tokens,
+    layers.decoder_hidden_states: denominators.target_tokens,
     layers.attentions: denominators.token_pairs,
     layers.embeddings: denominators.tokens,
     layers.relations: denominators.tokens,
@@ -212,6 +239,7 @@ LAYER_OUTPUTS: dict[str, tuple[str, ...]] = {
     "cosine": ("hidden_states",),
     "pooled": ("hidden_states",),
 }
+STACK_OUTPUTS = {name: (name,) for name in ("encoder_hidden_states", "decoder_hidden_states")}  # of translation models
 TEXT_LEVEL_LOSSES = ("soft_labels", "hard_labels", "pooled")
 
 __all__ = [
@@ -219,6 +247,7 @@ __all__ = [
     "LAYER_OUTPUTS",
     "LOSSES",
     "LOSS_SETS",
+    "STACK_OUTPUTS",
     "TEXT_LEVEL_LOSSES",
     "Denominator",
     "Loss",

@@ -30,6 +30,16 @@ def tokens(batch: Batch, **options: Any) -> Tensor:
     return batch["attention_mask"].sum()
 
 
+def target_tokens(batch: Batch, **options: Any) -> Tensor:
+    """The tokens of target texts that are not padding."""
+    return batch["decoder_attention_mask"].sum()
+
+
+def known_target_tokens(batch: Batch, **options: Any) -> Tensor:
+    """The tokens of target texts with a distribution of the teacher."""
+    return batch["teacher_known"].sum()
+
+
 def token_pairs(batch: Batch, **options: Any) -> Tensor:
     """The pairs of tokens of one window, neither of which is padding."""
     return batch["attention_mask"].sum(1).square().sum()

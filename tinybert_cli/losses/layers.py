@@ -6,6 +6,7 @@ tokens that are not padding, or over texts, so that padding and batch size do no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -28,13 +29,24 @@ RelationHeads = Annotated[
 
 def hidden_states(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """Mean squared error of the hidden states after each mapped layer, summed over layers (Jiao et al. 2020, eq. 8)."""
-    pairs = zip(student["hidden_states"], teacher["hidden_states"], strict=True)
-    return torch.stack([_token_mean(_squared_error(s, t), batch) for s, t in pairs]).sum()
+    return _layer_errors(student["hidden_states"], teacher["hidden_states"], batch["attention_mask"])
+
+
+def encoder_hidden_states(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
+    """`hidden_states` of the encoder of a translation model."""
+    name = "encoder_hidden_states"
+    return _layer_errors(student[name], teacher[name], batch["attention_mask"])
+
+
+def decoder_hidden_states(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
+    """`hidden_states` of the decoder of a translation model, which reads the same target tokens in both models."""
+    name = "decoder_hidden_states"
+    return _layer_errors(student[name], teacher[name], batch["decoder_attention_mask"])
 
 
 def embeddings(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """Mean squared error of the embedding output, the input of the first layer (Jiao et al. 2020, eq. 9)."""
-    return _token_mean(_squared_error(student["embeddings"], teacher["embeddings"]), batch)
+    return _token_mean(_squared_error(student["embeddings"], teacher["embeddings"]), batch["attention_mask"])
 
 
 def attentions(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
@@ -79,14 +91,14 @@ def relations(
         log_student = _log_relations(student[name][-1], mask, relation_heads)  # (B, R, T, T)
         log_teacher = _log_relations(teacher[name][-1], mask, relation_heads)
         divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean(1)  # (B, T)
-        total = total + _token_mean(divergence, batch)
+        total = total + _token_mean(divergence, mask)
     return total
 
 
 def cosine(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
     """1 - cosine similarity of the hidden states after the last mapped layer (Sanh et al. 2019, arXiv 1910.01108)."""
     similarity = F.cosine_similarity(student["hidden_states"][-1].float(), teacher["hidden_states"][-1].float(), dim=-1)
-    return _token_mean(1 - similarity, batch)
+    return _token_mean(1 - similarity, batch["attention_mask"])
 
 
 def pooled(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
@@ -96,14 +108,20 @@ def pooled(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor
     return torch.stack([distance.square().sum(-1).mean() for distance in distances]).sum()
 
 
+def _layer_errors(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Mean squared error of each layer (B, T, H), summed over layers."""
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack([_token_mean(_squared_error(s, t), mask) for s, t in pairs]).sum()
+
+
 def _squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error of each token (B, T), over the hidden size."""
     return (student.float() - teacher.float()).square().mean(-1)
 
 
-def _token_mean(values: Tensor, batch: Batch) -> Tensor:
+def _token_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of `values` (B, T) over the tokens that are not padding."""
-    mask = batch["attention_mask"].to(values.dtype)
+    mask = mask.to(values.dtype)
     return (values * mask).sum() / mask.sum()
 
 

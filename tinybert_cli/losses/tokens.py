@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from tinybert_cli.lazy_import import lazy_import
+from tinybert_cli.losses.denominators import known_target_tokens
 from tinybert_cli.types import Batch, ModelOutputs
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ StoredTemperature = Annotated[
     float,
     Field(ge=1, le=2, multiple_of=1, description="Both models' logits are divided by it before the softmax: 1 or 2."),
 ]
-_SMALLEST = 1e-6  # of the probability of all other tokens, whose logarithm is taken
+_SMALLEST = 1e-6  # probability of all other tokens of which the logarithm is taken
 
 
 def soft_labels_of_tokens(
@@ -43,15 +44,11 @@ def soft_labels_of_tokens(
         log_p = log_p - batch["teacher_logsumexp"].float()[:, None]
     log_student = F.log_softmax(student["logits"].float() / temperature, dim=-1)  # (P, V)
     log_q = log_student.gather(-1, batch["teacher_topk_ids"].long())  # (P, K)
-    p, q = log_p.exp(), log_q.exp()
-    rest = (1 - p.sum(-1)).clamp(min=0)  # (P,)
-    log_q_rest = torch.log1p(-q.sum(-1).clamp(max=1 - _SMALLEST))
-    values = -(p * log_q).sum(-1) - torch.where(rest > _SMALLEST, rest * log_q_rest, 0)
+    p = log_p.exp()
+    values = -(p * log_q).sum(-1)
+    if log_q.shape[-1] < log_student.shape[-1]:
+        log_q_rest = torch.log1p(-log_q.exp().sum(-1).clamp(max=1 - _SMALLEST))  # (P,)
+        values = values - (1 - p.sum(-1)).clamp(min=0) * log_q_rest
     known = batch["teacher_known"]
-    mean: Tensor = (values * known).sum() / known.sum().clamp(min=1) * temperature**2
-    return mean
-
-
-def known_tokens(batch: Batch, **options: object) -> Tensor:
-    """The denominator of `soft_labels_of_tokens`: target tokens with a distribution of the teacher."""
-    return batch["teacher_known"].sum()
+    mean: Tensor = (values * known).sum() / known_target_tokens(batch).clamp(min=1)
+    return mean * temperature**2

@@ -255,7 +255,7 @@ def _top_k(labeller: _Labeller, labels: data.Translations) -> data.TopKWriter:
     config, teacher, task = labeller.config, labeller.teacher, labeller.task
     assert teacher.model is not None  # checked before
     ids = teacher.tokenizer.target_ids(labels.texts)
-    writer = data.TopKWriter(ids, config.top_k, teacher.tokenizer.size)
+    writer = data.TopKWriter(ids, config.top_k, int(teacher.model.config.vocab_size))
     encoded = _forced(task, labels, config, teacher)
     examples = data.Examples.of(encoded)
     batches = data.sorted_batches(examples.target_lengths, config.per_device_eval_batch_size)
