@@ -311,6 +311,9 @@ def _plan(row: Row) -> str:
     compared = row.get("layers_compared_with", [])
     layers = ", ".join(map(str, compared))
     parts += [f"compared with teacher layers: {layers} ({row['teacher_states']})"] if compared else []
+    compared = row.get("decoder_layers_compared_with", [])
+    layers = ", ".join(map(str, compared))
+    parts += [f"compared with decoder layers: {layers} ({row['teacher_states']})"] if compared else []
     parts += [f"{row['states_bytes'] / 1e9:.3g} GB of layer states"] if "states_bytes" in row else []
     parts += [f"labels {_listed(row['label_names'])}"] if "label_names" in row else []
     parts += [f"validation {row['validation']}"] if "validation" in row else []

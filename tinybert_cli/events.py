@@ -66,6 +66,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "layers_copied_from": "layers of the source model that the student is initialised with, from 1",
         "decoder_layers_copied_from": "the same for the decoder of a translation model",
         "layers_compared_with": "layers of the teacher that the layer losses use, from 1",
+        "decoder_layers_compared_with": "the same for the decoder of a translation model",
         "teacher_states": "`stored`, or `running beside it`",
         "label_names": "class names in the order of the logits",
         "target_mean": "mean of regression targets that are trained in standard units",

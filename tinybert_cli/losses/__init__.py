@@ -167,6 +167,12 @@ def _loss(name: str, outputs: str) -> Loss:
     return loss
 
 
+def weight_of(setting: float | Mapping[str, Any]) -> float:
+    """The weight of one loss of a config."""
+    weight: float = _options(setting).get("weight", 1.0)
+    return weight
+
+
 def _options(setting: float | Mapping[str, Any]) -> dict[str, Any]:
     return dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
 
@@ -259,4 +265,5 @@ __all__ = [
     "options_of",
     "part",
     "problems",
+    "weight_of",
 ]

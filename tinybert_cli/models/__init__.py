@@ -26,6 +26,7 @@ from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.output_scale import OutputScale, output_scale
 from tinybert_cli.models.shapes import copied_layers, layer_map, shape
 from tinybert_cli.models.shrinking import build_student
+from tinybert_cli.models.stack_outputs import LiveStackTeacher, StackStudent, StackTeacher, depths
 from tinybert_cli.models.stored_teacher import ModelWithStates, StoredTeacher, state_shapes
 from tinybert_cli.models.tokenizers import (
     check_inputs,
@@ -45,6 +46,8 @@ from tinybert_cli.models.translation_models import (
     new_translation_model,
     save_translation_model,
     set_generation_length,
+    shape_of,
+    stack_layers,
     translation_student,
     zero_padding_row,
 )
@@ -56,10 +59,13 @@ __all__ = [
     "HEADS",
     "NEW_VOCABULARY",
     "PACKAGES",
+    "LiveStackTeacher",
     "MaskedLM",
     "ModelWithStates",
     "OutputScale",
     "Source",
+    "StackStudent",
+    "StackTeacher",
     "StoredTeacher",
     "Student",
     "Teacher",
@@ -74,6 +80,7 @@ __all__ = [
     "commit",
     "compute_head_in_float32",
     "copied_layers",
+    "depths",
     "fetch",
     "float32_family",
     "float32_family_of",
@@ -99,7 +106,9 @@ __all__ = [
     "save_translation_model",
     "set_generation_length",
     "shape",
+    "shape_of",
     "size",
+    "stack_layers",
     "state_shapes",
     "to_bf16_with_float32_head",
     "tokenizer_difference",

@@ -168,15 +168,24 @@ def translation_student(
     student.generation_config = copy.deepcopy(teacher.generation_config)
     if random:
         return student, {stack: [] for stack in STACKS}
-    copies = {
-        stack: _copied(rule, count, of, stack)
-        for stack, rule, count, of in zip(
-            STACKS, (settings.encoder_rule(mapping), settings.decoder_rule(mapping)), _depths(sizes), _depths(base),
-            strict=True,
-        )
-    }  # fmt: skip
+    copies = stack_layers(mapping, sizes, base)
     student.load_state_dict(_with_layers(teacher.state_dict(), student.state_dict(), fields, copies))
     return student, {stack: [index + 1 for index in layers] for stack, layers in copies.items()}
+
+
+def stack_layers(
+    mapping: settings.LayerMapping, student: TranslationShape, teacher: TranslationShape
+) -> dict[str, list[int]]:
+    """For each stack the teacher's layer, counted from 0, of each of the student's layers.
+
+    Raises:
+        ConfigError: there are no such layers.
+    """
+    rules = settings.encoder_rule(mapping), settings.decoder_rule(mapping)
+    return {
+        stack: _copied(rule, count, of, stack)
+        for stack, rule, count, of in zip(STACKS, rules, _depths(student), _depths(teacher), strict=True)
+    }
 
 
 def shape_of(config: PreTrainedConfig) -> TranslationShape:

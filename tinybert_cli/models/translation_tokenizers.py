@@ -61,9 +61,26 @@ def load_translation_tokenizer(
     return tokenizer
 
 
-def translation_tokenizer_difference(first: TranslationTokenizer, second: TranslationTokenizer) -> str | None:
-    """The first difference between the target tokens of two tokenizers; None if they split target text identically."""
-    vocabulary, other = first.target.tokens(), second.target.tokens()
+def translation_tokenizer_difference(
+    first: TranslationTokenizer, second: TranslationTokenizer, *, both_sides: bool = False
+) -> str | None:
+    """The first difference between the target tokens of two tokenizers; None if they split target text identically.
+
+    Args:
+        both_sides: compare the source tokens, too.
+    """
+    sides = [(first.target, second.target), *([(first.source, second.source)] if both_sides else [])]
+    for one, another in sides:
+        difference = _side_difference(one, another)
+        if difference is not None:
+            return difference
+    if (first.start, first.end, first.prefix) != (second.start, second.end, second.prefix):
+        return "their target texts begin or end with other special tokens"
+    return None
+
+
+def _side_difference(first: Side, second: Side) -> str | None:
+    vocabulary, other = first.tokens(), second.tokens()
     if vocabulary != other:
         different = sorted(
             token for token in vocabulary.keys() | other.keys() if vocabulary.get(token) != other.get(token)
@@ -71,7 +88,7 @@ def translation_tokenizer_difference(first: TranslationTokenizer, second: Transl
         names = ", ".join(map(repr, different[:3]))
         return f"{len(vocabulary):,} and {len(other):,} tokens, {len(different):,} of them different, such as {names}"
     for text in ("Déjà Vu, the 2ND time!", "ＡＢＣ 中文 don't  stop\t—\u200b it's 3.14"):
-        if first.target_ids([text]) != second.target_ids([text]):
+        if first.encode([text]) != second.encode([text]):
             return f"they split {text!r} differently"
     return None
 

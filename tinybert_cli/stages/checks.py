@@ -203,20 +203,17 @@ def _check_states(states: Sequence[str], student_layers: int | None, layer_mappi
 # -- distill ---------------------------------------------------------------------------------------------------
 
 
-def _check_losses(settings: LossSettings) -> None:
-    _raise_all(losses.problems(settings))
-
-
 def _check_losses_of_task(task: str, settings: LossSettings) -> None:
     definition = tasks.find(task)
-    if isinstance(definition, tasks.GenerationTask):
-        translation_checks.check_losses(settings)
     if isinstance(definition, tasks.PredictionTask | tasks.GenerationTask):
         _raise_all(
             ConfigError(error.what, key=("losses", *error.key), hint=error.hint)
             for error in losses.problems(settings, definition.output_type)
         )
         return
+    _raise_all(
+        ConfigError(error.what, key=("losses", *error.key), hint=error.hint) for error in losses.problems(settings)
+    )
     others = ", ".join(name for name in losses.LOSSES if name not in losses.TEXT_LEVEL_LOSSES)
     _raise_all(
         ConfigError(
@@ -261,7 +258,7 @@ def _check_trimming(settings: LossSettings, student: str | Mapping[str, Any]) ->
 
 def _layer_losses(settings: LossSettings) -> list[str]:
     """Names of the losses with a weight that compare layers."""
-    return [name for name in losses.combine(settings).parts if name in losses.LAYER_OUTPUTS]
+    return [name for name, setting in settings.items() if name in losses.LAYER_OUTPUTS and losses.weight_of(setting)]
 
 
 # -- eval ------------------------------------------------------------------------------------------------------
@@ -396,7 +393,6 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     },
     "distill": {
         "task": tasks.find,
-        "losses": _check_losses,
         "student": _check_source,
         ("task", "data"): _check_data,
         ("task", "training"): _check_training,

@@ -14,10 +14,11 @@ from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
 from tinybert_cli.config import Distill, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.events import Event
-from tinybert_cli.stages import layer_states, training, translation_training
+from tinybert_cli.stages import layer_states, stack_teacher, training, translation_training
 from tinybert_cli.stages.checks import no_teacher
 from tinybert_cli.stages.training import TrainingRows, TrainingRun
 from tinybert_cli.stages.translation_training import TranslationEvaluation
+from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Batch
 
 
@@ -41,7 +42,7 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
         if output.finished:
             yield output.up_to_date()
         elif isinstance(task, tasks.Translation):
-            yield from output.record(_distill_translator(config, task, objective, loss, source, output))
+            yield from output.record(_distill_translator(config, task, objective, loss, source, teacher, output))
         else:
             yield from output.record(_distill(config, task, objective, loss, source, teacher, output))
 
@@ -114,6 +115,7 @@ def _distill_translator(
     objective: tuple[str, float],
     loss: losses.WeightedLoss,
     source: models.Source,
+    teacher: models.Source | None,
     output: artifacts.Output,
 ) -> Iterator[Event]:
     accelerator = loops.make_accelerator(config.training, output.trackers)
@@ -122,6 +124,8 @@ def _distill_translator(
     rows = yield from translation_training.translated_rows(
         config, task, Path(config.label_dataset), config.targets, with_top_k="soft_labels" in loss.parts
     )
+    if loss.layer_outputs and teacher is None:
+        raise no_teacher(["hidden_states"])
     new, training_data = yield from translation_training.prepare(run, config.student, source, rows, section="student")
     made = {
         "starts from": config.student.source,
@@ -130,8 +134,16 @@ def _distill_translator(
     }
     validation = training_data.validation
     evaluation = None if validation is None else TranslationEvaluation(run, validation, new.tokenizer)
+    module: torch.nn.Module = new.model
+    live: models.StackTeacher | None = None
+    facts: dict[str, Any] = {}
+    if loss.layer_outputs:
+        assert teacher is not None and isinstance(new.tokenizer, TranslationTokenizer)  # checked above
+        live = stack_teacher.load(config, teacher, new.model, new.tokenizer, loss.layer_outputs, accelerator.device)
+        module = models.StackStudent(new.model, live, shared=config.projections == "shared")
+        facts = stack_teacher.facts(live)
     yield from training.train(
-        run, new, training_data, new.model, _step_loss(loss, None), made=made, evaluation=evaluation
+        run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts, evaluation=evaluation
     )
 
 
@@ -186,7 +198,9 @@ def _load_teacher(
     return models.Teacher(model, layers, loss.layer_outputs)
 
 
-def _step_loss(loss: losses.WeightedLoss, teacher: models.Teacher | models.StoredTeacher | None) -> loops.StepLoss:
+def _step_loss(
+    loss: losses.WeightedLoss, teacher: models.Teacher | models.StoredTeacher | models.StackTeacher | None
+) -> loops.StepLoss:
     """The loss of a batch; the teacher's logits and stored states come with the batch."""
 
     def means(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:

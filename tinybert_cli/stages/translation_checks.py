@@ -30,7 +30,6 @@ NEVER = {
     "student": {"trim_vocabulary": "its ids are also those of the output layer"},
 }
 """Section → its settings that translation does not have, and why."""
-LAYER_LOSSES: tuple[str, ...] = ()  # that compare both stacks
 TOP_LEVEL_ONLY = {
     "gen-soft-labels": ("engine", "search", "top_k", "drop"),
     "distill": ("targets",),
@@ -156,17 +155,6 @@ def check_layer_mapping(task: str, layer_mapping: object) -> None:
             key=("layer_mapping",),
             hint="write one rule, such as layer_mapping: uniform",
         )
-
-
-def check_losses(settings: Mapping[str, Any]) -> None:
-    """Losses that compare the layers of encoders only."""
-    for name in settings:
-        if name in losses.LAYER_OUTPUTS and name not in LAYER_LOSSES:
-            raise ConfigError(
-                f"the loss `{name}` compares layers of encoders; a translation model has a decoder, too",
-                key=("losses", name),
-                hint=f"use {', '.join(['hard_labels', 'soft_labels', *LAYER_LOSSES])}",
-            )
 
 
 def check_top_k(task: str, settings: Mapping[str, Any], targets: str) -> None:

@@ -188,6 +188,7 @@ class TranslationEvaluation:
     def _translations(self, model: torch.nn.Module) -> Predictions:
         settings, task = self.run.config.data, self.run.task
         assert isinstance(task, tasks.Translation)
+        model = model.model if isinstance(model, models.StackStudent) else model
         search = Search(beams=VALIDATION_BEAMS, max_target_length=settings.max_target_length)
         translator = models.torch_translator(model, self.tokenizer)
         encoded = task.encode_sources(self.validation.rows, settings, self.tokenizer)
