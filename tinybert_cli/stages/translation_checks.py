@@ -40,6 +40,7 @@ TOP_LEVEL_NEVER = {
     "gen-soft-labels": {
         "teacher_weights": "several translators cannot be averaged: use one teacher",
         "logits_dtype": "the label dataset holds texts; the log-probabilities of top_k are float16",
+        "states": "hidden states are not stored; run the teacher beside the student: distill with `teacher`",
     },
     "eval": {},
 }
