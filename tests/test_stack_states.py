@@ -203,3 +203,9 @@ def test_stopped_run_resumes_with_its_projections_to_the_same_weights(world: Pat
     whole, stopped = (load_file(world / name / "model.safetensors") for name in ("whole", "stopped"))
     assert whole.keys() == stopped.keys() and not any("projections" in name for name in whole)
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def test_states_of_translation_cannot_be_stored(world: Path) -> None:
+    settings = labels_config(world, states=["hidden_states"], student_layers=2)
+    with pytest.raises(ConfigError, match=r"`states` has no effect in translation: hidden states are not stored"):
+        run("gen-soft-labels", settings)
