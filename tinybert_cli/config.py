@@ -60,7 +60,7 @@ class Data(Section):
     """Commit, tag or branch of the dataset; null = the newest."""
     train_file: PathText | list[PathText] | None = None
     """Training files, instead of a dataset: csv, tsv, json, jsonl, parquet, txt or conll, also .gz. A list is
-    concatenated."""
+    concatenated. `train.{en,de}` names two text files, train.en and train.de, whose lines are the columns en and de."""
     validation_file: PathText | list[PathText] | None = None
     """Validation files; the best checkpoint is selected on them."""
     test_file: PathText | list[PathText] | None = None

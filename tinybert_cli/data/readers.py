@@ -53,7 +53,8 @@ def read_file(path: Path, data: Data | None = None) -> Rows:
     """
     form, data = format_of(path), data or Data()
     if form not in READERS:
-        hint = RENAMED.get(form, f"one of: {', '.join(READERS)}; .gz too")
+        known = f"one of: {', '.join(READERS)}; .gz too; of two text files, line by line: NAME.{{en,de}}"
+        hint = RENAMED.get(form, known)
         raise InputError(f"cannot read '{path}': unknown file format", hint=hint)
     if form == "parquet" and is_gzip(path):
         raise InputError(f"cannot read '{path}': a compressed parquet file", hint="decompress it: gunzip")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from tinybert_cli import events
 from tinybert_cli.config import Data
 from tinybert_cli.data import local_datasets
+from tinybert_cli.data.parallel_files import parallel_files, read_parallel
 from tinybert_cli.data.readers import concatenate, existing_file, read_file, with_class_names
 from tinybert_cli.errors import ConfigError, InputError, nearest
 from tinybert_cli.label_values import HIDDEN, Matcher, as_number, is_missing
@@ -32,7 +33,7 @@ def sources(data: Data, splits: Iterable[Split]) -> dict[str, list[Path] | dict[
     """
     result: dict[str, list[Path] | dict[str, str | None]] = {}
     for split in splits:
-        if paths := _paths(data, split):
+        if paths := [file for path in _paths(data, split) for file in parallel_files(path).values() or [path]]:
             result[f"data.{split}_file"] = paths
         elif _on_hub(data):
             result["data.dataset_name"] = {
@@ -109,7 +110,10 @@ def _paths(data: Data, split: Split) -> list[Path]:
         "unlabeled": data.unlabeled_file,
     }[split]
     names = [value] if isinstance(value, str) else value or []
-    paths = [existing_file(Path(name), split) for name in names]
+    paths = [Path(name) for name in names]
+    for path in paths:
+        for file in parallel_files(path).values() or [path]:
+            existing_file(file, split)
     if repeated := [path for path in paths if paths.count(path) > 1]:
         raise InputError(f"'{repeated[0]}' is named twice", where=f"data.{split}_file", hint="name each file once")
     if paths or data.dataset_name is None or split == "unlabeled" or _on_hub(data):
@@ -137,7 +141,9 @@ def _on_hub(data: Data) -> bool:
 
 
 def _read_path(path: Path, data: Data) -> Rows:
-    """The rows of a file, or of a folder from save_to_disk."""
+    """The rows of a file, of parallel text files, or of a folder from save_to_disk."""
+    if parallel_files(path):
+        return read_parallel(path)
     return with_class_names(*local_datasets.read_saved(path)) if path.is_dir() else read_file(path, data)
 
 

@@ -8,6 +8,7 @@ Shapes: N rows, R sums.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ CHRF_ORDERS, BETA = 8, 2  # six of characters and two of words; recall counts BE
 NGRAM, REPEATS = 4, 3  # a text loops if the same n-gram occurs more often than so many times
 UNUSUAL_RATIO = 3.0  # of the lengths of source and translation in characters, after adding SLACK to both
 SLACK = 10
+WIDE = 3
 KINDS = ("empty", "cut", "looping", "copied", "length_ratio")
 
 _SCRIPTS = {  # of languages without spaces: a name for sacreBLEU's tokenizer → ranges of characters
@@ -201,9 +203,16 @@ def is_copied(source: str, text: str) -> bool:
 
 
 def has_unusual_length(source: str, text: str) -> bool:
-    """Whether one side is more than three times as long as the other; short texts may differ more."""
-    share = (len(text.strip()) + SLACK) / (len(source.strip()) + SLACK)
+    """Whether one side is more than three times as long as the other; short texts may differ more.
+
+    An East Asian character counts WIDE times: it says about as much as three letters.
+    """
+    share = (_length(text) + SLACK) / (_length(source) + SLACK)
     return not 1 / UNUSUAL_RATIO <= share <= UNUSUAL_RATIO
+
+
+def _length(text: str) -> int:
+    return sum(WIDE if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text.strip())
 
 
 def tokenizer_for(references: Sequence[str]) -> str:

@@ -221,6 +221,7 @@ def _translate(
     if metric is None:
         rows.column(config.data.label_column)  # raises
     assert metric is not None
+    yield from map(events.warning, task.pair_warnings(rows, config.data))
     candidates = {
         name: translation_candidates.load_candidate(config, task, source, rows) for name, source in sources.items()
     }

@@ -107,8 +107,7 @@ def label(
     splits: dict[str, Rows] = {split: data.read(config.data, split) for split in config.splits}
     for rows in splits.values():
         data.check_translation_names(rows)
-        _check_sources(rows, config)
-        task.references(rows, config.data)
+        yield from map(events.warning, task.pair_warnings(rows, config.data))
     types = data.column_types(list(splits.values()))
     teacher = load_translation_predictor(source, data=config.data, device=accelerator.device)
     models.check_positions(source.name, teacher.config, config.data)
@@ -183,17 +182,6 @@ def _precision(config: GenSoftLabels, teacher: TranslationPredictor) -> str:
     if teacher.model is None or (teacher.model.device.type == "cpu" and config.mixed_precision == "auto"):
         return "no"
     return loops.precision(config.mixed_precision)
-
-
-def _check_sources(rows: Rows, config: GenSoftLabels) -> None:
-    """InputError for the first empty source."""
-    for index, text in enumerate(rows.column(config.data.text_columns[0])):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(
-                f"'{config.data.text_columns[0]}': expected a text, found {text!r}",
-                where=rows.location(index),
-                hint="leave the row out",
-            )
 
 
 def _check_teacher(labeller: _Labeller, splits: Mapping[str, Rows]) -> dict[str, float]:

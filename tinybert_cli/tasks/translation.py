@@ -14,7 +14,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.base import Metric
-from tinybert_cli.metrics.generation import TranslationMetric, translation_fidelity
+from tinybert_cli.metrics.generation import UNUSUAL_RATIO, TranslationMetric, has_unusual_length, translation_fidelity
 from tinybert_cli.tasks.base import GenerationTask
 from tinybert_cli.tasks.encoding import text_columns_of
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
@@ -22,7 +22,6 @@ from tinybert_cli.types import Array, Encoded, Predictions, Rows
 if TYPE_CHECKING:
     from tinybert_cli.translation_tokenizer import TranslationTokenizer
 
-UNUSUAL_RATIO = 3.0  # of the lengths of both sides
 UNUSUAL_SHARE = 0.05  # of the rows: above it, the data is suspicious
 EXAMPLES = 3  # rows that a warning names
 
@@ -91,6 +90,22 @@ class Translation(GenerationTask):
             rows=np.array(selected),
         )
 
+    def sources(self, rows: Rows, data: Data) -> list[str]:
+        """The texts to translate.
+
+        Raises:
+            InputError: one is empty or no text.
+        """
+        (sources,) = text_columns_of(rows, data)
+        for index, text in enumerate(sources):
+            if not text.strip():
+                raise InputError(
+                    f"'{data.text_columns[0]}': a source text is empty",
+                    where=rows.location(index),
+                    hint="leave the row out",
+                )
+        return sources
+
     def references(self, rows: Rows, data: Data) -> list[list[str]] | None:
         column = data.label_column
         if column not in rows.columns:
@@ -115,31 +130,30 @@ class Translation(GenerationTask):
         Raises:
             InputError: a source text is empty, or a row has no reference or several.
         """
-        (sources,), references = text_columns_of(rows, data), self.references(rows, data)
+        sources, references = self.sources(rows, data), self.references(rows, data)
         if references is None:
-            rows.column(data.label_column)
-        for index, (source, targets) in enumerate(zip(sources, references or [], strict=True)):
-            if not source.strip():
-                raise InputError(
-                    f"'{data.text_columns[0]}': a source text is empty",
-                    where=rows.location(index),
-                    hint="leave the row out",
-                )
+            rows.column(data.label_column)  # raises
+        for index, targets in enumerate(references or []):
             if len(targets) > 1:
                 raise InputError(
                     f"'{data.label_column}': {len(targets)} references; a training row has one",
                     where=rows.location(index),
                     hint="write a row for each of them",
                 )
-        pairs = [(source, targets[0]) for source, targets in zip(sources, references or [], strict=True)]
-        return [*_pair_warnings(pairs, rows)]
+        return self.pair_warnings(rows, data)
+
+    def pair_warnings(self, rows: Rows, data: Data) -> list[str]:
+        """Warnings if many rows have the same text on both sides, or texts of very different lengths."""
+        references = self.references(rows, data) or []
+        return _pair_warnings(
+            [(source, texts[0]) for source, texts in zip(self.sources(rows, data), references, strict=False)], rows
+        )
 
     def generation_metric(self, rows: Rows, data: Data) -> Metric | None:
         references = self.references(rows, data)
         if references is None:
             return None
-        (sources,) = text_columns_of(rows, data)
-        return TranslationMetric(references, sources)
+        return TranslationMetric(references, self.sources(rows, data))
 
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         return translation_fidelity(list(predictions.values), list(reference.values))
@@ -156,11 +170,7 @@ def _flat(ids: Sequence[Sequence[int]]) -> tuple[Array, Array]:
 
 def _pair_warnings(pairs: Sequence[tuple[str, str]], rows: Rows) -> list[str]:
     identical = [index for index, (source, target) in enumerate(pairs) if source.strip() == target.strip()]
-    unequal = [
-        index
-        for index, (source, target) in enumerate(pairs)
-        if not 1 / UNUSUAL_RATIO <= (len(source) + 10) / (len(target) + 10) <= UNUSUAL_RATIO
-    ]
+    unequal = [index for index, (source, target) in enumerate(pairs) if has_unusual_length(source, target)]
     warnings = []
     if len(identical) > UNUSUAL_SHARE * len(pairs):
         warnings.append(_warning(identical, pairs, rows, "have the same text on both sides"))

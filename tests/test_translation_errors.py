@@ -1,0 +1,332 @@
+"""Invalid input of the task translation, as a user meets it: exit code, message, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_rows
+from safetensors.torch import load_file, save_file
+from translation_model import pairs
+
+from tinybert_cli import artifacts, cli
+
+Command = Callable[..., tuple[int, str]]
+COLUMNS = {"text_column_names": "en", "label_column_name": "xx", "max_seq_length": 32, "max_target_length": 32}
+NEW = {
+    "family": "marian", "num_hidden_layers": 1, "num_decoder_layers": 1, "hidden_size": 16, "num_attention_heads": 2,
+    "intermediate_size": 16, "vocabulary_size": 80,
+}  # fmt: skip
+FEW = {"max_steps": 1, "per_device_train_batch_tokens": 256, "mixed_precision": "no"}
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`command("eval", key=value, ...)`: exit code and stderr of a stage with these settings, written to `out`."""
+
+    def execute(name: str, **settings: Any) -> tuple[int, str]:
+        config = {"task": "translation", "output_dir": str(tmp_path / "out"), **settings}
+        (tmp_path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+        flags = dict.fromkeys(("dry_run", "force", "as_json", "quiet", "verbose"), False)
+        return cli.execute(name, tmp_path / "config.yaml", [], **flags), capsys.readouterr().err
+
+    return execute
+
+
+@pytest.fixture
+def finetune(command: Command, tmp_path: Path) -> Command:
+    """A new small model, one step on these rows."""
+
+    def execute(rows: list[dict[str, Any]], **settings: Any) -> tuple[int, str]:
+        file = write_rows(tmp_path / "rows.jsonl", rows)
+        data = {"train_file": str(file), **COLUMNS, **settings.pop("data", {})}
+        return command("finetune", **{"data": data, "model": NEW, "training": FEW, **settings})
+
+    return execute
+
+
+@pytest.fixture
+def label(command: Command, tiny_translator: Path, tmp_path: Path) -> Command:
+    """Labels of the small translator for these rows."""
+
+    def execute(rows: list[dict[str, Any]], **settings: Any) -> tuple[int, str]:
+        file = write_rows(tmp_path / "rows.jsonl", rows)
+        data = {"train_file": str(file), **COLUMNS, **settings.pop("data", {})}
+        values = {"teacher": str(tiny_translator), "engine": "transformers", **settings}
+        return command("gen-soft-labels", data=data, **values)
+
+    return execute
+
+
+def few(count: int = 24) -> list[dict[str, Any]]:
+    return [dict(row) for row in pairs("train")[:count]]
+
+
+def changed(number: int, **columns: Any) -> list[dict[str, Any]]:
+    """Rows of which one (counted from 1) has these columns."""
+    rows = few()
+    rows[number - 1] = {**rows[number - 1], **columns}
+    return rows
+
+
+# -- rows ----------------------------------------------------------------------------------------------------
+
+UNFIT = {
+    "empty reference": ({"xx": "  "}, "'xx': a reference is empty"),
+    "null reference": ({"xx": None}, "'xx': expected a text or a list of texts, found None"),
+    "number as reference": ({"xx": 3}, "'xx': expected a text or a list of texts, found 3"),
+    "no references": ({"xx": []}, "'xx': expected a text or a list of texts, found []"),
+    "empty one of several": ({"xx": ["Lo", ""]}, "'xx': a reference is empty"),
+    "empty source": ({"en": " "}, "'en'"),
+    "number as source": ({"en": 3}, "'en': expected text, found 3"),
+    "null source": ({"en": None}, "'en'"),
+}
+
+
+@pytest.mark.parametrize(("columns", "message"), UNFIT.values(), ids=UNFIT)
+def test_finetune_rejects_an_unfit_row_and_names_it(
+    columns: dict[str, Any], message: str, finetune: Command, tmp_path: Path
+) -> None:
+    code, err = finetune(changed(5, **columns))
+    assert code == 3 and message in err and "rows.jsonl, row 5" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("columns", "message"), UNFIT.values(), ids=UNFIT)
+def test_gen_soft_labels_rejects_an_unfit_row_and_names_it(
+    columns: dict[str, Any], message: str, label: Command, tmp_path: Path
+) -> None:
+    code, err = label(changed(5, **columns))
+    assert code == 3 and message in err and "rows.jsonl, row 5" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("columns", "message"), UNFIT.values(), ids=UNFIT)
+def test_eval_rejects_an_unfit_row_and_names_it(
+    columns: dict[str, Any], message: str, command: Command, tiny_translator: Path, tmp_path: Path
+) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", changed(5, **columns))
+    code, err = command(
+        "eval", models={"t": str(tiny_translator)}, data={"validation_file": str(file), **COLUMNS}, latency=None
+    )
+    assert code == 3 and message in err and "rows.jsonl, row 5" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("columns", "message"), UNFIT.values(), ids=UNFIT)
+def test_unfit_validation_rows_are_rejected_before_the_training(
+    columns: dict[str, Any], message: str, finetune: Command, tmp_path: Path
+) -> None:
+    file = write_rows(tmp_path / "validation.jsonl", changed(5, **columns))
+    code, err = finetune(few(), data={"validation_file": str(file)})
+    assert code == 3 and message in err and "validation.jsonl, row 5" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_row_with_two_references_is_rejected(finetune: Command) -> None:
+    code, err = finetune(changed(3, xx=["Lo borko.", "La disena."]))
+    assert code == 3 and "2 references; a training row has one" in err and "row 3" in err
+
+
+def test_no_column_of_references_is_an_error_that_lists_the_columns(finetune: Command) -> None:
+    code, err = finetune([{"en": row["en"], "de": row["xx"]} for row in few()])
+    assert code == 3 and "no column 'xx'" in err and "columns here: en, de" in err
+
+
+def test_the_same_column_on_both_sides_is_rejected(finetune: Command) -> None:
+    code, err = finetune(few(), data={"label_column_name": "en"})
+    assert code == 2 and "source and references are the same column, 'en'" in err
+
+
+SUSPICIOUS = {
+    "identical": (lambda row: {**row, "xx": row["en"]}, "3 of 24 rows (12.5%) have the same text on both sides"),
+    "long target": (lambda row: {**row, "xx": row["xx"] * 6}, "3 of 24 rows (12.5%) have sides whose lengths differ"),
+    "long source": (lambda row: {**row, "en": row["en"] * 6}, "3 of 24 rows (12.5%) have sides whose lengths differ"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), SUSPICIOUS.values(), ids=SUSPICIOUS)
+def test_pairs_that_seem_no_translations_are_counted_in_a_warning(
+    change: Callable[[dict[str, Any]], dict[str, Any]], message: str, finetune: Command
+) -> None:
+    rows = [change(row) if index in (1, 2, 6) else row for index, row in enumerate(few())]
+    code, err = finetune(rows, data={"max_seq_length": 64, "max_target_length": 64})
+    assert code == 0 and message in err
+    assert all(f"row {number}:" in err for number in (2, 3, 7))
+
+
+def test_chinese_text_that_is_a_third_as_long_is_not_suspicious(finetune: Command) -> None:
+    rows = [
+        {**row, "xx": row["xx"].replace(" ", "")[:11].translate({i: 0x4E00 + i for i in range(128)})} for row in few()
+    ]
+    code, err = finetune(rows)
+    assert code == 0 and "lengths differ" not in err
+
+
+# -- parallel text files -------------------------------------------------------------------------------------
+
+
+def write_sides(folder: Path, english: list[str], other: list[str]) -> str:
+    (folder / "rows.en").write_text("\n".join(english) + "\n")
+    (folder / "rows.xx").write_text("\n".join(other))
+    return str(folder / "rows.{en,xx}")
+
+
+def test_two_text_files_are_read_line_by_line(command: Command, tmp_path: Path) -> None:
+    file = write_sides(tmp_path, [row["en"] for row in few()], [row["xx"] for row in few()])
+    code, err = command("finetune", data={"train_file": file, **COLUMNS}, model=NEW, training=FEW)
+    inputs = artifacts.read_manifest(tmp_path / "out")["inputs"]["data.train_file"]
+    assert code == 0 and [Path(entry["path"]).name for entry in inputs] == ["rows.en", "rows.xx"]
+
+
+def test_text_files_with_different_numbers_of_lines_are_rejected(command: Command, tmp_path: Path) -> None:
+    file = write_sides(tmp_path, [row["en"] for row in few()], [row["xx"] for row in few()[:-1]])
+    code, err = command("finetune", data={"train_file": file, **COLUMNS}, model=NEW, training=FEW)
+    assert code == 3 and "24 lines in 'en', 23 lines in 'xx'" in err
+
+
+def test_an_empty_line_of_a_text_file_is_an_error_with_its_number(command: Command, tmp_path: Path) -> None:
+    sides = [[row[name] for row in few()] for name in ("en", "xx")]
+    sides[1][6] = ""
+    code, err = command(
+        "finetune", data={"train_file": write_sides(tmp_path, *sides), **COLUMNS}, model=NEW, training=FEW
+    )
+    assert code == 3 and "a reference is empty" in err and "rows.{en,xx}, row 7" in err
+
+
+def test_a_missing_side_is_named(command: Command, tmp_path: Path) -> None:
+    file = write_sides(tmp_path, ["A"], ["B"])
+    (tmp_path / "rows.xx").unlink()
+    code, err = command("finetune", data={"train_file": file, **COLUMNS}, model=NEW, training=FEW)
+    assert code == 3 and f"'{tmp_path / 'rows.xx'}' does not exist" in err
+
+
+# -- settings ------------------------------------------------------------------------------------------------
+
+DISTILL = {"label_dataset": "labels", "student": "teacher"}
+NOT_FOR_TRANSLATION = {
+    "label_names": ("finetune", {"data": {"label_names": ["a", "b"]}}, "`label_names` has no effect in translation"),
+    "label_separator": ("finetune", {"data": {"label_separator": ";"}}, "`label_separator` has no effect"),
+    "two text columns": ("finetune", {"data": {"text_column_names": ["en", "en2"]}}, "reads one source text per row"),
+    "two label columns": ("finetune", {"data": {"label_column_name": ["xx", "yy"]}}, "references from one column"),
+    "class weights": ("finetune", {"class_weights": "balanced"}, "`class_weights` has no effect in translation"),
+    "min confidence": (
+        "finetune",
+        {"label_dataset": "labels", "min_confidence": 0.5},
+        "gen-soft-labels: drop: [cut, looping]",
+    ),
+    "trimming": ("finetune", {"model": {"from": "teacher", "trim_vocabulary": True}}, "give a new model a vocabulary"),
+    "trimming a student": (
+        "distill",
+        {"label_dataset": "labels", "student": {"from": "teacher", "trim_vocabulary": True}},
+        "`trim_vocabulary` has no effect in translation",
+    ),
+    "attentions": ("distill", {**DISTILL, "losses": {"attentions": 1.0}}, "the loss `attentions`"),
+    "relations": ("distill", {**DISTILL, "losses": {"relations": 1.0}}, "the loss `relations`"),
+    "pooled": ("distill", {**DISTILL, "losses": {"pooled": 1.0}}, "the loss `pooled`"),
+    "ensemble": ("gen-soft-labels", {"teacher": ["a", "b"]}, "translations of several teachers cannot be averaged"),
+    "weights": (
+        "gen-soft-labels",
+        {"teacher": "a", "teacher_weights": [1.0]},
+        "several translators cannot be averaged",
+    ),
+    "augment": ("gen-soft-labels", {"teacher": "a", "augment": {}}, "give more text as data.unlabeled_file"),
+    "logits dtype": ("gen-soft-labels", {"teacher": "a", "logits_dtype": "float16"}, "the label dataset holds texts"),
+    "keep": (
+        "gen-soft-labels",
+        {"teacher": "a", "search": {"beams": 2, "keep": 4}},
+        "`keep` (4) is more than `beams` (2)",
+    ),
+    "word level on references": (
+        "distill",
+        {**DISTILL, "losses": {"soft_labels": 1.0}, "targets": "gold"},
+        "targets: teacher or both",
+    ),
+    "unknown metric": ("eval", {"models": {"t": "a"}, "metrics": ["belu"]}, "did you mean 'bleu'"),
+}
+
+
+@pytest.mark.parametrize(("stage", "settings", "message"), NOT_FOR_TRANSLATION.values(), ids=NOT_FOR_TRANSLATION)
+def test_a_setting_without_a_meaning_in_translation_is_rejected(
+    stage: str, settings: dict[str, Any], message: str, command: Command, tmp_path: Path
+) -> None:
+    data = {"train_file": "train.jsonl", **COLUMNS, **settings.get("data", {})}
+    defaults = {"model": NEW} if stage == "finetune" else {}
+    code, err = command(stage, **{**defaults, **settings, "data": data})
+    assert code == 2 and message in err
+    assert not (tmp_path / "out").exists()
+
+
+ONLY_FOR_TRANSLATION = {
+    "source_language": ("finetune", {"data": {"source_language": "en"}}),
+    "target_language": ("finetune", {"data": {"target_language": "en"}}),
+    "max_target_length": ("finetune", {"data": {"max_target_length": 64}}),
+    "family": ("finetune", {"model": {"family": "marian"}}),
+    "num_decoder_layers": ("finetune", {"model": {"from": "bert", "num_decoder_layers": 2}}),
+    "vocabulary_size": ("finetune", {"model": {"from": "bert", "vocabulary_size": 99}}),
+    "per_device_train_batch_tokens": ("finetune", {"training": {"per_device_train_batch_tokens": 512}}),
+    "layer_mapping": ("finetune", {"layer_mapping": {"decoder": "last"}}),
+    "engine": ("gen-soft-labels", {"teacher": "a", "engine": "transformers"}),
+    "search": ("gen-soft-labels", {"teacher": "a", "search": {"beams": 2}}),
+    "top_k": ("gen-soft-labels", {"teacher": "a", "top_k": 8}),
+    "drop": ("gen-soft-labels", {"teacher": "a", "drop": ["cut"]}),
+    "targets": ("distill", {**DISTILL, "targets": "both"}),
+    "search of eval": ("eval", {"models": {"t": "a"}, "search": {"beams": 1}}),
+}
+
+
+@pytest.mark.parametrize(("stage", "settings"), ONLY_FOR_TRANSLATION.values(), ids=ONLY_FOR_TRANSLATION)
+def test_a_setting_of_translation_is_rejected_in_other_tasks(
+    stage: str, settings: dict[str, Any], command: Command
+) -> None:
+    defaults = {"model": "bert"} if stage == "finetune" else {}
+    data = {"train_file": "train.jsonl", **settings.get("data", {})}
+    code, err = command(stage, **{**defaults, **settings, "task": "text-classification", "data": data})
+    assert code == 2 and ("set task: translation" in err or "have no decoder" in err)
+
+
+# -- teachers and their labels -------------------------------------------------------------------------------
+
+
+def test_a_teacher_that_is_no_better_than_copying_is_rejected(label: Command, tmp_path: Path) -> None:
+    rows = [{"en": row["xx"], "xx": row["xx"]} for row in few()]
+    code, err = label(rows)
+    assert code == 3 and "the teacher is not better than copying its source: BLEU" in err
+    assert "copied source 100.00" in err and not (tmp_path / "out").exists()
+
+
+def test_more_than_one_percent_of_cut_translations_is_an_error(label: Command, tmp_path: Path) -> None:
+    code, err = label(few(), data={"max_target_length": 8}, check_teacher=False)
+    assert code == 3 and "are cut at the limit of their length" in err and "drop: [cut]" in err
+    assert not [*tmp_path.glob("out/*.parquet")]
+
+
+def test_dropping_the_cut_translations_is_the_remedy_of_that_error(label: Command, tmp_path: Path) -> None:
+    code, err = label(few(), data={"max_target_length": 9}, check_teacher=False, drop=["cut"])
+    numbers = artifacts.read_metrics(tmp_path / "out")
+    assert code == 0 and 0 < numbers["share_cut"] < 1
+
+
+def test_dropping_every_translation_is_an_error(label: Command) -> None:
+    code, err = label(few(), data={"max_target_length": 4}, check_teacher=False, drop=["cut"], top_k=4)
+    assert code == 3 and "drop" in err
+
+
+@pytest.mark.parametrize("engine", ["transformers", "ctranslate2", "auto"])
+@pytest.mark.parametrize("check_teacher", [True, False])
+def test_a_teacher_with_nan_weights_is_rejected(
+    engine: str, check_teacher: bool, label: Command, tiny_translator: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(tiny_translator, tmp_path / "broken"))
+    (broken / "manifest.json").unlink()
+    weights = load_file(broken / "model.safetensors")
+    weights["model.decoder.layers.0.fc1.weight"][:] = torch.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    code, err = label(few(), teacher=str(broken), engine=engine, check_teacher=check_teacher)
+    assert code == 3 and "NaN" in err
+    assert not [*tmp_path.glob("out/*.parquet")]
