@@ -179,7 +179,7 @@ def write_sides(folder: Path, english: list[str], other: list[str]) -> str:
 
 def test_two_text_files_are_read_line_by_line(command: Command, tmp_path: Path) -> None:
     file = write_sides(tmp_path, [row["en"] for row in few()], [row["xx"] for row in few()])
-    code, err = command("finetune", data={"train_file": file, **COLUMNS}, model=NEW, training=FEW)
+    code, _ = command("finetune", data={"train_file": file, **COLUMNS}, model=NEW, training=FEW)
     inputs = artifacts.read_manifest(tmp_path / "out")["inputs"]["data.train_file"]
     assert code == 0 and [Path(entry["path"]).name for entry in inputs] == ["rows.en", "rows.xx"]
 
@@ -214,7 +214,7 @@ NOT_FOR_TRANSLATION = {
     "label_separator": ("finetune", {"data": {"label_separator": ";"}}, "`label_separator` has no effect"),
     "two text columns": ("finetune", {"data": {"text_column_names": ["en", "en2"]}}, "reads one source text per row"),
     "two label columns": ("finetune", {"data": {"label_column_name": ["xx", "yy"]}}, "references from one column"),
-    "class weights": ("finetune", {"class_weights": "balanced"}, "`class_weights` has no effect in translation"),
+    "class weights": ("finetune", {"class_weights": "balanced"}, "translation has no classes that could be balanced"),
     "min confidence": (
         "finetune",
         {"label_dataset": "labels", "min_confidence": 0.5},
@@ -228,6 +228,11 @@ NOT_FOR_TRANSLATION = {
     ),
     "attentions": ("distill", {**DISTILL, "losses": {"attentions": 1.0}}, "the loss `attentions`"),
     "relations": ("distill", {**DISTILL, "losses": {"relations": 1.0}}, "the loss `relations`"),
+    "class weights in distill": (
+        "distill",
+        {**DISTILL, "losses": {"hard_labels": {"weight": 1.0, "class_weights": "balanced"}}},
+        "unknown option 'class_weights'",
+    ),
     "pooled": ("distill", {**DISTILL, "losses": {"pooled": 1.0}}, "the loss `pooled`"),
     "ensemble": ("gen-soft-labels", {"teacher": ["a", "b"]}, "translations of several teachers cannot be averaged"),
     "weights": (
@@ -307,14 +312,15 @@ def test_more_than_one_percent_of_cut_translations_is_an_error(label: Command, t
 
 
 def test_dropping_the_cut_translations_is_the_remedy_of_that_error(label: Command, tmp_path: Path) -> None:
-    code, err = label(few(), data={"max_target_length": 9}, check_teacher=False, drop=["cut"])
+    code, err = label(few(), data={"max_target_length": 13}, check_teacher=False, drop=["cut"])
     numbers = artifacts.read_metrics(tmp_path / "out")
-    assert code == 0 and 0 < numbers["share_cut"] < 1
+    assert code == 0 and 0 < numbers["share_cut"] < 1 and "cut (left out)" in err
+    assert numbers["stored_rows"] == round(24 * (1 - numbers["share_cut"]))
 
 
 def test_dropping_every_translation_is_an_error(label: Command) -> None:
     code, err = label(few(), data={"max_target_length": 4}, check_teacher=False, drop=["cut"], top_k=4)
-    assert code == 3 and "drop" in err
+    assert code == 3 and "all 24 translations are left out by `drop`" in err
 
 
 @pytest.mark.parametrize("engine", ["transformers", "ctranslate2", "auto"])

@@ -258,6 +258,10 @@ class Output:
         log.warning("%s is damaged and is made again", path)
         return False
 
+    def path(self, name: str) -> Path:
+        """Where a file is that this run, or the one that it resumes, has put."""
+        return self._building / name
+
     def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
         """Writes metrics.json, run.yaml and, as the last file, the manifest with the sha256 of every file.
 

@@ -14,7 +14,13 @@ from tinybert_cli.data.soft_labels import (
 )
 from tinybert_cli.data.splits import Split, has, overlap, read, row_warnings, sources
 from tinybert_cli.data.top_k import TopK, TopKWriter, read_top_k, top_k_files
-from tinybert_cli.data.translations import Translations, check_translation_names, read_translations, write_translations
+from tinybert_cli.data.translations import (
+    Translations,
+    check_translation_names,
+    read_counts,
+    read_translations,
+    write_translations,
+)
 
 __all__ = [
     "POOL",
@@ -37,6 +43,7 @@ __all__ = [
     "has",
     "overlap",
     "read",
+    "read_counts",
     "read_soft_labels",
     "read_states",
     "read_top_k",

@@ -154,12 +154,16 @@ def _split_index(name: str) -> int:
 
 
 def write_table(
-    path: Path, columns: Mapping[str, Sequence[Any]], types: Mapping[str, pa.DataType] | None = None
+    path: Path,
+    columns: Mapping[str, Sequence[Any]],
+    types: Mapping[str, pa.DataType] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Columns as one Parquet file, with page checksums.
 
     Args:
         types: of the columns, from `column_types`; the other columns have the type of their values.
+        metadata: of the file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -168,7 +172,7 @@ def write_table(
         name: values if isinstance(values, pa.Array) else as_array(values, (types or {}).get(name))
         for name, values in columns.items()
     }
-    pq.write_table(pa.table(arrays), path, write_page_checksum=True)
+    pq.write_table(pa.table(arrays, metadata=dict(metadata or {})), path, write_page_checksum=True)
 
 
 def write_soft_labels(

@@ -5,6 +5,7 @@ Shapes: N rows, K translations of one row.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SCORE, TOKENS, FINISHED = "teacher_score", "teacher_tokens", "teacher_finished"
 N_BEST, N_BEST_SCORES = "teacher_translations", "teacher_scores"  # only if several of each row are stored
+COUNTS = "tinybert_counts"  # a key of the metadata of a shard
 COLUMNS = (PREDICTION, SCORE, TOKENS, FINISHED, N_BEST, N_BEST_SCORES)
 
 
@@ -53,8 +55,14 @@ class Translations:
         )
 
 
-def write_translations(path: Path, labels: Translations, types: Mapping[str, pa.DataType]) -> None:
-    """Writes one shard: the columns of the rows, and those of the translations."""
+def write_translations(
+    path: Path, labels: Translations, types: Mapping[str, pa.DataType], counts: Mapping[str, int] | None = None
+) -> None:
+    """Writes one shard: the columns of the rows, and those of the translations.
+
+    Args:
+        counts: numbers of translations by kind, those included that are left out, for `read_counts`.
+    """
     import pyarrow as pa
 
     columns: dict[str, Any] = {
@@ -66,7 +74,15 @@ def write_translations(path: Path, labels: Translations, types: Mapping[str, pa.
     if labels.n_best is not None:
         columns[N_BEST] = pa.array(labels.n_best, type=pa.list_(pa.string()))
         columns[N_BEST_SCORES] = pa.array(labels.n_best_scores, type=pa.list_(pa.float32()))
-    write_table(path, {**labels.rows.columns, **columns}, types)
+    write_table(path, {**labels.rows.columns, **columns}, types, {COUNTS: json.dumps(dict(counts or {}))})
+
+
+def read_counts(path: Path) -> dict[str, int]:
+    """The counts in a shard that `write_translations` wrote."""
+    import pyarrow.parquet as pq
+
+    counts: dict[str, int] = json.loads((pq.read_schema(path).metadata or {}).get(COUNTS.encode(), b"{}"))
+    return counts
 
 
 def read_translations(folder: Path, files: Iterable[str]) -> Translations:

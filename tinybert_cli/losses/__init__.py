@@ -200,7 +200,7 @@ LOSS_SETS: dict[str, LossSet] = {
         logits.soft_labels_of_value, logits.hard_labels_of_value, logits.r_drop_of_value, "squared error"
     ),
     "tokens": LossSet(
-        tokens.soft_labels_of_tokens, logits.hard_labels, logits.r_drop, "cross-entropy",
+        tokens.soft_labels_of_tokens, tokens.hard_labels_of_tokens, logits.r_drop, "cross-entropy",
         stacks={"hidden_states": {"encoder": layers.encoder_hidden_states, "decoder": layers.decoder_hidden_states}},
     ),
 }  # fmt: skip
@@ -226,6 +226,7 @@ DENOMINATORS: dict[Loss, Denominator] = {
     logits.r_drop_of_span: denominators.windows,
     logits.soft_labels_of_value: denominators.predictions,
     tokens.soft_labels_of_tokens: denominators.known_target_tokens,
+    tokens.hard_labels_of_tokens: denominators.labels,
     logits.hard_labels_of_value: denominators.labels,
     logits.r_drop_of_value: denominators.predictions,
     layers.hidden_states: denominators.tokens,

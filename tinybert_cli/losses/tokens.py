@@ -1,4 +1,6 @@
-"""Word-level distillation: cross-entropy with the K most probable tokens of the teacher, and one class for all others.
+"""Losses of target tokens: cross-entropy with the target text, and word-level distillation.
+
+The latter is the cross-entropy with the K most probable tokens of the teacher, and one class for all others.
 
 Shapes: P target tokens, K stored tokens of each, V tokens of the vocabulary.
 """
@@ -11,6 +13,7 @@ from pydantic import Field
 
 from tinybert_cli.lazy_import import lazy_import
 from tinybert_cli.losses.denominators import known_target_tokens
+from tinybert_cli.losses.logits import Smoothing, hard_labels
 from tinybert_cli.types import Batch, ModelOutputs
 
 if TYPE_CHECKING:
@@ -52,3 +55,10 @@ def soft_labels_of_tokens(
     known = batch["teacher_known"]
     mean: Tensor = (values * known).sum() / known_target_tokens(batch).clamp(min=1)
     return mean * temperature**2
+
+
+def hard_labels_of_tokens(
+    student: ModelOutputs, teacher: ModelOutputs, batch: Batch, *, label_smoothing: Smoothing = 0.0
+) -> Tensor:
+    """Cross-entropy with the target tokens; `label_smoothing` spreads that share of the target over all tokens."""
+    return hard_labels(student, teacher, batch, label_smoothing=label_smoothing)

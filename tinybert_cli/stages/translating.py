@@ -149,6 +149,8 @@ def label(
         for split, rows in splits.items():
             yield from data.row_warnings(split, task.encode_sources(rows, config.data, teacher.tokenizer), config.data)
         counts: Counter[str] = Counter()
+        for name in shards.keys() - set(missing):
+            counts.update(data.read_counts(output.path(name)))
         begin, labelled = time.perf_counter(), 0
         for name in missing:
             split, indices = shards[name]
@@ -156,18 +158,26 @@ def label(
             hypotheses = yield from _with_progress(labeller.translate(rows), finished, labelled, total, begin)
             labels = labeller.labels(rows, hypotheses)
             selected, kinds = _selected(labels, config, name)
-            counts.update(kinds)
             labels = labels.select(np.flatnonzero(selected).tolist())
+            kinds |= {"rows": len(labels)}
+            counts.update(kinds)
+            if name == missing[-1] and not counts["rows"]:
+                raise InputError(
+                    f"all {total:,} translations are left out by `drop`",
+                    where=", ".join(config.drop),
+                    hint="drop fewer kinds, or train the teacher first",
+                )
             writer = _top_k(labeller, labels) if config.top_k and split in labelling.TRAINING_SPLITS else None
-            output.put(_shard_writer(name, labels, types, writer))
+            output.put(_shard_writer(name, labels, types, kinds, writer))
             labelled += len(rows)
             yield {
-                "event": "shard", "step": finished + labelled, "max_steps": total, "shard": name, "rows": len(labels),
+                "event": "shard", "step": finished + labelled, "max_steps": total, "shard": name,
                 **{kind: count for kind, count in kinds.items() if count},
             }  # fmt: skip
+    yield from _unusual_warning(counts, total, config)
     if labelled:
         numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
-    numbers |= {f"share_{kind}": counts[kind] / labelled for kind in KINDS if labelled}
+    numbers |= {"stored_rows": counts["rows"], **{f"share_{kind}": counts[kind] / total for kind in KINDS}}
     search = {**config.search.model_dump(), "max_target_length": config.data.max_target_length}
     output.finish(
         numbers, text_columns=config.data.text_columns, search=search, **engine.for_manifest(),
@@ -238,12 +248,25 @@ def _selected(labels: data.Translations, config: GenSoftLabels, shard: str) -> t
     return ~np.any(left_out, axis=0) if left_out else np.ones(len(labels), dtype=bool), counts
 
 
+def _unusual_warning(counts: Mapping[str, int], total: int, config: GenSoftLabels) -> Iterator[Event]:
+    unusual = {kind: counts[kind] for kind in KINDS if counts.get(kind)}
+    if not unusual:
+        return
+    listed = ", ".join(
+        f"{count:,} {kind}{' (left out)' if kind in config.drop else ''}" for kind, count in unusual.items()
+    )
+    hint = "" if unusual.keys() <= set(config.drop) else f"; drop: [{', '.join(unusual)}] leaves them out"
+    yield events.warning(f"unusual translations of {total:,}: {listed}{hint}")
+
+
 def _top_k(labeller: _Labeller, labels: data.Translations) -> data.TopKWriter:
     """The teacher's distributions at each token of the stored translations, from one teacher-forced pass."""
     config, teacher, task = labeller.config, labeller.teacher, labeller.task
     assert teacher.model is not None  # checked before
     ids = teacher.tokenizer.target_ids(labels.texts)
     writer = data.TopKWriter(ids, config.top_k, int(teacher.model.config.vocab_size))
+    if not len(labels):
+        return writer
     encoded = _forced(task, labels, config, teacher)
     examples = data.Examples.of(encoded)
     batches = data.sorted_batches(examples.target_lengths, config.per_device_eval_batch_size)
@@ -261,10 +284,14 @@ def _forced(
 
 
 def _shard_writer(
-    shard: str, labels: data.Translations, types: Mapping[str, Any], writer: data.TopKWriter | None
+    shard: str,
+    labels: data.Translations,
+    types: Mapping[str, Any],
+    counts: Mapping[str, int],
+    writer: data.TopKWriter | None,
 ) -> Any:
     def write(folder: Path) -> None:
-        data.write_translations(folder / shard, labels, types)
+        data.write_translations(folder / shard, labels, types, counts)
         if writer is not None:
             writer.save(folder, shard)
 

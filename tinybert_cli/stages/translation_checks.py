@@ -36,7 +36,6 @@ TOP_LEVEL_ONLY = {
     "eval": ("search",),
 }
 TOP_LEVEL_NEVER = {
-    "finetune": {"class_weights": "translations have no classes"},
     "gen-soft-labels": {
         "teacher_weights": "several translators cannot be averaged: use one teacher",
         "logits_dtype": "the label dataset holds texts; the log-probabilities of top_k are float16",

@@ -130,7 +130,7 @@ class Translation(GenerationTask):
         Raises:
             InputError: a source text is empty, or a row has no reference or several.
         """
-        sources, references = self.sources(rows, data), self.references(rows, data)
+        references = self.references(rows, data)
         if references is None:
             rows.column(data.label_column)  # raises
         for index, targets in enumerate(references or []):
