@@ -116,6 +116,9 @@ class Batches:
     def __len__(self) -> int:
         return len(self.batches)
 
+    def count(self, epoch: int) -> int:
+        return len(self)
+
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
 

@@ -26,7 +26,7 @@ class Metric(ABC):
 
     biased: ClassVar[frozenset[str]] = frozenset()  # metrics that resampling makes larger, so that they get no interval
 
-    highest: ClassVar[Mapping[str, float]] = {}  # the best value of metrics that are not on the scale of 0 to 1
+    best_values: ClassVar[Mapping[str, float]] = {}  # of metrics that are not on the scale of 0 to 1
 
     @property
     @abstractmethod

@@ -43,7 +43,7 @@ class TranslationMetric(Metric):
     without spaces into characters. The signatures name it.
     """
 
-    highest: ClassVar[Mapping[str, float]] = {"bleu": 100.0, "chrf": 100.0}
+    best_values: ClassVar[Mapping[str, float]] = {"bleu": 100.0, "chrf": 100.0}
 
     all_references: list[list[str]]  # (N,) of each row one or several
     sources: list[str]  # (N,)

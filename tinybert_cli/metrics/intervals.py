@@ -56,7 +56,7 @@ def interval(
         rows = int((counts > 0).sum())
     if np.ptp(values) > 0:
         return _percentiles(values)
-    highest = metric.highest.get(name, 1.0)
+    highest = metric.best_values.get(name, 1.0)
     if values[0] not in (0, highest):
         return None
     low, high = wilson(rows * float(values[0]) / highest, rows)
@@ -85,7 +85,7 @@ def difference_interval(
         return _percentiles(differences)
     if differences[0] != 0:
         return None
-    highest = metric.highest.get(name, 1.0)
+    highest = metric.best_values.get(name, 1.0)
     low, high = paired_difference(0, 0, rows)
     return highest * low, highest * high
 
