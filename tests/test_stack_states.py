@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import run
@@ -38,7 +39,7 @@ def teacher_model(tokenizer: Any, **shape: Any) -> Any:
     """Random weights, but it ends its translations."""
     setting = Model.model_validate({**SHAPE, **shape})
     model = models.new_translation_model(setting, tokenizer, positions=64, dropout=0.0, seed=1)
-    model.final_logits_bias[0, tokenizer.end] = 3.5
+    model.final_logits_bias[0, tokenizer.end] = 2.5
     return model
 
 
@@ -116,14 +117,14 @@ def world(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def labels_config(world: Path, **changes: Any) -> Any:
     return config(
-        world, "gen-soft-labels", "labels", teacher=str(world / "teacher"), check_teacher=False, top_k=4,
+        world, "gen-soft-labels", "labels", teacher=str(world / "teacher"), check_teacher=False, top_k=4, drop=["cut"],
         engine="transformers", search={"beams": 2, "keep": 2}, **changes,
     )  # fmt: skip
 
 
 def config(world: Path, stage: str, output: str, **settings: Any) -> Any:
     rows = {"train_file": str(world / "train.jsonl"), "text_column_names": "en", "label_column_name": "xx",
-            "max_target_length": 40}  # fmt: skip
+            "max_target_length": 40, **settings.pop("data", {})}  # fmt: skip
     return COMMANDS[stage].model_validate(
         {"task": "translation", "data": rows, "output_dir": str(world / output), **settings}
     )
@@ -205,7 +206,75 @@ def test_stopped_run_resumes_with_its_projections_to_the_same_weights(world: Pat
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
 
 
-def test_states_of_translation_cannot_be_stored(world: Path) -> None:
-    settings = labels_config(world, states=["hidden_states"], student_layers=2)
-    with pytest.raises(ConfigError, match=r"`states` has no effect in translation: hidden states are not stored"):
-        run("gen-soft-labels", settings)
+@pytest.fixture(scope="module")
+def stored(world: Path) -> Path:
+    """The label dataset, with states of some layers."""
+    run("gen-soft-labels", states_config(world, "stored"))
+    return world / "stored"
+
+
+def states_config(world: Path, output: str) -> Any:
+    mapping = {"encoder": [1, 2, 3], "decoder": [2]}
+    settings = labels_config(world, states=["hidden_states"], layer_mapping=mapping)
+    return settings.model_copy(update={"output_dir": str(world / output)})
+
+
+def test_student_learns_the_same_from_stored_states(world: Path, stored: Path) -> None:
+    settings: dict[str, Any] = {"losses": {"hard_labels": 1.0, "hidden_states": 1.0}}
+    beside = run("distill", distill_config(world, "beside", **settings))
+    disk = run("distill", distill_config(world, "disk", label_dataset=str(stored), teacher=None, **settings))
+    assert last(disk, "plan")["teacher_states"] == "stored"
+    assert last(beside, "plan")["layers_compared_with"] == last(disk, "plan")["layers_compared_with"] == [2, 3]
+    for one, other in zip(*([row for row in rows if row["event"] == "train"] for rows in (beside, disk)), strict=True):
+        for name in ("encoder_hidden_states", "decoder_hidden_states", "loss"):
+            assert other[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4)
+
+
+def test_states_of_rows_that_are_left_out_are_skipped(world: Path, stored: Path) -> None:
+    rows = data.read_translations(stored, [path.name for path in stored.glob("*.parquet")])
+    limit = int(np.median(rows.tokens))
+    assert 0 < (rows.tokens > limit).sum() < len(rows)
+    settings: dict[str, Any] = {"losses": {"hidden_states": 1.0}, "data": {"max_target_length": limit}}
+    beside = run("distill", distill_config(world, "short-beside", **settings))
+    disk = run("distill", distill_config(world, "short-disk", label_dataset=str(stored), teacher=None, **settings))
+    assert last(disk, "train")["loss"] == pytest.approx(last(beside, "train")["loss"], rel=2e-3)
+
+
+def test_missing_layers_are_named_and_a_teacher_runs_instead(world: Path, stored: Path) -> None:
+    settings: dict[str, Any] = {
+        "label_dataset": str(stored), "layer_mapping": {"encoder": "uniform", "decoder": [1]},
+        "losses": {"hard_labels": 1.0, "hidden_states": 1.0}, "training": {"max_steps": 1},
+    }  # fmt: skip
+    with pytest.raises(InputError, match="no states of layer 1 of the teacher's decoder, only of 2"):
+        run("distill", distill_config(world, "missing", teacher=None, **settings))
+    rows = run("distill", distill_config(world, "missing-beside", **settings))
+    assert last(rows, "plan")["teacher_states"] == "running beside it"
+    assert any("has to run beside the student" in row["message"] for row in rows if row["event"] == "warning")
+
+
+def test_stored_states_are_those_of_the_teachers_translations_only(world: Path, stored: Path) -> None:
+    settings = distill_config(world, "both-stored", label_dataset=str(stored), teacher=None, targets="both")
+    with pytest.raises(ConfigError, match="there is no teacher"):
+        run("distill", settings)
+
+
+def test_stored_states_are_the_same_when_written_again(world: Path, stored: Path) -> None:
+    run("gen-soft-labels", states_config(world, "again"))
+    files = sorted(path.name for path in stored.glob("*.npy"))
+    assert len([name for name in files if "coder" in name]) == 6
+    for name in files:
+        assert (stored / name).read_bytes() == (world / "again" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"states": ["attentions"]}, "`states` of translation are hidden_states, found attentions"),
+        ({"states": ["hidden_states"], "layer_mapping": "uniform"}, "list the layers of each"),
+        ({"states": ["hidden_states"], "student_layers": 2}, "list the layers of each"),
+        ({"states": ["hidden_states"], "layer_mapping": {"encoder": [1], "decoder": [7]}}, "decoder: "),
+    ],
+)
+def test_states_that_cannot_be_stored_are_rejected(world: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run("gen-soft-labels", labels_config(world, **changes).model_copy(update={"output_dir": str(world / "bad")}))

@@ -327,9 +327,9 @@ class Output:
     def sealed(self, pattern: str) -> list[Path]:
         return self.checkpoints.sealed(pattern)
 
-    def scratch(self) -> AbstractContextManager[Path]:
-        """An empty folder for files that may be discarded."""
-        return self.checkpoints.temporary_folder(".scratch")
+    def scratch(self, name: str = "scratch") -> AbstractContextManager[Path]:
+        """An empty folder for files that may be discarded; another name for each that is open at the same time."""
+        return self.checkpoints.temporary_folder(f".{name}")
 
     # -- private ---------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from tinybert_cli.data.soft_labels import (
     write_table,
 )
 from tinybert_cli.data.splits import Split, has, overlap, read, row_warnings, sources
+from tinybert_cli.data.stack_states import StackStates, StackStatesWriter, read_stack_states, stack_states_files
 from tinybert_cli.data.top_k import TopK, TopKWriter, read_top_k, top_k_files
 from tinybert_cli.data.translations import (
     Translations,
@@ -30,6 +31,8 @@ __all__ = [
     "LayerStates",
     "SoftLabels",
     "Split",
+    "StackStates",
+    "StackStatesWriter",
     "StatesWriter",
     "TokenBatches",
     "TopK",
@@ -45,12 +48,14 @@ __all__ = [
     "read",
     "read_counts",
     "read_soft_labels",
+    "read_stack_states",
     "read_states",
     "read_top_k",
     "read_translations",
     "row_warnings",
     "sorted_batches",
     "sources",
+    "stack_states_files",
     "states_bytes",
     "states_files",
     "top_k_files",

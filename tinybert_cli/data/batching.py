@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tinybert_cli.data.layer_states import LayerStates
+from tinybert_cli.data.stack_states import StackStates
 from tinybert_cli.data.top_k import TopK
 from tinybert_cli.types import Array, Encoded, concatenated_ranges, padded
 
@@ -32,12 +33,12 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     targets: Mapping[str, Array] = field(default_factory=dict)  # name → (P, ...): labels, teacher_logits
     window_offsets: Array | None = None  # (W + 1,) where the predictions of each window begin; None: one each
     positions: Array | None = None  # (P,) the token of each prediction
-    states: LayerStates | None = None  # layer states of a teacher for these windows
+    states: LayerStates | StackStates | None = None  # layer states of a teacher for these windows
     decoder: tuple[Array, int] | None = None  # decoder_input_ids (P,) and the padding value; `positions` are theirs
     top_k: TopK | None = None  # distributions of a teacher for the target tokens of these windows
 
     @classmethod
-    def of(cls, encoded: Encoded, states: LayerStates | None = None, /, **targets: Array) -> Examples:
+    def of(cls, encoded: Encoded, states: LayerStates | StackStates | None = None, /, **targets: Array) -> Examples:
         """Encoded rows with their targets, (P, ...) each."""
         return cls(
             encoded.tokens, encoded.offsets, targets, encoded.window_offsets, encoded.positions, states, encoded.decoder

@@ -37,20 +37,24 @@ def states_bytes(encoded: Encoded, shapes: Shapes) -> int:
     return sum(int(_entries(name, lengths).sum() * np.prod(shape)) * DTYPE.itemsize for name, shape in shapes.items())
 
 
-def states_files(shard: str, shapes: Shapes) -> list[str]:
+def states_files(shard: str, names: Iterable[str], prefix: str = "") -> list[str]:
     """Names of the layer state files of a shard such as `train-00000-of-00001.parquet`."""
-    return [array_file(shard, name) for name in (IDS, OFFSETS, *shapes)]
+    return [array_file(shard, name) for name in (prefix + IDS, prefix + OFFSETS, *names)]
 
 
 class StatesWriter:
-    """Creates the files of one shard; the windows may be written in any order."""
+    """Creates the files of one shard; the windows may be written in any order.
 
-    def __init__(self, folder: Path, shard: str, encoded: Encoded, shapes: Shapes) -> None:
+    Args:
+        prefix: of the names of the files with token ids and offsets.
+    """
+
+    def __init__(self, folder: Path, shard: str, encoded: Encoded, shapes: Shapes, *, prefix: str = "") -> None:
         self.paths = {name: folder / array_file(shard, name) for name in shapes}
         self.shapes, self.lengths = shapes, np.diff(encoded.offsets)
         self.shard, self.unit = shard, "row" if encoded.window_offsets is None else "window"
-        np.save(folder / array_file(shard, IDS), encoded.tokens[IDS][0].astype(np.int32))
-        np.save(folder / array_file(shard, OFFSETS), encoded.offsets.astype(np.int64))
+        np.save(folder / array_file(shard, prefix + IDS), encoded.tokens[IDS][0].astype(np.int32))
+        np.save(folder / array_file(shard, prefix + OFFSETS), encoded.offsets.astype(np.int64))
         self.entry_offsets = {name: offsets_of(_entries(name, self.lengths)) for name in shapes}
         self.header_bytes = {name: self._create(name) for name in shapes}
 
@@ -125,7 +129,9 @@ class LayerStates:
         return batch
 
 
-def read_states(folder: Path, files: Iterable[str], names: Iterable[str], layers: Sequence[int] | None) -> LayerStates:
+def read_states(
+    folder: Path, files: Iterable[str], names: Iterable[str], layers: Sequence[int] | None, *, prefix: str = ""
+) -> LayerStates:
     """The layer states of the rows that `read_soft_labels` reads, in the same order.
 
     Args:
@@ -133,12 +139,13 @@ def read_states(folder: Path, files: Iterable[str], names: Iterable[str], layers
         files: names of its files.
         names: the layer outputs to read: hidden_states, scores, ...
         layers: indices into the stored layers; None: all of them.
+        prefix: of the names of the files with token ids and offsets.
 
     Raises:
         InputError: a number is NaN or infinite.
     """
     shards = training_shards(files)
-    lengths = [np.diff(np.load(folder / array_file(shard, OFFSETS))) for shard in shards]
+    lengths = [np.diff(np.load(folder / array_file(shard, prefix + OFFSETS))) for shard in shards]
     names = sorted(names)
     states = [
         {name: np.asarray(np.load(folder / array_file(shard, name), mmap_mode="r")) for name in names}
@@ -155,7 +162,7 @@ def read_states(folder: Path, files: Iterable[str], names: Iterable[str], layers
                     hint="run gen-soft-labels again with --force",
                 )
     return LayerStates(
-        np.concatenate([np.load(folder / array_file(shard, IDS)) for shard in shards]),
+        np.concatenate([np.load(folder / array_file(shard, prefix + IDS)) for shard in shards]),
         offsets_of(np.concatenate(lengths)),
         states,
         offsets_of(np.array([len(part) for part in lengths]))[:-1],

@@ -26,7 +26,14 @@ from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.output_scale import OutputScale, output_scale
 from tinybert_cli.models.shapes import copied_layers, layer_map, shape
 from tinybert_cli.models.shrinking import build_student
-from tinybert_cli.models.stack_outputs import LiveStackTeacher, StackStudent, StackTeacher, depths
+from tinybert_cli.models.stack_outputs import (
+    LiveStackTeacher,
+    ModelWithStackStates,
+    StackStudent,
+    StackTeacher,
+    StoredStackTeacher,
+    depths,
+)
 from tinybert_cli.models.stored_teacher import ModelWithStates, StoredTeacher, state_shapes
 from tinybert_cli.models.tokenizers import (
     check_inputs,
@@ -61,11 +68,13 @@ __all__ = [
     "PACKAGES",
     "LiveStackTeacher",
     "MaskedLM",
+    "ModelWithStackStates",
     "ModelWithStates",
     "OutputScale",
     "Source",
     "StackStudent",
     "StackTeacher",
+    "StoredStackTeacher",
     "StoredTeacher",
     "Student",
     "Teacher",

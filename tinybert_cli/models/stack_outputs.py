@@ -51,6 +51,27 @@ class LiveStackTeacher(StackTeacher):
         return _states(outputs, self.layers, self.layer_outputs)
 
 
+class StoredStackTeacher(StackTeacher):
+    """A teacher that does not run: its states are in the batch, as `teacher_<name>` (B, T, L, H)."""
+
+    def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> dict[str, Any]:
+        """The hidden states after the compared layers; `inputs` is unused."""
+        return {name: batch[f"teacher_{name}"].unbind(2) for name in sorted(self.layer_outputs)}
+
+
+class ModelWithStackStates(torch.nn.Module):
+    """A model that returns the states of these layers of both stacks, (B, T, L, H) each, in float16."""
+
+    def __init__(self, model: PreTrainedModel, layers: StackLayers) -> None:
+        super().__init__()
+        self.model, self.layers = model, layers
+
+    def forward(self, **inputs: Any) -> Mapping[str, Tensor]:
+        outputs = self.model(**inputs, output_hidden_states=True)
+        states = _states(outputs, self.layers, frozenset(map(_name, self.layers)))
+        return {name: torch.stack(values, dim=2).half() for name, values in states.items()}
+
+
 class StackStudent(torch.nn.Module):
     """A student in training: returns logits and the hidden states of both stacks, projected to the teacher's size.
 

@@ -178,7 +178,12 @@ def _check_augmentation(task: str, augment: object, splits: Sequence[str]) -> No
         )
 
 
-def _check_states(states: Sequence[str], student_layers: int | None, layer_mapping: str | Sequence[int]) -> None:
+def _check_states(
+    task: str, states: Sequence[str], student_layers: int | None, layer_mapping: str | Sequence[int]
+) -> None:
+    if isinstance(tasks.find(task), tasks.GenerationTask):
+        translation_checks.check_states(states, student_layers, layer_mapping)
+        return
     _raise_all(
         ConfigError(
             f"unknown layer loss '{name}'", key=("states", index), hint=did_you_mean(name, losses.LAYER_OUTPUTS)
@@ -386,7 +391,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "teacher"): translation_checks.check_one_teacher,
         ("teacher", "teacher_weights"): _check_teacher_weights,
         ("task", "augment", "splits"): _check_augmentation,
-        ("states", "student_layers", "layer_mapping"): _check_states,
+        ("task", "states", "student_layers", "layer_mapping"): _check_states,
         ("task", "layer_mapping"): translation_checks.check_layer_mapping,
         "search": translation_checks.check_search,
         **translation_checks.top_level("gen-soft-labels"),

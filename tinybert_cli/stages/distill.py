@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,13 @@ def _distill_translator(
     rows = yield from translation_training.translated_rows(
         config, task, Path(config.label_dataset), config.targets, with_top_k="soft_labels" in loss.parts
     )
-    if loss.layer_outputs and teacher is None:
+    if teacher is not None:
+        folder = Path(config.label_dataset)
+        artifacts.check_origin(folder, artifacts.read_manifest(folder), {"teacher": [output.inputs["teacher"]]})
+    states = stack_teacher.read_stored(config, loss.layer_outputs)
+    if loss.layer_outputs and teacher is None and states is None:
         raise no_teacher(["hidden_states"])
+    rows = replace(rows, states=states)
     new, training_data = yield from translation_training.prepare(run, config.student, source, rows, section="student")
     made = {
         "starts from": config.student.source,
@@ -138,13 +143,37 @@ def _distill_translator(
     live: models.StackTeacher | None = None
     facts: dict[str, Any] = {}
     if loss.layer_outputs:
-        assert teacher is not None and isinstance(new.tokenizer, TranslationTokenizer)  # checked above
-        live = stack_teacher.load(config, teacher, new.model, new.tokenizer, loss.layer_outputs, accelerator.device)
+        live, training_data = yield from _stack_teacher(config, teacher, new, training_data, loss, accelerator.device)
         module = models.StackStudent(new.model, live, shared=config.projections == "shared")
         facts = stack_teacher.facts(live)
     yield from training.train(
         run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts, evaluation=evaluation
     )
+
+
+def _stack_teacher(
+    config: Distill,
+    teacher: models.Source | None,
+    new: training.NewModel,
+    training_data: training.TrainingData,
+    loss: losses.WeightedLoss,
+    device: torch.device,
+) -> Generator[Event, None, tuple[models.StackTeacher, training.TrainingData]]:
+    """The stored states of a label dataset if it has all of them, else the teacher beside the student."""
+    examples = training_data.examples
+    if isinstance(examples.states, data.StackStates):
+        stored = stack_teacher.stored_teacher(config, examples.states, new.model)
+        if not isinstance(stored, str):
+            return stored[0], replace(training_data, examples=replace(examples, states=stored[1]))
+        if teacher is None:
+            raise InputError(
+                f"there is no teacher to run beside the student, and '{config.label_dataset}' {stored}",
+                hint="run gen-soft-labels again with the layers that are compared, or set teacher",
+            )
+        yield events.warning(f"the teacher has to run beside the student: '{config.label_dataset}' {stored}")
+    assert teacher is not None and isinstance(new.tokenizer, TranslationTokenizer)  # checked before
+    live = stack_teacher.load(config, teacher, new.model, new.tokenizer, loss.layer_outputs, device)
+    return live, replace(training_data, examples=replace(examples, states=None))
 
 
 def _labelled_rows(

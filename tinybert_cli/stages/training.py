@@ -44,7 +44,7 @@ class TrainingRows:
     label_names: list[str] | None  # None if the task makes no predictions
     layout: Layout | None = None  # of teacher_logits
     originals: Rows | None = None  # the rows whose tokens a trimmed vocabulary keeps; None = all
-    states: data.LayerStates | None = None  # stored layer outputs of the teacher
+    states: data.LayerStates | data.StackStates | None = None  # stored layer outputs of the teacher
     texts: list[str] | None = None  # the target text of each row, in translation
     top_k: data.TopK | None = None  # stored distributions of the teacher for the tokens of these texts
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest

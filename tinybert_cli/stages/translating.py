@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.metrics.generation import KINDS, best_by_reference, unusual_translations
-from tinybert_cli.stages import labelling, translation_engine
+from tinybert_cli.stages import labelling, stack_teacher, translation_engine
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows, Search, Translator
 
@@ -117,6 +117,7 @@ def label(
             "an export has no distributions to store (`top_k`)", where=source.name, hint="name the model folder"
         )
     precision = _precision(config, teacher)
+    spec = stack_teacher.state_spec(config, teacher.model)
     total = sum(map(len, splits.values()))
     shards = labelling.shards_of(splits)
     missing = [name for name, (split, _) in shards.items() if not _is_finished(config, output, name, split)]
@@ -167,8 +168,12 @@ def label(
                     where=", ".join(config.drop),
                     hint="drop fewer kinds, or train the teacher first",
                 )
-            writer = _top_k(labeller, labels) if config.top_k and split in labelling.TRAINING_SPLITS else None
-            output.put(_shard_writer(name, labels, types, kinds, writer))
+            trains = split in labelling.TRAINING_SPLITS
+            writer = _top_k(labeller, labels) if config.top_k and trains else None
+            with output.scratch("states") if output.main else nullcontext() as folder:
+                if spec is not None and trains:
+                    spec.store(_forced(task, labels, config, teacher), folder, name, accelerator)
+                output.put(_shard_writer(name, labels, types, kinds, writer, folder))
             labelled += len(rows)
             yield {
                 "event": "shard", "step": finished + labelled, "max_steps": total, "shard": name,
@@ -179,8 +184,9 @@ def label(
         numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
     numbers |= {"stored_rows": counts["rows"], **{f"share_{kind}": counts[kind] / total for kind in KINDS}}
     search = {**config.search.model_dump(), "max_target_length": config.data.max_target_length}
+    facts = {} if spec is None else {"states": spec.for_manifest()}
     output.finish(
-        numbers, text_columns=config.data.text_columns, search=search, **engine.for_manifest(),
+        numbers, **facts, text_columns=config.data.text_columns, search=search, **engine.for_manifest(),
         drop=config.drop, top_k=config.top_k, vocabulary=teacher.tokenizer.size,
         device=str(accelerator.device), precision=precision,
     )  # fmt: skip
@@ -289,17 +295,25 @@ def _shard_writer(
     types: Mapping[str, Any],
     counts: Mapping[str, int],
     writer: data.TopKWriter | None,
+    states: Path | None,
 ) -> Any:
+    """Writes the shard, and moves its states there from the folder `states`."""
+
     def write(folder: Path) -> None:
         data.write_translations(folder / shard, labels, types, counts)
         if writer is not None:
             writer.save(folder, shard)
+        for file in states.iterdir() if states else ():
+            file.replace(folder / file.name)
 
     return write
 
 
 def _is_finished(config: GenSoftLabels, output: artifacts.Output, shard: str, split: str) -> bool:
-    files = data.top_k_files(shard) if config.top_k and split in labelling.TRAINING_SPLITS else []
+    files: list[str] = []
+    if split in labelling.TRAINING_SPLITS:
+        files += data.top_k_files(shard) if config.top_k else []
+        files += data.stack_states_files(shard, stack_teacher.NAMES) if config.states else []
     return all(output.has(name) for name in (shard, *files))
 
 

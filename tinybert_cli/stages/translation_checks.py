@@ -39,7 +39,6 @@ TOP_LEVEL_NEVER = {
     "gen-soft-labels": {
         "teacher_weights": "several translators cannot be averaged: use one teacher",
         "logits_dtype": "the label dataset holds texts; the log-probabilities of top_k are float16",
-        "states": "hidden states are not stored; run the teacher beside the student: distill with `teacher`",
     },
     "eval": {},
 }
@@ -154,6 +153,23 @@ def check_layer_mapping(task: str, layer_mapping: object) -> None:
             f"models of {task} have no decoder",
             key=("layer_mapping",),
             hint="write one rule, such as layer_mapping: uniform",
+        )
+
+
+def check_states(states: Sequence[str], student_layers: int | None, layer_mapping: object) -> None:
+    """Stored states are those of listed layers of both stacks."""
+    for index, name in enumerate(states):
+        if name != "hidden_states":
+            raise ConfigError(
+                f"`states` of translation are hidden_states, found {name}", key=("states", index),
+                hint="states: [hidden_states]",
+            )  # fmt: skip
+    lists = isinstance(layer_mapping, Mapping) and all(isinstance(rule, list) for rule in layer_mapping.values())
+    if student_layers is not None or (states and not lists):
+        raise ConfigError(
+            "translation models have two stacks: list the layers of each whose states are stored",
+            key=("states",) if student_layers is None else ("student_layers",),
+            hint="layer_mapping: {encoder: [2, 4], decoder: [4]}, without student_layers",
         )
 
 

@@ -140,7 +140,12 @@ def prepare(
     models.set_generation_length(model, config.data.max_target_length)
     models.zero_padding_row(model)
     models.compute_head_in_float32(model)
-    examples = data.Examples.of(encoded, rows.states, labels=known_labels(encoded))
+    states = rows.states
+    if isinstance(states, data.StackStates):
+        assert encoded.rows is not None  # of pairs
+        states = states.select(encoded.rows)
+        states.check(encoded)
+    examples = data.Examples.of(encoded, states, labels=known_labels(encoded))
     if rows.top_k is not None:
         assert encoded.rows is not None and encoded.window_offsets is not None  # of pairs
         top_k = rows.top_k.select(encoded.rows)
