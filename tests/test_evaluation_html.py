@@ -18,7 +18,7 @@ SECTIONS = (
     "Accuracy by slice",
     "Calibration",
     "Confusion matrix (rows: gold, columns: predicted)",
-    "Regressions: rows the reference gets right and the model does not",
+    "Regressions: rows on which a model scores less than the reference",
     "Training",
 )
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

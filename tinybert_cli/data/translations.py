@@ -5,6 +5,7 @@ Shapes: N rows, K translations of one row.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,9 +38,20 @@ class Translations:
     finished: Array  # (N,) whether it ended by itself
     n_best: list[list[str]] | None = None  # (N, K) best score first
     n_best_scores: list[list[float]] | None = None
+    split_sizes: Sequence[int] | None = None  # rows of train and of unlabeled, in this order; None = one split
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def first_rows(self, count: int | None) -> list[int]:
+        """Indices of the first `count` rows of each split; None = all."""
+        sizes = [len(self)] if self.split_sizes is None else self.split_sizes
+        begins = itertools.accumulate(sizes, initial=0)
+        return [
+            row
+            for begin, size in zip(begins, sizes, strict=False)
+            for row in range(begin, begin + (size if count is None else min(size, count)))
+        ]
 
     def select(self, rows: Sequence[int]) -> Translations:
         """Only these rows (indices), in this order."""
@@ -111,7 +123,12 @@ def read_translations(folder: Path, files: Iterable[str]) -> Translations:
         finished,
         [row for part in parts for row in part.n_best or []] if several else None,
         [row for part in parts for row in part.n_best_scores or []] if several else None,
+        [sum(map(len, group)) for _, group in itertools.groupby(parts, key=_split)],
     )
+
+
+def _split(part: Translations) -> str:
+    return Path(part.rows.origins[0][0]).name.partition("-")[0]
 
 
 def check_translation_names(rows: Rows) -> None:

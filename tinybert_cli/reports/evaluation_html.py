@@ -195,7 +195,7 @@ def _regressions(evaluation: Evaluation) -> Iterator[html.Block]:
             caption += f", {len(rows)} of them shown" if len(rows) < len(indices) else ""
             tables.append(html.table(columns, rows, caption=caption))
     if tables:
-        yield html.section("Regressions: rows the reference gets right and the model does not", *tables)
+        yield html.section("Regressions: rows on which a model scores less than the reference", *tables)
 
 
 def _training_curves(evaluation: Evaluation) -> Iterator[html.Block]:

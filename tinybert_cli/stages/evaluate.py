@@ -129,14 +129,23 @@ def _evaluate(
     texts = {key: rows.columns[key] for key in config.data.text_columns} | {"label": list(metric.references)}
     predictions = {name: result.predictions for name, result in scored.items()}
     row_scores = {name: metric.row_scores(result.statistics) for name, result in scored.items()}
-    lost = regressions(texts, predictions, row_scores, reference)
+    outputs = {f"{name}_prediction": result.values for name, result in predictions.items()}
+    beside = {} if isinstance(task, tasks.PredictionTask) else outputs
+    lost = regressions(texts | beside, predictions, row_scores, reference)
+    signatures = metric.description().get("signatures", {})
     title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
     pages = {"report.md": artifacts.markdown_table(title, _without_many_classes(flat, names), list(sources))}
+    pages["report.md"] += "".join(f"\n- {name}: `{text}`" for name, text in signatures.items())
     try:
         pages["report.html"] = evaluation_html.as_html(
             evaluation_html.Evaluation(
                 title=output.folder.name,
-                lead=f"{len(rows):,} rows of {config.split}, scored on {artifacts.machine()}.",
+                lead=" ".join(
+                    [
+                        f"{len(rows):,} rows of {config.split}, scored on {artifacts.machine()}.",
+                        *(f"{name}: {text}." for name, text in signatures.items()),
+                    ]
+                ),
                 metric=task.main_metric, slice_metric=task.slice_metric,
                 more_is_better=task.objective(task.main_metric)[1] > 0,
                 reference=reference, models=table, classes=names,

@@ -94,7 +94,7 @@ class _Labeller:
         by, column = self.config.search.select, self.config.data.label_column
         if by == "score" or column not in rows.columns:
             return [0] * len(texts)
-        references = self.task.references(rows, self.config.data)
+        references = self.task.references(rows, self.config.data, complete=False)
         assert references is not None  # the column is there
         return best_by_reference(texts, references, by)
 
@@ -105,9 +105,9 @@ def label(
     """Writes the shards; yields events."""
     accelerator = Accelerator()  # sets the device of this process
     splits: dict[str, Rows] = {split: data.read(config.data, split) for split in config.splits}
-    for rows in splits.values():
+    for split, rows in splits.items():
         data.check_translation_names(rows)
-        yield from map(events.warning, task.pair_warnings(rows, config.data))
+        yield from map(events.warning, task.pair_warnings(rows, config.data, complete=split != "unlabeled"))
     types = data.column_types(list(splits.values()))
     teacher = load_translation_predictor(source, data=config.data, device=accelerator.device)
     models.check_positions(source.name, teacher.config, config.data)

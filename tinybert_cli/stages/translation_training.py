@@ -61,8 +61,8 @@ def translated_rows(
     check_text_columns(folder, manifest, config.data)
     files = [entry["path"] for entry in manifest["outputs"]]
     labels = data.read_translations(folder, files)
-    if config.data.max_train_samples is not None:
-        labels = labels.select(range(min(config.data.max_train_samples, len(labels))))
+    selected = labels.first_rows(config.data.max_train_samples)
+    labels = labels.select(selected)
     pairs = list(_targets(labels, task, config.data, targets, folder))
     indices = [row for row, _, _ in pairs]
     yield {"event": "labels", "rows": len(labels), "selected": len(pairs), "targets": targets}
@@ -73,7 +73,7 @@ def translated_rows(
                 f"'{folder}' has no distributions of the teacher, which the loss soft_labels needs",
                 hint="run gen-soft-labels again with top_k: 8, or leave the loss out: losses: {hard_labels: 1.0}",
             )
-        stored = np.array([row if is_chosen else -1 for row, _, is_chosen in pairs])
+        stored = np.array([selected[row] if is_chosen else -1 for row, _, is_chosen in pairs])
         top_k = data.read_top_k(folder, files).select(stored)
     return TrainingRows(
         labels.rows.select(indices), {}, None, texts=[text for _, text, _ in pairs], top_k=top_k,

@@ -106,12 +106,16 @@ class Translation(GenerationTask):
                 )
         return sources
 
-    def references(self, rows: Rows, data: Data) -> list[list[str]] | None:
+    def references(self, rows: Rows, data: Data, *, complete: bool = True) -> list[list[str]] | None:
+        """As in `GenerationTask`; without `complete`, a row whose reference is null has none."""
         column = data.label_column
         if column not in rows.columns:
             return None
-        references = []
+        references: list[list[str]] = []
         for index, value in enumerate(rows.column(column)):
+            if value is None and not complete:
+                references.append([])
+                continue
             texts = [value] if isinstance(value, str) else value
             if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
                 raise InputError(
@@ -142,12 +146,17 @@ class Translation(GenerationTask):
                 )
         return self.pair_warnings(rows, data)
 
-    def pair_warnings(self, rows: Rows, data: Data) -> list[str]:
-        """Warnings if many rows have the same text on both sides, or texts of very different lengths."""
-        references = self.references(rows, data) or []
-        return _pair_warnings(
-            [(source, texts[0]) for source, texts in zip(self.sources(rows, data), references, strict=False)], rows
-        )
+    def pair_warnings(self, rows: Rows, data: Data, *, complete: bool = True) -> list[str]:
+        """Warnings if many rows have the same text on both sides, or texts of very different lengths.
+
+        Raises:
+            InputError: a source text or a reference is empty or missing.
+        """
+        sources, references = self.sources(rows, data), self.references(rows, data, complete=complete)
+        if references is None:
+            return []
+        known = [index for index, texts in enumerate(references) if texts]
+        return _pair_warnings([(sources[index], references[index][0]) for index in known], rows.select(known))
 
     def generation_metric(self, rows: Rows, data: Data) -> Metric | None:
         references = self.references(rows, data)

@@ -1,0 +1,338 @@
+"""The stages of the task translation on a small made-up language, with the config files that a user writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import sacrebleu
+from conftest import write_rows
+from translation_model import pairs
+
+from tinybert_cli import artifacts, cli, data
+
+Stage = Callable[..., dict[str, Any]]
+COLUMNS = {"text_column_names": "en", "label_column_name": "xx", "max_seq_length": 32, "max_target_length": 32}
+ROWS = 96
+FEW_STEPS = {"max_steps": 4, "per_device_train_batch_tokens": 512, "mixed_precision": "no", "logging_steps": 1}
+
+
+def run_stage(command: str, folder: Path, **settings: Any) -> dict[str, Any]:
+    """Runs a stage from a YAML file that writes `folder`; returns its metrics."""
+    config = {"task": "translation", "output_dir": str(folder), **settings}
+    file = folder.parent / f"{folder.name}.yaml"
+    file.write_text(json.dumps(config))  # JSON is YAML
+    flags = dict.fromkeys(("dry_run", "force", "as_json", "quiet", "verbose"), False)
+    assert cli.execute(command, file, [], **flags) == 0
+    return artifacts.read_metrics(folder)
+
+
+def log(folder: Path, event: str) -> list[dict[str, Any]]:
+    return list(artifacts.read_rows(folder, event))
+
+
+def shard(folder: Path) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = pq.read_table(folder / "train-00000-of-00001.parquet").to_pydict()
+    return columns
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The section `data`: few rows of train, validation and test."""
+    folder = tmp_path_factory.mktemp("few")
+    files = {split: write_rows(folder / f"{split}.jsonl", pairs(split)) for split in ("validation", "test")}
+    files["train"] = write_rows(folder / "train.jsonl", pairs("train")[:ROWS])
+    return {**COLUMNS, **{f"{split}_file": str(file) for split, file in files.items()}}
+
+
+@pytest.fixture(scope="module")
+def labels(tiny_translator: Path, sentences: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A label dataset with the 3 best translations of each row and distributions."""
+    folder = tmp_path_factory.mktemp("labels") / "labels"
+    search = {"beams": 3, "keep": 3}
+    run_stage(
+        "gen-soft-labels", folder, teacher=str(tiny_translator), data=sentences, search=search, top_k=6,
+        engine="transformers",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def stage(sentences: dict[str, Any], tmp_path: Path) -> Stage:
+    """`stage("eval", "out", models=...)`: the metrics of a stage that writes tmp_path/out."""
+
+    def stage(command: str, output: str, **settings: Any) -> dict[str, Any]:
+        values = {"data": {**sentences, **settings.pop("data", {})}, **settings}
+        return run_stage(command, tmp_path / output, **values)
+
+    return stage
+
+
+# -- finetune ------------------------------------------------------------------------------------------------
+
+
+def test_a_new_model_learns_to_translate(tiny_translator: Path) -> None:
+    numbers = artifacts.read_metrics(tiny_translator)
+    assert numbers["eval_bleu"] > 70 and numbers["eval_bleu_low"] < numbers["eval_bleu"] < numbers["eval_bleu_high"]
+    assert numbers["eval_chrf"] > numbers["eval_bleu"] and numbers["eval_loss"] < 1
+    assert numbers["train_target_tokens_per_second"] > 0
+
+
+def test_the_folder_translates_the_same_in_transformers(tiny_translator: Path) -> None:
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    from tinybert_cli.translation_predictor import load_translation_predictor
+
+    texts = [row["en"] for row in pairs("test")[:12]]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_translator)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tiny_translator)
+    outputs = model.generate(**tokenizer(texts, return_tensors="pt", padding=True), num_beams=4, max_new_tokens=32)
+    own = [row["prediction"] for row in load_translation_predictor(str(tiny_translator)).predict(texts)]
+    assert tokenizer.batch_decode(outputs, skip_special_tokens=True) == own
+
+
+def test_validation_by_bleu_generates_and_selects_the_best(stage: Stage, tiny_translator: Path, tmp_path: Path) -> None:
+    training = {
+        **FEW_STEPS, "learning_rate": 1e-2, "eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "bleu"
+    }  # fmt: skip
+    numbers = stage("finetune", "out", model=str(tiny_translator), training=training)
+    scores = [row["bleu"] for row in log(tmp_path / "out", "evaluate")]
+    assert len(scores) == 2 and numbers["eval_bleu"] == pytest.approx(max(scores), abs=1e-6)
+
+
+# -- gen-soft-labels -----------------------------------------------------------------------------------------
+
+
+def test_a_label_dataset_has_translations_scores_and_lengths(labels: Path) -> None:
+    columns = shard(labels)
+    assert columns["en"] == [row["en"] for row in pairs("train")[:ROWS]]
+    assert sacrebleu.corpus_bleu(columns["teacher_prediction"], [columns["xx"]]).score > 70
+    assert all(columns["teacher_finished"]) and max(columns["teacher_score"]) < 0
+    for texts, scores, chosen in zip(
+        columns["teacher_translations"], columns["teacher_scores"], columns["teacher_prediction"], strict=True
+    ):
+        assert len(texts) == 3 and scores == sorted(scores, reverse=True) and chosen == texts[0]
+
+
+def test_metrics_and_manifest_count_the_kinds_of_translations(labels: Path) -> None:
+    numbers, manifest = artifacts.read_metrics(labels), artifacts.read_manifest(labels)
+    assert numbers["rows"] == numbers["stored_rows"] == ROWS
+    assert {"share_empty", "share_cut", "share_looping", "share_copied", "share_length_ratio"} <= numbers.keys()
+    assert numbers["teacher_bleu"] > 70 > 10 > numbers["copied_source_bleu"]
+    assert manifest["engine"] == "transformers" and manifest["search"]["beams"] == 3 and manifest["top_k"] == 6
+
+
+def test_both_engines_write_the_same_labels(stage: Stage, tiny_translator: Path, tmp_path: Path) -> None:
+    for engine in ("transformers", "ctranslate2"):
+        stage("gen-soft-labels", engine, teacher=str(tiny_translator), engine=engine, search={"beams": 4, "keep": 2})
+    first, second = (shard(tmp_path / engine) for engine in ("transformers", "ctranslate2"))
+    assert first["teacher_translations"] == second["teacher_translations"]
+    assert first["teacher_score"] == pytest.approx(second["teacher_score"], abs=1e-4)
+    assert first["teacher_tokens"] == second["teacher_tokens"]
+    assert artifacts.read_manifest(tmp_path / "ctranslate2")["engine_same"] == 1.0
+
+
+@pytest.mark.parametrize("by", ["chrf", "bleu"])
+def test_select_takes_the_beam_nearest_to_the_reference(
+    by: str, stage: Stage, tiny_translator: Path, labels: Path, tmp_path: Path
+) -> None:
+    stage(
+        "gen-soft-labels", "out", teacher=str(tiny_translator), engine="transformers",
+        search={"beams": 3, "keep": 3, "select": by},
+    )  # fmt: skip
+    metric = sacrebleu.CHRF(word_order=2) if by == "chrf" else sacrebleu.BLEU(effective_order=True)
+    columns = shard(tmp_path / "out")
+    assert columns["teacher_translations"] == shard(labels)["teacher_translations"]
+    for reference, texts, chosen in zip(
+        columns["xx"], columns["teacher_translations"], columns["teacher_prediction"], strict=True
+    ):
+        scores = [metric.sentence_score(text, [reference]).score for text in texts]
+        assert chosen == texts[int(np.argmax(scores))]
+    assert columns["teacher_prediction"] != shard(labels)["teacher_prediction"]  # some of them are better
+
+
+def test_rows_without_references_are_selected_by_score(stage: Stage, tiny_translator: Path, tmp_path: Path) -> None:
+    rows = [{"en": row["en"], "xx": row["xx"] if index % 2 else None} for index, row in enumerate(pairs("train")[:8])]
+    file = write_rows(tmp_path / "unlabeled.jsonl", rows)
+    stage(
+        "gen-soft-labels", "out", teacher=str(tiny_translator), splits=["unlabeled"], engine="transformers",
+        data={"unlabeled_file": str(file)}, search={"beams": 3, "keep": 3, "select": "chrf"},
+    )  # fmt: skip
+    columns = pq.read_table(tmp_path / "out" / "unlabeled-00000-of-00001.parquet").to_pydict()
+    assert columns["teacher_prediction"][0] == columns["teacher_translations"][0][0]
+
+
+def test_distributions_belong_to_the_chosen_translations(labels: Path, tiny_translator: Path) -> None:
+    from tinybert_cli.translation_predictor import load_translation_predictor
+
+    tokenizer = load_translation_predictor(str(tiny_translator)).tokenizer
+    stored = data.read_top_k(labels, [path.name for path in labels.iterdir()])
+    ids = tokenizer.target_ids(shard(labels)["teacher_prediction"])
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
+    stored.check(np.concatenate(ids), offsets)
+    batch = stored.batch(np.arange(ROWS), np.diff(offsets))
+    assert batch["teacher_topk_ids"].shape == (offsets[-1], 6)
+    best = (batch["teacher_topk_ids"][:, 0].numpy() == np.concatenate(ids)).mean()
+    assert best > 0.9  # greedy and beam search mostly take the most probable token
+    assert (batch["teacher_topk_logprobs"].float().exp().sum(-1) <= 1.001).all()
+
+
+def test_dropped_kinds_are_counted_and_left_out_of_every_file(
+    stage: Stage, tiny_translator: Path, tmp_path: Path
+) -> None:
+    numbers = stage(
+        "gen-soft-labels", "out", teacher=str(tiny_translator), engine="transformers", check_teacher=False,
+        drop=["cut"], top_k=4, data={"max_target_length": 14},
+    )  # fmt: skip
+    columns, shares = shard(tmp_path / "out"), numbers["share_cut"]
+    assert 0 < shares < 1 and len(columns["en"]) == round(ROWS * (1 - shares)) == numbers["stored_rows"]
+    assert all(columns["teacher_finished"]) and max(columns["teacher_tokens"]) <= 14
+    assert len(data.read_top_k(tmp_path / "out", ["train-00000-of-00001.parquet"]).shards) == 1
+
+
+# -- distill and student2 ------------------------------------------------------------------------------------
+
+SAME_SHAPE: dict[str, Any] = {"training": FEW_STEPS, "losses": {"hard_labels": 1.0}}
+
+
+@pytest.mark.parametrize(("targets", "rows"), [("teacher", ROWS), ("gold", ROWS), ("both", 2 * ROWS), ("n_best", None)])
+def test_distill_learns_the_target_texts_that_the_config_names(
+    targets: str, rows: int | None, stage: Stage, labels: Path, tiny_translator: Path, tmp_path: Path
+) -> None:
+    stage("distill", "out", label_dataset=str(labels), student=str(tiny_translator), targets=targets, **SAME_SHAPE)
+    (event,) = log(tmp_path / "out", "labels")
+    rows = rows or sum(len(set(texts)) for texts in shard(labels)["teacher_translations"])
+    assert event["selected"] == rows and event["targets"] == targets
+    assert log(tmp_path / "out", "plan")[0]["rows"] == rows
+
+
+def test_word_level_losses_need_only_hard_and_soft_labels(
+    stage: Stage, labels: Path, tiny_translator: Path, tmp_path: Path
+) -> None:
+    losses = {"hard_labels": 1.0, "soft_labels": {"weight": 0.5, "temperature": 2.0}}
+    student = {"from": str(tiny_translator), "num_hidden_layers": 2, "initialize": "random"}
+    stage("distill", "out", label_dataset=str(labels), student=student, targets="both", losses=losses,
+          training={**FEW_STEPS, "max_steps": 12, "learning_rate": 3e-3})  # fmt: skip
+    events = log(tmp_path / "out", "train")
+    for name in losses:
+        assert events[-1][name] < events[0][name]
+
+
+def test_a_student_of_the_teacher_itself_has_the_lowest_word_level_loss(
+    stage: Stage, labels: Path, tiny_translator: Path, tmp_path: Path
+) -> None:
+    first = {}
+    for name, settings in {"same": {}, "random": {"initialize": "random"}}.items():
+        stage("distill", name, label_dataset=str(labels), student={"from": str(tiny_translator), **settings},
+              losses={"soft_labels": 1.0}, training={**FEW_STEPS, "max_steps": 1})  # fmt: skip
+        first[name] = log(tmp_path / name, "train")[0]["soft_labels"]
+    assert first["same"] < 0.3 * first["random"]
+
+
+def test_student2_is_fine_tuned_on_the_translations_of_a_label_dataset(
+    stage: Stage, labels: Path, tiny_translator: Path, tmp_path: Path
+) -> None:
+    numbers = stage(
+        "finetune", "out", label_dataset=str(labels), model=str(tiny_translator), training=FEW_STEPS,
+        regularization={"label_smoothing": 0.1, "dropout": 0.1, "r_drop": 1.0},
+    )  # fmt: skip
+    assert log(tmp_path / "out", "labels")[0]["targets"] == "teacher" and numbers["eval_bleu"] > 50
+    assert str(labels) in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_max_train_samples_counts_train_and_unlabeled_rows_apart(
+    stage: Stage, tiny_translator: Path, tmp_path: Path
+) -> None:
+    file = write_rows(tmp_path / "unlabeled.jsonl", [{"en": row["en"]} for row in pairs("train")[ROWS : ROWS + 30]])
+    limited = {"unlabeled_file": str(file), "max_train_samples": 20}
+    stage("gen-soft-labels", "labels", teacher=str(tiny_translator), engine="transformers", data=limited,
+          splits=["train", "unlabeled"], top_k=4)  # fmt: skip
+    settings = {"label_dataset": str(tmp_path / "labels"), "student": str(tiny_translator), "training": FEW_STEPS}
+    stage("distill", "same", data=limited, losses={"soft_labels": 1.0}, **settings)
+    stage("distill", "fewer", data={**limited, "max_train_samples": 5}, losses={"soft_labels": 1.0}, **settings)
+    rows = [log(tmp_path / name, "labels")[0]["selected"] for name in ("same", "fewer")]
+    assert rows == [40, 10]
+
+
+# -- eval ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluation(tiny_translator: Path, sentences: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models evaluated side by side: the small translator, and one that a few steps have spoilt."""
+    folder = tmp_path_factory.mktemp("eval")
+    training = {**FEW_STEPS, "max_steps": 2, "learning_rate": 3e-2, "eval_strategy": "no"}
+    run_stage("finetune", folder / "worse", model=str(tiny_translator), data=sentences, training=training)
+    run_stage(
+        "eval", folder / "eval", models={"best": str(tiny_translator), "worse": str(folder / "worse")},
+        data=sentences, split="test", latency={"batch_sizes": [2]}, bootstrap=200,
+    )  # fmt: skip
+    return folder / "eval"
+
+
+def test_eval_writes_every_number_of_both_models(evaluation: Path) -> None:
+    numbers = artifacts.read_metrics(evaluation)
+    for model in ("best", "worse"):
+        for name in ("bleu", "chrf", "loss", "length_ratio", "empty", "looping", "copied", "bytes", "parameters"):
+            assert f"{model}.{name}" in numbers, name
+        assert numbers[f"{model}.bleu_low"] <= numbers[f"{model}.bleu"] <= numbers[f"{model}.bleu_high"]
+        for beams in (1, 4):
+            assert numbers[f"{model}.sentences_per_second_b2_beam{beams}"] > 0
+            assert numbers[f"{model}.target_tokens_per_second_b2_beam{beams}"] > 0
+    assert numbers["worse.bleu"] < numbers["best.bleu"]
+    assert numbers["worse.retention"] == pytest.approx(numbers["worse.bleu"] / numbers["best.bleu"])
+    assert 0 < numbers["worse.agreement"] < 1 and 0 <= numbers["worse.same"] < 1
+    assert numbers["worse.bleu_difference"] < 0 and numbers["worse.rows_lost"] > 0
+
+
+def test_eval_scores_as_sacrebleu_does_and_names_its_signature(evaluation: Path) -> None:
+    numbers = artifacts.read_metrics(evaluation)
+    table = pq.read_table(evaluation / "predictions.parquet").to_pydict()
+    texts, references = table["best_prediction"], [row["xx"] for row in pairs("test")]
+    bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF(word_order=2)
+    assert numbers["best.bleu"] == pytest.approx(bleu.corpus_score(texts, [references]).score, abs=1e-6)
+    assert numbers["best.chrf"] == pytest.approx(chrf.corpus_score(texts, [references]).score, abs=1e-6)
+    signatures = artifacts.read_manifest(evaluation)["signatures"]
+    assert signatures["bleu"] == str(bleu.get_signature()) and signatures["chrf"] == str(chrf.get_signature())
+    report = (evaluation / "report.md").read_text()
+    assert signatures["bleu"] in report and signatures["chrf"] in report
+
+
+def test_eval_slices_by_the_length_of_the_source(evaluation: Path) -> None:
+    numbers = artifacts.read_metrics(evaluation)
+    assert {f"best.chrf[length={part}]" for part in ("low", "middle", "high")} <= numbers.keys()
+
+
+def test_regressions_show_the_outputs_of_all_models_side_by_side(evaluation: Path) -> None:
+    table = pq.read_table(evaluation / "regressions.parquet").to_pydict()
+    assert len(table["en"]) and {"en", "label", "best_prediction", "worse_prediction"} <= table.keys()
+    assert all(best != worse for best, worse in zip(table["best_prediction"], table["worse_prediction"], strict=True))
+
+
+def test_rows_may_have_several_references_in_eval(stage: Stage, tiny_translator: Path, tmp_path: Path) -> None:
+    rows = [{**row, "xx": [row["xx"], "Lo fulo."][: 1 + index % 2]} for index, row in enumerate(pairs("test"))]
+    file = write_rows(tmp_path / "several.jsonl", rows)
+    numbers = stage("eval", "out", models={"t": str(tiny_translator)}, data={"test_file": str(file)}, split="test",
+                    latency=None, bootstrap=20)  # fmt: skip
+    texts = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pydict()["t_prediction"]
+    streams = [[row["xx"][0] for row in rows], [row["xx"][1] if len(row["xx"]) > 1 else None for row in rows]]
+    assert numbers["t.bleu"] == pytest.approx(sacrebleu.BLEU().corpus_score(texts, streams).score, abs=1e-6)
+    assert "nrefs:var" in artifacts.read_manifest(tmp_path / "out")["signatures"]["bleu"]
+
+
+def test_a_requirement_that_is_not_met_is_exit_code_5(
+    tiny_translator: Path, sentences: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {
+        "task": "translation", "output_dir": str(tmp_path / "out"), "data": sentences, "latency": None,
+        "models": {"t": str(tiny_translator)}, "require": {"t": {"bleu": 99.9, "chrf": 20}},
+    }  # fmt: skip
+    (tmp_path / "eval.yaml").write_text(json.dumps(config))
+    flags = dict.fromkeys(("dry_run", "force", "as_json", "quiet", "verbose"), False)
+    assert cli.execute("eval", tmp_path / "eval.yaml", [], **flags) == 5
+    assert "required is 99.9" in capsys.readouterr().err
