@@ -16,7 +16,7 @@ from test_stages import last
 from tinybert_cli import data, loops, losses, models, tasks
 from tinybert_cli.config import COMMANDS, Data, Model
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.stages import distill
+from tinybert_cli.stages import distill, labelling, translating
 from tinybert_cli.types import Rows
 
 PAIRS = [
@@ -278,3 +278,30 @@ def test_stored_states_are_the_same_when_written_again(world: Path, stored: Path
 def test_states_that_cannot_be_stored_are_rejected(world: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run("gen-soft-labels", labels_config(world, **changes).model_copy(update={"output_dir": str(world / "bad")}))
+
+
+def test_shards_whose_rows_are_all_left_out_have_no_states(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelling, "ROWS_PER_SHARD", 2)
+    mapping = {"encoder": [1, 2, 3], "decoder": [2]}
+    limited = {"max_train_samples": 6}
+    settings = labels_config(world, states=["hidden_states"], layer_mapping=mapping, data=limited).model_copy(
+        update={"output_dir": str(world / "small")}
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(translating, "_selected", without_second_shard(translating._selected))
+        run("gen-soft-labels", settings)
+    files = [path.name for path in (world / "small").iterdir()]
+    assert len(data.read_translations(world / "small", files)) == 4
+    disk = distill_config(
+        world, "from-small", label_dataset=str(world / "small"), teacher=None, data=limited,
+        losses={"soft_labels": 1.0, "hidden_states": 1.0}, training={"max_steps": 2, "mixed_precision": "no"},
+    )  # fmt: skip
+    assert last(run("distill", disk), "plan")["teacher_states"] == "stored"
+
+
+def without_second_shard(selected: Any) -> Any:
+    def select(labels: Any, settings: Any, shard: str) -> Any:
+        rows, kinds = selected(labels, settings, shard)
+        return (rows & False if "00001-of" in shard else np.ones_like(rows)), kinds
+
+    return select

@@ -190,6 +190,14 @@ def test_more_tokens_than_the_vocabulary_has_are_all_of_them(tmp_path: Path) -> 
     assert data.read_top_k(tmp_path, SHARDS[:1]).k == 5
 
 
+def test_shard_whose_rows_are_all_left_out_has_empty_files(tmp_path: Path) -> None:
+    ids = target_ids(2, 100)
+    data.TopKWriter([], 2, 100).save(tmp_path, SHARDS[0])
+    write(tmp_path, SHARDS[1], ids, distributions(ids, 2, 100), 100, [[0, 1]])
+    top_k = data.read_top_k(tmp_path, SHARDS[:2])
+    assert top_k.batch(np.array([1]), np.array([len(ids[1])]))["teacher_known"].tolist() == [True] * len(ids[1])
+
+
 def test_distributions_that_are_not_finite_are_rejected() -> None:
     writer = data.TopKWriter([[1, 2]], 1, 5)
     values = {"topk_ids": np.zeros((2, 1)), "topk_logprobs": np.array([[-1], [np.nan]]), "logsumexp": np.zeros(2)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from tinybert_cli import artifacts, data, loops, models
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 NAMES = ("encoder_hidden_states", "decoder_hidden_states")
+_NOTHING, _FROM_ZERO = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+NO_PAIRS = Encoded({"input_ids": (_NOTHING, 0)}, _FROM_ZERO, 0, [], window_offsets=_FROM_ZERO, labels=_NOTHING)
+"""What is stored of a shard whose rows are all left out."""
 BATCH_SIZE = 32  # rows of a batch whose states are stored
 
 
@@ -34,7 +38,7 @@ class StackStateSpec:
         width, examples = int(self.model.config.hidden_size), data.Examples.of(encoded)
         shapes = {f"{stack}_hidden_states": (len(layers), width) for stack, layers in self.layers.items()}
         writer = None if folder is None else data.StackStatesWriter(folder, shard, encoded, shapes)
-        batches = data.sorted_batches(examples.target_lengths, BATCH_SIZE)
+        batches = data.sorted_batches(examples.target_lengths, BATCH_SIZE) if len(examples) else []
         net = models.ModelWithStackStates(self.model, self.layers)
         for windows, states in loops.predict_outputs(net, examples, batches, NAMES, accelerator=accelerator):
             if writer is not None:

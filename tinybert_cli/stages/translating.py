@@ -172,7 +172,8 @@ def label(
             writer = _top_k(labeller, labels) if config.top_k and trains else None
             with output.scratch("states") if output.main else nullcontext() as folder:
                 if spec is not None and trains:
-                    spec.store(_forced(task, labels, config, teacher), folder, name, accelerator)
+                    pairs = _forced(task, labels, config, teacher) if len(labels) else stack_teacher.NO_PAIRS
+                    spec.store(pairs, folder, name, accelerator)
                 output.put(_shard_writer(name, labels, types, kinds, writer, folder))
             labelled += len(rows)
             yield {
