@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+import shutil
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ from conftest import write_rows
 from translation_model import pairs
 
 from tinybert_cli import artifacts, cli, data
+from tinybert_cli.config import COMMANDS
+from tinybert_cli.errors import InputError, Interrupted
+from tinybert_cli.stages import distill, finetune, gen_soft_labels
 
 Stage = Callable[..., dict[str, Any]]
 COLUMNS = {"text_column_names": "en", "label_column_name": "xx", "max_seq_length": 32, "max_target_length": 32}
@@ -336,3 +342,124 @@ def test_a_requirement_that_is_not_met_is_exit_code_5(
     flags = dict.fromkeys(("dry_run", "force", "as_json", "quiet", "verbose"), False)
     assert cli.execute("eval", tmp_path / "eval.yaml", [], **flags) == 5
     assert "required is 99.9" in capsys.readouterr().err
+
+
+# -- runs that are interrupted -------------------------------------------------------------------------------
+
+INTERRUPTED = {
+    "max_steps": 9, "per_device_train_batch_tokens": 256, "gradient_accumulation_steps": 2, "mixed_precision": "no",
+    "eval_strategy": "no", "save_steps": 3, "logging_steps": 3, "learning_rate": 3e-3,
+}  # fmt: skip
+
+
+def interrupt(events: Iterator[dict[str, Any]], event: str, step: int) -> None:
+    """Sends the stage a signal at its first event of this name at or after a step."""
+    generator: Any = events
+    for row in generator:
+        if row["event"] == event and row["step"] >= step:
+            with pytest.raises(Interrupted):
+                generator.throw(Interrupted(signal.SIGTERM, "interrupted"))
+            return
+    raise AssertionError(f"no {event} at {step}")
+
+
+def weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def of_command(command: str, folder: Path, settings: dict[str, Any]) -> Any:
+    return COMMANDS[command].model_validate({"task": "translation", "output_dir": str(folder), **settings})
+
+
+NEW = {
+    "family": "marian", "num_hidden_layers": 1, "num_decoder_layers": 1, "hidden_size": 16, "num_attention_heads": 2,
+    "intermediate_size": 16, "vocabulary_size": 100,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_an_interrupted_training_ends_in_the_same_weights(step: int, sentences: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"data": sentences, "model": NEW, "training": INTERRUPTED, "regularization": {"dropout": 0.1}}
+    for name in ("whole", "out"):
+        events = finetune.run(of_command("finetune", tmp_path / name, settings))
+        list(events) if name == "whole" else interrupt(events, "progress", step)
+    assert log(tmp_path / "whole", "train")[0]["epoch"] % 1 and log(tmp_path / "whole", "train")[1]["epoch"] % 1
+    rows = list(finetune.run(of_command("finetune", tmp_path / "out", settings)))
+    assert [row["step"] for row in rows if row["event"] == "resume"] == [step // 3 * 3]
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+
+
+def test_an_interrupted_word_level_distillation_ends_in_the_same_weights(
+    sentences: dict[str, Any], labels: Path, tiny_translator: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "data": sentences, "label_dataset": str(labels), "student": str(tiny_translator), "targets": "both",
+        "losses": {"hard_labels": 1.0, "soft_labels": 1.0}, "training": INTERRUPTED,
+    }  # fmt: skip
+    for name in ("whole", "out"):
+        events = distill.run(of_command("distill", tmp_path / name, settings))
+        list(events) if name == "whole" else interrupt(events, "progress", 7)
+    rows = list(distill.run(of_command("distill", tmp_path / "out", settings)))
+    assert [row["step"] for row in rows if row["event"] == "resume"] == [6]
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+
+
+@pytest.fixture
+def labelling(
+    sentences: dict[str, Any], tiny_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Any]:
+    """`labelling("out")`: the events of gen-soft-labels in shards of 16 of 48 rows; some translations are cut."""
+    monkeypatch.setattr("tinybert_cli.stages.labelling.ROWS_PER_SHARD", 16)
+    settings = {
+        "data": {**sentences, "max_train_samples": 48, "max_target_length": 16}, "teacher": str(tiny_translator),
+        "engine": "transformers", "search": {"beams": 2, "keep": 2, "select": "chrf"}, "top_k": 4, "drop": ["cut"],
+        "check_teacher": False,
+    }  # fmt: skip
+    return lambda name: gen_soft_labels.run(of_command("gen-soft-labels", tmp_path / name, settings))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".npy", ".parquet")}
+
+
+def without_speed(folder: Path) -> dict[str, float]:
+    return {name: value for name, value in artifacts.read_metrics(folder).items() if name != "rows_per_second"}
+
+
+def test_interrupted_labels_end_in_the_same_files_and_counts(labelling: Callable[[str], Any], tmp_path: Path) -> None:
+    list(labelling("whole"))
+    interrupt(labelling("out"), "shard", 16)
+    rows = list(labelling("out"))
+    assert [row["shard"] for row in rows if row["event"] == "shard"] == [
+        f"train-0000{number}-of-00003.parquet" for number in (1, 2)
+    ]
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole") and len(files_of(tmp_path / "out")) == 18
+    assert without_speed(tmp_path / "out") == without_speed(tmp_path / "whole")
+    assert without_speed(tmp_path / "out")["share_cut"] > 0
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "topk_ids.npy", "logsumexp.npy"])
+def test_a_changed_file_of_a_shard_is_made_again(suffix: str, labelling: Callable[[str], Any], tmp_path: Path) -> None:
+    list(labelling("whole"))
+    interrupt(labelling("out"), "shard", 32)
+    (file,) = (tmp_path / "out").glob(f"train-00000-of-00003.{suffix}")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    rows = list(labelling("out"))
+    assert [row["shard"][6:11] for row in rows if row["event"] == "shard"] == ["00000", "00002"]
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["parquet", "topk_logprobs.npy", "target_ids.npy"])
+def test_a_changed_label_dataset_is_rejected_by_distill(
+    name: str, labels: Path, stage: Stage, sentences: dict[str, Any], tiny_translator: Path, tmp_path: Path
+) -> None:
+    changed = Path(shutil.copytree(labels, tmp_path / "labels"))
+    (file,) = changed.glob(f"train-*.{name}")
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    settings = {"data": sentences, "label_dataset": str(changed), "student": str(tiny_translator)}
+    with pytest.raises(InputError, match="is damaged"):
+        list(distill.run(of_command("distill", tmp_path / "out", settings)))
