@@ -38,6 +38,8 @@ def write_ctranslate2(model: Any, tokenizer: TranslationTokenizer, folder: Path,
         family = prepared.config.model_type
         if family in NORMALIZATION:  # the config classes of transformers 5 lack these two
             prepared.config.normalize_before, prepared.config.normalize_embedding = NORMALIZATION[family]
+        if family == "mbart":  # the decoder starts with the language code, or with the end token and then the code
+            prepared.config.tokenizer_class = "MBart50Tokenizer" if tokenizer.prefix else "MBartTokenizer"
         prepared.config.save_pretrained(scratch)
         try:
             _converter(prepared, tokenizer, scratch).convert(
@@ -94,7 +96,7 @@ class Ctranslate2Translator:
             num_hypotheses=search.keep,
             length_penalty=search.length_penalty,
             max_input_length=0,
-            max_decoding_length=max(limits) + len(self.prefix),
+            max_decoding_length=max(limits) + len(self.tokenizer.prefix),
             return_scores=True,
             return_end_token=True,
             suppress_sequences=self.suppressed,
@@ -106,7 +108,7 @@ class Ctranslate2Translator:
         return self._with_scores_of_cut(sources, hypotheses, search)
 
     def _hypothesis(self, tokens: list[str], score: float, limit: int) -> Hypothesis:
-        ids = [self.ids[token] for token in tokens[len(self.prefix) :]]
+        ids = [self.ids[token] for token in tokens[len(self.tokenizer.prefix) :]]
         ended = bool(ids) and ids[-1] == self.tokenizer.end
         ids = ids[:-1] if ended else ids
         return Hypothesis(tuple(ids[:limit]), score, ended and len(ids) < limit)
@@ -122,7 +124,7 @@ class Ctranslate2Translator:
         texts = [[self.names[token] for token in sources[row]] for row, _ in cut]
         for (row, rank), result in zip(cut, self.engine.score_batch(texts, targets, max_input_length=0), strict=True):
             one = hypotheses[row][rank]
-            total = sum(result.log_probs[len(self.prefix) :][: len(one.ids)])
+            total = sum(result.log_probs[len(self.tokenizer.prefix) :][: len(one.ids)])
             score = total / max(1, len(one.ids)) ** search.length_penalty
             hypotheses[row][rank] = Hypothesis(one.ids, score, finished=False)
         return hypotheses
@@ -224,6 +226,13 @@ def _check_family(model: Any) -> None:
         raise InputError(
             "this model has a vocabulary for each side, which CTranslate2's converter does not read",
             hint="use `format: onnx` or `format: safetensors`",
+        )
+
+    if model.config.model_type == "m2m_100" and model.config.pad_token_id != 1:
+        raise InputError(
+            f"CTranslate2 reads the positions of M2M100 models with padding id 1, and this one has "
+            f"{model.config.pad_token_id}",
+            hint="use `format: safetensors`",
         )
 
 

@@ -47,7 +47,7 @@ class _Fields:
 
 _BART = _Fields()
 _T5 = _Fields(
-    num_hidden_layers="num_layers", num_attention_heads=("num_heads",), intermediate_size=("d_ff",),
+    num_hidden_layers="num_layers", num_decoder_layers="num_decoder_layers", num_attention_heads=("num_heads",), intermediate_size=("d_ff",),
     layers="{stack}.block.{index}.", first_layer_only="relative_attention_bias",
 )  # fmt: skip
 FAMILIES: dict[str, _Fields] = {

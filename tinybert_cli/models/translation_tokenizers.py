@@ -42,9 +42,8 @@ def load_translation_tokenizer(
     family = config["model_type"]
     _check_languages(source, family, source_language, target_language)
     files = {name: (folder / name).read_bytes() for name in _OWN_FILES if (folder / name).is_file()}
-    start, end, padding = (
-        _number(config, name, source) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")
-    )
+    end, padding = (_number(config, name, source) for name in ("eos_token_id", "pad_token_id"))
+    last: int | None = None
     prefix: tuple[int, ...] = ()
     if family == "marian" and _has(folder, MARIAN_FILES):
         sides: tuple[Side, Side] = _marian(folder, end)
@@ -55,7 +54,7 @@ def load_translation_tokenizer(
         fast = load_tokenizer(source)
         sides, last = _fast(fast, family, source_language, target_language)
         prefix = _before(sides[1])
-        start = start if last is None else last
+    start = _number(config, "decoder_start_token_id", source) if last is None else last
     tokenizer = TranslationTokenizer(*sides, start, end, padding, prefix, files)
     _check_size(tokenizer, config, source)
     return tokenizer
