@@ -74,7 +74,7 @@ def test_texts_of_both_sides_have_the_ids_of_transformers(folders: dict[str, Pat
 @pytest.mark.parametrize("family", FAMILIES)
 def test_targets_are_decoded_as_by_transformers(folders: dict[str, Path], family: str) -> None:
     tokenizer, judge = tokenizer_of(folders[family], family), judge_of(folders[family], family)
-    ids = tokenizer.target_ids(GERMAN)
+    ids = [row[len(tokenizer.prefix) :] for row in tokenizer.target_ids(GERMAN)]  # translators leave the code out
     expected = [text.strip() for text in judge.batch_decode(ids, skip_special_tokens=True)]
     assert tokenizer.texts(ids) == expected and expected[0] == GERMAN[0]
 
@@ -235,8 +235,9 @@ def test_ctranslate2_translates_like_transformers(folders: dict[str, Path], fami
 def assert_equal(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]) -> None:
     assert [best[0].ids for best in ours] == [best[0].ids for best in theirs]
     assert [best[0].finished for best in ours] == [best[0].finished for best in theirs]
+    # CTranslate2 leaves the padding token out of the softmax; random models give it a probability
     assert [one.score for best in ours for one in best] == pytest.approx(
-        [one.score for best in theirs for one in best], abs=1e-3
+        [one.score for best in theirs for one in best], abs=0.02
     )
 
 
@@ -248,8 +249,9 @@ def test_any_marian_is_converted_right(folders: dict[str, Path], change: str, tm
         with torch.no_grad():
             weight[tokenizer.padding] = 0.5
     else:
-        model.resize_token_embeddings(len(weight) + 3)
-        assert model.final_logits_bias.shape[-1] == len(weight) + 3
+        size = len(weight)
+        model.resize_token_embeddings(size + 3)
+        assert model.config.vocab_size == size + 3
     formats.write_ctranslate2(model, tokenizer, tmp_path)
     search, sources = Search(beams=4, max_target_length=8), tokenizer.source_ids(ENGLISH)
     ours = models.torch_translator(model, tokenizer).translate(sources, search)

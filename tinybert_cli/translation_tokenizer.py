@@ -89,6 +89,7 @@ class SentencePieceSide:
     before: tuple[int, ...] = ()  # the ids before every text
     after: tuple[int, ...] = ()  # the ids after it
     codes: bool = False
+    languages: Mapping[str, int] = field(default_factory=dict)  # the codes of M2M100, which texts do not contain
 
     @property
     def size(self) -> int:
@@ -98,7 +99,7 @@ class SentencePieceSide:
         return [[*self.before, *self._ids(text), *self.after] for text in texts]
 
     def decode(self, targets: Sequence[Sequence[int]]) -> list[str]:
-        special = {*self.special.values(), self.unknown}
+        special = {*self.special.values(), *self.languages.values(), self.unknown}
         names = self._names
         return [
             self._processor.decode_pieces([names[token] for token in ids if token not in special and token in names])
@@ -108,7 +109,7 @@ class SentencePieceSide:
         ]
 
     def tokens(self) -> dict[str, int]:
-        return {**self.vocabulary, **self.special}
+        return {**self.vocabulary, **self.special, **self.languages}
 
     def write(self, folder: Path, name: str) -> dict[str, Any]:
         return {
@@ -119,6 +120,7 @@ class SentencePieceSide:
             "before": list(self.before),
             "after": list(self.after),
             "codes": self.codes,
+            "languages": dict(self.languages),
         }
 
     def _ids(self, text: str) -> list[int]:
@@ -243,6 +245,7 @@ def _read_side(folder: Path, entry: Mapping[str, Any]) -> Side:
     return SentencePieceSide(
         (folder / file).read_bytes(), file, vocabulary, str(entry["vocabulary"]), dict(entry["special"]),
         int(entry["unknown"]), tuple(entry["before"]), tuple(entry["after"]), bool(entry["codes"]),
+        dict(entry["languages"]),
     )  # fmt: skip
 
 

@@ -41,6 +41,8 @@ def write_ctranslate2(model: Any, tokenizer: TranslationTokenizer, folder: Path,
         if family == "mbart":  # the decoder starts with the language code, or with the end token and then the code
             prepared.config.tokenizer_class = "MBart50Tokenizer" if tokenizer.prefix else "MBartTokenizer"
         prepared.config.save_pretrained(scratch)
+        if family in ("t5", "mt5"):  # its loader takes "tied" for "scaled", and transformers 5 calls every T5 tied
+            prepared.config.tie_word_embeddings = getattr(prepared.config, "scale_decoder_outputs", False)
         try:
             _converter(prepared, tokenizer, scratch).convert(
                 str(folder / "converted"), quantization=None if quantize == "none" else quantize, force=True
@@ -102,14 +104,20 @@ class Ctranslate2Translator:
             suppress_sequences=self.suppressed,
         )
         hypotheses = [
-            [self._hypothesis(tokens, score, limit) for tokens, score in zip(one.hypotheses, one.scores, strict=True)]
+            [
+                self._hypothesis(tokens, score, limit, search)
+                for tokens, score in zip(one.hypotheses, one.scores, strict=True)
+            ]
             for one, limit in zip(results, limits, strict=True)
         ]
         return self._with_scores_of_cut(sources, hypotheses, search)
 
-    def _hypothesis(self, tokens: list[str], score: float, limit: int) -> Hypothesis:
+    def _hypothesis(self, tokens: list[str], score: float, limit: int, search: Search) -> Hypothesis:
+        """CTranslate2 counts the language code as part of the length by which it divides the score."""
         ids = [self.ids[token] for token in tokens[len(self.tokenizer.prefix) :]]
         ended = bool(ids) and ids[-1] == self.tokenizer.end
+        length = max(1, len(ids))
+        score *= (1 + len(self.tokenizer.prefix) / length) ** search.length_penalty
         ids = ids[:-1] if ended else ids
         return Hypothesis(tuple(ids[:limit]), score, ended and len(ids) < limit)
 

@@ -40,13 +40,13 @@ class TorchTranslator:
     def translate(self, sources: Sequence[Sequence[int]], search: Search) -> list[list[Hypothesis]]:
         batch = self._padded(sources)
         limits = [search.limit(len(source)) for source in sources]
-        begin = torch.tensor([self.start, *self.prefix], device=self.model.device).expand(len(sources), -1)
+        begin = torch.full((len(sources), 1), self.start, device=self.model.device)
         self.model.eval()
         with torch.no_grad(), _without_settings(self.model):
             sequences = self.model.generate(
                 **batch, decoder_input_ids=begin, generation_config=self._settings(search, max(limits))
             )
-            keep, first = search.keep, begin.shape[1]
+            keep, first = search.keep, 1 + len(self.prefix)
             targets = [self._target(ids[first:], limits[index // keep]) for index, ids in enumerate(sequences.tolist())]
             scores = self._scores(batch, targets, search)
         hypotheses = [
@@ -63,7 +63,8 @@ class TorchTranslator:
             early_stopping=False,
             length_penalty=search.length_penalty,
             max_length=None,
-            max_new_tokens=limit,
+            max_new_tokens=limit + len(self.prefix),
+            forced_bos_token_id=self.prefix[0] if self.prefix else None,  # the language code, or <s> of BART
             do_sample=False,
             decoder_start_token_id=self.start,
             eos_token_id=self.end,

@@ -47,9 +47,13 @@ class _Fields:
 
 _BART = _Fields()
 _T5 = _Fields(
-    num_hidden_layers="num_layers", num_decoder_layers="num_decoder_layers", num_attention_heads=("num_heads",), intermediate_size=("d_ff",),
-    layers="{stack}.block.{index}.", first_layer_only="relative_attention_bias",
-)  # fmt: skip
+    num_hidden_layers="num_layers",
+    num_decoder_layers="num_decoder_layers",
+    num_attention_heads=("num_heads",),
+    intermediate_size=("d_ff",),
+    layers="{stack}.block.{index}.",
+    first_layer_only="relative_attention_bias",
+)
 FAMILIES: dict[str, _Fields] = {
     "marian": _BART, "bart": _BART, "mbart": _BART, "m2m_100": _BART, "t5": _T5, "mt5": _T5
 }  # fmt: skip

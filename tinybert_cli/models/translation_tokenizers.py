@@ -127,7 +127,7 @@ def _m2m100(folder: Path, source_language: str, target_language: str) -> tuple[S
         return SentencePieceSide(
             (folder / M2M100_FILES[0]).read_bytes(), M2M100_FILES[0], vocabulary, "vocab.json", special,
             _unknown(vocabulary, folder / "vocab.json"), before=(_code(codes, key, language),),
-            after=(int(slow.eos_token_id),),
+            after=(int(slow.eos_token_id),), languages={f"__{code}__": index for code, index in codes.items()},
         )  # fmt: skip
 
     return side("source_language", source_language), side("target_language", target_language)

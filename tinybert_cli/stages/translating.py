@@ -76,17 +76,19 @@ class _Labeller:
                     where=rows.location(index),
                     hint="its weights are broken or far too large: train it again, or use another model",
                 )
-        chosen = self._chosen(rows, texts)
+        chosen, keep = self._chosen(rows, texts), self.config.search.keep
         best = [row[index] for row, index in zip(hypotheses, chosen, strict=True)]
-        keep = self.config.search.keep
+        stored = [_stored(index, min(keep, len(row))) for row, index in zip(texts, chosen, strict=True)]
         return data.Translations(
             rows,
             [row[index] for row, index in zip(texts, chosen, strict=True)],
             np.array([one.score for one in best], dtype=np.float32),
             np.array([len(one.ids) + one.finished for one in best], dtype=np.int32),
             np.array([one.finished for one in best], dtype=bool),
-            [row[:keep] for row in texts] if keep > 1 else None,
-            [[one.score for one in row[:keep]] for row in hypotheses] if keep > 1 else None,
+            [[row[rank] for rank in ranks] for row, ranks in zip(texts, stored, strict=True)] if keep > 1 else None,
+            [[row[rank].score for rank in ranks] for row, ranks in zip(hypotheses, stored, strict=True)]
+            if keep > 1
+            else None,
         )
 
     def _chosen(self, rows: Rows, texts: Sequence[Sequence[str]]) -> list[int]:
@@ -97,6 +99,11 @@ class _Labeller:
         references = self.task.references(rows, self.config.data, complete=False)
         assert references is not None  # the column is there
         return best_by_reference(texts, references, by)
+
+
+def _stored(chosen: int, keep: int) -> list[int]:
+    """The ranks of the translations to store, best score first: the chosen one is among them."""
+    return list(range(keep)) if chosen < keep else [*range(keep - 1), chosen]
 
 
 def label(
