@@ -336,3 +336,142 @@ def test_a_teacher_with_nan_weights_is_rejected(
     code, err = label(few(), teacher=str(broken), engine=engine, check_teacher=check_teacher)
     assert code == 3 and "NaN" in err
     assert not [*tmp_path.glob("out/*.parquet")]
+
+
+# -- label datasets and models that do not fit ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain_labels(tiny_translator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A label dataset with one translation of each row, without references and distributions."""
+    folder = tmp_path_factory.mktemp("labels")
+    file = write_rows(folder / "rows.jsonl", [{"en": row["en"]} for row in few()])
+    config = {
+        "task": "translation", "output_dir": str(folder / "labels"), "teacher": str(tiny_translator),
+        "engine": "transformers", "check_teacher": False, "data": {"train_file": str(file), **COLUMNS},
+    }  # fmt: skip
+    (folder / "labels.yaml").write_text(json.dumps(config))
+    flags = dict.fromkeys(("dry_run", "force", "as_json", "quiet", "verbose"), False)
+    assert cli.execute("gen-soft-labels", folder / "labels.yaml", [], **flags) == 0
+    return folder / "labels"
+
+
+LACKING = {
+    "distributions": ({"losses": {"hard_labels": 1.0, "soft_labels": 1.0}}, "run gen-soft-labels again with top_k: 8"),
+    "default losses": ({}, "run gen-soft-labels again with top_k: 8"),
+    "n-best": (
+        {"losses": {"hard_labels": 1.0}, "targets": "n_best"},
+        "run gen-soft-labels again with search: {keep: 4}",
+    ),
+    "references": ({"losses": {"hard_labels": 1.0}, "targets": "gold"}, "set targets: teacher"),
+    "references of both": ({"losses": {"hard_labels": 1.0}, "targets": "both"}, "set targets: teacher"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), LACKING.values(), ids=LACKING)
+def test_distill_names_what_the_label_dataset_lacks(
+    settings: dict[str, Any], message: str, command: Command, plain_labels: Path, tiny_translator: Path, tmp_path: Path
+) -> None:
+    data = {"train_file": str(plain_labels.parent / "rows.jsonl"), **COLUMNS}
+    code, err = command(
+        "distill", label_dataset=str(plain_labels), student=str(tiny_translator), data=data, training=FEW, **settings
+    )
+    assert code == 3 and message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_word_level_losses_with_another_tokenizer_name_the_difference(
+    command: Command, label: Command, tmp_path: Path
+) -> None:
+    assert label(few(), top_k=4, output_dir=str(tmp_path / "labels"))[0] == 0
+    data = {"train_file": str(tmp_path / "rows.jsonl"), **COLUMNS}
+    small = {"model": {**NEW, "vocabulary_size": 60}, "training": FEW, "output_dir": str(tmp_path / "small")}
+    assert command("finetune", data=data, **small)[0] == 0
+    settings = {"label_dataset": str(tmp_path / "labels"), "student": str(tmp_path / "small"), "training": FEW}
+    code, err = command("distill", data=data, losses={"soft_labels": 1.0}, **settings)
+    assert code == 3 and "other target tokens than the student's: row 1 has" in err
+    code, err = command("distill", data=data, losses={"hard_labels": 1.0}, **settings)
+    assert code == 0  # texts have no tokenizer
+
+
+def test_labels_of_another_task_are_rejected(
+    command: Command, teacher_labels: Path, tiny_translator: Path, tmp_path: Path
+) -> None:
+    data = {"train_file": str(write_rows(tmp_path / "rows.jsonl", few())), **COLUMNS}
+    code, err = command(
+        "distill", label_dataset=str(teacher_labels), student=str(tiny_translator), data=data, training=FEW
+    )
+    assert code == 3, err
+
+
+@pytest.mark.parametrize("stage", ["finetune", "gen-soft-labels", "distill", "eval"])
+def test_an_encoder_cannot_translate_and_the_error_names_models_that_can(
+    stage: str, command: Command, teacher: Path, plain_labels: Path, tmp_path: Path
+) -> None:
+    file = str(plain_labels.parent / "rows.jsonl") if stage == "distill" else None
+    data = {"train_file": file or str(write_rows(tmp_path / "rows.jsonl", few())), **COLUMNS}
+    settings: dict[str, Any] = {
+        "finetune": {"model": str(teacher), "training": FEW},
+        "gen-soft-labels": {"teacher": str(teacher)},
+        "distill": {
+            "student": str(teacher), "label_dataset": str(plain_labels), "losses": {"hard_labels": 1.0}, "training": FEW
+        },
+        "eval": {"models": {"t": str(teacher)}, "split": "train", "latency": None},
+    }[stage]  # fmt: skip
+    code, err = command(stage, data=data, **settings)
+    assert code == 3 and "marian" in err.lower()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["finetune", "gen-soft-labels", "eval"])
+@pytest.mark.parametrize("name", ["max_seq_length", "max_target_length"])
+def test_more_tokens_than_positions_are_rejected_with_the_number(
+    stage: str, name: str, command: Command, tiny_translator: Path, tmp_path: Path
+) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", few())
+    settings: dict[str, Any] = {
+        "finetune": {"model": str(tiny_translator), "training": FEW},
+        "gen-soft-labels": {"teacher": str(tiny_translator)},
+        "eval": {"models": {"t": str(tiny_translator)}, "split": "train", "latency": None},
+    }[stage]
+    positions = json.loads((tiny_translator / "config.json").read_text())["max_position_embeddings"]
+    code, err = command(stage, data={"train_file": str(file), **COLUMNS, name: positions + 1}, **settings)
+    assert code == 2 and f"`{name}` is {positions + 1}" in err and f"at most {positions}" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_target_texts_that_are_all_too_long_are_an_error(finetune: Command) -> None:
+    code, err = finetune(few(), data={"max_target_length": 4})
+    assert code == 3 and "every target text has more than 4 tokens" in err
+
+
+def test_rows_with_a_long_target_are_left_out_and_counted(finetune: Command) -> None:
+    rows = changed(5, xx="Lo borko " * 30)
+    code, err = finetune(rows)
+    assert code == 0 and "1 of 24 rows of train (4.2%) have a target of more than 32 tokens and are left out" in err
+
+
+@pytest.mark.parametrize(("size", "hint"), [(4000, "or less"), (32, None)])
+def test_a_vocabulary_that_does_not_fit_is_rejected_with_one_that_does(
+    size: int, hint: str | None, finetune: Command
+) -> None:
+    code, err = finetune(few(), model={**NEW, "vocabulary_size": size})
+    assert code == (0 if hint is None else 2) and (hint or "") in err
+
+
+def test_languages_of_a_model_without_languages_are_rejected(
+    command: Command, tiny_translator: Path, tmp_path: Path
+) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", few())
+    code, err = command(
+        "eval", models={"t": str(tiny_translator)}, split="train", latency=None,
+        data={"train_file": str(file), **COLUMNS, "target_language": "de"},
+    )  # fmt: skip
+    assert code == 2 and "target_language" in err
+
+
+@pytest.mark.parametrize("lengths", [[64], ["data", 32]])
+def test_latencies_of_fixed_lengths_are_rejected_in_translation(lengths: list[Any], command: Command) -> None:
+    data = {"validation_file": "validation.jsonl", **COLUMNS}
+    code, err = command("eval", models={"t": "a"}, data=data, latency={"lengths": lengths})
+    assert code == 2 and "leave `lengths` out" in err

@@ -415,6 +415,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "data"): _check_data,
         ("models", "reference"): _check_reference,
         ("task", "metrics"): _check_metrics,
+        ("task", "latency"): translation_checks.check_latency,
         ("task", "models", "require"): _check_require,
         **translation_checks.top_level("eval"),
     },

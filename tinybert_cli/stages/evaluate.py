@@ -246,7 +246,8 @@ def _translate(
         yield {"event": "scored", "model": name}
 
     def costs(latency: Latency) -> dict[str, dict[str, float]]:
-        return translation_candidates.costs(candidates, config)
+        startup = _startup(candidates, rows, config.data) if latency.startup else {}
+        return translation_candidates.costs(candidates, config) | startup
 
     return _Evaluated(metric, [], candidates, scored, costs)
 
@@ -434,12 +435,16 @@ def _costs(
         for name, candidate in candidates.items()
         if "parameters" in candidate.facts
     }
-    if latency.startup:
-        text = _typed(rows, settings)
-        starts = {name: loops.cold_start(candidate.source.name, text) for name, candidate in candidates.items()}
-        costs["startup_ms"] = {name: milliseconds for name, (milliseconds, _) in starts.items()}
-        costs["peak_memory_bytes"] = {name: peak for name, (_, peak) in starts.items()}
-    return costs
+    return costs | (_startup(candidates, rows, settings) if latency.startup else {})
+
+
+def _startup(candidates: _Candidates, rows: Rows, settings: Data) -> dict[str, dict[str, float]]:
+    text = _typed(rows, settings)
+    starts = {name: loops.cold_start(candidate.source.name, text) for name, candidate in candidates.items()}
+    return {
+        "startup_ms": {name: milliseconds for name, (milliseconds, _) in starts.items()},
+        "peak_memory_bytes": {name: float(peak) for name, (_, peak) in starts.items()},
+    }
 
 
 def _typed(rows: Rows, settings: Data) -> str:

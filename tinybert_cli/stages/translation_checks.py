@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinybert_cli import losses, tasks
-from tinybert_cli.config import COMMANDS, Data, Model, Section, Training
+from tinybert_cli.config import COMMANDS, Data, Latency, Model, Section, Training
 from tinybert_cli.errors import ConfigError
 
 Settings = Mapping[str, Any]
@@ -133,6 +133,17 @@ def check_search(search: object) -> None:
             "translations as it has beams",
             key=("keep",),
             hint=f"beams: {search['keep']}",
+        )
+
+
+def check_latency(task: str, latency: object) -> None:
+    """Translations have no fixed number of tokens."""
+    lengths = latency.get("lengths") if isinstance(latency, Mapping) else None
+    if lengths not in (None, ["data"], Latency().lengths) and isinstance(tasks.find(task), tasks.GenerationTask):
+        raise ConfigError(
+            "whole translations of the rows are timed, not passes over texts of a fixed length",
+            key=("latency", "lengths"),
+            hint="leave `lengths` out",
         )
 
 
