@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that ends with an export is a target.
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
-.PHONY: install $(RECIPES) sweep-demo smoke test faults check fix schemas reference benchmark clean
+.PHONY: install $(RECIPES) sweep-demo smoke smoke-translation test faults check fix schemas reference benchmark clean
 
 install: $(VENV)/installed
 
@@ -96,6 +96,10 @@ smoke:
 	  OVERRIDES_distill='training.max_steps=30 training.learning_rate=3e-4' \
 	  OVERRIDES_gen-soft-labels=check_teacher=false \
 	  OVERRIDES_export='verify.min_agreement=0.8 verify.max_metric_drop=0.2'
+
+# The whole cascade of translation, on 4,600 sentences of a made-up language.
+smoke-translation:
+	$(MAKE) made-up RUNS=$(RUNS)/smoke
 
 schemas: install
 	for stage in finetune gen-soft-labels distill eval export; do \
