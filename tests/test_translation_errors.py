@@ -394,16 +394,6 @@ def test_word_level_losses_with_another_tokenizer_name_the_difference(
     assert code == 0  # texts have no tokenizer
 
 
-def test_labels_of_another_task_are_rejected(
-    command: Command, teacher_labels: Path, tiny_translator: Path, tmp_path: Path
-) -> None:
-    data = {"train_file": str(write_rows(tmp_path / "rows.jsonl", few())), **COLUMNS}
-    code, err = command(
-        "distill", label_dataset=str(teacher_labels), student=str(tiny_translator), data=data, training=FEW
-    )
-    assert code == 3, err
-
-
 @pytest.mark.parametrize("stage", ["finetune", "gen-soft-labels", "distill", "eval"])
 def test_an_encoder_cannot_translate_and_the_error_names_models_that_can(
     stage: str, command: Command, teacher: Path, plain_labels: Path, tmp_path: Path

@@ -135,7 +135,8 @@ def _evaluate(
     signatures = metric.description().get("signatures", {})
     title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
     pages = {"report.md": artifacts.markdown_table(title, _without_many_classes(flat, names), list(sources))}
-    pages["report.md"] += "".join(f"\n- {name}: `{text}`" for name, text in signatures.items())
+    if signatures:
+        pages["report.md"] += "\n" + "".join(f"- {name}: `{text}`\n" for name, text in signatures.items())
     try:
         pages["report.html"] = evaluation_html.as_html(
             evaluation_html.Evaluation(
