@@ -232,6 +232,27 @@ def test_ctranslate2_translates_like_transformers(folders: dict[str, Path], fami
         assert_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_onnx_translates_like_transformers(folders: dict[str, Path], family: str, tmp_path: Path) -> None:
+    tokenizer, model = tokenizer_of(folders[family], family), model_of(folders[family])
+    form = formats.find_translation("onnx")
+    form.write(model, tokenizer, tmp_path)
+    assert form.load is not None
+    search, sources = Search(beams=1, max_target_length=8), tokenizer.source_ids(ENGLISH)
+    ours, theirs = models.torch_translator(model, tokenizer).translate(sources, search), form.load(tmp_path)
+    assert_equal(ours, theirs.translate(sources, search))
+    assert_equal(ours, [theirs.translate([source], search)[0] for source in sources])
+
+
+def test_onnx_has_no_beam_search(folders: dict[str, Path], tmp_path: Path) -> None:
+    tokenizer, model = tokenizer_of(folders["marian"], "marian"), model_of(folders["marian"])
+    form = formats.find_translation("onnx")
+    form.write(model, tokenizer, tmp_path)
+    assert form.load is not None and not form.beams
+    with pytest.raises(InputError, match="no beam search"):
+        form.load(tmp_path).translate(tokenizer.source_ids(ENGLISH), Search(beams=2))
+
+
 def assert_equal(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]) -> None:
     assert [best[0].ids for best in ours] == [best[0].ids for best in theirs]
     assert [best[0].finished for best in ours] == [best[0].finished for best in theirs]

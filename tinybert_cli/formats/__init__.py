@@ -10,13 +10,16 @@ from tinybert_cli.formats.ctranslate2 import CTRANSLATE2, Ctranslate2Translator,
 from tinybert_cli.formats.ctranslate2 import is_installed as ctranslate2_is_installed
 from tinybert_cli.formats.ctranslate2 import version as ctranslate2_version
 from tinybert_cli.formats.onnx import ONNX
+from tinybert_cli.formats.onnx_translation import ONNX_TRANSLATION
 from tinybert_cli.formats.safetensors import SAFETENSORS
 from tinybert_cli.formats.safetensors_translation import SAFETENSORS_TRANSLATION
 
 FORMATS: dict[str, Format] = {"onnx": ONNX, "safetensors": SAFETENSORS}
 
 
-TRANSLATION_FORMATS: dict[str, TranslationFormat] = {"ctranslate2": CTRANSLATE2, "safetensors": SAFETENSORS_TRANSLATION}
+TRANSLATION_FORMATS: dict[str, TranslationFormat] = {
+    "ctranslate2": CTRANSLATE2, "onnx": ONNX_TRANSLATION, "safetensors": SAFETENSORS_TRANSLATION
+}  # fmt: skip
 
 
 def detect_translation(folder: Path) -> TranslationFormat | None:
