@@ -14,7 +14,7 @@ from tinybert_cli.errors import InputError, is_out_of_memory
 from tinybert_cli.files import read_object
 from tinybert_cli.formats.base import Export, TranslationFormat
 from tinybert_cli.translation_tokenizer import TranslationTokenizer, read_tokenizer
-from tinybert_cli.types import Hypothesis, Search
+from tinybert_cli.types import Hypothesis, Search, best_first
 
 FILE = "model.bin"
 VOCABULARY = "shared_vocabulary.json"
@@ -135,7 +135,7 @@ class Ctranslate2Translator:
             total = sum(result.log_probs[len(self.tokenizer.prefix) :][: len(one.ids)])
             score = total / max(1, len(one.ids)) ** search.length_penalty
             hypotheses[row][rank] = Hypothesis(one.ids, score, finished=False)
-        return hypotheses
+        return list(map(best_first, hypotheses))
 
 
 def ctranslate2_usage(export: Export) -> dict[str, str]:

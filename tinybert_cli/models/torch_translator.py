@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tinybert_cli.types import Array, Hypothesis, Search, padded
+from tinybert_cli.types import Array, Hypothesis, Search, best_first, padded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,7 +52,7 @@ class TorchTranslator:
         hypotheses = [
             Hypothesis(tuple(ids), score, finished) for (ids, finished), score in zip(targets, scores, strict=True)
         ]
-        return [hypotheses[row * keep : (row + 1) * keep] for row in range(len(sources))]
+        return [best_first(hypotheses[row * keep : (row + 1) * keep]) for row in range(len(sources))]
 
     def _settings(self, search: Search, limit: int) -> Any:
         from transformers import GenerationConfig

@@ -55,6 +55,12 @@ def load_translation_tokenizer(
         sides, last = _fast(fast, family, source_language, target_language)
         prefix = _before(sides[1])
     start = _number(config, "decoder_start_token_id", source) if last is None else last
+    if len(prefix) > 1:
+        raise InputError(
+            f"the tokenizer of '{source.name}' adds {len(prefix)} special tokens before a target text; one can be forced",
+            where=str(folder),
+            hint="use the tokenizer of the original model",
+        )
     tokenizer = TranslationTokenizer(*sides, start, end, padding, prefix, files)
     _check_size(tokenizer, config, source)
     return tokenizer
