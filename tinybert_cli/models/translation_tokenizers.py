@@ -57,7 +57,7 @@ def load_translation_tokenizer(
     start = _number(config, "decoder_start_token_id", source) if last is None else last
     if len(prefix) > 1:
         raise InputError(
-            f"the tokenizer of '{source.name}' adds {len(prefix)} special tokens before a target text; one can be forced",
+            f"the tokenizer of '{source.name}' adds {len(prefix)} special tokens before a target text, not one at most",
             where=str(folder),
             hint="use the tokenizer of the original model",
         )
