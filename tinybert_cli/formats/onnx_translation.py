@@ -79,14 +79,16 @@ def write_onnx_translation(
                 },
                 **options,
             )  # fmt: skip
+        except torch.onnx.errors.UnsupportedOperatorError as error:
+            if opset is None:
+                raise _not_exportable(model, error) from error
+            raise ConfigError(
+                f"`opset` {opset} lacks an operator that this model needs: {error}", key=("opset",), hint="leave it out"
+            ) from error
         except (RuntimeError, ValueError, TypeError, AttributeError, torch.onnx.errors.OnnxExporterError) as error:
             if is_out_of_memory(error):
                 raise
-            message, _, _ = str(error).partition("\n")
-            raise InputError(
-                f"{model.config.model_type} models cannot be exported to ONNX: {message}",
-                hint="use `format: ctranslate2` or `format: safetensors`",
-            ) from error
+            raise _not_exportable(model, error) from error
     config = {**model.config.to_dict()}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.write(folder)
@@ -208,6 +210,14 @@ def _modules(model: Any, start: int) -> tuple[Any, Any, int]:
 
     count = len(model.get_decoder().layers if hasattr(model.get_decoder(), "layers") else model.get_decoder().block)
     return Encoder().eval(), Decoder().eval(), count
+
+
+def _not_exportable(model: Any, error: Exception) -> InputError:
+    message, _, _ = str(error).partition("\n")
+    return InputError(
+        f"{model.config.model_type} models cannot be exported to ONNX: {message}",
+        hint="use `format: ctranslate2` or `format: safetensors`",
+    )
 
 
 def _pairs(tensors: Sequence[Any]) -> list[tuple[Any, Any]]:
