@@ -17,7 +17,7 @@ import sacrebleu
 from conftest import write_rows
 from translation_model import pairs
 
-from tinybert_cli import artifacts, cli, data
+from tinybert_cli import artifacts, cli, data, formats
 from tinybert_cli.config import COMMANDS
 from tinybert_cli.errors import InputError, Interrupted
 from tinybert_cli.stages import distill, finetune, gen_soft_labels
@@ -407,7 +407,7 @@ def test_an_interrupted_word_level_distillation_ends_in_the_same_weights(
 @pytest.fixture
 def labelling(
     sentences: dict[str, Any], tiny_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], Any]:
+) -> Callable[..., Any]:
     """`labelling("out")`: the events of gen-soft-labels in shards of 16 of 48 rows; some translations are cut."""
     monkeypatch.setattr("tinybert_cli.stages.labelling.ROWS_PER_SHARD", 16)
     settings = {
@@ -415,7 +415,9 @@ def labelling(
         "engine": "transformers", "search": {"beams": 2, "keep": 2, "select": "chrf"}, "top_k": 4, "drop": ["cut"],
         "check_teacher": False,
     }  # fmt: skip
-    return lambda name: gen_soft_labels.run(of_command("gen-soft-labels", tmp_path / name, settings))
+    return lambda name, **more: gen_soft_labels.run(
+        of_command("gen-soft-labels", tmp_path / name, {**settings, **more})
+    )
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -436,6 +438,15 @@ def test_interrupted_labels_end_in_the_same_files_and_counts(labelling: Callable
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole") and len(files_of(tmp_path / "out")) == 18
     assert without_speed(tmp_path / "out") == without_speed(tmp_path / "whole")
     assert without_speed(tmp_path / "out")["share_cut"] > 0
+
+
+def test_a_resumed_run_does_not_change_the_engine(
+    labelling: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(labelling("out", engine="auto"), "shard", 16)
+    monkeypatch.setattr(formats, "ctranslate2_is_installed", lambda: False)
+    with pytest.raises(InputError, match="were translated by ctranslate2, and this run would go on with transformers"):
+        list(labelling("out", engine="auto"))
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "logsumexp.npy"])

@@ -376,6 +376,12 @@ _LINES: dict[str, Callable[[Row], str | None]] = {
     "evaluate": _evaluate,
     "warning": lambda row: f"warning: {row['message']}",
     "labels": _selected,
+    "engine": lambda row: " ".join(
+        [
+            f"engine: {row['engine']} {row['engine_version']}".strip(),
+            *([f"({row['engine_same']:.1%} equal translations)"] if "engine_same" in row else []),
+        ]
+    ),
     "teacher check": lambda row: "teacher check: " + "  ".join(
         f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float)
     ),

@@ -125,6 +125,11 @@ EVENTS: dict[str, dict[str, str]] = {
         "checked_rows": "rows with gold labels that the teacher was scored on",
         "...": "teacher_<metric> and majority_<metric>",
     },
+    "engine": {
+        "engine": "what translates: transformers, ctranslate2, or `as exported`",
+        "engine_version": "its version",
+        "engine_same": "share of a sample of rows with the translation of transformers, if the teacher was converted",
+    },
     "drift": {
         "rows": "sampled rows of the first shard, labelled in float32 as well; only if the labels are not all float32",
         "weights": "precision of the teacher's weights",

@@ -19,6 +19,7 @@ from tinybert_cli.data.translations import (
     Translations,
     check_translation_names,
     read_counts,
+    read_engine,
     read_translations,
     write_translations,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "overlap",
     "read",
     "read_counts",
+    "read_engine",
     "read_soft_labels",
     "read_stack_states",
     "read_states",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCORE, TOKENS, FINISHED = "teacher_score", "teacher_tokens", "teacher_finished"
 N_BEST, N_BEST_SCORES = "teacher_translations", "teacher_scores"  # only if several of each row are stored
-COUNTS = "tinybert_counts"  # a key of the metadata of a shard
+COUNTS, ENGINE = "tinybert_counts", "tinybert_engine"  # keys of the metadata of a shard
 COLUMNS = (PREDICTION, SCORE, TOKENS, FINISHED, N_BEST, N_BEST_SCORES)
 
 
@@ -68,12 +68,18 @@ class Translations:
 
 
 def write_translations(
-    path: Path, labels: Translations, types: Mapping[str, pa.DataType], counts: Mapping[str, int] | None = None
+    path: Path,
+    labels: Translations,
+    types: Mapping[str, pa.DataType],
+    counts: Mapping[str, int] | None = None,
+    *,
+    engine: str = "",
 ) -> None:
     """Writes one shard: the columns of the rows, and those of the translations.
 
     Args:
         counts: numbers of translations by kind, those included that are left out, for `read_counts`.
+        engine: what translated, for `read_engine`.
     """
     import pyarrow as pa
 
@@ -86,7 +92,9 @@ def write_translations(
     if labels.n_best is not None:
         columns[N_BEST] = pa.array(labels.n_best, type=pa.list_(pa.string()))
         columns[N_BEST_SCORES] = pa.array(labels.n_best_scores, type=pa.list_(pa.float32()))
-    write_table(path, {**labels.rows.columns, **columns}, types, {COUNTS: json.dumps(dict(counts or {}))})
+    write_table(
+        path, {**labels.rows.columns, **columns}, types, {COUNTS: json.dumps(dict(counts or {})), ENGINE: engine}
+    )
 
 
 def read_counts(path: Path) -> dict[str, int]:
@@ -95,6 +103,13 @@ def read_counts(path: Path) -> dict[str, int]:
 
     counts: dict[str, int] = json.loads((pq.read_schema(path).metadata or {}).get(COUNTS.encode(), b"{}"))
     return counts
+
+
+def read_engine(path: Path) -> str:
+    """The engine in a shard that `write_translations` wrote."""
+    import pyarrow.parquet as pq
+
+    return str((pq.read_schema(path).metadata or {}).get(ENGINE.encode(), b"").decode())
 
 
 def read_translations(folder: Path, files: Iterable[str]) -> Translations:

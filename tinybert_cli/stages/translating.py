@@ -145,6 +145,7 @@ def label(
     sample = task.encode_sources(first.head(translation_engine.SAMPLED_ROWS), config.data, teacher.tokenizer)
     with ExitStack() as stack:
         engine = yield from translation_engine.choose(config, teacher, sample, stack.enter_context(output.scratch()))
+        yield {"event": "engine", **engine.for_manifest()}
         labeller = _Labeller(config, task, teacher, engine.translator, accelerator)
         numbers: dict[str, float] = {"rows": total}
         if config.check_teacher:
@@ -157,8 +158,9 @@ def label(
         for split, rows in splits.items():
             yield from data.row_warnings(split, task.encode_sources(rows, config.data, teacher.tokenizer), config.data)
         counts: Counter[str] = Counter()
-        for name in shards.keys() - set(missing):
+        for name in sorted(shards.keys() - set(missing)):
             counts.update(data.read_counts(output.path(name)))
+            _check_engine(data.read_engine(output.path(name)), engine.name, output)
         begin, labelled = time.perf_counter(), 0
         for name in missing:
             split, indices = shards[name]
@@ -181,7 +183,7 @@ def label(
                 if spec is not None and trains:
                     pairs = _forced(task, labels, config, teacher) if len(labels) else stack_teacher.NO_PAIRS
                     spec.store(pairs, folder, name, accelerator)
-                output.put(_shard_writer(name, labels, types, kinds, writer, folder))
+                output.put(_shard_writer(name, labels, types, kinds, engine.name, writer, folder))
             labelled += len(rows)
             yield {
                 "event": "shard", "step": finished + labelled, "max_steps": total, "shard": name,
@@ -199,6 +201,16 @@ def label(
         device=str(accelerator.device), precision=precision,
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
+
+
+def _check_engine(earlier: str, engine: str, output: artifacts.Output) -> None:
+    """InputError if an interrupted run used another engine: their translations may differ in near-ties."""
+    if earlier and earlier != engine:
+        raise InputError(
+            f"the finished shards were translated by {earlier}, and this run would go on with {engine}",
+            where=str(output.folder),
+            hint=f"make {earlier} available again, or start anew with --force",
+        )
 
 
 def _precision(config: GenSoftLabels, teacher: TranslationPredictor) -> str:
@@ -302,13 +314,14 @@ def _shard_writer(
     labels: data.Translations,
     types: Mapping[str, Any],
     counts: Mapping[str, int],
+    engine: str,
     writer: data.TopKWriter | None,
     states: Path | None,
 ) -> Any:
     """Writes the shard, and moves its states there from the folder `states`."""
 
     def write(folder: Path) -> None:
-        data.write_translations(folder / shard, labels, types, counts)
+        data.write_translations(folder / shard, labels, types, counts, engine=engine)
         if writer is not None:
             writer.save(folder, shard)
         for file in states.iterdir() if states else ():
