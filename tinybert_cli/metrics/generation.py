@@ -24,6 +24,7 @@ from tinybert_cli.types import Array, Predictions
 ORDERS = 4  # of BLEU's n-grams
 CHRF_ORDERS, BETA = 8, 2  # six of characters and two of words; recall counts BETA times as much as precision
 NGRAM, REPEATS = 4, 3  # a text loops if the same n-gram occurs more often than so many times
+LONG_WORD = 40  # characters; shorter ones may repeat a syllable or a digit
 UNUSUAL_RATIO = 3.0  # of the lengths of source and translation in characters, after adding SLACK to both
 SLACK = 10
 WIDE = 3
@@ -192,9 +193,13 @@ def unusual_translations(sources: Sequence[str], texts: Sequence[str], finished:
 
 
 def is_looping(text: str) -> bool:
-    """Whether the same four words, or characters of a text without spaces, occur more than three times."""
+    """Whether the same four words, or characters of a script without spaces, occur more than three times.
+
+    The characters of a single long word count as well: a model that repeats itself need not write spaces.
+    """
     words: Sequence[str] = text.split()
-    units = words if len(words) > 1 else text.strip()
+    unspaced = tokenizer_for([text]) != "13a" or (len(words) == 1 and len(words[0]) > LONG_WORD)
+    units = "".join(words) if unspaced else words
     ngrams = Counter(tuple(units[begin : begin + NGRAM]) for begin in range(len(units) - NGRAM + 1))
     return max(ngrams.values(), default=0) > REPEATS
 

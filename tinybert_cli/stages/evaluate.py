@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
 from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
@@ -16,17 +14,15 @@ from tinybert_cli.events import Event
 from tinybert_cli.metrics.calibration import temperature_scaling
 from tinybert_cli.metrics.comparison import agreement_interval, bootstrap_p, confusion_matrix
 from tinybert_cli.metrics.slices import prediction_columns, regressions, slice_scores, slices
-from tinybert_cli.predictor import Predictor, check_logits, load_predictor
 from tinybert_cli.reports import evaluation_html
 from tinybert_cli.stages import translation_candidates
+from tinybert_cli.stages.candidates import Candidate, costs_of, load_candidate, names_of_model, predictions_of
 from tinybert_cli.stages.translation_candidates import TranslationCandidate
-from tinybert_cli.types import Array, Encoded, Predictions, Rows
+from tinybert_cli.types import Array, Predictions, Rows
 
-TIMED_ROWS = 256  # rows that the latencies are measured on, or as many as there are
 MOST_CLASSES = 25  # classes with numbers of their own in report.md
 ENDS = ("_low", "_high")  # of the names of an interval
 MOST_INTERVALS = 1_000  # classes whose metrics get intervals, unless `metrics` lists them
-COUNTED_ROWS = 64  # rows whose multiplications are counted
 
 
 def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
@@ -54,23 +50,7 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
         _require(numbers, config)
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A model with the rows encoded for it."""
-
-    source: models.Source
-    predictor: Predictor
-    encoded: Encoded
-    examples: data.Examples
-    facts: Mapping[str, float]
-
-    @property
-    def lengths(self) -> Array:
-        """Tokens of each row (N,)."""
-        return _row_lengths(self.encoded)
-
-
-_Candidates = Mapping[str, _Candidate] | Mapping[str, TranslationCandidate]
+_Candidates = Mapping[str, Candidate] | Mapping[str, TranslationCandidate]
 
 
 @dataclass(frozen=True)
@@ -192,14 +172,14 @@ def _predict(
     output: artifacts.Output,
 ) -> Generator[Event, None, _Evaluated | None]:
     """Scores models that compute logits; None in a dry run."""
-    names = task.label_names(rows, config.data, model_names=_names_of_model(config, task, sources[reference]))
+    names = task.label_names(rows, config.data, model_names=names_of_model(config, task, sources[reference]))
     metric = task.metric(rows, config.data, names)
     if metric is None:
         raise tasks.no_labels_error(rows, config.data)
     named = config.data.class_names is not None or models.read_label_names(sources[reference]) is not None
     unnamed = tasks.unnamed_classes(task, sources[reference].name, names, named=named)
     assumptions = events.assumptions([*unnamed, *task.label_statements(rows, config.data, names)])
-    candidates = {name: _load_candidate(config, task, source, rows, names) for name, source in sources.items()}
+    candidates = {name: load_candidate(config, task, source, rows, names) for name, source in sources.items()}
     for candidate in candidates.values():
         inputs = candidate.predictor.inputs
         yield from map(events.warning, inputs.check(config.data, candidate.source.name))
@@ -209,11 +189,12 @@ def _predict(
         return None
     scored: dict[str, _Scored] = {}
     for name, candidate in candidates.items():
-        scored[name] = _scored(config, task, metric, _predictions(config, task, candidate, rows, names), names)
+        scored[name] = _scored(config, task, metric, predictions_of(config, task, candidate, rows, names), names)
         yield {"event": "scored", "model": name}
 
     def costs(latency: Latency) -> dict[str, dict[str, float]]:
-        return _costs(candidates, latency, rows, config.data)
+        startup = _startup(candidates, rows, config.data) if latency.startup else {}
+        return costs_of(candidates, latency) | startup
 
     return _Evaluated(metric, names, candidates, scored, costs)
 
@@ -253,38 +234,6 @@ def _translate(
     return _Evaluated(metric, [], candidates, scored, costs)
 
 
-def _names_of_model(config: Eval, task: tasks.PredictionTask, source: models.Source) -> list[str] | None:
-    """The classes of a model; if it does not name them, those in the config, or their indices."""
-    names = models.read_label_names(source) or config.data.class_names
-    if names is None and task.output_type in ("class", "classes"):
-        return models.check_outputs(source, None, None)
-    return names
-
-
-def _load_candidate(
-    config: Eval, task: tasks.PredictionTask, source: models.Source, rows: Rows, names: list[str]
-) -> _Candidate:
-    """A model with the rows encoded for it; its labels must be the reference's, in the same order."""
-    task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
-    predictor = load_predictor(source, task=task, label_names=names)
-    models.check_inputs(source, predictor.torch_tokenizer, config.data)
-    encoded = task.encode(rows, config.data, predictor.torch_tokenizer)
-    examples = data.Examples.of(encoded)
-    timed = [] if config.latency is None else [length for length in config.latency.lengths if isinstance(length, int)]
-    models.check_length(source, max(timed, default=0), setting="latency.lengths")
-    return _Candidate(source, predictor, encoded, examples, {"bytes": predictor.weights_bytes, **predictor.size})
-
-
-def _predictions(
-    config: Eval, task: tasks.PredictionTask, candidate: _Candidate, rows: Rows, names: list[str]
-) -> Predictions:
-    batches = data.sorted_batches(candidate.examples.lengths, config.per_device_eval_batch_size)
-    logits = loops.predict_all(candidate.predictor.module, candidate.examples, batches)
-    layout, settings = candidate.encoded.layout, candidate.predictor.config
-    check_logits(logits, layout, rows, candidate.source.name)
-    return task.decide(logits, layout, names, rows, config.data, settings)
-
-
 def _scored(
     config: Eval,
     task: tasks.PredictionTask | tasks.GenerationTask,
@@ -313,7 +262,7 @@ def _numbers(
     selected = list(model.scores) if config.metrics == "auto" else config.metrics
     numbers: dict[str, float] = {}
     undefined = metric.undefined(model.predictions)
-    selected = [name for name in selected if name in model.scores or name != "loss"]  # see `_Candidate.facts`
+    selected = [name for name in selected if name in model.scores or name != "loss"]  # see `Candidate.facts`
     for name in selected:
         if name not in model.scores:
             raise ConfigError(f"unknown metric '{name}'", key=("metrics",), hint=did_you_mean(name, model.scores))
@@ -398,45 +347,6 @@ def _training_log(source: models.Source) -> list[Event]:
     if source.folder is None or not (source.folder / "log.jsonl").is_file():
         return []
     return [row for event in ("train", "evaluate") for row in artifacts.read_rows(source.folder, event)]
-
-
-def _row_lengths(encoded: Encoded) -> Array:
-    """Tokens of each row (N,), whatever windows it is split into."""
-    lengths = np.diff(encoded.offsets)
-    if encoded.layout is None or encoded.window_offsets is None:
-        return lengths
-    row_offsets, count = encoded.layout.row_offsets, len(encoded.layout.row_offsets) - 1
-    row_of_window = np.searchsorted(row_offsets, encoded.window_offsets[:-1], side="right") - 1
-    offsets = (row_offsets, encoded.window_offsets)
-    empty_rows, empty_windows = (np.flatnonzero(np.diff(values) == 0) for values in offsets)  # without predictions
-    if len(empty_rows) == len(empty_windows):  # else some windows of longer rows are empty, too
-        row_of_window[empty_windows] = empty_rows
-    return np.bincount(row_of_window.clip(max=count - 1), weights=lengths, minlength=count)
-
-
-def _costs(
-    candidates: Mapping[str, _Candidate], latency: Latency, rows: Rows, settings: Data
-) -> dict[str, dict[str, float]]:
-    """`latency_ms_b1`, `latency_ms_b32_t128_p95`, `multiply_adds`, ... → model → number."""
-    costs: dict[str, dict[str, float]] = {}
-    modules = {name: candidate.predictor.module for name, candidate in candidates.items()}
-    for size in latency.batch_sizes:
-        for length in latency.lengths:
-            key = f"latency_ms_b{size}" + ("" if length == "data" else f"_t{length}")
-            tokens = None if length == "data" else length
-            batches = {
-                name: candidate.examples.timing_batches(size, tokens, TIMED_ROWS)
-                for name, candidate in candidates.items()
-            }
-            times = loops.latencies(modules, batches)
-            costs[key] = {name: float(np.median(values)) for name, values in times.items()}
-            costs[f"{key}_p95"] = {name: float(np.percentile(values, 95)) for name, values in times.items()}
-    costs["multiply_adds"] = {
-        name: loops.multiply_adds(modules[name], candidate.examples.timing_batches(1, None, COUNTED_ROWS))
-        for name, candidate in candidates.items()
-        if "parameters" in candidate.facts
-    }
-    return costs | (_startup(candidates, rows, settings) if latency.startup else {})
 
 
 def _startup(candidates: _Candidates, rows: Rows, settings: Data) -> dict[str, dict[str, float]]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,89 +20,14 @@ from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
-from tinybert_cli.metrics.generation import KINDS, best_by_reference, unusual_translations
+from tinybert_cli.metrics.generation import KINDS, unusual_translations
 from tinybert_cli.stages import labelling, stack_teacher, translation_engine
+from tinybert_cli.stages.translation_labeller import TranslationLabeller
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
-from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows, Search, Translator
+from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows
 
 CHECKED_ROWS = 200  # enough to see that a teacher copies its source
 MOST_CUT = 0.01  # share of the translations of a shard that may be cut at the limit
-
-
-@dataclass(frozen=True)
-class _Labeller:
-    """The teacher, and how it translates rows."""
-
-    config: GenSoftLabels
-    task: tasks.Translation
-    teacher: TranslationPredictor
-    translator: Translator  # of the engine
-    accelerator: Accelerator
-
-    @property
-    def search(self) -> Search:
-        """All beams are kept if one of them is selected by its reference."""
-        settings = self.config.search
-        return Search(
-            beams=settings.beams,
-            keep=settings.keep if settings.select == "score" else settings.beams,
-            length_penalty=settings.length_penalty,
-            max_length_factor=settings.max_length_factor,
-            max_target_length=self.config.data.max_target_length,
-        )
-
-    def translate(self, rows: Rows) -> Generator[int, None, list[list[Hypothesis]]]:
-        """Yields how many rows are done, and returns the hypotheses of each row, best score first."""
-        encoded, search = self.task.encode_sources(rows, self.config.data, self.teacher.tokenizer), self.search
-        batches = loops.token_batches(np.diff(encoded.offsets), loops.BATCH_TOKENS, search.beams)
-        result: dict[int, list[Hypothesis]] = {}
-        for indices, best in loops.translate(self.translator, encoded, batches, search, accelerator=self.accelerator):
-            result |= dict(zip(indices, best, strict=True))
-            yield len(result)
-        return [result[row] for row in range(len(rows))]
-
-    def labels(self, rows: Rows, hypotheses: Sequence[Sequence[Hypothesis]]) -> data.Translations:
-        """The selected translation of each row, and the n-best if they are stored.
-
-        Raises:
-            InputError: a score is NaN or infinite.
-        """
-        texts = [self.teacher.tokenizer.texts([one.ids for one in row]) for row in hypotheses]
-        for index, row in enumerate(hypotheses):
-            if not np.isfinite([one.score for one in row]).all():
-                raise InputError(
-                    f"the scores of '{self.config.teacher}' are NaN or infinite",
-                    where=rows.location(index),
-                    hint="its weights are broken or far too large: train it again, or use another model",
-                )
-        chosen, keep = self._chosen(rows, texts), self.config.search.keep
-        best = [row[index] for row, index in zip(hypotheses, chosen, strict=True)]
-        stored = [_stored(index, min(keep, len(row))) for row, index in zip(texts, chosen, strict=True)]
-        return data.Translations(
-            rows,
-            [row[index] for row, index in zip(texts, chosen, strict=True)],
-            np.array([one.score for one in best], dtype=np.float32),
-            np.array([len(one.ids) + one.finished for one in best], dtype=np.int32),
-            np.array([one.finished for one in best], dtype=bool),
-            [[row[rank] for rank in ranks] for row, ranks in zip(texts, stored, strict=True)] if keep > 1 else None,
-            [[row[rank].score for rank in ranks] for row, ranks in zip(hypotheses, stored, strict=True)]
-            if keep > 1
-            else None,
-        )
-
-    def _chosen(self, rows: Rows, texts: Sequence[Sequence[str]]) -> list[int]:
-        """Of each row the best score, or the translation nearest to the reference if there is one."""
-        by, column = self.config.search.select, self.config.data.label_column
-        if by == "score" or column not in rows.columns:
-            return [0] * len(texts)
-        references = self.task.references(rows, self.config.data, complete=False)
-        assert references is not None  # the column is there
-        return best_by_reference(texts, references, by)
-
-
-def _stored(chosen: int, keep: int) -> list[int]:
-    """The ranks of the translations to store, best score first: the chosen one is among them."""
-    return list(range(keep)) if chosen < keep else [*range(keep - 1), chosen]
 
 
 def label(
@@ -146,7 +70,7 @@ def label(
     with ExitStack() as stack:
         engine = yield from translation_engine.choose(config, teacher, sample, stack.enter_context(output.scratch()))
         yield {"event": "engine", **engine.for_manifest()}
-        labeller = _Labeller(config, task, teacher, engine.translator, accelerator)
+        labeller = TranslationLabeller(config, task, teacher, engine.translator, accelerator)
         numbers: dict[str, float] = {"rows": total}
         if config.check_teacher:
             checked = _check_teacher(labeller, splits)
@@ -220,7 +144,7 @@ def _precision(config: GenSoftLabels, teacher: TranslationPredictor) -> str:
     return loops.precision(config.mixed_precision)
 
 
-def _check_teacher(labeller: _Labeller, splits: Mapping[str, Rows]) -> dict[str, float]:
+def _check_teacher(labeller: TranslationLabeller, splits: Mapping[str, Rows]) -> dict[str, float]:
     """BLEU of the teacher and of copying the source on rows with references.
 
     Raises:
@@ -285,7 +209,7 @@ def _unusual_warning(counts: Mapping[str, int], total: int, config: GenSoftLabel
     yield events.warning(f"unusual translations of {total:,}: {listed}{hint}")
 
 
-def _top_k(labeller: _Labeller, labels: data.Translations) -> data.TopKWriter:
+def _top_k(labeller: TranslationLabeller, labels: data.Translations) -> data.TopKWriter:
     """The teacher's distributions at each token of the stored translations, from one teacher-forced pass."""
     config, teacher, task = labeller.config, labeller.teacher, labeller.task
     assert teacher.model is not None  # checked before

@@ -1,0 +1,101 @@
+"""Models that compute logits in `eval`: the rows encoded for them, their predictions, and their costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinybert_cli import data, loops, models, tasks
+from tinybert_cli.config import Eval, Latency
+from tinybert_cli.predictor import Predictor, check_logits, load_predictor
+from tinybert_cli.types import Array, Encoded, Predictions, Rows
+
+TIMED_ROWS = 256  # rows that the latencies are measured on, or as many as there are
+COUNTED_ROWS = 64  # rows whose multiplications are counted
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model with the rows encoded for it."""
+
+    source: models.Source
+    predictor: Predictor
+    encoded: Encoded
+    examples: data.Examples
+    facts: Mapping[str, float]
+
+    @property
+    def lengths(self) -> Array:
+        """Tokens of each row (N,)."""
+        return row_lengths(self.encoded)
+
+
+def names_of_model(config: Eval, task: tasks.PredictionTask, source: models.Source) -> list[str] | None:
+    """The classes of a model; if it does not name them, those in the config, or their indices."""
+    names = models.read_label_names(source) or config.data.class_names
+    if names is None and task.output_type in ("class", "classes"):
+        return models.check_outputs(source, None, None)
+    return names
+
+
+def load_candidate(
+    config: Eval, task: tasks.PredictionTask, source: models.Source, rows: Rows, names: list[str]
+) -> Candidate:
+    """A model with the rows encoded for it; its labels must be the reference's, in the same order."""
+    task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
+    predictor = load_predictor(source, task=task, label_names=names)
+    models.check_inputs(source, predictor.torch_tokenizer, config.data)
+    encoded = task.encode(rows, config.data, predictor.torch_tokenizer)
+    examples = data.Examples.of(encoded)
+    timed = [] if config.latency is None else [length for length in config.latency.lengths if isinstance(length, int)]
+    models.check_length(source, max(timed, default=0), setting="latency.lengths")
+    return Candidate(source, predictor, encoded, examples, {"bytes": predictor.weights_bytes, **predictor.size})
+
+
+def predictions_of(
+    config: Eval, task: tasks.PredictionTask, candidate: Candidate, rows: Rows, names: list[str]
+) -> Predictions:
+    batches = data.sorted_batches(candidate.examples.lengths, config.per_device_eval_batch_size)
+    logits = loops.predict_all(candidate.predictor.module, candidate.examples, batches)
+    layout, settings = candidate.encoded.layout, candidate.predictor.config
+    check_logits(logits, layout, rows, candidate.source.name)
+    return task.decide(logits, layout, names, rows, config.data, settings)
+
+
+def row_lengths(encoded: Encoded) -> Array:
+    """Tokens of each row (N,), whatever windows it is split into."""
+    lengths = np.diff(encoded.offsets)
+    if encoded.layout is None or encoded.window_offsets is None:
+        return lengths
+    row_offsets, count = encoded.layout.row_offsets, len(encoded.layout.row_offsets) - 1
+    row_of_window = np.searchsorted(row_offsets, encoded.window_offsets[:-1], side="right") - 1
+    offsets = (row_offsets, encoded.window_offsets)
+    empty_rows, empty_windows = (np.flatnonzero(np.diff(values) == 0) for values in offsets)  # without predictions
+    if len(empty_rows) == len(empty_windows):  # else some windows of longer rows are empty, too
+        row_of_window[empty_windows] = empty_rows
+    return np.bincount(row_of_window.clip(max=count - 1), weights=lengths, minlength=count)
+
+
+def costs_of(candidates: Mapping[str, Candidate], latency: Latency) -> dict[str, dict[str, float]]:
+    """`latency_ms_b1`, `latency_ms_b32_t128_p95`, `multiply_adds`, ... → model → number."""
+    costs: dict[str, dict[str, float]] = {}
+    modules = {name: candidate.predictor.module for name, candidate in candidates.items()}
+    for size in latency.batch_sizes:
+        for length in latency.lengths:
+            key = f"latency_ms_b{size}" + ("" if length == "data" else f"_t{length}")
+            tokens = None if length == "data" else length
+            batches = {
+                name: candidate.examples.timing_batches(size, tokens, TIMED_ROWS)
+                for name, candidate in candidates.items()
+            }
+            times = loops.latencies(modules, batches)
+            costs[key] = {name: float(np.median(values)) for name, values in times.items()}
+            costs[f"{key}_p95"] = {name: float(np.percentile(values, 95)) for name, values in times.items()}
+    costs["multiply_adds"] = {
+        name: loops.multiply_adds(modules[name], candidate.examples.timing_batches(1, None, COUNTED_ROWS))
+        for name, candidate in candidates.items()
+        if "parameters" in candidate.facts
+    }
+    return costs
