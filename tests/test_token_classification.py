@@ -12,12 +12,12 @@ from conftest import write_base_model, write_rows
 from official_scripts import conlleval
 
 from tinybert_cli import losses, metrics, tasks
-from tinybert_cli.stages import candidates
 from tinybert_cli.config import Data
 from tinybert_cli.data import Examples, splits
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.entities import TaggingMetric, entities, scheme_of
 from tinybert_cli.models import load_tokenizer, locate
+from tinybert_cli.stages import candidates
 from tinybert_cli.types import Array, Layout, Predictions, Rows, concatenated_ranges
 
 TASK = tasks.find_prediction_task("token-classification")
