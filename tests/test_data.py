@@ -220,7 +220,10 @@ def test_unknown_file_format_is_rejected_with_the_known_formats(tmp_path: Path) 
     path = write(tmp_path / "train.data", "text")
     error = read_error(path)
     assert error.what == f"cannot read '{path}': unknown file format"
-    assert error.hint == "one of: csv, tsv, json, jsonl, parquet, txt, conll; .gz too; of two text files, line by line: NAME.{en,de}"
+    assert (
+        error.hint
+        == "one of: csv, tsv, json, jsonl, parquet, txt, conll; .gz too; of two text files, line by line: NAME.{en,de}"
+    )
     assert read_error(write(tmp_path / "train.xlsx", "text")).hint == "save the table as CSV in UTF-8"
 
 
