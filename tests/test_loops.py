@@ -736,6 +736,38 @@ def test_freed_memory_stays_with_the_process() -> None:
     assert float(completed.stdout) > 1000
 
 
+GAPS_SCRIPT = """
+import torch
+from tinybert_cli.loops import keep_freed_memory, return_freed_memory
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+keep_freed_memory()
+before = resident()
+blocks = [torch.ones(2**20, dtype=torch.uint8) for _ in range(400)]
+last = blocks[-1]
+del blocks
+kept = resident()
+return_freed_memory()
+print(kept - before, kept - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is a function of glibc")
+def test_freed_memory_between_blocks_in_use_is_returned() -> None:
+    completed = subprocess.run([sys.executable, "-c", GAPS_SCRIPT], capture_output=True, text=True, check=True)
+    kept, returned = map(float, completed.stdout.split())
+    assert kept > 350 and returned > 0.9 * kept
+
+
+def test_trainer_returns_freed_memory_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+    monkeypatch.setattr(trainer, "TRIM_STEPS", 3)
+    tried = make_trainer()
+    monkeypatch.setattr(trainer, "return_freed_memory", lambda: called.append(tried.progress.step))
+    train(tried)
+    assert called and all(step % 3 == 0 for step in called)
+
+
 def test_trainer_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[bool] = []
     monkeypatch.setattr(trainer, "keep_freed_memory", lambda: called.append(True))

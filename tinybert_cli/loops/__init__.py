@@ -6,6 +6,7 @@ from tinybert_cli.loops.devices import (
     fastest_attention,
     keep_freed_memory,
     precision,
+    return_freed_memory,
     to_bf16_if_faster,
 )
 from tinybert_cli.loops.generation import (
@@ -50,6 +51,7 @@ __all__ = [
     "predict_all",
     "predict_outputs",
     "read_progress",
+    "return_freed_memory",
     "to_bf16_if_faster",
     "token_batches",
     "top_k",

@@ -74,6 +74,16 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def return_freed_memory() -> None:
+    """Returns the freed memory that `keep_freed_memory` has kept to the system; only with glibc.
+
+    Batches of other shapes leave gaps that later blocks do not fit, so that a long training would need more and more.
+    """
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def end_process_group() -> None:
     """Destroys the default process group, if any, after all processes are done: others may abort if one exits early.
 

@@ -20,13 +20,14 @@ from tinybert_cli import events
 from tinybert_cli.config import Training
 from tinybert_cli.errors import InputError, Interrupted, UserError
 from tinybert_cli.events import Event
-from tinybert_cli.loops.devices import keep_freed_memory, precision
+from tinybert_cli.loops.devices import keep_freed_memory, precision, return_freed_memory
 from tinybert_cli.loops.inference import StepLoss, weighted_mean
 from tinybert_cli.types import Batch, Examples
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+TRIM_STEPS = 50  # after which freed memory is returned: seldom enough to cost nothing
 PROGRESS = "progress.json"  # the file of a checkpoint that holds a Progress
 T = TypeVar("T")
 Evaluate = Callable[[], dict[str, float]]  # the validation metrics, and `objective`, which selects the best checkpoint
@@ -216,6 +217,8 @@ class Trainer:
                 progress.loss_sum += step_loss
                 progress.seconds += time.perf_counter() - begin
                 progress.cpu_seconds += time.process_time() - cpu_begin
+                if progress.step % TRIM_STEPS == 0:
+                    return_freed_memory()
                 done = progress.step >= self.max_steps
                 epoch_ends = progress.batch >= self._batches_of_epoch(progress.epoch)
                 if epoch_ends:
