@@ -286,6 +286,18 @@ def test_any_marian_is_converted_right(folders: dict[str, Path], change: str, tm
     assert_equal(ours, formats.Ctranslate2Translator(tmp_path).translate(sources, search))
 
 
+def test_a_padding_row_that_is_not_zero_is_made_zero_and_stays_so(folders: dict[str, Path]) -> None:
+    model, padding = model_of(folders["marian"]), tokenizer_of(folders["marian"], "marian").padding
+    weight = model.get_input_embeddings().weight
+    assert not models.zero_padding_row(model)
+    with torch.no_grad():
+        weight[padding] = 0.5
+    assert models.zero_padding_row(model) and not weight[padding].any()
+    _, examples = encoded_pairs(folders["marian"], "marian")
+    loops.forward(model, examples.__getitems__([0, 1]))["logits"].square().mean().backward()
+    assert weight.grad is not None and weight.grad.any() and not weight.grad[padding].any()
+
+
 def test_a_translation_does_not_depend_on_its_batch(folders: dict[str, Path], tmp_path: Path) -> None:
     tokenizer, model = tokenizer_of(folders["marian"], "marian"), model_of(folders["marian"])
     formats.write_ctranslate2(model, tokenizer, tmp_path)

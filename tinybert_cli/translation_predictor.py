@@ -1,4 +1,4 @@
-"""The one place that opens a translation model: a model folder, a Hub id or an export.
+"""Opens translation models for prediction: a model folder, a Hub id or an export. Every command uses this module.
 
 An export is loaded without torch, as long as only `predict` is used.
 """

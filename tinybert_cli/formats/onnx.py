@@ -61,14 +61,14 @@ def write_onnx(model: Any, inputs: Mapping[str, torch.Tensor], folder: Path, *, 
             )
         except torch.onnx.errors.UnsupportedOperatorError as error:
             if opset is None:
-                raise _not_exportable(model.config.model_type, error) from error
+                raise not_exportable(model.config.model_type, error) from error
             raise ConfigError(
                 f"`opset` {opset} lacks an operator that this model needs: {error}", key=("opset",), hint="leave it out"
             ) from error
         except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
             if is_out_of_memory(error) or model.config.model_type in FUSED:
                 raise
-            raise _not_exportable(model.config.model_type, error) from error
+            raise not_exportable(model.config.model_type, error) from error
     _optimize(plain, path, model.config)
     plain.unlink()
 
@@ -126,7 +126,7 @@ def onnx_usage(export: Export) -> dict[str, str]:
     }
 
 
-def _not_exportable(family: str, error: Exception) -> InputError:
+def not_exportable(family: str, error: Exception) -> InputError:
     message, _, _ = str(error).partition("\n")
     return InputError(f"{family} models cannot be exported to ONNX: {message}", hint="use `format: safetensors`")
 

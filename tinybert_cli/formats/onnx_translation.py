@@ -21,7 +21,7 @@ import numpy as np
 from tinybert_cli.errors import ConfigError, InputError, is_out_of_memory
 from tinybert_cli.formats.base import Export, TranslationFormat
 from tinybert_cli.formats.int8 import need_onnx
-from tinybert_cli.formats.onnx import NEWEST_OPSET
+from tinybert_cli.formats.onnx import NEWEST_OPSET, OnnxSession, not_exportable
 from tinybert_cli.translation_tokenizer import TranslationTokenizer, read_tokenizer
 from tinybert_cli.types import Array, Hypothesis, Search, padded
 
@@ -81,14 +81,14 @@ def write_onnx_translation(
             )  # fmt: skip
         except torch.onnx.errors.UnsupportedOperatorError as error:
             if opset is None:
-                raise _not_exportable(model, error) from error
+                raise not_exportable(model.config.model_type, error) from error
             raise ConfigError(
                 f"`opset` {opset} lacks an operator that this model needs: {error}", key=("opset",), hint="leave it out"
             ) from error
         except (RuntimeError, ValueError, TypeError, AttributeError, torch.onnx.errors.OnnxExporterError) as error:
             if is_out_of_memory(error):
                 raise
-            raise _not_exportable(model, error) from error
+            raise not_exportable(model.config.model_type, error) from error
     config = {**model.config.to_dict()}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.write(folder)
@@ -103,7 +103,7 @@ class OnnxTranslator:
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = read_tokenizer(folder)
-        self.encoder, self.decoder = (_session(folder / name) for name in (ENCODER, DECODER))
+        self.encoder, self.decoder = (OnnxSession(folder / name).session for name in (ENCODER, DECODER))
         self.cross = [node.name for node in self.encoder.get_outputs()]
         self.own = [node.name for node in self.decoder.get_inputs() if node.name.startswith(PARTS[2:])]
         self.shape: dict[str, tuple[int, int]] = {
@@ -212,32 +212,8 @@ def _modules(model: Any, start: int) -> tuple[Any, Any, int]:
     return Encoder().eval(), Decoder().eval(), count
 
 
-def _not_exportable(model: Any, error: Exception) -> InputError:
-    message, _, _ = str(error).partition("\n")
-    return InputError(
-        f"{model.config.model_type} models cannot be exported to ONNX: {message}",
-        hint="use `format: ctranslate2` or `format: safetensors`",
-    )
-
-
 def _pairs(tensors: Sequence[Any]) -> list[tuple[Any, Any]]:
     return list(zip(tensors[::2], tensors[1::2], strict=True))
-
-
-def _session(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError("the package 'onnxruntime' is not installed", hint="pip install 'tinybert[onnx]'") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a class of its own for every kind of broken file
-        if is_out_of_memory(error):
-            raise
-        message, _, _ = str(error).partition("\n")
-        raise InputError(f"ONNX Runtime cannot read '{path}': {message}", hint="export it again") from error
 
 
 ONNX_TRANSLATION = TranslationFormat(

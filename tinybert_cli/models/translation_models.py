@@ -199,15 +199,16 @@ def shape_of(config: PreTrainedConfig) -> TranslationShape:
     return TranslationShape(**{name: int(values[_names(fields, name)[0]]) for name in names})
 
 
-def zero_padding_row(model: PreTrainedModel) -> None:
-    """Makes the embedding of Marian's padding token zero and keeps it there during training.
+def zero_padding_row(model: PreTrainedModel) -> bool:
+    """Makes the embedding of Marian's padding token zero and keeps it there during training; whether it was not zero.
 
     Marian starts the decoder with it, and other programs (Marian, CTranslate2) take it as zero. It is tied to the
     output layer, whose gradient would change it.
     """
     if model.config.model_type != "marian":
-        return
+        return False
     weight, padding = model.get_input_embeddings().weight, model.config.pad_token_id
+    changed = bool(weight[padding].any())
     with torch.no_grad():
         weight[padding] = 0
 
@@ -217,6 +218,7 @@ def zero_padding_row(model: PreTrainedModel) -> None:
         return gradient
 
     weight.register_hook(without_padding)
+    return changed
 
 
 def set_generation_length(model: PreTrainedModel, tokens: int) -> None:

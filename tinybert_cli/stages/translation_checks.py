@@ -40,7 +40,6 @@ TOP_LEVEL_NEVER = {
         "teacher_weights": "several translators cannot be averaged: use one teacher",
         "logits_dtype": "the label dataset holds texts; the log-probabilities of top_k are float16",
     },
-    "eval": {},
 }
 _SECTIONS: dict[str, type[Section]] = {"data": Data, "model": Model, "student": Model, "training": Training}
 

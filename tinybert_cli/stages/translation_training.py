@@ -31,7 +31,7 @@ from tinybert_cli.types import Batch, Encoded, Predictions, Rows, Search
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-VALIDATION_BEAMS = 1  # greedy: beam search costs several times as much, and ranks checkpoints alike
+VALIDATION_BEAMS = 1  # greedy: beam search costs several times as much
 
 
 def gold_rows(settings: Data, task: tasks.Translation) -> Generator[Event, None, TrainingRows]:
@@ -138,7 +138,11 @@ def prepare(
         key = error.key if error.key[:1] in (("layer_mapping",), ("data",)) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error
     models.set_generation_length(model, config.data.max_target_length)
-    models.zero_padding_row(model)
+    if models.zero_padding_row(model):
+        yield events.warning(
+            "the embedding of the padding token, with which the decoder of Marian starts, was not zero; the training "
+            "starts with zero, as Marian and CTranslate2 take it"
+        )
     models.compute_head_in_float32(model)
     states = rows.states
     if isinstance(states, data.StackStates):
