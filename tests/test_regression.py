@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ import sklearn.metrics
 import torch
 from conftest import Configs, make_config, run, sentences, write_rows
 from scipy import stats
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
-from tinybert_cli import losses, metrics, tasks
+from tinybert_cli import losses, metrics, models, tasks
 from tinybert_cli.config import Data
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.errors import ConfigError, InputError, UserError
 from tinybert_cli.metrics.regression import RegressionMetric
 from tinybert_cli.models import OutputScale, output_scale
 from tinybert_cli.predictor import load_predictor
-from tinybert_cli.stages import checks
+from tinybert_cli.stages import checks, training
 from tinybert_cli.types import Array, Predictions, Rows
 
 TASK = tasks.find_prediction_task("regression")
@@ -261,10 +262,59 @@ def test_output_layer_of_every_family_is_rescaled(family: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("values", "is_scaled"),
-    [((0.0, 5.0), False), ((1.0, 10.0), False), ((0.0, 100.0), True), ((2020.0, 2024.0), True), ((0.5, 0.51), True)],
-)
-def test_only_unusual_targets_are_scaled(values: tuple[float, ...], is_scaled: bool) -> None:
+@pytest.mark.parametrize("values", [(0.0, 5.0), (1.0, 10.0), (0.0, 100.0), (2020.0, 2024.0), (0.5, 0.51)])
+def test_all_targets_are_standardized(values: tuple[float, float]) -> None:
     scale = output_scale(np.array([*values, np.nan], dtype=np.float32), small_model("bert"))
-    assert (scale is not None) == is_scaled
+    assert scale is not None
+    np.testing.assert_allclose(scale.to_standard(np.array(values)), [-1, 1], rtol=1e-3)
+
+
+def test_equal_targets_have_no_scale() -> None:
+    assert output_scale(np.full(3, 2.5, dtype=np.float32), small_model("bert")) is None
+
+
+@pytest.fixture
+def star_config(data: Path, configs: Configs, base_model: Path) -> Any:
+    """Ratings from 3.5 to 4.5, which are far from the outputs of a new head although they look harmless."""
+    for split in ("train", "validation"):
+        rows = [{"text": row["text"], "stars": 4.5 if row["label"] == "good" else 3.5} for row in sentences(split)]
+        write_rows(data / f"{split}.jsonl", rows)
+    settings = {"task": "regression", "data__label_column_name": "stars", "training__num_train_epochs": 8.0}
+    return configs("finetune", "stars", model=base_model, **settings)
+
+
+def test_ordinary_targets_are_predicted_with_their_mean_and_deviation(star_config: Any) -> None:
+    *_, done = run("finetune", star_config)
+    assert done["eval_r2"] > 0.5  # without the scale r2 is below -1
+
+
+def test_regression_predicts_the_same_in_transformers_onnx_and_predict(
+    star_config: Any, configs: Configs, data: Path
+) -> None:
+    run("finetune", star_config)
+    folder, text = star_config.output_dir, "great lovely"
+    settings = {"task": "regression", "data__label_column_name": "stars"}
+    run("export", configs("export", "export", model=folder, **settings))
+    predictor = pipeline("text-classification", folder, function_to_apply="none", device="cpu")
+    in_transformers = predictor(text)[0]["score"]
+    for model in (folder, str(data.parent / "export")):
+        (prediction,) = load_predictor(model).predict([text])
+        assert prediction["prediction"] == pytest.approx(in_transformers, rel=1e-4) and 4 < in_transformers < 5
+
+
+def test_a_run_of_an_earlier_version_resumes_with_its_targets(
+    star_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise UserError("stopped")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped"):
+        patch.setattr(models, "output_scale", lambda *_, **__: None)  # as earlier versions
+        patch.setattr(training._Evaluation, "result", stop)
+        run("finetune", star_config)
+    started = Path(star_config.output_dir) / "checkpoints" / "started.json"
+    content = json.loads(started.read_text())
+    del content["resolved"]
+    started.write_text(json.dumps(content))
+    plan, *_, done = run("finetune", star_config)
+    assert "target_mean" not in plan and done["eval_r2"] > -1  # -16 if its outputs were scaled

@@ -139,7 +139,7 @@ def settings_of(config: Stage) -> dict[str, Any]:
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line per setting or input that differs between two runs, as `key: old before, new now`."""
-    before, after = _flat(_identity(earlier)), _flat(_identity(now))
+    before, after = flat(_identity(earlier)), flat(_identity(now))
     return [
         f"{key}: {_short(before.get(key, 'absent'))} before, {_short(after.get(key, 'absent'))} now"
         for key in [*before, *(key for key in after if key not in before)]
@@ -242,7 +242,7 @@ def _completed(command: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         return settings
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts and lists of dicts as one dict with dotted keys."""
     if isinstance(value, dict):
         items = value.items()
@@ -250,7 +250,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         items = {str(index): item for index, item in enumerate(value)}.items()
     else:
         return {prefix.removeprefix("settings."): value}
-    flat: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, item in items:
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        result |= flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return result

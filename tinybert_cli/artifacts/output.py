@@ -24,6 +24,7 @@ from tinybert_cli.artifacts.manifests import (
     MANIFEST,
     Description,
     differences,
+    flat,
     git_commit,
     machine,
     settings_of,
@@ -114,6 +115,7 @@ class Output:
         self.dry_run = dry_run
         self.finished = False
         self.resumed = False
+        self.resolved: dict[str, Any] | None = {}  # see `resolve`; None in a run that an earlier version has started
         self.start = now()
         self.signals = Signals()
         self.main = processes.is_main()
@@ -170,7 +172,8 @@ class Output:
     def _resume(self, folder: Path) -> None:
         self._build_in(folder)
         self.resumed = True
-        self.start = read_json(folder / STARTED)["start"]
+        started = read_json(folder / STARTED)
+        self.start, self.resolved = started["start"], started.get("resolved")
 
     def _build_in(self, folder: Path) -> None:
         self._building = folder
@@ -229,6 +232,24 @@ class Output:
             return
         self._claim({LOG: None})
         yield from append_events(self._building / LOG, events)
+
+    @property
+    def resumes_earlier_version(self) -> bool:
+        """Whether the run was started by a version that resolved no settings."""
+        return self.resumed and self.resolved is None
+
+    def resolve(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values for settings that are `auto`, by their dotted keys: those that the run has recorded before it was
+        interrupted, else `values`, which are recorded."""
+        if self.resumes_earlier_version:
+            settings = flat(read_json(self._building / STARTED)["settings"])
+            self.resolved = {key: settings.get(key, value) for key, value in values.items()}
+        elif not self.resolved:
+            self.resolved = dict(values)
+            if self._writes:
+                path = self._building / STARTED
+                write_json(path, {**read_json(path), "resolved": self.resolved})
+        return dict(self.resolved or {})
 
     def put(self, write: Write) -> None:
         """Calls `write(empty folder)` and moves the files to the output folder, each complete or not at all."""
@@ -349,7 +370,7 @@ class Output:
                 hint="choose another output_dir, or move them away; --force removes only what tinybert wrote",
             )
         checkpoints.mkdir(exist_ok=True)
-        write_json(folder / STARTED, {**self._identity(), "start": self.start, "files": {}})
+        write_json(folder / STARTED, {**self._identity(), "start": self.start, "resolved": {}, "files": {}})
 
     def _claim(self, files: Mapping[str, list[Any] | None]) -> None:
         """Lists files in started.json as written by this run, with size and sha256, before they are moved there."""

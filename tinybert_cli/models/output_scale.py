@@ -1,4 +1,7 @@
-"""Targets of regression that are far from the outputs of a new head: standardized in training, raw in the folder.
+"""Targets of regression: standardized in training, in their own unit in the folder.
+
+A new head starts near 0, and a few hundred steps at the learning rate of fine-tuning hardly move its bias: a model that
+is trained on targets with a mean of 3 ranks the rows well, and its numbers are far off.
 
 A model with outputs z is trained on (y - mean) / deviation; its folder holds the head that computes z * deviation +
 mean, so that every program reads the numbers in their own unit.
@@ -18,7 +21,7 @@ from tinybert_cli.types import Array
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LARGEST, SMALLEST = 10.0, 0.1  # a head learns targets of this mean and deviation as they are
+LARGEST, SMALLEST = 10.0, 0.1  # the mean and deviation up to which earlier versions trained on targets as they are
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,18 @@ class OutputScale:
         _rescale(model, 1 / self.deviation, -self.mean / self.deviation)
 
 
-def output_scale(values: Array, model: PreTrainedModel) -> OutputScale | None:
-    """The scale of the targets (N, ...); None if the head learns them as they are, or has no bias for their mean."""
+def output_scale(values: Array, model: PreTrainedModel, *, only_unusual: bool = False) -> OutputScale | None:
+    """The scale of the targets (N, ...); None if all are equal, or if the head has no bias for their mean.
+
+    Args:
+        only_unusual: None for targets near 0 and 1 as well, for runs that an earlier version has started.
+    """
     known = values[~np.isnan(values)].astype(np.float64)
     mean, deviation = float(known.mean()), float(known.std())
     is_usual = abs(mean) <= LARGEST and SMALLEST <= deviation <= LARGEST
-    return None if is_usual or not deviation or _output_layer(model) is None else OutputScale(mean, deviation)
+    if (only_unusual and is_usual) or not deviation or _output_layer(model) is None:
+        return None
+    return OutputScale(mean, deviation)
 
 
 def _rescale(model: PreTrainedModel, factor: float, offset: float) -> None:

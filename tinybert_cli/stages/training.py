@@ -127,7 +127,7 @@ def prepare(
     models.compute_head_in_float32(model)
     if rows.states is not None:
         rows.states.check(encoded)
-    rows = _in_standard_units(rows, task, model, setting, source)
+    rows = _in_standard_units(rows, run, model, setting, source)
     examples = data.Examples.of(encoded, rows.states, **task.align(rows.targets, rows.layout, encoded))
     validation = yield from _read_validation(run, rows, tokenizer)
     return NewModel(model, tokenizer, copied_layers, vocabulary), TrainingData(rows, examples, validation)
@@ -426,13 +426,14 @@ def check_text_columns(folder: Path, manifest: Mapping[str, Any], settings: Data
 
 
 def _in_standard_units(
-    rows: TrainingRows, task: tasks.Task, model: Any, setting: Model, source: models.Source
+    rows: TrainingRows, run: TrainingRun, model: Any, setting: Model, source: models.Source
 ) -> TrainingRows:
-    """The rows with regression targets that the model can learn; a head that was trained before is changed, too."""
+    """The rows with regression targets in standard units; a head that was trained before is changed to them, too."""
+    task = run.task
     names: list[str] = [name for name in ("teacher_logits", "labels") if name in rows.targets]
     if not isinstance(task, tasks.PredictionTask) or task.output_type != "value" or not names:
         return rows
-    scale = models.output_scale(rows.targets[names[0]], model)
+    scale = models.output_scale(rows.targets[names[0]], model, only_unusual=run.output.resumes_earlier_version)
     if scale is None:
         return rows
     if setting.initialize == "teacher" and models.has_head(source, task.head):
