@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that ends with an export is a target.
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
-.PHONY: install $(RECIPES) sweep-demo smoke smoke-translation test faults check fix schemas reference benchmark clean
+.PHONY: install $(RECIPES) sweep-demo smoke smoke-translation test faults check fix docs schemas reference benchmark clean
 
 install: $(VENV)/installed
 
@@ -89,6 +89,10 @@ fix: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The documentation site, in site/; a page outside of the navigation, and a link without a target, are errors.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # The whole demo with few rows and steps, to test that every stage can read the output of the one before it.
 smoke:
 	$(MAKE) demo RUNS=$(RUNS)/smoke OVERRIDES='data.max_train_samples=64 data.max_eval_samples=64' \
@@ -118,5 +122,5 @@ benchmark: install
 	$(BIN)/python benchmarks/augmenting.py
 
 clean:
-	rm -rf $(RUNS) .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf $(RUNS) .pytest_cache .mypy_cache .ruff_cache dist site
 	find . -name __pycache__ -prune -not -path './$(VENV)/*' -exec rm -rf {} +

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,9 @@ PACKAGE = ROOT / "tinybert_cli"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 HELPERS = {"schema", "predict", "report", "init", "doctor"}
 README = (ROOT / "README.md").read_text()
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+REPOSITORY = URLS["Repository"]
+RAW = REPOSITORY.replace("github.com", "raw.githubusercontent.com")
 
 
 def anchors(page: Path) -> set[str]:
@@ -28,12 +32,56 @@ def anchors(page: Path) -> set[str]:
     return {"#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def links(page: Path) -> list[str]:
+    """The targets of a page's links and images, with their anchors."""
+    return re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+
+
+def linked_file(page: Path, target: str) -> Path | None:
+    """The file of this repository that a link names; None: a page of others, or of the repository's web site."""
+    file = re.sub(rf"^{REPOSITORY}/(?:blob|tree)/main/|^{RAW}/main/", f"{ROOT}/", target.split("#")[0])
+    return None if "://" in file else page.parent / file if file else page
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_resolve(page: Path) -> None:
-    for target, heading in re.findall(r"\]\(([^)#:]*)(#[^)]+)?\)", page.read_text()):
-        file = page.parent / target if target else page
-        assert file.exists(), target
-        assert not heading or heading in anchors(file), f"{target}{heading}"
+    for target in links(page):
+        file, heading = linked_file(page, target), target.partition("#")[2]
+        assert file is None or file.exists(), target
+        assert file is None or not heading or f"#{heading}" in anchors(file), target
+
+
+def test_links_of_the_readme_work_on_a_package_index() -> None:
+    page = ROOT / "README.md"
+    assert all(target.startswith("https://") for target in links(page)), "write https:// links, also for files"
+    for image in re.findall(r"!\[[^]]*\]\(([^)\s]+)\)|<img[^>]* src=\"([^\"]+)\"", page.read_text()):
+        assert "".join(image).startswith(f"{RAW}/main/"), f"{image}: GitHub shows a blob/ address as a page"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_name_the_repository_of_pyproject(page: Path) -> None:
+    for target in links(page):
+        if "github" in target:
+            assert target.startswith((REPOSITORY, RAW)), target
+
+
+def test_relative_links_of_docs_stay_inside_docs() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        for target in links(page):
+            assert "://" in target or not target.startswith(".."), f"{page.name}: {REPOSITORY}/blob/main/{target[3:]}"
+
+
+def test_project_urls_and_site_name_files_of_the_repository() -> None:
+    site = (ROOT / "mkdocs.yml").read_text()
+    for url in [*URLS.values(), *re.findall(r"https?://[^\s,}]+", site)]:
+        file = linked_file(ROOT / "pyproject.toml", url)
+        assert url.startswith(REPOSITORY) and (file is None or file.exists()), url
+
+
+def test_every_page_is_in_the_navigation_of_the_site_once() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:")[1]
+    pages = re.findall(r"[\w-]+\.md", navigation)
+    assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -101,9 +149,9 @@ def test_contributing_shows_the_tree_of_the_package() -> None:
     assert modules == {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
 
 
-def test_ci_runs_checks_smoke_tests_and_faults() -> None:
+def test_ci_runs_checks_site_smoke_tests_and_faults() -> None:
     targets = re.findall(r"^make (\w+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert targets == ["check", "smoke", "test", "faults"]
+    assert targets == ["check", "docs", "smoke", "test", "faults"]
 
 
 def test_shipped_yaml_also_loads_with_pyyaml() -> None:

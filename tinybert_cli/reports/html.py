@@ -88,7 +88,8 @@ _FRAME = """<!doctype html>
 </html>
 """
 
-_STYLE = """:root {
+# The colours of a page, light and dark; the plots of `plots` take theirs from the same variables.
+PALETTE = """:root {
   --paper: #ffffff; --raised: #f6f8fa; --ink: #1f2328; --muted: #59636e; --line: #d1d9e0; --mark: #ddf4ff;
   --plot-1: #0072b2; --plot-2: #d55e00; --plot-3: #009e73; --plot-4: #cc79a7; --plot-5: #e69f00; --plot-6: #56b4e9;
 }
@@ -98,7 +99,11 @@ _STYLE = """:root {
     --plot-1: #56b4e9; --plot-2: #f0854a; --plot-3: #3cc79c; --plot-4: #e3a3c8; --plot-5: #f2bd52; --plot-6: #9bd3f6;
   }
 }
-* { box-sizing: border-box; }
+"""
+
+_STYLE = (
+    PALETTE
+    + """* { box-sizing: border-box; }
 body {
   margin: 0 auto; padding: 3rem 1.5rem 2rem; max-width: 72rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
@@ -132,3 +137,4 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
   section, figure { break-inside: avoid; }
 }
 """
+)

@@ -47,7 +47,7 @@ def tradeoff(
     front = pareto_front(points, more_is_better=more_is_better)
     order = [*front, *(name for name in points if name not in front)]  # labels of the front are placed first
     description = "; ".join(f"{name}: {points[name][0]:.4g}, {points[name][1]:.4g}" for name in order)
-    with _plot(title or f"{y_label} vs. {x_label}", description) as (axes, svgs):
+    with canvas(title or f"{y_label} vs. {x_label}", description) as (axes, svgs):
         steps = [points[name] for name in front]
         axes.plot(
             [p[0] for p in steps], [p[1] for p in steps], drawstyle="steps-post", color=SERIES[0], lw=1.2, zorder=1
@@ -80,7 +80,7 @@ def pareto_front(points: Points, *, more_is_better: bool = True) -> list[str]:
 def curves(series: Series, x_label: str, y_label: str, *, title: str | None = None) -> str:
     """Line plot of training curves; series of at most 30 points have markers."""
     description = "; ".join(f"{name}: {ys[0]:.4g} to {ys[-1]:.4g}" for name, (_, ys) in series.items() if len(ys))
-    with _plot(title or f"{y_label} by {x_label}", description) as (axes, svgs):
+    with canvas(title or f"{y_label} by {x_label}", description) as (axes, svgs):
         for index, (name, (xs, ys)) in enumerate(series.items()):
             marker = "o" if len(xs) <= 30 else None
             axes.plot(xs, ys, **_line_style(index), marker=marker, ms=3.5, lw=1.5, label=_legend_label(name))
@@ -102,7 +102,7 @@ def reliability_diagram(
         f"{name}: " + ", ".join(f"confidence {point[0]:.2f} accuracy {point[1]:.2f}" for point in line)
         for name, line in lines.items()
     )
-    with _plot(title or "Reliability diagram", description, height=4.9, width=5.2) as (axes, svgs):
+    with canvas(title or "Reliability diagram", description, height=4.9, width=5.2) as (axes, svgs):
         lowest = min((min(point[:2]) for line in lines.values() for point in line), default=0.0)
         low = max(0.0, math.floor(lowest * 10) / 10)
         axes.plot([low, 1], [low, 1], color=COLOURS["muted"], lw=1, ls=":", label="perfect calibration")
@@ -124,7 +124,7 @@ def confusion_matrix(counts: Sequence[Sequence[float]], names: Sequence[str], *,
     )
     size = min(9.0, 2.4 + 0.7 * len(names))
     font_size = min(10.0, 40 * size / len(names))
-    with _plot(title or "Confusion matrix", description, height=size * 0.85, width=size + 0.6) as (axes, svgs):
+    with canvas(title or "Confusion matrix", description, height=size * 0.85, width=size + 0.6) as (axes, svgs):
         for y, row in enumerate(counts):
             for x, count in enumerate(row):
                 if not count and len(names) > 10:  # with many classes most cells are empty
@@ -161,7 +161,7 @@ def bars(
     }
     description = "; ".join(f"{name}: {value:.4g}" for name, (value, _, _) in triples.items())
     height = 0.9 + 0.34 * max(1, len(triples))
-    with _plot(title or f"{x_label} by slice", description, height=height) as (axes, svgs):
+    with canvas(title or f"{x_label} by slice", description, height=height) as (axes, svgs):
         right_of_axes = ("axes fraction", "data")
         for y, (value, low, high) in enumerate(triples.values()):
             axes.barh(y, value, height=0.62, color=SERIES[0], alpha=0.75, lw=0)
@@ -185,7 +185,7 @@ def bars(
 
 
 @contextmanager
-def _plot(title: str, description: str, *, width: float = 6.4, height: float = 3.9) -> Iterator[tuple[Any, list[str]]]:
+def canvas(title: str, description: str, *, width: float = 6.4, height: float = 3.9) -> Iterator[tuple[Any, list[str]]]:
     """Axes to draw on, and a list that contains the SVG afterwards. Width and height in inches."""
     try:
         import matplotlib

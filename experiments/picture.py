@@ -1,0 +1,140 @@
+"""The plots of the README and docs/results.md, from the small result files in experiments/results.
+
+    python experiments/picture.py
+
+`results/sst2-minilm.json` has the keys of the `metrics.json` of one `eval` run, with the numbers as rounded in the
+table of docs/results.md; a complete `metrics.json` works as well. `results/tasks.json` has the scores of
+`experiments/tasks.py` by dataset and model. A plot has a background of its own, light and dark, so that it can be read
+on any page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tinybert_cli.reports import html, plots
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+IMAGES = ROOT / "docs" / "images"
+WIDTH, MARGIN = 720, 10  # pixels of a plot on a page; points around it
+
+Metrics = Mapping[str, float]  # `<model>.<metric>` → value, as in metrics.json
+Scores = Mapping[str, Mapping[str, float]]  # dataset → model → score
+
+# Model → its name in the plot, what it is, and where its label begins, in points from the dot.
+CASCADE = {
+    "teacher": ("teacher", "6 layers", -8, -25, "right"),
+    "student": ("student", "3 layers", 9, 6, "left"),
+    "export": ("student2, int8", "2 layers", 9, 14, "left"),
+    "student2-plain": ("without distillation", "the same 2 layers, float32", 9, -12, "left"),
+}
+STEPS = [("teacher", "student", 0.0), ("student", "export", -0.2)]  # teacher, its student, bend of the arrow
+SMALL = {"student": "student", "student2": "student2", "plain": "student2-plain: without distillation"}
+
+
+def cascade(metrics: Metrics) -> str:
+    """Accuracy against the latency of one text, with 95 % intervals; arrows lead from a teacher to its student."""
+    points = {name: (metrics[f"{name}.latency_ms_b1"], metrics[f"{name}.accuracy"]) for name in CASCADE}
+    description = "; ".join(
+        f"{CASCADE[name][0]}: {milliseconds:.4g} ms, accuracy {accuracy:.4g} "
+        f"({metrics[f'{name}.accuracy_low']:.3f} to {metrics[f'{name}.accuracy_high']:.3f})"
+        for name, (milliseconds, accuracy) in points.items()
+    )
+    with plots.canvas("SST-2: accuracy against latency", description, height=3.7) as (axes, svgs):
+        for start, end, bend in STEPS:
+            arrow = {
+                "arrowstyle": "-|>",
+                "color": plots.SERIES[0],
+                "lw": 1.2,
+                "shrinkA": 8,
+                "shrinkB": 8,
+                "alpha": 0.6,
+                "connectionstyle": f"arc3,rad={bend}",
+            }
+            axes.annotate("", points[end], points[start], arrowprops=arrow)
+        for name, (milliseconds, accuracy) in points.items():
+            colour = plots.SERIES[1] if name == "student2-plain" else plots.SERIES[0]
+            low, high = metrics[f"{name}.accuracy_low"], metrics[f"{name}.accuracy_high"]
+            axes.vlines(milliseconds, low, high, color=colour, lw=1.6, alpha=0.45)
+            axes.scatter([milliseconds], [accuracy], s=60, color=colour, zorder=3)
+            title, shape, x, y, side = CASCADE[name]
+            size = metrics[f"{name}.bytes"] / 1e6
+            for text, height, style in [
+                (title, y + 13, {"fontsize": 12, "fontweight": "bold"}),
+                (
+                    f"{shape}, {size:.1f} MB",
+                    y,
+                    {"fontsize": 10, "color": plots.COLOURS["muted"]},
+                ),
+            ]:
+                axes.annotate(text, points[name], (x, height), textcoords="offset points", ha=side, **style)
+        axes.set(xlabel="milliseconds for one text, 2 CPU cores", ylabel="accuracy on SST-2, 95 % interval")
+        axes.set_xlim(0, max(milliseconds for milliseconds, _ in points.values()) * 1.08)
+        axes.yaxis.set_major_formatter("{x:.2f}")
+    return svgs[0]
+
+
+def tasks(scores: Scores) -> str:
+    """The share of the teacher's score that each small model keeps, a line per dataset."""
+    kept = {
+        dataset: {model: 100 * models[model] / models["teacher"] for model in SMALL}
+        for dataset, models in scores.items()
+    }
+    description = "; ".join(
+        f"{dataset}: " + ", ".join(f"{model} {value:.1f} %" for model, value in models.items())
+        for dataset, models in kept.items()
+    )
+    with plots.canvas("Share of the teacher's score, by dataset", description, height=3.9) as (axes, svgs):
+        for row, models in enumerate(kept.values()):
+            axes.plot(
+                [models["student2"], models["plain"]], [row, row + 0.22], color=plots.COLOURS["line"], lw=2, zorder=1
+            )
+        for index, ((model, label), marker) in enumerate(zip(SMALL.items(), "soX", strict=True)):
+            values = [models[model] for models in kept.values()]
+            rows = [row + 0.22 * (index - 1) for row in range(len(kept))]  # side by side, where scores are equal
+            colour = plots.SERIES[(2, 0, 1)[index]]
+            axes.scatter(values, rows, s=46, color=colour, marker=marker, lw=0, label=label, zorder=3)
+        axes.axvline(100, color=plots.COLOURS["muted"], lw=1, ls=":")
+        axes.set_yticks(range(len(kept)), kept)
+        axes.tick_params(axis="y", length=0, labelcolor=plots.COLOURS["ink"])
+        axes.set(xlabel="% of the teacher's score on validation", ylim=(len(kept) - 0.5, -0.5))
+        axes.grid(False, axis="y")
+        axes.figure.legend(loc="outside upper left", ncols=3, fontsize=10, handletextpad=0.1, columnspacing=1.0)
+    return svgs[0]
+
+
+# File in docs/images → its plot, and the file in experiments/results with its numbers.
+PICTURES: dict[str, tuple[Callable[[Any], str], str]] = {
+    "sst2-cascade.svg": (cascade, "sst2-minilm.json"),
+    "tasks.svg": (tasks, "tasks.json"),
+}
+
+
+def picture(name: str) -> str:
+    """A plot as a file of its own, with the colours and the background that it would have on one of our pages."""
+    draw, results = PICTURES[name]
+    svg = draw(json.loads((RESULTS / results).read_text()))
+    width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
+    frame = f'x="-{MARGIN}" y="-{MARGIN}" width="{width + 2 * MARGIN:g}" height="{height + 2 * MARGIN:g}"'
+    view = f'width="{WIDTH}" viewBox="-{MARGIN} -{MARGIN} {width + 2 * MARGIN:g} {height + 2 * MARGIN:g}"'
+    background = f'<style>\n{html.PALETTE} </style>\n <rect {frame} rx="8" fill="var(--paper)"/>'
+    svg = re.sub(r'width="\d+" viewBox="[^"]*"', view, svg, count=1)
+    svg = svg.replace("</desc>", f"</desc>\n {background}", 1)
+    svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)  # equal on every machine
+    return "".join(f"{line.rstrip()}\n" for line in svg.splitlines())
+
+
+def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    for name in PICTURES:
+        (IMAGES / name).write_text(picture(name))
+        print((IMAGES / name).relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
