@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -14,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from tinybert_cli import processes
-from tinybert_cli.errors import ConfigError, ConfigErrors, GateError, UserError, explained
+from tinybert_cli.errors import GateError, UserError, explained
 from tinybert_cli.escaping import ESCAPED, message
 from tinybert_cli.escaping import as_json as as_json_text
+from tinybert_cli.runner import execute, run_recipe
 from tinybert_cli.user_paths import argument_path
 
 app = typer.Typer(
@@ -29,15 +27,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-STAGES = {
-    "finetune": (
-        "finetune",
-        "Train a model on gold labels (the teacher), or on the predictions of another model (student2).",
-    ),
-    "gen-soft-labels": ("gen_soft_labels", "Run a model once over the data and store its predictions."),
-    "distill": ("distill", "Train a student to match a teacher's outputs and, optionally, its layers."),
-    "eval": ("evaluate", "Score models side by side: quality, fidelity, size, latency."),
-    "export": ("export", "Write ONNX, int8 or half-precision safetensors, and verify it against the original."),
+HELP = {
+    "finetune": "Train a model on gold labels (the teacher), or on the predictions of another model (student2).",
+    "gen-soft-labels": "Run a model once over the data and store its predictions.",
+    "distill": "Train a student to match a teacher's outputs and, optionally, its layers.",
+    "eval": "Score models side by side: quality, fidelity, size, latency.",
+    "export": "Write ONNX, CTranslate2, int8 or half-precision safetensors, and verify it against the original.",
 }
 
 
@@ -92,9 +87,47 @@ def _command(command: str) -> Callable[..., None]:
     return run
 
 
-for _name, (_, _help) in STAGES.items():
+for _name, _help in HELP.items():
     # An option of another tool (--learning-rate 3e-5) is not just unknown: the error names the setting here.
     app.command(_name, help=_help, context_settings={"ignore_unknown_options": True})(_command(_name))
+
+
+@app.command(
+    "run",
+    help="Run all stages of a recipe in order; finished stages are skipped, interrupted ones resume.",
+    context_settings={"ignore_unknown_options": True},
+)
+def run(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RECIPE [KEY=VALUE]...",
+            help="A folder of stages or one YAML file, and settings to change: KEY=VALUE in every stage that has this "
+            "setting, finetune:KEY=VALUE in the stages of one command, student:KEY=VALUE in one stage.",
+            autocompletion=_completions,
+        ),
+    ] = None,
+    start: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Start with this stage.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="STAGE", help="Run only this stage; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan, write nothing.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace finished runs that have other settings or inputs.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print the output of libraries.")] = False,
+) -> None:
+    words = list(arguments or [])
+    if not words or words[0].startswith("-"):
+        raise typer.BadParameter("no recipe; try: tinybert run configs/demo", param_hint="RECIPE")
+    raise typer.Exit(
+        run_recipe(
+            Path(words[0]), words[1:], only=only or (), start=start, dry_run=dry_run, force=force, as_json=as_json,
+            quiet=quiet, verbose=verbose,
+        )
+    )  # fmt: skip
 
 
 @app.command("schema", help="Print the settings of a stage and their meaning.")
@@ -171,7 +204,7 @@ def report(
 
     if as_markdown and as_json:
         raise typer.BadParameter("--markdown and --json cannot be combined")
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = console.width_of(sys.stdout)
 
     def output() -> Iterator[str]:
         finished = helper.run([*map(_path, runs or [])])
@@ -239,59 +272,3 @@ def _print_lines(lines: Callable[[], Iterable[str]]) -> None:
             raise
         print(message(f"error: {user_error}"), file=sys.stderr)
         raise typer.Exit(user_error.exit_code) from error
-
-
-def execute(
-    command: str,
-    file: Path,
-    overrides: list[str],
-    *,
-    dry_run: bool,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> int:
-    """Runs one stage and prints its rows; returns the exit code."""
-    from tinybert_cli import artifacts, configuration, console
-    from tinybert_cli.stages.checks import CHECKS
-
-    screen = console.Screen(command, as_json=as_json, quiet=quiet, verbose=verbose)
-    folder: Path | None = None
-    try:
-        processes.check(command)
-        file = _path(file)
-        config = configuration.load(command, file, overrides, CHECKS[command])
-        folder = Path(config.output_dir)
-        artifacts.check_config_files(folder, configuration.sources(command, file, overrides))
-        stage = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")  # torch: seconds
-        with screen.silenced(folder):
-            for row in stage.run(config, force=force, dry_run=dry_run):
-                screen.show(row)
-        screen.finish(file, config.output_dir, dry_run=dry_run)
-        _leave()
-        return 0
-    except ConfigError as error:
-        located: ConfigErrors = configuration.with_location(error, command, file, overrides)
-        screen.fail(located)
-        return located.exit_code
-    except KeyboardInterrupt:
-        screen.say("interrupted")
-        return 130
-    except BaseException as error:  # a panic of Rust code is no Exception
-        user_error = explained(error)
-        if isinstance(user_error, UserError):
-            screen.fail(user_error)
-            return user_error.exit_code
-        if not isinstance(error, Exception):
-            raise
-        screen.fail_with_bug(error, folder)
-        return 1
-
-
-def _leave() -> None:
-    """Ends the process group, if several processes ran this stage."""
-    if "torch" in sys.modules:
-        from tinybert_cli import loops
-
-        loops.end_process_group()

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -73,6 +74,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | 
     return captured.get().rstrip("\n")
 
 
+def width_of(stream: TextIO) -> int | None:
+    """The number of columns of a terminal; None for a pipe or a file, which have no limit."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
 def write_line(line: str, file: TextIO) -> bool:
     """Prints one line of a result; False if the pipe is closed, so that no more lines are needed."""
     try:
@@ -101,8 +107,10 @@ class _Console(Console):
 class Screen:
     """The output of one command, adapted to terminal, pipe, CI, --json, -q and -v."""
 
-    def __init__(self, command: str, *, as_json: bool, quiet: bool, verbose: bool) -> None:
+    def __init__(self, command: str, *, as_json: bool, quiet: bool, verbose: bool, in_recipe: bool = False) -> None:
         self.command = command
+        self.in_recipe = in_recipe  # the recipe prints the results, and continues with the next stage
+        self.result: Row = {}  # what --json prints
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
@@ -180,11 +188,12 @@ class Screen:
 
     def finish(self, file: Path, folder: str, *, dry_run: bool) -> None:
         """Prints the result on stdout, and the next command on stderr."""
-        if not self.main:
+        status = "dry run" if dry_run else self.last["event"]
+        self.result = {"command": self.command, "status": status, "output_dir": folder, **_facts(self.last)}
+        if not self.main or self.in_recipe:
             return
         if self.as_json:
-            status = "dry run" if dry_run else self.last["event"]
-            self._print_json({"command": self.command, "status": status, "output_dir": folder, **_facts(self.last)})
+            self.print_json(self.result)
         elif self.models:
             self._table()
         elif "bytes_ratio" in self.last:
@@ -209,11 +218,7 @@ class Screen:
         text = message(str(error))
         source = "" if common else self._source
         self.console.print(f"[red]error:[/] {source}{escape(text)}")
-        if self.as_json and self.main:
-            with contextlib.suppress(UserError):  # stdout itself may be the cause of the error
-                self._print_json(
-                    {"command": self.command, "status": "error", "exit_code": error.exit_code, "error": text}
-                )
+        self._fail_in_json(error.exit_code, text)
 
     def fail_with_bug(self, error: Exception, folder: Path | None) -> None:
         """Prints a bug as one line; its traceback goes to run.log, and with -v to the screen."""
@@ -231,8 +236,13 @@ class Screen:
             f"[red]error:[/] {self._source}this is a bug in tinybert: "
             f"{escape(message(f'{type(error).__name__}: {error}'))}{where}"
         )
-        if self.as_json and self.main:
-            self._print_json({"command": self.command, "status": "error", "exit_code": 1, "error": str(error)})
+        self._fail_in_json(1, str(error))
+
+    def _fail_in_json(self, exit_code: int, text: str) -> None:
+        self.result = {"command": self.command, "status": "error", "exit_code": exit_code, "error": text}
+        if self.as_json and self.main and not self.in_recipe:
+            with contextlib.suppress(UserError):  # stdout itself may be the cause of the error
+                self.print_json(self.result)
 
     @property
     def _source(self) -> str:
@@ -244,7 +254,7 @@ class Screen:
         if self.main and not self.quiet:
             self.console.print(escape(message(line)))
 
-    def _print_json(self, value: Row) -> None:
+    def print_json(self, value: Row) -> None:
         write_line(as_json(value), self.stdout)
 
     def _table(self) -> None:

@@ -39,6 +39,7 @@ class UserError(Exception):
     """An error that the user can fix: what is wrong, where, and how to fix it."""
 
     exit_code = 1
+    replaceable = False  # whether --force replaces what the error is about: an earlier run in output_dir
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(what)

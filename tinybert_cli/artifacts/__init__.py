@@ -16,10 +16,12 @@ from tinybert_cli.artifacts.manifests import (
 )
 from tinybert_cli.artifacts.output import Output, open_output
 from tinybert_cli.artifacts.records import markdown_table, read_metrics, read_rows
+from tinybert_cli.artifacts.status import Status, status
 
 __all__ = [
     "Description",
     "Output",
+    "Status",
     "check_config_files",
     "check_free_space",
     "check_origin",
@@ -33,6 +35,7 @@ __all__ = [
     "read_manifest",
     "read_metrics",
     "read_rows",
+    "status",
     "verify_folder",
     "versions",
     "write_text",

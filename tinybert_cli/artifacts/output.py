@@ -146,7 +146,11 @@ class Output:
             self._start(own_folder=self._remove_own_files())
 
     def _open_finished(self) -> None:
-        verify_folder(self.folder, also=["metrics.json"])
+        try:
+            verify_folder(self.folder, also=["metrics.json"])
+        except InputError as error:
+            error.replaceable = True
+            raise
         self._check_same_run()
         self.finished = True
         if self._writes:
@@ -397,11 +401,13 @@ class Output:
         finished = (self.folder / MANIFEST).exists()
         listed = "\n".join(f"     {line}" for line in lines[:12])
         more = f"\n     ... and {len(lines) - 12} more" if len(lines) > 12 else ""
-        raise OutputError(
+        error = OutputError(
             f"output_dir '{self.folder}' holds {'a finished' if finished else 'an unfinished'} run with other settings "
             f"or inputs:\n{listed}{more}",
             hint=f"choose another output_dir, or --force to {'replace it' if finished else 'start over'}",
         )
+        error.replaceable = True
+        raise error
 
     def _remove_own_files(self) -> bool:
         """Removes the files that tinybert wrote and no others; returns whether the folder was written by tinybert."""

@@ -1,6 +1,17 @@
 """Reads YAML files and `KEY=VALUE` arguments: typed settings, or all errors at once with file, line and column."""
 
 from tinybert_cli.configuration.load import Check, errors_of, load, sources, stage_of, with_location
+from tinybert_cli.configuration.recipes import RecipeStage, load_recipe
 from tinybert_cli.configuration.yaml_writer import dump
 
-__all__ = ["Check", "dump", "errors_of", "load", "sources", "stage_of", "with_location"]
+__all__ = [
+    "Check",
+    "RecipeStage",
+    "dump",
+    "errors_of",
+    "load",
+    "load_recipe",
+    "sources",
+    "stage_of",
+    "with_location",
+]

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.configuration import suggestions, yaml_reader
-from tinybert_cli.configuration.compose import Composed, Key, default_of, entries_of, settings_hint
+from tinybert_cli.configuration.compose import Composed, default_of, settings_hint
+from tinybert_cli.configuration.extends import Key, entries_of
 from tinybert_cli.configuration.yaml_reader import (
     COMMAND_LINE,
     MAX_BYTES,
@@ -42,24 +43,32 @@ def load(
         InputError: a file is missing, a folder, or not UTF-8.
     """
     composed = Composed(command, file, overrides)
-    problems = composed.problems
+    config, problems = validated(composed, file, checks or {})
+    if problems or config is None:
+        raise composed.errors(problems)
+    return config
+
+
+def validated(
+    composed: Composed, file: str | Path, checks: Mapping[str | tuple[str, ...], Check]
+) -> tuple[Stage | None, list[ConfigProblem]]:
+    """The settings, and all problems: those of reading the files, of the types and of the checks."""
+    command, problems = composed.command, composed.problems
     if fatal := composed.fatal:
-        raise composed.errors([*problems, fatal])
+        return None, [*problems, fatal]
     if wrong_stage := _wrong_stage(command, composed, file):
-        raise composed.errors([wrong_stage])
+        return None, [wrong_stage]
     config, invalid = _validated(command, composed.tree)
     problems += [problem for _, problem in invalid]
     bad_keys = {key[:1] for key, _ in invalid} | {(name,) for name in _intended_by_unknown_keys(command, composed.tree)}
-    for keys, check in sorted((checks or {}).items(), key=lambda entry: isinstance(entry[0], tuple)):
+    for keys, check in sorted(checks.items(), key=lambda entry: isinstance(entry[0], tuple)):
         names = keys if isinstance(keys, tuple) else (keys,)
         if not bad_keys & {(name,) for name in names} and COMMANDS[command].model_fields.keys() >= set(names):
             within = () if isinstance(keys, tuple) else names
             failed = _check_problems(command, composed.tree, names, check, within=within)
             problems += failed
             bad_keys |= {names[:1] for _ in failed if len(names) == 1}
-    if problems or config is None:
-        raise composed.errors(problems)
-    return config
+    return config, problems
 
 
 def stage_of(file: Path) -> str | None:
