@@ -106,7 +106,7 @@ smoke-translation:
 	$(MAKE) made-up RUNS=$(RUNS)/smoke
 
 schemas: install
-	for stage in finetune gen-soft-labels distill eval export; do \
+	for stage in finetune gen-soft-labels distill eval export recipe; do \
 	  $(BIN)/tinybert schema $$stage --json > configs/schemas/$$stage.json || exit 1; done
 
 reference: install

@@ -136,12 +136,12 @@ def run(command: str, config: Stage, **options: Any) -> list[dict[str, Any]]:
     """All rows of a stage, after the checks that the command line makes."""
     import importlib
 
-    from tinybert_cli.cli import STAGES
+    from tinybert_cli.runner import STAGES
     from tinybert_cli.stages import checks
 
     checks.check(command, config)
     rows: list[dict[str, Any]] = list(
-        importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}").run(config, **options)
+        importlib.import_module(f"tinybert_cli.stages.{STAGES[command]}").run(config, **options)
     )
     return rows
 

@@ -59,7 +59,7 @@ def test_a_shipped_config_fits_its_json_schema(file: Path) -> None:
     jsonschema.validate(plain, schema.of_stage(command_of(file)))
 
 
-@pytest.mark.parametrize("stage", config.COMMANDS)
+@pytest.mark.parametrize("stage", [*config.COMMANDS, schema.RECIPE])
 def test_the_shipped_schemas_are_current(stage: str) -> None:
     shipped = (ROOT / "configs" / "schemas" / f"{stage}.json").read_text()
     assert shipped == schema.as_json(stage) + "\n", "run: make schemas"
@@ -67,6 +67,20 @@ def test_the_shipped_schemas_are_current(stage: str) -> None:
 
 def test_the_reference_is_current() -> None:
     assert (ROOT / "docs" / "reference.md").read_text() == schema.as_markdown() + "\n", "run: make reference"
+
+
+@pytest.mark.parametrize("key", ["stages.0.modle", "data.trian_file", "seeds"])
+def test_the_schema_of_a_recipe_rejects_a_misspelt_key(key: str) -> None:
+    teacher = {"stage": "finetune", "model": "base", "output_dir": "out"}
+    recipe: dict[str, Any] = {"task": "text-classification", "data": {}, "stages": [teacher]}
+    jsonschema.validate(recipe, schema.of_stage(schema.RECIPE))
+    *path, name = key.split(".")
+    section: Any = recipe
+    for step in path:
+        section = section[int(step) if step.isdecimal() else step]
+    section[name] = 1
+    with pytest.raises(jsonschema.ValidationError, match=name):
+        jsonschema.validate(recipe, schema.of_stage(schema.RECIPE))
 
 
 @pytest.mark.parametrize("stage", config.COMMANDS)

@@ -14,12 +14,12 @@ import yaml
 from conftest import write_base_model
 
 from tinybert_cli import cli, config, configuration, losses
-from tinybert_cli.cli import STAGES
+from tinybert_cli.runner import STAGES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinybert_cli"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-HELPERS = {"schema", "predict", "report", "init", "doctor"}
+HELPERS = {"run", "schema", "predict", "report", "init", "doctor"}
 README = (ROOT / "README.md").read_text()
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
 REPOSITORY = URLS["Repository"]

@@ -15,9 +15,9 @@ from conftest import Configs, run
 from fault_injection import Killed, fault
 
 from tinybert_cli import artifacts
-from tinybert_cli.cli import STAGES
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import Interrupted, UserError
+from tinybert_cli.runner import STAGES
 
 THOROUGH = "FAULT_POINTS" in os.environ  # all stages, with so many points of each: minutes
 POINTS = int(os.environ.get("FAULT_POINTS", "1"))
@@ -117,7 +117,7 @@ def test_a_fault_in_a_forced_run_leaves_the_old_run_or_the_new_one(
 def test_a_run_interrupted_at_an_event_ends_in_the_same_bytes(stage: tuple[str, Start], tmp_path: Path) -> None:
     command, start = stage
     events = [row["event"] for row in run(command, start("whole"))]
-    module = importlib.import_module(f"tinybert_cli.stages.{STAGES[command][0]}")
+    module = importlib.import_module(f"tinybert_cli.stages.{STAGES[command]}")
     for at in points(len(events) - 1):
         folder = tmp_path / f"at-{at}"
         rows = module.run(start(folder.name))

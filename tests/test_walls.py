@@ -42,8 +42,9 @@ ALLOWED_IMPORTS = {  # folder or module → what it may import besides itself
     "reports": BELOW_REPORTS,
     "helpers": {"reports", *PREDICTORS, *BELOW_REPORTS},
     "stages": {"reports", *PREDICTORS, *BELOW_REPORTS},
-    "runner": {"stages", "console", "reports", *BELOW_REPORTS},
-    "cli": {"runner", "stages", "helpers", "console", "reports", *PREDICTORS, *BELOW_REPORTS},
+    "runner": {"stages", "console", *BELOW_REPORTS},
+    "recipe_runner": {"runner", "stages", "console", "reports", *BELOW_REPORTS},
+    "cli": {"recipe_runner", "runner", "stages", "helpers", "console", "reports", *PREDICTORS, *BELOW_REPORTS},
     "__main__": {"cli"},
     "": set(),
 }

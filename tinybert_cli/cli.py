@@ -15,7 +15,8 @@ import typer
 from tinybert_cli.errors import GateError, UserError, explained
 from tinybert_cli.escaping import ESCAPED, message
 from tinybert_cli.escaping import as_json as as_json_text
-from tinybert_cli.runner import execute, run_recipe
+from tinybert_cli.recipe_runner import Options, run_recipe
+from tinybert_cli.runner import execute
 from tinybert_cli.user_paths import argument_path
 
 app = typer.Typer(
@@ -73,6 +74,7 @@ def _command(command: str) -> Callable[..., None]:
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.")] = False,
         verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print the output of libraries.")] = False,
+        in_recipe: Annotated[bool, typer.Option("--in-recipe", hidden=True)] = False,
     ) -> None:
         words = list(arguments or [])
         if config is None and not words:
@@ -81,8 +83,11 @@ def _command(command: str) -> Callable[..., None]:
             raise typer.BadParameter(f"expected the config first, found '{words[0]}'", param_hint="CONFIG")
         file = config if config is not None else Path(words.pop(0))
         raise typer.Exit(
-            execute(command, file, words, dry_run=dry_run, force=force, as_json=as_json, quiet=quiet, verbose=verbose)
-        )
+            execute(
+                command, file, words, dry_run=dry_run, force=force, as_json=as_json, quiet=quiet, verbose=verbose,
+                in_recipe=in_recipe,
+            )
+        )  # fmt: skip
 
     return run
 
@@ -122,17 +127,17 @@ def run(
     words = list(arguments or [])
     if not words or words[0].startswith("-"):
         raise typer.BadParameter("no recipe; try: tinybert run configs/demo", param_hint="RECIPE")
-    raise typer.Exit(
-        run_recipe(
-            Path(words[0]), words[1:], only=only or (), start=start, dry_run=dry_run, force=force, as_json=as_json,
-            quiet=quiet, verbose=verbose,
-        )
-    )  # fmt: skip
+    options = Options(
+        only=only or (), start=start, dry_run=dry_run, force=force, as_json=as_json, quiet=quiet, verbose=verbose
+    )
+    raise typer.Exit(run_recipe(Path(words[0]), words[1:], options))
 
 
 @app.command("schema", help="Print the settings of a stage and their meaning.")
 def schema(
-    stage: Annotated[str | None, typer.Argument(help="finetune, gen-soft-labels, distill, eval or export.")] = None,
+    stage: Annotated[
+        str | None, typer.Argument(help="finetune, gen-soft-labels, distill, eval, export, or recipe.")
+    ] = None,
     key: Annotated[str | None, typer.Argument(help="Only this setting, for example training.learning_rate.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON Schema.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print all stages as one page of tables.")] = False,

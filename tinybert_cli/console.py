@@ -47,8 +47,12 @@ def silenced() -> Iterator[None]:
         yield
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None) -> str:
-    """A table as text. Columns on the right that exceed the width (None: no limit) are left out, with a note."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None, left: int = 2) -> str:
+    """A table as text. Columns on the right that exceed the width (None: no limit) are left out, with a note.
+
+    Args:
+        left: the number of columns with text, which are aligned left; numbers are aligned right.
+    """
     from rich.table import Table
 
     header, rows = list(map(printable, header)), [list(map(printable, row)) for row in rows]
@@ -58,8 +62,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | 
         columns -= 1
     output = Table(box=None, pad_edge=False, header_style="bold")
     output.add_column(header[0], overflow="fold")
-    for title in header[1:columns]:
-        output.add_column(title, justify="left" if title == header[1] else "right", no_wrap=True)
+    for index, title in enumerate(header[1:columns], start=1):
+        output.add_column(title, justify="left" if index < left else "right", no_wrap=True)
     for row in rows:
         output.add_row(*map(escape, row[:columns]))
     screen = Console(
@@ -109,8 +113,7 @@ class Screen:
 
     def __init__(self, command: str, *, as_json: bool, quiet: bool, verbose: bool, in_recipe: bool = False) -> None:
         self.command = command
-        self.in_recipe = in_recipe  # the recipe prints the results, and continues with the next stage
-        self.result: Row = {}  # what --json prints
+        self.in_recipe = in_recipe  # the recipe continues with the next stage
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
@@ -188,12 +191,11 @@ class Screen:
 
     def finish(self, file: Path, folder: str, *, dry_run: bool) -> None:
         """Prints the result on stdout, and the next command on stderr."""
-        status = "dry run" if dry_run else self.last["event"]
-        self.result = {"command": self.command, "status": status, "output_dir": folder, **_facts(self.last)}
-        if not self.main or self.in_recipe:
+        if not self.main:
             return
         if self.as_json:
-            self.print_json(self.result)
+            status = "dry run" if dry_run else self.last["event"]
+            self.print_json({"command": self.command, "status": status, "output_dir": folder, **_facts(self.last)})
         elif self.models:
             self._table()
         elif "bytes_ratio" in self.last:
@@ -202,7 +204,7 @@ class Screen:
             write_line(folder, self.stdout)
         if dry_run:
             self.say("dry run: nothing was written")
-        elif not self.quiet:
+        elif not self.quiet and not self.in_recipe:
             self.say(f"next: {_next_in_recipe(file) or NEXT[self.command].format(folder=folder)}")
 
     def fail(self, error: UserError) -> None:
@@ -218,7 +220,7 @@ class Screen:
         text = message(str(error))
         source = "" if common else self._source
         self.console.print(f"[red]error:[/] {source}{escape(text)}")
-        self._fail_in_json(error.exit_code, text)
+        self._fail_in_json(error.exit_code, text, replaceable=error.replaceable)
 
     def fail_with_bug(self, error: Exception, folder: Path | None) -> None:
         """Prints a bug as one line; its traceback goes to run.log, and with -v to the screen."""
@@ -238,11 +240,13 @@ class Screen:
         )
         self._fail_in_json(1, str(error))
 
-    def _fail_in_json(self, exit_code: int, text: str) -> None:
-        self.result = {"command": self.command, "status": "error", "exit_code": exit_code, "error": text}
-        if self.as_json and self.main and not self.in_recipe:
+    def _fail_in_json(self, exit_code: int, text: str, *, replaceable: bool = False) -> None:
+        if self.as_json and self.main:
+            facts = {"replaceable": True} if replaceable else {}
             with contextlib.suppress(UserError):  # stdout itself may be the cause of the error
-                self.print_json(self.result)
+                self.print_json(
+                    {"command": self.command, "status": "error", "exit_code": exit_code, "error": text, **facts}
+                )
 
     @property
     def _source(self) -> str:
@@ -457,9 +461,12 @@ def _facts(row: Row) -> Row:
 
 
 def _next_in_recipe(file: Path) -> str | None:
-    """The command of the next numbered file of the same recipe."""
+    """The command of the next numbered file of the same recipe; for a stage of a recipe file, that of the recipe."""
     from tinybert_cli import configuration  # not at the top: `predict` starts faster without it
 
+    recipe, name = configuration.split_address(file)
+    if name is not None:
+        return f"tinybert run {shell_word(str(recipe))}"
     number = re.match(r"(\d+)-", file.name)
     if number is None:
         return None

@@ -111,10 +111,8 @@ def unused(tree: Node, commands: Sequence[str | None]) -> list[ConfigProblem]:
 def _shared(tree: Node, command: str) -> Node:
     """The settings beside `stages`, without those that only other commands have."""
     own = suggestions.keys_of(command, ())
-    settings = {
-        key: node for key, node in entries_of(tree).items() if key != STAGES and (key in own or not _of_any(key))
-    }
-    return replace(tree, value=settings)
+    of_others = {key for key in entries_of(tree) if key not in own and _of_any(key)} | {STAGES}
+    return replace(tree, value={key: node for key, node in entries_of(tree).items() if key not in of_others})
 
 
 def _of_any(key: str) -> bool:
@@ -122,9 +120,10 @@ def _of_any(key: str) -> bool:
 
 
 def _no_stage(command: str, path: Path, name: str | None, stages: Sequence[Entry], tree: Node) -> ConfigProblem:
-    names = [entry.name for entry in stages]
+    names, node = [entry.name for entry in stages], entries_of(tree)[STAGES]
+    location = node.key_at or node.at
     if name is not None:
-        return ConfigProblem(f"the recipe has no stage '{name}'", tree.at, did_you_mean(name, names))
+        return ConfigProblem(f"the recipe has no stage '{name}'", location, did_you_mean(name, names))
     own = [entry.name for entry in stages if entry.command == command]
     one = f"; or one stage: tinybert {command} {path}#{own[0]}" if own else ""
-    return ConfigProblem(f"this is a recipe of {len(stages)} stages", tree.at, f"run: tinybert run {path}{one}")
+    return ConfigProblem(f"this is a recipe of {len(stages)} stages", location, f"run: tinybert run {path}{one}")

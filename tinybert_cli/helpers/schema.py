@@ -16,6 +16,8 @@ from tinybert_cli.errors import ConfigError, did_you_mean, look_up
 
 Schema = dict[str, Any]
 
+RECIPE = "recipe"  # what lists all stages of a pipeline in one file
+
 
 def as_json(stage: str | None = None, key: str | None = None) -> str:
     """The JSON Schema of one stage, of one setting, or of all stages by their names."""
@@ -59,7 +61,12 @@ def keys(stage: str) -> list[str]:
 
 
 def of_stage(stage: str) -> Schema:
-    """The JSON Schema of a stage's config file, including `extends`, and the losses with their options."""
+    """The JSON Schema of a stage's config file, including `extends`, and the losses with their options.
+
+    With `recipe` as the stage: of a file that lists all stages of a pipeline.
+    """
+    if stage == RECIPE:
+        return _of_recipe()
     schema = look_up(COMMANDS, stage, "stage").model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     files = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
@@ -69,6 +76,38 @@ def of_stage(stage: str) -> Schema:
     if "losses" in schema["properties"]:
         schema["properties"]["losses"] |= _losses()
     return schema
+
+
+def _of_recipe() -> Schema:
+    """Each item of `stages` by the command in its `stage`; every setting may be shared, so none is required there."""
+    shared: Schema = {}
+    definitions: Schema = {}
+    by_command = []
+    for name in COMMANDS:
+        schema = of_stage(name)
+        definitions |= schema.pop("$defs")
+        shared = {**schema["properties"], **shared}
+        schema["required"] = ["stage", "output_dir"]
+        del schema["$schema"]
+        definitions[name] = schema
+        is_command = {"properties": {"stage": {"const": name}}, "required": ["stage"]}
+        by_command.append({"if": is_command, "then": {"$ref": f"#/$defs/{name}"}})
+    properties = {key: field for key, field in shared.items() if key not in ("stage", "output_dir")}
+    stage = {"enum": list(COMMANDS), "description": "The command that runs this stage."}
+    item = {"type": "object", "properties": {"stage": stage}, "required": ["stage"], "allOf": by_command}
+    meaning = "The stages of a pipeline; they run in the order in which they read each other's output_dir."
+    properties["stages"] = {"type": "array", "minItems": 1, "items": item, "description": meaning}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Recipe",
+        "description": "All stages of a pipeline, for `tinybert run`. Settings beside `stages` are shared by all stages "
+        "that have them.",
+        "type": "object",
+        "properties": properties,
+        "required": ["stages"],
+        "additionalProperties": False,
+        "$defs": definitions,
+    }  # fmt: skip
 
 
 def _losses() -> Schema:

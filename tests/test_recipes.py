@@ -1,0 +1,331 @@
+"""`tinybert run`: the order of the stages, errors of recipes, and a small recipe run as a user does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import QUICK, ROWS, write_base_model, write_sentences
+
+from tinybert_cli import configuration, recipe_runner
+from tinybert_cli.configuration import RecipeStage
+from tinybert_cli.errors import ConfigErrors, InputError
+from tinybert_cli.recipe_runner import Options, run_recipe
+from tinybert_cli.runner import execute
+from tinybert_cli.stages.checks import CHECKS
+
+ROOT = Path(__file__).parents[1]
+TASK = {"task": "text-classification", "data": {"train_file": "train.jsonl"}}
+TEACHER = {"stage": "finetune", "model": "base", "output_dir": "out/teacher"}
+LABELS = {"stage": "gen-soft-labels", "teacher": "out/teacher", "output_dir": "out/labels"}
+STUDENT = {
+    "stage": "distill", "label_dataset": "out/labels", "student": {"from": "out/teacher", "num_hidden_layers": 2},
+    "output_dir": "out/student",
+}  # fmt: skip
+EVAL = {"stage": "eval", "models": {"teacher": "out/teacher", "student": "out/student"}, "output_dir": "out/eval"}
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(*stages: dict[str, Any], file: str = "recipe.yaml", **shared: Any) -> Path:
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({**TASK, **shared, "stages": list(stages)}, sort_keys=False))
+    return path
+
+
+def load(recipe: Path, *overrides: str) -> list[RecipeStage]:
+    return configuration.load_recipe(recipe, overrides, CHECKS)
+
+
+def error_of(recipe: Path, *overrides: str) -> str:
+    with pytest.raises((ConfigErrors, InputError)) as error:
+        load(recipe, *overrides)
+    return str(error.value)
+
+
+# -- order and addresses ---------------------------------------------------------------------------------------
+
+
+def test_stages_are_ordered_by_who_reads_whose_output() -> None:
+    stages = load(write(EVAL, STUDENT, LABELS, TEACHER))
+    assert [stage.name for stage in stages] == ["teacher", "labels", "student", "eval"]
+    assert stages[3].reads == ("student", "teacher")
+
+
+def test_independent_stages_run_in_the_order_of_the_file() -> None:
+    others = [{**TEACHER, "output_dir": f"out/{name}"} for name in ("b", "a", "c")]
+    assert [stage.name for stage in load(write(*others))] == ["b", "a", "c"]
+
+
+def test_a_folder_of_files_is_ordered_by_their_numbers(tmp_path: Path) -> None:
+    for number in (10, 9, 2):
+        Path(f"{number}-x.yaml").write_text(yaml.safe_dump({**TASK, **TEACHER, "output_dir": f"out/{number}"}))
+    assert [stage.name for stage in load(tmp_path)] == ["2", "9", "10"]
+
+
+def test_a_folder_with_a_recipe_file_is_this_recipe(tmp_path: Path) -> None:
+    write(TEACHER, file="mine/recipe.yaml")
+    assert [str(stage.file) for stage in load(Path("mine"))] == ["mine/recipe.yaml#teacher"]
+
+
+def test_a_file_of_one_stage_is_a_recipe_of_one_stage() -> None:
+    Path("one.yaml").write_text(yaml.safe_dump({**TASK, **TEACHER}))
+    assert [stage.name for stage in load(Path("one.yaml"))] == ["teacher"]
+
+
+@pytest.mark.parametrize("name", ["demo", "sst2-minilm", "multi30k", "sweep-demo", "general"])
+def test_a_shipped_folder_is_a_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    files = [path for path in sorted(Path("configs", name).glob("*.yaml")) if path.name[0].isdigit()]
+    assert sorted(stage.file for stage in load(Path("configs", name))) == files
+
+
+def test_shared_settings_reach_the_stages_that_have_them() -> None:
+    training = {"max_steps": 7}
+    stages = load(write(TEACHER, LABELS, STUDENT, training=training, seed=5))
+    assert [stage.config.seed for stage in stages] == [5, 5, 5]
+    assert [getattr(stage.config, "training", None) is not None for stage in stages] == [True, False, True]
+    assert stages[2].config.model_dump()["training"]["max_steps"] == 7
+
+
+def test_a_stage_of_a_recipe_file_runs_alone_by_its_address() -> None:
+    recipe = write(TEACHER, LABELS, STUDENT, seed=5)
+    config = configuration.load("distill", f"{recipe}#student", ["seed=6"], CHECKS["distill"])
+    assert (config.output_dir, config.seed) == ("out/student", 6)
+    assert configuration.sources("distill", f"{recipe}#student") == ["recipe.yaml"]
+
+
+def test_a_file_whose_name_contains_a_number_sign_is_that_file() -> None:
+    Path("a#b.yaml").write_text(yaml.safe_dump({**TASK, **TEACHER}))
+    assert configuration.load("finetune", "a#b.yaml").output_dir == "out/teacher"
+
+
+def test_a_stage_may_extend_a_file_beside_the_recipe() -> None:
+    Path("mine").mkdir()
+    Path("mine/quick.yaml").write_text("training: {max_steps: 4}\n")
+    stages = load(write({**TEACHER, "extends": "quick.yaml"}, file="mine/recipe.yaml"))
+    assert stages[0].config.model_dump()["training"]["max_steps"] == 4
+
+
+# -- KEY=VALUE -------------------------------------------------------------------------------------------------
+
+
+def test_an_override_reaches_every_stage_that_has_the_setting() -> None:
+    stages = load(write(TEACHER, LABELS, STUDENT), "training.max_steps=3", "seed=9")
+    assert [stage.overrides for stage in stages] == [
+        ("training.max_steps=3", "seed=9"), ("seed=9",), ("training.max_steps=3", "seed=9"),
+    ]  # fmt: skip
+
+
+def test_an_override_for_one_command_or_one_stage_reaches_only_these() -> None:
+    second = {**TEACHER, "output_dir": "out/other"}
+    stages = load(write(TEACHER, second, STUDENT), "finetune:seed=1", "other:training.max_steps=2")
+    assert [stage.overrides for stage in stages] == [("seed=1",), ("seed=1", "training.max_steps=2"), ()]
+
+
+def test_a_colon_in_the_value_of_an_override_is_no_scope() -> None:
+    assert load(write(TEACHER), "model=package://a:b/c")[0].overrides == ("model=package://a:b/c",)
+
+
+def test_an_override_for_an_unknown_stage_names_the_nearest() -> None:
+    assert "no stage 'studnt'" in error_of(write(TEACHER, STUDENT), "studnt:seed=1")
+    assert "did you mean 'student'?" in error_of(write(TEACHER, STUDENT), "studnt:seed=1")
+
+
+# -- errors ----------------------------------------------------------------------------------------------------
+
+
+def test_all_errors_of_all_stages_are_reported_once_with_locations() -> None:
+    recipe = write({**TEACHER, "modle": 1}, {**STUDENT, "losses": {"soft_label": 1}}, sead=3)
+    text = error_of(recipe)
+    assert text.count("unknown key 'sead'") == 1
+    assert "recipe.yaml:9:3" in text and "did you mean 'model'?" in text
+    assert "did you mean 'soft_labels'?" in text
+
+
+def test_a_shared_setting_that_no_stage_has_is_an_error() -> None:
+    assert "no stage of this recipe has the setting 'losses'" in error_of(write(TEACHER, losses={"soft_labels": 1}))
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        ([{**TEACHER, "model": "out/b"}, {**TEACHER, "model": "out/teacher", "output_dir": "out/b"}], "read each other's"),
+        ([TEACHER, {**TEACHER, "output_dir": "elsewhere/teacher"}], "two stages are named 'teacher'"),
+        ([TEACHER, {**LABELS, "output_dir": "out/teacher/labels"}], "is inside that of another"),
+        ([TEACHER, {**LABELS, "output_dir": "out"}], "is inside that of another"),
+        ([{key: TEACHER[key] for key in ("model", "output_dir")}], "missing key 'stage'"),
+        ([{**TEACHER, "stage": "finetun"}], "did you mean 'finetune'?"),
+        (["finetune"], "expected the settings of a stage"),
+        ([], "expected a list of stages"),
+        ([{**TEACHER, "output_dir": None}], "output_dir"),
+    ],
+)  # fmt: skip
+def test_an_invalid_recipe_is_rejected(stages: list[Any], expected: str) -> None:
+    assert expected in error_of(write(*stages))
+
+
+def test_two_stages_in_one_folder_by_another_spelling_are_rejected() -> None:
+    assert "two stages are named 'teacher'" in error_of(write(TEACHER, {**LABELS, "output_dir": "out/x/../teacher/."}))
+    Path("link").symlink_to("out/teacher")
+    assert "is inside that of another" in error_of(write(TEACHER, {**LABELS, "output_dir": "link"}))
+
+
+def test_a_file_without_stage_in_a_folder_of_stages_is_not_ignored() -> None:
+    write(TEACHER, file="mine/1-x.yaml")
+    Path("mine/1-x.yaml").write_text(yaml.safe_dump({**TASK, **TEACHER}))
+    Path("mine/2-y.yaml").write_text(yaml.safe_dump({**TASK, **{k: v for k, v in LABELS.items() if k != "stage"}}))
+    assert "has no `stage`, and no other file" in error_of(Path("mine"))
+
+
+def test_a_folder_with_a_recipe_and_other_stages_is_ambiguous() -> None:
+    write(TEACHER, file="mine/recipe.yaml")
+    Path("mine/1-x.yaml").write_text(yaml.safe_dump({**TASK, **TEACHER}))
+    assert "holds a recipe.yaml and other stages: 1-x.yaml" in error_of(Path("mine"))
+
+
+@pytest.mark.parametrize("name", ["empty", "missing", "missing.yaml", "task.yaml"])
+def test_what_is_no_recipe_is_named(name: str) -> None:
+    Path("empty").mkdir()
+    Path("task.yaml").write_text("task: text-classification\n")
+    assert name in error_of(Path(name))
+
+
+def test_a_recipe_given_to_a_stage_command_names_both_ways() -> None:
+    with pytest.raises(ConfigErrors) as error:
+        configuration.load("distill", write(TEACHER, LABELS, STUDENT))
+    assert "run: tinybert run recipe.yaml; or one stage: tinybert distill recipe.yaml#student" in str(error.value)
+
+
+# -- runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A teacher and its score, with a requirement that is met."""
+    write_base_model(tmp_path / "base")
+    write_sentences(tmp_path / "data")
+    data = {f"{split}_file": f"data/{split}.jsonl" for split in ROWS} | {"max_seq_length": 16}
+    scores = {**EVAL, "models": {"teacher": "out/teacher"}, "latency": None, "require": {"teacher": {"accuracy": 0.2}}}
+    return write({**TEACHER, "training": QUICK}, scores, data=data, file="recipe.yaml")
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the stages without processes of their own, which each import torch."""
+
+    def run_stage(stage: RecipeStage, options: Options, stderr: Any, *more: str) -> tuple[int, dict[str, Any]]:
+        with contextlib.redirect_stdout(io.StringIO()) as stdout:
+            code = execute(
+                stage.command, stage.file, stage.overrides, dry_run=False, force="--force" in more, as_json=True,
+                quiet=options.quiet, verbose=options.verbose, in_recipe=True,
+            )  # fmt: skip
+        return code, json.loads(stdout.getvalue())
+
+    monkeypatch.setattr(recipe_runner, "_run_stage", run_stage)
+
+
+def test_a_finished_recipe_is_up_to_date_and_force_replaces_only_what_differs(
+    recipe: Path, in_this_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_recipe(recipe, [], Options()) == 0
+    output = capsys.readouterr()
+    assert "[1/2] teacher: tinybert finetune" in output.err and "accuracy (95 %)" in output.out
+    assert "next: tinybert gen-soft-labels" not in output.err
+    assert run_recipe(recipe, [], Options(as_json=True)) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert [stage["status"] for stage in again["stages"]] == ["up to date", "up to date"]
+    assert again["report"]["models"][0]["quality"] > 0.2
+    assert run_recipe(recipe, ["eval:bootstrap=10"], Options()) == 4
+    assert "bootstrap: 1000 before, 10 now" in capsys.readouterr().err
+    assert run_recipe(recipe, ["eval:bootstrap=10"], Options(force=True)) == 0
+    forced = capsys.readouterr().err
+    assert "up to date: out/teacher" in forced and "replacing out/eval" in forced
+
+
+def test_force_replaces_a_damaged_folder(
+    recipe: Path, in_this_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["teacher:training.max_steps=2"]
+    assert run_recipe(recipe, quick, Options(only=["teacher"])) == 0
+    weights = Path("out/teacher/model.safetensors")
+    original = weights.read_bytes()
+    weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    assert run_recipe(recipe, quick, Options(only=["teacher"])) == 3
+    assert run_recipe(recipe, quick, Options(only=["teacher"], force=True)) == 0
+    assert weights.read_bytes() == original
+
+
+def test_a_missed_gate_ends_the_recipe_with_its_exit_code(
+    recipe: Path, in_this_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["eval:require.teacher.accuracy=1.5", "teacher:training.max_steps=2"]
+    assert run_recipe(recipe, overrides, Options()) == 5
+    output = capsys.readouterr()
+    assert "eval ended with exit code 5; 1 stage before it finished" in output.err
+    assert "accuracy" in output.out  # the table with the score that missed
+
+
+def test_a_stage_that_fails_ends_the_recipe_with_its_exit_code(
+    recipe: Path, in_this_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run_recipe(recipe, ["data.test_file=missing.jsonl", "eval:split=test", "training.max_steps=2"], Options()) == 3
+    )
+    output = capsys.readouterr()
+    assert "missing.jsonl" in output.err and not output.out
+
+
+def test_a_recipe_stopped_by_sigterm_resumes(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The processes are real: each stage is a command of its own, and gets the signal."""
+    longer = "training.num_train_epochs=2000"
+    words = [sys.executable, "-m", "tinybert_cli", "run", "recipe.yaml", longer]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    log = Path("out/teacher/log.jsonl")
+    for _ in range(1200):
+        if log.exists() and '"evaluate"' in log.read_text():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 143, stderr
+    assert "run the same command again to resume" in stderr and stdout == ""
+    assert run_recipe(recipe, [longer], Options(dry_run=True)) == 0
+    plan = capsys.readouterr().out
+    assert "interrupted" in plan and "other settings" not in plan
+
+
+def test_only_and_from_select_stages(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (
+        Options(dry_run=True, as_json=True, start="eval"),
+        Options(dry_run=True, as_json=True, only=["eval"]),
+    ):
+        assert run_recipe(recipe, [], options) == 0
+        assert [stage["stage"] for stage in json.loads(capsys.readouterr().out)["stages"]] == ["eval"]
+    assert run_recipe(recipe, [], Options(dry_run=True, only=["techer"])) == 2
+    assert "did you mean 'teacher'?" in capsys.readouterr().err
+    assert run_recipe(recipe, [], Options(dry_run=True, only=["teacher"], start="eval")) == 2
+
+
+def test_the_output_of_a_stage_reaches_a_stderr_that_is_no_file() -> None:
+    lines = io.StringIO()  # as in a notebook
+    with recipe_runner._stream(lines) as stream:
+        subprocess.run(
+            [sys.executable, "-c", "import sys; print('step 1', file=sys.stderr)"], stderr=stream, check=True
+        )
+    assert lines.getvalue() == "step 1\n"

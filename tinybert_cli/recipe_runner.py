@@ -1,0 +1,235 @@
+"""Runs the stages of a recipe in order, each as a command in a process of its own, until one fails."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tinybert_cli import processes
+from tinybert_cli.errors import ConfigErrors, UserError, did_you_mean
+from tinybert_cli.escaping import shell_word
+from tinybert_cli.runner import failed
+from tinybert_cli.user_paths import argument_path
+
+if TYPE_CHECKING:
+    from tinybert_cli.configuration import RecipeStage
+    from tinybert_cli.console import Screen
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user set on the command line of `tinybert run`."""
+
+    only: Sequence[str] = ()
+    """The names of the stages to run; empty = all."""
+    start: str | None = None
+    """The first stage to run."""
+    dry_run: bool = False
+    force: bool = False
+    """Replace runs with other settings or inputs, or with damaged files; stages that are up to date stay."""
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+def run_recipe(recipe: Path, overrides: Sequence[str], options: Options) -> int:
+    """Runs the stages of a recipe; returns the exit code of the last one that ran."""
+    from tinybert_cli import configuration, console
+    from tinybert_cli.stages.checks import CHECKS
+
+    screen = console.Screen("run", as_json=options.as_json, quiet=options.quiet, verbose=options.verbose)
+    try:
+        processes.check("run")
+        stages = configuration.load_recipe(Path(argument_path(str(recipe))), overrides, CHECKS)
+        selected = _selected(stages, options)
+        if options.dry_run:
+            _print_plan(screen, selected)
+            return 0
+        began = time.monotonic()
+        results, code = _run_stages(screen, selected, options)
+        _print_results(screen, stages, results, code)
+        if code == 0:
+            screen.say(f"{_counted(selected)} in {time.monotonic() - began:.0f} s")
+            for line in _next(stages):
+                screen.say(line)
+        return code
+    except BaseException as error:  # see `failed`
+        return failed(screen, error)
+
+
+def _selected(stages: Sequence[RecipeStage], options: Options) -> list[RecipeStage]:
+    names = [stage.name for stage in stages]
+    for name in [*options.only, *([] if options.start is None else [options.start])]:
+        if name not in names:
+            raise ConfigErrors(f"the recipe has no stage '{name}'", hint=did_you_mean(name, names))
+    first = 0 if options.start is None else names.index(options.start)
+    selected = [stage for stage in stages[first:] if not options.only or stage.name in options.only]
+    if not selected:
+        raise ConfigErrors(
+            f"{', '.join(options.only)} come before {options.start}, so that nothing is left to run",
+            hint="use --from or --only",
+        )
+    return selected
+
+
+def _run_stages(screen: Screen, stages: Sequence[RecipeStage], options: Options) -> tuple[list[Result], int]:
+    """Runs the stages until one fails. Returns what each prints with --json, and the last exit code."""
+    results: list[Result] = []
+    code = 0
+    for number, stage in enumerate(stages, start=1):
+        screen.say(f"[{number}/{len(stages)}] {stage.name}: tinybert {stage.command} {shell_word(str(stage.file))}")
+        code, result = _run_stage(stage, options, screen.stderr)
+        if code and options.force and result.get("replaceable"):
+            screen.say(f"replacing {stage.config.output_dir}")
+            code, result = _run_stage(stage, options, screen.stderr, "--force")
+        results.append({"stage": stage.name, **result})
+        if code:
+            before = f"; {_counted(stages[: number - 1])} before it finished" if number > 1 else ""
+            screen.say(f"{stage.name} ended with exit code {code}{before}")
+            break
+    return results, code
+
+
+def _run_stage(stage: RecipeStage, options: Options, stderr: TextIO, *more: str) -> tuple[int, Result]:
+    """The exit code of one stage, and what it prints with --json."""
+    words = [sys.executable, "-m", "tinybert_cli", stage.command, str(stage.file), *stage.overrides]
+    words += ["--json", "--in-recipe", *more]
+    words += [word for word, is_set in (("--quiet", options.quiet), ("--verbose", options.verbose)) if is_set]
+    with _stream(stderr) as stream, _forwarding() as started:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=stream, text=True, encoding="utf-8")
+        started.append(process)
+        assert process.stdout is not None
+        output = process.stdout.read()
+        code = process.wait()
+    try:
+        result: Result = json.loads(output.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        result = {"command": stage.command, "status": "error", "exit_code": code}
+    if code < 0:  # killed by a signal
+        name = signal.Signals(-code).name
+        raise UserError(
+            f"the process of {stage.name} was ended by {name}",
+            hint="if nobody did that, the machine ran out of memory; run the same command again to resume",
+        )
+    return code, result
+
+
+@contextlib.contextmanager
+def _stream(stderr: TextIO) -> Iterator[Any]:
+    """A file for the output of a process: stderr itself or, where it is no file (a notebook), a pipe to it."""
+
+    try:
+        stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        pass
+    else:
+        yield stderr
+        return
+    reading, writing = os.pipe()
+    with open(reading, encoding="utf-8", errors="replace") as lines:  # noqa: PTH123  a descriptor
+        copier = threading.Thread(target=lambda: [stderr.write(line) for line in lines], daemon=True)
+        copier.start()
+        try:
+            yield writing
+        finally:
+            os.close(writing)
+            copier.join()
+
+
+@contextlib.contextmanager
+def _forwarding() -> Iterator[list[subprocess.Popen[str]]]:
+    """Signals that end this process go to the stage, which saves its state; Ctrl-C reaches it from the terminal."""
+    running: list[subprocess.Popen[str]] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield running
+        return
+
+    def forward(signum: int, _: object) -> None:
+        for process in running:
+            if signum != signal.SIGINT:
+                process.send_signal(signum)
+
+    earlier = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield running
+    finally:
+        for signum, handler in earlier.items():
+            signal.signal(signum, handler)
+
+
+# -- output ----------------------------------------------------------------------------------------------------
+
+
+def _print_plan(screen: Screen, stages: Sequence[RecipeStage]) -> None:
+    """The stages in order with the state of their folders: on stdout, as it is the result of a dry run."""
+    from tinybert_cli import artifacts, console
+
+    states = [artifacts.status(stage.command, stage.config) for stage in stages]
+    if screen.as_json:
+        listed = [
+            {
+                "stage": stage.name, "command": stage.command, "config": str(stage.file), "reads": list(stage.reads),
+                "output_dir": stage.config.output_dir, "state": state.state, "differences": list(state.differences),
+            }
+            for stage, state in zip(stages, states, strict=True)
+        ]  # fmt: skip
+        screen.print_json({"command": "run", "status": "dry run", "stages": listed})
+        return
+    rows = [
+        [stage.name, stage.command, ", ".join(stage.reads) or "-", _in_words(state), stage.config.output_dir]
+        for stage, state in zip(stages, states, strict=True)
+    ]
+    header = ["stage", "command", "reads", "state", "output_dir"]
+    console.write_line(console.table(header, rows, width=None, left=len(header)), screen.stdout)
+    for stage, state in zip(stages, states, strict=True):
+        for line in state.differences:
+            screen.say(f"{stage.name}: {line}")
+    screen.say("dry run: nothing was written")
+
+
+def _in_words(state: Any) -> str:
+    return f"{state.state}, other settings" if state.differences else str(state.state)
+
+
+def _print_results(screen: Screen, stages: Sequence[RecipeStage], results: list[Result], code: int) -> None:
+    """The table of `tinybert report`, also if a gate was missed; with --json also the results of the stages."""
+    from tinybert_cli import artifacts, console
+    from tinybert_cli.reports import runs, runs_table
+
+    complete = code in (0, 5)
+    scored = [stage for stage in stages if stage.command in ("eval", "export")] or stages
+    folders = [Path(stage.config.output_dir) for stage in scored]
+    finished = [folder for folder in folders if artifacts.has_manifest(folder)]
+    report = runs.run(finished) if finished and complete else None
+    if screen.as_json:
+        status = {"status": "error" if code else "done", "exit_code": code, "stages": results}
+        table = {} if report is None else {"report": runs.as_json(report)}
+        screen.print_json({"command": "run", **status, **table})
+    elif report is not None and report.models:
+        width = console.width_of(screen.stdout)
+        for line in [console.table(*runs_table.table(report), width=width), *report.notes()]:
+            console.write_line(line, screen.stdout)
+
+
+def _counted(stages: Sequence[RecipeStage]) -> str:
+    return f"{len(stages)} stage{'s' if len(stages) > 1 else ''}"
+
+
+def _next(stages: Sequence[RecipeStage]) -> Iterator[str]:
+    pages = [Path(stage.config.output_dir) / "report.html" for stage in stages if stage.command == "eval"]
+    yield from (f"plots, slices, regressions: {page}" for page in pages if page.is_file())
+    exports = [stage.config.output_dir for stage in stages if stage.command == "export"]
+    if exports:
+        yield f"next: tinybert predict {shell_word(exports[-1])}"
