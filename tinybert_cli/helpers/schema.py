@@ -100,8 +100,8 @@ def _of_recipe() -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Recipe",
-        "description": "All stages of a pipeline, for `tinybert run`. Settings beside `stages` are shared by all stages "
-        "that have them.",
+        "description": "All stages of a pipeline, for `tinybert run`. Settings beside `stages` are shared by all "
+        "stages that have them.",
         "type": "object",
         "properties": properties,
         "required": ["stages"],
