@@ -15,7 +15,7 @@ from conftest import Configs, run, sentences
 
 from tinybert_cli import configuration, predictor, tasks
 from tinybert_cli.errors import ConfigError, InputError, OutputError
-from tinybert_cli.helpers import doctor, init, predict
+from tinybert_cli.helpers import doctor, predict, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 ROWS = sentences("validation")
@@ -111,7 +111,7 @@ def test_a_copied_recipe_loads_and_has_its_own_output_folders(
     demo: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    written = init.run(Path("mine"), demo=demo)
+    written = shipped_recipes.copy(Path("mine"), recipe="demo" if demo else None)
     stages = sorted(path for path in written if path.suffix == ".yaml" and path.name[0].isdigit())
     assert len(stages) == 8
     for file in stages:
@@ -124,32 +124,32 @@ def test_a_copied_recipe_loads_and_has_its_own_output_folders(
 
 
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
-    init.run(tmp_path / "mine")
+    shipped_recipes.copy(tmp_path / "mine")
     mine = tmp_path / "mine" / "task.yaml"
     mine.write_text("task: mine\n")
     (tmp_path / "mine" / "3-student.yaml").unlink()
     with pytest.raises(OutputError, match="already exists"):
-        init.run(tmp_path / "mine")
+        shipped_recipes.copy(tmp_path / "mine")
     assert mine.read_text() == "task: mine\n" and not (tmp_path / "mine" / "3-student.yaml").exists()
 
 
 def test_init_into_a_file_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     with pytest.raises(OutputError, match="is a file"):
-        init.run(tmp_path / "mine")
+        shipped_recipes.copy(tmp_path / "mine")
 
 
 def test_init_has_a_recipe_for_every_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for task in tasks.TASKS:
-        written = init.run(Path(task), task)
+        written = shipped_recipes.copy(Path(task), task)
         first = next(path for path in sorted(written) if path.name[0].isdigit())
         assert configuration.load(first.read_text().split()[2], first).task == task
 
 
 def test_init_rejects_an_unknown_task(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="text-clasification"):
-        init.run(tmp_path / "mine", "text-clasification")
+        shipped_recipes.copy(tmp_path / "mine", "text-clasification")
 
 
 # -- doctor --------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -238,15 +238,78 @@ def report(
         print(f"written: {_path(html)}", file=sys.stderr)
 
 
-@app.command("init", help="Copy a recipe into a new folder; nothing is overwritten.")
+@app.command("init", help="Write a recipe for your data, or copy a shipped one; nothing is overwritten.")
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder for the YAML files.")],
-    task: Annotated[str, typer.Option("--task", help="The task of the model.")] = "text-classification",
-    demo: Annotated[bool, typer.Option("--demo", help="Copy the offline demo, with its reviews.")] = False,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="The new folder.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[data.KEY=VALUE]...", help="How the data is read; see schema.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="FILE_OR_FOLDER", help="Your data; it is split, if it is one file.")
+    ] = None,
+    validation: Annotated[str | None, typer.Option(metavar="FILE", help="Validation rows, if they are given.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Test rows, if they are given.")] = None,
+    unlabeled: Annotated[str | None, typer.Option(metavar="FILE", help="More text, without labels.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN[,COLUMN]", help="The text, or the two of a pair.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN[,COLUMN]...", help="The label column.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="The task of the model.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A fine-tuned model: a folder or Hub id, instead of finetune.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="The model that the teacher starts from.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the splits and the training.")] = 42,
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="Copy this shipped recipe.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Copy the offline demo, with its data.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the shipped recipes.")] = False,
 ) -> None:
     from tinybert_cli.helpers import init as helper
+    from tinybert_cli.helpers import shipped_recipes
 
-    _print_lines(lambda: map(str, helper.run(_path(folder), task, demo=demo)))
+    if listed:
+        _print_lines(lambda: (f"{name:<14} {text}" for name, text in shipped_recipes.descriptions().items()))
+        return
+    if folder is None:
+        raise typer.BadParameter("no folder; try: tinybert init mine --data FILE", param_hint="DIR")
+    needs_data = {
+        "--validation": validation, "--test": test, "--unlabeled": unlabeled, "--text": text, "--label": label,
+        "--teacher": teacher, "--model": model, "KEY=VALUE": settings,
+    }  # fmt: skip
+    if data is None:
+        if needing := [name for name, value in needs_data.items() if value]:
+            raise typer.BadParameter(f"{needing[0]} needs --data FILE_OR_FOLDER")
+        name = shipped_recipes.DEMO if demo else recipe
+        target = _path(folder)
+        _print_lines(lambda: shipped_recipes.lines(target, task or "text-classification", recipe=name))
+        return
+    if demo or recipe is not None:
+        raise typer.BadParameter("--data cannot be combined with --demo or --recipe")
+    request = helper.Request(
+        _path(folder),
+        argument_path(data),
+        validation=validation and argument_path(validation),
+        test=test and argument_path(test),
+        unlabeled=unlabeled and argument_path(unlabeled),
+        task=task,
+        text=_names(text),
+        label=_names(label),
+        teacher=teacher and argument_path(teacher),
+        model=model and argument_path(model),
+        settings=settings or [],
+        seed=seed,
+        choose=_choose if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty() else None,
+    )
+    _print_lines(lambda: helper.run(request))
+
+
+def _names(columns: str | None) -> list[str]:
+    return [] if columns is None else [name.strip() for name in columns.split(",")]
+
+
+def _choose(question: str, names: Sequence[str]) -> str:
+    """The user's choice of one of several names, on the terminal."""
+    import click
+
+    return str(typer.prompt(question, type=click.Choice(list(names)), err=True))
 
 
 @app.command("doctor", help="Print versions, machine, device and caches, for bug reports.")

@@ -12,7 +12,7 @@ from tinybert_cli.configuration.yaml_reader import FLOAT, INTEGER
 
 def dump(config: Stage) -> str:
     """The settings as YAML; `load` reads equal settings from it."""
-    return write(_escaped(config.model_dump(by_alias=True)))
+    return write(escaped(config.model_dump(by_alias=True)))
 
 
 def write(value: Any) -> str:
@@ -27,12 +27,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
     """With `$$` for every `$`, so that no string contains a variable."""
     if isinstance(value, dict):
-        return {key: _escaped(one) for key, one in value.items()}
+        return {key: escaped(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_escaped(one) for one in value]
+        return [escaped(one) for one in value]
     return value.replace("$", "$$") if isinstance(value, str) else value
 
 

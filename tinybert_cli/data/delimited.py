@@ -48,24 +48,34 @@ def read_delimited(path: Path, data: Data, *, default: str) -> dict[str, list[An
     Raises:
         InputError: the rows have different numbers of cells, or two delimiters fit.
     """
-    text, skipped, delimiter = read_text(path), 0, data.delimiter
-    if match := re.match(r"sep=(.)\r?\n", text, re.IGNORECASE):  # Excel's way to name the delimiter
-        text, skipped = text[match.end() :], 1
-        delimiter = match[1] if delimiter == "auto" else delimiter
-    quoted = _is_quoted(text, data, default)
-    reader = _Reader(path, text, skipped)
-    if delimiter == "auto":
-        delimiter = _detect_delimiter(reader, default, quoted)
+    reader, delimiter, quoted = _opened(path, data, default)
     try:
         table = reader.table(delimiter, quoted)
     except _Malformed as error:
         where = f"{path}:{error.line}"
         raise InputError(error.what, where=where, hint=_hint(reader, error, delimiter, quoted)) from error
     if not table.cells[0]:
-        raise InputError(f"'{path}' has a header but no rows", where=f"{path}:{1 + skipped}")
+        raise InputError(f"'{path}' has a header but no rows", where=f"{path}:{1 + reader.skipped}")
     if data.quoting == "auto":
         _warn(path, table, DELIMITERS.get(delimiter, repr(delimiter)))
     return dict(zip(table.header, table.cells, strict=True))
+
+
+def delimiter_of(path: Path, data: Data, *, default: str) -> str:
+    """The delimiter with which `read_delimited` reads a file, in words."""
+    _, delimiter, _ = _opened(path, data, default)
+    return DELIMITERS.get(delimiter, repr(delimiter))
+
+
+def _opened(path: Path, data: Data, default: str) -> tuple[_Reader, str, bool]:
+    """A reader of the file, its delimiter, and whether quotes enclose cells."""
+    text, skipped, delimiter = read_text(path), 0, data.delimiter
+    if match := re.match(r"sep=(.)\r?\n", text, re.IGNORECASE):  # Excel's way to name the delimiter
+        text, skipped = text[match.end() :], 1
+        delimiter = match[1] if delimiter == "auto" else delimiter
+    quoted = _is_quoted(text, data, default)
+    reader = _Reader(path, text, skipped)
+    return reader, _detect_delimiter(reader, default, quoted) if delimiter == "auto" else delimiter, quoted
 
 
 class _Reader:

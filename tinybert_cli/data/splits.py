@@ -66,8 +66,55 @@ def read(data: Data, split: Split) -> Rows:
         raise ConfigError(f"no rows for the split '{split}'", key=("data",), hint=f"set data.{split}_file")
     if not len(rows):
         raise InputError(f"no rows in {', '.join(origin for origin, _ in rows.origins)}", hint="the file has no data")
-    rows = _with_label_names(rows, data)
+    rows = with_label_names(rows, data)
     return rows.head(data.max_train_samples if split in ("train", "unlabeled") else data.max_eval_samples)
+
+
+def with_label_names(rows: Rows, data: Data) -> Rows:
+    """The rows, with the labels that the config maps, or the classes that the data names, replaced by its names.
+
+    Raises:
+        InputError: a label has no name.
+    """
+    column, classes = data.label_column, rows.class_names.get(data.label_column, [])
+    if column not in rows.columns or data.class_names is None:
+        return rows
+    if isinstance(data.label_names, dict):
+        names = dict(data.label_names)
+        for index, name in enumerate(classes):  # the key of a class may be its name or its index
+            if name not in names and str(index) in names:
+                names[name] = names[str(index)]
+    elif not classes or set(classes) == set(data.class_names):
+        return rows
+    elif len(classes) == len(data.class_names):
+        names = dict(zip(classes, data.class_names, strict=True))
+    else:
+        raise InputError(
+            f"data.label_names has {len(data.class_names)} names, but the data has {len(classes)} classes: "
+            f"{', '.join(classes)}",
+            where=rows.location(0),
+            hint="one name for each, in this order; or leave label_names out",
+        )
+
+    matcher = Matcher(names)
+
+    def name_of(value: Any, index: int) -> Any:
+        if isinstance(value, list):
+            return [name_of(label, index) for label in value]
+        label = matcher.name(value)
+        if label is not None:
+            return names[label]
+        if is_missing(value) or as_number(value) == HIDDEN:
+            return value
+        raise InputError(
+            f"the label {value!r} has no name in data.label_names",
+            where=rows.location(index),
+            hint=f"labels with a name: {', '.join(names)}",
+        )
+
+    values = [name_of(value, index) for index, value in enumerate(rows.column(column))]
+    class_names = {**rows.class_names, column: data.class_names}
+    return replace(rows, columns={**rows.columns, column: values}, class_names=class_names)
 
 
 def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
@@ -145,53 +192,6 @@ def _read_path(path: Path, data: Data) -> Rows:
     if parallel_files(path):
         return read_parallel(path)
     return with_class_names(*local_datasets.read_saved(path)) if path.is_dir() else read_file(path, data)
-
-
-def _with_label_names(rows: Rows, data: Data) -> Rows:
-    """The rows, with the labels that the config maps, or the classes that the data names, replaced by its names.
-
-    Raises:
-        InputError: a label has no name.
-    """
-    column, classes = data.label_column, rows.class_names.get(data.label_column, [])
-    if column not in rows.columns or data.class_names is None:
-        return rows
-    if isinstance(data.label_names, dict):
-        names = dict(data.label_names)
-        for index, name in enumerate(classes):  # the key of a class may be its name or its index
-            if name not in names and str(index) in names:
-                names[name] = names[str(index)]
-    elif not classes or set(classes) == set(data.class_names):
-        return rows
-    elif len(classes) == len(data.class_names):
-        names = dict(zip(classes, data.class_names, strict=True))
-    else:
-        raise InputError(
-            f"data.label_names has {len(data.class_names)} names, but the data has {len(classes)} classes: "
-            f"{', '.join(classes)}",
-            where=rows.location(0),
-            hint="one name for each, in this order; or leave label_names out",
-        )
-
-    matcher = Matcher(names)
-
-    def name_of(value: Any, index: int) -> Any:
-        if isinstance(value, list):
-            return [name_of(label, index) for label in value]
-        label = matcher.name(value)
-        if label is not None:
-            return names[label]
-        if is_missing(value) or as_number(value) == HIDDEN:
-            return value
-        raise InputError(
-            f"the label {value!r} has no name in data.label_names",
-            where=rows.location(index),
-            hint=f"labels with a name: {', '.join(names)}",
-        )
-
-    values = [name_of(value, index) for index, value in enumerate(rows.column(column))]
-    class_names = {**rows.class_names, column: data.class_names}
-    return replace(rows, columns={**rows.columns, column: values}, class_names=class_names)
 
 
 def _split_name(data: Data, split: Split) -> str:

@@ -1,0 +1,530 @@
+"""init --data: the task and columns of a file, its splits, and a recipe whose stages load."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import random
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tinybert_cli import cli, configuration
+from tinybert_cli.config import Data
+from tinybert_cli.data import splits
+from tinybert_cli.errors import ConfigErrors, InputError, OutputError
+from tinybert_cli.helpers import init, new_recipe, shipped_recipes, text_lengths
+from tinybert_cli.inspection import columns, splitting
+from tinybert_cli.types import Rows
+
+QUEUES = {
+    "billing": "The invoice of the contract is wrong",
+    "login": "The password of the portal does not work",
+    "shipping": "The parcel with the router has not arrived",
+}
+WORDS = ["amber", "basin", "cedar", "delta", "ember", "flint", "grove", "heath", "inlet", "jetty", "knoll", "ledge"]
+
+
+def tickets(count: int = 60, **more: Any) -> list[dict[str, Any]]:
+    """Rows with an id, a date, a text and one of three queues; no two texts are similar."""
+    cities = list(itertools.permutations(WORDS, 3))
+    random.Random(3).shuffle(cities)
+    rows = []
+    for index in range(count):
+        queue = list(QUEUES)[index % 3]
+        city = " ".join(cities[index])
+        text = f"{QUEUES[queue]}, says the office in {city}."
+        rows.append({"id": f"T-{index}", "created": f"2026-03-{1 + index % 28:02d}", "message": text, "queue": queue})
+        rows[-1] |= {name: value(index) if callable(value) else value for name, value in more.items()}
+    return rows
+
+
+def write(file: Path, rows: Sequence[dict[str, Any]], delimiter: str = ",") -> str:
+    if file.suffix == ".jsonl":
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        return str(file)
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(file)
+
+
+def guess(rows: Sequence[dict[str, Any]], **choice: Any) -> columns.Guess:
+    return columns.guess(
+        Rows({name: [row.get(name) for row in rows] for name in rows[0]}, (("file", len(rows)),)), **choice
+    )
+
+
+@pytest.fixture(autouse=True)
+def without_tokenizer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Lengths from words, and models that cannot be downloaded: nothing depends on what is installed."""
+    monkeypatch.setattr(text_lengths, "default_model", lambda: text_lengths.BERT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+
+
+def write_recipe(data: str, **options: Any) -> tuple[dict[str, Any], list[str]]:
+    """The recipe in the folder mine, as plain data, and the lines that init prints."""
+    lines = list(init.run(init.Request(Path("mine"), data, **options)))
+    return yaml.safe_load(Path("mine/recipe.yaml").read_text(encoding="utf-8")), lines
+
+
+def read(recipe: dict[str, Any], split: Any) -> Rows:
+    return splits.read(Data.model_validate(recipe["data"]), split)
+
+
+# -- the task and its columns ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("b.csv", ";"), ("c.tsv", "\t"), ("d.jsonl", "")])
+def test_tickets_in_any_file_format_are_classes_of_the_message(name: str, delimiter: str) -> None:
+    recipe, lines = write_recipe(write(Path(name), tickets(), delimiter))
+    assert recipe["task"] == "text-classification"
+    assert recipe["data"]["text_column_names"] == "message" and recipe["data"]["label_column_name"] == "queue"
+    assert recipe["data"]["label_names"] == ["billing", "login", "shipping"]
+    assert "not used: id, created" in lines
+    assert any("delimiter" in line for line in lines) == (name[0] in "abc")
+
+
+def test_two_numbered_texts_are_a_pair() -> None:
+    rows = tickets(
+        sentence1=lambda i: f"one text {i} of two", sentence2=lambda i: f"other text {i} here", label=lambda i: i % 2
+    )
+    found = guess([{key: row[key] for key in ("sentence1", "sentence2", "label")} for row in rows])
+    assert (found.task, found.text, found.label) == ("text-classification", ["sentence1", "sentence2"], "label")
+
+
+def test_a_column_of_lists_is_several_labels() -> None:
+    found = guess(
+        [{"text": row["message"], "tags": [row["queue"], "new"][: 1 + i % 2]} for i, row in enumerate(tickets())]
+    )
+    assert (found.task, found.label) == ("multi-label-classification", "tags")
+
+
+def test_cells_with_a_separator_are_several_labels() -> None:
+    rows = [
+        {"text": row["message"], "labels": f"{row['queue']};{'new' if i % 4 else 'old'}"}
+        for i, row in enumerate(tickets())
+    ]
+    found = guess(rows)
+    assert (found.task, found.label, found.separator) == ("multi-label-classification", "labels", ";")
+    recipe, _ = write_recipe(write(Path("a.csv"), rows))
+    assert recipe["data"]["label_separator"] == ";"
+    assert recipe["data"]["label_names"] == ["billing", "login", "new", "old", "shipping"]
+
+
+def test_several_columns_of_0_and_1_are_one_class_each() -> None:
+    rows = [
+        {"text": row["message"], "rude": i % 2, "spam": int(i % 3 == 0), "old": int(i % 5 == 0)}
+        for i, row in enumerate(tickets())
+    ]
+    found = guess(rows)
+    assert (found.task, found.label) == ("multi-label-classification", ["rude", "spam", "old"])
+
+
+def test_fractions_are_a_regression() -> None:
+    found = guess(tickets(score=lambda i: f"{i % 50 / 10:.1f}", queue=""))
+    assert (found.task, found.label) == ("regression", "score")
+
+
+def test_whole_numbers_written_as_floats_are_classes() -> None:
+    found = guess(tickets(label=lambda i: float(i % 2)))
+    assert (found.task, found.label) == ("text-classification", "label")
+
+
+def test_words_and_tags_of_equal_lengths_are_token_classification() -> None:
+    rows = [
+        {"tokens": row["message"].split(), "ner_tags": ["B-X", *["O"] * (len(row["message"].split()) - 1)]}
+        for row in tickets()
+    ]
+    found = guess([{**row, "pos_tags": ["N"] * len(row["tokens"])} for row in rows])
+    assert (found.task, found.text, found.label) == ("token-classification", ["tokens"], "ner_tags")
+
+
+def test_a_conll_file_is_token_classification() -> None:
+    lines = [
+        f"{word} {'B-X' if word == 'office' else 'O'}" for row in tickets() for word in [*row["message"].split(), ""]
+    ]
+    Path("a.conll").write_text("\n".join(line if line.strip() != "O" else "" for line in lines), encoding="utf-8")
+    recipe, _ = write_recipe("a.conll")
+    assert recipe["task"] == "token-classification" and recipe["data"]["label_names"] == ["O", "B-X"]
+
+
+def squad(count: int = 30) -> dict[str, Any]:
+    def paragraph(index: int) -> dict[str, Any]:
+        context = tickets(count)[index]["message"]
+        questions = [
+            {"id": f"{index}-{number}", "question": f"Where is office number {index}?", "answers": [{"text": "office", "answer_start": context.index("office")}]}
+            for number in range(2)
+        ]  # fmt: skip
+        return {"context": context, "qas": questions}
+
+    return {"data": [{"title": "offices", "paragraphs": [paragraph(index) for index in range(count)]}]}
+
+
+def test_a_squad_file_is_question_answering_and_no_context_is_in_two_splits() -> None:
+    Path("a.json").write_text(json.dumps(squad()), encoding="utf-8")
+    recipe, _ = write_recipe("a.json")
+    assert recipe["task"] == "question-answering" and recipe["data"]["text_column_names"] == ["question", "context"]
+    contexts = [set(read(recipe, name).column("context")) for name in ("train", "validation", "test")]
+    assert sum(map(len, contexts)) == len(set.union(*contexts)) == 30
+
+
+def test_two_languages_are_a_translation() -> None:
+    rows = [{"en": row["message"], "de": f"Das ist {row['message']}"} for row in tickets()]
+    recipe, _ = write_recipe(write(Path("a.jsonl"), rows))
+    assert recipe["task"] == "translation" and recipe["data"]["label_column_name"] == "de"
+    assert recipe["stages"][-1]["format"] == "ctranslate2"
+
+
+def test_the_options_override_the_guess() -> None:
+    found = guess(
+        tickets(title=lambda i: f"title {i} of it", stars=lambda i: i % 5),
+        task="regression",
+        text=["title"],
+        label=["stars"],
+    )
+    assert (found.task, found.text, found.label) == ("regression", ["title"], "stars")
+
+
+def test_a_known_name_decides_between_several_columns_of_classes() -> None:
+    assert guess(tickets(category=lambda i: "ab"[i % 2], channel=lambda i: "xy"[i % 2])).label == "category"
+
+
+def test_columns_of_classes_without_a_known_name_are_asked_for() -> None:
+    rows = tickets(channel=lambda i: "xy"[i % 2])
+    with pytest.raises(InputError, match=r"2 columns may be the label: queue: 3 classes .*--label queue"):
+        try:
+            guess(rows)
+        except InputError as error:
+            raise InputError(str(error).replace("\n", " ")) from error
+    assert guess(rows, choose=lambda _, names: names[-1]).label == "channel"
+
+
+# -- columns that cannot be labels -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("queue", "phrase"),
+    [
+        (lambda i: "open", "queue: one value, 'open'"),
+        (lambda i: f"2026-03-{1 + i % 28:02d}", "queue: dates"),
+        (lambda i: i, "queue: an id"),
+        (lambda i: f"note {i} about the case", "queue: texts of 5 words"),
+        (lambda i: "", "queue: empty"),
+    ],
+)
+def test_a_file_without_a_label_lists_what_its_columns_hold(queue: Any, phrase: str) -> None:
+    with pytest.raises(InputError) as caught:
+        guess(tickets(queue=queue))
+    assert phrase in str(caught.value) and "--text COLUMN --label COLUMN" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["id", "created", "message"])
+def test_an_id_a_date_or_a_text_given_as_label_is_rejected(name: str) -> None:
+    with pytest.raises(InputError, match=f"the column '{name}' cannot be the label"):
+        guess(tickets(), label=[name])
+
+
+def test_an_id_with_few_values_is_no_label() -> None:
+    assert guess(tickets(customer_id=lambda i: i % 4)).label == "queue"
+
+
+def test_fractions_given_as_classes_are_rejected() -> None:
+    with pytest.raises(InputError, match="a fraction is not an index"):
+        write_recipe(write(Path("a.csv"), tickets(label=lambda i: i % 8 / 8)), task="text-classification")
+
+
+# -- splits ----------------------------------------------------------------------------------------------------
+
+
+def test_splits_have_the_same_shares_of_every_label() -> None:
+    recipe, _ = write_recipe(write(Path("a.csv"), tickets(200)))
+    counts = {name: Counter(read(recipe, name).column("queue")) for name in ("train", "validation", "test")}
+    assert {name: sum(count.values()) for name, count in counts.items()} == {"train": 140, "validation": 30, "test": 30}
+    assert set(counts["test"].values()) == {10}
+
+
+def test_near_identical_texts_are_in_one_split() -> None:
+    rows = tickets(60)
+    copies = [{**row, "message": f"  {row['message'].upper()}!! ", "id": f"C-{i}"} for i, row in enumerate(rows)]
+    recipe, lines = write_recipe(write(Path("a.csv"), rows + copies))
+    texts = [
+        {splitting.text_key(text) for text in read(recipe, name).column("message")}
+        for name in ("train", "validation", "test")
+    ]
+    assert sum(map(len, texts)) == len(set.union(*texts))
+    assert any(line.startswith("60 rows repeat the text of another") for line in lines)
+
+
+def test_texts_that_differ_in_a_number_are_near_identical() -> None:
+    assert splitting.text_key("Order 12 is late.") == splitting.text_key("order 7 is late")
+    assert splitting.text_key("12") != splitting.text_key("7")
+
+
+def test_every_label_has_rows_in_train() -> None:
+    rows = tickets(60)
+    rows[7]["queue"] = "rare"
+    recipe, _ = write_recipe(write(Path("a.csv"), rows), label=["queue"])
+    assert "rare" in read(recipe, "train").column("queue")
+
+
+def test_the_seed_decides_the_splits() -> None:
+    groups, strata = [[index] for index in range(100)], [0] * 100
+    one, again, other = (splitting.split(groups, strata, {"test": 0.2}, seed=seed) for seed in (1, 1, 2))
+    assert one == again != other and len(one["test"]) == 20
+
+
+def test_given_splits_are_read_where_they_are() -> None:
+    train, dev, test = (
+        write(Path(f"{name}.csv"), tickets(30)[part])
+        for name, part in {"train": slice(0, 20), "dev": slice(20, 25), "test": slice(25, 30)}.items()
+    )
+    recipe, _ = write_recipe(train, validation=dev, test=test)
+    assert [recipe["data"][f"{name}_file"] for name in ("train", "validation", "test")] == [train, dev, test]
+    assert [file.name for file in Path("mine").iterdir()] == ["recipe.yaml"]
+
+
+def test_test_rows_come_from_train_if_only_validation_is_given() -> None:
+    recipe, _ = write_recipe(write(Path("train.csv"), tickets(60)), validation=write(Path("dev.csv"), tickets(9)))
+    assert recipe["data"]["validation_file"] == "dev.csv"
+    assert len(read(recipe, "train")) == 51 and len(read(recipe, "test")) == 9
+
+
+def test_rows_without_a_label_become_unlabelled_text() -> None:
+    recipe, _ = write_recipe(write(Path("a.csv"), tickets(70, queue=lambda i: list(QUEUES)[i % 3] if i < 60 else "")))
+    assert len(read(recipe, "unlabeled")) == 10
+    assert recipe["stages"][1]["splits"] == ["train", "unlabeled"]
+
+
+def test_a_folder_of_parquet_files_is_read_as_dataset() -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
+    )
+    for name, part in {"train": slice(0, 40), "validation": slice(40, 50), "test": slice(50, 60)}.items():
+        rows = [{"sentence": row["message"], "label": index % 2} for index, row in enumerate(tickets())][part]
+        file = Path("hub/data") / f"{name}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_list(rows, features=features).to_parquet(str(file))
+    recipe, _ = write_recipe("hub")
+    assert recipe["data"]["dataset_name"] == "hub" and recipe["data"]["label_names"] == ["neg", "pos"]
+    assert len(read(recipe, "validation")) == 10
+
+
+def test_too_few_rows_to_split_are_rejected_and_nothing_is_written() -> None:
+    with pytest.raises(InputError, match="12 rows with different texts are too few to split"):
+        write_recipe(write(Path("a.csv"), tickets(12)))
+    assert not Path("mine").exists()
+
+
+def test_one_class_only_is_rejected() -> None:
+    with pytest.raises(InputError, match="one value, 'open'"):
+        write_recipe(write(Path("a.csv"), tickets(queue="open")), label=["queue"])
+
+
+# -- the recipe ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe_of_tickets() -> Iterator[dict[str, Any]]:
+    recipe, _ = write_recipe(write(Path("a.csv"), tickets(200)))
+    yield recipe
+
+
+def test_every_stage_of_the_recipe_loads(recipe_of_tickets: dict[str, Any]) -> None:
+    shared = {key: value for key, value in recipe_of_tickets.items() if key != "stages"}
+    for stage in recipe_of_tickets["stages"]:
+        Path("one.yaml").write_text(yaml.safe_dump({**shared, **stage}), encoding="utf-8")
+        loaded = configuration.load(stage["stage"], "one.yaml")
+        assert loaded.output_dir.startswith("runs/mine/")
+
+
+def test_the_recipe_is_a_whole_cascade(recipe_of_tickets: dict[str, Any]) -> None:
+    names = [stage["output_dir"].rpartition("/")[2] for stage in recipe_of_tickets["stages"]]
+    assert names == [
+        "teacher",
+        "teacher-labels",
+        "student",
+        "student-labels",
+        "student2",
+        "student2-plain",
+        "eval",
+        "export",
+    ]
+    assert recipe_of_tickets["stages"][-2]["split"] == "test" and recipe_of_tickets["stages"][-1]["quantize"] == "int8"
+
+
+def test_the_recipe_names_its_schema_in_the_first_line(recipe_of_tickets: dict[str, Any]) -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    owner_and_name = project["urls"]["Repository"].removeprefix("https://github.com/")
+    first, *_ = Path("mine/recipe.yaml").read_text().splitlines()
+    assert (
+        first
+        == f"# yaml-language-server: $schema=https://raw.githubusercontent.com/{owner_and_name}/main/configs/schemas/recipe.json"
+    )
+
+
+def test_names_with_yaml_and_shell_characters_are_read_back() -> None:
+    rows = [
+        {
+            "text: a #1": row["message"],
+            "$LABEL": {"billing": "yes", "login": "a: b #c", "shipping": "${HOME}"}[row["queue"]],
+        }
+        for row in tickets()
+    ]
+    write_recipe(write(Path("a.csv"), rows), label=["$LABEL"])
+    written = yaml.safe_load(Path("mine/recipe.yaml").read_text())
+    Path("one.yaml").write_text(
+        yaml.safe_dump({"task": written["task"], "data": written["data"], **written["stages"][0]})
+    )
+    data = configuration.load("finetune", "one.yaml").data
+    assert data.text_column_names == "text: a #1" and data.label_column_name == "$LABEL"
+    assert data.class_names == ["${HOME}", "a: b #c", "yes"]
+
+
+def test_few_rows_get_more_epochs_than_many() -> None:
+    assert [new_recipe.epochs(rows, new_recipe.SEEN) for rows in (250, 1_000, 5_000, 300_000)] == [15, 8, 3, 2]
+
+
+def test_settings_of_data_decide_how_the_file_is_read() -> None:
+    Path("a.csv").write_text("a,b;c,d\n" + "".join(f"{i},text {i} of row;{i % 2},x\n" for i in range(30)))
+    with pytest.raises(InputError, match=r"data\.delimiter"):
+        write_recipe("a.csv")
+    recipe, _ = write_recipe("a.csv", settings=["data.delimiter=;"], text=["a,b"], label=["c,d"])
+    assert recipe["data"]["delimiter"] == ";"
+
+
+def test_an_unknown_setting_is_a_config_error() -> None:
+    with pytest.raises(ConfigErrors, match=r"did you mean 'data\.delimiter=;'"):
+        write_recipe(write(Path("a.csv"), tickets()), settings=["data.delimter=;"])
+
+
+def test_a_folder_that_is_not_empty_is_left_as_it_is() -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is not empty"):
+        write_recipe(write(Path("a.csv"), tickets()))
+    assert [file.name for file in Path("mine").iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_folder_is_used() -> None:
+    Path("mine").mkdir()
+    write_recipe(write(Path("a.csv"), tickets()))
+    assert Path("mine/recipe.yaml").is_file()
+
+
+def test_without_network_lengths_come_from_words(recipe_of_tickets: dict[str, Any]) -> None:
+    assert recipe_of_tickets["stages"][0]["model"] == "google-bert/bert-base-uncased"
+    assert recipe_of_tickets["data"]["max_seq_length"] == 32  # 14 words and marks, 1.5 tokens each, and 2 special ones
+
+
+def test_a_missing_file_is_an_input_error_with_the_nearest_name() -> None:
+    write(Path("tickets.csv"), tickets())
+    with pytest.raises(InputError, match=r"did you mean 'tickets\.csv'"):
+        write_recipe("tikets.csv")
+
+
+# -- a teacher that exists -------------------------------------------------------------------------------------
+
+
+def sentences_file(data: Path) -> str:
+    return str(data / "train.jsonl")
+
+
+def test_a_teacher_replaces_the_first_stage(teacher: Path, data: Path) -> None:
+    recipe, _ = write_recipe(sentences_file(data), teacher=str(teacher))
+    assert [stage["stage"] for stage in recipe["stages"]][:2] == ["gen-soft-labels", "distill"]
+    assert recipe["stages"][0]["teacher"] == recipe["stages"][-2]["models"]["teacher"] == str(teacher)
+    assert recipe["data"]["label_names"] == ["bad", "good"]
+    assert recipe["stages"][1]["student"]["num_hidden_layers"] == 2  # of 4
+
+
+def without_label_names(teacher: Path, *, names: Sequence[str] = ("LABEL_0", "LABEL_1")) -> str:
+    (teacher / "manifest.json").unlink()
+    config = json.loads((teacher / "config.json").read_text())
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {name: index for index, name in enumerate(names)}
+    (teacher / "config.json").write_text(json.dumps(config))
+    return str(teacher)
+
+
+def test_unnamed_classes_of_a_teacher_are_named_by_its_predictions(teacher: Path, data: Path) -> None:
+    renamed = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    for row in renamed:
+        row["label"] = {"good": "a", "bad": "z"}[row["label"]]  # sorted, they are in another order than the outputs
+    recipe, lines = write_recipe(write(Path("a.jsonl"), renamed), teacher=without_label_names(teacher))
+    assert recipe["data"]["label_names"] == ["z", "a"]
+    assert any("LABEL_0 = z, LABEL_1 = a" in line for line in lines)
+
+
+def test_other_labels_than_the_teachers_are_rejected_with_a_mapping_that_works(teacher: Path, data: Path) -> None:
+    model = without_label_names(teacher, names=("negative", "positive"))
+    with pytest.raises(InputError) as caught:
+        write_recipe(sentences_file(data), teacher=model)
+    message = str(caught.value)
+    assert "bad, good" in message and "negative, positive" in message
+    setting = message.partition("'data.")[2].partition("'")[0]
+    recipe, _ = write_recipe(sentences_file(data), teacher=model, settings=[f"data.{setting}"])
+    assert recipe["data"]["label_names"] == {"bad": "negative", "good": "positive"}
+
+
+def test_labels_in_other_case_are_mapped_to_the_teachers(teacher: Path, data: Path) -> None:
+    recipe, _ = write_recipe(sentences_file(data), teacher=without_label_names(teacher, names=("BAD", "GOOD")))
+    assert recipe["data"]["label_names"] == {"bad": "BAD", "good": "GOOD"}
+
+
+def test_a_teacher_of_another_task_is_rejected(teacher: Path, data: Path) -> None:
+    rows = [{"text": row["message"], "score": index / 7} for index, row in enumerate(tickets())]
+    with pytest.raises(InputError, match="a model for text-classification, but the data looks like regression"):
+        write_recipe(write(Path("a.jsonl"), rows), teacher=str(teacher))
+
+
+# -- shipped recipes and the command line ----------------------------------------------------------------------
+
+
+def test_every_shipped_recipe_is_listed_on_one_line() -> None:
+    listed = shipped_recipes.descriptions()
+    assert {"demo", "sst2", "tinybert-sst2"} <= listed.keys()
+    assert all(
+        "\n" not in text and text.endswith((*"abcdefghijklmnopqrstuvwxyz0123456789)",)) for text in listed.values()
+    )
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes.names()))
+def test_every_shipped_recipe_can_be_copied_and_loaded(name: str) -> None:
+    written = shipped_recipes.copy(Path("mine"), recipe=name)
+    files = [file for file in written if file.parent == Path("mine") and file.name[0].isdigit()]
+    for file in files:
+        command = configuration.stage_of(file)
+        assert command and configuration.load(command, file).output_dir.startswith("runs/mine/")
+
+
+def test_the_command_writes_a_recipe_and_ends_with_the_next_command() -> None:
+    write(Path("tickets.csv"), tickets())
+    command = [sys.executable, "-m", "tinybert_cli", "init", "mine", "--data", "tickets.csv"]
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "next: tinybert run mine/recipe.yaml"
+
+
+def test_without_a_terminal_nothing_is_asked() -> None:
+    write(Path("tickets.csv"), tickets(channel=lambda i: "xy"[i % 2]))
+    done = CliRunner().invoke(cli.app, ["init", "mine", "--data", "tickets.csv"])
+    assert done.exit_code == 3 and "--label queue" in done.stderr and not Path("mine").exists()
+
+
+def test_options_about_data_need_data() -> None:
+    done = CliRunner().invoke(cli.app, ["init", "mine", "--teacher", "runs/teacher"])
+    assert done.exit_code == 2 and "--teacher needs --data" in done.stderr

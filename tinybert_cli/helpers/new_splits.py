@@ -1,0 +1,255 @@
+"""The splits of a new recipe: files as given, or parts of the training rows, without rows that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinybert_cli import strict_json
+from tinybert_cli.config import Data
+from tinybert_cli.data import delimited, local_datasets, parallel_files, readers, splits
+from tinybert_cli.errors import InputError, nearest
+from tinybert_cli.inspection import splitting
+from tinybert_cli.inspection.columns import Guess
+from tinybert_cli.label_values import all_hidden, as_number, as_text, is_missing
+from tinybert_cli.types import Rows
+
+SHARE = 0.15  # of the rows, for validation and for test
+MOST_HELD_OUT = 5_000  # rows of validation and of test that are cut off
+BINS = 10  # of numbers, to split them alike
+
+SCORED = ("validation", "test")
+
+
+@dataclass
+class Splits:
+    """The rows of each split, and where a recipe reads them."""
+
+    rows: dict[str, Rows]
+    settings: dict[str, Any]  # of `data`: the files as given
+    new: set[str] = field(default_factory=set)  # splits that have to be written
+    notes: list[str] = field(default_factory=list)
+
+
+def read_source(source: str, given: Mapping[str, str | None], settings: Mapping[str, Any]) -> Splits:
+    """All rows of the files, or of the folder, that the user names.
+
+    Args:
+        source: a data file, or a folder with splits.
+        given: the files named for other splits.
+        settings: of `data`, from the command line.
+
+    Raises:
+        InputError: a file or folder is missing, empty or unreadable.
+    """
+    files = {f"{name}_file": path for name, path in given.items() if path is not None}
+    for path in (source, *files.values()):
+        _check_exists(path)
+    plain = {**settings, **_named_source(Path(source), settings), **files}
+    data = Data.model_validate({key: value for key, value in plain.items() if key != "label_names"})
+    result = Splits({}, plain)
+    for name in ("train", *SCORED, "unlabeled"):
+        if splits.has(data, name):  # type: ignore[arg-type]  # one of the names of Split
+            result.rows[name] = splits.read(data, name)  # type: ignore[arg-type]
+    return result
+
+
+def describe_source(source: str, data: Data) -> str:
+    """The kind of a data file, for the first line."""
+    path = Path(source)
+    if path.is_dir():
+        return f"a folder with {local_datasets.contents(path)}"
+    kind = readers.format_of(path)
+    if kind in ("csv", "tsv"):
+        default = "," if kind == "csv" else "\t"
+        return f"{kind}, delimiter {delimited.delimiter_of(path, data, default=default)}"
+    return "parallel text files" if parallel_files.parallel_files(path) else kind
+
+
+def completed(read: Splits, guess: Guess, *, seed: int) -> Splits:
+    """With the rows that can be used, and with validation and test rows cut off from train where there are none."""
+    result = Splits(dict(read.rows), dict(read.settings), set(), [])
+    for name in ("train", *SCORED):
+        if name in result.rows:
+            _leave_out(result, name, guess)
+    rows = result.rows["train"]
+    missing = [name for name in SCORED if name not in result.rows]
+    if missing:
+        shares = {name: min(SHARE, MOST_HELD_OUT / len(rows)) for name in missing}
+        context = guess.text[1:] if guess.task == "question-answering" else guess.text
+        groups = splitting.groups(rows, context)
+        for name, indices in splitting.split(groups, _strata(rows, guess), shares, seed=seed).items():
+            result.rows[name] = rows.select(indices)
+            result.new.add(name)
+        repeated = len(rows) - len(groups)
+        if repeated:
+            what = (
+                "share a context with another one" if len(context) < len(guess.text) else "repeat the text of another"
+            )
+            result.notes.append(f"{repeated:,} rows {what}: they are in one split with it")
+    _check_overlap(result, guess)
+    if "unlabeled" in result.rows:
+        _select_unlabeled(result, guess)
+    return result
+
+
+def as_jsonl(rows: Rows) -> Iterator[str]:
+    """The rows as lines of JSON; dates and other values that JSON does not have are text."""
+    names = list(rows.columns)
+    for values in zip(*rows.columns.values(), strict=True):
+        yield strict_json.dumps(json.loads(json.dumps(dict(zip(names, values, strict=True)), default=str)))
+
+
+# -- sources ---------------------------------------------------------------------------------------------------
+
+
+def _check_exists(source: str) -> None:
+    path = Path(source)
+    if path.exists() or parallel_files.parallel_files(path):
+        return
+    hint = nearest(path.name, (other.name for other in path.parent.iterdir())) if path.parent.is_dir() else None
+    if "/" in source and not path.suffix and not path.parent.exists():
+        hint = f"for a dataset of the Hub, download it first: hf download --repo-type dataset {source} --local-dir DIR"
+    raise InputError(f"'{source}' does not exist", hint=hint)
+
+
+def _named_source(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A folder with splits as `dataset_name`; a file, or the only one in a folder, as `train_file`."""
+    if not path.is_dir():
+        return {"train_file": str(path)}
+    data = Data.model_validate({**settings, "dataset_name": str(path)})
+    if splits.has(data, "train"):
+        return {"dataset_name": str(path)}
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and readers.format_of(file) in readers.READERS]
+    if len(files) == 1:
+        return {"train_file": str(files[0])}
+    raise InputError(
+        f"no files for the split 'train' in '{path}'; it has {local_datasets.contents(path)}",
+        hint="name the files: --data TRAIN --validation FILE --test FILE",
+    )
+
+
+# -- rows ------------------------------------------------------------------------------------------------------
+
+
+def _leave_out(result: Splits, name: str, guess: Guess) -> None:
+    """Leaves out rows without text; rows without a label become unlabelled ones, or are left out of a test split."""
+    rows = result.rows[name]
+    labels = [guess.label] if isinstance(guess.label, str) else guess.label
+    if name in SCORED and any(column not in rows.columns or all_hidden(rows.columns[column]) for column in labels):
+        result.notes.append(f"the rows of {name} have no labels, so they are not used for {name}")
+        del result.rows[name]
+        result.settings = {key: value for key, value in result.settings.items() if key != f"{name}_file"}
+        return
+    texts = [rows.column(column) for column in guess.text]
+    golds = [rows.column(column) for column in labels]
+    with_text = [index for index in range(len(rows)) if all(_has_text(column[index]) for column in texts)]
+    labelled = [index for index in with_text if not all(_is_blank(column[index]) for column in golds)]
+    if len(labelled) < len(rows):
+        result.new.add(name)
+        result.rows[name] = rows.select(labelled)
+    if len(with_text) < len(rows):
+        result.notes.append(f"{len(rows) - len(with_text):,} rows of {name} have no text: left out")
+    if len(labelled) < len(with_text):
+        used = "used as unlabelled text" if name == "train" and "unlabeled" not in result.rows else "left out"
+        result.notes.append(f"{len(with_text) - len(labelled):,} rows of {name} have no label: {used}")
+        if used != "left out":
+            result.rows["unlabeled"] = rows.select(sorted({*with_text} - {*labelled}))
+    if not labelled:
+        raise InputError(f"no row of {name} has both a text and a label", where=rows.origins[0][0])
+
+
+def _has_text(value: object) -> bool:
+    return bool(value.strip()) if isinstance(value, str) else bool(value)
+
+
+def _is_blank(value: object) -> bool:
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
+
+
+def _select_unlabeled(result: Splits, guess: Guess) -> None:
+    """The unlabelled rows with the text columns of the others, without texts of validation and test."""
+    rows = result.rows["unlabeled"]
+    if len(guess.text) == 1 and guess.text[0] not in rows.columns and len(rows.columns) == 1:
+        rows = Rows({guess.text[0]: next(iter(rows.columns.values()))}, rows.origins)
+    known = {key for name in SCORED for key in _keys(result.rows[name], guess)}
+    keys = list(_keys(rows, guess))
+    selected = [index for index, key in enumerate(keys) if key not in known and any(key)]
+    if len(selected) < len(rows):
+        result.notes.append(
+            f"{len(rows) - len(selected):,} unlabelled texts are empty, or in validation or test: left out"
+        )
+    texts = Rows({name: rows.column(name) for name in guess.text}, rows.origins)
+    result.rows["unlabeled"] = texts.select(selected)
+    result.new.add("unlabeled")
+    if not selected:
+        del result.rows["unlabeled"]
+        result.new.discard("unlabeled")
+
+
+def _check_overlap(result: Splits, guess: Guess) -> None:
+    """Notes rows of given validation and test files whose text is also in train."""
+    train = set(_keys(result.rows["train"], guess))
+    for name in SCORED:
+        count = sum(key in train for key in _keys(result.rows[name], guess))
+        if count:
+            total = len(result.rows[name])
+            result.notes.append(f"{count:,} of {total:,} {name} rows are also in train: scores on them are too good")
+
+
+def _keys(rows: Rows, guess: Guess) -> Iterator[tuple[str, ...]]:
+    columns = [rows.column(name) for name in guess.text]
+    yield from (tuple(map(splitting.text_key, texts)) for texts in zip(*columns, strict=True))
+
+
+# -- strata ----------------------------------------------------------------------------------------------------
+
+
+def _strata(rows: Rows, guess: Guess) -> list[Hashable]:
+    """What is to be split alike: the label; of several the rarest; of a number the tenth in which it is."""
+    if guess.task == "translation":
+        return [None] * len(rows)
+    if isinstance(guess.label, list):
+        names, columns = guess.label, [rows.column(name) for name in guess.label]
+        flags = zip(*columns, strict=True)
+        return _rarest([[name for name, flag in zip(names, row, strict=True) if as_number(flag)] for row in flags])
+    values = rows.column(guess.label)
+    if guess.task == "question-answering":
+        return [bool(value) and bool(value.get("text", True) if isinstance(value, dict) else True) for value in values]
+    if guess.task == "token-classification":
+        return _rarest(
+            [sorted({as_text(tag).partition("-")[2] or as_text(tag) for tag in row or []}) for row in values]
+        )
+    if guess.task == "multi-label-classification":
+        return _rarest([_labels_of(value, guess.separator) for value in values])
+    if guess.task == "regression":
+        return _bins([_number(value) for value in values])
+    return list(map(as_text, values))
+
+
+def _labels_of(value: Any, separator: str | None) -> list[str]:
+    if isinstance(value, list):
+        return list(map(as_text, value))
+    cell = str(value).strip("[](){} ")
+    return [part.strip(" '\"") for part in cell.split(separator or ",") if part.strip()]
+
+
+def _rarest(labels: Sequence[Sequence[str]]) -> list[Hashable]:
+    counts = Counter(label for row in labels for label in row)
+    return [min(row, key=lambda label: (counts[label], label), default=None) for row in labels]
+
+
+def _bins(numbers: Sequence[float]) -> list[Hashable]:
+    order = sorted(range(len(numbers)), key=lambda index: (numbers[index], index))
+    bins: list[Hashable] = [0] * len(numbers)
+    for rank, index in enumerate(order):
+        bins[index] = rank * BINS // len(numbers)
+    return bins
+
+
+def _number(value: Any) -> float:
+    return float(str(value).replace(",", "."))

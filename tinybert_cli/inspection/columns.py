@@ -1,0 +1,413 @@
+"""Which task a file is for, and which of its columns are texts and labels: the choice, with a reason for each part."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tinybert_cli import tasks
+from tinybert_cli.errors import InputError
+from tinybert_cli.inspection.column_kinds import Column, describe
+from tinybert_cli.label_values import in_quotes
+from tinybert_cli.types import Rows
+
+Choose = Callable[[str, Sequence[str]], str]  # asks the user for one of several columns
+
+SAMPLE = 300  # rows of which lists are compared, or answers looked up
+SEPARATORS = ("|", ";", ",")  # of several labels in one cell
+MOST_PARTS = 200  # different labels in cells with several
+LISTED = 12  # columns in a message
+LARGEST = 6  # classes in a message
+
+LABEL_NAMES = (
+    "label", "labels", "class", "category", "intent", "target", "gold", "gold_label", "y", "sentiment", "topic",
+    "emotion", "score", "rating", "stars", "similarity", "tag", "tags", "kategorie", "klasse", "categoria",
+    "catégorie", "classe", "etiqueta", "标签", "类别",
+)  # fmt: skip
+TEXT_NAMES = (
+    "text", "sentence", "content", "body", "message", "review", "comment", "description", "document", "utterance",
+    "tweet", "post", "query", "question", "inhalt", "texto", "texte", "文本", "title", "subject", "headline",
+)  # fmt: skip
+PAIRS = (
+    ("premise", "hypothesis"), ("question", "sentence"), ("query", "passage"), ("query", "document"),
+    ("question", "passage"), ("question", "answer"), ("question", "context"), ("source", "target"),
+    ("anchor", "positive"), ("left", "right"),
+)  # fmt: skip
+LANGUAGE = re.compile(
+    "(?:ar|bg|bn|ca|cs|cy|da|de|el|en|es|et|eu|fa|fi|fr|ga|gl|gu|he|hi|hr|hu|hy|id|is|it|ja|ka|kk|km|kn|ko|lt|lv|mk|ml"
+    "|mn|mr|ms|mt|my|nb|ne|nl|nn|no|pa|pl|ps|pt|ro|ru|si|sk|sl|sq|sr|sv|sw|ta|te|th|tl|tr|uk|ur|uz|vi|zh)"
+    "(?:[-_][a-z]{2,4})?"
+)
+SIDES = (("source", "target"), ("src", "tgt"), ("src", "trg"))
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The task, its columns, and why they were chosen."""
+
+    task: str
+    text: list[str]
+    label: str | list[str]
+    reasons: Mapping[str, str]  # of "task", "text" and "label"
+    separator: str | None = None  # of several labels in one cell
+    unused: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The columns of a file, and what the user has chosen."""
+
+    rows: Rows
+    columns: Mapping[str, Column]
+    text: Sequence[str]  # empty: not chosen
+    label: Sequence[str]
+    choose: Choose | None
+
+    def of_kind(self, *kinds: str) -> list[Column]:
+        """The columns of these kinds that are not chosen for something else."""
+        return [column for column in self.columns.values() if column.kind in kinds and column.name not in self.text]
+
+
+def guess(
+    rows: Rows,
+    *,
+    task: str | None = None,
+    text: Sequence[str] = (),
+    label: Sequence[str] = (),
+    choose: Choose | None = None,
+) -> Guess:
+    """The task and its columns.
+
+    Args:
+        task: the user's choice; None = from the columns.
+        text: the user's text columns.
+        label: the user's label column, or one column per class.
+        choose: called where the columns leave a choice; None = that is an error.
+
+    Raises:
+        ConfigError: there is no such task.
+        InputError: the columns do not tell; lists what each of them holds.
+    """
+    for name in (*text, *label):
+        rows.column(name)  # raises, with the columns that exist
+    table = _Table(rows, describe(rows), text, label, choose)
+    _check_chosen(table, task)
+    for finder in _FINDERS if task is None else [_finder_of(task)]:
+        if (result := finder(table)) is not None:
+            used = {*result.text, *([result.label] if isinstance(result.label, str) else result.label)}
+            return replace(result, unused=[name for name in table.columns if name not in used])
+    raise _unclear(table, task)
+
+
+# -- tasks whose columns have a form of their own ------------------------------------------------------------------
+
+
+def _question_answering(table: _Table) -> Guess | None:
+    """Answers with positions, and the text column that has them there."""
+    answers = [table.columns[name] for name in table.label] or table.of_kind("answers")
+    if len(answers) != 1 or answers[0].kind != "answers":
+        return None
+    texts = [column for column in table.columns.values() if column.kind in ("text", "constant")]
+    context = _named(texts, ("context", "passage", "paragraph", "document")) or max(
+        texts, key=lambda column: column.words, default=None
+    )
+    others = [column for column in texts if column is not context]
+    question = _named(others, ("question", "query")) or min(others, key=lambda column: column.words, default=None)
+    if context is None or question is None:
+        return None
+    names = list(table.text) or [question.name, context.name]
+    reasons = {
+        "task": f"'{answers[0].name}' has answers with positions in a context",
+        "text": "the question and its context",
+        "label": "the answers",
+    }
+    return Guess("question-answering", names, answers[0].name, reasons)
+
+
+def _token_classification(table: _Table) -> Guess | None:
+    """Two lists of the same length in every row: words, and their tags."""
+    lists = [column for column in table.columns.values() if column.kind == "list"]
+    words = [column for column in lists if column.name in (table.text or [column.name])]
+    for column in sorted(words, key=lambda column: -column.distinct):
+        tags = [
+            other
+            for other in lists
+            if other.name in (table.label or [other.name])
+            and (table.text or other.distinct < column.distinct)
+            and other is not column
+            and _same_lengths(table.rows, column.name, other.name)
+            and _are_words(table.rows.column(column.name))
+        ]
+        if tags:
+            chosen = max(tags, key=_tag_rank)
+            others = f", one of {len(tags)} columns of tags" if len(tags) > 1 else ""
+            reasons = {
+                "task": f"'{chosen.name}' has a tag for each word in '{column.name}'",
+                "text": "lists of words",
+                "label": f"{chosen.distinct} tags{others}",
+            }
+            return Guess("token-classification", [column.name], chosen.name, reasons)
+    return None
+
+
+def _multi_label(table: _Table) -> Guess | None:
+    """A list of labels per row, cells with several labels, or one column with 0 or 1 per class."""
+    flags = list(table.label) if len(table.label) > 1 else [] if table.label else _flags(table)
+    if flags:
+        why = f"{len(flags)} columns have 0 or 1 in every row"
+        return _with_texts(table, "multi-label-classification", flags, why, "one column per class")
+    candidates = [table.columns[name] for name in table.label] or [*table.of_kind("list"), *_label_candidates(table)]
+    best = _named(candidates, LABEL_NAMES)
+    for column in candidates if best is None else [best]:
+        if column.kind == "list":
+            why = f"'{column.name}' has a list of labels in each row"
+            return _with_texts(
+                table, "multi-label-classification", column.name, why, f"{column.distinct or 'several'} labels"
+            )
+        if column.kind == "text" and (cells := _separated(column)) is not None:
+            separator, count = cells
+            why = f"cells of '{column.name}' have several labels, separated by {in_quotes(separator)}"
+            result = _with_texts(table, "multi-label-classification", column.name, why, f"{count} labels")
+            return None if result is None else replace(result, separator=separator)
+    return None
+
+
+def _translation(table: _Table) -> Guess | None:
+    """Two text columns that are named by languages, or source and target."""
+    if table.text and table.label:
+        texts = [*table.text, *table.label]
+    else:
+        texts = [column.name for column in table.columns.values() if column.kind == "text" and not column.is_category]
+        texts = [name for name in texts if _is_language(name)] or texts
+    named = len(texts) == 2 and (all(map(_is_language, texts)) or tuple(name.lower() for name in texts) in SIDES)
+    if not named or (not table.label and _label_candidates(table)):
+        return None
+    reasons = {
+        "task": f"two columns of texts, '{texts[0]}' and '{texts[1]}'",
+        "text": "the text to translate",
+        "label": "its translation",
+    }
+    return Guess("translation", [texts[0]], texts[1], reasons)
+
+
+# -- one label or one number per text ------------------------------------------------------------------------------
+
+
+def _one_label(table: _Table) -> Guess | None:
+    """A class or a number per text, whichever the label column holds."""
+    column = _label(table, lambda column: column.is_category or column.kind in ("number", "text"))
+    if column is None:
+        return None
+    return _regression_of(table, column) if column.is_measure else _classes_of(table, column)
+
+
+def _regression(table: _Table) -> Guess | None:
+    column = _label(table, lambda column: column.kind == "number")
+    return None if column is None else _regression_of(table, column)
+
+
+def _text_classification(table: _Table) -> Guess | None:
+    column = _label(table, lambda column: column.is_category or column.kind in ("number", "text"))
+    return None if column is None else _classes_of(table, column)
+
+
+def _regression_of(table: _Table, column: Column) -> Guess | None:
+    return _with_texts(table, "regression", column.name, f"'{column.name}' has {column.phrase()}", column.phrase())
+
+
+def _classes_of(table: _Table, column: Column) -> Guess | None:
+    counts = ", ".join(f"{name} {count:,}" for name, count in list(column.counts.items())[:LARGEST])
+    more = ", ..." if column.distinct > LARGEST else ""
+    number = "; for a number: --task regression" if column.kind == "number" and column.distinct > 2 else ""
+    why = f"'{column.name}' has {column.distinct} classes{number}"
+    return _with_texts(table, "text-classification", column.name, why, f"{counts}{more}")
+
+
+def _with_texts(table: _Table, task: str, label: str | list[str], why: str, label_reason: str) -> Guess | None:
+    """The guess with its text columns; None if no column has texts."""
+    texts = _text_columns(table, [label] if isinstance(label, str) else label)
+    if texts is None:
+        return None
+    names, text_reason = texts
+    return Guess(task, names, label, {"task": why, "text": text_reason, "label": label_reason})
+
+
+def _label(table: _Table, fits: Callable[[Column], bool]) -> Column | None:
+    """The label column: the user's, the one with the best name, the only one, or the one the user chooses."""
+    if table.label:
+        column = table.columns[table.label[0]]
+        return column if len(table.label) == 1 and fits(column) else None
+    candidates = [column for column in _label_candidates(table) if fits(column)]
+    with_names = [column for column in candidates if column.name in table.rows.class_names]
+    if best := with_names[0] if len(with_names) == 1 else _named(candidates, LABEL_NAMES):
+        return best
+    categories = [column for column in candidates if column.is_category] or candidates
+    if len(categories) < 2:
+        return categories[0] if categories else None
+    if table.choose is not None:
+        return table.columns[table.choose("Which column is the label?", [column.name for column in categories])]
+    listed = "; ".join(f"{column.name}: {column.phrase()}" for column in categories[:LISTED])
+    raise InputError(
+        f"{len(categories)} columns may be the label: {listed}",
+        where=table.rows.origins[0][0],
+        hint=f"name it: --label {categories[0].name}",
+    )
+
+
+def _label_candidates(table: _Table) -> list[Column]:
+    """The columns that may be a label by their values."""
+    columns = [column for column in table.columns.values() if column.name not in table.text]
+    columns = [column for column in columns if column.is_category or column.is_measure]
+    return [column for column in columns if column.name.lower() not in TEXT_NAMES] or columns
+
+
+def _text_columns(table: _Table, labels: Sequence[str]) -> tuple[list[str], str] | None:
+    """The text column, or the two of a pair, and why; None if no column has texts."""
+    if table.text:
+        return list(table.text), "as given"
+    columns = [column for column in table.of_kind("text") if column.name not in labels]
+    texts = [column for column in columns if not column.is_category] or columns
+    if not texts:
+        return None
+    if pair := _pair([column.name for column in texts]):
+        return list(pair), "a pair of texts"
+    best = _named(texts, TEXT_NAMES)
+    longest = max(texts, key=lambda column: column.words)
+    chosen = longest if best is None or longest.words > 2 * best.words else best
+    others = f", the longest of {len(texts)} columns with texts" if len(texts) > 1 and chosen is longest else ""
+    return [chosen.name], f"{chosen.phrase()}{others}"
+
+
+def _pair(names: Sequence[str]) -> tuple[str, str] | None:
+    lower = {name.lower(): name for name in names}
+    for first, second in PAIRS:
+        if first in lower and second in lower:
+            return lower[first], lower[second]
+    stems: dict[str, list[str]] = {}
+    for name in names:
+        if match := re.fullmatch(r"(.+?)[-_ ]?([12ab])", name, re.IGNORECASE):
+            stems.setdefault(match[1].lower(), []).append(name)
+    return next(((pair[0], pair[1]) for pair in stems.values() if len(pair) == 2), None)
+
+
+# -- evidence --------------------------------------------------------------------------------------------------
+
+
+def _rank(name: str, names: Sequence[str]) -> int:
+    """The position of a column's name among well-known names, `ticket_label` after `label`; their number if unknown."""
+    lower = name.lower()
+    if lower in names:
+        return names.index(lower)
+    parts = re.split(r"[\W_]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
+    return min((len(names) + names.index(part) for part in parts if part in names), default=2 * len(names))
+
+
+def _named(columns: Sequence[Column], names: Sequence[str]) -> Column | None:
+    """The column with the best of these names; None if no column has one."""
+    best = min(columns, key=lambda column: _rank(column.name, names), default=None)
+    return best if best is not None and _rank(best.name, names) < 2 * len(names) else None
+
+
+def _is_language(name: str) -> bool:
+    return LANGUAGE.fullmatch(name.lower()) is not None
+
+
+def _same_lengths(rows: Rows, words: str, tags: str) -> bool:
+    pairs = list(zip(rows.column(words), rows.column(tags), strict=True))[:SAMPLE]
+    known = [(one, other) for one, other in pairs if isinstance(one, list) and isinstance(other, list)]
+    return bool(known) and all(len(one) == len(other) for one, other in known)
+
+
+def _are_words(values: Sequence[Any]) -> bool:
+    return all(isinstance(word, str) for row in values[:SAMPLE] if isinstance(row, list) for word in row)
+
+
+def _tag_rank(column: Column) -> tuple[bool, bool, int]:
+    """Entities before parts of speech, then by name, then the last column."""
+    prefixed = any(re.fullmatch(r"[BIESLUM]-\S+", item) for item in column.counts)
+    return prefixed, "ner" in column.name.lower(), -_rank(column.name, ("label", "labels", "tags", "tag"))
+
+
+def _flags(table: _Table) -> list[str]:
+    """Columns that have 0 or 1 in every row, if there are several and no other label."""
+    flags = [column for column in table.of_kind("number", "boolean", "constant") if column.is_flag]
+    others = [column for column in _label_candidates(table) if not column.is_flag]
+    if len([column for column in flags if column.kind != "constant"]) < 2 or _named([*flags, *others], LABEL_NAMES):
+        return []
+    return [] if others and len(flags) < 3 else [column.name for column in flags]
+
+
+def _separated(column: Column) -> tuple[str, int] | None:
+    """The separator of several labels in the cells of a column, and how many labels there are."""
+    for separator in SEPARATORS:
+        parts: Counter[str] = Counter()
+        several = 0
+        for cell, count in column.counts.items():
+            labels = [part.strip() for part in cell.split(separator) if part.strip()]
+            parts.update(dict.fromkeys(labels, count))
+            several += count * (len(labels) > 1)
+        words = max((len(part.split()) for part in parts), default=0)
+        few = 1 < len(parts) <= min(MOST_PARTS, max(2, column.filled // 3)) and words <= 4
+        if few and several * 20 >= column.filled and len(parts) < column.distinct + 1:
+            return separator, len(parts)
+    return None
+
+
+# -- errors ----------------------------------------------------------------------------------------------------
+
+
+def _check_chosen(table: _Table, task: str | None) -> None:
+    """InputError for a label column that cannot be one: an id, dates, one value, a different text in each row."""
+    if task == "translation":
+        return
+    for name in table.label:
+        column = table.columns[name]
+        unique_texts = column.kind == "text" and column.filled > 10 and column.distinct * 2 > column.filled
+        reason = ""
+        if column.kind in ("id", "date", "link", "empty", "constant", "mapping"):
+            reason = column.phrase()
+        elif unique_texts and _separated(column) is None and not (len(table.text) == 1 and _is_language(name)):
+            reason = f"{column.distinct:,} different texts in {column.filled:,} rows"
+        if reason and len(table.label) == 1:
+            raise InputError(
+                f"the column '{name}' cannot be the label: {reason}",
+                where=table.rows.origins[0][0],
+                hint=f"name another one with --label: {'; '.join(_phrases(table))}",
+            )
+
+
+def _unclear(table: _Table, task: str | None) -> InputError:
+    wanted = f"the columns of {task}" if task else "a text column and its label"
+    return InputError(
+        f"cannot tell {wanted} from the columns:\n     " + "\n     ".join(_phrases(table)),
+        where=table.rows.origins[0][0],
+        hint="name them: --text COLUMN --label COLUMN (two text columns: --text FIRST,SECOND)",
+    )
+
+
+def _phrases(table: _Table) -> Iterator[str]:
+    listed = list(table.columns.values())
+    yield from (f"{column.name}: {column.phrase()}" for column in listed[:LISTED])
+    if len(listed) > LISTED:
+        yield f"... ({len(listed)} columns)"
+
+
+def _finder_of(task: str) -> Callable[[_Table], Guess | None]:
+    tasks.find(task)  # raises, with the names
+    if task not in _FINDER_OF_TASK:
+        raise InputError(f"init writes no recipe for {task}", hint=f"copy one: tinybert init DIR --task {task}")
+    return _FINDER_OF_TASK[task]
+
+
+_FINDERS = (_question_answering, _token_classification, _multi_label, _translation, _one_label)
+_FINDER_OF_TASK: dict[str, Callable[[_Table], Guess | None]] = {
+    "question-answering": _question_answering,
+    "token-classification": _token_classification,
+    "multi-label-classification": _multi_label,
+    "translation": _translation,
+    "text-classification": _text_classification,
+    "regression": _regression,
+}
