@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -24,6 +25,7 @@ from tinybert_cli.data import splits
 from tinybert_cli.errors import ConfigErrors, InputError, OutputError
 from tinybert_cli.helpers import init, new_recipe, shipped_recipes, text_lengths
 from tinybert_cli.inspection import columns, splitting
+from tinybert_cli.stages.checks import CHECKS
 from tinybert_cli.types import Rows
 
 QUEUES = {
@@ -31,6 +33,7 @@ QUEUES = {
     "login": "The password of the portal does not work",
     "shipping": "The parcel with the router has not arrived",
 }
+NAMES = ["teacher", "teacher-labels", "student", "student-labels", "student2", "student2-plain", "eval", "export"]
 WORDS = ["amber", "basin", "cedar", "delta", "ember", "flint", "grove", "heath", "inlet", "jetty", "knoll", "ledge"]
 
 
@@ -343,26 +346,34 @@ def recipe_of_tickets() -> Iterator[dict[str, Any]]:
     yield recipe
 
 
-def test_every_stage_of_the_recipe_loads(recipe_of_tickets: dict[str, Any]) -> None:
-    shared = {key: value for key, value in recipe_of_tickets.items() if key != "stages"}
-    for stage in recipe_of_tickets["stages"]:
-        Path("one.yaml").write_text(yaml.safe_dump({**shared, **stage}), encoding="utf-8")
-        loaded = configuration.load(stage["stage"], "one.yaml")
-        assert loaded.output_dir.startswith("runs/mine/")
+def test_every_stage_of_the_recipe_loads_with_its_checks(recipe_of_tickets: dict[str, Any]) -> None:
+    stages = configuration.load_recipe(Path("mine/recipe.yaml"), [], CHECKS)
+    assert [stage.name for stage in stages] == NAMES
+    assert {stage.config.output_dir for stage in stages} == {f"runs/mine/{name}" for name in NAMES}
+
+
+@pytest.mark.parametrize("kind", ["pairs", "multi", "number", "words", "squad", "languages"])
+def test_the_recipe_of_every_task_loads_and_fits_the_schema(kind: str) -> None:
+    rows = {
+        "pairs": tickets(text1=lambda i: f"some text {i}", text2=lambda i: f"more text {i}", label=lambda i: i % 2),
+        "multi": [{"text": row["message"], "labels": [row["queue"]]} for row in tickets()],
+        "number": tickets(score=lambda i: i / 7),
+        "words": [{"tokens": row["message"].split(), "tags": ["O"] * len(row["message"].split())} for row in tickets()],
+        "squad": [{**row["qas"][0], "context": row["context"]} for row in squad(40)["data"][0]["paragraphs"]],
+        "languages": [{"en": row["message"], "fr": row["message"][::-1]} for row in tickets()],
+    }[kind]
+    if kind == "words":
+        for row in rows:
+            row["tags"][0] = "B-X"
+    recipe, _ = write_recipe(write(Path("a.jsonl"), rows))
+    assert configuration.load_recipe(Path("mine/recipe.yaml"), [], CHECKS)
+    schema = json.loads((Path(__file__).parents[1] / "configs/schemas/recipe.json").read_text())
+    jsonschema.validate(recipe, schema)
 
 
 def test_the_recipe_is_a_whole_cascade(recipe_of_tickets: dict[str, Any]) -> None:
     names = [stage["output_dir"].rpartition("/")[2] for stage in recipe_of_tickets["stages"]]
-    assert names == [
-        "teacher",
-        "teacher-labels",
-        "student",
-        "student-labels",
-        "student2",
-        "student2-plain",
-        "eval",
-        "export",
-    ]
+    assert names == NAMES
     assert recipe_of_tickets["stages"][-2]["split"] == "test" and recipe_of_tickets["stages"][-1]["quantize"] == "int8"
 
 
