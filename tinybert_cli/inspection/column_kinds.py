@@ -22,7 +22,7 @@ Kind = Literal["empty", "constant", "id", "date", "link", "boolean", "number", "
 
 FEW = 20  # different whole numbers that are classes in any file
 MOST_WORDS = 6  # of a class name, on average
-SHOWN = 5  # values in a phrase
+LISTED = 5  # values in a phrase
 
 _DATE = re.compile(r"(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{4}/\d{1,2}/\d{1,2})([T ]\d{1,2}:\d{2}.*)?")
 _LINK = re.compile(r"https?://\S+|[\w.+-]+@[\w-]+(\.[\w-]+)+")
@@ -76,7 +76,7 @@ class Column:
             return f"one value, {in_quotes(next(iter(self.counts)))}"
         if self.is_category:
             return (
-                f"{self.distinct} classes ({', '.join(list(self.counts)[:SHOWN])}{', ...' * (self.distinct > SHOWN)})"
+                f"{self.distinct} classes ({', '.join(list(self.counts)[:LISTED])}{', ...' * (self.distinct > LISTED)})"
             )
         if self.kind == "number":
             values = sorted(map(_as_float, self.counts))
