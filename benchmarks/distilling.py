@@ -28,7 +28,7 @@ from common import (
 )
 
 from tinybert_cli import models
-from tinybert_cli.config import Model, Training
+from tinybert_cli.config import Model, ResolvedTraining
 
 ROUNDS = 2
 TARGET = 10
@@ -37,7 +37,7 @@ TEMPERATURE = 2.0
 
 def main(shape: str = "bert-base", count: str = "1536") -> None:
     settings = sentences(int(count))
-    training = Training(num_train_epochs=1.0, eval_strategy="no")
+    training = ResolvedTraining(num_train_epochs=1.0, eval_strategy="no")
     with scratch() as folder:
         source = teacher(shape, folder / "teacher")
         gen_soft_labels(settings, source, folder / "labels")

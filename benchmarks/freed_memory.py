@@ -15,7 +15,7 @@ from unittest import mock
 
 from common import alternate, distill, distill_config, gen_soft_labels, report, scratch, sentences, teacher
 
-from tinybert_cli.config import Training
+from tinybert_cli.config import ResolvedTraining
 from tinybert_cli.loops import keep_freed_memory, trainer
 
 ROUNDS = 5
@@ -38,7 +38,7 @@ def main(steps: str = "20") -> None:
         print("nothing to compare: keep_freed_memory has an effect with glibc only")
         return
     settings = sentences(32 * int(steps))
-    training = Training(max_steps=int(steps), eval_strategy="no")
+    training = ResolvedTraining(max_steps=int(steps), eval_strategy="no")
     with scratch() as folder:
         source = teacher("minilm", folder / "teacher")
         gen_soft_labels(settings, source, folder / "labels")

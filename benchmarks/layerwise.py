@@ -32,7 +32,7 @@ from common import (
 )
 
 from tinybert_cli import models
-from tinybert_cli.config import Distill, Model, Training
+from tinybert_cli.config import Distill, Model, ResolvedTraining
 from tinybert_cli.stages import distill
 
 ROUNDS = 3
@@ -48,7 +48,7 @@ def main(count: str = "768") -> None:
         raise SystemExit(__doc__) from None
     logging.disable(logging.INFO)
     settings = sentences(int(count))
-    training = Training(num_train_epochs=1.0, eval_strategy="no", lr_scheduler_type="constant", keep="last")
+    training = ResolvedTraining(num_train_epochs=1.0, eval_strategy="no", lr_scheduler_type="constant", keep="last")
     with scratch() as folder:
         source = teacher("bert-base", folder / "teacher")
         gen_soft_labels(settings, source, folder / "labels")

@@ -25,7 +25,7 @@ from common import (
     teacher,
 )
 
-from tinybert_cli.config import Training
+from tinybert_cli.config import ResolvedTraining
 from tinybert_cli.losses import LOSSES
 
 ROUNDS = 3
@@ -35,7 +35,7 @@ BASELINE = "soft_labels"
 
 def main(shape: str = "minilm", steps: str = "20") -> None:
     settings = sentences(32 * int(steps))
-    training = Training(max_steps=int(steps), eval_strategy="no")
+    training = ResolvedTraining(max_steps=int(steps), eval_strategy="no")
     added: dict[str, dict[str, float]] = {BASELINE: {}} | {name: {name: 1.0} for name in LOSSES if name != BASELINE}
     added["hidden_states, attentions"] = {"hidden_states": 1.0, "attentions": 1.0}
     with scratch() as folder:

@@ -511,7 +511,7 @@ def test_a_model_without_a_shape_has_no_subkeys() -> None:
 
 def test_an_invalid_value_on_the_command_line_shows_its_location() -> None:
     assert error_of("", "training.learning_rate=fast") == lines("""
-        `training.learning_rate`: expected a number above 0, found 'fast'
+        `training.learning_rate`: expected 'auto' or a number above 0, found 'fast'
           --> command line: training.learning_rate=fast
            |                                       ^^^^
     """)
@@ -747,7 +747,7 @@ def test_a_hint_never_names_a_setting_that_the_command_lacks() -> None:
         (
             "distill",
             "training: {learning_rate: '5e-5'}",
-            "expected a number above 0, found the string '5e-5' (quoted)",
+            "expected 'auto' or a number above 0, found the string '5e-5' (quoted)",
             "write it without quotes",
         ),
         ("distill", "training: {max_steps: true}", "expected an integer from -1 to 1000000000, found true", ""),
@@ -755,7 +755,7 @@ def test_a_hint_never_names_a_setting_that_the_command_lacks() -> None:
         (
             "distill",
             "training: {eval_strategy: false}",
-            "expected one of: no, epoch, steps, found false",
+            "expected one of: auto, no, epoch, steps, found false",
             "did you mean 'no'?",
         ),
         ("export", "quantize: ~", "expected one of: none, int8, found ~", "did you mean 'none'?"),
@@ -1133,7 +1133,7 @@ def test_a_dump_starts_with_stage_and_task_and_uses_yaml_names() -> None:
     dumped = configuration.dump(load(""))
     assert dumped.startswith("stage: distill\ntask: text-classification\ndata:\n  dataset_name: null\n")
     assert "student:\n  from: bert\n" in dumped
-    assert "  learning_rate: 5.0e-05\n" in dumped
+    assert "  learning_rate: auto\n" in dumped and "  weight_decay: 0.01\n" in dumped
     assert "  report_to: []\n" in dumped
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinybert_cli import loops
-from tinybert_cli.config import Training
+from tinybert_cli.config import ResolvedTraining
 from tinybert_cli.data import BucketBatches, Examples, sorted_batches
 from tinybert_cli.errors import ConfigError, InputError, Interrupted, UserError
 from tinybert_cli.loops import Trainer, profiling, trainer
@@ -29,7 +29,7 @@ ROWS, VOCAB_SIZE, HIDDEN_SIZE = 40, 20, 8
 SETTINGS: dict[str, Any] = {
     "num_train_epochs": 3.0, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "mixed_precision": "no",
 }  # fmt: skip
-TRAINING = Training(**SETTINGS)
+TRAINING = ResolvedTraining(**SETTINGS)
 
 
 class Net(torch.nn.Module):
@@ -78,7 +78,7 @@ def make_trainer(
     dropout: float = 0.0, *, batches: Any = None, rows: int = ROWS, seed: int = 3, **settings: Any
 ) -> Trainer:
     torch.manual_seed(1)
-    training = Training(**(SETTINGS | settings))
+    training = ResolvedTraining(**(SETTINGS | settings))
     examples = make_examples(rows)
     order = batches or BucketBatches(examples.lengths, training.per_device_train_batch_size, seed=seed)
     accelerator = loops.make_accelerator(training)
@@ -239,7 +239,7 @@ def test_trainer_creates_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_make_accelerator_applies_the_training_settings(tmp_path: Path) -> None:
-    accelerator = loops.make_accelerator(Training(mixed_precision="bf16"), tmp_path)
+    accelerator = loops.make_accelerator(ResolvedTraining(mixed_precision="bf16"), tmp_path)
     assert accelerator.mixed_precision == "bf16"
     assert accelerator.project_dir == tmp_path and accelerator.log_with == []
 
@@ -485,10 +485,29 @@ def test_of_equal_objectives_the_lower_loss_is_the_best(better: float) -> None:
     assert trainer.progress.best_step == 20
 
 
-def test_lower_loss_of_an_equal_objective_does_not_delay_early_stopping() -> None:
+@pytest.mark.parametrize(
+    ("losses", "evaluations"), [((0.9, 0.8, 0.7, 0.7, 0.7, 0.1), 5), ((0.9, 0.9, 0.95, 0.1), 3)], ids=["falls", "stays"]
+)
+def test_falling_loss_delays_early_stopping(losses: tuple[float, ...], evaluations: int) -> None:
     trainer = make_trainer(num_train_epochs=9.0, early_stopping_patience=2)
-    rows = train(trainer, evaluate=with_losses((0.5, 0.9), (0.5, 0.8), (0.5, 0.7), (0.9, 0.1)))
-    assert len(events(rows, "evaluate")) == 3 and trainer.progress.best_step == 30
+    rows = train(trainer, evaluate=with_losses(*((0.5, loss) for loss in losses)))
+    assert len(events(rows, "evaluate")) == evaluations
+
+
+@pytest.mark.parametrize(
+    ("scores", "improving"),
+    [
+        (((0.5, 0.9), (0.6, 0.8), (0.7, 0.7)), True),
+        (((0.5, 0.9), (0.6, 0.8), (0.6, 0.7)), True),
+        (((0.5, 0.9), (0.6, 0.8), (0.7, 0.796)), False),
+        (((0.5, 0.9), (0.7, 0.8), (0.6, 0.7)), False),
+    ],
+    ids=["both", "tie", "loss is flat", "score fell"],
+)
+def test_run_is_improving_if_its_last_scores_are_clearly_the_best(scores: Any, improving: bool) -> None:
+    trainer = make_trainer()
+    train(trainer, evaluate=with_losses(*scores))
+    assert trainer.progress.improving == improving
 
 
 def test_number_is_better_than_an_undefined_objective() -> None:

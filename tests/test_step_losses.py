@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinybert_cli import loops, losses
-from tinybert_cli.config import Training
+from tinybert_cli.config import ResolvedTraining
 from tinybert_cli.data import Examples, sorted_batches
 from tinybert_cli.types import NO_LABEL, Batch
 
@@ -126,7 +126,7 @@ class Batches:
 def one_step(case: tuple[str, str, Mapping[str, Any]], size: int, accumulated: int) -> tuple[float, Tensor]:
     """The logged loss of one optimizer step, and its gradient."""
     output, name, options = case
-    training = Training(
+    training = ResolvedTraining(
         max_steps=1, gradient_accumulation_steps=accumulated, max_grad_norm=0.0, mixed_precision="no", logging_steps=1
     )
     accelerator = loops.make_accelerator(training)

@@ -234,8 +234,9 @@ def _some_steps(steps: int) -> int:
 class Training(Section):
     """How a model is trained, with the names of Hugging Face's TrainingArguments."""
 
-    num_train_epochs: Annotated[float, Field(gt=0, le=100_000)] = 3.0
-    """Passes over the training rows; may be a fraction."""
+    num_train_epochs: Literal["auto"] | Annotated[float, Field(gt=0, le=100_000)] = "auto"
+    """Passes over the training rows; may be a fraction. auto: 3, or as many as make 600 optimizer steps (800 for a
+    model that is cut out of another, 2,000 with random weights), at most 100."""
     max_steps: Annotated[int, Field(ge=-1, le=10**9), AfterValidator(_some_steps)] = -1
     """Optimizer steps; -1 = derived from num_train_epochs."""
     per_device_train_batch_size: BatchSize = 32
@@ -247,8 +248,9 @@ class Training(Section):
     """Rows of an evaluation batch on one device."""
     gradient_accumulation_steps: BatchSize = 1
     """Batches whose gradients are accumulated for one optimizer step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    """Peak learning rate of AdamW."""
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Peak learning rate of AdamW. auto: 4e-5 at a hidden size of 768, and in inverse proportion for other sizes; twice
+    that for a model that is cut out of another, five times with random weights."""
     warmup_ratio: Share = 0.1
     """Share of the steps in which the learning rate rises from 0 to its peak."""
     weight_decay: Weight = 0.01
@@ -264,8 +266,9 @@ class Training(Section):
     the model always compute in float32."""
     group_by_length: bool = True
     """Batch rows of similar length together, to minimise padding."""
-    eval_strategy: Literal["no", "epoch", "steps"] = "epoch"
-    """When the model is evaluated on the validation split."""
+    eval_strategy: Literal["auto", "no", "epoch", "steps"] = "auto"
+    """When the model is evaluated on the validation split. auto: after every epoch, or about 20 times in more than 20
+    epochs; with `eval_steps`: after that many steps."""
     eval_steps: Positive | None = None
     """Steps between evaluations, with `eval_strategy: steps`; null = logging_steps."""
     logging_steps: Positive = 50
@@ -274,8 +277,9 @@ class Training(Section):
     """Steps between checkpoints to resume from; null = at every evaluation."""
     metric_for_best_model: str = "auto"
     """auto: the main metric of the task; or the name of another of its metrics, or `loss`."""
-    early_stopping_patience: Positive | None = None
-    """Stop after this many evaluations without a better score; null = never."""
+    early_stopping_patience: Literal["auto"] | Positive | None = "auto"
+    """Stop after this many evaluations in a row with neither a better score nor a lower loss than all before; null =
+    never. auto: 6 if the best checkpoint is stored, else null."""
     keep: Literal["best", "last"] = "best"
     """The checkpoint whose weights the finished folder contains: the best by `metric_for_best_model`, of equally good
     ones that with the lowest loss on the validation rows, or the last."""
@@ -283,6 +287,15 @@ class Training(Section):
     """Processes that prepare batches; 0 = the training process itself."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
     """Experiment trackers to use; none by default. Trackers that write files write them to `trackers/`."""
+
+
+class ResolvedTraining(Training):
+    """Training settings without `auto`."""
+
+    num_train_epochs: float = 3.0
+    learning_rate: float = 5e-5
+    eval_strategy: Literal["no", "epoch", "steps"] = "epoch"
+    early_stopping_patience: int | None = None
 
 
 class Latency(Section):

@@ -312,6 +312,10 @@ class _LibraryOutput(io.TextIOBase):
         return False
 
 
+def _setting(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _plan(row: Row) -> str:
     parts = [f"{row['rows']:,} rows"]
     parts += [f"{row['steps']:,} steps"] if "steps" in row else []
@@ -334,6 +338,8 @@ def _plan(row: Row) -> str:
     if "target_mean" in row:
         mean, deviation = (f"{row[name]:,.4g}" for name in ("target_mean", "target_deviation"))
         parts.append(f"targets in standard units: mean {mean}, standard deviation {deviation}")
+    resolved = {name: value for name, value in row.get("resolved", {}).items() if value is not None}
+    parts += ["auto: " + ", ".join(f"{name} {_setting(value)}" for name, value in resolved.items())] if resolved else []
     parts += [f"models {', '.join(row['models'])}; reference {row['reference']}"] if "models" in row else []
     parts += [row["device"]] if "device" in row else []
     parts += ["float32" if row["precision"] == "no" else row["precision"]] if "precision" in row else []
@@ -403,6 +409,10 @@ _LINES: dict[str, Callable[[Row], str | None]] = {
         f"labels: encoder {row['weights']}, head {row['head']}, stored as {row['storage']}; against float32 on "
         f"{row['rows']:,} rows the logits differ by {row['max_abs_logit_difference']:.2g} at most "
         f"({row['mean_abs_logit_difference']:.2g} on average), agreement {row['agreement']:.4f}"
+    ),
+    "stopped": lambda row: (
+        f"stopped at step {row['step']:,} of {row['max_steps']:,}: {row['evaluations']} evaluations without a better "
+        "score or a lower loss"
     ),
     "resume": lambda row: f"resuming from step {row['step']:,} of {row['max_steps']:,}",
     "shard": lambda row: f"{row['step']:,} of {row['max_steps']:,} rows  {row['shard']}",

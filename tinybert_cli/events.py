@@ -72,6 +72,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "target_mean": "mean of regression targets that are trained in standard units",
         "target_deviation": "their standard deviation",
         "assumptions": "how labels are read, where the data alone does not prove it",
+        "resolved": "values of training settings that are `auto`, by their names",
         "evaluated": "whether checkpoints are scored on validation rows",
         "validation": "number and files of the validation rows, or that there are none",
         "teachers": "number of teachers",
@@ -109,6 +110,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "...": "the validation metrics",
     },
     "checkpoint": {**_STEP},
+    "stopped": {**_STEP, **_MAX_STEPS, "evaluations": "those without a better score, after which the run stopped"},
     "labels": {
         "rows": "rows of the label dataset",
         "selected": "rows with at least this confidence",

@@ -22,6 +22,12 @@ from tinybert_cli.errors import InputError
 Description = dict[str, Any]  # identifies one input: path and hash, or Hub id and revision
 
 MANIFEST = "manifest.json"
+EARLIER_DEFAULTS = {  # of settings that are `auto` now
+    "training.num_train_epochs": 3.0,
+    "training.learning_rate": 5e-5,
+    "training.eval_strategy": "epoch",
+    "training.early_stopping_patience": None,
+}
 RERUN = "run the stage that wrote the folder again with --force"
 
 
@@ -138,12 +144,25 @@ def settings_of(config: Stage) -> dict[str, Any]:
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line per setting or input that differs between two runs, as `key: old before, new now`."""
+    """One line per setting or input that differs between two runs, as `key: old before, new now`.
+
+    A value that the earlier run has resolved for a setting that is `auto` is the same as `auto`: its run.yaml has the
+    value. In runs of versions that resolved nothing, the default of that time is.
+    """
     before, after = flat(_identity(earlier)), flat(_identity(now))
+    resolved = earlier.get("resolved")
+
+    def is_same(key: str) -> bool:
+        if before.get(key) == after.get(key):
+            return True
+        if resolved is None:
+            return after.get(key) == "auto" and key in EARLIER_DEFAULTS and before.get(key) == EARLIER_DEFAULTS[key]
+        return key in resolved and after.get(key) == resolved[key]
+
     return [
         f"{key}: {_short(before.get(key, 'absent'))} before, {_short(after.get(key, 'absent'))} now"
         for key in [*before, *(key for key in after if key not in before)]
-        if before.get(key) != after.get(key)
+        if not is_same(key)
     ]
 
 

@@ -310,6 +310,7 @@ class Output:
             "command": self.command,
             "config_hash": digest(self.settings),
             "settings": self.settings,
+            "resolved": self.resolved or {},
             "seed": self.seed,
             **facts,
             **({} if self.process_count is None else {"processes": self.process_count}),

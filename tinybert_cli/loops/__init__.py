@@ -28,11 +28,13 @@ from tinybert_cli.loops.inference import (
     predict_outputs,
 )
 from tinybert_cli.loops.profiling import cold_start, latencies, multiply_adds
-from tinybert_cli.loops.trainer import Trainer, make_accelerator, read_progress
+from tinybert_cli.loops.trainer import Batches, Progress, Trainer, make_accelerator, read_progress, steps_of_epoch
 
 __all__ = [
     "BATCH_TOKENS",
     "MODEL_INPUTS",
+    "Batches",
+    "Progress",
     "SessionModule",
     "StepLoss",
     "Trainer",
@@ -52,6 +54,7 @@ __all__ = [
     "predict_outputs",
     "read_progress",
     "return_freed_memory",
+    "steps_of_epoch",
     "to_bf16_if_faster",
     "token_batches",
     "top_k",

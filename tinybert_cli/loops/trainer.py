@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tinybert_cli import events
-from tinybert_cli.config import Training
+from tinybert_cli.config import ResolvedTraining, Training
 from tinybert_cli.errors import InputError, Interrupted, UserError
 from tinybert_cli.events import Event
 from tinybert_cli.loops.devices import keep_freed_memory, precision, return_freed_memory
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 TRIM_STEPS = 50  # after which freed memory is returned: seldom enough to cost nothing
+FALL = 0.99  # of the lowest loss before: a validation loss below it has clearly fallen
 PROGRESS = "progress.json"  # the file of a checkpoint that holds a Progress
 T = TypeVar("T")
 Evaluate = Callable[[], dict[str, float]]  # the validation metrics, and `objective`, which selects the best checkpoint
@@ -80,12 +81,19 @@ class Progress:
     best: float | None = None
     best_loss: float = math.inf
     best_step: int = 0
-    worse: int = 0  # evaluations since the last better score
+    lowest_loss: float = math.inf  # on the validation rows
+    worse: int = 0  # evaluations since the last better score or lower loss
+    improving: bool = False  # whether the last evaluation was clearly the best one, by score and by loss
 
 
 def read_progress(folder: Path) -> Progress:
     """The progress in a checkpoint that `Trainer.save` wrote."""
     return Progress(**json.loads((folder / PROGRESS).read_text()))
+
+
+def steps_of_epoch(batches: Batches, training: Training, processes: int, epoch: int = 0) -> int:
+    """Optimizer steps of an epoch."""
+    return math.ceil(math.ceil(batches.count(epoch) / processes) / training.gradient_accumulation_steps)
 
 
 class Trainer:
@@ -96,7 +104,7 @@ class Trainer:
         model: torch.nn.Module,
         examples: Examples,
         batches: Batches,
-        training: Training,
+        training: ResolvedTraining,
         *,
         accelerator: Accelerator,
         seed: int,
@@ -130,7 +138,7 @@ class Trainer:
         return whole + math.ceil((epochs - int(epochs)) * self._steps_of_epoch(int(epochs)))
 
     def _steps_of_epoch(self, epoch: int) -> int:
-        return math.ceil(self._batches_of_epoch(epoch) / self.training.gradient_accumulation_steps)
+        return steps_of_epoch(self.batches, self.training, self.accelerator.num_processes, epoch)
 
     def _batches_of_epoch(self, epoch: int) -> int:
         """Batches of one process."""
@@ -351,7 +359,10 @@ class Trainer:
         is_best = is_better or (objective == progress.best and loss < progress.best_loss)
         if is_best:
             progress.best, progress.best_loss, progress.best_step = objective, loss, progress.step
-        progress.worse = 0 if is_better else progress.worse + 1
+        falls = "loss" not in metrics or loss < FALL * progress.lowest_loss
+        progress.improving = is_best and falls and not first
+        progress.worse = 0 if is_better or loss < progress.lowest_loss else progress.worse + 1
+        progress.lowest_loss = min(loss, progress.lowest_loss)
         return {"event": "evaluate", "step": progress.step, "epoch": self._epochs(), **metrics, "is_best": is_best}
 
     def _track(self, event: Event) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinybert_cli import artifacts, tasks
-from tinybert_cli.config import Data, Distill, Finetune
-from tinybert_cli.config import Training as TrainingSettings
+from tinybert_cli.config import Data, Distill, Finetune, ResolvedTraining
 from tinybert_cli.escaping import in_python, markdown, shell_word
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.model_card import Card, Result
@@ -24,6 +23,7 @@ class Training:
     rows: int
     facts: Mapping[str, Any]  # size, metrics, device, precision, number of layers
     result: Result | None
+    settings: ResolvedTraining
     selected: bool  # whether the checkpoint was selected on the rows of `result`
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
 
@@ -33,7 +33,7 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
     inputs = {**model_card.data_inputs(training.origin), **output.inputs}
     teacher = markdown(model_card.model_names(training.origin["teacher"])) if "teacher" in training.origin else None
     precision = "float32" if facts["precision"] == "no" else facts["precision"]
-    settings = config.training
+    settings = training.settings
     return Card(
         name=output.folder.name,
         task=config.task,
@@ -67,7 +67,7 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
     )
 
 
-def _batch(settings: TrainingSettings) -> str:
+def _batch(settings: ResolvedTraining) -> str:
     tokens = settings.per_device_train_batch_tokens
     return f"{settings.per_device_train_batch_size} rows" if tokens is None else f"at most {tokens:,} tokens"
 

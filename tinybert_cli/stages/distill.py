@@ -106,7 +106,10 @@ def _distill(
         "trained on": config.label_dataset,
         "losses": "; ".join(_loss_in_words(name, setting) for name, setting in config.losses.items()),
     }
-    yield from training.train(run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts)
+    yield from training.train(
+        run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts,
+        scores_matter=config.label_dataset is None or loss.trains_head,
+    )  # fmt: skip
 
 
 def _distill_translator(
@@ -147,8 +150,9 @@ def _distill_translator(
         module = models.StackStudent(new.model, live, shared=config.projections == "shared")
         facts = stack_teacher.facts(live)
     yield from training.train(
-        run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts, evaluation=evaluation
-    )
+        run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts, evaluation=evaluation,
+        scores_matter=loss.trains_head,
+    )  # fmt: skip
 
 
 def _stack_teacher(

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
-from tinybert_cli.config import Data, Distill, Finetune, Model, encoder_rule
+from tinybert_cli.config import Data, Distill, Finetune, Model, ResolvedTraining, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError, UserError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
+from tinybert_cli.stages import auto_settings
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Array, Layout, Predictions, Rows
 
@@ -143,6 +144,7 @@ def train(
     made: Mapping[str, object],
     facts: Mapping[str, Any] | None = None,
     evaluation: Evaluation | None = None,
+    scores_matter: bool = True,
 ) -> Iterator[Event]:
     """Trains to the end, from the last checkpoint if any, and finishes the folder; a dry run stops at the plan.
 
@@ -151,16 +153,19 @@ def train(
         made: statements of the model card about starting point, labels and loss.
         facts: for the plan and the manifest.
         evaluation: None = by the predictions for the validation rows, or by the loss if the task makes none.
+        scores_matter: whether the validation scores show how good the model is; False if its head is not trained.
     """
-    config, task, output, accelerator = run.config, run.task, run.output, run.accelerator
-    training, validation, label_names = config.training, training_data.validation, training_data.source.label_names
+    task, output, accelerator, validation = run.task, run.output, run.accelerator, training_data.validation
     examples, size, facts = training_data.examples, models.size(new.model), facts or {}
-    batches = _batches(config, examples)
-    trainer = loops.Trainer(module, examples, batches, training, accelerator=accelerator, seed=config.seed)
-    scale = training_data.source.scale
+    label_names, scale = training_data.source.label_names, training_data.source.scale
+    batches = _batches(run.config, examples)
     if evaluation is None and validation is not None:
         evaluation = _Evaluation(run, validation, loss, scale)
-    evaluated = evaluation is not None and training.eval_strategy != "no"
+    evaluated = evaluation is not None and run.config.training.eval_strategy != "no"
+    selects_best = run.config.training.keep == "best" and evaluated
+    training, resolved = _resolved(run, new, batches, selects_best=selects_best and scores_matter)
+    config = output.config = run.config.model_copy(update={"training": training})
+    trainer = loops.Trainer(module, examples, batches, training, accelerator=accelerator, seed=config.seed)
     labels = {} if label_names is None else {"label_names": label_names}
     if new.decoder_layers is not None:
         facts = {**facts, "decoder_layers_copied_from": new.decoder_layers}
@@ -178,6 +183,7 @@ def train(
         **facts,
         **labels,
         **assumptions,
+        resolved=resolved,
         evaluated=evaluated,
         validation=_in_words(validation),
         device=trainer.device,
@@ -200,7 +206,6 @@ def train(
             model = new.model if scale is None else scale.restored(new.model)
             models.save(model, new.tokenizer, folder, truncate=tasks.cuts_long_texts(task))
 
-    selects_best = training.keep == "best" and evaluated
     state = yield from _newest_state(output, with_best_model=selects_best)
     if state is not None:
         trainer.load(state)
@@ -212,6 +217,8 @@ def train(
         save_model=save_model if selects_best else None,
     )
 
+    if evaluated and scores_matter:
+        yield from _how_it_ended(trainer.progress, trainer.max_steps, training)
     accelerator.wait_for_everyone()  # the other processes must not look for files that the first has not written yet
     final = output.best_model(trainer.progress.best_step) if selects_best else output.seal("final", save_model)
     if final is None:
@@ -250,7 +257,7 @@ def train(
         card = training_card.card(
             config,
             training_card.Training(
-                made, label_names, new.copied_layers, len(training_data.source.rows), described, result,
+                made, label_names, new.copied_layers, len(training_data.source.rows), described, result, training,
                 selected=selects_best, origin=training_data.source.origin,
             ),
             output,
@@ -263,6 +270,38 @@ def train(
         precision=trainer.precision, **size, **new.vocabulary,
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
+
+
+def _resolved(
+    run: TrainingRun, new: NewModel, batches: loops.Batches, *, selects_best: bool
+) -> tuple[ResolvedTraining, dict[str, Any]]:
+    """The training settings without `auto`, and the values that replaced it, by the names of the settings."""
+    config = run.config
+    values = auto_settings.auto_values(
+        config.training,
+        auto_settings.start_of(config.model if isinstance(config, Finetune) else config.student),
+        steps_per_epoch=loops.steps_of_epoch(batches, config.training, run.accelerator.num_processes),
+        hidden_size=new.model.config.hidden_size,
+        selects_best=selects_best,
+    )
+    values = run.output.resolve(values)
+    names = {key.removeprefix("training."): value for key, value in values.items()}
+    return auto_settings.with_values(config.training, names), names
+
+
+def _how_it_ended(progress: loops.Progress, max_steps: int, training: ResolvedTraining) -> Iterator[Event]:
+    """That the run ended before its last step, or that more steps may help."""
+    if progress.step < max_steps:
+        yield {
+            "event": "stopped",
+            "step": progress.step,
+            "max_steps": max_steps,
+            "evaluations": training.early_stopping_patience,
+        }
+    elif progress.improving:
+        longer = f"num_train_epochs={2 * training.num_train_epochs:g}"
+        longer = f"max_steps={2 * training.max_steps}" if training.max_steps > 0 else longer
+        yield events.warning(f"{progress.step:,} steps, still improving: more may help (training.{longer})")
 
 
 def _batches(config: Finetune | Distill, examples: data.Examples) -> data.BucketBatches | data.TokenBatches:
