@@ -228,15 +228,17 @@ def recipe(tmp_path: Path) -> Path:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the stages without processes of their own, which each import torch."""
 
-    def run_stage(stage: RecipeStage, options: Options, stderr: Any, *more: str) -> tuple[int, dict[str, Any]]:
+    def run_command(command: str, words: list[str], stderr: Any) -> tuple[int, dict[str, Any]]:
+        file, *others = words
+        overrides = [word for word in others if not word.startswith("-")]
         with contextlib.redirect_stdout(io.StringIO()) as stdout:
             code = execute(
-                stage.command, stage.file, stage.overrides, dry_run=False, force="--force" in more, as_json=True,
-                quiet=options.quiet, verbose=options.verbose, in_recipe=True,
+                command, Path(file), overrides, dry_run=False, force="--force" in others, as_json=True, quiet=False,
+                verbose=False, in_recipe=True,
             )  # fmt: skip
         return code, json.loads(stdout.getvalue())
 
-    monkeypatch.setattr(recipe_runner, "_run_stage", run_stage)
+    monkeypatch.setattr(recipe_runner, "run_command", run_command)
 
 
 def test_a_finished_recipe_is_up_to_date_and_force_replaces_only_what_differs(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -46,14 +46,13 @@ class Options:
 
 def run_recipe(recipe: Path, overrides: Sequence[str], options: Options) -> int:
     """Runs the stages of a recipe; returns the exit code of the last one that ran."""
-    from tinybert_cli import configuration, console
-    from tinybert_cli.stages.checks import CHECKS
+    from tinybert_cli import console
 
     screen = console.Screen("run", as_json=options.as_json, quiet=options.quiet, verbose=options.verbose)
     try:
         processes.check("run")
-        stages = configuration.load_recipe(Path(argument_path(str(recipe))), overrides, CHECKS)
-        selected = _selected(stages, options)
+        stages = load_stages(recipe, overrides)
+        selected = select(stages, options)
         if options.dry_run:
             _print_plan(screen, selected)
             return 0
@@ -69,7 +68,20 @@ def run_recipe(recipe: Path, overrides: Sequence[str], options: Options) -> int:
         return failed(screen, error)
 
 
-def _selected(stages: Sequence[RecipeStage], options: Options) -> list[RecipeStage]:
+def load_stages(recipe: Path, overrides: Sequence[str]) -> list[RecipeStage]:
+    """The stages of a recipe in their order, after all checks that need no torch."""
+    from tinybert_cli import configuration
+    from tinybert_cli.stages.checks import CHECKS
+
+    return configuration.load_recipe(Path(argument_path(str(recipe))), overrides, CHECKS)
+
+
+def select(stages: Sequence[RecipeStage], options: Options) -> list[RecipeStage]:
+    """The stages that `only` and `start` select.
+
+    Raises:
+        ConfigErrors: there is no stage of this name, or none is selected.
+    """
     names = [stage.name for stage in stages]
     for name in [*options.only, *([] if options.start is None else [options.start])]:
         if name not in names:
@@ -90,10 +102,7 @@ def _run_stages(screen: Screen, stages: Sequence[RecipeStage], options: Options)
     code = 0
     for number, stage in enumerate(stages, start=1):
         screen.say(f"[{number}/{len(stages)}] {stage.name}: tinybert {stage.command} {shell_word(str(stage.file))}")
-        code, result = _run_stage(stage, options, screen.stderr)
-        if code and options.force and result.get("replaceable"):
-            screen.say(f"replacing {stage.config.output_dir}")
-            code, result = _run_stage(stage, options, screen.stderr, "--force")
+        code, result = run_stage(stage, options, screen.stderr, screen.say)
         results.append({"stage": stage.name, **result})
         if code:
             before = f"; {_counted(stages[: number - 1])} before it finished" if number > 1 else ""
@@ -102,11 +111,26 @@ def _run_stages(screen: Screen, stages: Sequence[RecipeStage], options: Options)
     return results, code
 
 
-def _run_stage(stage: RecipeStage, options: Options, stderr: TextIO, *more: str) -> tuple[int, Result]:
+def run_stage(
+    stage: RecipeStage, options: Options, stderr: TextIO, say: Callable[[str], None] = lambda line: None
+) -> tuple[int, Result]:
     """The exit code of one stage, and what it prints with --json."""
-    words = [sys.executable, "-m", "tinybert_cli", stage.command, str(stage.file), *stage.overrides]
-    words += ["--json", "--in-recipe", *more]
-    words += [word for word, is_set in (("--quiet", options.quiet), ("--verbose", options.verbose)) if is_set]
+    flags = [word for word, is_set in (("--quiet", options.quiet), ("--verbose", options.verbose)) if is_set]
+    words = [str(stage.file), *stage.overrides, *flags]
+    code, result = run_command(stage.command, words, stderr)
+    if code and options.force and result.get("replaceable"):
+        say(f"replacing {stage.config.output_dir}")
+        code, result = run_command(stage.command, [*words, "--force"], stderr)
+    return code, result
+
+
+def run_command(command: str, words: Sequence[str], stderr: TextIO) -> tuple[int, Result]:
+    """Runs the command of a stage in a process of its own. Returns its exit code and what it prints with --json.
+
+    Raises:
+        UserError: a signal ended the process, for example for lack of memory.
+    """
+    words = [sys.executable, "-m", "tinybert_cli", command, *words, "--json", "--in-recipe"]
     with _stream(stderr) as stream, _forwarding() as started:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=stream, text=True, encoding="utf-8")
         started.append(process)
@@ -116,11 +140,11 @@ def _run_stage(stage: RecipeStage, options: Options, stderr: TextIO, *more: str)
     try:
         result: Result = json.loads(output.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        result = {"command": stage.command, "status": "error", "exit_code": code}
+        result = {"command": command, "status": "error", "exit_code": code}
     if code < 0:  # killed by a signal
         name = signal.Signals(-code).name
         raise UserError(
-            f"the process of {stage.name} was ended by {name}",
+            f"the process of tinybert {command} was ended by {name}",
             hint="if nobody did that, the machine ran out of memory; run the same command again to resume",
         )
     return code, result

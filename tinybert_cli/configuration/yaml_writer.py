@@ -10,9 +10,13 @@ from tinybert_cli.config import Stage
 from tinybert_cli.configuration.yaml_reader import FLOAT, INTEGER
 
 
-def dump(config: Stage) -> str:
-    """The settings as YAML; `load` reads equal settings from it."""
-    return write(escaped(config.model_dump(by_alias=True)))
+def dump(settings: Stage | dict[str, Any]) -> str:
+    """The settings as YAML; `load` reads equal settings from it.
+
+    Raises:
+        yaml.YAMLError: a value is no dict, list, string, number or boolean.
+    """
+    return write(escaped(settings.model_dump(by_alias=True) if isinstance(settings, Stage) else settings))
 
 
 def write(value: Any) -> str:

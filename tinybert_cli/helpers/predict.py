@@ -26,13 +26,13 @@ def run(
     Raises:
         InputError: the model is missing or has no supported head; or, before the first output, a text does not fit it.
     """
-    predictor = _load(model)
+    predictor = load(model)
     for sentence in predictor.assumptions:
         note(sentence)
     yield from predictor.predict(texts)
 
 
-def _load(model: str) -> Predictor | TranslationPredictor:
+def load(model: str) -> Predictor | TranslationPredictor:
     """The predictor of the model's kind, which its folder tells: that of an export without torch."""
     folder = Path(model)
     if folder.is_dir() and (detect_translation(folder) is not None or _translates(folder)):
