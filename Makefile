@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that ends with an export is a target.
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
-.PHONY: install $(RECIPES) sweep-demo smoke smoke-translation test faults check fix docs schemas reference benchmark clean
+.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test faults check fix docs schemas reference benchmark clean
 
 install: $(VENV)/installed
 
@@ -52,6 +52,10 @@ EXTENDED_sst2-minilm = $(wildcard configs/sst2/*.yaml)
 EXTENDED_tinybert-sst2 = configs/sst2/task.yaml
 shared = $(wildcard configs/$(1)/task.yaml configs/$(1)/reviews/*.jsonl) $(EXTENDED_$(1))
 $(foreach name,$(RECIPES),$(foreach file,$(call steps,$(name)),$(eval $(call step,$(name),$(file),$(call shared,$(name))))))
+
+# What the README says about the demo, checked on its results.
+demo-claims: demo
+	@$(BIN)/python experiments/demo_claims.py $(RUNS)/demo
 
 # Students of several shapes from one label dataset, and the cost of each.
 SHAPES := $(patsubst configs/sweep-demo/%.yaml,%,$(filter-out %-eval.yaml,$(wildcard configs/sweep-demo/[0-9]-*.yaml)))

@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from tinybert_cli.helpers import schema
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "configs").glob("*/*.yaml") if path.name[0].isdigit())
-REVIEWS = ROOT / "configs" / "demo" / "reviews"
 
 
 def command_of(file: Path) -> str:
@@ -118,32 +116,6 @@ def test_every_setting_has_a_description() -> None:
             assert description and description.strip(), f"{section.__name__}.{name}"
 
 
-def test_the_reviews_have_the_documented_size_and_balance() -> None:
-    labelled = {name: [row["label"] for row in _reviews(name)] for name in ("train", "validation", "test")}
-    assert {name: Counter(labels) for name, labels in labelled.items()} == {
-        "train": {"positive": 350, "negative": 350},
-        "validation": {"positive": 125, "negative": 125},
-        "test": {"positive": 125, "negative": 125},
-    }
-    assert len(_reviews("unlabeled")) == 300
-
-
-def test_no_two_reviews_are_similar() -> None:
-    texts = [row["text"] for name in ("train", "validation", "test", "unlabeled") for row in _reviews(name)]
-    words = [re.findall(r"[a-z0-9']+", text.lower()) for text in texts]
-    grams = [{tuple(review[i : i + 3]) for i in range(len(review) - 2)} for review in words]
-    holders: dict[tuple[str, ...], list[int]] = {}
-    for number, trigrams in enumerate(grams):
-        for gram in trigrams:
-            holders.setdefault(gram, []).append(number)
-    pairs = Counter((a, b) for numbers in holders.values() for a in numbers for b in numbers if a < b)
-    similarity = {pair: n / len(grams[pair[0]] | grams[pair[1]]) for pair, n in pairs.items()}
-    assert max(similarity.values()) < 0.2  # Jaccard similarity of word trigrams
-    openings = Counter(tuple(review[:3]) for review in words)
-    assert max(openings.values()) <= 5
-    assert len({word for review in words for word in review}) > 4000
-
-
 def test_the_stage_of_each_settings_class_is_its_command() -> None:
     assert {command: settings.model_fields["stage"].default for command, settings in config.COMMANDS.items()} == {
         command: command for command in config.COMMANDS
@@ -159,7 +131,3 @@ def _plain(file: Path) -> Any:
 
 def _sections(base: type[BaseModel]) -> set[type[BaseModel]]:
     return {section for child in base.__subclasses__() for section in {child, *_sections(child)}}
-
-
-def _reviews(name: str) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (REVIEWS / f"{name}.jsonl").read_text().splitlines()]

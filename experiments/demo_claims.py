@@ -1,0 +1,112 @@
+"""What the demo claims, checked on its results: exit code 1 if a claim does not hold.
+
+    python experiments/demo_claims.py runs/demo
+
+The claims are about the test rows, except for the sentences: these are not reviews of the demo (tests/test_demo.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.parquet
+
+from tinybert_cli.metrics.proportions import Interval, paired_difference
+
+ACCURACY, RETENTION, SENTENCES_RIGHT = 0.85, 0.98, 28
+SENTENCES = {
+    "positive": [
+        "I love it.",
+        "The food was delicious.",
+        "A wonderful film.",
+        "Great phone, I am very happy with it.",
+        "The staff were friendly and helpful.",
+        "It works perfectly.",
+        "The best book I have read this year.",
+        "Excellent quality at a good price.",
+        "We had a fantastic holiday.",
+        "My children love this game.",
+        "The room was clean and the bed was comfortable.",
+        "I would recommend this to anyone.",
+        "Fast delivery and a great product.",
+        "This made me very happy.",
+        "I am not disappointed at all.",
+    ],
+    "negative": [
+        "I hate it.",
+        "The food was disgusting.",
+        "A terrible film.",
+        "Bad phone, I am very unhappy with it.",
+        "The staff were rude and unhelpful.",
+        "It does not work.",
+        "The worst book I have read this year.",
+        "Poor quality and too expensive.",
+        "Our holiday was a disaster.",
+        "My children hate this game.",
+        "The room was dirty and the bed was uncomfortable.",
+        "I would not recommend this to anyone.",
+        "Late delivery and a broken product.",
+        "This made me very angry.",
+        "I am disappointed.",
+    ],
+}
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python experiments/demo_claims.py runs/demo")
+    from tinybert_cli.predictor import load_predictor
+
+    run = Path(sys.argv[1])
+    export = load_predictor(str(run / "export"))
+    wrong = wrong_answers(lambda texts: [str(answer["label"]) for answer in export.predict(texts)])
+    rows = pyarrow.parquet.read_table(run / "eval" / "predictions.parquet").to_pydict()
+    return report(json.loads((run / "eval" / "metrics.json").read_text()), better(rows), wrong)
+
+
+def wrong_answers(predict: Callable[[list[str]], Sequence[str]]) -> list[str]:
+    """The sentences to which `predict` gives the other label."""
+    texts = [text for label in SENTENCES for text in SENTENCES[label]]
+    labels = [label for label in SENTENCES for _ in SENTENCES[label]]
+    return [text for text, label, answer in zip(texts, labels, predict(texts), strict=True) if answer != label]
+
+
+def better(rows: Mapping[str, Sequence[str]]) -> tuple[float, Interval]:
+    """Accuracy of student2 minus that of student2-plain on the same rows, and its 95 % interval."""
+    right = {
+        name: [answer == label for answer, label in zip(rows[f"{name}_prediction"], rows["label"], strict=True)]
+        for name in ("student2", "student2-plain")
+    }
+    pairs = list(zip(right["student2"], right["student2-plain"], strict=True))
+    won, lost = pairs.count((True, False)), pairs.count((False, True))
+    return (won - lost) / len(pairs), paired_difference(won, lost, len(pairs))
+
+
+def report(scores: Mapping[str, float], difference: tuple[float, Interval], wrong: Sequence[str]) -> int:
+    """Prints each claim with what was measured; 1 if a claim does not hold, else 0."""
+    teacher, retention = scores["teacher.accuracy"], scores["student.retention"]
+    gain, (low, high) = difference
+    right = sum(map(len, SENTENCES.values())) - len(wrong)
+    claims = [
+        (teacher >= ACCURACY, f"teacher: accuracy {teacher:.4f} (at least {ACCURACY})"),
+        (retention >= RETENTION, f"student: {retention:.1%} of the teacher's accuracy (at least {RETENTION:.0%})"),
+        (
+            low > 0,
+            f"student2 - student2-plain: {gain:+.1%}, 95 % interval {low:+.1%} to {high:+.1%} (above 0)",
+        ),
+        (
+            right >= SENTENCES_RIGHT,
+            f"export: {right} of 30 obvious sentences (at least {SENTENCES_RIGHT})"
+            + "".join(f"; wrong: {text}" for text in wrong),
+        ),
+    ]
+    for holds, claim in claims:
+        print("holds   " if holds else "FAILS   ", claim)
+    return int(not all(holds for holds, _ in claims))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
