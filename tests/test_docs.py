@@ -19,7 +19,7 @@ from tinybert_cli.runner import STAGES
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinybert_cli"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-HELPERS = {"run", "schema", "predict", "report", "init", "doctor"}
+HELPERS = {"run", "inspect", "schema", "predict", "report", "init", "doctor"}
 README = (ROOT / "README.md").read_text()
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
 REPOSITORY = URLS["Repository"]

@@ -133,6 +133,44 @@ def run(
     raise typer.Exit(run_recipe(Path(words[0]), words[1:], options))
 
 
+@app.command("inspect", help="Show what is in a data set or in the data of a config, and what is suspicious about it.")
+def inspect(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA_OR_CONFIG [KEY=VALUE]...",
+            help="A data file, a folder with splits, a config or a recipe; for a config, settings to change.",
+            autocompletion=_completions,
+        ),
+    ],
+    task: Annotated[str | None, typer.Option("--task", help="The task, for a data file; otherwise guessed.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text column; two for pairs.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="The label column.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model whose tokens are counted: a folder or Hub id.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    from tinybert_cli import console
+    from tinybert_cli.helpers import inspect as helper
+    from tinybert_cli.stages.checks import CHECKS
+
+    width = console.width_of(sys.stdout)
+
+    request = helper.Request(
+        Path(argument_path(arguments[0])), arguments[1:], task=task, text=text or (), label=label or (), model=model
+    )
+
+    def output() -> Iterator[str]:
+        inspections = helper.run(request, CHECKS)
+        if as_json:
+            yield as_json_text({"inspections": [helper.as_plain(one) for one in inspections]})
+        else:
+            yield from (message(line) for one in inspections for line in helper.as_lines(one, width))
+
+    _print_lines(output)
+
+
 @app.command("schema", help="Print the settings of a stage and their meaning.")
 def schema(
     stage: Annotated[

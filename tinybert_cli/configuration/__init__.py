@@ -2,11 +2,12 @@
 
 from tinybert_cli.configuration.load import Check, errors_of, load, sources, stage_of, with_location
 from tinybert_cli.configuration.recipe_file import split_address
-from tinybert_cli.configuration.recipes import RecipeStage, load_recipe
+from tinybert_cli.configuration.recipes import Checks, RecipeStage, load_recipe
 from tinybert_cli.configuration.yaml_writer import dump
 
 __all__ = [
     "Check",
+    "Checks",
     "RecipeStage",
     "dump",
     "errors_of",

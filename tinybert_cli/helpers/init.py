@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +57,7 @@ def run(request: Request) -> Iterator[str]:
     """
     _check_folder(request.folder)
     settings = _settings(request)
-    with _warnings() as warnings:
+    with new_splits.collected_warnings() as warnings:
         read = new_splits.read_source(
             request.data,
             {"validation": request.validation, "test": request.test, "unlabeled": request.unlabeled},
@@ -111,21 +109,6 @@ def _settings(request: Request) -> dict[str, Any]:
         file.write_text("task: text-classification\ndata: {}\nmodel: none\noutput_dir: none\n", encoding="utf-8")
         config = configuration.load("finetune", file, request.settings)
     return {**columns_given, **config.data.model_dump(exclude_unset=True)}
-
-
-@contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """The warnings of the readers, once each."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("tinybert")
-    logger.addHandler(handler)
-    try:
-        yield messages
-    finally:
-        logger.removeHandler(handler)
-        messages[:] = dict.fromkeys(messages)
 
 
 # -- checks ----------------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,21 @@ def read_source(source: str, given: Mapping[str, str | None], settings: Mapping[
         if splits.has(data, name):  # type: ignore[arg-type]  # one of the names of Split
             result.rows[name] = splits.read(data, name)  # type: ignore[arg-type]
     return result
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """The warnings of the readers, once each."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("tinybert")
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        messages[:] = dict.fromkeys(messages)
 
 
 def describe_source(source: str, data: Data) -> str:

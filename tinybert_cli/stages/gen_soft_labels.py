@@ -18,6 +18,7 @@ from tinybert_cli import artifacts, data, events, metrics, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
+from tinybert_cli.inspection import findings
 from tinybert_cli.metrics.comparison import best_class_order
 from tinybert_cli.predictor import Predictor, load_predictor
 from tinybert_cli.stages import augmentation, label_precision, labelling, layer_states, translating
@@ -136,7 +137,9 @@ def _label(
     if finished:
         yield events.resume(finished, total)
     for split, rows in splits.items():
-        yield from data.row_warnings(split, task.encode(rows, config.data, tokenizer), config.data)
+        encoded = task.encode(rows, config.data, tokenizer)
+        yield from data.row_warnings(split, encoded, config.data)
+        yield from map(events.warning, findings.unknown_tokens(split, encoded, tokenizer, sources[0].name))
     begin, labelled = time.perf_counter(), 0
     for name in missing:
         split, indices = shards[name]

@@ -14,6 +14,7 @@ from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
 from tinybert_cli.config import Data, Distill, Finetune, Model, ResolvedTraining, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError, UserError
 from tinybert_cli.events import Event
+from tinybert_cli.inspection import findings
 from tinybert_cli.reports import model_card, training_card
 from tinybert_cli.stages import auto_settings
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
@@ -118,6 +119,7 @@ def prepare(
         models.record_length(tokenizer, config.data.max_seq_length)
     encoded = task.encode(rows.rows, config.data, tokenizer)
     yield from data.row_warnings("train", encoded, config.data)
+    yield from map(events.warning, findings.unknown_tokens("train", encoded, tokenizer, source.name))
     torch.manual_seed(config.seed)
     model, copied_layers = _build(run, setting, source, rows, tokenizer, section, dropout)
     vocabulary: dict[str, int] = {}
