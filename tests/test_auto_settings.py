@@ -1,4 +1,4 @@
-"""Training settings that are `auto`: their values, and where they are recorded and compared."""
+"""Training settings that are `auto`: their values, where they are recorded and compared, and hints about a run."""
 
 from __future__ import annotations
 
@@ -186,6 +186,18 @@ def test_a_resumed_run_keeps_the_values_it_started_with(
     monkeypatch.setattr("tinybert_cli.stages.auto_settings.RATE", 1.0)
     rows = run("finetune", auto_run)
     assert resolved_in_plan(rows)["learning_rate"] == 1.9e-3 and rows[-1]["event"] == "done"
+
+
+@pytest.mark.parametrize(("layers", "warned"), [(None, True), (2, False)], ids=["same size", "half"])
+def test_a_student_as_large_as_its_teacher_is_a_warning(
+    layers: int | None, warned: bool, teacher: Path, teacher_labels: Path, configs: Configs
+) -> None:
+    student = {"from": str(teacher), "num_hidden_layers": layers}
+    for command, settings in (("distill", {"student": student}), ("finetune", {"model": student})):
+        config = configs(command, "out", label_dataset=teacher_labels, **settings)
+        messages = [row["message"] for row in run(command, config, dry_run=True) if row["event"] == "warning"]
+        assert any("no smaller and no faster" in message for message in messages) == warned
+        assert not warned or "num_hidden_layers: 2" in messages[-1]  # the remedy, which is the other case
 
 
 # -- runs of earlier versions ----------------------------------------------------------------------------------

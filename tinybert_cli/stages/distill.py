@@ -208,8 +208,9 @@ def _labelled_rows(
     elif "hard_labels" in loss.parts:
         raise tasks.no_labels_error(dataset.rows, config.data)
     return TrainingRows(
-        dataset.rows, targets, names, dataset.layout, originals=dataset.originals, origin=manifest["inputs"]
-    )
+        dataset.rows, targets, names, dataset.layout, originals=dataset.originals, origin=manifest["inputs"],
+        teacher_parameters=manifest.get("teacher_parameters"),
+    )  # fmt: skip
 
 
 def _load_teacher(

@@ -143,7 +143,10 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
     rows = dataset.rows.select(selected.tolist())
     labels = labels[selected if task.labels_of_rows else dataset.prediction_indices(selected)]
     task.check_trainable(labels, names, rows)
-    return TrainingRows(rows, {"labels": labels}, names, originals=dataset.originals, origin=manifest["inputs"])
+    return TrainingRows(
+        rows, {"labels": labels}, names, originals=dataset.originals, origin=manifest["inputs"],
+        teacher_parameters=manifest.get("teacher_parameters"),
+    )  # fmt: skip
 
 
 def _loss_in_words(config: Finetune, loss_set: losses.LossSet) -> str:

@@ -162,6 +162,7 @@ def _label(
         numbers, label_names=names, text_columns=config.data.text_columns, tuned_settings=tuned, **facts,
         device=str(accelerator.device),
         precision=precision.precision, label_precision=precision.for_manifest(),
+        **labelling.size_of([teacher.size for teacher in teachers]),
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
 

@@ -26,6 +26,11 @@ ROWS_PER_SHARD = 16_384  # one file; a killed run loses at most this much work
 TRAINING_SPLITS = ("train", "unlabeled", "augmented")  # students learn from these, so layer states are stored for them
 
 
+def size_of(sizes: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """For the manifest, the parameters of all teachers together; nothing if one is an export, whose size is unknown."""
+    return {"teacher_parameters": sum(size["parameters"] for size in sizes)} if all(sizes) else {}
+
+
 @dataclass(frozen=True)
 class RawLogits:
     """Logits for N rows, before any threshold is applied."""

@@ -50,6 +50,7 @@ class TrainingRows:
     texts: list[str] | None = None  # the target text of each row, in translation
     top_k: data.TopK | None = None  # stored distributions of the teacher for the tokens of these texts
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
+    teacher_parameters: int | None = None  # None if unknown
     scale: models.OutputScale | None = None  # of regression targets that are in standard units
 
 
@@ -191,6 +192,7 @@ def train(
         device=trainer.device,
         precision=trainer.precision,
     )
+    yield from _size_warning(new, size["parameters"], training_data.source.teacher_parameters)
     if output.dry_run:
         return
     metric, better = run.objective
@@ -289,6 +291,17 @@ def _resolved(
     values = run.output.resolve(values)
     names = {key.removeprefix("training."): value for key, value in values.items()}
     return auto_settings.with_values(config.training, names), names
+
+
+def _size_warning(new: NewModel, parameters: int, teacher_parameters: int | None) -> Iterator[Event]:
+    """A warning if the model is no smaller than the one whose predictions it learns."""
+    if teacher_parameters is not None and parameters >= teacher_parameters:
+        fewer = max(1, new.model.config.num_hidden_layers // 2)
+        yield events.warning(
+            f"this model has {parameters / 1e6:.3g} M parameters and its teacher {teacher_parameters / 1e6:.3g} M: it "
+            f"will be no smaller and no faster; for a smaller one set, for example, num_hidden_layers: {fewer} beside "
+            "`from`"
+        )
 
 
 def _how_it_ended(progress: loops.Progress, max_steps: int, training: ResolvedTraining) -> Iterator[Event]:

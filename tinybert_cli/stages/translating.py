@@ -122,7 +122,7 @@ def label(
     output.finish(
         numbers, **facts, text_columns=config.data.text_columns, search=search, **engine.for_manifest(),
         drop=config.drop, top_k=config.top_k, vocabulary=teacher.tokenizer.size,
-        device=str(accelerator.device), precision=precision,
+        device=str(accelerator.device), precision=precision, **labelling.size_of([teacher.size]),
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
 

@@ -77,7 +77,7 @@ def translated_rows(
         top_k = data.read_top_k(folder, files).select(stored)
     return TrainingRows(
         labels.rows.select(indices), {}, None, texts=[text for _, text, _ in pairs], top_k=top_k,
-        origin=manifest["inputs"],
+        origin=manifest["inputs"], teacher_parameters=manifest.get("teacher_parameters"),
     )  # fmt: skip
 
 

