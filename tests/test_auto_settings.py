@@ -170,8 +170,8 @@ def test_run_that_ends_while_improving_names_a_longer_one(
 ) -> None:
     scored(monkeypatch, (0.5, 0.9), (0.7, 0.5))
     rows = run("finetune", with_training(configs("finetune", "out", model=base_model), num_train_epochs=2.0))
-    messages = [row["message"] for row in rows if row["event"] == "warning"]
-    assert messages == ["24 steps, still improving: more may help (training.num_train_epochs=4)"]
+    (improving,) = [row for row in rows if row["event"] == "improving"]
+    assert improving == {"event": "improving", "step": 24, "setting": "training.num_train_epochs=4"}
 
 
 def test_a_resumed_run_keeps_the_values_it_started_with(

@@ -57,6 +57,19 @@ def show(*rows: dict[str, Any], **options: bool) -> Screen:
     return screen
 
 
+def test_auto_values_and_the_end_of_a_run_are_one_line_each(capsys: Capture) -> None:
+    resolved = {"num_train_epochs": 60.0, "learning_rate": 8e-5, "early_stopping_patience": None}
+    show(
+        PLAN | {"resolved": resolved},
+        {"event": "stopped", "step": 240, "max_steps": 600, "evaluations": 6},
+        {"event": "improving", "step": 36, "setting": "training.num_train_epochs=6"},
+    )
+    plan, stopped, improving = capsys.readouterr().err.splitlines()
+    assert "auto: num_train_epochs 60, learning_rate 8e-05  " in plan
+    assert stopped == "stopped at step 240 of 600: 6 evaluations without a better score or a lower loss"
+    assert improving == "36 steps, still improving: more may help (training.num_train_epochs=6)"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

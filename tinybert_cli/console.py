@@ -410,6 +410,7 @@ _LINES: dict[str, Callable[[Row], str | None]] = {
         f"{row['rows']:,} rows the logits differ by {row['max_abs_logit_difference']:.2g} at most "
         f"({row['mean_abs_logit_difference']:.2g} on average), agreement {row['agreement']:.4f}"
     ),
+    "improving": lambda row: f"{row['step']:,} steps, still improving: more may help ({row['setting']})",
     "stopped": lambda row: (
         f"stopped at step {row['step']:,} of {row['max_steps']:,}: {row['evaluations']} evaluations without a better "
         "score or a lower loss"

@@ -110,6 +110,10 @@ EVENTS: dict[str, dict[str, str]] = {
         "...": "the validation metrics",
     },
     "checkpoint": {**_STEP},
+    "improving": {
+        **_STEP,
+        "setting": "twice as much training, which may help: the last checkpoint is clearly the best",
+    },
     "stopped": {**_STEP, **_MAX_STEPS, "evaluations": "those without a better score, after which the run stopped"},
     "labels": {
         "rows": "rows of the label dataset",

@@ -316,7 +316,7 @@ def _how_it_ended(progress: loops.Progress, max_steps: int, training: ResolvedTr
     elif progress.improving:
         longer = f"num_train_epochs={2 * training.num_train_epochs:g}"
         longer = f"max_steps={2 * training.max_steps}" if training.max_steps > 0 else longer
-        yield events.warning(f"{progress.step:,} steps, still improving: more may help (training.{longer})")
+        yield {"event": "improving", "step": progress.step, "setting": f"training.{longer}"}
 
 
 def _batches(config: Finetune | Distill, examples: data.Examples) -> data.BucketBatches | data.TokenBatches:
