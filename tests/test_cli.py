@@ -53,6 +53,8 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("tinybert distill configs/demo/3", ["configs/demo/3-student.yaml"]),
         ("tinybert distill configs/demo/3-student.yaml training.learning", ["training.learning_rate="]),
         ("tinybert export configs/demo/8-export.yaml verify.min", ["verify.min_agreement="]),
+        ("tinybert run configs/demo verify.min", ["verify.min_agreement="]),
+        ("tinybert run configs/de", ["configs/demo/"]),
     ],
 )
 def test_completion_offers_config_files_then_settings(words: str, offered: list[str]) -> None:

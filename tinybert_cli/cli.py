@@ -51,7 +51,9 @@ def _completions(context: typer.Context, incomplete: str) -> list[str]:
     from tinybert_cli.helpers import schema as helper
 
     if context.params.get("arguments") or context.params.get("config"):
-        return [f"{key}=" for key in helper.keys(str(context.info_name)) if key.startswith(incomplete)]
+        stages = [context.info_name] if context.info_name in HELP else list(HELP)  # a recipe has stages of any command
+        keys = dict.fromkeys(key for stage in stages for key in helper.keys(str(stage)))
+        return [f"{key}=" for key in keys if key.startswith(incomplete)]
     paths = sorted(Path().glob(f"{incomplete}*"))
     return [f"{path}/" if path.is_dir() else str(path) for path in paths if path.is_dir() or path.suffix == ".yaml"]
 
