@@ -20,6 +20,7 @@ from tinybert_cli import data
 from tinybert_cli.config import Data
 from tinybert_cli.data import BucketBatches, Examples, SoftLabels
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.inspection import duplicates
 from tinybert_cli.types import Encoded, Layout, Rows
 
 TEXTS = ["the soup was warm", "a dull evening", "we laughed, twice"]
@@ -602,16 +603,15 @@ def test_max_train_samples_and_max_eval_samples_limit_their_splits(tmp_path: Pat
 def test_overlap_counts_validation_rows_that_occur_in_train() -> None:
     train = Rows({"text": ["a", "b", "c"]}, (("t", 3),))
     other = Rows({"text": ["b", "x", "b", "c"]}, (("v", 4),))
-    (warning,) = data.overlap(train, other, Data())
-    assert warning["event"] == "warning"
-    assert warning["message"].startswith("3 of 4 validation rows also occur in the training set")
+    (warning,) = duplicates.leaks_between({"train": train, "validation": other}, Data())
+    assert warning.startswith("3 of 4 validation rows also occur in the training set")
 
 
 def test_overlap_of_pairs_requires_both_texts_to_be_equal() -> None:
     settings = Data(text_column_names=["one", "two"])
     train = Rows({"one": ["a", "b"], "two": ["c", "d"]}, (("t", 2),))
     other = Rows({"one": ["a", "b"], "two": ["d", "c"]}, (("v", 2),))
-    assert list(data.overlap(train, other, settings)) == []
+    assert list(duplicates.leaks_between({"train": train, "validation": other}, settings)) == []
 
 
 def encoded(lengths: list[int], truncated: int = 0, empty: list[int] | None = None) -> Encoded:

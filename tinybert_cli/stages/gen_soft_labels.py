@@ -18,7 +18,7 @@ from tinybert_cli import artifacts, data, events, metrics, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
-from tinybert_cli.inspection import findings
+from tinybert_cli.inspection import duplicates, vocabulary
 from tinybert_cli.metrics.comparison import best_class_order
 from tinybert_cli.predictor import Predictor, load_predictor
 from tinybert_cli.stages import augmentation, label_precision, labelling, layer_states, translating
@@ -69,6 +69,7 @@ def _label(
     for split, rows in splits.items():
         split_names = task.label_names(rows, config.data, model_names=names)
         labels[split] = None if split == "unlabeled" else task.labels(rows, config.data, split_names)
+    yield from map(events.warning, _data_warnings(config, task, splits, labels, names))
     if config.check_teacher:
         _check_gold_labels(config, splits, labels)
     statements = [task.label_statements(rows, config.data, names) for rows in splits.values()]
@@ -139,7 +140,8 @@ def _label(
     for split, rows in splits.items():
         encoded = task.encode(rows, config.data, tokenizer)
         yield from data.row_warnings(split, encoded, config.data)
-        yield from map(events.warning, findings.unknown_tokens(split, encoded, tokenizer, sources[0].name))
+        unknown = vocabulary.unknown_warnings(split, encoded, rows, config.data, tokenizer, sources[0].name)
+        yield from map(events.warning, unknown)
     begin, labelled = time.perf_counter(), 0
     for name in missing:
         split, indices = shards[name]
@@ -203,6 +205,20 @@ def _tuned_settings(task: tasks.PredictionTask, teachers: Sequence[Predictor]) -
 
 def _are_named(config: GenSoftLabels, source: models.Source) -> bool:
     return config.data.class_names is not None or models.read_label_names(source) is not None
+
+
+def _data_warnings(
+    config: GenSoftLabels,
+    task: tasks.PredictionTask,
+    splits: Mapping[str, Rows],
+    labels: Mapping[str, Array | None],
+    names: Sequence[str],
+) -> Iterator[str]:
+    """Warnings about the gold labels of the training rows, and about rows that are in two splits."""
+    if labels.get("train") is not None:
+        yield from task.label_warnings(splits["train"], config.data, names)
+        yield from duplicates.contradiction_warnings("train", splits["train"], config.data, task.name)
+    yield from duplicates.leaks_between(splits, config.data, most=duplicates.SAMPLE)
 
 
 def _check_gold_labels(config: GenSoftLabels, splits: Mapping[str, Rows], labels: Mapping[str, Array | None]) -> None:

@@ -14,7 +14,8 @@ from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
 from tinybert_cli.config import Data, Distill, Finetune, Model, ResolvedTraining, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError, UserError
 from tinybert_cli.events import Event
-from tinybert_cli.inspection import findings
+from tinybert_cli.inspection import duplicates
+from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.reports import model_card, training_card
 from tinybert_cli.stages import auto_settings
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
@@ -120,7 +121,8 @@ def prepare(
         models.record_length(tokenizer, config.data.max_seq_length)
     encoded = task.encode(rows.rows, config.data, tokenizer)
     yield from data.row_warnings("train", encoded, config.data)
-    yield from map(events.warning, findings.unknown_tokens("train", encoded, tokenizer, source.name))
+    unknown = unknown_warnings("train", encoded, rows.rows, config.data, tokenizer, source.name)
+    yield from map(events.warning, unknown)
     torch.manual_seed(config.seed)
     model, copied_layers = _build(run, setting, source, rows, tokenizer, section, dropout)
     vocabulary: dict[str, int] = {}
@@ -424,7 +426,8 @@ def _read_validation(
         metric = task.metric(rows, config.data, names)
     encoded = task.encode(rows, config.data, tokenizer)
     yield from data.row_warnings("validation", encoded, config.data)
-    yield from data.overlap(training.rows, rows, config.data)
+    leaks = {"train": training.rows, "validation": rows}
+    yield from map(events.warning, duplicates.leaks_between(leaks, config.data, most=duplicates.SAMPLE))
     if metric is None and isinstance(task, tasks.PredictionTask):
         reason = tasks.no_labels_error(rows, config.data).what
         yield events.warning(

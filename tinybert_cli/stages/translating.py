@@ -20,6 +20,8 @@ from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
+from tinybert_cli.inspection import duplicates
+from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.metrics.generation import KINDS, unusual_translations
 from tinybert_cli.stages import labelling, stack_teacher, translation_engine
 from tinybert_cli.stages.translation_labeller import TranslationLabeller
@@ -39,6 +41,7 @@ def label(
     for split, rows in splits.items():
         data.check_translation_names(rows)
         yield from map(events.warning, task.pair_warnings(rows, config.data, complete=split != "unlabeled"))
+    yield from map(events.warning, duplicates.leaks_between(splits, config.data, most=duplicates.SAMPLE))
     types = data.column_types(list(splits.values()))
     teacher = load_translation_predictor(source, data=config.data, device=accelerator.device)
     models.check_positions(source.name, teacher.config, config.data)
@@ -80,7 +83,10 @@ def label(
         if finished:
             yield events.resume(finished, total)
         for split, rows in splits.items():
-            yield from data.row_warnings(split, task.encode_sources(rows, config.data, teacher.tokenizer), config.data)
+            encoded = task.encode_sources(rows, config.data, teacher.tokenizer)
+            yield from data.row_warnings(split, encoded, config.data)
+            unknown = unknown_warnings(split, encoded, rows, config.data, teacher.tokenizer, source.name)
+            yield from map(events.warning, unknown)
         counts: Counter[str] = Counter()
         for name in sorted(shards.keys() - set(missing)):
             counts.update(data.read_counts(output.path(name)))

@@ -15,6 +15,8 @@ from tinybert_cli import artifacts, data, events, loops, losses, metrics, models
 from tinybert_cli.config import Data, Distill, Finetune, Model
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.events import Event
+from tinybert_cli.inspection import duplicates
+from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.reports import model_card
 from tinybert_cli.stages.training import (
     RESAMPLES,
@@ -131,6 +133,9 @@ def prepare(
     assert rows.texts is not None  # of translation
     encoded = task.encode_targets(rows.rows, config.data, tokenizer, rows.texts)
     yield from _warnings("train", encoded, len(rows.rows), config.data)
+    if source is not None:
+        unknown = unknown_warnings("train", encoded, rows.rows, config.data, tokenizer, source.name)
+        yield from map(events.warning, unknown)
     torch.manual_seed(config.seed)
     try:
         model, copied = _build(run, setting, source, tokenizer, dropout)
@@ -275,7 +280,8 @@ def _read_validation(
         return None
     encoded = task.encode_pairs(rows, settings, tokenizer)
     yield from _warnings("validation", encoded, len(rows), settings)
-    yield from data.overlap(training, rows, settings)
+    leaks = {"train": training, "validation": rows}
+    yield from map(events.warning, duplicates.leaks_between(leaks, settings, most=duplicates.SAMPLE))
     return Validation(rows, data.Examples.of(encoded, labels=known_labels(encoded)), None, metric, [])
 
 
