@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 
@@ -61,17 +62,17 @@ def main() -> int:
     from tinybert_cli.predictor import load_predictor
 
     run = Path(sys.argv[1])
-    export = load_predictor(str(run / "export"))
-    wrong = wrong_answers(lambda texts: [str(answer["label"]) for answer in export.predict(texts)])
+    wrong = wrong_answers(load_predictor(str(run / "export")).predict)
     rows = pyarrow.parquet.read_table(run / "eval" / "predictions.parquet").to_pydict()
     return report(json.loads((run / "eval" / "metrics.json").read_text()), better(rows), wrong)
 
 
-def wrong_answers(predict: Callable[[list[str]], Sequence[str]]) -> list[str]:
-    """The sentences to which `predict` gives the other label."""
+def wrong_answers(predict: Callable[[list[str]], Iterable[Mapping[str, Any]]]) -> list[str]:
+    """The sentences to which `predict` (see `Predictor.predict`) gives the other label."""
     texts = [text for label in SENTENCES for text in SENTENCES[label]]
     labels = [label for label in SENTENCES for _ in SENTENCES[label]]
-    return [text for text, label, answer in zip(texts, labels, predict(texts), strict=True) if answer != label]
+    answers = [answer["prediction"] for answer in predict(texts)]
+    return [text for text, label, answer in zip(texts, labels, answers, strict=True) if answer != label]
 
 
 def better(rows: Mapping[str, Sequence[str]]) -> tuple[float, Interval]:

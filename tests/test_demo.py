@@ -16,6 +16,8 @@ sys.path.insert(0, str(ROOT / "experiments"))
 
 import demo_claims  # noqa: E402
 
+from tinybert_cli.predictor import load_predictor  # noqa: E402
+
 REVIEWS = ROOT / "configs" / "demo" / "reviews"
 SPLITS = ("train", "validation", "test", "unlabeled")
 ROWS = {"train": 600, "validation": 400, "test": 1300, "unlabeled": 2387}
@@ -88,8 +90,17 @@ def test_the_obvious_sentences_are_not_reviews_of_the_demo() -> None:
 
 
 def test_sentences_with_the_other_label_are_the_wrong_answers() -> None:
-    answers = ["positive"] * 16 + ["negative"] * 14
+    answers = [{"prediction": "positive"}] * 16 + [{"prediction": "negative"}] * 14
     assert demo_claims.wrong_answers(lambda texts: answers) == ["I hate it."]
+
+
+def test_a_model_answers_the_sentences(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentences = {
+        "good": ["a lovely film , great cast .", "the plot is awful and dull ."],
+        "bad": ["a boring film , poor ."],
+    }
+    monkeypatch.setattr(demo_claims, "SENTENCES", sentences)
+    assert demo_claims.wrong_answers(load_predictor(str(teacher)).predict) == ["the plot is awful and dull ."]
 
 
 def test_the_difference_of_two_models_is_over_the_same_rows() -> None:
