@@ -103,6 +103,15 @@ def test_a_missing_model_is_an_input_error() -> None:
     assert done.returncode == 3 and "no folder 'runs/no-such-model'" in done.stderr
 
 
+# -- version -------------------------------------------------------------------------------------------------
+
+
+def test_version_prints_the_version_of_the_package() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert (done.exit_code, done.stdout) == (0, f"tinybert {metadata['project']['version']}\n")
+
+
 # -- init ----------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from tinybert_cli.cli import app
 from tinybert_cli.errors import ConfigError, GateError, InputError
 from tinybert_cli.reports import budget
 from tinybert_cli.reports import runs as reports
-from tinybert_cli.reports.runs_table import as_markdown, table
+from tinybert_cli.reports.runs_table import TEXTS, as_markdown, table
 
 ROOT = Path(__file__).parents[1]
 VALIDATION_INPUT = {"data.validation_file": [{"path": "data/validation.jsonl", "sha256": "a1"}]}
@@ -143,7 +143,7 @@ def test_report_of_runs_written_by_real_stages(teacher: Path, teacher_labels: Pa
     (row,) = [dict(zip(header, row, strict=True)) for row in rows if "finetune" in row]
     accuracy = json.loads((teacher / "metrics.json").read_text())["eval_accuracy"]
     assert row["accuracy (95 %)"].startswith(f"{accuracy:.4f} (")
-    assert [row[1] for row in rows] == ["finetune", "gen-soft-labels"]
+    assert [row[header.index("made by")] for row in rows] == ["finetune", "gen-soft-labels"]
 
 
 def test_rows_are_sorted_by_score_and_rows_without_score_are_last(cascade: Path) -> None:
@@ -199,18 +199,54 @@ def test_an_export_with_eval_has_its_own_score(cascade: Path) -> None:
     assert exported.quality == 0.87 and not exported.estimated
 
 
-def test_scores_on_different_splits_are_separate_rows(cascade: Path) -> None:
-    write_eval(cascade / "on-test", {"student": (cascade / "student", eval_metrics(0.70, 50, 10.0))}, split="test")
+def test_a_model_has_one_line_with_the_score_that_most_models_have(cascade: Path) -> None:
+    write_eval(
+        cascade / "on-test", {"student": (cascade / "student", eval_metrics(0.70, 50, 10.0))}, split="test",
+        end="2027-01-01T10:00:00+00:00", scored_rows=250,
+    )  # fmt: skip
+    report = reports.run([cascade])
+    assert [(Path(model.name).name, model.quality) for model in report.models] == [
+        ("teacher", 0.90), ("student", 0.88), ("tiny", 0.80),
+    ]  # fmt: skip
+    assert list(report.notes()) == [f"Scored on validation, validation.jsonl, by {cascade / 'eval'}."]
+
+
+def test_the_score_of_an_eval_is_preferred_to_that_of_training(tmp_path: Path) -> None:
+    student = write_model(tmp_path / "student", 0.99, 50)
+    scores = {"student": (student, eval_metrics(0.70, 50, 10.0))}
+    write_eval(tmp_path / "eval", scores, split="test", scored_rows=1250)
+    report = reports.run([tmp_path])
+    assert [model.quality for model in report.models] == [0.70]
+    assert list(report.notes()) == [f"Scored on test, test.jsonl (1,250 rows), by {tmp_path / 'eval'}."]
+
+
+def test_models_scored_on_other_rows_follow_and_a_note_names_them(cascade: Path) -> None:
+    for folder in ("teacher", "student", "tiny"):
+        scores = {folder: (cascade / folder, eval_metrics(0.7, 50, 10.0))}
+        write_eval(cascade / f"{folder}-on-test", scores, split="test", end="2027-01-01T10:00:00+00:00")
+    write_model(cascade / "general", 0.99, 60)  # only scored in training
     report = reports.run([cascade])
     header, rows = table(report)
-    assert [(row[0], row[header.index("scored on")]) for row in rows] == [
-        ("student", "test, test.jsonl"),
-        ("teacher", "validation, validation.jsonl"),
-        ("student", "validation, validation.jsonl"),
-        ("tiny", "validation, validation.jsonl"),
-    ]
-    with pytest.raises(InputError, match="different rows"):
-        budget.choose(report.models, budget.limits(["size_mb=60"], report.models))
+    assert [row[0] for row in rows] == ["student", "teacher", "tiny", "general"]
+    assert rows[-1][header.index("scored on")] == "validation, validation.jsonl"
+    assert "Scored on validation, validation.jsonl, by training: general." in list(report.notes())
+
+
+def test_budget_compares_the_models_of_eval_and_names_the_others(cascade: Path) -> None:
+    other = {"data.validation_file": [{"path": "else/validation.jsonl", "sha256": "c3"}]}
+    write_model(cascade / "general", 0.99, 1, inputs=other)
+    choice = choose(cascade, "size_mb=60")
+    assert name(choice.best) == "student"
+    assert list(budget.as_lines(choice))[-1] == f"not compared, scored on other rows: {cascade / 'general'}"
+
+
+def test_budget_rejects_evals_on_different_rows_with_a_command_that_works(cascade: Path) -> None:
+    other = write_model(cascade / "other", 0.7, 5)
+    write_eval(cascade / "on-test", {"other": (other, eval_metrics(0.70, 5, 10.0))}, split="test")
+    with pytest.raises(InputError, match="different rows") as caught:
+        choose(cascade, "size_mb=60")
+    assert f"tinybert report {cascade / 'eval'} --budget" in str(caught.value)
+    assert name(choose(cascade / "eval", "size_mb=60").best) == "student"
 
 
 def test_files_with_equal_names_but_different_hashes_are_separate(cascade: Path) -> None:
@@ -219,13 +255,11 @@ def test_files_with_equal_names_but_different_hashes_are_separate(cascade: Path)
     )
     report = reports.run([cascade])
     assert len({model.scored_on for model in report.models}) == 2
-    with pytest.raises(InputError, match="different rows"):
-        budget.choose(report.models, budget.limits(["size_mb=60"], report.models))
 
 
 def test_latencies_from_different_machines_get_a_note(cascade: Path) -> None:
     other = write_model(cascade / "other", 0.8, 3)
-    assert not list(reports.run([cascade]).notes())
+    assert not any("machines" in note for note in reports.run([cascade]).notes())
     write_eval(cascade / "elsewhere", {"other": (other, eval_metrics(0.8, 3, 1.0))}, machine="another, 64 cores")
     assert any("another, 64 cores; one machine, 2 cores" in note for note in reports.run([cascade]).notes())
 
@@ -263,6 +297,15 @@ def test_markdown_escapes_pipes_in_folder_names(cascade: Path) -> None:
     write_model(cascade / "a|b", 0.5, 1)
     lines = as_markdown(*table(reports.run([cascade]))).splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1 and "a\\|b" in lines[-1]
+
+
+def test_score_size_and_latency_fit_a_terminal_of_80_columns(cascade: Path) -> None:
+    write_model(cascade / "student2-plain", 0.85, 69.6)
+    header, rows = table(reports.run([cascade]))
+    lines = console.table(header, rows, width=80, texts=TEXTS).splitlines()
+    for title in ("accuracy (95 %)", "retention", "ms, batch 1", "size"):
+        assert title in lines[0]
+    assert all(len(re.sub(r"\x1b\[\d*m", "", line)) <= 80 for line in lines)
 
 
 def test_a_narrow_terminal_omits_columns_and_lists_them() -> None:

@@ -286,7 +286,10 @@ def report(
             yield as_json_text({**helper.as_json(finished), **chosen})
         else:
             header, rows = runs_table.table(finished)
-            yield runs_table.as_markdown(header, rows) if as_markdown else console.table(header, rows, width=width)
+            if as_markdown:
+                yield runs_table.as_markdown(header, rows)
+            else:
+                yield console.table(header, rows, width=width, texts=runs_table.TEXTS)
             notes = [*finished.notes(), *(budgets.as_lines(choice) if choice else [])]
             yield from ["", *map(message, notes)] if notes else []
         if html is not None:

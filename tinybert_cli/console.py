@@ -48,11 +48,11 @@ def silenced() -> Iterator[None]:
         yield
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None, left: int = 2) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None, texts: Sequence[str] = ()) -> str:
     """A table as text. Columns on the right that exceed the width (None: no limit) are left out, with a note.
 
     Args:
-        left: the number of columns with text, which are aligned left; numbers are aligned right.
+        texts: titles of the columns with text, which are aligned left, like the first one; numbers are aligned right.
     """
     from rich.table import Table
 
@@ -63,8 +63,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | 
         columns -= 1
     output = Table(box=None, pad_edge=False, header_style="bold")
     output.add_column(header[0], overflow="fold")
-    for index, title in enumerate(header[1:columns], start=1):
-        output.add_column(title, justify="left" if index < left else "right", no_wrap=True)
+    for title in header[1:columns]:
+        output.add_column(title, justify="left" if title in texts else "right", no_wrap=True)
     for row in rows:
         output.add_row(*map(escape, row[:columns]))
     screen = Console(

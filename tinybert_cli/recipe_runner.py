@@ -216,7 +216,7 @@ def _print_plan(screen: Screen, stages: Sequence[RecipeStage]) -> None:
         for stage, state in zip(stages, states, strict=True)
     ]
     header = ["stage", "command", "reads", "state", "output_dir"]
-    console.write_line(console.table(header, rows, width=None, left=len(header)), screen.stdout)
+    console.write_line(console.table(header, rows, width=None, texts=header), screen.stdout)
     for stage, state in zip(stages, states, strict=True):
         for line in state.differences:
             screen.say(f"{stage.name}: {line}")
@@ -243,7 +243,7 @@ def _print_results(screen: Screen, stages: Sequence[RecipeStage], results: list[
         screen.print_json({"command": "run", **status, **table})
     elif report is not None and report.models:
         width = console.width_of(screen.stdout)
-        for line in [console.table(*runs_table.table(report), width=width), *report.notes()]:
+        for line in [console.table(*runs_table.table(report), width=width, texts=runs_table.TEXTS), *report.notes()]:
             console.write_line(line, screen.stdout)
 
 

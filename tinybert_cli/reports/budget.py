@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
-from tinybert_cli.reports.runs import Model
+from tinybert_cli.reports.joined_models import Model
 
 # Name in --budget → field of `Model`, and the unit of the bound. The task's metric is a lower bound as well.
 UPPER_BOUNDS = {"latency_ms": ("latency_ms_b1", 1.0), "size_mb": ("bytes", 1e6), "parameters_m": ("parameters", 1e6)}
@@ -37,12 +37,16 @@ class Limit:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen model, the best of the cheaper models, and the cheapest of the better models."""
+    """The chosen model, the best of the cheaper models, and the cheapest of the better models.
+
+    `left_out`: the models that cannot be compared with these, because they were scored on other rows.
+    """
 
     limits: Sequence[Limit]
     best: Model
     smaller: Model | None
     larger: Model | None
+    left_out: Sequence[Model] = ()
 
 
 def limits(arguments: Sequence[str], models: Sequence[Model]) -> list[Limit]:
@@ -79,8 +83,8 @@ def choose(models: Sequence[Model], limits: Sequence[Limit]) -> Choice:
         InputError: a limit is on a number that was not measured, or the models were scored on different rows.
         GateError: no model satisfies the limits; the message names the closest one.
     """
-    scored = [model for model in models if model.quality is not None]
-    _check(scored, limits)
+    scored = _comparable(models)
+    _check_measured(scored, limits)
     candidates = [model for model in scored if not any(limit.excess(model) for limit in limits)]
     if not candidates:
         raise _no_candidate(scored, limits)
@@ -103,6 +107,7 @@ def choose(models: Sequence[Model], limits: Sequence[Limit]) -> Choice:
         best,
         smaller=max(cheaper, key=lambda model: (model.rank, -price(model)), default=None),
         larger=min(better, key=lambda model: (price(model), -model.rank), default=None),
+        left_out=[model for model in models if model.quality is not None and model not in scored],
     )
 
 
@@ -124,6 +129,8 @@ def as_lines(choice: Choice) -> Iterator[str]:
     for role, name, numbers, differences in as_rows(choice):
         yield f"{role}: {name}"
         yield from [f"  {text}" for text in (numbers, differences) if text]
+    if choice.left_out:
+        yield f"not compared, scored on other rows: {', '.join(model.name for model in choice.left_out)}"
 
 
 def measured(model: Model, field: str) -> float | None:
@@ -147,17 +154,32 @@ def overlap(one: Model, other: Model) -> bool:
     return low <= other_high and other_low <= high
 
 
-def _check(scored: Sequence[Model], limits: Sequence[Limit]) -> None:
+def _comparable(models: Sequence[Model]) -> list[Model]:
+    """The models that were scored on the same rows: those of `eval`, if others have only a score of training.
+
+    Raises:
+        InputError: no model has a score, or there are several such sets of rows.
+    """
+    scored = [model for model in models if model.quality is not None]
     if not scored:
         raise InputError(
             "--budget needs a score, and no model has one", hint="name an eval folder: tinybert report RUN..."
         )
-    rows = sorted({model.scored_on or "" for model in scored})
+    compared = [model for model in scored if model.evaluated] or scored
+    rows = list(dict.fromkeys(model.scored_on or "" for model in compared))
     if len(rows) > 1:
+        hint = "score them on the same rows with `tinybert eval`"
+        if compared[0].evaluated:
+            command = f"tinybert report {compared[0].scored_by} --budget ..."
+            hint = f"name one run of eval, and the exports of its models: {command}"
         raise InputError(
-            f"--budget cannot compare models that were scored on different rows: {'; '.join(rows)}",
-            hint="name only one eval folder and its exports: tinybert report RUN/eval RUN/export --budget ...",
+            f"--budget cannot compare models that were scored on different rows: {'; '.join(rows)}", hint=hint
         )
+    return [model for model in scored if (model.scored_on or "") == rows[0]]
+
+
+def _check_measured(scored: Sequence[Model], limits: Sequence[Limit]) -> None:
+    """InputError if a limit is on a number that was measured for no model."""
     for limit in limits:
         if all(measured(model, limit.fact) is None for model in scored):
             raise InputError(

@@ -8,8 +8,9 @@ from pathlib import Path
 from tinybert_cli import artifacts
 from tinybert_cli.errors import OutputError
 from tinybert_cli.reports import budget, html, plots
-from tinybert_cli.reports.runs import TRAINING_COMMANDS, Model, Report, Run
-from tinybert_cli.reports.runs_table import short_names, table
+from tinybert_cli.reports.joined_models import TRAINING_COMMANDS, Model, Run, short_names
+from tinybert_cli.reports.runs import Report
+from tinybert_cli.reports.runs_table import table
 
 COSTS = {"latency_ms_b1": ("latency (ms, batch size 1)", 1.0), "bytes": ("size (MB)", 1e6)}
 MOST_CURVES = 12  # in one plot; more cannot be distinguished

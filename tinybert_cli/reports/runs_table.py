@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import takewhile
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from tinybert_cli.escaping import markdown_cell
-from tinybert_cli.reports.runs import Model, Report, as_model
+from tinybert_cli.reports.joined_models import Model, as_model, short_names
+from tinybert_cli.reports.runs import Report
+
+TEXTS = ("model", "made by", "scored on")  # the columns that hold no numbers
 
 
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; columns without any value are omitted."""
+    """Header and rows, the columns in order of importance; columns without any value are omitted."""
     names = short_names([*(model.name for model in report.models), *(str(run.folder) for run in report.labels)])
     metrics = {model.metric for model in report.models if model.metric}
     has_several_row_sets = len({model.scored_on for model in report.models if model.quality is not None}) > 1
     columns: dict[str, Callable[[Model], str]] = {
         "model": lambda model: names[model.name],
-        "made by": lambda model: model.made_by or "",
         f"{next(iter(metrics)) if len(metrics) == 1 else 'score'} (95 %)": lambda model: _quality(model, metrics),
         "retention": lambda model: _number("{:.1%}", model.retention),
         "ms, batch 1": lambda model: _number("{:.2f}", model.latency_ms_b1),
         "size": lambda model: _number("{:.1f} MB", model.bytes, 1e6),
+        "made by": lambda model: model.made_by or "",
         "parameters": lambda model: _number("{:.1f} M", model.parameters, 1e6),
         "agreement": lambda model: _number("{:.1%}", model.agreement),
         "ms, batch 32": lambda model: _number("{:.2f}", model.latency_ms_b32),
@@ -35,18 +36,11 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """One Markdown table: the first two columns are left-aligned, the others right-aligned."""
-    lines = ["| " + " | ".join(map(markdown_cell, header)) + " |", "|---|---|" + "---:|" * (len(header) - 2)]
+    """One Markdown table: columns of numbers are right-aligned, the others left-aligned."""
+    alignment = "".join("---|" if title in TEXTS else "---:|" for title in header)
+    lines = ["| " + " | ".join(map(markdown_cell, header)) + " |", f"|{alignment}"]
     lines += ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows]
     return "\n".join(lines)
-
-
-def short_names(names: Iterable[str]) -> dict[str, str]:
-    """name → name without the leading folders that all names have in common."""
-    parts = {name: Path(name).parts for name in names}
-    levels = zip(*(path[:-1] for path in parts.values()), strict=False)
-    n_common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
-    return {name: str(Path(*path[n_common:])) for name, path in parts.items()}
 
 
 def _quality(model: Model, metrics: set[str]) -> str:

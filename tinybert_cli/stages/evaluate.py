@@ -148,7 +148,7 @@ def _evaluate(
 
     output.put(write)
     described = {"label_names": names} if isinstance(task, tasks.PredictionTask) else metric.description()
-    output.finish(flat, **described, device=str(loops.device()), precision="no")
+    output.finish(flat, **described, scored_rows=len(rows), device=str(loops.device()), precision="no")
     yield events.done(config.output_dir, flat)
 
 

@@ -273,7 +273,7 @@ def train(
     output.put(write)
     output.finish(
         numbers, **labels, layer_mapping=new.copied_layers, **facts, device=trainer.device,
-        precision=trainer.precision, **size, **new.vocabulary,
+        precision=trainer.precision, **size, **new.vocabulary, scored_rows=None if result is None else result.rows,
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
 

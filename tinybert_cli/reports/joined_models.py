@@ -1,0 +1,270 @@
+"""Finished runs joined into models: one row per model, whichever stages trained, scored or exported it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from tinybert_cli import formats, tasks
+from tinybert_cli.reports import model_card
+
+MODEL_WEIGHTS = (".safetensors", ".bin")  # endings of the files with weights in a model folder
+TRAINING_COMMANDS = ("finetune", "distill")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished output folder of one stage: its manifest and its metrics."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+    @property
+    def command(self) -> str:
+        return str(self.manifest["command"])
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of the manifest, which identifies the model or label dataset in the manifests of later runs."""
+        return str(self.manifest["checksum"])
+
+    @property
+    def wall_seconds(self) -> int:
+        begin, end = (datetime.fromisoformat(self.manifest[name]) for name in ("start", "end"))
+        return round((end - begin).total_seconds())
+
+    @property
+    def seconds(self) -> float:
+        """Time of training where it was measured, else of the whole stage."""
+        return self.metrics.get("train_runtime", self.wall_seconds)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model with its score on one set of rows; None = not measured."""
+
+    name: str  # its folder or Hub id
+    made_by: str | None = None  # the command, if its folder is among the runs
+    scored_on: str | None = None
+    scored_rows: int | None = None  # number of these rows
+    scored_by: str | None = None  # folder of the run that computed the score
+    evaluated: bool = False  # whether that run is an `eval`; else it is the training
+    metric: str | None = None  # the task's main metric
+    more_is_better: bool = True
+    quality: float | None = None  # value of that metric
+    quality_low: float | None = None  # 95 % interval
+    quality_high: float | None = None
+    estimated: bool = False  # an export without a score: its source model's score plus the difference found by `export`
+    retention: float | None = None
+    agreement: float | None = None
+    parameters: int | None = None
+    bytes: int | None = None  # of the weights
+    latency_ms_b1: float | None = None
+    latency_ms_b32: float | None = None
+    machine: str | None = None  # on which the latencies were measured
+    seconds: float | None = None  # of training
+
+    @property
+    def rank(self) -> float:
+        """Quality as a number where more is better; -inf without a score."""
+        if self.quality is None:
+            return float("-inf")
+        return self.quality if self.more_is_better else -self.quality
+
+
+def as_model(run: Run) -> Model:
+    """The model (or label dataset) that a run produced, without a score."""
+    outputs = run.manifest["outputs"]
+    endings = (*MODEL_WEIGHTS, *(form.weights for form in formats.FORMATS.values()))
+    weights = [entry["bytes"] for entry in outputs if entry["path"].endswith(endings)]
+    return Model(
+        str(run.folder),
+        made_by=run.command,
+        parameters=run.manifest.get("parameters"),
+        bytes=sum(weights or [entry["bytes"] for entry in outputs]),
+        latency_ms_b1=run.metrics.get("latency_ms_b1"),
+        machine=run.manifest.get("machine"),
+        seconds=run.seconds,
+    )
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """name → name without the leading folders that all names have in common."""
+    parts = {name: Path(name).parts for name in names}
+    levels = zip(*(path[:-1] for path in parts.values()), strict=False)
+    n_common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    return {name: str(Path(*path[n_common:])) for name, path in parts.items()}
+
+
+# -- joining: a model is identified by the checksum of its manifest, a set of rows by the hashes of its files ---
+
+Scores = dict[str | None, Model]  # identity of the rows → the model with its score on them
+
+
+def join(runs: Sequence[Run]) -> list[Model]:
+    """One `Model` for each model, grouped by the rows of its score, best first.
+
+    The score is that of an `eval`, and that of training without one. If evals scored a model on several sets of rows,
+    it is the set on which most models were scored, so that as many models as possible can be compared; of several evals
+    on the same rows it is the last.
+    """
+    producers = {run.checksum: run for run in runs if run.command in (*TRAINING_COMMANDS, "export")}
+    scores: dict[str, Scores] = {}
+    for run in sorted(runs, key=lambda run: (run.command == "eval", run.manifest["end"])):
+        if run.command in TRAINING_COMMANDS:
+            scores.setdefault(run.checksum, {})[_rows_identity(run, "validation")] = _trained_model(run)
+        if run.command == "eval":
+            rows = _rows_identity(run, run.manifest["settings"]["split"])
+            for identity, model in _evaluated_models(run, producers):
+                own = scores.setdefault(identity, {})
+                own.pop(rows, None)  # the last one is last
+                own[rows] = model
+    counts = Counter(rows for own in scores.values() for rows, model in own.items() if model.evaluated)
+    chosen = {identity: _chosen(own, counts) for identity, own in scores.items()}
+    exports = [run for run in runs if run.command == "export" and run.checksum not in chosen]
+    chosen |= {run.checksum: _exported(run, chosen) for run in exports}
+    row_names = _unique_names({rows: model.scored_on for rows, model in chosen.values()})
+    group_sizes = Counter(rows for rows, model in chosen.values() if model.quality is not None)
+
+    def order(item: tuple[str | None, Model]) -> tuple[Any, ...]:
+        rows, model = item
+        return (-group_sizes[rows], model.scored_on or "~", -model.rank, model.bytes or 0, model.name)
+
+    joined = [(rows, replace(model, scored_on=row_names[rows])) for rows, model in chosen.values()]
+    return [model for _, model in sorted(joined, key=order)]
+
+
+def _chosen(scores: Scores, counts: Mapping[str | None, int]) -> tuple[str | None, Model]:
+    """The rows and the score of a model to show, see `join`; `counts`: how many models evals scored on each."""
+
+    def preference(item: tuple[str | None, Model]) -> tuple[bool, bool, int]:
+        rows, model = item
+        return model.quality is not None, model.evaluated, counts[rows]
+
+    return max(reversed(scores.items()), key=preference)  # the first of equal ones is the last that was scored
+
+
+def _trained_model(run: Run) -> Model:
+    metric, more_is_better = _main_metric(run)
+    return replace(
+        as_model(run),
+        scored_on=_rows_name(run, "validation"),
+        scored_rows=run.manifest.get("scored_rows"),
+        scored_by=str(run.folder),
+        metric=metric,
+        more_is_better=more_is_better,
+        quality=run.metrics.get(f"eval_{metric}"),
+        quality_low=run.metrics.get(f"eval_{metric}_low"),
+        quality_high=run.metrics.get(f"eval_{metric}_high"),
+    )
+
+
+def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[str, Model]]:
+    """(identity, model) for every model of an `eval` run."""
+    metric, more_is_better = _main_metric(run)
+    settings = run.manifest["settings"]
+    reference = settings["reference"] or next(iter(settings["models"]))
+    for name, location in settings["models"].items():
+        described = run.manifest["inputs"][f"models.{name}"]
+        identity = described.get("manifest") or json.dumps({k: v for k, v in described.items() if k != "path"})
+        metrics: dict[str, Any] = {
+            key.removeprefix(f"{name}."): value for key, value in run.metrics.items() if key.startswith(f"{name}.")
+        }
+        base = as_model(producers[identity]) if identity in producers else Model(_external_name(location, producers))
+        yield (
+            identity,
+            replace(
+                base,
+                scored_on=_rows_name(run, settings["split"]),
+                scored_rows=run.manifest.get("scored_rows"),
+                scored_by=str(run.folder),
+                evaluated=True,
+                metric=metric,
+                more_is_better=more_is_better,
+                quality=metrics.get(metric),
+                quality_low=metrics.get(f"{metric}_low"),
+                quality_high=metrics.get(f"{metric}_high"),
+                retention=1.0 if name == reference else metrics.get("retention"),
+                agreement=metrics.get("agreement"),
+                parameters=metrics.get("parameters", base.parameters),
+                bytes=metrics.get("bytes", base.bytes),
+                latency_ms_b1=metrics.get("latency_ms_b1", base.latency_ms_b1),
+                latency_ms_b32=metrics.get("latency_ms_b32"),
+                machine=run.manifest.get("machine"),
+            ),
+        )
+
+
+def _external_name(location: str, producers: Mapping[str, Run]) -> str:
+    """Name of an evaluated model that none of the runs produced; marked if its folder now holds another model."""
+    is_replaced = os.path.realpath(location) in {os.path.realpath(run.folder) for run in producers.values()}
+    return f"{location} (earlier version)" if is_replaced else location
+
+
+def _exported(run: Run, models: Mapping[str, tuple[str | None, Model]]) -> tuple[str | None, Model]:
+    """An export that no `eval` has scored, with the score that its source model gives it, if that has one."""
+    rows, source = models.get(run.manifest["inputs"]["model"].get("manifest") or "", (None, None))
+    difference = run.metrics.get("metric_difference")
+    if source is None or source.quality is None or difference is None:
+        return None, as_model(run)
+    quality = source.quality + difference
+    return rows, replace(
+        as_model(run),
+        scored_on=source.scored_on,
+        scored_rows=source.scored_rows,
+        scored_by=source.scored_by,
+        evaluated=source.evaluated,
+        metric=source.metric,
+        more_is_better=source.more_is_better,
+        quality=quality,
+        estimated=True,
+        retention=source.retention * quality / source.quality if source.retention and source.quality else None,
+        parameters=source.parameters,
+    )
+
+
+def _main_metric(run: Run) -> tuple[str, bool]:
+    """Name of the task's main metric, and whether more is better."""
+    task = tasks.find(run.manifest["settings"]["task"])
+    return task.main_metric, task.metrics[task.main_metric]
+
+
+def _rows_identity(run: Run, split: str) -> str:
+    """Identifies the rows on which a run scored its models, independent of the folder of their files."""
+    settings = run.manifest["settings"]
+    described = [
+        {key: value for key, value in file.items() if key != "path"}
+        for value in _split_inputs(run, split).values()
+        for file in (value if isinstance(value, list) else [value])
+    ]
+    selection = [settings["task"], split, settings["data"][f"{split}_split_name"], settings["data"]["max_eval_samples"]]
+    return json.dumps([*selection, described], sort_keys=True)
+
+
+def _rows_name(run: Run, split: str) -> str:
+    samples = run.manifest["settings"]["data"]["max_eval_samples"]
+    first = f"the first {samples:,} of " if samples else ""
+    return f"{first}{split}, {model_card.data_names(_split_inputs(run, split))}"
+
+
+def _split_inputs(run: Run, split: str) -> dict[str, Any]:
+    """The data inputs in the manifest that contain this split."""
+    described = model_card.data_inputs(run.manifest["inputs"])
+    return {name: value for name, value in described.items() if name in (f"data.{split}_file", "data.dataset_name")}
+
+
+def _unique_names(names: Mapping[str | None, str | None]) -> dict[str | None, str | None]:
+    """Identity of the rows → name; different rows with the same name are numbered."""
+    same_name = {name: [rows for rows, other in names.items() if other == name] for name in names.values()}
+    return {
+        rows: name if name is None or len(same_name[name]) == 1 else f"{name} ({same_name[name].index(rows) + 1})"
+        for rows, name in names.items()
+    }
