@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import Configs, run, sentences
+from typer.testing import CliRunner
 
 from tinybert_cli import configuration, predictor, tasks
+from tinybert_cli.cli import app
 from tinybert_cli.errors import ConfigError, InputError, OutputError
 from tinybert_cli.helpers import doctor, predict, shipped_recipes
 

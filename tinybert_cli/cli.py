@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from tinybert_cli import __version__
 from tinybert_cli.errors import GateError, InputError, UserError, explained
 from tinybert_cli.escaping import ESCAPED, message
 from tinybert_cli.escaping import as_json as as_json_text
@@ -28,6 +29,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tinybert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The options of the program itself."""
+
 
 HELP = {
     "finetune": "Train a model on gold labels (the teacher), or on the predictions of another model (student2).",
