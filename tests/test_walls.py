@@ -45,7 +45,7 @@ ALLOWED_IMPORTS = {  # folder or module → what it may import besides itself
     "stages": {"inspection", "reports", *PREDICTORS, *BELOW_REPORTS},
     "runner": {"stages", "console", *BELOW_REPORTS},
     "recipe_runner": {"runner", "stages", "console", "reports", *BELOW_REPORTS},
-    "cli": {"recipe_runner", "runner", "stages", "helpers", "console", "inspection", "reports", *PREDICTORS}
+    "cli": {"", "recipe_runner", "runner", "stages", "helpers", "console", "inspection", "reports", *PREDICTORS}
     | BELOW_REPORTS,
     "__main__": {"cli"},
     "": set(),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -231,36 +231,86 @@ def schema(
 
 
 @app.command(
-    "predict", help="Predict for texts with a model folder or an export; without TEXT, for the lines of stdin."
+    "predict",
+    help="Predict for texts with a model folder or an export; without TEXT and --file, for the lines of stdin.",
 )
 def predict(
     model: Annotated[str, typer.Argument(help="A model folder, an export folder or a Hub id.")],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="A tab separates the two texts of a pair.")
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="A UTF-8 file with one text per line.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="A csv, tsv, json, jsonl or parquet file, or one with one text per line; .gz too."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text", metavar="COLUMN", help="The column with the texts; twice for pairs. Default: as in training."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write a csv, tsv, jsonl or parquet file: the columns of --file, and predictions."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the file of --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all probabilities.")] = False,
 ) -> None:
     from tinybert_cli.helpers import predict as helper
+    from tinybert_cli.helpers import predict_tables
 
     if texts and file is not None:
         raise typer.BadParameter("TEXT and --file cannot be combined")
+    if file is None and (columns or out is not None):
+        raise typer.BadParameter("--text and --output need --file")
+    if force and out is None:
+        raise typer.BadParameter("--force needs --output")
 
-    stderr = sys.stderr  # before it is silenced
+    stdin, stderr = sys.stdin, sys.stderr  # before they are silenced
+
+    def note(sentence: str | None) -> None:
+        if sentence:
+            print(message(f"note: {sentence}"), file=stderr)
+
+    def line(row: dict[str, Any]) -> str:
+        return "\t".join(map(helper.on_one_line, [*helper.as_fields(row), row["text"]]))
 
     def output() -> Iterator[str]:
-        given = texts or (
-            helper.read_lines(sys.stdin.buffer, "stdin") if file is None else helper.read_file(_path(file))
-        )
-        predictions = helper.run(
-            argument_path(model), given, note=lambda sentence: print(message(f"note: {sentence}"), file=stderr)
-        )
+        if file is not None and out is not None:
+            predict_tables.check_output(_path(out), _path(file), force=force)
+        typed = not texts and file is None
+        is_prompt = typed and stdin.isatty()
+        given: Sequence[Any] = texts or (helper.read_lines(stdin.buffer, "stdin") if typed and not is_prompt else [])
+        predictor = helper.load(argument_path(model))
+        for sentence in predictor.assumptions:
+            note(sentence)
+        if not as_json:
+            note(helper.threshold_note(predictor))
+        source = None if file is None else helper.read_source(predictor, _path(file), columns or [], note)
+        facts = {"model": model, **helper.thresholds(predictor)}
+        if is_prompt:
+            for text in helper.prompted(stdin, stderr):
+                try:
+                    (row,) = predictor.predict([text])
+                except InputError as error:  # of this text; the next one may fit
+                    print(message(f"error: {error}"), file=stderr)
+                else:
+                    yield as_json_text(row) if as_json else line(row)
+            return
+        if source is not None and out is not None:
+            predict_tables.check_columns(source.rows)
+            count = predict_tables.write(_path(out), source.rows, predictor.predict(source.texts))
+            print(message(f"written: {_path(out)}, {count:,} rows"), file=stderr)
+            if as_json:
+                yield as_json_text({**facts, "output": str(_path(out)), "rows": count})
+            return
+        predictions = predictor.predict(given if source is None else source.texts)
         if as_json:
-            yield as_json_text({"model": model, "answers": list(predictions)})
+            yield as_json_text({**facts, "answers": list(predictions)})
         else:
-            yield from (
-                "\t".join(map(helper.on_one_line, [*helper.as_fields(row), row["text"]])) for row in predictions
-            )
+            yield from map(line, predictions)
 
     _print_lines(output)
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def dumps(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
-    """`value` as JSON, with null for every number that is NaN or infinite."""
-    return json.dumps(_finite(value), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+def dumps(
+    value: Any, *, indent: int | None = None, sort_keys: bool = False, default: Callable[[Any], Any] | None = None
+) -> str:
+    """`value` as JSON, with null for every number that is NaN or infinite.
+
+    Args:
+        default: replaces what JSON cannot hold, such as dates; without it, that is a TypeError.
+    """
+    return json.dumps(
+        _finite(value), indent=indent, sort_keys=sort_keys, default=default, ensure_ascii=False, allow_nan=False
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Output folders, through which stages exchange data: lock, atomic files, checkpoints, manifest, log."""
 
-from tinybert_cli.artifacts.atomic_files import check_free_space, write_text
+from tinybert_cli.artifacts.atomic_files import check_free_space, replacing, write_text
 from tinybert_cli.artifacts.input_paths import check_config_files
 from tinybert_cli.artifacts.manifests import (
     Description,
@@ -35,6 +35,7 @@ __all__ = [
     "read_manifest",
     "read_metrics",
     "read_rows",
+    "replacing",
     "status",
     "verify_folder",
     "versions",

@@ -19,17 +19,22 @@ from tinybert_cli.errors import InputError, OutputError, UserError
 MOST_BYTES = 2**28  # of a JSON file: several metrics of each of 200,000 classes
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes under a temporary name, syncs and renames: `path` has the old content or the new one, never a part."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, which takes its name at the end: all of the new content or none."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
+        sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes under a temporary name, syncs and renames: `path` has the old content or the new one, never a part."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:

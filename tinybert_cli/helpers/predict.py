@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable, Iterator
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, TextIO
 
 from tinybert_cli import files
-from tinybert_cli.errors import InputError
+from tinybert_cli.errors import ConfigError, InputError, nearest
 from tinybert_cli.escaping import printable
 from tinybert_cli.formats import detect, detect_translation
+from tinybert_cli.helpers import predict_tables
 from tinybert_cli.predictor import Predictor, load_predictor
+from tinybert_cli.tasks import TEXT_COLUMNS
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
+from tinybert_cli.types import Rows
 
 
 def run(
@@ -30,6 +36,95 @@ def run(
     for sentence in predictor.assumptions:
         note(sentence)
     yield from predictor.predict(texts)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of a file and the texts in them."""
+
+    rows: Rows
+    texts: list[tuple[str, ...]]
+
+
+def read_source(
+    predictor: Predictor | TranslationPredictor, file: Path, columns: Sequence[str], note: Callable[[str], object]
+) -> Source:
+    """The rows of a table or of a text file.
+
+    Args:
+        columns: that hold the texts; empty = those that the model records. A text file has none.
+
+    Raises:
+        ConfigError: columns of a text file are named.
+        InputError: the file is missing or malformed, or a row has no text.
+    """
+    recorded = recorded_columns(predictor)
+    if not predict_tables.is_table(file):
+        if columns:
+            raise ConfigError(
+                f"--text {columns[0]}: '{file}' has one text per line and no columns",
+                hint=f"columns have files that end in .{', .'.join(predict_tables.TABLES)}; .gz too",
+            )
+        lines = read_file(file)
+        pairs = recorded is not None and len(recorded) == 2
+        texts = [tuple(line.split("\t")) if pairs else (line,) for line in lines]
+        names = recorded if pairs and all(len(text) == 2 for text in texts) else None
+        cells = (
+            dict(zip(names, map(list, zip(*texts, strict=True)), strict=True)) if names and texts else {"text": lines}
+        )
+        return Source(Rows({name: list(values) for name, values in cells.items()}, ((str(file), len(lines)),)), texts)
+    _check_exists(file)
+    rows = predict_tables.read_table(file, recorded, note=note)
+    return Source(rows, predict_tables.texts_of(rows, columns, recorded, str(predictor.folder)))
+
+
+def recorded_columns(predictor: Predictor | TranslationPredictor) -> tuple[str, ...] | None:
+    """The text columns that the model records; None if it records none."""
+    if isinstance(predictor, Predictor):
+        return predictor.inputs.text_columns
+    columns = predictor.config.get(TEXT_COLUMNS)
+    return tuple(columns) if isinstance(columns, list) else None
+
+
+def thresholds(predictor: Predictor | TranslationPredictor) -> dict[str, Any]:
+    """The tuned settings of a model that its predictions depend on; a list of numbers by class."""
+    if not isinstance(predictor, Predictor):
+        return {}
+    tuned: dict[str, Any] = {}
+    for name in predictor.task.tuned_settings:
+        value = predictor.config.get(name)
+        if isinstance(value, list) and len(value) == len(predictor.label_names):
+            tuned[name] = dict(zip(predictor.label_names, value, strict=True))
+        elif value is not None:
+            tuned[name] = value
+    return tuned
+
+
+def threshold_note(predictor: Predictor | TranslationPredictor) -> str | None:
+    """The tuned settings in a sentence."""
+    parts = []
+    for name, value in thresholds(predictor).items():
+        values = (
+            ", ".join(f"{label} {number:g}" for label, number in list(value.items())[:20])
+            if isinstance(value, dict)
+            else f"{value:g}"
+        )
+        more = f" and {len(value) - 20} more" if isinstance(value, dict) and len(value) > 20 else ""
+        parts.append(f"{name}: {values}{more}")
+    return "; ".join(parts) or None
+
+
+def prompted(stdin: TextIO, stderr: TextIO) -> Iterator[str]:
+    """The lines that are typed after a prompt, until Ctrl-D; empty ones are left out."""
+    while True:
+        stderr.write("> ")
+        stderr.flush()
+        line = stdin.readline()
+        if not line:
+            stderr.write("\n")
+            return
+        if line.strip():
+            yield line.rstrip("\r\n")
 
 
 def load(model: str) -> Predictor | TranslationPredictor:
@@ -52,15 +147,23 @@ def _translates(folder: Path) -> bool:
 
 def read_file(path: Path) -> list[str]:
     """The lines of a text file, see `read_lines`."""
+    _check_exists(path)
+    if not (path.is_file() or path.is_fifo() or path.is_char_device()):
+        raise InputError(f"'{path}' is not a text file", hint="--file takes a table, or a file with one text per line")
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+        try:
+            return read_lines(stream, str(path))
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"'{path}' is not a complete gzip file: {error}") from error
+
+
+def _check_exists(path: Path) -> None:
     if not path.exists():
-        raise InputError(f"no such file: '{path}'")
-    if not (path.is_file() or path.is_fifo()):
-        raise InputError(f"'{path}' is not a text file", hint="--file takes a file with one text per line")
-    with path.open("rb") as stream:
-        return read_lines(stream, str(path))
+        suggestion = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
+        raise InputError(f"no such file: '{path}'", hint=suggestion)
 
 
-def read_lines(stream: BinaryIO, name: str) -> list[str]:
+def read_lines(stream: IO[bytes], name: str) -> list[str]:
     """The lines of a UTF-8 stream, each a text, empty ones included.
 
     A line ends with \\n or \\r\\n and nothing else: U+2028, U+0085 and form feeds are part of a text. All lines are

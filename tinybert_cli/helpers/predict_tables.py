@@ -1,0 +1,201 @@
+"""predict on tables: texts from columns of a file, and predictions into a file beside the columns of the input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tinybert_cli import artifacts, strict_json
+from tinybert_cli.config import Data
+from tinybert_cli.errors import ConfigError, InputError, OutputError
+from tinybert_cli.tasks.label_lists import SEPARATOR
+from tinybert_cli.types import Rows
+
+TABLES = ("csv", "tsv", "json", "jsonl", "parquet", "conll")  # the formats whose rows have columns
+OUTPUTS = ("csv", "tsv", "jsonl", "parquet")
+ADDED = ("prediction", "confidence", "score", "probabilities", "begin", "end", "n_best", "cut")  # by --output
+
+Row = dict[str, Any]
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file has columns, by the ending of its name; else it has one text per line."""
+    from tinybert_cli.data.readers import RENAMED, format_of
+
+    return format_of(path) in (*TABLES, *RENAMED)
+
+
+def read_table(path: Path, recorded: Sequence[str] | None, *, note: Callable[[str], object]) -> Rows:
+    """All rows of a file.
+
+    Args:
+        recorded: the text columns that the model records.
+        note: gets the warnings of the reader.
+
+    Raises:
+        InputError: the file is missing, malformed or too large.
+    """
+    from tinybert_cli.data.readers import read_file
+
+    data = Data(text_column_names=list(recorded)) if recorded else Data()
+    try:
+        with _warnings_to(note):
+            return read_file(path, data)
+    except InputError as error:
+        if "data." in (error.hint or ""):  # a setting, which `predict` does not have
+            error.hint = "save the file as .jsonl or .parquet, which need no such setting"
+        raise
+
+
+def texts_of(rows: Rows, named: Sequence[str], recorded: Sequence[str] | None, model: str) -> list[tuple[str, ...]]:
+    """The text, or the two texts, of each row.
+
+    Args:
+        named: the columns from the command line; empty = those that the model records.
+        recorded: the columns that the model records, None if it records none.
+
+    Raises:
+        InputError: a column is missing, the model takes another number of texts, or a row has no text.
+    """
+    columns = list(named or recorded or [])
+    here = f"columns here: {', '.join(rows.columns)}"
+    if not columns:
+        raise InputError(f"'{model}' does not record its text columns", hint=f"name them with --text COLUMN; {here}")
+    if not named and (missing := [name for name in columns if name not in rows.columns]):
+        raise InputError(
+            f"'{model}' was trained on the column{'s' if len(columns) > 1 else ''} {' and '.join(columns)}, but "
+            f"'{rows.origins[0][0]}' has no column '{missing[0]}'",
+            hint=f"name {'two columns' if len(columns) > 1 else 'the column'} with --text; {here}",
+        )
+    texts = [rows.column(name) for name in columns]  # raises if one is missing
+    if recorded and len(columns) != len(recorded):
+        takes = "one text" if len(recorded) == 1 else f"pairs, {recorded[0]} and {recorded[1]}"
+        raise InputError(
+            f"'{model}' takes {takes}, but --text names {len(columns)} column{'s' if len(columns) > 1 else ''}",
+            hint=f"--text {' --text '.join(recorded)}, with the names of your columns; {here}",
+        )
+    return [
+        tuple(_text(value, name, rows, index) for name, value in zip(columns, values, strict=True))
+        for index, values in enumerate(zip(*texts, strict=True))
+    ]
+
+
+def check_output(path: Path, source: Path, *, force: bool) -> None:
+    """Checks that predictions can be written there.
+
+    Raises:
+        ConfigError: the ending of the name is not that of a known format.
+        OutputError: the file exists, is the input, or belongs to a finished run.
+    """
+    if path.suffix.lower().removeprefix(".") not in OUTPUTS:
+        raise ConfigError(
+            f"--output {path}: unknown file format",
+            hint=f"end the name in .{', .'.join(OUTPUTS[:-1])} or .{OUTPUTS[-1]}",
+        )
+    if path.is_dir():
+        raise OutputError(f"'{path}' is a folder", hint=f"give a file: --output {path / 'answers.csv'}")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise OutputError(f"--output '{path}' is the file with the texts", hint="choose another name")
+    if artifacts.has_manifest(path.parent) and path.exists():
+        raise OutputError(f"'{path}' is in the folder of a finished run", hint="choose another folder")
+    if path.exists() and not force:
+        raise OutputError(f"'{path}' exists", hint="choose another name, or --force to replace it")
+
+
+def check_columns(rows: Rows) -> None:
+    """InputError if the rows have a column that the output adds."""
+    if taken := [name for name in rows.columns if name in ADDED]:
+        raise InputError(f"the file has a column '{taken[0]}', which --output adds", hint="rename the column")
+
+
+def write(path: Path, rows: Rows, outputs: Iterable[Row]) -> int:
+    """Writes the columns of the rows with the predictions beside them, in their order; returns the number of rows.
+
+    The file takes its name when it is complete. csv, tsv and jsonl are written as the predictions come.
+
+    Args:
+        outputs: of `Predictor.predict`, one for each row.
+    """
+    form = path.suffix.lower().removeprefix(".")
+    predicted = ({key: value for key, value in output.items() if key != "text"} for output in outputs)
+    values = zip(*rows.columns.values(), strict=True)
+    joined = ({**dict(zip(rows.columns, own, strict=True)), **new} for own, new in zip(values, predicted, strict=True))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with artifacts.replacing(path) as partial:
+            if form == "parquet":
+                _write_parquet(partial, joined)
+            elif form == "jsonl":
+                with partial.open("w", encoding="utf-8") as file:
+                    file.writelines(f"{strict_json.dumps(row, default=str)}\n" for row in joined)
+            else:
+                _write_delimited(partial, joined, "," if form == "csv" else "\t")
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror}", hint="choose another folder") from error
+    return len(rows)
+
+
+def _write_delimited(path: Path, joined: Iterator[Row], delimiter: str) -> None:
+    """The columns of the input, `prediction`, and `confidence` or `score` if the task has it."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        names: list[str] = []
+        for row in joined:
+            if not names:
+                names = [name for name in row if name not in ADDED or name in ADDED[:3]]
+                writer.writerow(names)
+            writer.writerow([_cell(row[name]) for name in names])
+
+
+def _write_parquet(path: Path, joined: Iterator[Row]) -> None:
+    from tinybert_cli import data
+
+    rows = list(joined)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    data.write_table(path, columns)
+
+
+def _cell(value: Any) -> str:
+    """A value as text: names of labels are joined as `label_separator` splits them, other lists are JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(item, str) and SEPARATOR not in item for item in value):
+        return SEPARATOR.join(value)
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
+
+
+def _text(value: Any, name: str, rows: Rows, index: int) -> str:
+    if isinstance(value, list) and value and all(isinstance(word, str) and word.split() == [word] for word in value):
+        return " ".join(value)  # the words of token classification
+    if not isinstance(value, str):
+        what = (
+            "null" if value is None else f"{json.dumps(value, ensure_ascii=False, default=str)[:60]}, which is no text"
+        )
+        raise InputError(
+            f"the column '{name}' is {what}", where=rows.location(index), hint="remove the row, or fill in a text"
+        )
+    if not value.strip():
+        raise InputError(
+            f"the column '{name}' is empty", where=rows.location(index), hint="remove the row, or fill in a text"
+        )
+    return value
+
+
+@contextmanager
+def _warnings_to(note: Callable[[str], object]) -> Iterator[None]:
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(record.getMessage())
+
+    logger, handler = logging.getLogger("tinybert"), Notes(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
