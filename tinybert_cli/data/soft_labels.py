@@ -162,15 +162,18 @@ def write_table(
     """Columns as one Parquet file, with page checksums.
 
     Args:
-        types: of the columns, from `column_types`; the other columns have the type of their values.
+        types: of the columns, from `column_types`; the other columns have the type of their values. A column that is
+            only here is null, so that all files with the same types have the same schema.
         metadata: of the file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    types = types or {}
+    missing = [None] * len(next(iter(columns.values())))
     arrays = {
-        name: values if isinstance(values, pa.Array) else as_array(values, (types or {}).get(name))
-        for name, values in columns.items()
+        name: values if isinstance(values, pa.Array) else as_array(values, types.get(name))
+        for name, values in ({name: columns.get(name, missing) for name in types} | dict(columns)).items()
     }
     pq.write_table(pa.table(arrays, metadata=dict(metadata or {})), path, write_page_checksum=True)
 

@@ -58,8 +58,8 @@ def as_markdown(card: Card) -> str:
         pipeline_tag=card.pipeline,
         library_name=card.library,
         tags=["knowledge-distillation", "tinybert", *card.tags],
-        base_model=_hub_ids(base_models),
-        datasets=_hub_ids(data_inputs(card.inputs).values()),
+        base_model=hub_ids(base_models),
+        datasets=hub_ids(data_inputs(card.inputs).values()),
         model_name=card.name if results else None,  # only used in the model-index
         eval_results=results or None,
     )
@@ -136,7 +136,8 @@ def _results(card: Card) -> list[Any]:
     return results
 
 
-def _hub_ids(described: Iterable[Any]) -> list[str] | None:
+def hub_ids(described: Iterable[Any]) -> list[str] | None:
+    """The ids of those inputs of a manifest that are from the Hub; None if there are none."""
     return list(dict.fromkeys(value["hub_id"] for value in described if _on_hub(value))) or None
 
 

@@ -21,6 +21,7 @@ from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates, vocabulary
 from tinybert_cli.metrics.comparison import best_class_order
 from tinybert_cli.predictor import Predictor, load_predictor
+from tinybert_cli.reports import label_dataset_card
 from tinybert_cli.stages import augmentation, label_precision, labelling, layer_states, translating
 from tinybert_cli.stages.labelling import Labeller, RawLogits
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
@@ -160,6 +161,13 @@ def _label(
     if labelled:
         numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
     facts = {} if spec is None else {"states": spec.for_manifest()}
+
+    def write_card(folder: Path) -> None:
+        rows = {split: len(rows) for split, rows in splits.items()}
+        card = label_dataset_card.as_markdown(config, task.pipeline, rows, output.inputs)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    output.put(write_card)
     output.finish(
         numbers, label_names=names, text_columns=config.data.text_columns, tuned_settings=tuned, **facts,
         device=str(accelerator.device),

@@ -23,6 +23,7 @@ from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.metrics.generation import KINDS, unusual_translations
+from tinybert_cli.reports import label_dataset_card
 from tinybert_cli.stages import labelling, stack_teacher, translation_engine
 from tinybert_cli.stages.translation_labeller import TranslationLabeller
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
@@ -125,6 +126,15 @@ def label(
     numbers |= {"stored_rows": counts["rows"], **{f"share_{kind}": counts[kind] / total for kind in KINDS}}
     search = {**config.search.model_dump(), "max_target_length": config.data.max_target_length}
     facts = {} if spec is None else {"states": spec.for_manifest()}
+
+    def write_card(folder: Path) -> None:
+        rows: Counter[str] = Counter()
+        for name, (split, _) in shards.items():
+            rows[split] += data.read_counts(output.path(name))["rows"]
+        card = label_dataset_card.as_markdown(config, task.pipeline, rows, output.inputs)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    output.put(write_card)
     output.finish(
         numbers, **facts, text_columns=config.data.text_columns, search=search, **engine.for_manifest(),
         drop=config.drop, top_k=config.top_k, vocabulary=teacher.tokenizer.size,
