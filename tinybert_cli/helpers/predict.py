@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from tinybert_cli import files
 from tinybert_cli.errors import ConfigError, InputError, nearest
@@ -163,7 +163,7 @@ def _check_exists(path: Path) -> None:
         raise InputError(f"no such file: '{path}'", hint=suggestion)
 
 
-def read_lines(stream: IO[bytes], name: str) -> list[str]:
+def read_lines(stream: BinaryIO | gzip.GzipFile, name: str) -> list[str]:
     """The lines of a UTF-8 stream, each a text, empty ones included.
 
     A line ends with \\n or \\r\\n and nothing else: U+2028, U+0085 and form feeds are part of a text. All lines are

@@ -21,7 +21,7 @@ from tinybert_cli.models.loading import (
     size,
     weights_bytes,
 )
-from tinybert_cli.models.locate import PACKAGES, Source, commit, fetch, locate
+from tinybert_cli.models.locate import PACKAGES, Source, commit, fetch, locate, published_id
 from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.output_scale import OutputScale, output_scale
 from tinybert_cli.models.shapes import copied_layers, layer_map, shape
@@ -105,6 +105,7 @@ __all__ = [
     "new_translation_model",
     "number_of_layers",
     "output_scale",
+    "published_id",
     "read_config",
     "read_label_names",
     "read_tokenizer_config",

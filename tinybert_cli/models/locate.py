@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 from tinybert_cli.errors import InputError
 
+CARD = "README.md"  # its front matter has the license
+
 
 @dataclass(frozen=True)
 class Source:
@@ -63,11 +65,17 @@ def fetch(source: Source, *, weights: bool = True) -> Path:
     if source.folder is not None:
         return source.folder
     if not weights:
-        return _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_SETTINGS])
-    folder = _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, *SAFETENSORS_FILES])
+        return _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, CARD])
+    folder = _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, CARD, *SAFETENSORS_FILES])
     if not any(folder.glob("*.safetensors")):
-        folder = _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, *PICKLED_FILES])
+        folder = _download(source, [*CONFIG_FILES, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, CARD, *PICKLED_FILES])
     return folder
+
+
+def published_id(name: str) -> str | None:
+    """The Hub id of a model that an installed package ships unchanged; None for other names."""
+    published = PACKAGES.get(name.removeprefix("package://").rstrip("/")) if name.startswith("package://") else None
+    return None if published is None else published[0]
 
 
 def commit(source: Source) -> str | None:

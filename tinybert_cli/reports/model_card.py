@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.escaping import markdown, markdown_cell
+from tinybert_cli.reports.base_model import base_facts
 
 METRICS: dict[str, tuple[str, dict[str, str]]] = {  # metric → its name on the Hub, and the arguments
     "f1_macro": ("f1", {"average": "macro"}),
@@ -16,7 +17,6 @@ METRICS: dict[str, tuple[str, dict[str, str]]] = {  # metric → its name on the
 }
 UNTESTED = (  # limitations of every model
     "Other domains, other languages, fairness between groups of people and adversarial text were not evaluated.",
-    "No license is given here: the licenses of the base model and of the training data apply.",
 )
 
 
@@ -49,16 +49,16 @@ class Card:
 
 
 def as_markdown(card: Card) -> str:
-    """README.md of a model folder with the Hub's front matter; without `license`, which is unknown."""
+    """README.md of a model folder with the Hub's front matter; license and language are those of the base model."""
     from huggingface_hub import ModelCard, ModelCardData
 
     results = _results(card)
-    base_models = (card.inputs[name] for name in ("model", "student") if name in card.inputs)
+    base = base_facts(card.inputs)
     front = ModelCardData(
         pipeline_tag=card.pipeline,
         library_name=card.library,
         tags=["knowledge-distillation", "tinybert", *card.tags],
-        base_model=hub_ids(base_models),
+        **base,
         datasets=hub_ids(data_inputs(card.inputs).values()),
         model_name=card.name if results else None,  # only used in the model-index
         eval_results=results or None,
@@ -77,8 +77,18 @@ def as_markdown(card: Card) -> str:
         "## Usage",
     ]
     parts += [f"**{heading}**\n\n{text}" for heading, text in card.usage.items()]
-    parts += ["## Limitations", "\n".join(f"- {sentence}" for sentence in card.limits)]
+    parts += ["## Limitations", "\n".join(f"- {sentence}" for sentence in (*card.limits, _license(base)))]
     return str(ModelCard(f"---\n{front.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+
+
+def _license(base: Mapping[str, Any]) -> str:
+    """A sentence about the license."""
+    if "license" not in base:
+        return "No license is given here: the licenses of the base model and of the training data apply."
+    return (
+        f"The license in the front matter ({markdown(str(base['license']))}) is that of the base model; those of the "
+        "training data apply, too."
+    )
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
