@@ -18,7 +18,7 @@ def base_facts(inputs: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         inputs: as in the manifest; the source is `model` or `student`.
     """
-    described = next((inputs[name] for name in ("model", "student") if name in inputs), {})
+    described: Mapping[str, Any] = next((inputs[name] for name in ("model", "student") if name in inputs), {})
     if "hub_id" in described:
         front = _front_matter(_cached_card(described["hub_id"], described.get("revision")))
         return _taken_over(front) | {"base_model": [described["hub_id"]]}
