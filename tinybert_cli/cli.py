@@ -198,10 +198,10 @@ def inspect(
             return
         for result in results:
             yield from map(wrapped, result.lines)
-            yield from ["", console.table(*helper.split_table(result), width=width, left=1)]
+            yield from ["", console.table(*helper.split_table(result), width=width)]
             yield from map(wrapped, helper.split_legend(result))
             if result.summary.labels:
-                yield from ["", console.table(*helper.label_table(result), width=width)]
+                yield from ["", console.table(*helper.label_table(result), width=width, texts=["example"])]
             yield from ["", *map(wrapped, helper.messages(result)), *([""] if len(results) > 1 else [])]
         if results[-1].next and not unfit:
             yield wrapped(f"next: {results[-1].next}")
