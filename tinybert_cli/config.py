@@ -293,9 +293,13 @@ class ResolvedTraining(Training):
     """Training settings without `auto`."""
 
     num_train_epochs: float = 3.0
+    """Passes over the training rows."""
     learning_rate: float = 5e-5
+    """Peak learning rate."""
     eval_strategy: Literal["no", "epoch", "steps"] = "epoch"
+    """When the model is evaluated."""
     early_stopping_patience: int | None = None
+    """Evaluations without a better score or a lower loss before training stops; null = never."""
 
 
 class Latency(Section):
