@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import models
 from tinybert_cli.errors import InputError
 
 TAKEN_OVER = ("license", "license_name", "license_link", "language")
@@ -24,6 +23,8 @@ def base_facts(inputs: Mapping[str, Any]) -> dict[str, Any]:
         return _taken_over(front) | {"base_model": [described["hub_id"]]}
     if "path" not in described:
         return {}
+    from tinybert_cli import models  # imports torch, which `report` does without
+
     try:
         source = models.locate(described["path"])
     except InputError:  # a card never stops a run
