@@ -233,8 +233,7 @@ def _print_results(screen: Screen, stages: Sequence[RecipeStage], results: list[
     from tinybert_cli.reports import runs, runs_table
 
     complete = code in (0, 5)
-    scored = [stage for stage in stages if stage.command in ("eval", "export")] or stages
-    folders = [Path(stage.config.output_dir) for stage in scored]
+    folders = [Path(stage.config.output_dir) for stage in stages]
     finished = [folder for folder in folders if artifacts.has_manifest(folder)]
     report = runs.run(finished) if finished and complete else None
     if screen.as_json:
