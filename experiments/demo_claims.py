@@ -1,8 +1,8 @@
-"""What the demo claims, checked on its results: exit code 1 if a claim does not hold.
+"""What the demo aims at, checked on its results: exit code 1 if a statement does not hold.
 
     python experiments/demo_claims.py runs/demo
 
-The claims are about the test rows, except for the sentences: these are not reviews of the demo (tests/test_demo.py).
+The statements are about the test rows, except for the sentences: these are not reviews of the demo (tests/test_demo.py).
 """
 
 from __future__ import annotations
