@@ -2,7 +2,7 @@
 
     python experiments/demo_claims.py runs/demo
 
-The statements are about the test rows, except for the sentences: these are not reviews of the demo (tests/test_demo.py).
+The statements are about the test rows; only the sentences are no reviews of the demo (tests/test_demo.py).
 """
 
 from __future__ import annotations
