@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from tinybert_cli import artifacts, cli, formats, metrics, predictor, tasks
 from tinybert_cli.errors import ConfigError, GateError, InputError
-from tinybert_cli.helpers import init, predict
+from tinybert_cli.helpers import predict, shipped_recipes
 from tinybert_cli.reports import budget, runs, runs_table
 from tinybert_cli.types import Predictions
 
@@ -211,7 +211,7 @@ def test_transformers_loads_a_model_of_the_task(folder: Path) -> None:
 
 def test_init_rejects_a_task_without_a_recipe(registered: None, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no recipe for the task 'rating'") as caught:
-        init.run(tmp_path / "mine", "rating")
+        shipped_recipes.copy(tmp_path / "mine", "rating")
     assert "text-classification" in str(caught.value.hint) and not (tmp_path / "mine").exists()
 
 

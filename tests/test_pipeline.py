@@ -311,8 +311,9 @@ def test_a_dry_run_writes_nothing(cascade: Cascade) -> None:
         "eval": {"models": {"teacher": str(cascade.folder / "teacher")}, "latency": {"lengths": ["data"]}},
     }
     for command, own in settings.items():
-        (*_, plan) = cascade.stage(command, "dry", dry_run=True, **own)
-        assert plan["event"] == "plan" and not (cascade.folder / "dry").exists()
+        rows = cascade.stage(command, "dry", dry_run=True, **own)
+        after_the_plan = [row["event"] for row in rows[[row["event"] for row in rows].index("plan") + 1 :]]
+        assert set(after_the_plan) <= {"warning"} and not (cascade.folder / "dry").exists()
 
 
 def test_eval_gives_each_model_its_score_in_training(cascade: Cascade) -> None:

@@ -87,6 +87,14 @@ def test_a_file_of_one_stage_is_a_recipe_of_one_stage() -> None:
     assert [stage.name for stage in load(Path("one.yaml"))] == ["teacher"]
 
 
+def test_a_file_without_stage_that_fits_one_command_is_a_recipe() -> None:
+    plain = {**TASK, **{key: value for key, value in TEACHER.items() if key != "stage"}}
+    Path("one.yaml").write_text(yaml.safe_dump({**plain, "training": {"max_steps": 3}}))
+    assert [stage.command for stage in load(Path("one.yaml"))] == ["finetune"]
+    Path("one.yaml").write_text(yaml.safe_dump(plain))  # finetune and export have these settings
+    assert "'one.yaml' is no recipe" in error_of(Path("one.yaml"))
+
+
 @pytest.mark.parametrize("name", ["demo", "sst2-minilm", "multi30k", "sweep-demo", "general"])
 def test_a_shipped_folder_is_a_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

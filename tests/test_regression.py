@@ -315,6 +315,7 @@ def test_a_run_of_an_earlier_version_resumes_with_its_targets(
     started = Path(star_config.output_dir) / "checkpoints" / "started.json"
     content = json.loads(started.read_text())
     del content["resolved"]
+    content["settings"]["training"] |= {"eval_strategy": "epoch", "early_stopping_patience": None}  # its defaults
     started.write_text(json.dumps(content))
     plan, *_, done = run("finetune", star_config)
     assert "target_mean" not in plan and done["eval_r2"] > -1  # -16 if its outputs were scaled

@@ -104,7 +104,7 @@ def test_a_run_works_in_a_folder_of_any_name(name: str, configs: Configs, base_m
     run("finetune", config)
     assert (folder / "manifest.json").is_file()
     again = configuration.load("finetune", folder / "run.yaml")
-    assert again == config
+    assert again.model_copy(update={"training": config.training}) == config  # its `auto` values are resolved
     assert [event["event"] for event in run("finetune", again)][-1] == "up to date"
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert len([line for line in card.split("\n") if line.startswith("# ")]) == 1

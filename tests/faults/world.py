@@ -26,7 +26,7 @@ import yaml
 from conftest import QUICK, ROWS, write_base_model, write_sentences
 from limits import MEMORY, SECONDS
 
-from tinybert_cli.cli import STAGES as STAGES_OF_CLI
+from tinybert_cli.runner import STAGES as MODULES
 
 PRELOADED = [
     "accelerate", "datasets", "huggingface_hub.serialization", "matplotlib.backends.backend_svg", "matplotlib.figure",
@@ -34,7 +34,7 @@ PRELOADED = [
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
     "transformers.models.bert.modeling_bert",
 ]  # fmt: skip
-PRELOADED += [f"tinybert_cli.stages.{module}" for module, _ in STAGES_OF_CLI.values()]
+PRELOADED += [f"tinybert_cli.stages.{module}" for module in MODULES.values()]
 FILES = {f"{split}_file": f"data/{split}.jsonl" for split in ROWS}
 TRAINING = {**QUICK, "max_steps": 24, "num_train_epochs": 3.0, "eval_strategy": "steps", "eval_steps": 6}
 

@@ -79,14 +79,16 @@ def _stage_files(recipe: Path) -> list[tuple[str, Path]]:
     if recipe.is_dir():
         return _in_folder(recipe)
     path, name = recipe_file.split_address(recipe)
+    command = stage_of(recipe)
     if name is None:
         try:
-            entries = recipe_file.entries(Files().read(path))
+            tree = Files().read(path)
+            entries = recipe_file.entries(tree)
         except ConfigProblem as problem:
             raise ConfigErrors(str(problem)) from problem
         if entries:
             return [(_command_of(entry), path.with_name(f"{path.name}#{entry.name}")) for entry in entries]
-    command = stage_of(recipe)
+        command = command or suggestions.only_command(entries_of(tree))
     if command is None:
         raise ConfigErrors(
             f"'{recipe}' is no recipe: it has no `stages`, and no `stage`",

@@ -127,6 +127,12 @@ def other_command(command: str, keys: Iterable[str]) -> str | None:
     return best[0] if len(best) == 1 else None
 
 
+def only_command(keys: Iterable[str]) -> str | None:
+    """The command that alone has all these top-level keys, and whose required keys are among them."""
+    fitting = [command for command in COMMANDS if _mismatch(command, set(keys)) == (0, 0)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 @functools.cache
 def _schema(command: str) -> Schema:
     return COMMANDS[command].model_json_schema()

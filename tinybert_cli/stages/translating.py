@@ -130,7 +130,7 @@ def label(
     def write_card(folder: Path) -> None:
         rows: Counter[str] = Counter()
         for name, (split, _) in shards.items():
-            rows[split] += data.read_counts(output.path(name))["rows"]
+            rows[split] += data.read_counts(output.path(name)).get("rows", 0)
         card = label_dataset_card.as_markdown(config, task.pipeline, rows, output.inputs)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
