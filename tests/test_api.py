@@ -44,16 +44,16 @@ def test_an_error_of_a_stage_is_raised_as_that_of_its_exit_code(
 
 @pytest.mark.parametrize(("code", "error"), [
     (1, tinybert.UserError), (2, tinybert.ConfigErrors), (3, tinybert.InputError), (4, tinybert.OutputError),
-    (5, tinybert.GateError),
+    (5, tinybert.GateError), (130, tinybert.Interrupted), (143, tinybert.Interrupted),
 ])  # fmt: skip
 def test_each_exit_code_has_its_exception(
-    code: int, error: type[Exception], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    code: int, error: type[tinybert.UserError], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = {"command": "finetune", "exit_code": code, "error": "what is wrong"}
     monkeypatch.setattr(recipe_runner, "run_command", lambda *_: (code, result))
     with pytest.raises(error, match="what is wrong") as raised:
         tinybert.finetune(settings)
-    assert type(raised.value) is error
+    assert type(raised.value) is error and raised.value.exit_code == code
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), [

@@ -174,15 +174,19 @@ def test_run_that_ends_while_improving_names_a_longer_one(
     assert improving == {"event": "improving", "step": 24, "setting": "training.num_train_epochs=4"}
 
 
-def test_a_resumed_run_keeps_the_values_it_started_with(
-    auto_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stop_in_last_scoring(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise UserError("stopped")
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped"):
         patch.setattr(training_stage._Evaluation, "result", stop)
-        run("finetune", auto_run)
+        run("finetune", config)
+
+
+def test_a_resumed_run_keeps_the_values_it_started_with(
+    auto_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_in_last_scoring(auto_run, monkeypatch)
     monkeypatch.setattr("tinybert_cli.stages.auto_settings.RATE", 1.0)
     rows = run("finetune", auto_run)
     assert resolved_in_plan(rows)["learning_rate"] == 1.9e-3 and rows[-1]["event"] == "done"
@@ -227,12 +231,7 @@ def test_a_default_of_an_earlier_version_is_the_same_as_auto(
 def test_an_unfinished_run_of_an_earlier_version_resumes_with_its_values(
     auto_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object) -> None:
-        raise UserError("stopped")
-
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped"):
-        patch.setattr(training_stage._Evaluation, "result", stop)
-        run("finetune", with_training(auto_run, **EARLIER))
+    stop_in_last_scoring(with_training(auto_run, **EARLIER), monkeypatch)
     started = tmp_path / "out" / "checkpoints" / "started.json"
     content = json.loads(started.read_text())
     del content["resolved"]

@@ -76,10 +76,10 @@ def without_tokenizer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def write_recipe(data: str, **options: Any) -> tuple[dict[str, Any], list[str]]:
-    """The recipe in the folder mine, as plain data, and the lines that init prints."""
-    lines = list(init.run(init.Request(Path("mine"), data, **options)))
-    return yaml.safe_load(Path("mine/recipe.yaml").read_text(encoding="utf-8")), lines
+def write_recipe(data: str, folder: Path = Path("mine"), **options: Any) -> tuple[dict[str, Any], list[str]]:
+    """The recipe in the folder, as plain data, and the lines that init prints."""
+    lines = list(init.run(init.Request(folder, data, **options)))
+    return yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")), lines
 
 
 def read(recipe: dict[str, Any], split: Any) -> Rows:
@@ -124,6 +124,11 @@ def test_cells_with_a_separator_are_several_labels() -> None:
     recipe, _ = write_recipe(write(Path("a.csv"), rows))
     assert recipe["data"]["label_separator"] == ";"
     assert recipe["data"]["label_names"] == ["billing", "login", "new", "old", "shipping"]
+
+
+def test_two_classes_of_several_labels_are_several_labels() -> None:
+    rows = [{"text": row["message"], "genres": "drama|crime" if i % 3 else "comedy"} for i, row in enumerate(tickets())]
+    assert guess(rows).separator == "|"
 
 
 def test_several_columns_of_0_and_1_are_one_class_each() -> None:
@@ -237,6 +242,32 @@ def test_a_file_without_a_label_lists_what_its_columns_hold(queue: Any, phrase: 
 def test_an_id_a_date_or_a_text_given_as_label_is_rejected(name: str) -> None:
     with pytest.raises(InputError, match=f"the column '{name}' cannot be the label"):
         guess(tickets(), label=[name])
+
+
+@pytest.mark.parametrize("first", ["I love this,pos", "Great,neg", "Bad thing and a long text,pos", "good,3.5"])
+def test_a_file_without_column_names_is_rejected(first: str) -> None:
+    number = first.endswith("5")
+    rows = [
+        f"text number {i} here,{i / 7:.2f}" if number else f"text {i} here,{'pos' if i % 2 else 'neg'}"
+        for i in range(60)
+    ]
+    Path("a.csv").write_text("\n".join([first, *rows, ""]), encoding="utf-8")
+    with pytest.raises(InputError, match="the first line looks like a row"):
+        write_recipe("a.csv")
+
+
+def test_a_column_named_like_one_of_its_labels_is_accepted() -> None:
+    rows = [f"text {i} here,{'spam' if i % 2 else 'ham'}" for i in range(60)]
+    Path("a.csv").write_text("\n".join(["message,spam", *rows, ""]), encoding="utf-8")
+    assert write_recipe("a.csv")[0]["data"]["label_column_name"] == "spam"
+    Path("b.csv").write_text("\n".join(["Ticket,spam", *rows, ""]), encoding="utf-8")
+    recipe, _ = write_recipe("b.csv", folder=Path("other"), text=["Ticket"], label=["spam"])
+    assert recipe["data"]["text_column_names"] == "Ticket"
+
+
+def test_texts_inside_mappings_are_rejected_with_what_to_do() -> None:
+    with pytest.raises(InputError, match="write what is in 'translation' as columns of their own"):
+        guess([{"translation": {"en": row["message"], "de": "Ja"}} for row in tickets()])
 
 
 def test_an_id_with_few_values_is_no_label() -> None:

@@ -19,7 +19,7 @@ from conftest import QUICK, ROWS, write_base_model, write_sentences
 
 from tinybert_cli import configuration, recipe_runner
 from tinybert_cli.configuration import RecipeStage
-from tinybert_cli.errors import ConfigErrors, InputError
+from tinybert_cli.errors import ConfigErrors, InputError, Interrupted, UserError
 from tinybert_cli.recipe_runner import Options, run_recipe
 from tinybert_cli.runner import execute
 from tinybert_cli.stages.checks import CHECKS
@@ -300,24 +300,43 @@ def test_a_stage_that_fails_ends_the_recipe_with_its_exit_code(
     assert "missing.jsonl" in output.err and not output.out
 
 
-def test_a_recipe_stopped_by_sigterm_resumes(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The processes are real: each stage is a command of its own, and gets the signal."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_recipe_stopped_by_a_signal_resumes(
+    number: signal.Signals, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The processes are real: SIGTERM is passed on to the stage, Ctrl-C reaches both from the terminal."""
     longer = "training.num_train_epochs=2000"
     words = [sys.executable, "-m", "tinybert_cli", "run", "recipe.yaml", longer]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     log = Path("out/teacher/log.jsonl")
     for _ in range(1200):
         if log.exists() and '"evaluate"' in log.read_text():
             break
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 143, stderr
+    assert process.returncode == 128 + number, stderr
     assert "run the same command again to resume" in stderr and stdout == ""
     assert run_recipe(recipe, [longer], Options(dry_run=True)) == 0
     plan = capsys.readouterr().out
     assert "interrupted" in plan and "other settings" not in plan
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "code"), [("SIGTERM", Interrupted, 143), ("SIGINT", Interrupted, 130), ("SIGKILL", UserError, 1)]
+)
+def test_a_process_that_a_signal_ends_at_once_is_an_error_of_that_signal(
+    name: str, error: type[UserError], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = subprocess.Popen
+    script = f"import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getpid(), signal.{name})"
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **options: popen([sys.executable, "-c", script], **options))
+    with pytest.raises(error, match=f"ended by {name}") as raised:
+        recipe_runner.run_command("finetune", ["x.yaml"], sys.__stderr__)
+    assert raised.value.exit_code == code
 
 
 def test_only_and_from_select_stages(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

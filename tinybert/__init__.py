@@ -188,8 +188,10 @@ def _plain(value: Any) -> Any:
 
 def _finished(code: int, result: Mapping[str, Any]) -> Run:
     if code:
-        error = {2: ConfigErrors, 3: InputError, 4: OutputError, 5: GateError}.get(code, UserError)
-        raise error(str(result.get("error", f"{result['command']} ended with exit code {code}")))
+        what = str(result.get("error", f"{result['command']} ended with exit code {code}"))
+        if code > 128:
+            raise Interrupted(code - 128, what)
+        raise {2: ConfigErrors, 3: InputError, 4: OutputError, 5: GateError}.get(code, UserError)(what)
     from tinybert_cli import artifacts
 
     folder = Path(result["output_dir"])

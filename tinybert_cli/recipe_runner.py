@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinybert_cli import processes
-from tinybert_cli.errors import ConfigErrors, UserError, did_you_mean
+from tinybert_cli.errors import ConfigErrors, Interrupted, UserError, did_you_mean
 from tinybert_cli.escaping import shell_word
 from tinybert_cli.runner import failed
 from tinybert_cli.user_paths import argument_path
@@ -128,7 +128,8 @@ def run_command(command: str, words: Sequence[str], stderr: TextIO) -> tuple[int
     """Runs the command of a stage in a process of its own. Returns its exit code and what it prints with --json.
 
     Raises:
-        UserError: a signal ended the process, for example for lack of memory.
+        Interrupted: Ctrl-C or SIGTERM ended the process before the stage had begun.
+        UserError: another signal ended it, for example for lack of memory.
     """
     words = [sys.executable, "-m", "tinybert_cli", command, *words, "--json", "--in-recipe"]
     with _stream(stderr) as stream, _forwarding() as started:
@@ -141,11 +142,12 @@ def run_command(command: str, words: Sequence[str], stderr: TextIO) -> tuple[int
         result: Result = json.loads(output.strip().splitlines()[-1])
     except (IndexError, ValueError):
         result = {"command": command, "status": "error", "exit_code": code}
-    if code < 0:  # killed by a signal
-        name = signal.Signals(-code).name
+    if code < 0:  # ended by a signal
+        what = f"the process of tinybert {command} was ended by {signal.Signals(-code).name}"
+        if -code in (signal.SIGINT, signal.SIGTERM):
+            raise Interrupted(-code, what, hint="run the same command again")
         raise UserError(
-            f"the process of tinybert {command} was ended by {name}",
-            hint="if nobody did that, the machine ran out of memory; run the same command again to resume",
+            what, hint="the system sends SIGKILL when memory runs out; run the same command again to resume"
         )
     return code, result
 
@@ -153,7 +155,6 @@ def run_command(command: str, words: Sequence[str], stderr: TextIO) -> tuple[int
 @contextlib.contextmanager
 def _stream(stderr: TextIO) -> Iterator[Any]:
     """A file for the output of a process: stderr itself or, where it is no file (a notebook), a pipe to it."""
-
     try:
         stderr.fileno()
     except (AttributeError, OSError, ValueError):

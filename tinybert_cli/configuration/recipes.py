@@ -164,9 +164,9 @@ def _unused(recipe: Path, commands: Sequence[str]) -> list[ConfigProblem]:
 def _divided(overrides: Sequence[str], files: Sequence[tuple[str, Path]]) -> list[list[str]]:
     """For each stage, the `KEY=VALUE`s that apply to it."""
     divided: list[list[str]] = [[] for _ in files]
-    names = [_name_of(command, file) for command, file in files]
-    for override in overrides:
-        scoped = _SCOPED.fullmatch(override)
+    matches = [_SCOPED.fullmatch(override) for override in overrides]
+    names = [_name_of(command, file) for command, file in files] if any(matches) else []
+    for override, scoped in zip(overrides, matches, strict=True):
         if scoped is None:
             key = re.split("[.=]", override)[0]
             stages = [at for at, (command, _) in enumerate(files) if key in suggestions.keys_of(command, ())]

@@ -102,6 +102,8 @@ def describe_column(name: str, values: Sequence[Any]) -> Column:
     if all(isinstance(value, list) or is_list_text(value) for value in filled):
         if all(_is_answers(value) for value in filled):
             return Column(name, "answers", len(filled), {})
+        if any(isinstance(item, dict) for value in filled if isinstance(value, list) for item in value):
+            return Column(name, "mapping", len(filled), {})
         items = Counter(_item(item) for value in filled if isinstance(value, list) for item in value)
         return Column(name, "list", len(filled), dict(items.most_common()))
     if any(isinstance(value, dict | list) for value in filled) or all(map(_is_answers, filled)):

@@ -6,12 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from tinybert_cli import tasks
+from tinybert_cli.data.readers import format_of
 from tinybert_cli.errors import InputError
 from tinybert_cli.inspection.column_kinds import Column, describe
-from tinybert_cli.label_values import in_quotes
+from tinybert_cli.label_values import as_number, in_quotes
 from tinybert_cli.types import Rows
 
 Choose = Callable[[str, Sequence[str]], str]  # asks the user for one of several columns
@@ -97,6 +99,7 @@ def guess(
     _check_chosen(table, task)
     for finder in _FINDERS if task is None else [_finder_of(task)]:
         if (result := finder(table)) is not None:
+            _check_header(table, result)
             used = {*result.text, *([result.label] if isinstance(result.label, str) else result.label)}
             return replace(result, unused=[name for name in table.columns if name not in used])
     raise _unclear(table, task)
@@ -219,7 +222,7 @@ def _regression_of(table: _Table, column: Column) -> Guess | None:
 
 
 def _classes_of(table: _Table, column: Column) -> Guess | None:
-    counts = ", ".join(f"{name} {count:,}" for name, count in list(column.counts.items())[:LARGEST])
+    counts = ", ".join(f"{name} ({count:,})" for name, count in list(column.counts.items())[:LARGEST])
     more = ", ..." if column.distinct > LARGEST else ""
     number = "; for a number: --task regression" if column.kind == "number" and column.distinct > 2 else ""
     why = f"'{column.name}' has {column.distinct} classes{number}"
@@ -351,7 +354,8 @@ def _separated(column: Column) -> tuple[str, int] | None:
             several += count * (len(labels) > 1)
         words = max((len(part.split()) for part in parts), default=0)
         few = 1 < len(parts) <= min(MOST_PARTS, max(2, column.filled // 3)) and words <= 4
-        if few and several * 20 >= column.filled and len(parts) < column.distinct + 1:
+        sure = separator != "," or len(parts) <= column.distinct  # a comma may be part of a name, as of a city
+        if few and sure and several * 20 >= column.filled:
             return separator, len(parts)
     return None
 
@@ -379,12 +383,38 @@ def _check_chosen(table: _Table, task: str | None) -> None:
             )
 
 
+def _check_header(table: _Table, result: Guess) -> None:
+    """InputError if the names of the columns look like a row: that of the label is one of its values, or a number.
+
+    Common names of text columns, and columns that the user has named, are names.
+    """
+    first, text, label = table.rows.origins[0][0], result.text[0], result.label
+    is_named = bool(table.text and table.label) or text.casefold() in TEXT_NAMES
+    if is_named or not isinstance(label, str) or format_of(Path(first)) not in ("csv", "tsv"):
+        return
+    if label in table.columns[label].counts or as_number(label) is not None:
+        raise InputError(
+            f"the first line looks like a row, not like the names of the columns: {in_quotes(text[:80])}, "
+            f"{in_quotes(label)}",
+            where=f"{first}:1",
+            hint="write a line with names above it: text,label; if these are the names, give them with --text and "
+            "--label",
+        )
+
+
 def _unclear(table: _Table, task: str | None) -> InputError:
     wanted = f"the columns of {task}" if task else "a text column and its label"
+    hint = "name them: --text COLUMN --label COLUMN (two text columns: --text FIRST,SECOND)"
+    if mappings := [column.name for column in table.columns.values() if column.kind == "mapping"]:
+        hint = (
+            f"write what is in '{mappings[0]}' as columns of their own; then, if needed, --text and --label name them"
+        )
+    elif len(table.columns) == 1:
+        hint = "add a column with labels; text without labels can be given beside a file with labels: --unlabeled FILE"
     return InputError(
         f"cannot tell {wanted} from the columns:\n     " + "\n     ".join(_phrases(table)),
         where=table.rows.origins[0][0],
-        hint="name them: --text COLUMN --label COLUMN (two text columns: --text FIRST,SECOND)",
+        hint=hint,
     )
 
 
