@@ -23,7 +23,7 @@ from tinybert_cli import cli, configuration
 from tinybert_cli.config import Data
 from tinybert_cli.data import splits
 from tinybert_cli.errors import ConfigErrors, InputError, OutputError
-from tinybert_cli.helpers import init, new_recipe, shipped_recipes, text_lengths
+from tinybert_cli.helpers import init, shipped_recipes, text_lengths
 from tinybert_cli.inspection import columns, splitting
 from tinybert_cli.stages.checks import CHECKS
 from tinybert_cli.types import Rows
@@ -436,8 +436,27 @@ def test_names_with_yaml_and_shell_characters_are_read_back() -> None:
     assert data.class_names == ["${HOME}", "a: b #c", "yes"]
 
 
-def test_few_rows_get_more_epochs_than_many() -> None:
-    assert [new_recipe.epochs(rows, new_recipe.SEEN) for rows in (250, 1_000, 5_000, 300_000)] == [15, 8, 3, 2]
+def test_few_rows_get_small_batches_and_augmented_examples() -> None:
+    few, _ = write_recipe(write(Path("few.csv"), tickets(200)))
+    assert few["stages"][0]["training"]["per_device_train_batch_size"] == 16
+    assert few["stages"][1]["augment"] == {"copies": 10}
+    many, _ = write_recipe(write(Path("many.jsonl"), tickets(1_300) * 6), folder=Path("other"))
+    assert many["stages"][0]["training"]["per_device_train_batch_size"] == 32
+    assert "augment" not in many["stages"][1]
+
+
+def test_epochs_and_learning_rate_are_left_to_auto(recipe_of_tickets: dict[str, Any]) -> None:
+    trainings = [stage["training"] for stage in recipe_of_tickets["stages"] if "training" in stage]
+    assert len(trainings) == 4
+    assert all(training["num_train_epochs"] == "auto" and "learning_rate" not in training for training in trainings)
+
+
+def test_lengths_are_measured_over_all_splits() -> None:
+    train, long = write(Path("a.csv"), tickets(60)), tickets(66)[60:]
+    for row in long:
+        row["message"] += " and so on" * 9
+    recipe, _ = write_recipe(train, test=write(Path("test.csv"), long), validation=write(Path("dev.csv"), tickets(3)))
+    assert recipe["data"]["max_seq_length"] == 72  # 17 + 27 words and marks, 1.5 tokens each, and 2 special ones
 
 
 def test_settings_of_data_decide_how_the_file_is_read() -> None:
@@ -469,7 +488,7 @@ def test_an_empty_folder_is_used() -> None:
 
 def test_without_network_lengths_come_from_words(recipe_of_tickets: dict[str, Any]) -> None:
     assert recipe_of_tickets["stages"][0]["model"] == "google-bert/bert-base-uncased"
-    assert recipe_of_tickets["data"]["max_seq_length"] == 32  # 14 words and marks, 1.5 tokens each, and 2 special ones
+    assert recipe_of_tickets["data"]["max_seq_length"] == 40  # 17 words and marks, 1.5 tokens each, 2 special ones, and a quarter more
 
 
 def test_a_missing_file_is_an_input_error_with_the_nearest_name() -> None:

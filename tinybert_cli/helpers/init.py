@@ -24,8 +24,11 @@ from tinybert_cli.types import Rows
 MOST_NAMED = 20  # classes that the recipe lists
 SHARE = 0.99  # of the texts that `max_seq_length` does not cut
 LONGEST = 512
+SHORT = 64  # up to it, `max_seq_length` has room for texts that are longer than all in the data
+ROOM = 125  # percent
 STEP = 8  # `max_seq_length` is a multiple
 MOST_LINES = 12  # names in a line
+SPLITS = ("train", *new_splits.SCORED, "unlabeled")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def run(request: Request) -> Iterator[str]:
         )
         completed = new_splits.completed(read, guess, seed=request.seed)
         data, notes = _checked(request, guess, completed)
-        base, base_notes = _base_model(request, completed.rows["train"], guess)
+        base, base_notes = _base_model(request, _all_texts(completed, guess), guess)
     plan = _plan(request, guess, completed, data, base)
     yield from _choices(request, guess, read, plan)
     yield from [*completed.notes, *notes, *base_notes, *(f"warning: {text}" for text in warnings)]
@@ -166,6 +169,14 @@ def _base_model(request: Request, rows: Rows, guess: Guess) -> tuple[text_length
     return text_lengths.measure(other, rows, guess, seed=request.seed), [f"{note}, so the model is {other} (--model)"]
 
 
+def _all_texts(read: new_splits.Splits, guess: Guess) -> Rows:
+    """The texts of all splits with labels, and the translations, if that is the task."""
+    names = [*guess.text, *([guess.label] if guess.task == "translation" else [])]
+    parts = [read.rows[name] for name in ("train", *new_splits.SCORED)]
+    columns = {str(name): [value for part in parts for value in part.column(str(name))] for name in names}
+    return Rows(columns, tuple(origin for part in parts for origin in part.origins))
+
+
 def _length(guess: Guess, data: Data, base: text_lengths.BaseModel) -> tuple[int, str]:
     """`max_seq_length` and its reason."""
     if "max_seq_length" in data.model_fields_set:
@@ -174,10 +185,11 @@ def _length(guess: Guess, data: Data, base: text_lengths.BaseModel) -> tuple[int
     splits_texts = isinstance(task, tasks.PredictionTask) and task.splits_long_texts
     most = min(384 if splits_texts else LONGEST, base.positions or LONGEST)
     longest, usual = base.lengths[-1], base.at(SHARE)
-    wanted = longest if longest <= 64 or longest <= usual * 5 // 4 else usual
+    wanted = longest * ROOM // 100 if longest <= SHORT else longest if longest <= usual * ROOM // 100 else usual
     length = min(most, max(16, -(-wanted // STEP) * STEP))
     if longest <= length:
-        return length, f"the longest text has {longest:,} tokens"
+        room = ", with room for longer ones" if length > longest + STEP else ""
+        return length, f"the longest text has {longest:,} tokens{room}"
     cut = sum(count > length for count in base.lengths) / len(base.lengths)
     verb = "split" if splits_texts else "cut"
     return length, f"{cut:.1%} of the texts are {verb}; the longest has {longest:,} tokens"
@@ -206,7 +218,7 @@ def _plan(
         name=folder.resolve().name,
         source=request.data,
         data={**settings, **chosen},
-        rows={name: len(rows) for name, rows in read.rows.items()},
+        rows={name: len(read.rows[name]) for name in SPLITS if name in read.rows},
         base=base,
         teacher=request.teacher,
         plain_model=request.model if request.teacher is not None else base.name,
@@ -230,7 +242,8 @@ def _choices(request: Request, guess: Guess, read: new_splits.Splits, plan: new_
     yield f"text: {' + '.join(guess.text)}: {guess.reasons['text']} (--text)"
     yield f"label: {label}: {guess.reasons['label']} (--label)"
     if guess.unused:
-        yield f"not used: {', '.join(guess.unused[:MOST_LINES])}{', ...' * (len(guess.unused) > MOST_LINES)}"
+        names = [name or "''" for name in guess.unused[:MOST_LINES]]
+        yield f"not used: {', '.join(names)}{', ...' * (len(guess.unused) > MOST_LINES)}"
     yield f"splits: {', '.join(f'{name} {count:,}' for name, count in plan.rows.items())} rows (--validation, --test)"
     yield f"max_seq_length: {plan.max_seq_length}: {plan.length_reason} (data.max_seq_length)"
     if plan.base.counted_by != plan.base.name:
@@ -245,6 +258,9 @@ def _choices(request: Request, guess: Guess, read: new_splits.Splits, plan: new_
     yield f"{what}{shapes} layers"
     if plan.plain_model is None:
         yield "no student2-plain, as the teacher's base model is not known (--model names it)"
+    if guess.task != "translation":
+        size = new_recipe.batch_size(plan.rows["train"])
+        yield f"training: batches of {size}, epochs by the number of rows (num_train_epochs in the recipe)"
     yield f"stages: {', '.join(new_recipe.stages(plan))}"
 
 

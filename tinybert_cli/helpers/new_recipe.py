@@ -40,11 +40,6 @@ class Plan:
         return self.task not in ("regression", "translation")
 
     @property
-    def narrow(self) -> bool:
-        """Small models need a higher learning rate."""
-        return self.base.width <= 512
-
-    @property
     def labelled(self) -> int:
         """Rows of a label dataset."""
         return self.rows["train"] * (1 + self.copies) + self.rows.get("unlabeled", 0)
@@ -66,21 +61,13 @@ class Plan:
 
 
 FEW_ROWS = 5_000  # below it, examples with replaced words are added
-SEEN = 8_000  # examples that a fine-tuning sees in all epochs
-SEEN_DISTILLED = 16_000  # examples that a distillation sees in all epochs
-MOST_EPOCHS = 15
+SHORT_ROWS = 20_000  # below it, a training takes minutes and needs no checkpoints to resume from
 MANY_STEPS = 2_000  # of an epoch: above it, the model is evaluated within the epoch
 
 
 def batch_size(rows: int) -> int:
-    """Rows of a batch: small ones for few rows, so that there are enough steps."""
+    """Rows of a batch: small ones for few rows, since the number of steps is what counts there."""
     return 16 if rows < 2_000 else 32
-
-
-def epochs(rows: int, seen: int) -> int:
-    """Epochs with which about `seen` examples are seen: many of few rows, two of very many."""
-    least = 3 if rows < 50_000 else 2
-    return min(MOST_EPOCHS, max(least, round(seen / rows)))
 
 
 def as_yaml(plan: Plan) -> str:
@@ -125,15 +112,14 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
     smoothing = {"regularization": {"label_smoothing": 0.1}} if plan.has_classes else {}
     teacher = plan.teacher or _runs(plan, "teacher")
     if plan.teacher is None:
-        rates = (8e-5, 3e-5)
-        training, own = _training(plan, plan.rows["train"], SEEN, rates)
+        training, own = _training(plan.rows["train"])
         stage = {"stage": "finetune", "model": plan.base.name, "training": training}
         yield (
             {**stage, "output_dir": teacher},
             {(): f"the teacher: {plan.base.layers} layers, trained on your labels", **own},
         )
     yield _labels(plan, teacher, "teacher-labels", "the teacher predicts the training rows")
-    training, own = _training(plan, plan.labelled, SEEN_DISTILLED, (2e-4, 5e-5))
+    training, own = _training(plan.labelled)
     temperature = 2.0 if plan.has_classes and plan.task != "question-answering" else 1.0
     losses = {"soft_labels": {"weight": 1.0, "temperature": temperature} if plan.has_classes else 1.0}
     yield (
@@ -153,7 +139,7 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
         },
     )
     yield _labels(plan, _runs(plan, "student"), "student-labels", "the student predicts the same rows")
-    training, own = _training(plan, plan.labelled, SEEN_DISTILLED, (2e-4, 5e-5))
+    training, own = _training(plan.labelled)
     yield (
         {
             "stage": "finetune",
@@ -168,7 +154,7 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
     )
     models = {"teacher": teacher, "student": _runs(plan, "student"), "student2": _runs(plan, "student2")}
     if plan.plain_model is not None:
-        training, own = _training(plan, plan.rows["train"], SEEN, (1.5e-4, 5e-5))
+        training, own = _training(plan.rows["train"])
         shape = {"from": plan.plain_model, "num_hidden_layers": plan.student2_layers}
         yield (
             {
@@ -196,25 +182,16 @@ def _labels(plan: Plan, teacher: str, name: str, why: str) -> tuple[dict[str, An
     return {**stage, "output_dir": _runs(plan, name)}, comments
 
 
-def _training(plan: Plan, rows: int, seen: int, rates: tuple[float, float]) -> tuple[dict[str, Any], Comments]:
-    """The training settings for so many rows.
-
-    Args:
-        rates: learning rates of narrow and of wide models.
-    """
-    size, passes = batch_size(rows), epochs(rows, seen)
-    steps = math.ceil(rows / size)
-    training: dict[str, Any] = {
-        "num_train_epochs": passes,
-        "per_device_train_batch_size": size,
-        "learning_rate": rates[0] if plan.narrow else rates[1],
-    }
-    if steps > MANY_STEPS:
-        training |= {"eval_strategy": "steps", "eval_steps": MANY_STEPS // 2}
-    elif steps * passes < MANY_STEPS:
+def _training(rows: int) -> tuple[dict[str, Any], Comments]:
+    """The training settings for so many rows; the learning rate is `auto` unless a recipe sets it."""
+    size = batch_size(rows)
+    training: dict[str, Any] = {"num_train_epochs": "auto", "per_device_train_batch_size": size}
+    if rows < SHORT_ROWS:
         training["save_steps"] = MANY_STEPS
+    elif rows > MANY_STEPS * size:
+        training["eval_steps"] = MANY_STEPS // 2
     return training, {
-        ("training", "num_train_epochs"): f"{rows:,} rows: {steps * passes:,} steps",
+        ("training", "num_train_epochs"): f"by the {rows:,} rows; training ends when validation stops improving",
         ("training", "save_steps"): "minutes only: no checkpoints to resume from",
     }
 
