@@ -213,7 +213,9 @@ def strict(text: str) -> Any:
 
 def test_files_and_output_are_json_without_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = {"loss": float("inf"), "mean": float("nan"), "rows": 3}
-    list(append_events(tmp_path / "log.jsonl", [{"event": "evaluate", "parts": [1.0, float("nan")], **numbers}]))
+    list(
+        append_events(lambda: tmp_path / "log.jsonl", [{"event": "evaluate", "parts": [1.0, float("nan")], **numbers}])
+    )
     row = strict((tmp_path / "log.jsonl").read_text())
     assert row["loss"] is None and row["mean"] is None and row["rows"] == 3 and row["parts"] == [1.0, None]
     screen = console.Screen("eval", as_json=True, quiet=True, verbose=False)

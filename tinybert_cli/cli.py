@@ -61,6 +61,10 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  open until the end
         getattr(sys, name).reconfigure(errors=ESCAPED)  # for a terminal that cannot show every character
+    if sys.platform == "win32" and "PYTHONIOENCODING" not in os.environ:
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            if stream is not None and not stream.isatty():  # else pipes have the code page of the system
+                stream.reconfigure(encoding="utf-8")
     app(prog_name="tinybert")
 
 

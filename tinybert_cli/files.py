@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,4 +78,4 @@ def check_regular(path: Path) -> None:
 
 def _open_without_waiting(path: str, flags: int) -> int:
     """Files in /proc look regular, and some of them wait for data that may never come."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | (0 if sys.platform == "win32" else os.O_NONBLOCK))

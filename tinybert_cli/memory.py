@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +17,14 @@ def _available_memory() -> int:
         with Path("/proc/meminfo").open(encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        import psutil
+
+        return int(psutil.virtual_memory().available)
 
 
 def _limits() -> Iterator[int]:
+    if sys.platform == "win32":
+        return
     import resource
 
     for name in (resource.RLIMIT_AS, resource.RLIMIT_DATA):

@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tinybert_cli.errors import ConfigError, Interrupted, UserError
@@ -206,14 +205,14 @@ def _ended(*, patience: float) -> list[int]:
 
 
 def _is_alive(pid: int) -> bool:
+    import psutil
+
     try:
-        os.kill(pid, 0)
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except ProcessLookupError:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)  # a zombie has ended
+    except psutil.NoSuchProcess:
         return False
-    except OSError:  # of another user, or without /proc
+    except psutil.AccessDenied:  # of another user
         return True
-    return status.rpartition(")")[2].split()[0] not in "ZX"  # a zombie has ended
 
 
 def _gather(value: object) -> Sequence[Any]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
+_CTRL_C_ON_WINDOWS = 0xC000013A  # the exit code of a process that Ctrl-C ended before it could handle it
+
 
 @dataclass(frozen=True)
 class Options:
@@ -142,6 +144,8 @@ def run_command(command: str, words: Sequence[str], stderr: TextIO) -> tuple[int
         result: Result = json.loads(output.strip().splitlines()[-1])
     except (IndexError, ValueError):
         result = {"command": command, "status": "error", "exit_code": code}
+    if code == _CTRL_C_ON_WINDOWS:
+        code = -signal.SIGINT
     if code < 0:  # ended by a signal
         what = f"the process of tinybert {command} was ended by {signal.Signals(-code).name}"
         if -code in (signal.SIGINT, signal.SIGTERM):

@@ -1,9 +1,8 @@
-"""Files that are written completely or not at all; the lock of a folder; user errors for a disk that cannot be used."""
+"""Files that are written completely or not at all; user errors for a disk that cannot be used."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import files, processes, strict_json
+from tinybert_cli import files, strict_json
 from tinybert_cli.errors import InputError, OutputError, UserError
 
 MOST_BYTES = 2**28  # of a JSON file: several metrics of each of 200,000 classes
@@ -34,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes under a temporary name, syncs and renames: `path` has the old content or the new one, never a part."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: object) -> None:
@@ -56,7 +55,7 @@ def read_json(path: Path) -> Any:
 
 def sync(path: Path) -> None:
     """Waits until the content of a file is on the disk."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows syncs only a file that is open for writing
         os.fsync(file.fileno())
 
 
@@ -79,40 +78,6 @@ def check_free_space(folder: Path, needed: int) -> None:
             where=str(folder),
             hint="free some space, choose an output_dir on another disk, or store the states of fewer layers",
         )
-
-
-@contextmanager
-def locked(folder: Path, *, skip: bool) -> Iterator[None]:
-    """Creates a folder and locks it; with `skip` does nothing.
-
-    Of several processes of one run the main one locks it first; it is locked as long as any of them lives.
-
-    Raises:
-        OutputError: the folder cannot be created, or another process has locked it.
-    """
-    if skip:
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OutputError(f"output_dir '{folder}' is not a folder", hint="choose another output_dir") from error
-    except OSError as error:
-        raise OutputError(
-            f"cannot create output_dir '{folder}': {error.strerror}", hint="choose another output_dir"
-        ) from error
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if processes.is_main():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if processes.count() > 1:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError(f"another process is writing to '{folder}'", hint="wait for it, or stop it") from error
-    else:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def as_user_error(error: Exception, folder: Path, *, saved: str) -> Exception:

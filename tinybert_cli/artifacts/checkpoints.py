@@ -136,7 +136,7 @@ def _write_seal(checkpoint: Path) -> None:
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     for path in files:
         sync(path)
-    seal = {str(path.relative_to(checkpoint)): [path.stat().st_size, file_hash(path)] for path in files}
+    seal = {path.relative_to(checkpoint).as_posix(): [path.stat().st_size, file_hash(path)] for path in files}
     write_json(checkpoint / _SEAL, seal)
 
 

@@ -209,9 +209,9 @@ def git_commit() -> str | None:
 
 def _content_files(folder: Path) -> list[str]:
     """The files that make a folder what it is: without documents, and without hidden files and folders."""
-    names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     return sorted(
-        str(name) for name in names if not _is_document(str(name)) and not any(p.startswith(".") for p in name.parts)
+        name for name in names if not _is_document(name) and not any(part.startswith(".") for part in name.split("/"))
     )
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from tinybert_cli import configuration, processes
 from tinybert_cli.artifacts import replacement
-from tinybert_cli.artifacts.atomic_files import as_user_error, locked, now, read_json, sync, write_json
+from tinybert_cli.artifacts.atomic_files import as_user_error, now, read_json, sync, write_json
 from tinybert_cli.artifacts.checkpoints import FOLDER as CHECKPOINTS
 from tinybert_cli.artifacts.checkpoints import Checkpoints, Write
+from tinybert_cli.artifacts.folder_lock import locked
 from tinybert_cli.artifacts.hashes import digest, file_hash
 from tinybert_cli.artifacts.input_paths import check_output_dir
 from tinybert_cli.artifacts.interrupts import Signals
@@ -235,7 +236,7 @@ class Output:
             yield from events
             return
         self._claim({LOG: None})
-        yield from append_events(self._building / LOG, events)
+        yield from append_events(lambda: self._building / LOG, events)
 
     @property
     def resumes_earlier_version(self) -> bool:
@@ -261,7 +262,7 @@ class Output:
             return
         with self.checkpoints.temporary_folder(".partial") as partial:
             write(partial)
-            names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
+            names = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
             mode = stat.S_IMODE((self._building / STARTED).stat().st_mode)
             for name in names:
                 sync(partial / name)
@@ -326,6 +327,7 @@ class Output:
             write_json(self._building / MANIFEST, {**manifest, "checksum": digest(manifest)})
             if self._building != self.folder:
                 replacement.complete(self.folder, self._building)
+                self._building = self.folder
             self.finished = True
             self.checkpoints.remove()
 

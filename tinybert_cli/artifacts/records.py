@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tinybert_cli import strict_json
@@ -14,28 +14,27 @@ from tinybert_cli.events import Event
 from tinybert_cli.files import check_regular
 
 
-def append_events(path: Path, events: Iterable[Event]) -> Iterator[Event]:
+def append_events(path_now: Callable[[], Path], events: Iterable[Event]) -> Iterator[Event]:
     """Passes events on and appends each to a log as one line of JSON with its time, except `progress`.
 
     A number that is NaN or infinite is null there.
 
     A `resume` event first drops the lines after its step, which a killed run wrote after its last checkpoint.
+
+    Args:
+        path_now: where the log is, which a run that replaces another one moves when it is finished. The file is open
+            only while a line is written: Windows moves no open file.
     """
+    path = path_now()
     if path.exists() and not path.read_bytes().endswith(b"\n"):  # a full disk cut the last line short
         _drop_lines(path)
-    file = path.open("a", encoding="utf-8")
-    try:
-        for event in events:
-            if event["event"] == "resume":
-                _drop_lines(path, after_step=event["step"])
-                file.close()
-                file = path.open("a", encoding="utf-8")  # the first one belongs to the file that was replaced
-            if event["event"] != "progress":
+    for event in events:
+        if event["event"] == "resume" and path_now().exists():
+            _drop_lines(path_now(), after_step=event["step"])
+        if event["event"] != "progress":
+            with path_now().open("a", encoding="utf-8", newline="\n") as file:
                 file.write(strict_json.dumps({"time": now(), **event}) + "\n")
-                file.flush()
-            yield event
-    finally:
-        file.close()
+        yield event
 
 
 def read_rows(folder: Path, event: str) -> Iterator[Event]:

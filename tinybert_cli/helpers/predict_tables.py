@@ -131,7 +131,7 @@ def write(path: Path, rows: Rows, outputs: Iterable[Row]) -> int:
             if form == "parquet":
                 _write_parquet(partial, joined)
             elif form == "jsonl":
-                with partial.open("w", encoding="utf-8") as file:
+                with partial.open("w", encoding="utf-8", newline="\n") as file:
                     file.writelines(f"{strict_json.dumps(row, default=str)}\n" for row in joined)
             else:
                 _write_delimited(partial, joined, "," if form == "csv" else "\t")

@@ -64,12 +64,12 @@ def cold_start(model: str, text: str) -> tuple[float, int]:
         RuntimeError: `tinybert predict` fails.
     """
     command = [sys.executable, "-m", "tinybert_cli", "predict", model]
-    starter = [sys.executable, "-c", _STARTER]
+    starter = [sys.executable, "-c", _STARTER_ON_WINDOWS if sys.platform == "win32" else _STARTER]
     completed = subprocess.run([*starter, *command], input=text, check=True, capture_output=True, encoding="utf-8")
     code, seconds, peak = json.loads(completed.stdout)
     if code:
         raise RuntimeError(f"tinybert predict {model} ended with exit code {code}")
-    return 1000 * seconds, peak * (1 if sys.platform == "darwin" else 1024)
+    return 1000 * seconds, peak
 
 
 def _warm_up(model: torch.nn.Module, batches: Sequence[Batch]) -> None:
@@ -86,5 +86,20 @@ import json, resource, subprocess, sys, time
 begin = time.perf_counter()
 code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 seconds = time.perf_counter() - begin
-print(json.dumps([code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps([code, seconds, peak]))
+"""
+_STARTER_ON_WINDOWS = """
+import contextlib, json, subprocess, sys, time
+import psutil
+begin = time.perf_counter()
+process = psutil.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+code, peak = None, 0
+while code is None:
+    with contextlib.suppress(psutil.Error):
+        memory = process.memory_info()
+        peak = max(peak, getattr(memory, "peak_wset", memory.rss))
+    with contextlib.suppress(psutil.TimeoutExpired):
+        code = process.wait(0.005)
+print(json.dumps([code, time.perf_counter() - begin, peak]))
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tinybert_cli.config import GenSoftLabels
@@ -37,7 +38,7 @@ def as_markdown(config: GenSoftLabels, pipeline: str, rows: Mapping[str, int], i
     )
     folder = in_python(config.output_dir)
     lines = [
-        f"# {markdown(config.output_dir.rstrip('/').rpartition('/')[2])}",
+        f"# {markdown(Path(config.output_dir).name)}",
         f"Predictions of {markdown(model_card.model_names(inputs['teacher']))} for "
         f"{markdown(model_card.data_names(inputs))}, made by `tinybert gen-soft-labels`.",
         f'```python\nfrom datasets import load_dataset\n\ndataset = load_dataset("{folder}")\n```',
