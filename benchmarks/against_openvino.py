@@ -72,7 +72,7 @@ def onnx_runtime(folder: Path) -> Runtime:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
+    session = onnxruntime.InferenceSession(str(folder / "onnx" / "model_quantized.onnx"), options)
     names = [node.name for node in session.get_inputs()]
     return lambda batch: session.run(None, {name: batch[name] for name in names})[0]
 

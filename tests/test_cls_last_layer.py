@@ -99,6 +99,6 @@ def test_onnx_export_is_cls_only_and_has_the_same_logits(family: str, tmp_path: 
         with torch.no_grad():
             expected = all_tokens(**inputs).logits.numpy()
         assert np.allclose(loops.SessionModule(load_onnx(tmp_path))(**inputs)["logits"].numpy(), expected, atol=1e-5)
-    operators = [node.op_type for node in onnx.load(str(tmp_path / "model.onnx")).graph.node]
+    operators = [node.op_type for node in onnx.load(str(tmp_path / "onnx" / "model.onnx")).graph.node]
     assert operators.count("Attention") == 3 and operators.count("MultiHeadAttention") == 1
     assert "Softmax" not in operators and len(operators) < 80

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tinybert_cli import formats, loops
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.formats import int8
 from tinybert_cli.formats.int8 import parts_of_onnx, quantize_onnx
-from tinybert_cli.formats.onnx import NEWEST_OPSET, OnnxSession, load_onnx, write_onnx
+from tinybert_cli.formats.onnx import FILE, INT8_FILE, NEWEST_OPSET, OLDER_FILE, OnnxSession, load_onnx, write_onnx
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -66,7 +67,7 @@ def exported(bert: BertForSequenceClassification, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def quantized(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8")
-    quantize_onnx(exported / "model.onnx", folder / "model.onnx", ())
+    quantize_onnx(exported / FILE, folder / FILE, ())
     return folder
 
 
@@ -95,13 +96,14 @@ def test_padding_changes_no_logits_of_an_export(exported: Path) -> None:
 
 
 def test_export_folder_has_one_file(exported: Path, quantized: Path) -> None:
-    assert [[path.name for path in folder.iterdir()] for folder in (exported, quantized)] == [["model.onnx"]] * 2
+    assert [[path.name for path in folder.iterdir()] for folder in (exported, quantized)] == [["onnx"]] * 2
+    assert [path.name for path in (exported / "onnx").iterdir()] == ["model.onnx"]
 
 
 def test_attention_of_a_known_family_is_fused(exported: Path) -> None:
     import onnx
 
-    operators = [node.op_type for node in onnx.load(str(exported / "model.onnx")).graph.node]
+    operators = [node.op_type for node in onnx.load(str(exported / FILE)).graph.node]
     assert operators.count("Attention") == 2
 
 
@@ -116,7 +118,7 @@ def test_onnx_runtime_does_not_fuse_slow_skip_layer_norms(exported: Path, quanti
     for folder in (exported, quantized):
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-        onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(str(folder / FILE), options, providers=["CPUExecutionProvider"])
         operators = [node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node]
         assert operators.count("LayerNormalization") == 5 and "SkipLayerNormalization" not in operators
 
@@ -124,7 +126,7 @@ def test_onnx_runtime_does_not_fuse_slow_skip_layer_norms(exported: Path, quanti
 def test_inputs_have_their_names_and_dynamic_shapes(exported: Path) -> None:
     import onnx
 
-    inputs = onnx.load(str(exported / "model.onnx")).graph.input
+    inputs = onnx.load(str(exported / FILE)).graph.input
     dims = {node.name: [dim.dim_param for dim in node.type.tensor_type.shape.dim] for node in inputs}
     assert dims == {name: ["batch", "length"] for name in ("attention_mask", "input_ids", "token_type_ids")}
 
@@ -138,7 +140,7 @@ def test_export_does_not_change_the_model(bert: BertForSequenceClassification, t
 
 
 def test_int8_is_smaller(exported: Path, quantized: Path) -> None:
-    assert (quantized / "model.onnx").stat().st_size < 0.9 * (exported / "model.onnx").stat().st_size
+    assert (quantized / FILE).stat().st_size < 0.9 * (exported / FILE).stat().st_size
 
 
 @pytest.mark.parametrize("large", [60_000, 70_000])  # the table has 64,000 numbers
@@ -187,14 +189,14 @@ def in_int8(file: Path) -> set[str]:
 
 
 def test_parts_are_the_embeddings_each_layer_and_the_head(exported: Path) -> None:
-    assert parts_of_onnx(exported / "model.onnx") == [
+    assert parts_of_onnx(exported / FILE) == [
         "embeddings", "encoder.layer.0", "encoder.layer.1", "pooler", "classifier",
     ]  # fmt: skip
 
 
 def test_an_excluded_part_has_float32_weights(exported: Path, tmp_path: Path) -> None:
-    quantize_onnx(exported / "model.onnx", tmp_path / "all.onnx")
-    quantize_onnx(exported / "model.onnx", tmp_path / "part.onnx", ["encoder.layer.0", "classifier"])
+    quantize_onnx(exported / FILE, tmp_path / "all.onnx")
+    quantize_onnx(exported / FILE, tmp_path / "part.onnx", ["encoder.layer.0", "classifier"])
     all_nodes, rest = in_int8(tmp_path / "all.onnx"), in_int8(tmp_path / "part.onnx")
     excluded = all_nodes - rest
     assert rest < all_nodes and len(excluded) == 5  # attention, its output, two of feed-forward; the classifier
@@ -202,21 +204,21 @@ def test_an_excluded_part_has_float32_weights(exported: Path, tmp_path: Path) ->
 
 
 def test_int8_with_all_parts_excluded_is_float32(exported: Path, tmp_path: Path) -> None:
-    parts = parts_of_onnx(exported / "model.onnx")
-    quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", parts)
+    parts = parts_of_onnx(exported / FILE)
+    quantize_onnx(exported / FILE, tmp_path / FILE, parts)
     batch = padded([12, 7], seed=3)
     assert torch.allclose(session_logits(tmp_path, batch), session_logits(exported, batch), atol=1e-6)
 
 
 def test_an_unknown_part_is_rejected(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no part 'encoder\.layer\.7'") as error:
-        quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", ["classifier", "encoder.layer.7"])
+        quantize_onnx(exported / FILE, tmp_path / FILE, ["classifier", "encoder.layer.7"])
     assert error.value.key == ("quantize_exclude", 1) and "encoder.layer" in str(error.value.hint)
 
 
 def test_the_hint_for_an_unknown_part_lists_all_parts(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
-        quantize_onnx(exported / "model.onnx", tmp_path / "model.onnx", ["zzz"])
+        quantize_onnx(exported / FILE, tmp_path / FILE, ["zzz"])
     hint = str(error.value.hint)
     assert hint.startswith("its parts: embeddings, encoder.layer.0, ") and hint.endswith("pooler, classifier")
 
@@ -226,8 +228,8 @@ def test_exporting_twice_gives_the_same_bytes(bert: BertForSequenceClassificatio
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         write_onnx(bert, padded([9, 5]), tmp_path / name)
-        quantize_onnx(tmp_path / name / "model.onnx", tmp_path / name / "int8.onnx")
-        files.append([(tmp_path / name / file).read_bytes() for file in ("model.onnx", "int8.onnx")])
+        quantize_onnx(tmp_path / name / FILE, tmp_path / name / "int8.onnx")
+        files.append([(tmp_path / name / file).read_bytes() for file in (FILE, "int8.onnx")])
     assert files[0] == files[1]
 
 
@@ -243,7 +245,7 @@ def test_other_families_are_exported(family: str, tmp_path: Path) -> None:
     write_onnx(model, padded([6, 4], token_types=False), tmp_path)
     batch = padded([11, 3, 8], seed=1, token_types=False)
     assert (session_logits(tmp_path, batch) - original(model, batch)).abs().max() < 1e-4
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert [path.name for path in (tmp_path / "onnx").iterdir()] == ["model.onnx"]
 
 
 def test_export_ignores_inputs_it_was_not_traced_with(exported: Path) -> None:
@@ -258,13 +260,28 @@ def test_detect_recognises_an_export_by_its_weights_file(exported: Path, tmp_pat
     assert formats.detect(tmp_path) is None
 
 
+def test_the_int8_file_is_loaded_where_there_are_both(exported: Path, quantized: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    batch = padded([9, 5])
+    assert torch.equal(session_logits(tmp_path, batch), session_logits(exported, batch))
+    shutil.copy(quantized / FILE, tmp_path / INT8_FILE)
+    assert torch.equal(session_logits(tmp_path, batch), session_logits(quantized, batch))
+
+
+def test_the_file_of_an_older_version_is_loaded(exported: Path, tmp_path: Path) -> None:
+    shutil.copy(exported / FILE, tmp_path / OLDER_FILE)
+    assert formats.detect(tmp_path) is formats.FORMATS["onnx"]
+    assert torch.equal(session_logits(tmp_path, padded([9, 5])), session_logits(exported, padded([9, 5])))
+
+
 @pytest.mark.parametrize("content", [b"", b"this is no model", None])
 def test_unreadable_file_is_named(content: bytes | None, exported: Path, tmp_path: Path) -> None:
-    whole = (exported / "model.onnx").read_bytes()
-    (tmp_path / "model.onnx").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    whole = (exported / FILE).read_bytes()
+    (tmp_path / FILE).parent.mkdir()
+    (tmp_path / FILE).write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(InputError) as caught:
         load_onnx(tmp_path)
-    assert caught.value.what.startswith(f"ONNX Runtime cannot read '{tmp_path / 'model.onnx'}': ")
+    assert caught.value.what.startswith(f"ONNX Runtime cannot read '{tmp_path / FILE}': ")
     assert "\n" not in caught.value.what
 
 
@@ -299,7 +316,7 @@ def test_opset_is_the_given_one_or_the_newest(
     import onnx
 
     write_onnx(bert, padded([4]), tmp_path, opset=opset)
-    versions = {entry.domain: entry.version for entry in onnx.load(str(tmp_path / "model.onnx")).opset_import}
+    versions = {entry.domain: entry.version for entry in onnx.load(str(tmp_path / FILE)).opset_import}
     assert versions[""] == (opset or NEWEST_OPSET)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinybert_cli import artifacts, files, formats, input_limits, tasks
+from tinybert_cli import __version__, artifacts, files, formats, input_limits, tasks
 from tinybert_cli.errors import InputError, is_panic
 from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row, padded
 
@@ -76,7 +76,8 @@ class Predictor:
         from tinybert_cli import models
 
         form = formats.detect(self.folder)
-        return models.weights_bytes(self.folder) if form is None else (self.folder / form.weights).stat().st_size
+        file = None if form is None else form.file(self.folder)
+        return models.weights_bytes(self.folder) if file is None else file.stat().st_size
 
     def predict(self, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
         """The task's output for each text, in their order; see `PredictionTask.format_prediction`.
@@ -253,6 +254,13 @@ def _load_export(
         names = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
     except (InputError, ValueError, KeyError, TypeError) as error:
         raise _broken_export(folder, error) from error
+    if config.get(formats.LAYOUT_KEY, 1) not in range(1, formats.LAYOUT + 1):
+        raise InputError(
+            f"the export has layout {config[formats.LAYOUT_KEY]!r} and was written by another version of tinybert; "
+            f"version {__version__} reads layouts up to {formats.LAYOUT}",
+            where=str(folder / "config.json"),
+            hint="pip install --upgrade tinybert",
+        )
     tokenizer_file = folder / "tokenizer_config.json"
     tokenizer_config = files.read_object(tokenizer_file) if tokenizer_file.exists() else {}
     inputs = tasks.read_model_inputs(config, tokenizer_config)

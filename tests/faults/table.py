@@ -141,7 +141,7 @@ BITS = [
           flip("teacher/model.safetensors")),
     Fault("tokenizer", "predict student fine", 3, "tokenizer.json", flip("student/tokenizer.json")),
     Fault("model config", "predict student fine", 3, "config.json", flip("student/config.json")),
-    Fault("ONNX model", "predict export fine", 3, "model.onnx", flip("export/model.onnx")),
+    Fault("ONNX model", "predict export fine", 3, "model.onnx", flip("export/onnx/model.onnx")),
     Fault("label dataset", "distill student.yaml output_dir=new", 3, "parquet",
           flip("labels/train-00000-of-00001.parquet")),
     Fault("label dataset, cut short", "distill student.yaml output_dir=new", 3, "parquet",

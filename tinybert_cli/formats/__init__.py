@@ -14,6 +14,8 @@ from tinybert_cli.formats.onnx_translation import ONNX_TRANSLATION
 from tinybert_cli.formats.safetensors import SAFETENSORS
 from tinybert_cli.formats.safetensors_translation import SAFETENSORS_TRANSLATION
 
+LAYOUT, LAYOUT_KEY = 2, "tinybert_layout"  # of export folders, in config.json; 1: folders without it, of 0.2.0
+
 FORMATS: dict[str, Format] = {"onnx": ONNX, "safetensors": SAFETENSORS}
 
 
@@ -43,13 +45,15 @@ def find_translation(name: str) -> TranslationFormat:
 def detect(folder: Path) -> Format | None:
     """The format of an export folder; None if it is a model folder, or neither."""
     for form in FORMATS.values():
-        if form.load is not None and (folder / form.weights).is_file():
+        if form.load is not None and form.file(folder) is not None:
             return form
     return None
 
 
 __all__ = [
     "FORMATS",
+    "LAYOUT",
+    "LAYOUT_KEY",
     "TRANSLATION_FORMATS",
     "Ctranslate2Translator",
     "Export",

@@ -25,10 +25,11 @@ class Session(Protocol):
 class Int8:
     """Quantization of a format: `write(float32 file, int8 file, exclude, **options)`.
 
-    `options` are the settings of export that `write` takes; `parts` lists the parts of a float32 file that int8
-    changes, by the names that `exclude` accepts.
+    `file` is the name of the int8 file in an export folder, beside the float32 file; `options` are the settings of export
+    that `write` takes; `parts` lists the parts of a float32 file that int8 changes, by the names that `exclude` accepts.
     """
 
+    file: str
     write: Callable[..., None]
     options: tuple[str, ...]
     parts: Callable[[Path], list[str]]
@@ -51,7 +52,8 @@ class Format:
     """An export format.
 
     `write(model, inputs, folder, **options)` writes into an empty folder; `options` are the settings of export that it
-    takes. `weights` is the file that marks such a folder, `precision` that of its weights unless `dtype` is given.
+    takes. `weights` is the file that it writes, `older` its names in folders of older versions, `precision` that of its
+    weights unless `dtype` is given.
     `load` opens a folder without torch; None: it is a model folder of transformers.
     `usage` gives heading → Markdown for the model card, `limitations` sentences for it.
     """
@@ -66,6 +68,16 @@ class Format:
     int8: Int8 | None = None
     library: str | None = None  # the Hub's name of what loads it
     limitations: Callable[[Export], list[str]] = lambda export: []
+    older: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that hold weights; `load` opens the first of them that a folder has."""
+        return (*([self.int8.file] if self.int8 else []), self.weights, *self.older)
+
+    def file(self, folder: Path) -> Path | None:
+        """The file that `load` opens; None if the folder has none."""
+        return next((folder / name for name in self.files if (folder / name).is_file()), None)
 
     @property
     def settings(self) -> set[str]:

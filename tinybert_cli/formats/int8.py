@@ -43,6 +43,7 @@ def quantize_onnx(source: Path, target: Path, exclude: Sequence[str] = (), *, em
             raise ConfigError(f"the model has no part '{name}'", key=("quantize_exclude", index), hint=hint)
     excluded = [node for node, module in modules.items() if any(_is_in(module, name) for name in exclude)]
     _quantize_tables(model, excluded, embedding_bits)
+    target.parent.mkdir(parents=True, exist_ok=True)
     tables = target.with_name("tables.onnx")
     onnx.save(model, tables)
     quantize_dynamic(

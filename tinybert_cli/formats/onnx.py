@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tinybert_cli.errors import ConfigError, InputError, is_out_of_memory
 from tinybert_cli.formats.base import Export, Format, Int8
 from tinybert_cli.formats.int8 import need_onnx, parts_of_onnx, quantize_onnx
@@ -17,13 +19,15 @@ from tinybert_cli.types import Array
 if TYPE_CHECKING:
     import torch
 
-FILE = "model.onnx"
+FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"  # where optimum and transformers.js look
+OLDER_FILE = "model.onnx"  # of version 0.2.0, in float32 or int8
+SPAN_OUTPUTS = ["start_logits", "end_logits"]  # of question answering, as in transformers
 FUSED = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}  # families whose attention is fused
 NEWEST_OPSET = 20  # that torch.onnx.export(dynamo=False) writes
 
 
 def write_onnx(model: Any, inputs: Mapping[str, torch.Tensor], folder: Path, *, opset: int | None = None) -> None:
-    """Writes model.onnx with dynamic batch size and length; attention is fused for the families in FUSED.
+    """Writes onnx/model.onnx with dynamic batch size and length; attention is fused for the families in FUSED.
 
     It uses the TorchScript exporter, because ONNX Runtime does not fuse the attention in graphs of torch.export, and
     eager attention, because scaled_dot_product_attention becomes a pattern that the optimizer does not recognise.
@@ -42,12 +46,19 @@ def write_onnx(model: Any, inputs: Mapping[str, torch.Tensor], folder: Path, *, 
     model = copy.deepcopy(model).float().cpu().eval()
     model.set_attn_implementation("eager")
     names = list(inputs)
-    path, plain = folder / FILE, folder / "plain.onnx"
+    path = folder / FILE
+    plain = path.with_name("plain.onnx")
+    path.parent.mkdir(exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns about shapes; verification settles these
         traced = _logits_module(model, names)
         axes = dict(enumerate(("batch", "length")))
-        per_token = traced(*inputs.values()).dim() == 3  # (B, T, C), not (B, C)
+        with torch.no_grad():
+            outputs = traced(*inputs.values())
+        per_span = isinstance(outputs, tuple)
+        per_token = per_span or outputs.dim() == 3  # (B, T, C), not (B, C)
+        outputs_named = SPAN_OUTPUTS if per_span else ["logits"]
+        output_axes = axes if per_token else {0: "batch"}
         try:
             torch.onnx.export(
                 traced,
@@ -55,8 +66,8 @@ def write_onnx(model: Any, inputs: Mapping[str, torch.Tensor], folder: Path, *, 
                 str(plain),
                 dynamo=False,
                 input_names=names,
-                output_names=["logits"],
-                dynamic_axes={**dict.fromkeys(names, axes), "logits": axes if per_token else {0: "batch"}},
+                output_names=outputs_named,
+                dynamic_axes={**dict.fromkeys(names, axes), **dict.fromkeys(outputs_named, output_axes)},
                 opset_version=opset or NEWEST_OPSET,
             )
         except torch.onnx.errors.UnsupportedOperatorError as error:
@@ -96,12 +107,13 @@ class OnnxSession:
             message, _, _ = str(error).partition("\n")
             raise InputError(f"ONNX Runtime cannot read '{path}': {message}", hint="export it again") from error
         self.inputs = [node.name for node in self.session.get_inputs()]
+        self.outputs = [node.name for node in self.session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, Array]) -> Array:
-        """Logits, (B, C) or (B, T, C), of input_ids, attention_mask, ... (B, T)."""
+        """Logits, (B, C) or (B, T, C), of input_ids, attention_mask, ... (B, T). Begin and end of spans are classes."""
         logits: Array
         try:
-            (logits,) = self.session.run(None, {name: inputs[name] for name in self.inputs})
+            outputs = self.session.run(None, {name: inputs[name] for name in self.inputs})
         except Exception as error:  # onnxruntime has a class of its own for every kind of failure
             if is_out_of_memory(error):
                 raise
@@ -111,16 +123,22 @@ class OnnxSession:
                 f"the ONNX export cannot be run on {shape} tokens: {message}",
                 hint="some families only run on inputs as long as those of the export; use `format: safetensors`",
             ) from error
+        logits = np.stack(outputs, axis=-1) if self.outputs == SPAN_OUTPUTS else outputs[0]
         return logits
 
 
 def load_onnx(folder: Path) -> OnnxSession:
-    return OnnxSession(folder / FILE)
+    """The int8 file of an export folder if it has one, else the float32 file."""
+    file = ONNX.file(folder)
+    assert file is not None  # `formats.detect`
+    return OnnxSession(file)
 
 
 def onnx_usage(export: Export) -> dict[str, str]:
+    file = INT8_FILE if export.precision == "int8" else FILE
+    code = _CODE.format(folder=export.folder, file=file, text=_PAIR if export.pair else _TEXT)
     return {
-        "ONNX Runtime": f"```python\n{_CODE.format(folder=export.folder, text=_PAIR if export.pair else _TEXT)}\n```",
+        "ONNX Runtime": f"```python\n{code}\n```",
         "tinybert": f"```sh\n{export.command}\n```\n\nThis needs no torch.",
         "transformers": f"Load {export.model}, the original; this export is for ONNX Runtime.",
     }
@@ -140,10 +158,10 @@ def _logits_module(model: Any, names: list[str]) -> Any:
             super().__init__()
             self.model = model
 
-        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
             outputs = self.model(**dict(zip(names, tensors, strict=True)))
             if "start_logits" in outputs:
-                return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)  # (B, T, 2)
+                return outputs.start_logits, outputs.end_logits  # (B, T) each
             logits: torch.Tensor = outputs.logits
             return logits
 
@@ -177,7 +195,7 @@ def _optimize(source: Path, target: Path, config: Any) -> None:
 _CODE = """import numpy as np, onnxruntime, tokenizers
 
 tokenizer = tokenizers.Tokenizer.from_file("{folder}/tokenizer.json")
-session = onnxruntime.InferenceSession("{folder}/model.onnx")
+session = onnxruntime.InferenceSession("{folder}/{file}")
 text = tokenizer.encode({text})
 values = {{"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}}
 logits = session.run(None, {{node.name: np.array([values[node.name]]) for node in session.get_inputs()}})"""
@@ -192,5 +210,6 @@ ONNX = Format(
     usage=onnx_usage,
     options=("opset",),
     load=load_onnx,
-    int8=Int8(quantize_onnx, ("embedding_bits",), parts_of_onnx),
+    int8=Int8(INT8_FILE, quantize_onnx, ("embedding_bits",), parts_of_onnx),
+    older=(OLDER_FILE,),
 )

@@ -83,13 +83,14 @@ class Model:
 def as_model(run: Run) -> Model:
     """The model (or label dataset) that a run produced, without a score."""
     outputs = run.manifest["outputs"]
-    endings = (*MODEL_WEIGHTS, *(form.weights for form in formats.FORMATS.values()))
-    weights = [entry["bytes"] for entry in outputs if entry["path"].endswith(endings)]
+    sizes = {entry["path"]: entry["bytes"] for entry in outputs}
+    exported = next((name for form in formats.FORMATS.values() for name in form.files if name in sizes), None)
+    weights = [sizes[exported]] if exported else [sizes[name] for name in sizes if name.endswith(MODEL_WEIGHTS)]
     return Model(
         str(run.folder),
         made_by=run.command,
         parameters=run.manifest.get("parameters"),
-        bytes=sum(weights or [entry["bytes"] for entry in outputs]),
+        bytes=sum(weights or sizes.values()),
         latency_ms_b1=run.metrics.get("latency_ms_b1"),
         machine=run.manifest.get("machine"),
         seconds=run.seconds,

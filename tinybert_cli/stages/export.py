@@ -110,7 +110,7 @@ def _export(
                 hint="nothing was stored; loosen verify if you can accept the difference",
             )
         if config.quantize == "int8" and form.int8 is not None:
-            int8_numbers, int8_predictions, rejection = _try_int8(config, form, form.int8, verification, weights, load)
+            int8_numbers, int8_predictions, rejection = _try_int8(config, form, form.int8, verification, folder, load)
             if rejection is None:
                 precision, numbers, predictions = "int8", int8_numbers, int8_predictions
             else:
@@ -121,7 +121,8 @@ def _export(
             model.config.save_pretrained(folder)
         models.record_length(tokenizer, inputs.max_seq_length)
         models.save_tokenizer(tokenizer, folder, truncate=tasks.cuts_long_texts(task))
-        models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name})
+        layout = {formats.LAYOUT_KEY: formats.LAYOUT} if form.load is not None else {}
+        models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name, **layout})
         result = None if metric is None else _result(config, task, predictions, metric)
         card = export_card.card(config, precision, output, result, names, {**numbers, **models.size(model)})
         (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
@@ -135,13 +136,13 @@ def _try_int8(
     form: formats.Format,
     int8: formats.Int8,
     verification: Parity,
-    weights: Path,
+    export: Path,
     load: Callable[[Path], Any],
 ) -> tuple[dict[str, float], Predictions, str | None]:
-    """Replaces the float32 file by int8 if that passes verification; its numbers, and why it was rejected if it was."""
-    folder = weights.with_name("int8")
-    folder.mkdir()
-    target = folder / form.weights
+    """Writes the int8 file beside the float32 file if it passes verification; its numbers, and why it was rejected."""
+    weights, folder = export / form.weights, export / "int8"
+    target = folder / int8.file
+    target.parent.mkdir(parents=True)
 
     def quantize(source: Path, target: Path, exclude: Sequence[str]) -> None:
         int8.write(source, target, exclude, **_options(config, int8.options))
@@ -152,11 +153,11 @@ def _try_int8(
     rejection = None
     if failures:
         changes = verification.sensitivity(
-            quantize, int8.parts(weights), load, weights, target, config.quantize_exclude
+            quantize, int8.parts(weights), load, weights, folder, target, config.quantize_exclude
         )
         rejection = "; ".join([*failures, parity.sensitivity_in_words(changes)])
     else:
-        target.replace(weights)
+        target.replace(export / int8.file)
     shutil.rmtree(folder)
     return numbers, predictions, rejection
 

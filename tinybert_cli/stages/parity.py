@@ -66,6 +66,7 @@ class Parity:
         parts: Sequence[str],
         load: Callable[[Path], Any],
         weights: Path,
+        folder: Path,
         target: Path,
         exclude: Sequence[str],
     ) -> list[tuple[str, float]]:
@@ -73,13 +74,13 @@ class Parity:
 
         Args:
             quantize: writes an int8 file: (float32 file, int8 file, parts that stay float32).
-            weights: the float32 file; `target`: the file to write int8 to.
+            weights: the float32 file; `target`: the file in `folder` to write int8 to.
         """
         original = self._logits(self.model)
         changes = []
         for part in parts:
             quantize(weights, target, [*exclude, *(other for other in parts if other != part)])
-            changes.append((part, float(np.abs(self._logits(load(target.parent)) - original).mean())))
+            changes.append((part, float(np.abs(self._logits(load(folder)) - original).mean())))
         return sorted(changes, key=lambda change: -change[1])
 
     def _logits(self, module: Any) -> Array:
