@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinybert_cli import __version__, artifacts, files, formats, input_limits, tasks
+from tinybert_cli import artifacts, files, formats, input_limits, tasks
 from tinybert_cli.errors import InputError, is_panic
 from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row, padded
 
@@ -257,7 +257,7 @@ def _load_export(
     if config.get(formats.LAYOUT_KEY, 1) not in range(1, formats.LAYOUT + 1):
         raise InputError(
             f"the export has layout {config[formats.LAYOUT_KEY]!r} and was written by another version of tinybert; "
-            f"version {__version__} reads layouts up to {formats.LAYOUT}",
+            f"this version reads layouts up to {formats.LAYOUT}",
             where=str(folder / "config.json"),
             hint="pip install --upgrade tinybert",
         )

@@ -25,8 +25,8 @@ class Session(Protocol):
 class Int8:
     """Quantization of a format: `write(float32 file, int8 file, exclude, **options)`.
 
-    `file` is the name of the int8 file in an export folder, beside the float32 file; `options` are the settings of export
-    that `write` takes; `parts` lists the parts of a float32 file that int8 changes, by the names that `exclude` accepts.
+    `file` is the name of the int8 file, beside the float32 file; `options` are the settings of export that `write`
+    takes; `parts` lists the parts of a float32 file that int8 changes, by the names that `exclude` accepts.
     """
 
     file: str
