@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -65,13 +66,13 @@ def test_all_sections_are_present_and_names_are_escaped() -> None:
         assert f"<h2>{title}</h2>" in text
     assert "&lt;student&gt;" in text and "<student>" not in text
     assert "No &lt;b&gt;fun&lt;/b&gt;." in text
-    assert "<td>significant (95 %)</td>" in text
+    assert ">significant (95 %)</td>" in text
 
 
 def test_a_difference_whose_interval_contains_zero_is_not_significant() -> None:
     pytest.importorskip("matplotlib")
     similar = metrics(0.89, **{**DIFFERENCE, "accuracy_difference_high": 0.01})
-    assert "<td>not significant (95 %)</td>" in as_html(
+    assert ">not significant (95 %)</td>" in as_html(
         replace(EVALUATION, models={"teacher": metrics(0.9), "b": similar})
     )
 
@@ -80,6 +81,21 @@ def test_a_page_of_a_single_model() -> None:
     pytest.importorskip("matplotlib")
     changes: dict[str, Any] = {"models": {"teacher": metrics(0.9)}, "confusion_matrices": {}, "training_logs": {}}
     assert "No other model was evaluated." in as_html(replace(EVALUATION, **changes))
+
+
+def test_validation_loss_is_beside_the_training_loss() -> None:
+    pytest.importorskip("matplotlib")
+    log = [*EVALUATION.training_logs["<student>"], {"event": "evaluate", "step": 2, "loss": 0.6, "accuracy": 0.8}]
+    text = as_html(replace(EVALUATION, training_logs={"a": log}))
+    assert "a: 0.7 to 0.5; a, validation: 0.6 to 0.6</desc>" in text
+
+
+def test_a_finished_export_is_a_row_whose_score_is_estimated() -> None:
+    pytest.importorskip("matplotlib")
+    export = {"accuracy": 0.78, "bytes": 2e7, "latency_ms_b1": 1.0}
+    text = as_html(replace(EVALUATION, exports={"export (of student)": export}))
+    assert re.search(r"export \(of student\)</th><td[^>]*>~0\.7800</td>", text)
+    assert text.count("export (of student): ") == 2  # in both plots of quality vs. cost
 
 
 @pytest.mark.browser

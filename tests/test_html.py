@@ -60,7 +60,7 @@ def test_a_page_makes_no_network_request() -> None:
 def test_numeric_columns_are_right_aligned() -> None:
     rows = [["1 layer", "~0.91 (0.9-0.92)", "finetune", ""], ["2 layers", "", "distill", "-1.5"]]
     text = html.table(["model", "score", "made by", "more"], rows)
-    numeric = [bool(match) for match in re.findall(r'<th scope="col"( class="number")?>', text)]
+    numeric = [bool(match) for match in re.findall(r'<th scope="col"( class="number")?', text)]
     assert numeric == [False, True, False, True]
 
 

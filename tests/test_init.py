@@ -488,7 +488,9 @@ def test_an_empty_folder_is_used() -> None:
 
 def test_without_network_lengths_come_from_words(recipe_of_tickets: dict[str, Any]) -> None:
     assert recipe_of_tickets["stages"][0]["model"] == "google-bert/bert-base-uncased"
-    assert recipe_of_tickets["data"]["max_seq_length"] == 40  # 17 words and marks, 1.5 tokens each, 2 special ones, and a quarter more
+    assert (
+        recipe_of_tickets["data"]["max_seq_length"] == 40
+    )  # 17 words and marks, 1.5 tokens each, 2 special ones, and a quarter more
 
 
 def test_a_missing_file_is_an_input_error_with_the_nearest_name() -> None:

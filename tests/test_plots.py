@@ -105,7 +105,38 @@ def test_a_wide_range_of_costs_gets_a_logarithmic_axis() -> None:
     def ticks(highest: float) -> set[str | None]:
         return set(labels(plots.tradeoff({"a": (1.0, 0.5), "b": (highest, 0.9)}, "MB", "accuracy")))
 
-    assert {"1", "10", "100"} <= ticks(200.0) and {"0.0", "10.0"} <= ticks(20.0)
+    assert {"1", "10", "100"} <= ticks(200.0) and {"0", "10"} <= ticks(20.0)
+
+
+def numbers(svg: str) -> list[float]:
+    return [float(text.replace(",", "")) for text in labels(svg) if text and re.fullmatch(r"[\d.,]+", text)]
+
+
+@pytest.mark.parametrize("last", [7, 110, 93_000])
+def test_steps_are_few_whole_numbers_from_zero(last: int) -> None:
+    svg = plots.curves({"mine": ([1, last], [0.63, 0.57])}, "step", "accuracy")
+    steps = [number for number in numbers(svg) if number.is_integer()]
+    assert steps[0] == 0 and 3 <= len(steps) <= 7 and steps[-1] >= 0.6 * last
+
+
+def test_losses_begin_at_zero_and_scores_do_not() -> None:
+    series = {"mine": ([1, 2], [0.63, 0.57])}
+    assert 0.0 in numbers(plots.curves(series, "", "loss", from_zero=True))[3:]
+    assert min(numbers(plots.curves(series, "", "accuracy"))[3:]) >= 0.5
+
+
+def test_dashed_lines_have_the_colour_of_their_model() -> None:
+    series = {"a": ([1, 2], [3.0, 2.0]), "b": ([1, 2], [2.0, 2.0])}
+    svg = plots.curves(series, "step", "loss", dashed={"b": ([1, 2], [2.5, 2.2])})
+    assert description(svg).endswith("b, validation: 2.5 to 2.2")
+    dashed = [node.get("style") or "" for node in ElementTree.fromstring(svg).iter(f"{SVG}path")]
+    assert any("stroke-dasharray" in style and "--plot-2" in style for style in dashed)
+    assert not any("stroke-dasharray" in style and "--plot-1" in style for style in dashed)
+    assert {"training", "validation"} <= set(labels(svg))
+
+
+def test_slices_of_all_models_have_the_same_axis() -> None:
+    assert numbers(plots.bars({"low": 0.1}, "accuracy"))[:6] == numbers(plots.bars({"high": 0.9}, "accuracy"))[:6]
 
 
 def test_reliability_diagram_uses_bins_of_equal_width() -> None:

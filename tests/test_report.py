@@ -21,7 +21,7 @@ from tinybert_cli import console
 from tinybert_cli.artifacts.hashes import digest
 from tinybert_cli.cli import app
 from tinybert_cli.errors import ConfigError, GateError, InputError
-from tinybert_cli.reports import budget
+from tinybert_cli.reports import budget, finished_exports
 from tinybert_cli.reports import runs as reports
 from tinybert_cli.reports.runs_table import TEXTS, as_markdown, table
 
@@ -440,3 +440,29 @@ def test_without_matplotlib_the_error_names_the_extra(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = CliRunner().invoke(app, ["report", str(cascade), "--html", str(tmp_path / "report.html")])
     assert done.exit_code == 3 and "tinybert[report]" in done.stderr and not (tmp_path / "report.html").exists()
+
+
+# -- exports on the page of eval ---------------------------------------------------------------------------------
+
+
+def exports_beside_eval(cascade: Path) -> dict[str, dict[str, float]]:
+    models = {name: eval_metrics(0.8, 12, 2.5) for name in ("teacher", "student", "tiny")}
+    checksums = {name: describe(cascade / name)["manifest"] for name in models}
+    return finished_exports.beside(cascade / "eval", models, checksums, metric="accuracy", reference="teacher")
+
+
+def test_exports_of_the_models_are_found_beside_the_evaluation(cascade: Path) -> None:
+    measured = {"metric_difference": -0.02, "bytes": 3 * MB, "latency_ms_b1": 0.5, "agreement": 0.97}
+    write_run(cascade / "export", "export", measured, inputs={"model": describe(cascade / "tiny")})
+    write_run(cascade / "other", "export", measured, inputs={"model": {"path": "x", "manifest": "y"}})
+    numbers = exports_beside_eval(cascade)
+    assert list(numbers) == ["export (of tiny)"]
+    assert numbers["export (of tiny)"] == pytest.approx(
+        {"accuracy": 0.78, "retention": 0.975, "bytes": 3 * MB, "latency_ms_b1": 0.5}
+    )
+
+
+def test_damaged_folders_beside_the_evaluation_are_left_out(cascade: Path) -> None:
+    (cascade / "foreign").mkdir()
+    (cascade / "foreign" / "manifest.json").write_text('{"command": "export"}')
+    assert exports_beside_eval(cascade) == {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinybert_cli.reports import html, plots
+from tinybert_cli.reports import html, plots, training_curves
 
 Metrics = Mapping[str, float]
 
@@ -34,6 +34,7 @@ class Evaluation:
     slice_sizes: Mapping[str, int]  # slice → number of rows
     regressions: Mapping[str, Sequence[Any]]  # the columns of `metrics.slices.regressions`
     training_logs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # model → rows of its log
+    exports: Mapping[str, Metrics] = field(default_factory=dict)  # finished export → its metrics, the score estimated
 
 
 def as_html(evaluation: Evaluation) -> str:
@@ -57,12 +58,17 @@ def as_html(evaluation: Evaluation) -> str:
 def _metrics(evaluation: Evaluation) -> html.Block:
     marked = [index for index, name in enumerate(evaluation.models) if name == evaluation.reference]
     caption = f"95 % intervals: bootstrap over the rows. Reference: {evaluation.reference}."
+    if evaluation.exports:
+        caption += " ~ estimated: the score of the model plus the difference that its export has measured."
     columns = [
         (title, write)
         for title, key, write in _columns(evaluation.metric)
         if any(key in metrics for metrics in evaluation.models.values())
     ]
     rows = [[name, *(write(metrics) for _, write in columns)] for name, metrics in evaluation.models.items()]
+    for name, metrics in evaluation.exports.items():
+        score, *others = [write(metrics) for _, write in columns]
+        rows.append([name, f"~{score}", *others])
     return html.table(["model", *(title for title, _ in columns)], rows, caption=caption, marked=marked)
 
 
@@ -125,7 +131,7 @@ def _tradeoffs(evaluation: Evaluation) -> Iterator[html.Block]:
     for cost, (label, unit) in COSTS.items():
         points = {
             name: _point(evaluation.metric, metrics, metrics[cost] / unit)
-            for name, metrics in evaluation.models.items()
+            for name, metrics in {**evaluation.models, **evaluation.exports}.items()
             if cost in metrics and evaluation.metric in metrics
         }
         if len(points) > 1:
@@ -151,8 +157,8 @@ def _slices(evaluation: Evaluation) -> Iterator[html.Block]:
     if sizes:
         title = f"{metric[0].upper()}{metric[1:].replace('_', ' ')} by slice"
         text = (
-            "Slices by length in tokens (thirds), label, confidence of the reference (thirds) and the columns in "
-            "`slices`. Number of rows in parentheses."
+            "Slices by length in tokens (thirds), label, confidence of the reference (thirds) and the columns of the "
+            "setting slices. Number of rows in parentheses."
         )
         yield html.section(title, html.paragraph(text), html.side_by_side(*figures))
 
@@ -191,24 +197,16 @@ def _regressions(evaluation: Evaluation) -> Iterator[html.Block]:
             [_cell(evaluation.regressions[name][index]) for name in columns] for index in indices[:MOST_REGRESSIONS]
         ]
         if rows:
-            caption = f"{model}: {len(indices):,} rows, largest loss of score first"
-            caption += f", {len(rows)} of them shown" if len(rows) < len(indices) else ""
-            tables.append(html.table(columns, rows, caption=caption))
+            what = f"{model}: {len(indices):,} rows, largest loss of score first"
+            what += f", {len(rows)} of them shown" if len(rows) < len(indices) else ""
+            tables += [html.paragraph(f"{what}."), html.table(columns, rows)]
     if tables:
         yield html.section("Regressions: rows on which a model scores less than the reference", *tables)
 
 
 def _training_curves(evaluation: Evaluation) -> Iterator[html.Block]:
-    figures: list[html.Block] = []
-    for event, key in (("train", "loss"), ("evaluate", evaluation.metric)):
-        series = {}
-        for name, log in evaluation.training_logs.items():
-            points = [(row["step"], row[key]) for row in log if row["event"] == event and key in row]
-            if points:
-                series[name] = ([step for step, _ in points], [value for _, value in points])
-        if series:
-            figures.append(html.figure(plots.curves(series, "step", key)))
-    if figures:
+    logs = evaluation.training_logs
+    if figures := training_curves.figures(logs, dict.fromkeys(logs, evaluation.metric)):
         yield html.section("Training", html.side_by_side(*figures))
 
 

@@ -1,4 +1,4 @@
-"""Builds self-contained HTML pages (no network, no script, light and dark) from titles, tables and SVG plots.
+"""Builds self-contained, printable HTML pages (no network, no script, light and dark) from titles, tables and plots.
 
 All text is escaped here, so callers pass plain text; only `figure` accepts markup, the SVG of `plots`.
 """
@@ -37,7 +37,11 @@ def table(
         column > 0 and all(not row[column] or _NUMBER.match(row[column]) for row in rows)
         for column in range(len(header))
     ]
-    attributes = [' class="number"' if numeric else "" for numeric in is_numeric]
+    is_short = [all(len(row[column]) <= SHORT for row in rows) for column in range(len(header))]
+    attributes = [
+        ' class="number"' if numeric else ' class="short"' if short else ""
+        for numeric, short in zip(is_numeric, is_short, strict=True)
+    ]
     head = "".join(f'<th scope="col"{attributes[column]}>{escape(title)}</th>' for column, title in enumerate(header))
     lines = []
     for index, row in enumerate(rows):
@@ -62,6 +66,8 @@ def side_by_side(*blocks: Block) -> Block:
     """Blocks in columns where the window is wide enough."""
     return Block('<div class="beside">\n' + "\n".join(blocks) + "\n</div>")
 
+
+SHORT = 20  # characters of a cell; columns of such cells are not wrapped
 
 _NUMBER = re.compile(r"[~+\-−]?\.?\d")
 
@@ -93,7 +99,7 @@ PALETTE = """:root {
   --paper: #ffffff; --raised: #f6f8fa; --ink: #1f2328; --muted: #59636e; --line: #d1d9e0; --mark: #ddf4ff;
   --plot-1: #0072b2; --plot-2: #d55e00; --plot-3: #009e73; --plot-4: #cc79a7; --plot-5: #e69f00; --plot-6: #56b4e9;
 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root {
     --paper: #14181d; --raised: #1b2027; --ink: #e6edf3; --muted: #9aa4af; --line: #333b45; --mark: #143d5c;
     --plot-1: #56b4e9; --plot-2: #f0854a; --plot-3: #3cc79c; --plot-4: #e3a3c8; --plot-5: #f2bd52; --plot-6: #9bd3f6;
@@ -105,7 +111,7 @@ _STYLE = (
     PALETTE
     + """* { box-sizing: border-box; }
 body {
-  margin: 0 auto; padding: 3rem 1.5rem 2rem; max-width: 72rem; background: var(--paper); color: var(--ink);
+  margin: 0 auto; padding: 3rem 1.5rem 2rem; max-width: 78rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
 }
 h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; letter-spacing: -0.015em; overflow-wrap: anywhere; }
@@ -118,10 +124,12 @@ code { font: .92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 .table:focus-visible { outline: 2px solid var(--plot-1); outline-offset: 3px; }
 table { border-collapse: collapse; min-width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; padding-top: .6rem; text-align: left; color: var(--muted); }
-th, td { padding: .5rem .9rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th, .number { white-space: nowrap; }
+th, td { padding: .5rem .65rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+tbody th, td.number, td.short { white-space: nowrap; }
 th:first-child { padding-left: .6rem; }
-thead th { border-bottom-width: 2px; color: var(--muted); font-weight: 600; }
+thead th {
+  border-bottom-width: 2px; color: var(--muted); font-weight: 600; vertical-align: bottom;
+}
 tbody th { font-weight: 600; }
 tbody tr:hover { background: var(--raised); }
 tr.marked, tr.marked:hover { background: var(--mark); }
@@ -132,9 +140,23 @@ figcaption { margin-top: .7rem; color: var(--muted); font-size: .92rem; max-widt
 .beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); gap: 1.1rem; }
 .beside > figure { margin: 0; }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--muted); }
+@page { margin: 14mm; }
 @media print {
-  body { max-width: none; padding: 0; }
-  section, figure { break-inside: avoid; }
+  body { max-width: none; padding: 0; font-size: 9.5pt; line-height: 1.4; print-color-adjust: exact; }
+  h1 { font-size: 17pt; }
+  h2 { font-size: 12.5pt; break-after: avoid; }
+  section { margin-top: 1.6rem; }
+  figure, tr { break-inside: avoid; }
+  figure { padding: .6rem; }
+  thead { display: table-header-group; }
+  figcaption { font-size: .85em; }
+  section > p { break-after: avoid; break-inside: avoid; }
+  .table { overflow: visible; }
+  table { font-size: 7.5pt; }
+  th, td { padding: .25rem .3rem; }
+  tbody th { white-space: normal; overflow-wrap: break-word; }
+  footer { margin-top: 1rem; padding-top: .3rem; break-before: avoid; }
+  .beside { grid-template-columns: 1fr 1fr; gap: .6rem; }
 }
 """
 )

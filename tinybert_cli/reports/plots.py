@@ -63,6 +63,7 @@ def tradeoff(
         _cost_axis(axes, [points[name][0] for name in order])
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.margins(y=0.12)
+        _round_ticks(axes.yaxis)
         _label(axes, {name: (points[name][0], points[name][1]) for name in order}, required=front)
     return svgs[0]
 
@@ -77,16 +78,49 @@ def pareto_front(points: Points, *, more_is_better: bool = True) -> list[str]:
     return front
 
 
-def curves(series: Series, x_label: str, y_label: str, *, title: str | None = None) -> str:
-    """Line plot of training curves; series of at most 30 points have markers."""
-    description = "; ".join(f"{name}: {ys[0]:.4g} to {ys[-1]:.4g}" for name, (_, ys) in series.items() if len(ys))
+def curves(
+    series: Series,
+    x_label: str,
+    y_label: str,
+    *,
+    dashed: Series | None = None,
+    line_names: tuple[str, str] = ("training", "validation"),
+    from_zero: bool = False,
+    title: str | None = None,
+) -> str:
+    """Line plot of training curves by step; series of at most 30 points have markers.
+
+    Args:
+        dashed: further lines, each dashed and in the colour of the series with its name.
+        line_names: what the solid and the dashed lines are, for the legend; only with `dashed`.
+        from_zero: the y-axis begins at zero.
+    """
+    lines = [(name, points, "") for name, points in series.items()]
+    lines += [(name, points, line_names[1]) for name, points in (dashed or {}).items()]
+    description = "; ".join(
+        f"{f'{name}, {kind}' if kind else name}: {ys[0]:.4g} to {ys[-1]:.4g}"
+        for name, (_, ys), kind in lines
+        if len(ys)
+    )
+    order = list(dict.fromkeys(name for name, *_ in lines))
     with canvas(title or f"{y_label} by {x_label}", description) as (axes, svgs):
-        for index, (name, (xs, ys)) in enumerate(series.items()):
+        for name, (xs, ys), kind in lines:
+            style = _line_style(order.index(name))
+            if dashed:
+                style["ls"] = "--" if kind else "-"
+            own_label = name not in series or not kind
+            label = _legend_label(name) if own_label else None
             marker = "o" if len(xs) <= 30 else None
-            axes.plot(xs, ys, **_line_style(index), marker=marker, ms=3.5, lw=1.5, label=_legend_label(name))
+            axes.plot(xs, ys, **style, marker=marker, ms=3.5, lw=1.5, label=label)
+        for name, dash in zip(line_names, ("-", "--"), strict=True) if dashed else ():
+            axes.plot([], [], color=COLOURS["muted"], ls=dash, lw=1.5, label=name)
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.set_xlim(left=0)
-        _legend(axes, len(series))
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        _round_ticks(axes.xaxis, axes.yaxis)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        _legend(axes, len(order) + (2 if dashed else 0))
     return svgs[0]
 
 
@@ -112,6 +146,7 @@ def reliability_diagram(
             area = [12 + 160 * value for value in share]
             axes.scatter(confidence, accuracy, s=area, color=SERIES[index % 6], alpha=0.75, lw=0)
         axes.set(xlabel="confidence", ylabel="accuracy", xlim=(low, 1.02), ylim=(low, 1.02))
+        _round_ticks(axes.xaxis, axes.yaxis)
         _legend(axes, len(lines) + 1)
     return svgs[0]
 
@@ -160,6 +195,8 @@ def bars(
         name: (value, None, None) if isinstance(value, (int, float)) else tuple(value) for name, value in values.items()
     }
     description = "; ".join(f"{name}: {value:.4g}" for name, (value, _, _) in triples.items())
+    shares = all(0 <= value <= 1 for value, _, _ in triples.values())
+    digits = ".3f" if shares else ".4g"
     height = 0.9 + 0.34 * max(1, len(triples))
     with canvas(title or f"{x_label} by slice", description, height=height) as (axes, svgs):
         right_of_axes = ("axes fraction", "data")
@@ -168,16 +205,20 @@ def bars(
             if low is not None and high is not None:
                 axes.hlines(y, low, high, color=COLOURS["ink"], lw=1.2)
             axes.annotate(
-                f"{value:.4g}", (1.01, y), xycoords=right_of_axes, va="center", fontsize=10, color=COLOURS["muted"]
+                f"{value:{digits}}", (1.01, y), xycoords=right_of_axes, va="center", fontsize=10, color=COLOURS["muted"]
             )
         if reference is not None:
-            axes.axvline(reference, color=SERIES[1], lw=1.3, ls="--", label=f"all rows: {reference:.4g}")
+            axes.axvline(reference, color=SERIES[1], lw=1.3, ls="--", label=f"all rows: {reference:{digits}}")
             _legend(axes, 1)
         axes.set_yticks(range(len(triples)), [_shortened(name, 36) for name in triples])
         axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
         axes.set(xlabel=x_label, ylim=(len(triples) - 0.5, -0.5))
+        _round_ticks(axes.xaxis)
         axes.grid(False, axis="y")
-        axes.margins(x=0.12)
+        if shares:
+            axes.set_xlim(0, 1)
+        else:
+            axes.margins(x=0.12)
     return svgs[0]
 
 
@@ -231,6 +272,14 @@ def _page_style(style: str) -> str:
     return style
 
 
+def _round_ticks(*axes: Any) -> None:
+    """At most seven round numbers on each of these axes."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+
+
 def _cost_axis(axes: Any, costs: Sequence[float]) -> None:
     """Linear from zero; logarithmic if the highest cost is more than 30 times the lowest."""
     if costs and min(costs) > 0 and max(costs) > 30 * min(costs):
@@ -243,6 +292,7 @@ def _cost_axis(axes: Any, costs: Sequence[float]) -> None:
         axes.margins(x=0.1)
     else:
         axes.set_xlim(0, max([*costs, 1e-9]) * 1.12)
+        _round_ticks(axes.xaxis)
 
 
 def _label(axes: Any, points: Mapping[str, tuple[float, float]], *, required: Sequence[str]) -> None:

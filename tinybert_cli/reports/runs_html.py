@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tinybert_cli import artifacts
 from tinybert_cli.errors import OutputError
-from tinybert_cli.reports import budget, html, plots
+from tinybert_cli.reports import budget, html, plots, training_curves
 from tinybert_cli.reports.joined_models import TRAINING_COMMANDS, Model, Run, short_names
 from tinybert_cli.reports.runs import Report
 from tinybert_cli.reports.runs_table import table
 
 COSTS = {"latency_ms_b1": ("latency (ms, batch size 1)", 1.0), "bytes": ("size (MB)", 1e6)}
-MOST_CURVES = 12  # in one plot; more cannot be distinguished
 
 
 def write(file: Path, report: Report, choice: budget.Choice | None = None) -> None:
@@ -88,42 +87,21 @@ def _point(model: Model, price: float) -> list[float]:
 
 
 def _training_curves(report: Report) -> Iterator[html.Block]:
-    """Training loss and validation score by step, of the runs in the order of the table."""
+    """Losses and scores by step, of the runs in the order of the table."""
     order = {model.name: index for index, model in enumerate(report.models)}
     trained = [run for run in report.runs if run.command in TRAINING_COMMANDS]
     runs = sorted(trained, key=lambda run: order.get(str(run.folder), 0))
-    metrics = {model.name: model.metric or "" for model in report.models}
     names = short_names(str(run.folder) for run in runs)
-    plotted = {names[str(run.folder)]: run for run in runs[:MOST_CURVES]}
-    losses = {name: _series(run, "train", "loss") for name, run in plotted.items()}
-    scores = {name: _series(run, "evaluate", metrics.get(str(run.folder), "")) for name, run in plotted.items()}
-    metric = " / ".join(sorted({name for name in metrics.values() if name}))
-    figures = [
-        html.figure(plots.curves(not_empty, "step", label), caption)
-        for series, label, caption in ((losses, "loss", _LOSSES), (scores, metric, _SCORES))
-        if (not_empty := {name: points for name, points in series.items() if points[0]})
-    ]
-    selection = f" (the best {MOST_CURVES} of {len(runs)})" if len(runs) > MOST_CURVES else ""
-    if figures:
+    logs = {names[str(run.folder)]: training_curves.read_log(run.folder) for run in runs[: training_curves.MOST]}
+    metrics = {names[model.name]: model.metric for model in report.models if model.name in names and model.metric}
+    selection = f" (the best {training_curves.MOST} of {len(runs)})" if len(runs) > training_curves.MOST else ""
+    if figures := training_curves.figures(logs, metrics):
         yield html.section(f"Training{selection}", html.side_by_side(*figures))
 
 
-def _series(run: Run, event: str, key: str) -> tuple[list[float], list[float]]:
-    rows = [row for row in _log(run, event) if key in row]
-    return [row["step"] for row in rows], [row[key] for row in rows]
-
-
-def _log(run: Run, event: str) -> Sequence[Mapping[str, float]]:
-    """Rows of log.jsonl; none if the file was deleted (it is not part of the manifest, so the run is still valid)."""
-    return list(artifacts.read_rows(run.folder, event)) if (run.folder / "log.jsonl").is_file() else []
-
-
 def _caption(report: Report) -> str:
-    rows = {model.scored_on for model in report.models if model.quality is not None}
     machines = {model.machine for model in report.models if model.machine and model.latency_ms_b1 is not None}
-    sentences = [f"Scored on {rows.pop()}." if len(rows) == 1 else ""]
-    sentences += [f"Latencies: median, measured on {machines.pop()}." if len(machines) == 1 else ""]
-    return " ".join(filter(None, sentences))
+    return f"Latencies: median, measured on {machines.pop()}." if len(machines) == 1 else ""
 
 
 def _date_range(runs: Sequence[Run]) -> str:
@@ -131,6 +109,4 @@ def _date_range(runs: Sequence[Run]) -> str:
     return days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
 
 
-_LOSSES = "Training loss. Losses of different types (soft labels, hard labels) are not comparable."
-_SCORES = "Score on the validation rows during training."
 _FRONT = "Blue: the Pareto front (no other model is both cheaper and better). Vertical lines: 95 % intervals."

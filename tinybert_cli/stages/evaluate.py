@@ -14,7 +14,7 @@ from tinybert_cli.events import Event
 from tinybert_cli.metrics.calibration import temperature_scaling
 from tinybert_cli.metrics.comparison import agreement_interval, bootstrap_p, confusion_matrix
 from tinybert_cli.metrics.slices import prediction_columns, regressions, slice_scores, slices
-from tinybert_cli.reports import evaluation_html
+from tinybert_cli.reports import evaluation_html, finished_exports, training_curves
 from tinybert_cli.stages import translation_candidates
 from tinybert_cli.stages.candidates import Candidate, costs_of, load_candidate, names_of_model, predictions_of
 from tinybert_cli.stages.translation_candidates import TranslationCandidate
@@ -132,7 +132,13 @@ def _evaluate(
                 reference=reference, models=table, classes=names,
                 confidences=_confidences(metric, scored), confusion_matrices=_confusions(metric, scored, names),
                 slice_sizes={key: int(selected.sum()) for key, selected in slice_rows.items()}, regressions=lost,
-                training_logs={name: _training_log(source) for name, source in sources.items()},
+                training_logs={
+                    name: training_curves.read_log(source.folder)
+                    for name, source in sources.items() if source.folder is not None
+                },
+                exports=finished_exports.beside(
+                    output.folder, table, _checksums(output.inputs), metric=task.main_metric, reference=reference
+                ),
             )
         )  # fmt: skip
     except InputError as error:  # matplotlib is missing
@@ -342,11 +348,10 @@ def _without_many_classes(
     return {key: value for key, value in numbers.items() if key.partition("[")[2].rpartition("]")[0] not in single}
 
 
-def _training_log(source: models.Source) -> list[Event]:
-    """The training events of a model that tinybert trained; empty for other models."""
-    if source.folder is None or not (source.folder / "log.jsonl").is_file():
-        return []
-    return [row for event in ("train", "evaluate") for row in artifacts.read_rows(source.folder, event)]
+def _checksums(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """The checksums of the manifests of the models that have one."""
+    described = {key.removeprefix("models."): value for key, value in inputs.items() if key.startswith("models.")}
+    return {name: value["manifest"] for name, value in described.items() if "manifest" in value}
 
 
 def _startup(candidates: _Candidates, rows: Rows, settings: Data) -> dict[str, dict[str, float]]:
