@@ -137,7 +137,7 @@ def test_tuned_thresholds_are_part_of_the_output(teacher: Path) -> None:
 def test_several_labels_are_one_cell_that_label_separator_splits(tmp_path: Path) -> None:
     rows = Rows({"text": ["a", "b"]}, (("file.csv", 2),))
     outputs = [{"text": "a", "prediction": ["x", "y"]}, {"text": "b", "prediction": []}]
-    predict_tables.write(tmp_path / "out.csv", rows, outputs)
+    predict_tables.write(tmp_path / "out.csv", [(rows, outputs)])
     assert (tmp_path / "out.csv").read_text() == "text,prediction\na,x|y\nb,\n"
 
 

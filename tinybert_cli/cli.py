@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -292,7 +293,7 @@ def predict(
             note(sentence)
         if not as_json:
             note(helper.threshold_note(predictor))
-        source = None if file is None else helper.read_source(predictor, _path(file), columns or [], note)
+        source = None if file is None else helper.open_source(predictor, _path(file), columns or [], note)
         facts = {"model": model, **helper.thresholds(predictor)}
         if is_prompt:
             for text in helper.prompted(stdin, stderr):
@@ -304,13 +305,17 @@ def predict(
                     yield as_json_text(row) if as_json else line(row)
             return
         if source is not None and out is not None:
-            predict_tables.check_columns(source.rows)
-            count = predict_tables.write(_path(out), source.rows, predictor.predict(source.texts))
+            predict_tables.check_columns(source.columns)
+            count = predict_tables.write(_path(out), source.predictions(predictor))
             print(message(f"written: {_path(out)}, {count:,} rows"), file=stderr)
             if as_json:
                 yield as_json_text({**facts, "output": str(_path(out)), "rows": count})
             return
-        predictions = predictor.predict(given if source is None else source.texts)
+        predictions = (
+            predictor.predict(given)
+            if source is None
+            else itertools.chain.from_iterable(outputs for _, outputs in source.predictions(predictor))
+        )
         if as_json:
             yield as_json_text({**facts, "answers": list(predictions)})
         else:

@@ -79,23 +79,24 @@ class Predictor:
         file = None if form is None else form.file(self.folder)
         return models.weights_bytes(self.folder) if file is None else file.stat().st_size
 
-    def predict(self, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
+    def predict(self, texts: Iterable[Text], *, first: int = 1) -> Iterator[dict[str, Any]]:
         """The task's output for each text, in their order; see `PredictionTask.format_prediction`.
 
         Args:
             texts: a string, or a sequence of two for a pair. In a string, a tab separates the texts of a pair; for a
                 model that takes one text, a tab is part of it.
+            first: the number of the first text, for messages.
 
         Raises:
             InputError: before the first prediction, if a text is empty, not Unicode, or one where the model takes a
                 pair, or the other way round; then for the first text with logits that are NaN or infinite.
         """
         given = list(texts)
-        inputs = self._parsed(given)
+        inputs = self._parsed(given, first)
         for begin in range(0, len(given), BATCH_SIZE):
             chunk = slice(begin, begin + BATCH_SIZE)
             outputs = zip(given[chunk], inputs[chunk], self._row_logits(inputs[chunk]), strict=True)
-            for number, (text, parts, (logits, layout)) in enumerate(outputs, start=begin + 1):
+            for number, (text, parts, (logits, layout)) in enumerate(outputs, start=first + begin):
                 if not np.isfinite(logits).all():
                     raise _infinite_logits(str(self.folder), f"text {number}")
                 output = self.task.format_prediction(parts, logits, layout, self.label_names, self.config)
@@ -125,12 +126,12 @@ class Predictor:
             logits: Array = loops.forward(self.torch_model, batch)["logits"].float().cpu().numpy()
         return logits
 
-    def _parsed(self, given: Sequence[Text]) -> list[tuple[str, ...]]:
+    def _parsed(self, given: Sequence[Text], first: int) -> list[tuple[str, ...]]:
         """The text, or the two texts, of each input."""
         columns = self.inputs.text_columns
         counts = self.task.text_counts if columns is None else (len(columns),)
         inputs: list[tuple[str, ...]] = []
-        for number, text in enumerate(given, start=1):
+        for number, text in enumerate(given, start=first):
             one = isinstance(text, str)
             parts = tuple(text.split("\t") if counts != (1,) else [text]) if isinstance(text, str) else tuple(text)
             _check_text(number, parts)
@@ -142,8 +143,8 @@ class Predictor:
                 )
             if columns is None and inputs and len(parts) != len(inputs[0]):
                 raise InputError(
-                    f"text 1 is {_count(len(inputs[0]))} and text {number} is {_count(len(parts))}, separated by a "
-                    "tab; the model does not record what it takes",
+                    f"text {first} is {_count(len(inputs[0]))} and text {number} is {_count(len(parts))}, separated by "
+                    "a tab; the model does not record what it takes",
                     hint=f'add "{tasks.TEXT_COLUMNS}": ["text"] to config.json, or ["text", "text_pair"] if it takes '
                     "pairs",
                 )

@@ -101,14 +101,17 @@ class TranslationPredictor:
             if value != getattr(data, key)
         ]
 
-    def predict(self, texts: Iterable[str | Sequence[str]]) -> Iterator[dict[str, Any]]:
+    def predict(self, texts: Iterable[str | Sequence[str]], *, first: int = 1) -> Iterator[dict[str, Any]]:
         """`text`, `prediction` and `score` for each text, in their order; greedy for exports without beam search.
+
+        Args:
+            first: the number of the first text, for messages.
 
         Raises:
             InputError: a text is empty or not Unicode, before the first translation.
         """
         given = [text if isinstance(text, str) else "\t".join(text) for text in texts]
-        for number, text in enumerate(given, start=1):
+        for number, text in enumerate(given, start=first):
             if not text.strip():
                 raise InputError(f"text {number} is empty")
             if any("\ud800" <= letter <= "\udfff" for letter in text):  # Python's stand-in for bytes that are not UTF-8

@@ -1,6 +1,9 @@
 """From files and datasets to batches: readers, splits, label datasets, layer states and length-grouped batches."""
 
-from tinybert_cli.data.batching import POOL, BucketBatches, Examples, TokenBatches, sorted_batches
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from tinybert_cli.data.column_types import column_types, converted_columns
 from tinybert_cli.data.layer_states import LayerStates, StatesWriter, read_states, states_bytes, states_files
 from tinybert_cli.data.soft_labels import (
@@ -23,6 +26,9 @@ from tinybert_cli.data.translations import (
     read_translations,
     write_translations,
 )
+
+if TYPE_CHECKING:
+    from tinybert_cli.data.batching import POOL, BucketBatches, Examples, TokenBatches, sorted_batches
 
 __all__ = [
     "POOL",
@@ -64,3 +70,12 @@ __all__ = [
     "write_table",
     "write_translations",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The names of `batching`, the one module here that needs torch, which reading files does not."""
+    if name in ("POOL", "BucketBatches", "Examples", "TokenBatches", "sorted_batches"):
+        import tinybert_cli.data.batching as batching
+
+        return getattr(batching, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

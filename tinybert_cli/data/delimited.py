@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 LONGEST_CELL = 2**31 - 1  # characters; the limit of the csv module is 131,072 unless it is set
 
 
-class _Table:
-    """The cells of a file, and what may have been read in another way than they were written."""
+Lines = Callable[[], Iterator[str]]  # the lines of a file with their ends, from the first one at each call
 
-    def __init__(self, header: list[str]) -> None:
-        self.header = header
-        self.cells: list[list[str]] = [[] for _ in header]
+
+class _Doubts:
+    """What may have been read in another way than it was written, and the number of rows."""
+
+    def __init__(self) -> None:
+        self.rows = 0
         self.joined: list[int] = []  # lines where a quoted cell begins that has delimiters and line breaks
         self.quotes: list[int] = []  # lines of cells in quotes that are part of the text
 
@@ -48,50 +52,84 @@ def read_delimited(path: Path, data: Data, *, default: str) -> dict[str, list[An
     Raises:
         InputError: the rows have different numbers of cells, or two delimiters fit.
     """
-    reader, delimiter, quoted = _opened(path, data, default)
-    try:
-        table = reader.table(delimiter, quoted)
-    except _Malformed as error:
-        where = f"{path}:{error.line}"
-        raise InputError(error.what, where=where, hint=_hint(reader, error, delimiter, quoted)) from error
-    if not table.cells[0]:
-        raise InputError(f"'{path}' has a header but no rows", where=f"{path}:{1 + reader.skipped}")
-    if data.quoting == "auto":
-        _warn(path, table, DELIMITERS.get(delimiter, repr(delimiter)))
-    return dict(zip(table.header, table.cells, strict=True))
+    text = read_text(path)
+    reader, delimiter, quoted = _opened(path, lambda: lines_with_ends(text), data, default)
+    with _checked(reader, delimiter, quoted, data) as doubts:
+        header, rows = reader.table(delimiter, quoted, doubts)
+        columns: list[list[Any]] = [[] for _ in header]
+        for cells in rows:
+            for column, cell in zip(columns, cells, strict=True):
+                column.append(cell)
+    return dict(zip(header, columns, strict=True))
+
+
+def open_delimited(
+    path: Path, lines: Lines, data: Data, *, default: str
+) -> tuple[list[str], Callable[[], Iterator[list[str]]]]:
+    """The header, and a function that reads the cells of each row, after all rows were checked.
+
+    Raises:
+        InputError: as `read_delimited`.
+    """
+    reader, delimiter, quoted = _opened(path, lines, data, default)
+    with _checked(reader, delimiter, quoted, data) as doubts:
+        header, rows = reader.table(delimiter, quoted, doubts)
+        for _ in rows:
+            pass
+    return header, lambda: reader.table(delimiter, quoted, _Doubts())[1]
 
 
 def delimiter_of(path: Path, data: Data, *, default: str) -> str:
     """The delimiter with which `read_delimited` reads a file, in words."""
-    _, delimiter, _ = _opened(path, data, default)
+    text = read_text(path)
+    _, delimiter, _ = _opened(path, lambda: lines_with_ends(text), data, default)
     return DELIMITERS.get(delimiter, repr(delimiter))
 
 
-def _opened(path: Path, data: Data, default: str) -> tuple[_Reader, str, bool]:
+def _opened(path: Path, lines: Lines, data: Data, default: str) -> tuple[_Reader, str, bool]:
     """A reader of the file, its delimiter, and whether quotes enclose cells."""
-    text, skipped, delimiter = read_text(path), 0, data.delimiter
-    if match := re.match(r"sep=(.)\r?\n", text, re.IGNORECASE):  # Excel's way to name the delimiter
-        text, skipped = text[match.end() :], 1
+    skipped, delimiter = 0, data.delimiter
+    if match := re.match(r"sep=(.)\r?\n", next(lines()), re.IGNORECASE):  # Excel's way to name the delimiter
+        skipped = 1
         delimiter = match[1] if delimiter == "auto" else delimiter
-    quoted = _is_quoted(text, data, default)
-    reader = _Reader(path, text, skipped)
+    reader = _Reader(path, lines, skipped)
+    if not any(line.strip() for line in reader.lines()):
+        raise InputError(f"'{path}' has no header", where=f"{path}:{1 + skipped}")
+    quoted = _is_quoted(reader, data, default)
     return reader, _detect_delimiter(reader, default, quoted) if delimiter == "auto" else delimiter, quoted
 
 
-class _Reader:
-    """Reads one text with any delimiter, with or without quotes."""
+@contextmanager
+def _checked(reader: _Reader, delimiter: str, quoted: bool, data: Data) -> Iterator[_Doubts]:
+    """Reads all rows inside: then a malformed or missing row is an error, and what is doubtful a warning."""
+    doubts = _Doubts()
+    try:
+        yield doubts
+    except _Malformed as error:
+        where = f"{reader.path}:{error.line}"
+        raise InputError(error.what, where=where, hint=_hint(reader, error, delimiter, quoted)) from error
+    if not doubts.rows:
+        raise InputError(f"'{reader.path}' has a header but no rows", where=f"{reader.path}:{1 + reader.skipped}")
+    if data.quoting == "auto":
+        _warn(reader.path, doubts, DELIMITERS.get(delimiter, repr(delimiter)))
 
-    def __init__(self, path: Path, text: str, skipped: int) -> None:
+
+class _Reader:
+    """Reads the lines of a file with any delimiter, with or without quotes."""
+
+    def __init__(self, path: Path, lines: Lines, skipped: int) -> None:
         self.path = path
-        self.text = text
-        self.skipped = skipped  # lines before the text
+        self.skipped = skipped  # lines before the header
+        self._all_lines = lines
+
+    def lines(self) -> Iterator[str]:
+        return itertools.islice(self._all_lines(), self.skipped, None)
 
     def records(self, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str], bool]]:
         """Line, cells, and whether the record has several lines; blank lines are skipped."""
         csv.field_size_limit(LONGEST_CELL)
-        lines = lines_with_ends(self.text)
         reader = csv.reader(
-            lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
+            self.lines(), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
         )
         line = self.skipped + 1
         try:
@@ -111,37 +149,41 @@ class _Reader:
     def header(self, delimiter: str, quoted: bool) -> list[str]:
         return next(self.records(delimiter, quoted))[1]
 
-    def table(self, delimiter: str, quoted: bool) -> _Table:
+    def table(self, delimiter: str, quoted: bool, doubts: _Doubts) -> tuple[list[str], Iterator[list[str]]]:
+        """The header, and the cells of each row; what is doubtful is added to `doubts` as the rows are read."""
         records = self.records(delimiter, quoted)
         line, header, _ = next(records)
         if repeated := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
             raise _Malformed(f"'{self.path}' has two columns of the same name: '{repeated[0]}'", line)
-        table = _Table(header)
-        for line, cells, has_several_lines in records:
-            if len(cells) != len(header):
-                raise _Malformed(f"{len(cells)} cells, but the header has {len(header)}", line, ragged=True)
-            for column, cell in zip(table.cells, cells, strict=True):
-                column.append(cell)
-            if has_several_lines and any(delimiter in cell and re.search(r"[\r\n]", cell) for cell in cells):
-                table.joined.append(line)
-            if not quoted and any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells):
-                table.quotes.append(line)
-        return table
+
+        def rows() -> Iterator[list[str]]:
+            for line, cells, has_several_lines in records:
+                if len(cells) != len(header):
+                    raise _Malformed(f"{len(cells)} cells, but the header has {len(header)}", line, ragged=True)
+                if has_several_lines and any(delimiter in cell and re.search(r"[\r\n]", cell) for cell in cells):
+                    doubts.joined.append(line)
+                if not quoted and any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells):
+                    doubts.quotes.append(line)
+                doubts.rows += 1
+                yield cells
+
+        return header, rows()
 
     def fits(self, delimiter: str, quoted: bool) -> bool:
         """Whether all rows have as many cells as the header."""
         try:
-            self.table(delimiter, quoted)
+            for _ in self.table(delimiter, quoted, _Doubts())[1]:
+                pass
         except _Malformed:
             return False
         return True
 
 
-def _is_quoted(text: str, data: Data, default: str) -> bool:
+def _is_quoted(reader: _Reader, data: Data, default: str) -> bool:
     """Whether quotes enclose cells. A tsv file has no quoting, unless all names in its header are quoted."""
     if data.quoting != "auto":
         return data.quoting == "double"
-    header = next(line for line in lines_with_ends(text) if line.strip()).strip()
+    header = next(line for line in reader.lines() if line.strip()).strip()
     return default == "," or all(re.fullmatch('"[^"]*"', name) for name in header.split("\t"))
 
 
@@ -186,16 +228,16 @@ def _hint(reader: _Reader, error: _Malformed, delimiter: str, quoted: bool) -> s
     return 'a cell in double quotes ends with a quote, and a quote inside it is doubled ("")'
 
 
-def _warn(path: Path, table: _Table, delimiter: str) -> None:
-    if table.joined:
+def _warn(path: Path, doubts: _Doubts, delimiter: str) -> None:
+    if doubts.joined:
         log.warning(
             "%s of %s rows of %s have a quoted cell with a %s and a line break (first: %s:%s); if a lone quote joined "
             "several rows, set data.quoting: none",
-            f"{len(table.joined):,}", f"{len(table.cells[0]):,}", path.name, delimiter, path, table.joined[0],
+            f"{len(doubts.joined):,}", f"{doubts.rows:,}", path.name, delimiter, path, doubts.joined[0],
         )  # fmt: skip
-    if table.quotes:
+    if doubts.quotes:
         log.warning(
             "%s of %s rows of %s have a cell in double quotes (first: %s:%s), which are read as part of the text; set "
             "data.quoting: double to remove them",
-            f"{len(table.quotes):,}", f"{len(table.cells[0]):,}", path.name, path, table.quotes[0],
+            f"{len(doubts.quotes):,}", f"{doubts.rows:,}", path.name, path, doubts.quotes[0],
         )  # fmt: skip

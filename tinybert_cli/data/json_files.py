@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tinybert_cli.errors import InputError
 log = logging.getLogger("tinybert")
 
 RIGHT_FORM = "one JSON object per line, or a list of objects; in pandas: to_json(FILE, orient='records', lines=True)"
+_HALF_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 _HALF = re.compile("[\ud800-\udfff]")  # one half of a character that JSON writes as two escapes
 
 
@@ -30,13 +32,50 @@ def read_json(path: Path) -> dict[str, list[Any]]:
     text = read_text(path)
     lines, rows = _rows(text, path)
     for index, row in enumerate(rows):
-        if not isinstance(row, dict):
-            where = f"{path}:{lines[index]}" if lines else f"{path}, row {index + 1}"
-            raise InputError(f"expected a JSON object, found {_shortened(row)}", where=where, hint=RIGHT_FORM)
-    if re.search(r"\\u[dD][89a-fA-F]", text):
+        _check_object(row, f"{path}:{lines[index]}" if lines else f"{path}, row {index + 1}")
+    if _HALF_ESCAPED.search(text):
         rows = _with_whole_characters(rows, path)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def open_json_lines(
+    path: Path, lines: Callable[[], Iterator[str]]
+) -> tuple[list[str], Callable[[], Iterator[dict[str, Any]]]] | None:
+    """The keys, and a function that reads the objects, after all were checked; None if there is not one per line.
+
+    Args:
+        lines: the lines of the file, from the first one at each call.
+
+    Raises:
+        InputError: as `read_json`.
+    """
+    first_two = list(itertools.islice((line for line in lines() if line.strip()), 2))
+    if len(first_two) < 2 or first_two[0].lstrip().startswith("[") or not _is_complete(first_two[0]):
+        return None
+
+    def parsed() -> Iterator[tuple[int, Any, Any]]:
+        """The line and the value in each, as it is and without halves of characters."""
+        for number, line in enumerate(lines(), 1):
+            if line.strip():
+                row = _parse_line(line.rstrip("\r\n"), path, number)
+                yield number, row, _replaced(row) if _HALF_ESCAPED.search(line) else row
+
+    names: dict[str, None] = {}
+    count, changed = 0, []
+    for number, row, whole in parsed():
+        _check_object(row, f"{path}:{number}")
+        if whole != row:
+            changed.append(count)
+        names |= dict.fromkeys(whole)
+        count += 1
+    _warn_of_halves(changed, count, path)
+    return list(names), lambda: (whole for _, _, whole in parsed())
+
+
+def _check_object(row: Any, where: str) -> None:
+    if not isinstance(row, dict):
+        raise InputError(f"expected a JSON object, found {_shortened(row)}", where=where, hint=RIGHT_FORM)
 
 
 def _rows(text: str, path: Path) -> tuple[list[int], list[Any]]:
@@ -150,13 +189,17 @@ def _with_whole_characters(rows: list[Any], path: Path) -> list[Any]:
     """The rows with U+FFFD for each half of a character, which is no text."""
     whole = [_replaced(row) for row in rows]
     changed = [index for index, (old, new) in enumerate(zip(rows, whole, strict=True)) if old != new]
+    _warn_of_halves(changed, len(rows), path)
+    return whole
+
+
+def _warn_of_halves(changed: Sequence[int], count: int, path: Path) -> None:
     if changed:
         log.warning(
             "%s of %s rows of %s have half a character (an escape such as \\ud83d without its other half), which is "
             "replaced by U+FFFD; first: %s, row %s",
-            f"{len(changed):,}", f"{len(rows):,}", path.name, path, changed[0] + 1,
+            f"{len(changed):,}", f"{count:,}", path.name, path, changed[0] + 1,
         )  # fmt: skip
-    return whole
 
 
 def _replaced(value: Any) -> Any:

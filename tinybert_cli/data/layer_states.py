@@ -12,14 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tinybert_cli.data.soft_labels import training_shards
 from tinybert_cli.errors import InputError
+from tinybert_cli.lazy_import import lazy_import
 from tinybert_cli.types import Array, Encoded
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy_import("torch")
 
 DTYPE = np.dtype(np.float16)
 PAIRS = ("scores",)  # stored per pair of tokens

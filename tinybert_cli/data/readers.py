@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def read_file(path: Path, data: Data | None = None) -> Rows:
         raise InputError(f"cannot read '{path}': a compressed parquet file", hint="decompress it: gunzip")
     columns = READERS[form](path, data)
     rows = Rows(columns, ((str(path), len(next(iter(columns.values()), []))),))
-    return with_class_names(rows, _parquet_features(path)) if form == "parquet" else rows
+    return with_class_names(rows, parquet_features(path)) if form == "parquet" else rows
 
 
 def with_class_names(rows: Rows, features: Mapping[str, Any]) -> Rows:
@@ -162,30 +162,45 @@ def _conll(path: Path, data: Data) -> Columns:
 
 def _parquet(path: Path, data: Data) -> Columns:
     """Decoded in small batches, so that a file that holds too much is noticed before it fills the memory."""
+    limit, size = largest_content(), 0
+    columns: Columns = {}
+    for bytes_of_part, part in parquet_parts(path):
+        size += bytes_of_part
+        if size > limit:
+            raise too_large(path, limit)
+        for name, values in part.items():
+            columns.setdefault(name, []).extend(values)
+    return columns
+
+
+def parquet_parts(path: Path) -> Iterator[tuple[int, Columns]]:
+    """The rows of a file in parts, each with its size in bytes; a file without rows has one part.
+
+    Raises:
+        InputError: the file is no Parquet file, damaged, or has two columns of one name.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with path.open("rb") as stream:
         check_content(stream.read(64).removeprefix(b"PAR1"), path)
-    limit, size = largest_content(), 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             names = file.schema_arrow.names
             if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
                 raise InputError(f"'{path}' has two columns of the same name: '{repeated[0]}'", hint="rename one")
-            columns: Columns = {name: [] for name in names}
+            if not file.metadata.num_rows:
+                yield 0, {name: [] for name in names}
             for batch in file.iter_batches(BATCH):
-                size += batch.nbytes
-                if size > limit:
-                    raise too_large(path, limit)
-                for name, values in zip(names, batch.columns, strict=True):
-                    columns[name] += values.to_pylist()
+                yield (
+                    batch.nbytes,
+                    {name: values.to_pylist() for name, values in zip(names, batch.columns, strict=True)},
+                )
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: values Python cannot hold
         raise InputError(f"cannot read '{path}': {error}") from error
-    return columns
 
 
-def _parquet_features(path: Path) -> dict[str, Any]:
+def parquet_features(path: Path) -> dict[str, Any]:
     """The features that the `datasets` library left in the metadata of a Parquet file, by column."""
     import pyarrow.parquet as pq
 

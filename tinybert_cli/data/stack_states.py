@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from tinybert_cli.data.layer_states import IDS, LayerStates, Shapes, StatesWriter, read_states, states_files
 from tinybert_cli.errors import InputError
 from tinybert_cli.types import Array, Encoded, concatenated_ranges
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def stack_states_files(shard: str, names: Iterable[str]) -> list[str]:

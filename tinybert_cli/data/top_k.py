@@ -13,15 +13,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tinybert_cli.data.layer_states import array_file, offsets_of
 from tinybert_cli.data.soft_labels import training_shards
 from tinybert_cli.errors import InputError
+from tinybert_cli.lazy_import import lazy_import
 from tinybert_cli.types import Array, concatenated_ranges
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy_import("torch")
 
 IDS, OFFSETS = "target_ids", "offsets"
 TOP_IDS, TOP_LOGPROBS, LOGSUMEXP = "topk_ids", "topk_logprobs", "logsumexp"

@@ -40,16 +40,29 @@ def run(
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of a file and the texts in them."""
+    """The rows of a file, and the texts in them: both are read in parts, so that the memory does not grow."""
 
-    rows: Rows
-    texts: list[tuple[str, ...]]
+    parts: predict_tables.Parts
+    texts_of: Callable[[Rows], list[tuple[str, ...]]]
+
+    @property
+    def columns(self) -> list[str]:
+        return list(next(self.parts()).columns)
+
+    def predictions(
+        self, predictor: Predictor | TranslationPredictor
+    ) -> Iterator[tuple[Rows, Iterator[dict[str, Any]]]]:
+        """The rows of each part, and the output for each of them."""
+        first = 1
+        for rows in self.parts():
+            yield rows, predictor.predict(self.texts_of(rows), first=first)
+            first += len(rows)
 
 
-def read_source(
+def open_source(
     predictor: Predictor | TranslationPredictor, file: Path, columns: Sequence[str], note: Callable[[str], object]
 ) -> Source:
-    """The rows of a table or of a text file.
+    """The rows of a table or of a text file, after all of them were checked.
 
     Args:
         columns: that hold the texts; empty = those that the model records. A text file has none.
@@ -59,23 +72,25 @@ def read_source(
         InputError: the file is missing or malformed, or a row has no text.
     """
     recorded = recorded_columns(predictor)
-    if not predict_tables.is_table(file):
-        if columns:
-            raise ConfigError(
-                f"--text {columns[0]}: '{file}' has one text per line and no columns",
-                hint=f"columns have files that end in .{', .'.join(predict_tables.TABLES)}; .gz too",
-            )
-        lines = read_file(file)
-        pairs = recorded is not None and len(recorded) == 2
-        texts = [tuple(line.split("\t")) if pairs else (line,) for line in lines]
-        names = recorded if pairs and all(len(text) == 2 for text in texts) else None
-        cells = (
-            dict(zip(names, map(list, zip(*texts, strict=True)), strict=True)) if names and texts else {"text": lines}
+    if predict_tables.is_table(file):
+        _check_exists(file)
+        parts = predict_tables.open_table(file, recorded, note=note)
+        source = Source(parts, lambda rows: predict_tables.texts_of(rows, columns, recorded, str(predictor.folder)))
+        for rows in parts():
+            source.texts_of(rows)  # raises
+        return source
+    if columns:
+        raise ConfigError(
+            f"--text {columns[0]}: '{file}' has one text per line and no columns",
+            hint=f"columns have files that end in .{', .'.join(predict_tables.TABLES)}; .gz too",
         )
-        return Source(Rows({name: list(values) for name, values in cells.items()}, ((str(file), len(lines)),)), texts)
-    _check_exists(file)
-    rows = predict_tables.read_table(file, recorded, note=note)
-    return Source(rows, predict_tables.texts_of(rows, columns, recorded, str(predictor.folder)))
+    lines = read_file(file)
+    pairs = recorded is not None and len(recorded) == 2
+    texts = [tuple(line.split("\t")) if pairs else (line,) for line in lines]
+    names = recorded if pairs and all(len(text) == 2 for text in texts) else None
+    cells = dict(zip(names, map(list, zip(*texts, strict=True)), strict=True)) if names and texts else {"text": lines}
+    rows = Rows({name: list(values) for name, values in cells.items()}, ((str(file), len(lines)),))
+    return Source(lambda: iter([rows]), lambda _: texts)
 
 
 def recorded_columns(predictor: Predictor | TranslationPredictor) -> tuple[str, ...] | None:

@@ -21,6 +21,7 @@ OUTPUTS = ("csv", "tsv", "jsonl", "parquet")
 ADDED = ("prediction", "confidence", "score", "probabilities", "begin", "end", "n_best", "cut")  # by --output
 
 Row = dict[str, Any]
+Parts = Callable[[], Iterator[Rows]]
 
 
 def is_table(path: Path) -> bool:
@@ -30,8 +31,8 @@ def is_table(path: Path) -> bool:
     return format_of(path) in (*TABLES, *RENAMED)
 
 
-def read_table(path: Path, recorded: Sequence[str] | None, *, note: Callable[[str], object]) -> Rows:
-    """All rows of a file.
+def open_table(path: Path, recorded: Sequence[str] | None, *, note: Callable[[str], object]) -> Parts:
+    """The rows of a file in parts, from the first one at each call.
 
     Args:
         recorded: the text columns that the model records.
@@ -40,12 +41,12 @@ def read_table(path: Path, recorded: Sequence[str] | None, *, note: Callable[[st
     Raises:
         InputError: the file is missing, malformed or too large.
     """
-    from tinybert_cli.data.readers import read_file
+    from tinybert_cli.data.parts import open_parts
 
     data = Data(text_column_names=list(recorded)) if recorded else Data()
     try:
         with _warnings_to(note):
-            return read_file(path, data)
+            return open_parts(path, data)
     except InputError as error:
         if "data." in (error.hint or ""):  # a setting, which `predict` does not have
             error.hint = "save the file as .jsonl or .parquet, which need no such setting"
@@ -107,37 +108,44 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
         raise OutputError(f"'{path}' exists", hint="choose another name, or --force to replace it")
 
 
-def check_columns(rows: Rows) -> None:
+def check_columns(names: Sequence[str]) -> None:
     """InputError if the rows have a column that the output adds."""
-    if taken := [name for name in rows.columns if name in ADDED]:
+    if taken := [name for name in names if name in ADDED]:
         raise InputError(f"the file has a column '{taken[0]}', which --output adds", hint="rename the column")
 
 
-def write(path: Path, rows: Rows, outputs: Iterable[Row]) -> int:
+def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]]) -> int:
     """Writes the columns of the rows with the predictions beside them, in their order; returns the number of rows.
 
-    The file takes its name when it is complete. csv, tsv and jsonl are written as the predictions come.
+    The file takes its name when it is complete. csv, tsv and jsonl are written as the predictions come; a Parquet file,
+    whose columns have one type, when all of them are there.
 
     Args:
-        outputs: of `Predictor.predict`, one for each row.
+        parts: rows, and the output of `Predictor.predict` for each of them.
     """
-    form = path.suffix.lower().removeprefix(".")
-    predicted = ({key: value for key, value in output.items() if key != "text"} for output in outputs)
-    values = zip(*rows.columns.values(), strict=True)
-    joined = ({**dict(zip(rows.columns, own, strict=True)), **new} for own, new in zip(values, predicted, strict=True))
+    form, count = path.suffix.lower().removeprefix("."), 0
+
+    def joined() -> Iterator[Row]:
+        nonlocal count
+        for rows, outputs in parts:
+            for own, output in zip(zip(*rows.columns.values(), strict=True), outputs, strict=True):
+                predicted = {key: value for key, value in output.items() if key != "text"}
+                count += 1
+                yield {**dict(zip(rows.columns, own, strict=True)), **predicted}
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with artifacts.replacing(path) as partial:
             if form == "parquet":
-                _write_parquet(partial, joined)
+                _write_parquet(partial, joined())
             elif form == "jsonl":
                 with partial.open("w", encoding="utf-8", newline="\n") as file:
-                    file.writelines(f"{strict_json.dumps(row, default=str)}\n" for row in joined)
+                    file.writelines(f"{strict_json.dumps(row, default=str)}\n" for row in joined())
             else:
-                _write_delimited(partial, joined, "," if form == "csv" else "\t")
+                _write_delimited(partial, joined(), "," if form == "csv" else "\t")
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror}", hint="choose another folder") from error
-    return len(rows)
+    return count
 
 
 def _write_delimited(path: Path, joined: Iterator[Row], delimiter: str) -> None:
