@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that ends with an export is a target.
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
-.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test faults check fix docs schemas reference benchmark clean
+.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test test-integrations test-spacy test-flair test-notebook faults check fix docs schemas reference benchmark clean
 
 install: $(VENV)/installed
 
@@ -78,6 +78,29 @@ $(RUNS)/sweep-demo/eval/manifest.json: configs/sweep-demo/7-eval.yaml configs/de
 
 test: install
 	$(BIN)/python -m pytest -n auto
+
+# An export in other libraries. flair needs an older transformers, so it has an environment of its own.
+test-integrations: test-spacy test-flair test-notebook
+
+test-spacy: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[spacy]' build fastapi httpx
+	$(BIN)/python -m pytest -n auto -m spacy tests/test_spacy.py tests/test_fastapi.py
+
+FLAIR := $(VENV)-flair
+
+test-flair: install $(FLAIR)/installed
+	$(BIN)/python tests/integration_models.py $(RUNS)/flair-models
+	PYTHONPATH=$(CURDIR) FLAIR_MODELS=$(RUNS)/flair-models $(FLAIR)/bin/python -m pytest -m flair tests/test_flair.py
+
+$(FLAIR)/installed:
+	test -x $(FLAIR)/bin/python || $(PYTHON) -m venv $(FLAIR)
+	$(FLAIR)/bin/python -m pip install --quiet torch==2.13.0 flair 'transformers<5'
+	$(FLAIR)/bin/python -m pip install --quiet onnxruntime pydantic pyyaml rich typer filelock psutil pyarrow pytest
+	touch $@
+
+test-notebook: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebook]'
+	$(BIN)/python -m pytest -m notebook tests/test_notebook.py
 
 # Damaged files, killed runs, full disks, hostile models: every fault, and the page about them.
 faults: install

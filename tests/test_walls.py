@@ -42,7 +42,8 @@ ALLOWED_IMPORTS = {  # folder or module → what it may import besides itself
     "inspection": BELOW_REPORTS,
     "reports": BELOW_REPORTS,
     "helpers": {"inspection", "reports", *PREDICTORS, *BELOW_REPORTS},
-    "stages": {"inspection", "reports", *PREDICTORS, *BELOW_REPORTS},
+    "integrations": {*PREDICTORS, *BELOW_REPORTS},
+    "stages": {"inspection", "integrations", "reports", *PREDICTORS, *BELOW_REPORTS},
     "runner": {"stages", "console", *BELOW_REPORTS},
     "recipe_runner": {"runner", "stages", "console", "reports", *BELOW_REPORTS},
     "cli": {"", "recipe_runner", "runner", "stages", "helpers", "console", "inspection", "reports", *PREDICTORS}

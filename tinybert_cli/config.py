@@ -518,7 +518,8 @@ class Export(Stage):
     """The model folder or Hub id to export."""
     format: str = "onnx"
     """onnx: for ONNX Runtime, without torch; ctranslate2: for CTranslate2, without torch, translation models only;
-    safetensors: a model folder for transformers, at half the size."""
+    safetensors: a model folder for transformers, at half the size; spacy: a pipeline for `spacy.load`, without torch,
+    of models that predict classes or entities of a text."""
     dtype: Literal["bfloat16", "float16"] | None = None
     """Data type of the weights, with `format: safetensors`; null = bfloat16, which CPUs can compute with."""
     quantize: Literal["none", "int8"] = "none"
@@ -530,6 +531,8 @@ class Export(Stage):
     precision."""
     opset: Annotated[int, Field(ge=11)] | None = None
     """ONNX operator set, with `format: onnx`; null = the newest that the exporter can write."""
+    language: str | None = None
+    """Language of the tokenizer of a spaCy pipeline, with `format: spacy`: en, de, zh, ...; null = xx, any language."""
     verify: Verify = Verify()
     """What the export must fulfil."""
 

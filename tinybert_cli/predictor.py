@@ -209,12 +209,14 @@ def load_predictor(
         artifacts.verify_folder(folder)
     form = None if folder is None else formats.detect(folder)
     if form is not None and folder is not None:
-        return _load_export(folder, form, task, label_names)
+        return _load_export(folder / form.subfolder, form, task, label_names)
     from tinybert_cli import loops, models
 
     source = models.locate(where) if isinstance(where, str) else where
     if folder is None and (form := formats.detect(models.fetch(source))) is not None:
-        return _load_export(models.fetch(source), form, task, label_names)  # of a Hub id, from the cache
+        return _load_export(
+            models.fetch(source) / form.subfolder, form, task, label_names
+        )  # of a Hub id, from the cache
     config = models.read_config(source)
     task = task or tasks.of_model(config)
     tokenizer = models.load_tokenizer(source)

@@ -13,10 +13,11 @@ from tinybert_cli.formats.onnx import ONNX
 from tinybert_cli.formats.onnx_translation import ONNX_TRANSLATION
 from tinybert_cli.formats.safetensors import SAFETENSORS
 from tinybert_cli.formats.safetensors_translation import SAFETENSORS_TRANSLATION
+from tinybert_cli.formats.spacy import SPACY
 
 LAYOUT, LAYOUT_KEY = 2, "tinybert_layout"  # of export folders, in config.json; 1: folders without it, of 0.2.0
 
-FORMATS: dict[str, Format] = {"onnx": ONNX, "safetensors": SAFETENSORS}
+FORMATS: dict[str, Format] = {"onnx": ONNX, "safetensors": SAFETENSORS, "spacy": SPACY}
 
 
 TRANSLATION_FORMATS: dict[str, TranslationFormat] = {
@@ -45,7 +46,7 @@ def find_translation(name: str) -> TranslationFormat:
 def detect(folder: Path) -> Format | None:
     """The format of an export folder; None if it is a model folder, or neither."""
     for form in FORMATS.values():
-        if form.load is not None and form.file(folder) is not None:
+        if form.load is not None and form.file(folder / form.subfolder) is not None:
             return form
     return None
 

@@ -56,6 +56,8 @@ class Format:
     weights unless `dtype` is given.
     `load` opens a folder without torch; None: it is a model folder of transformers.
     `usage` gives heading → Markdown for the model card, `limitations` sentences for it.
+
+    All of this is in `subfolder` of the export, if it has one; `finish(export, **options)` writes what is around it.
     """
 
     weights: str
@@ -66,6 +68,9 @@ class Format:
     options: tuple[str, ...] = ()
     load: Callable[[Path], Session] | None = None
     int8: Int8 | None = None
+    subfolder: str = ""
+    finish: Callable[..., None] | None = None
+    tasks: tuple[str, ...] | None = None  # None: all that make predictions
     library: str | None = None  # the Hub's name of what loads it
     limitations: Callable[[Export], list[str]] = lambda export: []
     older: tuple[str, ...] = ()

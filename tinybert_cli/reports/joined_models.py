@@ -84,7 +84,8 @@ def as_model(run: Run) -> Model:
     """The model (or label dataset) that a run produced, without a score."""
     outputs = run.manifest["outputs"]
     sizes = {entry["path"]: entry["bytes"] for entry in outputs}
-    exported = next((name for form in formats.FORMATS.values() for name in form.files if name in sizes), None)
+    names = (f"{form.subfolder}/{name}".lstrip("/") for form in formats.FORMATS.values() for name in form.files)
+    exported = next((name for name in names if name in sizes), None)
     weights = [sizes[exported]] if exported else [sizes[name] for name in sizes if name.endswith(MODEL_WEIGHTS)]
     return Model(
         str(run.folder),

@@ -323,8 +323,19 @@ def _check_format(name: str) -> None:
 
 
 def _formats_of(task: str) -> Mapping[str, formats.Format] | Mapping[str, formats.TranslationFormat]:
-    translates = isinstance(tasks.find(task), tasks.GenerationTask)
-    return formats.TRANSLATION_FORMATS if translates else formats.FORMATS
+    if isinstance(tasks.find(task), tasks.GenerationTask):
+        return formats.TRANSLATION_FORMATS
+    return {name: form for name, form in formats.FORMATS.items() if form.tasks is None or task in form.tasks}
+
+
+def _check_columns_of_format(name: str, data: Mapping[str, Any]) -> None:
+    columns = data.get("text_column_names")
+    if name == "spacy" and isinstance(columns, list) and len(columns) != 1:
+        raise ConfigError(
+            f"a Doc of spaCy is one text, and the model takes {tasks.in_words(columns)}",
+            key=("format",),
+            hint="format: onnx",
+        )
 
 
 def _check_format_settings(task: str, name: str, verify: Mapping[str, Any], *values: object) -> None:
@@ -423,6 +434,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         "task": tasks.find_scored_task,
         "format": _check_format,
         ("task", "data"): _check_data,
+        ("format", "data"): _check_columns_of_format,
         ("task", "format", "verify", *_FORMAT_SETTINGS): _check_format_settings,
     },
 }

@@ -13,7 +13,7 @@ from tinybert_cli.config import Export
 from tinybert_cli.errors import GateError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import export_card, model_card
-from tinybert_cli.stages import parity, translation_export
+from tinybert_cli.stages import parity, spacy_parity, translation_export
 from tinybert_cli.stages.parity import Parity
 from tinybert_cli.types import Predictions
 
@@ -97,7 +97,9 @@ def _export(
         return models.load(models.locate(str(folder)), task.head, problem=task.problem, cls_only=True)
 
     load = partial(parity.load_module, form, load_model=load_model)
-    with output.scratch() as folder:
+    with output.scratch() as whole:
+        folder = whole / form.subfolder
+        folder.mkdir(exist_ok=True)
         weights, precision = folder / form.weights, config.dtype or form.precision
         form.write(model, verification.sample(), folder, **_options(config, form.options))
         yield {"event": "written", "bytes": weights.stat().st_size}
@@ -116,7 +118,6 @@ def _export(
             else:
                 yield {"event": "rejected", "message": rejection}
                 numbers |= {f"int8_{name}": value for name, value in int8_numbers.items()}
-        yield {"event": "verify", **numbers}
         if form.load is not None:
             model.config.save_pretrained(folder)
         models.record_length(tokenizer, inputs.max_seq_length)
@@ -125,8 +126,12 @@ def _export(
         models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name, **layout})
         result = None if metric is None else _result(config, task, predictions, metric)
         card = export_card.card(config, precision, output, result, names, {**numbers, **models.size(model)})
-        (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
-        output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
+        if form.finish is not None:
+            form.finish(whole, **_options(config, form.options))
+            numbers["pipeline_agreement"] = spacy_parity.verify(whole, folder, rows, config)
+        yield {"event": "verify", **numbers}
+        (whole / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
+        output.put(lambda target: shutil.copytree(whole, target, dirs_exist_ok=True))
     output.finish(numbers, label_names=names, device="cpu", precision=precision)
     yield events.done(config.output_dir, numbers)
 

@@ -100,7 +100,7 @@ def violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> 
     failures = []
     if exact and not numbers["max_abs_logit_difference"] <= verify.atol:  # NaN fails too
         failures.append(f"logits differ by {numbers['max_abs_logit_difference']:.2g}, more than atol {verify.atol:g}")
-    least = MIN_AGREEMENT if verify.min_agreement is None else verify.min_agreement
+    least = least_agreement(verify)
     most = MAX_METRIC_DROP if verify.max_metric_drop is None else verify.max_metric_drop
     if not numbers["agreement"] >= least:
         failures.append(f"agreement {numbers['agreement']:.4f}, less than min_agreement {least:g}")
@@ -108,6 +108,10 @@ def violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> 
     if drop > most:
         failures.append(f"the metric drops by {drop:.4f}, more than max_metric_drop {most:g}")
     return failures
+
+
+def least_agreement(verify: Verify) -> float:
+    return MIN_AGREEMENT if verify.min_agreement is None else verify.min_agreement
 
 
 def sensitivity_in_words(changes: Sequence[tuple[str, float]]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class TokenizerFile:
     truncation_side: str = "right"
     pad_token_id: int = 0
     pad_token_type_id: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __call__(
         self,
@@ -34,13 +36,14 @@ class TokenizerFile:
     ) -> Encodings:
         """A batch of texts, or of pairs, as token ids."""
         backend = self.backend_tokenizer
-        backend.no_padding()
-        backend.no_truncation()
-        if truncation and max_length is not None:
-            strategy = "longest_first" if truncation is True else truncation
-            backend.enable_truncation(max_length, stride=stride, strategy=strategy, direction=self.truncation_side)
         inputs = texts if pairs is None else list(zip(texts, pairs, strict=True))
-        encodings = backend.encode_batch(list(inputs), add_special_tokens=add_special_tokens)
+        with self._lock:  # threads of a web service share the tokenizer, and the settings are a part of it
+            backend.no_padding()
+            backend.no_truncation()
+            if truncation and max_length is not None:
+                strategy = "longest_first" if truncation is True else truncation
+                backend.enable_truncation(max_length, stride=stride, strategy=strategy, direction=self.truncation_side)
+            encodings = backend.encode_batch(list(inputs), add_special_tokens=add_special_tokens)
         windows = [[first, *(first.overflowing if return_overflowing_tokens else [])] for first in encodings]
         return Encodings(
             [window for row in windows for window in row],

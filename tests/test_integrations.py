@@ -1,0 +1,149 @@
+"""Exports in other libraries: what is refused before a library is needed, and texts as these libraries have them."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinybert_cli.config import Export
+from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.formats import FORMATS, spacy
+from tinybert_cli.integrations import text_predictor
+from tinybert_cli.integrations.text_predictor import TextPredictor
+from tinybert_cli.stages import checks
+from tinybert_cli.tasks import TASKS, ModelInputs, TokenizerFile
+
+FILE = {"validation_file": "dev.jsonl"}
+
+
+def check(task: str, **settings: Any) -> None:
+    checks.check(
+        "export", Export.model_validate({"task": task, "model": "m", "output_dir": "o", "data": FILE, **settings})
+    )
+
+
+@pytest.mark.parametrize("task", ["regression", "question-answering", "translation"])
+def test_spacy_is_refused_for_tasks_without_classes_or_entities(task: str) -> None:
+    with pytest.raises(ConfigError, match="have no `format: spacy`") as error:
+        check(task, format="spacy")
+    assert error.value.exit_code == 2 and "onnx" in (error.value.hint or "")
+
+
+def test_spacy_is_refused_for_language_modeling() -> None:
+    with pytest.raises(ConfigError, match="makes no predictions"):
+        check("language-modeling", format="spacy")
+
+
+def test_spacy_is_refused_for_pairs_of_texts() -> None:
+    with pytest.raises(ConfigError, match="one text, and the model takes two texts, a and b"):
+        check("text-classification", format="spacy", data={**FILE, "text_column_names": ["a", "b"]})
+
+
+def test_language_has_no_effect_on_other_formats() -> None:
+    check("text-classification", format="spacy", language="de")
+    with pytest.raises(ConfigError, match="`language` has no effect"):
+        check("text-classification", format="onnx", language="de")
+
+
+def test_missing_spacy_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="'spacy' is not installed") as error:
+        spacy.blank_pipeline("en")
+    assert error.value.hint == "pip install 'tinybert[spacy]'" and error.value.exit_code == 3
+
+
+def test_folder_of_a_pipeline_is_detected_by_the_export_in_it(tmp_path: Path) -> None:
+    from tinybert_cli import formats
+
+    file = tmp_path / "tinybert" / FORMATS["onnx"].weights
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert formats.detect(tmp_path) is FORMATS["spacy"] and formats.detect(tmp_path / "tinybert") is FORMATS["onnx"]
+
+
+class FakePredictor:
+    """Predicts the length of a text."""
+
+    def __init__(self, task: str = "text-classification", columns: tuple[str, ...] | None = ("text",)) -> None:
+        self.task, self.label_names, self.calls = TASKS[task], ["O", "B-X", "I-X", "B-Y"], []
+        self.inputs = ModelInputs(16, "right", columns, None)
+
+    def predict(self, texts: list[str]) -> Any:
+        self.calls.append(texts)
+        return ({"text": text, "prediction": len(text)} for text in texts)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
+    one = FakePredictor()
+    monkeypatch.setattr(text_predictor, "load_predictor", lambda folder: one)
+    return one
+
+
+def test_texts_are_predicted_by_length_and_returned_in_their_order(fake: FakePredictor) -> None:
+    predictions = TextPredictor(Path("e")).predict(["long text", "", "a", " \n", "mid"])
+    assert list(predictions) == [{"prediction": 9}, None, {"prediction": 1}, None, {"prediction": 3}]
+    assert fake.calls == [["a", "mid", "long text"]]
+
+
+def test_pickled_predictor_opens_the_model_again(fake: FakePredictor) -> None:
+    model = TextPredictor(Path("e"))
+    list(model.predict(["a"]))
+    assert pickle.loads(pickle.dumps(model))._predictor is None and model._predictor is fake
+
+
+def test_model_is_opened_again_in_a_forked_process(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TextPredictor(Path("e"))
+    first = model.predictor
+    second = FakePredictor()
+    monkeypatch.setattr(text_predictor, "load_predictor", lambda folder: second)
+    assert model.predictor is first
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    assert model.predictor is second and first in text_predictor._inherited
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "message"),
+    [
+        ("regression", ("text",), "a model for regression has no labels or entities"),
+        ("text-classification", ("a", "b"), "takes two texts, a and b, and a document is one text"),
+    ],
+)
+def test_model_that_does_not_fit_a_document_is_refused(
+    task: str, columns: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_predictor, "load_predictor", lambda folder: FakePredictor(task, columns))
+    with pytest.raises(InputError, match=message):
+        assert TextPredictor(Path("e")).predictor
+
+
+def test_labels_of_a_tagger_are_the_types_of_its_entities(fake: FakePredictor) -> None:
+    assert TextPredictor(Path("e")).labels == ("O", "B-X", "I-X", "B-Y")
+    fake.task = TASKS["token-classification"]
+    assert TextPredictor(Path("e")).labels == ("X", "Y")
+
+
+def test_threads_share_a_tokenizer_with_other_settings(tmp_path: Path) -> None:
+    """`no_truncation`, `enable_truncation` and encoding are one step."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    backend = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = TokenizerFile(backend, ["input_ids"])
+
+    def length(limit: int | None) -> int:
+        return len(tokenizer(["a " * 50], truncation=limit is not None, max_length=limit)["input_ids"][0])
+
+    limits = [None, 4, 8] * 300
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(length, limits)) == [limit or 50 for limit in limits]
+    finally:
+        sys.setswitchinterval(interval)

@@ -1,0 +1,5 @@
+"""flair: `Model` adds the predictions of an export to a `Sentence`."""
+
+from tinybert_cli.integrations.flair import Model
+
+__all__ = ["Model"]

@@ -1,0 +1,86 @@
+"""A classifier or tagger for flair: it adds labels to a `Sentence`, or to spans of it, by ONNX Runtime.
+
+from flair.data import Sentence
+from tinybert.flair import Model
+
+model = Model("runs/mine/export")
+sentence = Sentence("The parcel never arrived.")
+model.predict(sentence)
+sentence.labels
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from flair.data import Sentence
+
+from tinybert_cli.integrations.text_predictor import Prediction, TextPredictor
+
+log = logging.getLogger("tinybert")
+
+BATCH_SIZE = 1000  # sentences that are sorted by length; they are predicted 32 at a time
+
+
+class Model:
+    """Predicts labels as flair's own classifiers and taggers do."""
+
+    def __init__(self, folder: str | Path, *, label_type: str | None = None) -> None:
+        """Opens an export.
+
+        Args:
+            label_type: the name of the labels in flair; None = class, or ner if entities are predicted, or tag if each
+                word has one.
+
+        Raises:
+            InputError: the model is missing or damaged, or predicts neither labels nor entities of one text.
+        """
+        self._model = TextPredictor(Path(folder))
+        default = "tag" if self._model.tags_every_word else "ner" if self._model.tags_words else "class"
+        self.label_type = default if label_type is None else label_type
+        self._warned = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, or the types of entities."""
+        return self._model.labels
+
+    def predict(self, sentences: Sentence | Iterable[Sentence]) -> None:
+        """Adds the predictions to the sentences, in place of those that a model with this `label_type` added before.
+
+        A class is a label of the sentence; several classes are the labels that reach their thresholds. An entity is a
+        label of the span of tokens that it touches. Scores are probabilities.
+        """
+        rest = iter([sentences] if isinstance(sentences, Sentence) else sentences)
+        while batch := list(islice(rest, BATCH_SIZE)):
+            texts = [sentence.to_original_text() for sentence in batch]
+            for sentence, prediction in zip(batch, self._model.predict(texts), strict=True):
+                sentence.remove_labels(self.label_type)
+                if prediction is not None:
+                    self._annotate(sentence, prediction)
+
+    def _annotate(self, sentence: Sentence, prediction: Prediction) -> None:
+        if self._model.tags_words:
+            for entity in prediction["prediction"]:
+                self._add_span(sentence, entity)
+            return
+        classes = prediction["prediction"]
+        for name in [classes] if isinstance(classes, str) else classes:
+            sentence.add_label(self.label_type, name, prediction["probabilities"][name])
+
+    def _add_span(self, sentence: Sentence, entity: Prediction) -> None:
+        touched = [
+            index
+            for index, token in enumerate(sentence)
+            if token.start_position < entity["end"] and entity["begin"] < token.end_position
+        ]
+        if not touched:
+            return
+        span = sentence[touched[0] : touched[-1] + 1]
+        if (span.start_position, span.end_position) != (entity["begin"], entity["end"]) and not self._warned:
+            self._warned = True
+            log.warning("'%s' is a part of '%s', whose tokens become the entity", entity["text"], span.text)
+        span.add_label(self.label_type, entity["type"], entity["score"])
