@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that ends with an export is a target.
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
-.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test test-integrations test-spacy test-flair test-notebook faults check fix docs schemas reference benchmark clean
+.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test test-integrations test-spacy test-flair test-notebook faults wheel check fix docs schemas reference benchmark clean
 
 install: $(VENV)/installed
 
@@ -119,6 +119,10 @@ fix: install
 # The documentation site, in site/; a page outside of the navigation, and a link without a target, are errors.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The wheel, installed without the repository: what it lacks is an error.
+wheel: install
+	$(BIN)/python tests/wheel/check.py
 
 # The whole demo with few rows and steps, to test that every stage can read the output of the one before it.
 smoke:

@@ -11,7 +11,7 @@ import pytest
 from conftest import QUICK, ROWS, write_rows, write_sentences
 
 import tinybert
-from tinybert_cli import configuration, recipe_runner
+from tinybert_cli import configuration, recipe_runner, stage_processes
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_each_exit_code_has_its_exception(
     code: int, error: type[tinybert.UserError], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = {"command": "finetune", "exit_code": code, "error": "what is wrong"}
-    monkeypatch.setattr(recipe_runner, "run_command", lambda *_: (code, result))
+    monkeypatch.setattr(stage_processes, "run_command", lambda *_: (code, result))
     with pytest.raises(error, match="what is wrong") as raised:
         tinybert.finetune(settings)
     assert type(raised.value) is error and raised.value.exit_code == code

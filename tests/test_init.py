@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import random
+import re
 import subprocess
 import sys
 import tomllib
@@ -279,6 +281,65 @@ def test_fractions_given_as_classes_are_rejected() -> None:
         write_recipe(write(Path("a.csv"), tickets(label=lambda i: i % 8 / 8)), task="text-classification")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "phrase"),
+    [
+        ("a.csv", "<!DOCTYPE html>\n<html><body>Not found, sorry</body></html>\n", "is a web page"),
+        ("a.csv", "PK\x03\x04book", "is a zip or Excel file"),
+        ("a.xlsx", "PK\x03\x04book", "save the table as CSV in UTF-8"),
+        ("a.zip", "PK\x03\x04book", "unpack it, and name a file in it"),
+        ("a.csv", "text,label\n", "has a header but no rows"),
+        ("a.csv", "sep=;\n", "has no header"),
+        ("a.json", '{"rows": 3}', "too few to split|cannot tell"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": ', "malformed JSON"),
+    ],
+)
+def test_a_file_that_is_no_table_of_rows_is_named(name: str, content: str, phrase: str) -> None:
+    Path(name).write_text(content, encoding="latin-1")
+    with pytest.raises(InputError) as caught:
+        write_recipe(name)
+    assert re.search(phrase, str(caught.value)) and not Path("mine").exists()
+
+
+@pytest.mark.parametrize("form", ["{:,.2f}", "{:.2f} EUR", "${:.2f}", "{:.0f}%"])
+def test_numbers_with_signs_are_named_with_what_to_write(form: str) -> None:
+    rows = tickets(queue=lambda i: form.format(1_000 + 37 * i))
+    with pytest.raises(InputError, match=r"write it as plain numbers, such as 1234\.5"):
+        guess(rows)
+    with pytest.raises(InputError, match="numbers with signs that are not read"):
+        guess(rows, label=["queue"], task="regression")
+
+
+def test_decimal_commas_of_a_semicolon_file_are_a_regression() -> None:
+    rows = [
+        {"text": row["message"], "score": f"{index % 50 / 10:.1f}".replace(".", ",")}
+        for index, row in enumerate(tickets())
+    ]
+    recipe, _ = write_recipe(write(Path("a.csv"), rows, ";"))
+    assert recipe["task"] == "regression"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(encoding: str) -> None:
+    Path("a.csv").write_bytes(Path(write(Path("plain.csv"), tickets())).read_text().encode(encoding))
+    recipe, lines = write_recipe("a.csv")
+    assert recipe["data"]["text_column_names"] == "message" and "columns id, created" in lines[0]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "gb18030"])
+def test_another_encoding_is_an_error_with_the_command_that_converts_it(encoding: str) -> None:
+    text = Path(write(Path("plain.csv"), tickets())).read_text().replace("invoice", "Überweisung")
+    Path("a.csv").write_bytes(text.encode(encoding))
+    with pytest.raises(InputError, match="is not UTF-8") as caught:
+        write_recipe("a.csv")
+    assert "iconv -f" in str(caught.value)
+
+
+def test_an_address_is_no_file() -> None:
+    with pytest.raises(InputError, match="is an address, not a file"):
+        write_recipe("https://example.com/tickets.csv")
+
+
 # -- splits ----------------------------------------------------------------------------------------------------
 
 
@@ -478,6 +539,23 @@ def test_a_folder_that_is_not_empty_is_left_as_it_is() -> None:
     with pytest.raises(OutputError, match="is not empty"):
         write_recipe(write(Path("a.csv"), tickets()))
     assert [file.name for file in Path("mine").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("folder", ["notes.txt", "notes.txt/mine", "notes.txt/deep/mine", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_an_output_error(folder: str) -> None:
+    Path("notes.txt").write_text("mine")
+    data = write(Path("a.csv"), tickets())
+    with pytest.raises(OutputError, match=r"name (a new|another) folder"):
+        write_recipe(data, folder=Path(folder))
+    with pytest.raises(OutputError, match=r"name (a new|another) folder"):
+        shipped_recipes.copy(Path(folder), recipe="demo")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="for root, every folder can be written")
+def test_a_read_only_folder_is_an_output_error() -> None:
+    Path("locked").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match=r"'.*locked' is read-only"):
+        write_recipe(write(Path("a.csv"), tickets()), folder=Path("locked/mine"))
 
 
 def test_an_empty_folder_is_used() -> None:

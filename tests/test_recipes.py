@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import yaml
 from conftest import QUICK, ROWS, write_base_model, write_sentences
 
-from tinybert_cli import configuration, recipe_runner
+from tinybert_cli import configuration, recipe_runner, stage_processes
 from tinybert_cli.configuration import RecipeStage
 from tinybert_cli.errors import ConfigErrors, InputError, Interrupted, UserError
 from tinybert_cli.recipe_runner import Options, run_recipe
@@ -247,6 +248,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return code, json.loads(stdout.getvalue())
 
     monkeypatch.setattr(recipe_runner, "run_command", run_command)
+    monkeypatch.setattr(recipe_runner, "looks_finished", lambda stage: False)
 
 
 def test_a_finished_recipe_is_up_to_date_and_force_replaces_only_what_differs(
@@ -265,6 +267,34 @@ def test_a_finished_recipe_is_up_to_date_and_force_replaces_only_what_differs(
     assert run_recipe(recipe, ["eval:bootstrap=10"], Options(force=True)) == 0
     forced = capsys.readouterr().err
     assert "up to date: out/teacher" in forced and "replacing out/eval" in forced
+
+
+def test_finished_stages_share_a_process_and_end_like_their_commands(
+    recipe: Path, in_this_process: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    assert run_recipe(recipe, [], Options()) == 0
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    before = Path("out/teacher/manifest.json").stat().st_mtime_ns
+    started: list[Sequence[str]] = []
+    popen = subprocess.Popen
+
+    def counted(words: Sequence[str], **options: Any) -> Any:
+        started.append(words[3:])
+        return popen(words, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", counted)
+    capsys.readouterr()
+    assert run_recipe(recipe, [], Options(as_json=True)) == 0
+    assert [stage["status"] for stage in json.loads(capsys.readouterr().out)["stages"]] == ["up to date"] * 2
+    assert started == [["run-finished"]]
+    assert Path("out/teacher/manifest.json").stat().st_mtime_ns > before  # for make
+    rows = Path("data/validation.jsonl").read_text()
+    Path("data/validation.jsonl").write_text(rows.replace("good", "bad", 1))
+    assert run_recipe(recipe, [], Options(as_json=True)) == 4
+    (stage,) = json.loads(capsys.readouterr().out)["stages"]
+    assert stage["exit_code"] == 4 and "data.validation_file" in stage["error"]
 
 
 def test_force_replaces_a_damaged_folder(
@@ -353,7 +383,7 @@ def test_only_and_from_select_stages(recipe: Path, capsys: pytest.CaptureFixture
 
 def test_the_output_of_a_stage_reaches_a_stderr_that_is_no_file() -> None:
     lines = io.StringIO()  # as in a notebook
-    with recipe_runner._stream(lines) as stream:
+    with stage_processes._stream(lines) as stream:
         subprocess.run(
             [sys.executable, "-c", "import sys; print('step 1', file=sys.stderr)"], stderr=stream, check=True
         )

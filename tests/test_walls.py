@@ -45,8 +45,20 @@ ALLOWED_IMPORTS = {  # folder or module → what it may import besides itself
     "integrations": {*PREDICTORS, *BELOW_REPORTS},
     "stages": {"inspection", "integrations", "reports", *PREDICTORS, *BELOW_REPORTS},
     "runner": {"stages", "console", *BELOW_REPORTS},
-    "recipe_runner": {"runner", "stages", "console", "reports", *BELOW_REPORTS},
-    "cli": {"", "recipe_runner", "runner", "stages", "helpers", "console", "inspection", "reports", *PREDICTORS}
+    "stage_processes": {"runner", *GROUND},
+    "recipe_runner": {"stage_processes", "runner", "stages", "console", "reports", *BELOW_REPORTS},
+    "cli": {
+        "",
+        "recipe_runner",
+        "stage_processes",
+        "runner",
+        "stages",
+        "helpers",
+        "console",
+        "inspection",
+        "reports",
+        *PREDICTORS,
+    }
     | BELOW_REPORTS,
     "__main__": {"cli"},
     "": set(),

@@ -74,13 +74,14 @@ def run(recipe: str | Path, *overrides: str, only: Sequence[str] = (), force: bo
         ConfigErrors: the recipe is invalid; nothing ran.
         InputError, OutputError, GateError, UserError: of the stage that failed; those before it are finished.
     """
-    from tinybert_cli import recipe_runner
+    from tinybert_cli import recipe_runner, stage_processes
 
     options = recipe_runner.Options(only=only, force=force)
     finished: dict[str, Run] = {}
-    for stage in recipe_runner.select(recipe_runner.load_stages(Path(recipe), overrides), options):
-        code, result = recipe_runner.run_stage(stage, options, sys.stderr)
-        finished[stage.name] = _finished(code, result)
+    with stage_processes.FinishedStages(sys.stderr) as process:
+        for stage in recipe_runner.select(recipe_runner.load_stages(Path(recipe), overrides), options):
+            code, result = recipe_runner.run_stage(stage, options, sys.stderr, finished=process)
+            finished[stage.name] = _finished(code, result)
     return finished
 
 
@@ -149,14 +150,14 @@ def load(model: str | Path) -> Model:
 
 
 def _stage(command: str, config: Config, overrides: Sequence[str], force: bool) -> Run:
-    from tinybert_cli import recipe_runner
+    from tinybert_cli import stage_processes
 
     with tempfile.TemporaryDirectory(prefix="tinybert-") as folder:
         file = str(config)
         if isinstance(config, Mapping):
             file = str(_written(config, Path(folder) / "settings.yaml"))
         words = [file, *overrides, *(["--force"] if force else [])]
-        code, result = recipe_runner.run_command(command, words, sys.stderr)
+        code, result = stage_processes.run_command(command, words, sys.stderr)
     return _finished(code, result)
 
 

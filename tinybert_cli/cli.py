@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinybert_cli import __version__
+from tinybert_cli import __version__, stage_processes
 from tinybert_cli.errors import GateError, InputError, UserError, explained
 from tinybert_cli.escaping import ESCAPED, message
 from tinybert_cli.escaping import as_json as as_json_text
@@ -156,6 +156,11 @@ def run(
         only=only or (), start=start, dry_run=dry_run, force=force, as_json=as_json, quiet=quiet, verbose=verbose
     )
     raise typer.Exit(run_recipe(Path(words[0]), words[1:], options))
+
+
+@app.command(stage_processes.SERVE, hidden=True)
+def run_finished() -> None:
+    stage_processes.serve(sys.stdin, sys.stdout)
 
 
 @app.command(

@@ -1,14 +1,10 @@
-"""Runs the stages of a recipe in order, each as a command in a process of its own, until one fails."""
+"""Runs the stages of a recipe in order, each as a command in a process of its own, until one fails.
+
+Stages that look finished share one process, as each would import torch only to find that there is nothing to do.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,18 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinybert_cli import processes
-from tinybert_cli.errors import ConfigErrors, Interrupted, UserError, did_you_mean
+from tinybert_cli.errors import ConfigErrors, did_you_mean
 from tinybert_cli.escaping import shell_word
 from tinybert_cli.runner import failed
+from tinybert_cli.stage_processes import FinishedStages, Result, run_command
 from tinybert_cli.user_paths import argument_path
 
 if TYPE_CHECKING:
     from tinybert_cli.configuration import RecipeStage
     from tinybert_cli.console import Screen
-
-Result = dict[str, Any]
-
-_CTRL_C_ON_WINDOWS = 0xC000013A  # the exit code of a process that Ctrl-C ended before it could handle it
 
 
 @dataclass(frozen=True)
@@ -102,100 +95,50 @@ def _run_stages(screen: Screen, stages: Sequence[RecipeStage], options: Options)
     """Runs the stages until one fails. Returns what each prints with --json, and the last exit code."""
     results: list[Result] = []
     code = 0
-    for number, stage in enumerate(stages, start=1):
-        screen.say(f"[{number}/{len(stages)}] {stage.name}: tinybert {stage.command} {shell_word(str(stage.file))}")
-        code, result = run_stage(stage, options, screen.stderr, screen.say)
-        results.append({"stage": stage.name, **result})
-        if code:
-            before = f"; {_counted(stages[: number - 1])} before it finished" if number > 1 else ""
-            screen.say(f"{stage.name} ended with exit code {code}{before}")
-            break
+    with FinishedStages(screen.stderr) as finished:
+        for number, stage in enumerate(stages, start=1):
+            screen.say(f"[{number}/{len(stages)}] {stage.name}: tinybert {stage.command} {shell_word(str(stage.file))}")
+            code, result = run_stage(stage, options, screen.stderr, screen.say, finished=finished)
+            results.append({"stage": stage.name, **result})
+            if code:
+                before = f"; {_counted(stages[: number - 1])} before it finished" if number > 1 else ""
+                screen.say(f"{stage.name} ended with exit code {code}{before}")
+                break
     return results, code
 
 
+def looks_finished(stage: RecipeStage) -> bool:
+    """Whether the folder of a stage has the manifest of a run with these settings; the stage checks it when it runs."""
+    from tinybert_cli import artifacts
+
+    return artifacts.status(stage.command, stage.config) == artifacts.Status("finished")
+
+
 def run_stage(
-    stage: RecipeStage, options: Options, stderr: TextIO, say: Callable[[str], None] = lambda line: None
+    stage: RecipeStage,
+    options: Options,
+    stderr: TextIO,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    finished: FinishedStages | None = None,
 ) -> tuple[int, Result]:
-    """The exit code of one stage, and what it prints with --json."""
+    """The exit code of one stage, and what it prints with --json.
+
+    Args:
+        finished: the process for stages that look finished; without it, they have one of their own, like the others.
+    """
     flags = [word for word, is_set in (("--quiet", options.quiet), ("--verbose", options.verbose)) if is_set]
     words = [str(stage.file), *stage.overrides, *flags]
-    code, result = run_command(stage.command, words, stderr)
+    if finished is not None and looks_finished(stage):
+        code, result = finished.run(stage.command, words)
+    else:
+        if finished is not None:
+            finished.end()  # its memory is free for the stage
+        code, result = run_command(stage.command, words, stderr)
     if code and options.force and result.get("replaceable"):
         say(f"replacing {stage.config.output_dir}")
         code, result = run_command(stage.command, [*words, "--force"], stderr)
     return code, result
-
-
-def run_command(command: str, words: Sequence[str], stderr: TextIO) -> tuple[int, Result]:
-    """Runs the command of a stage in a process of its own. Returns its exit code and what it prints with --json.
-
-    Raises:
-        Interrupted: Ctrl-C or SIGTERM ended the process before the stage had begun.
-        UserError: another signal ended it, for example for lack of memory.
-    """
-    words = [sys.executable, "-m", "tinybert_cli", command, *words, "--json", "--in-recipe"]
-    with _stream(stderr) as stream, _forwarding() as started:
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=stream, text=True, encoding="utf-8")
-        started.append(process)
-        assert process.stdout is not None
-        output = process.stdout.read()
-        code = process.wait()
-    try:
-        result: Result = json.loads(output.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        result = {"command": command, "status": "error", "exit_code": code}
-    if code == _CTRL_C_ON_WINDOWS:
-        code = -signal.SIGINT
-    if code < 0:  # ended by a signal
-        what = f"the process of tinybert {command} was ended by {signal.Signals(-code).name}"
-        if -code in (signal.SIGINT, signal.SIGTERM):
-            raise Interrupted(-code, what, hint="run the same command again")
-        raise UserError(
-            what, hint="the system sends SIGKILL when memory runs out; run the same command again to resume"
-        )
-    return code, result
-
-
-@contextlib.contextmanager
-def _stream(stderr: TextIO) -> Iterator[Any]:
-    """A file for the output of a process: stderr itself or, where it is no file (a notebook), a pipe to it."""
-    try:
-        stderr.fileno()
-    except (AttributeError, OSError, ValueError):
-        pass
-    else:
-        yield stderr
-        return
-    reading, writing = os.pipe()
-    with open(reading, encoding="utf-8", errors="replace") as lines:  # noqa: PTH123  a descriptor
-        copier = threading.Thread(target=lambda: [stderr.write(line) for line in lines], daemon=True)
-        copier.start()
-        try:
-            yield writing
-        finally:
-            os.close(writing)
-            copier.join()
-
-
-@contextlib.contextmanager
-def _forwarding() -> Iterator[list[subprocess.Popen[str]]]:
-    """Signals that end this process go to the stage, which saves its state; Ctrl-C reaches it from the terminal."""
-    running: list[subprocess.Popen[str]] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield running
-        return
-
-    def forward(signum: int, _: object) -> None:
-        for process in running:
-            if signum != signal.SIGINT:
-                process.send_signal(signum)
-
-    earlier = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield running
-    finally:
-        for signum, handler in earlier.items():
-            signal.signal(signum, handler)
 
 
 # -- output ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,8 +37,15 @@ def existing_file(path: Path, split: str) -> Path:
     if path.exists():
         hint = "a file is read more than once: write the rows to a file first"
         raise InputError(f"'{path}' is a device or a pipe, not a file", where=where, hint=hint)
+    if is_address(str(path)):
+        raise InputError(f"'{path}' is an address, not a file", where=where, hint="download the file, and name it")
     suggestion = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else None
     raise InputError(f"'{path}' does not exist", where=where, hint=suggestion)
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is a URL; a single letter before the colon is a drive."""
+    return re.match("[a-z0-9]{2,}:/", name) is not None
 
 
 def format_of(path: Path) -> str:
@@ -227,5 +235,6 @@ RENAMED = {  # other endings → what to do
     **dict.fromkeys(("pq", "parq"), "rename it to .parquet"),
     "tab": "rename it to .tsv",
     **dict.fromkeys(("xls", "xlsx", "ods"), "save the table as CSV in UTF-8"),
+    **dict.fromkeys(("zip", "tar", "tgz", "7z", "rar"), "unpack it, and name a file in it"),
     "arrow": "give the folder that datasets wrote with save_to_disk as data.dataset_name",
 }

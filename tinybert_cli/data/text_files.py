@@ -31,6 +31,8 @@ _OTHER_FORMATS = (  # first bytes of files that are no text → what they are, a
     (b"\xd0\xcf\x11\xe0", "an Excel file", "save the table as CSV in UTF-8"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "decompress it: zstd -d"),
     (b"BZh", "compressed with bzip2", "decompress it: bunzip2"),
+    (b"<!doctype html", "a web page, not the file itself", "download the file: it may need a login or another address"),
+    (b"<html", "a web page, not the file itself", "download the file: it may need a login or another address"),
     (b"\xfd7zXZ", "compressed with xz", "decompress it: unxz"),
 )
 
@@ -87,7 +89,7 @@ def lines_with_ends(text: str) -> Iterator[str]:
 def check_content(begin: bytes, path: Path) -> None:
     """InputError if the first bytes of a file are those of another format."""
     for magic, what, hint in _OTHER_FORMATS:
-        if begin.startswith(magic):
+        if begin.startswith(magic) or begin.lstrip().lower().startswith(magic):
             raise InputError(f"'{path}' is {what}", hint=hint)
 
 

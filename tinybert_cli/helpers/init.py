@@ -89,10 +89,22 @@ def run(request: Request) -> Iterator[str]:
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.is_file():
-        raise OutputError(f"'{folder}' is a file", hint="name a new folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"the folder '{folder}' is not empty", hint="name a new folder; init overwrites nothing")
+    try:
+        if folder.is_file():
+            raise OutputError(f"'{folder}' is a file", hint="name a new folder")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise OutputError(f"the folder '{folder}' is not empty", hint="name a new folder; init overwrites nothing")
+        above = next(parent for parent in folder.resolve().parents if parent.exists())
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    if not above.is_dir():
+        raise OutputError(f"'{folder}' is in '{above}', which is a file", hint="name a new folder")
+    if not os.access(above, os.W_OK):
+        raise OutputError(f"cannot write '{folder}': '{above}' is read-only", hint="name another folder")
+
+
+def _unwritable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write '{folder}': {error.strerror}", hint="name another folder")
 
 
 def _settings(request: Request) -> dict[str, Any]:
@@ -266,8 +278,11 @@ def _choices(request: Request, guess: Guess, read: new_splits.Splits, plan: new_
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
     """The folder with all files, or nothing: it is written beside its final name and then renamed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.resolve().name}.", dir=folder.resolve().parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.resolve().name}.", dir=folder.resolve().parent))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     try:
         for name, text in files.items():
             atomic_files.write_text(partial / name, text)
@@ -276,7 +291,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
             folder.rmdir()
         partial.rename(folder)
     except OSError as error:
-        raise OutputError(f"cannot write '{folder}': {error.strerror}", hint="name another folder") from error
+        raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -128,6 +128,8 @@ def _check_exists(source: str) -> None:
     path = Path(source)
     if path.exists() or parallel_files.parallel_files(path):
         return
+    if readers.is_address(source):
+        raise InputError(f"'{source}' is an address, not a file", hint="download the file, and name it")
     hint = nearest(path.name, (other.name for other in path.parent.iterdir())) if path.parent.is_dir() else None
     if "/" in source and not path.suffix and not path.parent.exists():
         hint = f"for a dataset of the Hub, download it first: hf download --repo-type dataset {source} --local-dir DIR"

@@ -27,7 +27,11 @@ def copy(folder: Path, task: str = "text-classification", *, recipe: str | None 
     known = names()
     name = _recipe_of(task) if recipe is None else recipe
     look_up(known, name, "recipe")
-    if folder.is_file():
+    try:
+        is_file = folder.is_file()
+    except OSError as error:
+        raise OutputError(f"cannot write '{folder}': {error.strerror}", hint="name another folder") from error
+    if is_file:
         raise OutputError(f"'{folder}' is a file", hint="name a new folder")
     source = known[name]
     if folder.resolve().is_relative_to(source.resolve()):
@@ -44,14 +48,17 @@ def copy(folder: Path, task: str = "text-classification", *, recipe: str | None 
         if target.exists() or target.is_symlink():
             raise OutputError(f"'{target}' already exists", hint="name a new folder; init never overwrites files")
     for file, (target, root, recipe_name) in copies.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".yaml":
             text = text.replace(f"configs/{recipe_name}/", f"{root.as_posix()}/")
             if root == folder:
                 text = text.replace(f"runs}}/{recipe_name}/", f"runs}}/{folder.name}/")
                 text = _EXTENDS.sub(r"extends: \1", text)
-        target.write_text(text, encoding="utf-8")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write '{target}': {error.strerror}", hint="name another folder") from error
     return written
 
 

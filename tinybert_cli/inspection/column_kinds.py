@@ -18,7 +18,9 @@ from tinybert_cli.metrics.spans import CJK
 from tinybert_cli.tasks.label_lists import is_list_text
 from tinybert_cli.types import Rows
 
-Kind = Literal["empty", "constant", "id", "date", "link", "boolean", "number", "text", "list", "answers", "mapping"]
+Kind = Literal[
+    "empty", "constant", "id", "date", "link", "boolean", "number", "amount", "text", "list", "answers", "mapping"
+]
 
 FEW = 20  # different whole numbers that are classes in any file
 MOST_WORDS = 6  # of a class name, on average
@@ -26,6 +28,7 @@ LISTED = 5  # values in a phrase
 
 _DATE = re.compile(r"(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{4}/\d{1,2}/\d{1,2})([T ]\d{1,2}:\d{2}.*)?")
 _LINK = re.compile(r"https?://\S+|[\w.+-]+@[\w-]+(\.[\w-]+)+")
+_AMOUNT = re.compile(r"([A-Z]{3}|[$€£¥])?\s?[+-]?\d[\d.,' ]*\s?(%|[A-Z]{3}|[$€£¥])?")  # 1.234,50 EUR, 12%
 _COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _ID = re.compile(r"(.*[\W_])?(?i:id|idx|ids|uuid|guid|index|key|nr|unnamed.*)([\W_]*\d*)?|.*[a-z]I[Dd]")
 _WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
@@ -81,6 +84,8 @@ class Column:
         if self.kind == "number":
             values = sorted(map(_as_float, self.counts))
             return f"numbers from {values[0]:g} to {values[-1]:g}"
+        if self.kind == "amount":
+            return f"numbers with signs that are not read, such as {in_quotes(next(iter(self.counts)))}"
         if self.kind == "text":
             return f"texts of {self.words:.0f} words on average" if self.words >= 1.5 else "words"
         return {
@@ -126,6 +131,8 @@ def _kind_of(name: str, filled: Sequence[Any], counts: Mapping[str, int], words:
     if all(map(_is_number, filled)):
         whole = all(_as_float(text).is_integer() for text in counts)
         return "id" if whole and (all_different or _ID.fullmatch(name)) else "number"
+    if len(counts) > FEW and all(_AMOUNT.fullmatch(str(value).strip()) for value in filled):
+        return "amount"
     if all(_LINK.fullmatch(str(value)) for value in filled):
         return "link"
     if words == 1 and (_ID.fullmatch(name) or (all_different and _have_digits(counts))):

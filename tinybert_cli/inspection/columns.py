@@ -371,7 +371,7 @@ def _check_chosen(table: _Table, task: str | None) -> None:
         column = table.columns[name]
         unique_texts = column.kind == "text" and column.filled > 10 and column.distinct * 2 > column.filled
         reason = ""
-        if column.kind in ("id", "date", "link", "empty", "constant", "mapping"):
+        if column.kind in ("id", "date", "link", "empty", "constant", "mapping", "amount"):
             reason = column.phrase()
         elif unique_texts and _separated(column) is None and not (len(table.text) == 1 and _is_language(name)):
             reason = f"{column.distinct:,} different texts in {column.filled:,} rows"
@@ -409,6 +409,8 @@ def _unclear(table: _Table, task: str | None) -> InputError:
         hint = (
             f"write what is in '{mappings[0]}' as columns of their own; then, if needed, --text and --label name them"
         )
+    elif amounts := [column.name for column in table.columns.values() if column.kind == "amount"]:
+        hint = f"if '{amounts[0]}' is what to predict, write it as plain numbers, such as 1234.5; else {hint}"
     elif len(table.columns) == 1:
         hint = "add a column with labels; text without labels can be given beside a file with labels: --unlabeled FILE"
     return InputError(
