@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tinybert_cli import console
 from tinybert_cli.console import Screen
 from tinybert_cli.errors import GateError, InputError, UserError
 
@@ -445,3 +447,13 @@ def test_a_full_disk_behind_stdout_is_a_user_error(monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="stdout: No space left"):
         show(DONE).finish(FILE, "runs/x", dry_run=False)
     make_screen(as_json=True).fail(InputError("no such file"))  # and that is no reason to fail once more
+
+
+def test_columns_without_room_are_named_with_the_option_that_prints_them() -> None:
+    header, rows = ["stage", "command", "state", "output_dir"], [["teacher", "finetune", "new", "runs/" + "x" * 45]]
+
+    def lines(width: int) -> list[str]:
+        return re.sub(r"\x1b\[\d*m", "", console.table(header, rows, width=width, texts=header)).splitlines()
+
+    assert max(map(len, lines(80))) <= 80 and len(lines(80)) == 2
+    assert max(map(len, lines(60))) <= 60 and lines(60)[2] == "(output_dir: in a wider window, or with --json)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -22,7 +21,6 @@ from tinybert_cli import configuration, recipe_runner, stage_processes
 from tinybert_cli.configuration import RecipeStage
 from tinybert_cli.errors import ConfigErrors, InputError, Interrupted, UserError
 from tinybert_cli.recipe_runner import Options, run_recipe
-from tinybert_cli.runner import execute
 from tinybert_cli.stages.checks import CHECKS
 
 ROOT = Path(__file__).parents[1]
@@ -237,17 +235,9 @@ def recipe(tmp_path: Path) -> Path:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the stages without processes of their own, which each import torch."""
 
-    def run_command(command: str, words: list[str], stderr: Any) -> tuple[int, dict[str, Any]]:
-        file, *others = words
-        overrides = [word for word in others if not word.startswith("-")]
-        with contextlib.redirect_stdout(io.StringIO()) as stdout:
-            code = execute(
-                command, Path(file), overrides, dry_run=False, force="--force" in others, as_json=True, quiet=False,
-                verbose=False, in_recipe=True,
-            )  # fmt: skip
-        return code, json.loads(stdout.getvalue())
-
-    monkeypatch.setattr(recipe_runner, "run_command", run_command)
+    monkeypatch.setattr(
+        recipe_runner, "run_command", lambda command, words, stderr: stage_processes.run_here(command, words)
+    )
     monkeypatch.setattr(recipe_runner, "looks_finished", lambda stage: False)
 
 

@@ -370,7 +370,7 @@ def report(
             if as_markdown:
                 yield runs_table.as_markdown(header, rows)
             else:
-                yield console.table(header, rows, width=width, texts=runs_table.TEXTS)
+                yield console.table(header, rows, width=width, texts=runs_table.TEXTS, option="--markdown")
             notes = [*finished.notes(), *(budgets.as_lines(choice) if choice else [])]
             yield from ["", *map(message, notes)] if notes else []
         if html is not None:

@@ -48,11 +48,19 @@ def silenced() -> Iterator[None]:
         yield
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None, texts: Sequence[str] = ()) -> str:
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    width: int | None,
+    texts: Sequence[str] = (),
+    option: str = "--json",
+) -> str:
     """A table as text. Columns on the right that exceed the width (None: no limit) are left out, with a note.
 
     Args:
         texts: titles of the columns with text, which are aligned left, like the first one; numbers are aligned right.
+        option: of the command, which prints all columns; for the note.
     """
     from rich.table import Table
 
@@ -75,7 +83,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | 
         screen.print(output)
         if columns < len(header):
             hidden = ", ".join(header[columns:])
-            screen.print(f"({hidden}: in a wider window, or with --markdown)", style="dim")
+            screen.print(f"({hidden}: in a wider window, or with {option})", style="dim")
     return captured.get().rstrip("\n")
 
 

@@ -160,11 +160,12 @@ def _print_plan(screen: Screen, stages: Sequence[RecipeStage]) -> None:
         screen.print_json({"command": "run", "status": "dry run", "stages": listed})
         return
     rows = [
-        [stage.name, stage.command, ", ".join(stage.reads) or "-", _in_words(state), stage.config.output_dir]
+        [stage.name, stage.command, _in_words(state), stage.config.output_dir, ", ".join(stage.reads) or "-"]
         for stage, state in zip(stages, states, strict=True)
     ]
-    header = ["stage", "command", "reads", "state", "output_dir"]
-    console.write_line(console.table(header, rows, width=None, texts=header), screen.stdout)
+    header = ["stage", "command", "state", "output_dir", "reads"]
+    width = console.width_of(screen.stdout)
+    console.write_line(console.table(header, rows, width=width, texts=header), screen.stdout)
     for stage, state in zip(stages, states, strict=True):
         for line in state.differences:
             screen.say(f"{stage.name}: {line}")

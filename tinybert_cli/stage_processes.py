@@ -102,16 +102,21 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     """Runs the stages that are named on the lines of `requests`; writes one line for each, when it has ended."""
     for line in iter(requests.readline, ""):
         request = json.loads(line)
-        file, *words = request["words"]
-        overrides = [word for word in words if not word.startswith("--")]
-        with contextlib.redirect_stdout(io.StringIO()) as stdout:
-            code = execute(
-                request["command"], Path(file), overrides, dry_run=False, force=False, as_json=True,
-                quiet="--quiet" in words, verbose="--verbose" in words, in_recipe=True,
-            )  # fmt: skip
-        result = _result(request["command"], code, stdout.getvalue())
+        code, result = run_here(request["command"], request["words"])
         answers.write(json.dumps({"exit_code": code, "result": result}) + "\n")
         answers.flush()
+
+
+def run_here(command: str, words: Sequence[str]) -> tuple[int, Result]:
+    """As `run_command`, in this process."""
+    file, *others = words
+    overrides = [word for word in others if not word.startswith("--")]
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        code = execute(
+            command, Path(file), overrides, dry_run=False, force="--force" in others, as_json=True,
+            quiet="--quiet" in others, verbose="--verbose" in others, in_recipe=True,
+        )  # fmt: skip
+    return code, _result(command, code, stdout.getvalue())
 
 
 def _result(command: str, code: int, output: str) -> Result:
