@@ -53,7 +53,7 @@ def write(task: str, folder: Path) -> Path:
     base = write_base_model(
         folder / "base", (*GOOD, *BAD, "the", "a", "film", "plot", "cast", "is", "was", "very", ".")
     )
-    run("finetune", config(task, "finetune", folder, "model", model=base))
+    run("finetune", config(task, "finetune", folder, "model", model=base, training__num_train_epochs=25.0))
     return folder
 
 

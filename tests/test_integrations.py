@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tinybert_cli.config import Export
@@ -15,6 +17,7 @@ from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.formats import FORMATS, spacy
 from tinybert_cli.integrations import text_predictor
 from tinybert_cli.integrations.text_predictor import TextPredictor
+from tinybert_cli.predictor import Predictor
 from tinybert_cli.stages import checks
 from tinybert_cli.tasks import TASKS, ModelInputs, TokenizerFile
 
@@ -147,3 +150,44 @@ def test_threads_share_a_tokenizer_with_other_settings(tmp_path: Path) -> None:
             assert list(pool.map(length, limits)) == [limit or 50 for limit in limits]
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_long_text_is_cut_with_one_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    from conftest import write_base_model
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(write_base_model(tmp_path) / "tokenizer.json"))
+    shapes: list[tuple[int, ...]] = []
+
+    class Session:
+        inputs = ("input_ids", "attention_mask")
+
+        def __call__(self, given: Any) -> Any:
+            shapes.append(given["input_ids"].shape)
+            return np.zeros((len(given["input_ids"]), 2), dtype=np.float32)
+
+    predictor = Predictor(
+        tmp_path, TASKS["text-classification"], ["a", "b"], {}, ModelInputs(16, "right", ("text",), None),
+        TokenizerFile(tokenizer, Session.inputs), session=Session(),
+    )  # fmt: skip
+    assert not caplog.messages and list(predictor.predict(["a film"])) and not caplog.messages
+    list(predictor.predict(["a very lovely film " * 6000] * 40))
+    assert shapes[1:] == [(32, 16), (8, 16)]
+    assert caplog.messages == ["a text is longer than 16 tokens and was cut, as in training"]
+
+
+def test_tokenizer_config_has_the_names_of_transformers_4(tmp_path: Path) -> None:
+    from conftest import write_base_model
+    from transformers import AutoTokenizer
+
+    from tinybert_cli import models
+
+    tokenizer = AutoTokenizer.from_pretrained(write_base_model(tmp_path / "base"))
+    tokenizer.add_special_tokens({"extra_special_tokens": ["[X]"]})
+    (tmp_path / "out").mkdir()
+    models.save_tokenizer(tokenizer, tmp_path / "out")
+    values = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert values["tokenizer_class"] == "PreTrainedTokenizerFast" and "extra_special_tokens" not in values
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again.extra_special_tokens == values["additional_special_tokens"] == ["[X]"]
+    assert again("a [X] film")["input_ids"] == tokenizer("a [X] film")["input_ids"]

@@ -6,8 +6,9 @@ training and in `eval`, with the settings that the model folder records.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from tinybert_cli.models import Source
+
+log = logging.getLogger("tinybert")
 
 BATCH_SIZE = 32
 COLUMNS = ("text", "text_pair")  # the text columns of a model that records none
@@ -42,6 +45,7 @@ class Predictor:
     tokenizer: PreTrainedTokenizerFast | tasks.TokenizerFile  # the second for an export that `predict` alone is used of
     session: formats.Session | None = None  # of an export
     model: PreTrainedModel | None = None  # of a model folder or Hub id, on its device
+    _warned: list[int] = field(default_factory=list, repr=False, compare=False)  # has a length once it was exceeded
 
     @cached_property
     def module(self) -> torch.nn.Module:
@@ -163,6 +167,11 @@ class Predictor:
         values = zip(*map(self.task.row_of, inputs), strict=True)
         rows = Rows(dict(zip(names, map(list, values), strict=True)), (("the texts", len(inputs)),))
         encoded = self.task.encode(rows, self.inputs.data(list(names)), self.tokenizer)
+        if encoded.truncated and not self._warned:  # once: a service predicts texts for weeks
+            self._warned.append(self.inputs.max_seq_length)
+            log.warning(
+                "a text is longer than %s tokens and was cut, as in training", f"{self.inputs.max_seq_length:,}"
+            )
         logits = self._all_logits(encoded)
         layout = encoded.layout
         if layout is None:

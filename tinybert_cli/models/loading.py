@@ -154,7 +154,18 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, *, truncate
     if truncate and tokenizer.model_max_length < NO_LENGTH:
         backend.enable_truncation(tokenizer.model_max_length, direction=tokenizer.truncation_side)
     tokenizer.save_pretrained(folder)
+    _use_names_of_version_4(folder / "tokenizer_config.json")
     _write_wordpiece_vocabulary(tokenizer, folder)
+
+
+def _use_names_of_version_4(file: Path) -> None:
+    """Two names in tokenizer_config.json that transformers 4 does not know, which flair needs; version 5 reads both."""
+    values = read_object(file)
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(values.get("extra_special_tokens"), list):
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
+    file.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def label_names(model: PreTrainedModel) -> list[str] | None:
