@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from tinybert_cli import artifacts, models
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import ConfigError, GateError, InputError
 from tinybert_cli.helpers import predict
+from tinybert_cli.stages import parity
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -299,13 +302,17 @@ def test_predict_on_an_export_needs_no_torch(exported: Path) -> None:
     assert (prediction, text) == ("good", "a lovely film .")
 
 
-def test_the_code_in_the_card_needs_onnxruntime_and_tokenizers_only(exported: Path) -> None:
+def test_the_lines_of_the_card_run_from_another_folder_without_tinybert(exported: Path, tmp_path: Path) -> None:
     lines = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
-    assert lines
-    logits = json.loads(run_without(f"{lines[1]}\nprint(logits[0].tolist())", *HEAVY, "tinybert_cli", "accelerate"))
-    (output,) = predict.run(str(exported), ["Better than it looks."])
-    probabilities = torch.tensor(logits[0]).softmax(-1)
-    assert probabilities.tolist() == pytest.approx(list(output["probabilities"].values()), abs=1e-5)
+    assert lines and lines[1] == (exported / "example.py").read_text()
+    moved = shutil.copytree(exported, tmp_path / "moved")
+    code = f"import runpy; runpy.run_path({str(moved / 'example.py')!r})"
+    printed = run_without(code, *HEAVY, "tinybert_cli", "accelerate").splitlines()
+    texts = ["Better than it looks.", "It looks bad."]
+    for line, output in zip(printed, predict.run(str(exported), texts), strict=True):
+        text, label, probabilities = line.split("\t")
+        assert (text, label) == (output["text"], output["prediction"])
+        assert ast.literal_eval(probabilities) == pytest.approx(output["probabilities"], abs=1e-4)
 
 
 # -- rejected int8, from the command line --------------------------------------------------------------------
@@ -318,27 +325,48 @@ def ruin_classifier(weights: dict[str, torch.Tensor]) -> None:
     weights["classifier.weight"][:, 0] = 1e4
 
 
-def test_rejected_int8_exits_with_5_and_leaves_float32(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+def test_an_input_that_is_always_zero_costs_int8_no_precision(teacher: Path, configs: Configs) -> None:
     edit_weights(teacher, ruin_classifier)
-    config = configs("export", "out", model=teacher, quantize="int8")
-    file = tmp_path / "export.yaml"
-    file.write_text(yaml.safe_dump(config.model_dump(mode="json", by_alias=True)))
+    metrics = done(run("export", configs("export", "out", model=teacher, quantize="int8")))
+    assert metrics["agreement"] == 1.0
 
-    def tinybert(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "tinybert_cli", "export", str(file), *words], capture_output=True,
-                              text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)  # fmt: skip
 
-    rejected = tinybert()
-    assert rejected.returncode == 5, rejected.stderr
-    message = r"int8 rejected: agreement 0\.\d+.*changes the logits most: classifier \d"
-    assert re.search(message, rejected.stderr, re.DOTALL)
-    assert "quantize_exclude: [classifier]" in rejected.stderr
+def test_rejected_int8_is_an_error_and_leaves_float32(
+    teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "violations", lambda numbers, verify, *, exact: [] if exact else ["agreement too low"])
+    for _ in range(2):  # the second finds the finished folder
+        with pytest.raises(GateError, match=r"int8 rejected: agreement too low; no form with .* passes") as error:
+            run("export", configs("export", "out", model=teacher, quantize="int8"))
+        assert error.value.exit_code == 5
     assert artifacts.verify_folder(tmp_path / "out")["precision"] == "float32"
-    predictions = [row["prediction"] for row in predict.run(str(tmp_path / "out"), TEXTS)]
-    assert predictions == [row["prediction"] for row in predict.run(str(teacher), TEXTS)]
-    fixed = tinybert("quantize_exclude=[classifier]", f"output_dir={tmp_path / 'fixed'}")
-    assert fixed.returncode == 0, fixed.stderr
-    assert artifacts.verify_folder(tmp_path / "fixed")["precision"] == "int8"
+    assert [path.name for path in (tmp_path / "out" / "onnx").iterdir()] == ["model.onnx"]
+
+
+def test_int8_records_its_agreement_alone_in_batches_and_padded(exported: Path) -> None:
+    numbers = json.loads((exported / "metrics.json").read_text())
+    kinds = [numbers[f"agreement_{kind}"] for kind in ("b1", "b32", "padded")]
+    assert numbers["agreement"] == min(kinds) and 0 < numbers["max_probability_difference"] < 0.5
+    card = (exported / "README.md").read_text()
+    assert f"one row at a time {numbers['agreement_b1']:.4f}" in card
+    assert f"| largest difference of a probability | {numbers['max_probability_difference']:.4f} |" in card
+
+
+def test_a_float16_export_has_a_second_file_for_gpus(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+    metrics = done(run("export", configs("export", "out", model=teacher, quantize="fp16")))
+    files = {path.name: path.stat().st_size for path in (tmp_path / "out" / "onnx").iterdir()}
+    assert files.keys() == {"model.onnx", "model_fp16.onnx"} and files["model_fp16.onnx"] == metrics["bytes"]
+    assert metrics["agreement_b1"] == 1.0 and 0 < metrics["max_abs_logit_difference"] < 0.1
+
+
+def test_an_export_of_a_newer_layout_is_rejected(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "newer")
+    (folder / "manifest.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tinybert_layout": 99}))
+    with pytest.raises(InputError, match="has layout 99 and was written by another version") as error:
+        predict.load(str(folder))
+    assert error.value.hint == "pip install --upgrade tinybert"
 
 
 def test_an_export_cannot_be_exported_again(exported: Path, configs: Configs) -> None:

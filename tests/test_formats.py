@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,9 +18,18 @@ from transformers import MPNetForSequenceClassification as MPNet
 
 from tinybert_cli import formats, loops
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.formats import int8
-from tinybert_cli.formats.int8 import parts_of_onnx, quantize_onnx
-from tinybert_cli.formats.onnx import FILE, INT8_FILE, NEWEST_OPSET, OLDER_FILE, OnnxSession, load_onnx, write_onnx
+from tinybert_cli.formats import int8_matrices, int8_tables
+from tinybert_cli.formats.int8 import parts_of_onnx, prepare_int8, quantize_onnx
+from tinybert_cli.formats.onnx import (
+    FILE,
+    INT8_FILE,
+    NEWEST_OPSET,
+    OLDER_FILE,
+    OnnxSession,
+    load_onnx,
+    write_fp16,
+    write_onnx,
+)
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -47,6 +57,12 @@ def padded(lengths: list[int], *, seed: int = 0, token_types: bool = True) -> di
     return {"attention_mask": mask, "input_ids": ids * mask, **types}
 
 
+def rows() -> list[dict[str, np.ndarray[Any, Any]]]:
+    """Batches of one row, on which int8 measures activations."""
+    lengths = [3, 8, 12, 20, 30, 5, 9, 16]
+    return [{name: values.numpy() for name, values in padded([n], seed=n).items()} for n in lengths]
+
+
 def logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
     with torch.no_grad():
         return model(**batch)["logits"]
@@ -67,7 +83,7 @@ def exported(bert: BertForSequenceClassification, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def quantized(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8")
-    quantize_onnx(exported / FILE, folder / FILE, ())
+    quantize_onnx(exported / FILE, folder / FILE, prepare_int8(exported / FILE, rows()))
     return folder
 
 
@@ -160,8 +176,8 @@ def test_an_embedding_table_has_one_scale_per_row(
         [numpy_helper.from_array(table, "table")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    monkeypatch.setattr(int8, "LARGE_TABLE", large)
-    int8._quantize_tables(model, (), bits)
+    monkeypatch.setattr(int8_tables, "LARGE_TABLE", large)
+    int8_tables.quantize_tables(model, (), bits)
     packed = bits == 6 and large < table.size
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -177,6 +193,75 @@ def test_int8_logits_are_close_to_the_original(quantized: Path, bert: BertForSeq
     expected = original(bert, batch)
     difference = (session_logits(quantized, batch) - expected).abs().max()
     assert 0 < difference < 0.25 * expected.abs().max()
+
+
+def test_a_row_has_the_same_int8_logits_alone_in_a_batch_and_padded(quantized: Path) -> None:
+    lengths = [12, 7, 30, 5, 9, 3, 22, 16]
+    batch = padded(lengths, seed=3)
+    together = session_logits(quantized, batch)
+    for index, length in enumerate(lengths):
+        alone = {name: values[index : index + 1, :length] for name, values in batch.items()}
+        longer = {name: torch.nn.functional.pad(values, (0, 9)) for name, values in alone.items()}
+        for one in (alone, longer):
+            torch.testing.assert_close(session_logits(quantized, one)[0], together[index], rtol=0, atol=1e-4)
+
+
+def test_no_pair_of_int8_products_saturates_without_vnni(exported: Path) -> None:
+    """vpmaddubsw multiplies unsigned by signed bytes and adds two neighbours in 16 bits."""
+    for product in prepare_int8(exported / FILE, rows()).values():
+        weights = product.weights.astype(int)
+        pairs = weights[: len(weights) // 2 * 2].reshape(-1, 2, weights.shape[1])
+        assert np.abs(255 * pairs.sum(1)).max() <= 32767 and np.abs(weights).max() <= 127
+
+
+def test_an_outlier_channel_costs_the_others_no_precision() -> None:
+    """With one range for all channels, all others would have 1 step in 1,000 of the largest."""
+    random = np.random.default_rng(0)
+    values, matrix = random.normal(size=(256, 32)).astype(np.float32), random.normal(size=(32, 16)).astype(np.float32)
+    values[:, 3] *= 500
+    matrix[3] /= 500
+    activation = int8_matrices.Activation(values.min(0), values.max(0), [values])
+    product = int8_matrices.best_product(activation, matrix)
+    exact = values @ matrix
+    assert product.factors is not None
+    assert np.abs(int8_matrices.computed(product, values) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_an_activation_of_one_sign_uses_all_256_steps() -> None:
+    values = np.linspace(0, 5, 400, dtype=np.float32).reshape(100, 4)
+    activation = int8_matrices.Activation(np.zeros(4, np.float32), values.max(0), [values])
+    product = int8_matrices.best_product(activation, np.eye(4, dtype=np.float32))
+    assert product.zero == 0 and product.scale == pytest.approx(5 / 255, rel=0.01)
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_runtime_any_has_standard_operators_only(
+    quantize: bool, bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    import onnx
+
+    write_onnx(bert, padded([9, 5]), tmp_path, runtime="any")
+    if quantize:
+        products = prepare_int8(tmp_path / FILE, rows(), runtime="any")
+        quantize_onnx(tmp_path / FILE, tmp_path / INT8_FILE, products, runtime="any")
+    model = onnx.load(str(tmp_path / (INT8_FILE if quantize else FILE)))
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    onnx.checker.check_model(model)
+    batch = padded([12, 7, 30, 5], seed=3)
+    expected = original(bert, batch)
+    limit = 0.25 * expected.abs().max() if quantize else 1e-4
+    assert (session_logits(tmp_path, batch) - expected).abs().max() < limit
+
+
+def test_a_float16_file_has_half_the_size_and_nearly_the_same_logits(
+    exported: Path, bert: BertForSequenceClassification, tmp_path: Path
+) -> None:
+    write_fp16(exported / FILE, tmp_path / "half.onnx")
+    assert (tmp_path / "half.onnx").stat().st_size < 0.6 * (exported / FILE).stat().st_size
+    batch = padded([12, 7, 30, 5], seed=3)
+    half = logits(loops.SessionModule(OnnxSession(tmp_path / "half.onnx")), batch)
+    assert 0 < (half - original(bert, batch)).abs().max() < 0.05
 
 
 def in_int8(file: Path) -> set[str]:
@@ -195,8 +280,9 @@ def test_parts_are_the_embeddings_each_layer_and_the_head(exported: Path) -> Non
 
 
 def test_an_excluded_part_has_float32_weights(exported: Path, tmp_path: Path) -> None:
-    quantize_onnx(exported / FILE, tmp_path / "all.onnx")
-    quantize_onnx(exported / FILE, tmp_path / "part.onnx", ["encoder.layer.0", "classifier"])
+    products = prepare_int8(exported / FILE, rows())
+    quantize_onnx(exported / FILE, tmp_path / "all.onnx", products)
+    quantize_onnx(exported / FILE, tmp_path / "part.onnx", products, ["encoder.layer.0", "classifier"])
     all_nodes, rest = in_int8(tmp_path / "all.onnx"), in_int8(tmp_path / "part.onnx")
     excluded = all_nodes - rest
     assert rest < all_nodes and len(excluded) == 5  # attention, its output, two of feed-forward; the classifier
@@ -205,20 +291,20 @@ def test_an_excluded_part_has_float32_weights(exported: Path, tmp_path: Path) ->
 
 def test_int8_with_all_parts_excluded_is_float32(exported: Path, tmp_path: Path) -> None:
     parts = parts_of_onnx(exported / FILE)
-    quantize_onnx(exported / FILE, tmp_path / FILE, parts)
+    quantize_onnx(exported / FILE, tmp_path / FILE, prepare_int8(exported / FILE, rows()), parts)
     batch = padded([12, 7], seed=3)
     assert torch.allclose(session_logits(tmp_path, batch), session_logits(exported, batch), atol=1e-6)
 
 
 def test_an_unknown_part_is_rejected(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no part 'encoder\.layer\.7'") as error:
-        quantize_onnx(exported / FILE, tmp_path / FILE, ["classifier", "encoder.layer.7"])
+        quantize_onnx(exported / FILE, tmp_path / FILE, {}, ["classifier", "encoder.layer.7"])
     assert error.value.key == ("quantize_exclude", 1) and "encoder.layer" in str(error.value.hint)
 
 
 def test_the_hint_for_an_unknown_part_lists_all_parts(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
-        quantize_onnx(exported / FILE, tmp_path / FILE, ["zzz"])
+        quantize_onnx(exported / FILE, tmp_path / FILE, {}, ["zzz"])
     hint = str(error.value.hint)
     assert hint.startswith("its parts: embeddings, encoder.layer.0, ") and hint.endswith("pooler, classifier")
 
@@ -228,7 +314,8 @@ def test_exporting_twice_gives_the_same_bytes(bert: BertForSequenceClassificatio
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         write_onnx(bert, padded([9, 5]), tmp_path / name)
-        quantize_onnx(tmp_path / name / FILE, tmp_path / name / "int8.onnx")
+        source = tmp_path / name / FILE
+        quantize_onnx(source, tmp_path / name / "int8.onnx", prepare_int8(source, rows()))
         files.append([(tmp_path / name / file).read_bytes() for file in (FILE, "int8.onnx")])
     assert files[0] == files[1]
 

@@ -522,15 +522,20 @@ class Export(Stage):
     of models that predict classes or entities of a text."""
     dtype: Literal["bfloat16", "float16"] | None = None
     """Data type of the weights, with `format: safetensors`; null = bfloat16, which CPUs can compute with."""
-    quantize: Literal["none", "int8"] = "none"
-    """int8: dynamic quantization with one scale per output channel, with `format: onnx`."""
+    quantize: Literal["none", "int8", "fp16"] = "none"
+    """int8: also write an int8 model, with one scale per output channel and ranges of activations that are measured on
+    real rows; parts of it stay float32 if it would not pass verification. fp16: also write a float16 model, for GPUs;
+    with `format: onnx` only."""
     quantize_exclude: list[str] = []
-    """Modules that stay float32, by name: encoder.layer.0, classifier, ..."""
+    """Modules that stay float32 in int8, by name: encoder.layer.0, classifier, ..."""
     embedding_bits: Literal[8, 6] = 8
     """Bits per number in the embedding tables, with `quantize: int8`; 6 saves a quarter of their size at lower
     precision."""
     opset: Annotated[int, Field(ge=11)] | None = None
-    """ONNX operator set, with `format: onnx`; null = the newest that the exporter can write."""
+    """ONNX operator set, with `format: onnx`; null = the newest that the exporter can write, 17 with `runtime: any`."""
+    runtime: Literal["onnxruntime", "any"] = "onnxruntime"
+    """any: with standard ONNX operators only, which OpenVINO, TensorRT and DirectML read too; ONNX Runtime is faster
+    with operators of its own."""
     language: str | None = None
     """Language of the tokenizer of a spaCy pipeline, with `format: spacy`: en, de, zh, ...; null = xx, any language."""
     verify: Verify = Verify()

@@ -82,7 +82,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "reference": "the one that the others are compared with",
         "split": "the split that is scored",
         "format": "export format",
-        "quantize": "`none` or `int8`",
+        "quantize": "`none`, `int8` or `fp16`",
         "device": "`cpu`, `cuda`, ...",
         "precision": "`no` (float32), `bf16`, `fp16`, or `as exported`",
     },
@@ -154,6 +154,7 @@ EVENTS: dict[str, dict[str, str]] = {
     "written": {"bytes": "size of the exported weights"},
     "verify": {"...": "the numbers of the parity check"},
     "rejected": {"message": "why the int8 model was rejected"},
+    "float32_parts": {"parts": "the parts that stay float32 so that int8 passes", "cost": "their size and time"},
     "done": {**_OUTPUT_DIR, **_METRICS},
     "up to date": {**_OUTPUT_DIR, **_METRICS},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tinybert_cli.types import Array, Translator
 
@@ -23,16 +23,31 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Int8:
-    """Quantization of a format: `write(float32 file, int8 file, exclude, **options)`.
+    """Quantization of a format: first `prepare(float32 file, batches)`, then
+    `write(float32 file, int8 file, prepared, exclude, **options)`.
 
-    `file` is the name of the int8 file, beside the float32 file; `options` are the settings of export that `write`
-    takes; `parts` lists the parts of a float32 file that int8 changes, by the names that `exclude` accepts.
+    `prepare` gets unpadded batches of real rows, on which it measures the ranges of activations. `file` is the name of
+    the int8 file, beside the float32 file; `options` are the settings of export that `write` takes; `parts` lists the
+    parts of a float32 file that int8 changes, by the names that `exclude` accepts.
     """
 
     file: str
+    prepare: Callable[..., Any]
     write: Callable[..., None]
     options: tuple[str, ...]
     parts: Callable[[Path], list[str]]
+
+
+@dataclass(frozen=True)
+class Half:
+    """float16 weights of a format, for GPUs, in a file beside the float32 file, which `predict` and `eval` read.
+
+    `write(float32 file, float16 file)`; `load` opens the float16 file.
+    """
+
+    file: str
+    write: Callable[[Path, Path], None]
+    load: Callable[[Path], Session]
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class Export:
     precision: str  # of the weights
     code: str  # Python code that loads and runs a model folder with transformers
     command: str  # the shell command that predicts with it
-    pair: bool = False  # whether it takes two texts
+    example: str = ""  # Python code that uses an ONNX export without tinybert, as in its example.py
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,8 @@ class Format:
     library: str | None = None  # the Hub's name of what loads it
     limitations: Callable[[Export], list[str]] = lambda export: []
     older: tuple[str, ...] = ()
+    half: Half | None = None
+    example: str | None = None  # the file with `Export.example`
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinybert_cli.errors import ConfigError, InputError, is_out_of_memory
-from tinybert_cli.formats.base import Export, Format, Int8
-from tinybert_cli.formats.int8 import need_onnx, parts_of_onnx, quantize_onnx
+from tinybert_cli.formats.base import Export, Format, Half, Int8
+from tinybert_cli.formats.int8 import PLAIN, need_onnx, parts_of_onnx, prepare_int8, quantize_onnx
 from tinybert_cli.formats.onnx_fusions import fuse_first_token, sum_before_norms
 from tinybert_cli.types import Array
 
@@ -20,13 +20,23 @@ if TYPE_CHECKING:
     import torch
 
 FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"  # where optimum and transformers.js look
+FP16_FILE = "onnx/model_fp16.onnx"
+EXAMPLE = "example.py"
 OLDER_FILE = "model.onnx"  # of version 0.2.0, in float32 or int8
 SPAN_OUTPUTS = ["start_logits", "end_logits"]  # of question answering, as in transformers
 FUSED = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}  # families whose attention is fused
 NEWEST_OPSET = 20  # that torch.onnx.export(dynamo=False) writes
+PLAIN_OPSET = 17  # with layer normalization as one operator, and read by all runtimes
 
 
-def write_onnx(model: Any, inputs: Mapping[str, torch.Tensor], folder: Path, *, opset: int | None = None) -> None:
+def write_onnx(
+    model: Any,
+    inputs: Mapping[str, torch.Tensor],
+    folder: Path,
+    *,
+    opset: int | None = None,
+    runtime: str = "onnxruntime",
+) -> None:
     """Writes onnx/model.onnx with dynamic batch size and length; attention is fused for the families in FUSED.
 
     It uses the TorchScript exporter, because ONNX Runtime does not fuse the attention in graphs of torch.export, and
@@ -34,6 +44,7 @@ def write_onnx(model: Any, inputs: Mapping[str, torch.Tensor], folder: Path, *, 
 
     Args:
         inputs: a batch of real rows, (B, T) each, to trace the model with.
+        runtime: onnxruntime, or any: standard operators only, so without fused attention.
 
     Raises:
         ConfigError: the operator set is too new, or lacks an operator that the model needs.
@@ -68,7 +79,7 @@ def write_onnx(model: Any, inputs: Mapping[str, torch.Tensor], folder: Path, *, 
                 input_names=names,
                 output_names=outputs_named,
                 dynamic_axes={**dict.fromkeys(names, axes), **dict.fromkeys(outputs_named, output_axes)},
-                opset_version=opset or NEWEST_OPSET,
+                opset_version=opset or (PLAIN_OPSET if runtime == PLAIN else NEWEST_OPSET),
             )
         except torch.onnx.errors.UnsupportedOperatorError as error:
             if opset is None:
@@ -80,8 +91,11 @@ def write_onnx(model: Any, inputs: Mapping[str, torch.Tensor], folder: Path, *, 
             if is_out_of_memory(error) or model.config.model_type in FUSED:
                 raise
             raise not_exportable(model.config.model_type, error) from error
-    _optimize(plain, path, model.config)
-    plain.unlink()
+    if runtime == PLAIN or model.config.model_type not in FUSED:
+        plain.replace(path)
+    else:
+        _optimize(plain, path, model.config)
+        plain.unlink()
 
 
 class OnnxSession:
@@ -134,11 +148,21 @@ def load_onnx(folder: Path) -> OnnxSession:
     return OnnxSession(file)
 
 
+def write_fp16(source: Path, target: Path) -> None:
+    """The float32 file with weights and arithmetic in float16; inputs and outputs stay as they are."""
+    onnx, _ = need_onnx()
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about numbers that are too small for float16, and become 0
+        model = convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=True)
+    onnx.save(model, target)
+
+
 def onnx_usage(export: Export) -> dict[str, str]:
-    file = INT8_FILE if export.precision == "int8" else FILE
-    code = _CODE.format(folder=export.folder, file=file, text=_PAIR if export.pair else _TEXT)
     return {
-        "ONNX Runtime": f"```python\n{code}\n```",
+        "ONNX Runtime": f"`python {EXAMPLE}` runs these lines, from any folder; they need {_NEEDED}:\n\n"
+        f"```python\n{export.example}```",
         "tinybert": f"```sh\n{export.command}\n```\n\nThis needs no torch.",
         "transformers": f"Load {export.model}, the original; this export is for ONNX Runtime.",
     }
@@ -169,10 +193,6 @@ def _logits_module(model: Any, names: list[str]) -> Any:
 
 
 def _optimize(source: Path, target: Path, config: Any) -> None:
-    if config.model_type not in FUSED:
-        source.replace(target)
-        source.touch()
-        return
     from onnxruntime.transformers import optimizer
     from onnxruntime.transformers.fusion_options import FusionOptions
 
@@ -192,15 +212,7 @@ def _optimize(source: Path, target: Path, config: Any) -> None:
     optimized.save_model_to_file(str(target))
 
 
-_CODE = """import numpy as np, onnxruntime, tokenizers
-
-tokenizer = tokenizers.Tokenizer.from_file("{folder}/tokenizer.json")
-session = onnxruntime.InferenceSession("{folder}/{file}")
-text = tokenizer.encode({text})
-values = {{"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}}
-logits = session.run(None, {{node.name: np.array([values[node.name]]) for node in session.get_inputs()}})"""
-
-_TEXT, _PAIR = '"Better than it looks."', '"Better than it looks.", "It looks bad."'
+_NEEDED = "`pip install onnxruntime tokenizers numpy` and nothing else"
 
 ONNX = Format(
     weights=FILE,
@@ -208,8 +220,10 @@ ONNX = Format(
     write=write_onnx,
     runtime="ONNX Runtime",
     usage=onnx_usage,
-    options=("opset",),
+    options=("opset", "runtime"),
     load=load_onnx,
-    int8=Int8(INT8_FILE, quantize_onnx, ("embedding_bits",), parts_of_onnx),
+    int8=Int8(INT8_FILE, prepare_int8, quantize_onnx, ("embedding_bits", "runtime"), parts_of_onnx),
+    half=Half(FP16_FILE, write_fp16, OnnxSession),
     older=(OLDER_FILE,),
+    example=EXAMPLE,
 )

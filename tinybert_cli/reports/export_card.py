@@ -18,18 +18,22 @@ def card(
     result: Result | None,
     names: Sequence[str],
     facts: Mapping[str, float],
+    float32_parts: Sequence[str] = (),
+    example: str = "",
 ) -> Card:
     """The card of an export.
 
     Args:
+        example: the content of its example.py.
         precision: of the weights.
         facts: the metrics of verification, and the size of the model.
+        float32_parts: of an int8 model.
     """
     task, form, folder = tasks.find_prediction_task(config.task), formats.find(config.format), str(output.folder)
     model, pair = markdown(config.model), len(config.data.text_columns) == 2
     command = f"tinybert predict {shell_word(folder)} {task.example_input(pair=pair)}"
     export = formats.Export(
-        in_python(folder), model, precision, task.usage(in_python(folder), config.data), command, pair
+        in_python(folder), model, precision, task.usage(in_python(folder), config.data), command, example
     )
     limitations = [
         f"Its predictions equal those of {model} on {facts['agreement']:.2%} of the rows used for verification; "
@@ -41,6 +45,8 @@ def card(
     ]
     speed = f"{facts['latency_ms_b1']:.2f} ms for one text (median), {facts['latency_ratio_b1']:.1f}x as fast"
     difference = f"{facts['metric_difference']:+.4f}" if "metric_difference" in facts else None
+    changed = facts.get("max_probability_difference")
+    probability, parts = None if changed is None else f"{changed:.4f}", markdown(", ".join(float32_parts))
     return Card(
         name=output.folder.name,
         task=config.task,
@@ -51,9 +57,10 @@ def card(
             "command": "`tinybert export`",
             "model": model,
             "format": config.format,
-            "weights": precision,
+            "weights": f"{precision}{f', except {parts}' if parts else ''}",
             "verified on": markdown(model_card.data_names(output.inputs)),
-            "agreement with the model": f"{facts['agreement']:.4f}",
+            "agreement with the model": _agreement(facts),
+            "largest difference of a probability": probability,
             f"{task.main_metric} minus the model's": difference,
             "labels": markdown(model_card.listed(names)),
         },
@@ -69,6 +76,16 @@ def card(
         library=form.library,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )
+
+
+def _agreement(facts: Mapping[str, float]) -> str:
+    """The worst of all batches, and that of each kind."""
+    kinds = {"b1": "one row at a time", "b32": "32 rows of similar length", "padded": "32 rows padded"}
+    each = [
+        f"{words} {facts[f'agreement_{kind}']:.4f}" for kind, words in kinds.items() if f"agreement_{kind}" in facts
+    ]
+    kinds_in_words = f" ({', '.join(each)})" if each else ""
+    return f"{facts['agreement']:.4f}{kinds_in_words}"
 
 
 def translation_card(

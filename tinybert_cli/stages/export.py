@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import artifacts, data, events, formats, metrics, models, tasks
+from tinybert_cli import artifacts, data, events, formats, loops, metrics, models, tasks
 from tinybert_cli.config import Export
 from tinybert_cli.errors import GateError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import export_card, model_card
 from tinybert_cli.stages import parity, spacy_parity, translation_export
+from tinybert_cli.stages.int8_search import Int8Search
 from tinybert_cli.stages.parity import Parity
 from tinybert_cli.types import Predictions
 
@@ -45,7 +46,7 @@ def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterat
         raise GateError(
             f"int8 rejected: {rejected[-1]}",
             where=config.output_dir,
-            hint="the folder holds float32; ship that, exclude the sensitive parts from int8, or loosen verify",
+            hint="the folder holds float32; ship that, or loosen verify",
         )
 
 
@@ -80,7 +81,10 @@ def _export(
     inputs = tasks.read_model_inputs(models.read_config(source), models.read_tokenizer_config(source))
     yield from map(events.warning, inputs.check(config.data, source.name))
     names = models.label_names(model) or [str(index) for index in range(model.config.num_labels)]
-    rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
+    all_rows = data.read(config.data, config.verify.split)
+    rows = all_rows.head(config.verify.max_samples)
+    others = range(len(rows), min(len(all_rows), len(rows) + parity.CALIBRATION_ROWS))  # int8 is not compared on these
+    measured = all_rows.select(others) if len(others) == parity.CALIBRATION_ROWS else rows
     metric = task.metric(rows, config.data, task.label_names(rows, config.data, model_names=names))
     unnamed = tasks.unnamed_classes(task, source.name, names, named=models.label_names(model) is not None)
     assumptions = events.assumptions([*unnamed, *task.label_statements(rows, config.data, names)])
@@ -88,7 +92,10 @@ def _export(
     examples = data.Examples.of(encoded)
     yield from data.row_warnings(config.verify.split, encoded, config.data)
     original_bytes = models.weights_bytes(models.fetch(source))
-    verification = Parity(task, model, names, rows, config.data, examples, encoded.layout, metric, original_bytes)
+    verification = Parity(
+        task, model, names, rows, config.data, examples, encoded.layout, metric, original_bytes,
+        measured=data.Examples.of(task.encode(measured, config.data, tokenizer)),
+    )  # fmt: skip
     yield events.plan(len(rows), format=config.format, quantize=config.quantize, **models.size(model), **assumptions)
     if output.dry_run:
         return
@@ -103,8 +110,10 @@ def _export(
         weights, precision = folder / form.weights, config.dtype or form.precision
         form.write(model, verification.sample(), folder, **_options(config, form.options))
         yield {"event": "written", "bytes": weights.stat().st_size}
-        numbers, predictions = verification.compare(load(folder), weights)
-        failures = parity.violations(numbers, config.verify, exact=precision == "float32")
+        exact = precision == "float32"
+        numbers, predictions = verification.compare(load(folder), weights, exact=exact)
+        failures = parity.violations(numbers, config.verify, exact=exact)
+        float32_parts: list[str] = []
         if failures:
             raise GateError(
                 "the exported model does not match the original: " + "; ".join(failures),
@@ -112,12 +121,29 @@ def _export(
                 hint="nothing was stored; loosen verify if you can accept the difference",
             )
         if config.quantize == "int8" and form.int8 is not None:
-            int8_numbers, int8_predictions, rejection = _try_int8(config, form, form.int8, verification, folder, load)
-            if rejection is None:
-                precision, numbers, predictions = "int8", int8_numbers, int8_predictions
+            options = _options(config, form.int8.options)
+            int8 = Int8Search(
+                form, form.int8, verification, config.verify, folder, load, config.quantize_exclude, options
+            ).run()
+            float32_parts = [*config.quantize_exclude, *int8.float32_parts]
+            if int8.rejection is None:
+                precision, numbers, predictions = "int8", int8.numbers, int8.predictions
+                if int8.cost is not None:
+                    yield {"event": "float32_parts", "parts": int8.float32_parts, "cost": int8.cost}
             else:
-                yield {"event": "rejected", "message": rejection}
-                numbers |= {f"int8_{name}": value for name, value in int8_numbers.items()}
+                yield {"event": "rejected", "message": int8.rejection}
+                numbers |= {f"int8_{name}": value for name, value in int8.numbers.items()}
+        if config.quantize == "fp16" and form.half is not None:
+            form.half.write(weights, folder / form.half.file)
+            half = loops.SessionModule(form.half.load(folder / form.half.file))
+            precision, (numbers, predictions) = "float16", verification.compare(half, folder / form.half.file)
+            failures = parity.violations(numbers, config.verify, exact=False)
+            if failures:
+                raise GateError(
+                    "the float16 model does not match the original: " + "; ".join(failures),
+                    where=str(output.folder),
+                    hint="nothing was stored; leave out quantize: fp16, or loosen verify",
+                )
         if form.load is not None:
             model.config.save_pretrained(folder)
         models.record_length(tokenizer, inputs.max_seq_length)
@@ -125,7 +151,13 @@ def _export(
         layout = {formats.LAYOUT_KEY: formats.LAYOUT} if form.load is not None else {}
         models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name, **layout})
         result = None if metric is None else _result(config, task, predictions, metric)
-        card = export_card.card(config, precision, output, result, names, {**numbers, **models.size(model)})
+        facts = {**numbers, **models.size(model)}
+        example = ""
+        if form.example is not None:
+            loaded = form.file(folder) or weights
+            example = tasks.onnx_example(task, config.data, loaded.relative_to(folder).as_posix())
+            (folder / form.example).write_text(example, encoding="utf-8")
+        card = export_card.card(config, precision, output, result, names, facts, float32_parts, example)
         if form.finish is not None:
             form.finish(whole, **_options(config, form.options))
             numbers["pipeline_agreement"] = spacy_parity.verify(whole, folder, rows, config)
@@ -134,37 +166,6 @@ def _export(
         output.put(lambda target: shutil.copytree(whole, target, dirs_exist_ok=True))
     output.finish(numbers, label_names=names, device="cpu", precision=precision)
     yield events.done(config.output_dir, numbers)
-
-
-def _try_int8(
-    config: Export,
-    form: formats.Format,
-    int8: formats.Int8,
-    verification: Parity,
-    export: Path,
-    load: Callable[[Path], Any],
-) -> tuple[dict[str, float], Predictions, str | None]:
-    """Writes the int8 file beside the float32 file if it passes verification; its numbers, and why it was rejected."""
-    weights, folder = export / form.weights, export / "int8"
-    target = folder / int8.file
-    target.parent.mkdir(parents=True)
-
-    def quantize(source: Path, target: Path, exclude: Sequence[str]) -> None:
-        int8.write(source, target, exclude, **_options(config, int8.options))
-
-    quantize(weights, target, config.quantize_exclude)
-    numbers, predictions = verification.compare(load(folder), target)
-    failures = parity.violations(numbers, config.verify, exact=False)
-    rejection = None
-    if failures:
-        changes = verification.sensitivity(
-            quantize, int8.parts(weights), load, weights, folder, target, config.quantize_exclude
-        )
-        rejection = "; ".join([*failures, parity.sensitivity_in_words(changes)])
-    else:
-        target.replace(export / int8.file)
-    shutil.rmtree(folder)
-    return numbers, predictions, rejection
 
 
 def _result(

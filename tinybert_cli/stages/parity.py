@@ -1,9 +1,10 @@
-"""Verification of an export: how far it differs from the original on real rows, and which parts int8 hurts most."""
+"""Verification of an export: how far it differs from the original on real rows, alone, in batches and padded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import numpy as np
 
 from tinybert_cli import data, formats, loops, metrics, tasks
 from tinybert_cli.config import Data, Verify
+from tinybert_cli.metrics.probabilities import sigmoid, softmax
 from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 BATCH_SIZE = 32
 TIMED_ROWS = 64  # rows whose batch-1 latency is measured, original and export in turn
 MIN_AGREEMENT, MAX_METRIC_DROP = 0.99, 0.01  # the defaults of `verify`
-NAMED_PARTS = 3  # parts that are named when int8 is rejected
+CALIBRATION_ROWS = 64  # windows on which int8 measures the ranges of activations
+PROBABILITIES: Mapping[str, Callable[[Array], Array]] = {"class": softmax, "classes": sigmoid}
+LOWER_IS_WORSE = {"agreement", "metric_difference"}
+HIGHER_IS_WORSE = {"max_abs_logit_difference", "mean_abs_logit_difference", "max_probability_difference"}
 
 
 @dataclass(frozen=True)
@@ -32,25 +37,40 @@ class Parity:
     layout: Layout | None  # see `Encoded`
     metric: metrics.Metric | None  # None if the rows have no labels
     bytes: int  # of the original's weights
+    measured: data.Examples  # rows on which int8 measures activations: others than those that are compared, if any
 
     def sample(self) -> dict[str, Any]:
         """Two rows as the model takes them, to trace it with."""
         batch = self.examples.__getitems__(self._batches[0][:2])
         return {name: value for name, value in batch.items() if name in loops.MODEL_INPUTS}
 
-    def compare(self, exported: Any, weights: Path) -> tuple[dict[str, float], Predictions]:
-        """How far the export differs, its size and its latency on the same rows; and its predictions."""
-        original_logits, logits = self._logits(self.model), self._logits(exported)
-        difference = np.abs(original_logits - logits)
-        original, predictions = self._predictions(original_logits), self._predictions(logits)
-        numbers = {
-            "max_abs_logit_difference": float(difference.max()),
-            "mean_abs_logit_difference": float(difference.mean()),
-            "agreement": self.task.fidelity(predictions, original)["agreement"],
-        }
-        if self.metric is not None:
-            before, after = (metrics.score(self.metric, one)[self.task.main_metric] for one in (original, predictions))
-            numbers["metric_difference"] = after - before
+    def calibration(self) -> Iterator[dict[str, Array]]:
+        """Unpadded batches of one window, of which int8 measures the activations."""
+        windows = np.unique(np.linspace(0, len(self.measured) - 1, CALIBRATION_ROWS).astype(int))
+        for window in windows.tolist():
+            batch = self.measured.__getitems__([window])
+            yield {name: value.numpy() for name, value in batch.items() if name in loops.MODEL_INPUTS}
+
+    def compare(self, exported: Any, weights: Path, *, exact: bool = False) -> tuple[dict[str, float], Predictions]:
+        """How far the export differs, its size and its latency on the same rows; and its predictions.
+
+        Fewer bits than float32 are compared in three kinds of batches, whose worst numbers count: rows of similar
+        length, single rows, and rows of any length, so with padding.
+        """
+        numbers, predictions = self.differences(exported)
+        if not exact:
+            numbers["agreement_b32"] = numbers["agreement"]
+            others = {
+                "b1": [[index] for index in range(len(self.examples))],
+                "padded": [list(part) for part in np.array_split(range(len(self.examples)), self._splits)],
+            }
+            for name, batches in others.items():
+                other, _ = self.differences(exported, batches)
+                numbers[f"agreement_{name}"] = other["agreement"]
+                for key in LOWER_IS_WORSE & other.keys():
+                    numbers[key] = min(numbers[key], other[key])
+                for key in HIGHER_IS_WORSE & other.keys():
+                    numbers[key] = max(numbers[key], other[key])
         single = self.examples.timing_batches(1, None, TIMED_ROWS)
         times = loops.latencies({"original": self.model, "export": exported}, {"original": single, "export": single})
         original_ms, export_ms = np.median(times["original"]), np.median(times["export"])
@@ -60,31 +80,34 @@ class Parity:
         numbers["bytes_ratio"] = self.bytes / numbers["bytes"]
         return numbers, predictions
 
-    def sensitivity(
-        self,
-        quantize: Callable[[Path, Path, Sequence[str]], object],
-        parts: Sequence[str],
-        load: Callable[[Path], Any],
-        weights: Path,
-        folder: Path,
-        target: Path,
-        exclude: Sequence[str],
-    ) -> list[tuple[str, float]]:
-        """Each part of the model, and the mean change of the logits when only this part is int8; the largest first.
+    def differences(
+        self, exported: Any, batches: Sequence[list[int]] | None = None
+    ) -> tuple[dict[str, float], Predictions]:
+        """How far the export differs on the rows, in these batches of windows; and its predictions."""
+        original_logits = self._original_logits
+        logits = loops.predict_all(exported, self.examples, self._batches if batches is None else batches)
+        difference = np.abs(original_logits - logits)
+        original, predictions = self._predictions(original_logits), self._predictions(logits)
+        numbers = {
+            "max_abs_logit_difference": float(difference.max()),
+            "mean_abs_logit_difference": float(difference.mean()),
+            "agreement": self.task.fidelity(predictions, original)["agreement"],
+        }
+        probabilities = PROBABILITIES.get(self.task.output_type)
+        if probabilities is not None:
+            numbers["max_probability_difference"] = float(
+                np.abs(probabilities(original_logits) - probabilities(logits)).max()
+            )
+        elif original.confidences is not None and predictions.confidences is not None:
+            numbers["max_probability_difference"] = float(np.abs(original.confidences - predictions.confidences).max())
+        if self.metric is not None:
+            before, after = (metrics.score(self.metric, one)[self.task.main_metric] for one in (original, predictions))
+            numbers["metric_difference"] = after - before
+        return numbers, predictions
 
-        Args:
-            quantize: writes an int8 file: (float32 file, int8 file, parts that stay float32).
-            weights: the float32 file; `target`: the file in `folder` to write int8 to.
-        """
-        original = self._logits(self.model)
-        changes = []
-        for part in parts:
-            quantize(weights, target, [*exclude, *(other for other in parts if other != part)])
-            changes.append((part, float(np.abs(self._logits(load(folder)) - original).mean())))
-        return sorted(changes, key=lambda change: -change[1])
-
-    def _logits(self, module: Any) -> Array:
-        return loops.predict_all(module, self.examples, self._batches)
+    @cached_property
+    def _original_logits(self) -> Array:
+        return loops.predict_all(self.model, self.examples, self._batches)
 
     def _predictions(self, logits: Array) -> Predictions:
         tuned = self.model.config.to_dict()
@@ -93,6 +116,10 @@ class Parity:
     @property
     def _batches(self) -> list[list[int]]:
         return data.sorted_batches(self.examples.lengths, BATCH_SIZE)
+
+    @property
+    def _splits(self) -> int:
+        return -(-len(self.examples) // BATCH_SIZE)
 
 
 def violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> list[str]:
@@ -112,11 +139,6 @@ def violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> 
 
 def least_agreement(verify: Verify) -> float:
     return MIN_AGREEMENT if verify.min_agreement is None else verify.min_agreement
-
-
-def sensitivity_in_words(changes: Sequence[tuple[str, float]]) -> str:
-    worst = ", ".join(f"{part} {change:.3f}" for part, change in changes[:NAMED_PARTS])
-    return f"parts whose int8 form changes the logits most: {worst}; try quantize_exclude: [{changes[0][0]}]"
 
 
 def load_module(form: formats.Format, folder: Path, load_model: Callable[[Path], Any]) -> Any:

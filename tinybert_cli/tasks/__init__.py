@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError, look_up
 from tinybert_cli.tasks.base import GenerationTask, PredictionTask, Task, missing, no_labels_error
 from tinybert_cli.tasks.language_modeling import LanguageModeling
@@ -17,6 +18,7 @@ from tinybert_cli.tasks.model_inputs import (
     recorded_settings,
 )
 from tinybert_cli.tasks.multi_label import MultiLabelClassification
+from tinybert_cli.tasks.onnx_examples import HEAD
 from tinybert_cli.tasks.question_answering import QuestionAnswering
 from tinybert_cli.tasks.regression import Regression
 from tinybert_cli.tasks.text_classification import TextClassification
@@ -86,6 +88,13 @@ def of_model(config: Mapping[str, Any]) -> PredictionTask:
     )
 
 
+def onnx_example(task: PredictionTask, data: Data, file: str) -> str:
+    """Python code that predicts with an ONNX export, whose model is this file in the folder of the code."""
+    head, own = HEAD.format(file=file), task.onnx_example(data)
+    imports, separator, rest = own.rpartition("\n\n") if own.startswith("import ") else ("", "", own)
+    return head.replace("import json\n", f"import json\n{imports}\n", 1) + rest if separator else head + own
+
+
 def unnamed_classes(task: PredictionTask, model: str, names: Sequence[str], *, named: bool) -> list[str]:
     """A statement for the plan if neither the model nor the config names the classes."""
     if named or task.output_type not in ("class", "classes"):
@@ -113,6 +122,7 @@ __all__ = [
     "missing",
     "no_labels_error",
     "of_model",
+    "onnx_example",
     "read_model_inputs",
     "recorded_settings",
     "unnamed_classes",

@@ -16,6 +16,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError, look_up
 from tinybert_cli.metrics.base import Metric
 from tinybert_cli.tasks.label_names import hidden_labels_error
+from tinybert_cli.tasks.onnx_examples import text_example
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
 if TYPE_CHECKING:
@@ -177,6 +178,11 @@ class PredictionTask(Task):
     def example_input(self, *, pair: bool) -> str:
         """An argument of `tinybert predict`, quoted for the shell."""
         return r"$'Better than it looks.\tIt looks bad.'" if pair else '"Better than it looks."'
+
+    def onnx_example(self, data: Data) -> str:
+        """Python code that predicts with an ONNX export, after `onnx_examples.HEAD`."""
+        decode = "(logits,) = run(tokenizer.encode_batch(texts))\nprint(logits)\n"
+        return text_example(decode, pair=len(data.text_columns) == 2)
 
     def limitations(self, names: Sequence[str]) -> str:
         """A sentence on limitations for the model card."""

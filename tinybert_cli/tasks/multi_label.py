@@ -25,6 +25,7 @@ from tinybert_cli.tasks.label_names import (
     names_in_data,
     unknown_label,
 )
+from tinybert_cli.tasks.onnx_examples import CLASSES, text_example
 from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 
@@ -174,6 +175,9 @@ class MultiLabelClassification(PredictionTask):
             f"A class is predicted if its probability reaches its value in `{THRESHOLDS}` of config.json, in the order "
             "of `id2label`; 0.5 if there is none. Other programs do not read this setting."
         )
+
+    def onnx_example(self, data: Data) -> str:
+        return text_example(CLASSES.format(thresholds=THRESHOLDS), pair=len(data.text_columns) == 2)
 
     def usage(self, folder: str, data: Data) -> str:
         return text_usage(folder, ", top_k=None", data)

@@ -22,6 +22,7 @@ from tinybert_cli.tasks.base import PredictionTask, missing
 from tinybert_cli.tasks.context_windows import ContextWindows, cut_questions
 from tinybert_cli.tasks.encoding import text_columns_of
 from tinybert_cli.tasks.gold_answers import gold_answers, statements
+from tinybert_cli.tasks.onnx_examples import ANSWER
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
 if TYPE_CHECKING:
@@ -183,6 +184,11 @@ class QuestionAnswering(PredictionTask):
 
     def example_input(self, *, pair: bool) -> str:
         return r"$'Who wrote it?\tIt was written by Ada in 1843.'"
+
+    def onnx_example(self, data: Data) -> str:
+        return ANSWER.format(
+            length=data.max_seq_length, stride=data.doc_stride, longest=spans.LONGEST, threshold=NULL_THRESHOLD
+        )
 
     def limitations(self, names: Sequence[str]) -> str:
         return (

@@ -14,6 +14,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.regression import RegressionMetric, pearson
 from tinybert_cli.tasks.base import PredictionTask, check_complete, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
+from tinybert_cli.tasks.onnx_examples import VALUE, text_example
 from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 
@@ -110,6 +111,9 @@ class Regression(PredictionTask):
             "The model predicts a number for any text, however different the text is from its training data, and gives "
             "no confidence."
         )
+
+    def onnx_example(self, data: Data) -> str:
+        return text_example(VALUE, pair=len(data.text_columns) == 2)
 
     def usage(self, folder: str, data: Data) -> str:
         return text_usage(folder, ', function_to_apply="none"', data)

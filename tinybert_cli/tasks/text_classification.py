@@ -17,6 +17,7 @@ from tinybert_cli.tasks.base import PredictionTask, check_complete, missing, tex
 from tinybert_cli.tasks.encoding import encode_texts
 from tinybert_cli.tasks.label_lists import combined_names, is_list_text
 from tinybert_cli.tasks.label_names import agreed_names, label_indices, label_statements, name_warnings, unknown_label
+from tinybert_cli.tasks.onnx_examples import CLASS, text_example
 from tinybert_cli.types import NO_LABEL, Array, Layout, Predictions, Rows
 
 
@@ -126,6 +127,9 @@ class TextClassification(PredictionTask):
             "confidence": float(probabilities.max()),
             "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
         }
+
+    def onnx_example(self, data: Data) -> str:
+        return text_example(CLASS, pair=len(data.text_columns) == 2)
 
     def usage(self, folder: str, data: Data) -> str:
         return text_usage(folder, "", data)

@@ -1,0 +1,232 @@
+"""int8 products in an ONNX graph: integer weights, and activations with a range that was measured on real rows.
+
+The range of an activation is fixed, so a row has the same logits in every batch, alone or padded. A few channels of a
+transformer have values far larger than all others, and one range for all channels would leave few steps for those. So
+each channel is divided by a factor first, and its row of weights multiplied by it (SmoothQuant, Xiao et al. 2022,
+arXiv 2211.10438); how much is shifted to the weights is chosen by the error of the product on the measured rows.
+
+Processors without VNNI multiply unsigned by signed bytes in pairs, and a pair saturates above 32,767. The scale of a
+column is so large that no pair of its weights can: 255 times the sum of two neighbours is less.
+
+Shapes: n rows that were measured (tokens), K channels of an activation, N columns of a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli.types import Array
+
+MATRICES = ("MatMul", "Gemm", "Attention")
+SHIFTS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # exponents of SmoothQuant that are tried; 0: no factors
+ROWS_OF_A_BATCH = 8  # tokens of a text on which the error of a product is measured; 512 of 64 texts
+TINY = 1e-12
+
+
+@dataclass
+class Activation:
+    """What was measured of the input of a product."""
+
+    low: Array  # (K,)
+    high: Array  # (K,)
+    rows: list[Array]  # (n, K)
+
+    def add(self, values: Array) -> None:
+        rows = values.reshape(-1, values.shape[-1])
+        self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
+        self.rows.append(rows[np.unique(np.linspace(0, len(rows) - 1, ROWS_OF_A_BATCH).astype(int))])
+
+
+@dataclass(frozen=True)
+class IntegerProduct:
+    """x @ W as ((x / factors) in steps of `scale` around `zero`) @ (integers of W · factors, times column scales)."""
+
+    factors: Array | None  # (K,)
+    scale: np.float32
+    zero: int
+    weights: Array  # int8 (K, N)
+    weight_scales: Array  # (N,)
+
+
+def measure(source: Path, batches: Iterable[Mapping[str, Array]]) -> dict[str, Activation]:
+    """The inputs of all products with a matrix, by name, in the float32 file, on unpadded batches."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(source)
+    names = list(dict.fromkeys(node.input[0] for node in products(model.graph)))
+    known = {node.name for node in (*model.graph.output, *model.graph.input)}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    inputs = [node.name for node in session.get_inputs()]
+    measured: dict[str, Activation] = {}
+    for batch in batches:
+        for name, values in zip(names, session.run(names, {key: batch[key] for key in inputs}), strict=True):
+            zeros = np.zeros(values.shape[-1], np.float32)
+            measured.setdefault(name, Activation(zeros, zeros, [])).add(values)
+    return measured
+
+
+def products(graph: Any) -> list[Any]:
+    """The nodes that multiply by a matrix of the model."""
+    matrices = {tensor.name for tensor in graph.initializer}
+    return [node for node in graph.node if node.op_type in MATRICES and node.input[1] in matrices]
+
+
+def integer_products(source: Path, measured: Mapping[str, Activation], *, symmetric: bool) -> dict[str, IntegerProduct]:
+    """Node → its product in integers, with the smallest error on the measured rows."""
+    import onnx
+
+    graph = onnx.load(source).graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    return {
+        node.name: best_product(measured[node.input[0]], matrix_of(node, tensors), symmetric=symmetric)
+        for node in products(graph)
+    }
+
+
+def best_product(activation: Activation, matrix: Array, *, symmetric: bool = False) -> IntegerProduct:
+    """Of the products with each of SHIFTS, the one with the smallest squared error."""
+    rows = np.concatenate(activation.rows)
+    exact = rows @ matrix
+    candidates = [_product(activation, matrix, shift, symmetric=symmetric) for shift in SHIFTS]
+    errors = [float(((computed(product, rows) - exact) ** 2).mean()) for product in candidates]
+    return candidates[int(np.argmin(errors))]
+
+
+def computed(product: IntegerProduct, rows: Array) -> Array:
+    """What an ONNX runtime computes for rows (n, K): (n, N)."""
+    scaled = rows if product.factors is None else rows / product.factors
+    low = -product.zero if product.zero else -127
+    steps = np.rint(scaled / product.scale).clip(low, low + 255 if product.zero else 127)
+    result: Array = steps @ product.weights.astype(np.float32) * (product.scale * product.weight_scales)
+    return result
+
+
+def _product(activation: Activation, matrix: Array, shift: float, *, symmetric: bool) -> IntegerProduct:
+    factors = None
+    low, high = activation.low, activation.high
+    if shift:
+        channels = np.maximum(np.maximum(high, -low), 1e-5)
+        factors = channels**shift / np.maximum(np.abs(matrix).max(1), 1e-5) ** (1 - shift)
+        factors = np.maximum(factors / np.exp(np.log(factors).mean()), 1e-3).astype(np.float32)
+        low, high, matrix = low / factors, high / factors, matrix * factors[:, None]
+    weights, weight_scales = quantized_columns(matrix)
+    least, most = float(low.min()), float(high.max())
+    if symmetric:
+        return IntegerProduct(factors, np.float32(max(most, -least, TINY) / 127), 0, weights, weight_scales)
+    scale = max(most - least, TINY) / 255
+    return IntegerProduct(factors, np.float32(scale), int(np.rint(-least / scale)), weights, weight_scales)
+
+
+def quantized_columns(matrix: Array) -> tuple[Array, Array]:
+    """int8 (K, N) and a scale per column (N,); two neighbours in a column that are multiplied together sum to 128 or
+    less, so that 255 times their sum fits in 16 bits."""
+    padded = np.pad(matrix, ((0, len(matrix) % 2), (0, 0)))
+    pairs = np.abs(padded[::2] + padded[1::2]).max(0)
+    scales = np.maximum(np.maximum(np.abs(matrix).max(0) / 127, pairs / 127), TINY)  # 127: each may be rounded up
+    return np.rint(matrix / scales).astype(np.int8), scales.astype(np.float32)
+
+
+def matrix_of(node: Any, tensors: Mapping[str, Any]) -> Array:
+    """The matrix (K, N) of a product."""
+    from onnx import numpy_helper
+
+    matrix: Array = numpy_helper.to_array(tensors[node.input[1]])
+    transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
+    return matrix.T if transposed else matrix
+
+
+def replace_products(model: Any, replacements: Mapping[str, IntegerProduct], *, plain: bool) -> None:
+    """Replaces products of a graph by integer products.
+
+    Args:
+        plain: as QuantizeLinear and DequantizeLinear around MatMul, which every runtime reads, instead of operators of
+            ONNX Runtime.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    nodes: list[Any] = []
+    merged: set[str] = set()  # outputs of nodes that a product has taken over
+    new: dict[str, Array] = {}
+    for node in graph.node:
+        if node.output[0] in merged:
+            continue
+        product = replacements.get(node.name)
+        if product is None:
+            nodes.append(node)
+            continue
+        output, bias = node.output[0], node.input[2] if len(node.input) > 2 else ""
+        if node.op_type == "MatMul" and not plain:
+            output, bias = _following_bias(node, readers, tensors)
+            if bias:
+                merged.add(output)
+        nodes += _integer_nodes(node, product, output, bias, new, plain=plain)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend([*kept, *(numpy_helper.from_array(values, name) for name, values in new.items())])
+    if not plain and replacements and not any(entry.domain == "com.microsoft" for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def _following_bias(node: Any, readers: Mapping[str, list[Any]], tensors: Mapping[str, Any]) -> tuple[str, str]:
+    """The output and the bias of an Add that alone reads the product; the product's own output without one."""
+    after = readers.get(node.output[0], [])
+    if len(after) == 1 and after[0].op_type == "Add":
+        bias = next((name for name in after[0].input if name in tensors and len(tensors[name].dims) == 1), None)
+        if bias is not None:
+            return after[0].output[0], bias
+    return node.output[0], ""
+
+
+def _integer_nodes(
+    node: Any, product: IntegerProduct, output: str, bias: str, new: dict[str, Array], *, plain: bool
+) -> list[Any]:
+    """The nodes that compute `output`; their constants are added to `new`."""
+    from onnx import helper
+
+    name, rows = node.output[0], node.input[0]
+    own = {key: f"{name}_{key}" for key in ("factors", "scaled", "scale", "zero", "integers", "weights", "columns")}
+    nodes = []
+    if product.factors is not None:
+        new[own["factors"]] = (1 / product.factors).astype(np.float32)
+        nodes.append(helper.make_node("Mul", [rows, own["factors"]], [own["scaled"]]))
+        rows = own["scaled"]
+    new[own["scale"]], new[own["weights"]] = np.asarray(product.scale), product.weights
+    new[own["zero"]] = np.asarray(product.zero, np.int8 if plain else np.uint8)
+    new[own["columns"]] = product.weight_scales
+    nodes.append(helper.make_node("QuantizeLinear", [rows, own["scale"], own["zero"]], [own["integers"]]))
+    if plain:
+        back, matrix, result = f"{name}_rows", f"{name}_matrix", f"{name}_product" if bias else output
+        nodes += [
+            helper.make_node("DequantizeLinear", [own["integers"], own["scale"], own["zero"]], [back]),
+            helper.make_node("DequantizeLinear", [own["weights"], own["columns"]], [matrix], axis=1),
+            helper.make_node("MatMul", [back, matrix], [result], name=node.name),
+        ]
+        return [*nodes, helper.make_node("Add", [result, bias], [output])] if bias else nodes
+    integers = [own["integers"], own["weights"]]
+    if node.op_type == "Attention":
+        mask = node.input[3]
+        new[f"{name}_zeros"] = np.zeros(len(product.weight_scales), np.int8)
+        operands = [*integers, bias, own["scale"], own["columns"], mask, own["zero"], f"{name}_zeros"]
+        kind, attributes = "QAttention", {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        attributes = {key: value for key, value in attributes.items() if key in ("num_heads", "mask_filter_value")}
+    else:
+        operands = [*integers, own["scale"], own["columns"], own["zero"], "", bias]
+        kind, attributes = "MatMulIntegerToFloat", {}
+    return [*nodes, helper.make_node(kind, operands, [output], name=node.name, domain="com.microsoft", **attributes)]

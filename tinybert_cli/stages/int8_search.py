@@ -1,0 +1,104 @@
+"""int8 of an export: of the whole model if that passes verification, else with as few parts in float32 as pass."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinybert_cli import formats
+from tinybert_cli.config import Verify
+from tinybert_cli.stages import parity
+from tinybert_cli.stages.parity import Parity
+from tinybert_cli.types import Predictions
+
+NAMED_PARTS = 3  # parts that are named when int8 is rejected
+
+
+@dataclass(frozen=True)
+class Int8Result:
+    """The int8 form of an export."""
+
+    numbers: dict[str, float]
+    predictions: Predictions
+    float32_parts: list[str]  # besides those that the settings exclude
+    rejection: str | None = None  # why there is none; the numbers are those of the whole model in int8
+    cost: str | None = None  # of the parts in float32, in words
+
+
+@dataclass(frozen=True)
+class Int8Search:
+    """Writes and compares int8 forms of the float32 file in a folder.
+
+    `load` opens an export folder, `options` are the settings of export that `int8.write` takes.
+    """
+
+    form: formats.Format
+    int8: formats.Int8
+    verification: Parity
+    verify: Verify
+    folder: Path
+    load: Callable[[Path], Any]
+    exclude: Sequence[str]
+    options: dict[str, Any]
+
+    def run(self) -> Int8Result:
+        """Writes the int8 file into the folder if one passes verification."""
+        weights, scratch = self.folder / self.form.weights, self.folder / "int8"
+        target = scratch / self.int8.file
+        runtime = {name: value for name, value in self.options.items() if name == "runtime"}
+        prepared = self.int8.prepare(weights, self.verification.calibration(), **runtime)
+
+        def write(float32_parts: Sequence[str]) -> Any:
+            self.int8.write(weights, target, prepared, [*self.exclude, *float32_parts], **self.options)
+            return self.load(scratch)
+
+        result = self._search(write, target, weights)
+        if result.rejection is None:
+            target.replace(self.folder / self.int8.file)
+        shutil.rmtree(scratch)
+        return result
+
+    def _search(self, write: Callable[[Sequence[str]], Any], target: Path, weights: Path) -> Int8Result:
+        numbers, predictions = self.verification.compare(write([]), target)
+        failures = self._failures(numbers)
+        if not failures:
+            return Int8Result(numbers, predictions, [])
+        parts = self.int8.parts(weights)
+        changes = self._sensitivity(write, parts)
+        ranked = [part for part, _ in changes]
+        for count in range(1, min(len(ranked), len(parts) - 1) + 1):
+            if not self._passes(write(ranked[:count])):
+                continue
+            chosen = ranked[:count]
+            for part in ranked[: count - 1]:  # one that was added before may be unnecessary now
+                fewer = [other for other in chosen if other != part]
+                if self._passes(write(fewer)):
+                    chosen = fewer
+            passing, passing_predictions = self.verification.compare(write(chosen), target)
+            if not self._failures(passing):
+                cost = (
+                    f"{passing['bytes'] / 1e6:.1f} MB instead of {numbers['bytes'] / 1e6:.1f}, "
+                    f"{passing['latency_ms_b1']:.2f} ms for one text instead of {numbers['latency_ms_b1']:.2f}"
+                )
+                return Int8Result(passing, passing_predictions, chosen, cost=cost)
+        named = ", ".join(f"{part} {change:.3f}" for part, change in changes[:NAMED_PARTS])
+        tried = f"no form with some parts in float32 passes; those whose int8 form changes the logits most: {named}"
+        return Int8Result(numbers, predictions, [], rejection="; ".join([*failures, tried]))
+
+    def _sensitivity(self, write: Callable[[Sequence[str]], Any], parts: Sequence[str]) -> list[tuple[str, float]]:
+        """Each part, and the mean change of the logits when only this part is int8; the largest first."""
+        changes = []
+        for part in parts:
+            numbers, _ = self.verification.differences(write([other for other in parts if other != part]))
+            changes.append((part, numbers["mean_abs_logit_difference"]))
+        return sorted((change for change in changes if change[1] > 0), key=lambda change: -change[1])
+
+    def _passes(self, exported: Any) -> bool:
+        numbers, _ = self.verification.differences(exported)
+        return not self._failures(numbers)
+
+    def _failures(self, numbers: dict[str, float]) -> list[str]:
+        return parity.violations(numbers, self.verify, exact=False)

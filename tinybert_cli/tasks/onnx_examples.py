@@ -1,0 +1,101 @@
+"""The lines of Python that use an ONNX export with onnxruntime and tokenizers alone, shown in its model card.
+
+They are in its folder as example.py, which finds the other files from any working directory.
+"""
+
+from __future__ import annotations
+
+HEAD = '''\
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import tokenizers
+
+folder = Path(__file__).parent
+config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+labels = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
+tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.enable_padding(pad_id=config.get("pad_token_id") or 0)
+session = onnxruntime.InferenceSession(str(folder / "{file}"))
+
+
+def run(rows):
+    """The outputs of the model for encoded texts."""
+    values = {{"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}}
+    names = [node.name for node in session.get_inputs()]
+    return session.run(None, {{name: np.array([getattr(row, values[name]) for row in rows]) for name in names}})
+
+
+'''
+
+TEXTS = 'texts = ["Better than it looks.", "It looks bad."]\n'
+PAIRS = 'texts = [("Better than it looks.", "It looks bad."), ("It looks bad.", "It is not good.")]\n'
+
+CLASS = """\
+(logits,) = run(tokenizer.encode_batch(texts))
+probabilities = np.exp(logits - logits.max(-1, keepdims=True))
+probabilities /= probabilities.sum(-1, keepdims=True)
+for text, row in zip(texts, probabilities):
+    print(text, labels[row.argmax()], dict(zip(labels, row.round(4).tolist())), sep="\\t")
+"""
+
+CLASSES = """\
+(logits,) = run(tokenizer.encode_batch(texts))
+thresholds = config.get("{thresholds}") or [0.5] * len(labels)
+for text, row in zip(texts, 1 / (1 + np.exp(-logits))):
+    predicted = [label for label, value, least in zip(labels, row, thresholds) if value >= least]
+    print(text, predicted, dict(zip(labels, row.round(4).tolist())), sep="\\t")
+"""
+
+VALUE = """\
+(logits,) = run(tokenizer.encode_batch(texts))
+for text, row in zip(texts, logits):
+    print(text, float(row[0]), sep="\\t")
+"""
+
+ENTITIES = """\
+text = "Ada wrote it in London."
+words = list(re.finditer(r"\\w+|[^\\w\\s]", text))
+row = tokenizer.encode(" ".join(word.group() for word in words))
+starts = np.cumsum([0, *(len(word.group()) + 1 for word in words[:-1])])
+first = [next(token for token, (_, end) in enumerate(row.offsets) if end > start) for start in starts]
+(logits,) = run([row])
+probabilities = np.exp(logits[0, first] - logits[0, first].max(-1, keepdims=True))
+probabilities /= probabilities.sum(-1, keepdims=True)
+entities, inside = [], None
+for word, scores in zip(words, probabilities):
+    tag = labels[scores.argmax()]
+    kind = None if tag == "O" else tag.partition("-")[2] or tag
+    if kind is not None and kind == inside and not tag.startswith("B-"):
+        entities[-1]["end"] = word.end()
+    elif kind is not None:
+        entities.append({"type": kind, "begin": word.start(), "end": word.end(), "score": float(scores.max())})
+    inside = kind
+for entity in entities:
+    print(text[entity["begin"] : entity["end"]], entity, sep="\\t")
+"""
+
+ANSWER = """\
+question, context = "Who wrote it?", "It was written by Ada in 1843."
+tokenizer.enable_truncation({length}, stride={stride}, strategy="only_second")
+row = tokenizer.encode(question, context)
+windows = [row, *row.overflowing]
+begins, ends = run(windows)
+spans = [
+    (begins[number, first] + ends[number, last], window.offsets[first][0], window.offsets[last][1])
+    for number, window in enumerate(windows)
+    for first in range(len(window.ids))
+    for last in range(first, min(first + {longest}, len(window.ids)))
+    if window.sequence_ids[first] == window.sequence_ids[last] == 1
+]
+score, begin, end = max(spans)
+no_answer = (begins[:, 0] + ends[:, 0]).min() - score > config.get("{threshold}", 0)
+print("no answer" if no_answer else context[begin:end], begin, end, sep="\\t")
+"""
+
+
+def text_example(decode: str, *, pair: bool) -> str:
+    """The lines after HEAD for a task with one prediction per text, or pair of texts."""
+    return (PAIRS if pair else TEXTS) + decode
