@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that ends with an export is a target.
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
-.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test test-integrations test-spacy test-flair test-notebook faults wheel check fix docs schemas reference benchmark clean
+.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test test-integrations test-spacy test-flair test-notebook test-runtimes faults wheel check fix docs schemas reference benchmark clean
 
 install: $(VENV)/installed
 
@@ -80,7 +80,7 @@ test: install
 	$(BIN)/python -m pytest -n auto
 
 # An export in other libraries. flair needs an older transformers, so it has an environment of its own.
-test-integrations: test-spacy test-flair test-notebook
+test-integrations: test-spacy test-flair test-notebook test-runtimes
 
 test-spacy: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[spacy]' build fastapi httpx
@@ -96,6 +96,19 @@ $(FLAIR)/installed:
 	test -x $(FLAIR)/bin/python || $(PYTHON) -m venv $(FLAIR)
 	$(FLAIR)/bin/python -m pip install --quiet torch==2.13.0 flair 'transformers<5'
 	$(FLAIR)/bin/python -m pip install --quiet onnxruntime pydantic pyyaml rich typer filelock psutil pyarrow pytest
+	touch $@
+
+# An export in plain ONNX Runtime, transformers.js (Node, and Chromium if there is one), optimum, sentence-transformers.
+RUNTIMES := $(VENV)-runtimes
+
+test-runtimes: install $(RUNTIMES)/installed
+	RUNTIMES=$(CURDIR)/$(RUNTIMES) $(BIN)/python -m pytest tests/test_runtimes.py
+
+$(RUNTIMES)/installed:
+	test -x $(RUNTIMES)/bin/python || $(PYTHON) -m venv $(RUNTIMES)
+	$(RUNTIMES)/bin/python -m pip install --quiet torch==2.13.0 'optimum-onnx[onnxruntime]' 'transformers<5' \
+	  sentence-transformers
+	npm install --prefix $(RUNTIMES) --no-save --ignore-scripts @huggingface/transformers@4 playwright-core@1
 	touch $@
 
 test-notebook: install

@@ -758,7 +758,7 @@ def test_a_hint_never_names_a_setting_that_the_command_lacks() -> None:
             "expected one of: auto, no, epoch, steps, found false",
             "did you mean 'no'?",
         ),
-        ("export", "quantize: ~", "expected one of: none, int8, found ~", "did you mean 'none'?"),
+        ("export", "quantize: ~", "expected one of: none, int8, fp16, found ~", "did you mean 'none'?"),
         (
             "distill",
             "layer_mapping: unifrom",

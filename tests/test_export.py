@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tinybert_cli import artifacts, models
 from tinybert_cli.config import Stage
-from tinybert_cli.errors import ConfigError, GateError, InputError
+from tinybert_cli.errors import ConfigError, GateError, InputError, explained
 from tinybert_cli.helpers import predict
 from tinybert_cli.stages import parity
 
@@ -295,6 +296,19 @@ def exported(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "pandas", "pyarrow", "safetensors", "onnx")
 
 
+def test_the_base_installation_has_no_package_of_training() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[^\w-]", entry)[0] for entry in project["dependencies"]}
+    assert not names & {"torch", "transformers", "datasets", "accelerate", "pyarrow", "scikit-learn"}
+    assert "onnxruntime" in names and "tinybert[train]" in project["optional-dependencies"]["demo"]
+
+
+def test_a_missing_package_of_training_names_the_extra() -> None:
+    error = explained(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert isinstance(error, InputError) and error.hint == "pip install 'tinybert[train]'"
+    assert explained(ImportError("other")).args == ("other",)
+
+
 def test_predict_on_an_export_needs_no_torch(exported: Path) -> None:
     code = f"import sys; sys.argv = ['tinybert', 'predict', {str(exported)!r}, 'a lovely film .']\n"
     code += "from tinybert_cli.cli import main; main()"
@@ -304,7 +318,10 @@ def test_predict_on_an_export_needs_no_torch(exported: Path) -> None:
 
 def test_the_lines_of_the_card_run_from_another_folder_without_tinybert(exported: Path, tmp_path: Path) -> None:
     lines = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
-    assert lines and lines[1] == (exported / "example.py").read_text()
+    assert (
+        lines
+        and lines[1].replace(f'Path("{exported}")', "Path(__file__).parent") == (exported / "example.py").read_text()
+    )
     moved = shutil.copytree(exported, tmp_path / "moved")
     code = f"import runpy; runpy.run_path({str(moved / 'example.py')!r})"
     printed = run_without(code, *HEAVY, "tinybert_cli", "accelerate").splitlines()

@@ -105,8 +105,15 @@ def _cropped(line: str) -> str:
     return line if len(line) <= MAX_WIDTH else f"{line[:MAX_WIDTH]}…"
 
 
+# import names of the extra `train`, which predicting with an export does without
+TRAINING_PACKAGES = {
+    "accelerate", "datasets", "huggingface_hub", "onnx", "pyarrow", "safetensors", "scipy", "sklearn", "torch",
+    "transformers",
+}  # fmt: skip
+
+
 def explained(error: BaseException) -> BaseException:
-    """A UserError for failures that are no bugs: no memory, a disk that cannot be used, a panic of a library in Rust.
+    """A UserError for failures that are no bugs: no memory, a disk that cannot be used, a package that is missing.
 
     Any other error is returned unchanged.
     """
@@ -119,6 +126,8 @@ def explained(error: BaseException) -> BaseException:
             f"the tokenizer failed: {_first_line(error)}",
             hint="its tokenizer.json holds a pattern that cannot be run on these texts; use the files of the original",
         )
+    if isinstance(error, ModuleNotFoundError) and error.name in TRAINING_PACKAGES:
+        return InputError(f"the package '{error.name}' is not installed", hint="pip install 'tinybert[train]'")
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         return InputError(f"cannot open '{error.filename}': {str(error.strerror).lower()}")
     if isinstance(error, OSError) and error.errno in _UNUSABLE:

@@ -176,10 +176,10 @@ def replace_products(model: Any, replacements: Mapping[str, IntegerProduct], *, 
                 merged.add(output)
         nodes += _integer_nodes(node, product, output, bias, new, plain=plain)
     used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    remaining = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
-    graph.initializer.extend([*kept, *(numpy_helper.from_array(values, name) for name, values in new.items())])
+    graph.initializer.extend([*remaining, *(numpy_helper.from_array(values, name) for name, values in new.items())])
     if not plain and replacements and not any(entry.domain == "com.microsoft" for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"  # where optimum and transformers.js look
 FP16_FILE = "onnx/model_fp16.onnx"
-EXAMPLE = "example.py"
+EXAMPLE, THIS_FOLDER = "example.py", "Path(__file__).parent"
 OLDER_FILE = "model.onnx"  # of version 0.2.0, in float32 or int8
 SPAN_OUTPUTS = ["start_logits", "end_logits"]  # of question answering, as in transformers
 FUSED = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}  # families whose attention is fused
@@ -160,9 +160,10 @@ def write_fp16(source: Path, target: Path) -> None:
 
 
 def onnx_usage(export: Export) -> dict[str, str]:
+    lines = export.example.replace(THIS_FOLDER, f'Path("{export.folder}")')
     return {
         "ONNX Runtime": f"`python {EXAMPLE}` runs these lines, from any folder; they need {_NEEDED}:\n\n"
-        f"```python\n{export.example}```",
+        f"```python\n{lines}```",
         "tinybert": f"```sh\n{export.command}\n```\n\nThis needs no torch.",
         "transformers": f"Load {export.model}, the original; this export is for ONNX Runtime.",
     }

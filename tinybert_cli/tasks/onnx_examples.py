@@ -82,16 +82,16 @@ question, context = "Who wrote it?", "It was written by Ada in 1843."
 tokenizer.enable_truncation({length}, stride={stride}, strategy="only_second")
 row = tokenizer.encode(question, context)
 windows = [row, *row.overflowing]
-begins, ends = run(windows)
+begin_logits, end_logits = run(windows)
 spans = [
-    (begins[number, first] + ends[number, last], window.offsets[first][0], window.offsets[last][1])
+    (begin_logits[number, first] + end_logits[number, last], window.offsets[first][0], window.offsets[last][1])
     for number, window in enumerate(windows)
     for first in range(len(window.ids))
     for last in range(first, min(first + {longest}, len(window.ids)))
     if window.sequence_ids[first] == window.sequence_ids[last] == 1
 ]
 score, begin, end = max(spans)
-no_answer = (begins[:, 0] + ends[:, 0]).min() - score > config.get("{threshold}", 0)
+no_answer = (begin_logits[:, 0] + end_logits[:, 0]).min() - score > config.get("{threshold}", 0)
 print("no answer" if no_answer else context[begin:end], begin, end, sep="\\t")
 """
 

@@ -187,7 +187,10 @@ class QuestionAnswering(PredictionTask):
 
     def onnx_example(self, data: Data) -> str:
         return ANSWER.format(
-            length=data.max_seq_length, stride=data.doc_stride, longest=spans.LONGEST, threshold=NULL_THRESHOLD
+            length=data.max_seq_length,
+            stride=min(data.doc_stride, max(0, data.max_seq_length // 2 - 4)),
+            longest=spans.LONGEST,
+            threshold=NULL_THRESHOLD,
         )
 
     def limitations(self, names: Sequence[str]) -> str:

@@ -1,0 +1,72 @@
+"""An export in transformers.js (Node and Chromium), optimum and sentence-transformers: make test-runtimes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_config, run
+
+from tinybert_cli.helpers import predict
+
+RUNTIMES = Path(os.environ.get("RUNTIMES", "no-runtimes"))
+SCRIPTS = Path(__file__).parent / "runtimes"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+TEXTS = ["a lovely film .", "the plot was awful .", "Better than it looks."]
+
+pytestmark = pytest.mark.skipif(not RUNTIMES.exists(), reason="make test-runtimes")
+
+
+@pytest.fixture(scope="module")
+def exported(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runtimes") / "export"
+    verify = {"min_agreement": 0.9, "max_metric_drop": 0.1}
+    settings: dict[str, Any] = {"model": finished_runs / "teacher", "quantize": "int8", "verify": verify}
+    run("export", make_config("export", finished_runs / "data", folder, **settings))
+    return folder
+
+
+def output_of(*words: object) -> Any:
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=300, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def probabilities(folder: Path) -> list[dict[str, float]]:
+    return [output["probabilities"] for output in predict.run(str(folder), TEXTS)]
+
+
+def by_label(results: list[list[dict[str, Any]]]) -> list[dict[str, float]]:
+    return [{score["label"]: score["score"] for score in scores} for scores in results]
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("dtype", ["q8", "fp32"])
+def test_transformers_js_in_node_gives_the_same_probabilities(dtype: str, exported: Path) -> None:
+    words = ["node", SCRIPTS / "node.mjs", RUNTIMES / "node_modules", exported.parent, exported.name, dtype, *TEXTS]
+    for scores, expected in zip(by_label(output_of(*words)), probabilities(exported), strict=True):
+        assert scores == pytest.approx(expected, abs=1e-3 if dtype == "q8" else 0.05)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_a_page_that_is_offline_gives_the_same_probabilities(exported: Path) -> None:
+    modules = RUNTIMES / "node_modules"
+    words = ["node", SCRIPTS / "browser.mjs", modules, exported.parent, exported.name, CHROMIUM, *TEXTS]
+    output = output_of(*words)
+    assert output["foreign"] == []  # requests to other hosts
+    for scores, expected in zip(by_label(output["result"]), probabilities(exported), strict=True):
+        assert scores == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.optimum
+@pytest.mark.parametrize("file", ["model.onnx", "model_quantized.onnx"])
+def test_optimum_gives_the_same_probabilities(file: str, exported: Path) -> None:
+    scores = output_of(RUNTIMES / "bin" / "python", SCRIPTS / "optimum_scores.py", exported, file, *TEXTS)
+    for row, expected in zip(scores, probabilities(exported), strict=True):
+        assert row == pytest.approx(list(expected.values()), abs=1e-3 if "quantized" in file else 0.05)
