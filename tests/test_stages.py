@@ -192,7 +192,7 @@ def test_tables_and_cards_stay_short_with_many_classes(base_model: Path, data: P
         write_rows(data / f"{split}.jsonl", [{"text": t, "label": names[n % 120]} for n, t in enumerate(texts)])
     run("finetune", configs("finetune", "many", model=base_model, training__max_steps=2))
     models = {"many": str(data.parent / "many")}
-    run("eval", configs("eval", "eval", models=models, latency=None, bootstrap=20))
+    run("eval", configs("eval", "eval", models=models, latency=None, bootstrap=20, baselines=[]))
     report = (data.parent / "eval" / "report.md").read_text()
     assert len(report.splitlines()) < 80 and "class-119]" not in report.replace("label=class", "")
     assert "many.recall[class-119]" in json.loads((data.parent / "eval" / "metrics.json").read_text())
@@ -674,7 +674,9 @@ FIDELITY = {"retention", "agreement", "kl", "speedup_b1", "speedup_b32", "accura
 def evaluation(configs: Configs, teacher: Path, student: Path, **settings: Any) -> Stage:
     compared = {"teacher": str(teacher), "student": str(student)}
     latency = {"batch_sizes": [1, 32], "lengths": ["data"]}
-    config: Stage = configs("eval", "eval", **{"models": compared, "latency": latency, "bootstrap": 100, **settings})
+    config: Stage = configs(
+        "eval", "eval", **{"models": compared, "latency": latency, "bootstrap": 100, "baselines": [], **settings}
+    )
     return config
 
 

@@ -505,6 +505,10 @@ class Eval(Stage):
     """Columns by whose values the rows are sliced, in addition to length, label and the reference's confidence."""
     bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
     """Resamples for the 95 % intervals; 0 = no intervals."""
+    baselines: Literal["auto"] | list[str] = "auto"
+    """Baselines without a neural network, fitted on the training rows and scored beside the models. auto: those of the
+    task (majority and tfidf; mean and tfidf; majority and dictionary; best-sentence), if there are labelled training
+    rows; [] = none."""
     require: dict[str, dict[str, float]] = {}
     """model: {metric: minimum}. If a requirement is not met, the exit code is 5."""
 

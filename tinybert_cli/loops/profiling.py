@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -40,7 +41,10 @@ def latencies(models: Mapping[str, torch.nn.Module], batches: Mapping[str, Seque
 
 
 def multiply_adds(model: torch.nn.Module, batches: Sequence[Batch]) -> float:
-    """MACs per row: those of matrix products; embeddings and element-wise operations are not counted."""
+    """MACs per row: those of matrix products; embeddings and element-wise operations are not counted.
+
+    They depend on the shape of a batch only, so that one batch of each shape is run.
+    """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,12 +53,16 @@ def multiply_adds(model: torch.nn.Module, batches: Sequence[Batch]) -> float:
     for parameter in trained:  # the counter asks for the gradient of slices of a weight, which have none here
         parameter.requires_grad_(False)
     # The math kernel, because the counter does not support all of the fused ones.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        for batch in batches:
+    by_shape = {batch["input_ids"].shape: batch for batch in batches}
+    counts = Counter(batch["input_ids"].shape for batch in batches)
+    total = 0
+    for shape, batch in by_shape.items():
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             forward(model.eval(), {key: value.to(device) for key, value in batch.items()})
+        total += counter.get_total_flops() * counts[shape]
     for parameter in trained:
         parameter.requires_grad_()
-    return float(counter.get_total_flops()) / 2 / sum(len(batch["input_ids"]) for batch in batches)
+    return total / 2 / sum(shape[0] * count for shape, count in counts.items())
 
 
 def cold_start(model: str, text: str) -> tuple[float, int]:

@@ -63,6 +63,7 @@ class Model:
     quality_low: float | None = None  # 95 % interval
     quality_high: float | None = None
     estimated: bool = False  # an export without a score: its source model's score plus the difference found by `export`
+    optimistic: bool = False  # whether the checkpoint was selected on the rows of this score
     retention: float | None = None
     agreement: float | None = None
     parameters: int | None = None
@@ -166,6 +167,7 @@ def _trained_model(run: Run) -> Model:
         quality=run.metrics.get(f"eval_{metric}"),
         quality_low=run.metrics.get(f"eval_{metric}_low"),
         quality_high=run.metrics.get(f"eval_{metric}_high"),
+        optimistic=run.manifest["settings"].get("training", {}).get("keep") == "best",
     )
 
 
@@ -194,6 +196,7 @@ def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[
                 quality=metrics.get(metric),
                 quality_low=metrics.get(f"{metric}_low"),
                 quality_high=metrics.get(f"{metric}_high"),
+                optimistic=name in run.manifest.get("selected_on_these_rows", []),
                 retention=1.0 if name == reference else metrics.get("retention"),
                 agreement=metrics.get("agreement"),
                 parameters=metrics.get("parameters", base.parameters),
@@ -228,6 +231,7 @@ def _exported(run: Run, models: Mapping[str, tuple[str | None, Model]]) -> tuple
         more_is_better=source.more_is_better,
         quality=quality,
         estimated=True,
+        optimistic=source.optimistic,
         retention=source.retention * quality / source.quality if source.retention and source.quality else None,
         parameters=source.parameters,
     )

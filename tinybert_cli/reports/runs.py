@@ -26,6 +26,10 @@ class Report:
     def notes(self) -> Iterator[str]:
         """Remarks that are needed to read the numbers correctly."""
         yield from self._score_notes()
+        if optimistic := [model.name for model in self.models if model.optimistic and model.quality is not None]:
+            names = short_names(model.name for model in self.models)
+            listed = ", ".join(names[name] for name in optimistic)
+            yield f"Optimistic, because the checkpoint was selected on the rows of the score: {listed}."
         if any(model.estimated for model in self.models):
             yield "~ estimated: score of the source model plus the difference measured during export verification."
         machines = {model.machine for model in self.models if model.machine and model.latency_ms_b1 is not None}

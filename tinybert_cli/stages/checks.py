@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tinybert_cli import configuration, formats, losses, tasks
+from tinybert_cli import baselines, configuration, formats, losses, tasks
 from tinybert_cli.config import Export, Stage, Verify
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
 from tinybert_cli.stages import translation_checks
@@ -278,6 +278,28 @@ def _check_reference(models: Mapping[str, str], reference: str | None) -> None:
         )
 
 
+def _check_baselines(task: str, models: Mapping[str, str], split: str, names: str | Sequence[str]) -> None:
+    definition = tasks.find_scored_task(task)
+    known = baselines.names(definition) if isinstance(definition, tasks.PredictionTask) else []
+
+    def problems() -> Iterator[ConfigError]:
+        for index, name in enumerate([] if isinstance(names, str) else names):
+            if name not in known:
+                hint = did_you_mean(name, known) if known else f"{task} has none: leave `baselines` out"
+                yield ConfigError(f"unknown baseline '{name}'", key=("baselines", index), hint=hint)
+            elif name in models:
+                hint = "give the model another name"
+                yield ConfigError(f"'{name}' is a model and a baseline", key=("baselines", index), hint=hint)
+            elif split == "train":
+                hint = "set `split` to validation or test, or `baselines: []`"
+                yield ConfigError(
+                    "baselines are fitted on the training rows, which cannot score them",
+                    key=("baselines", index), hint=hint,
+                )  # fmt: skip
+
+    _raise_all(problems())
+
+
 def _check_metrics(task: str, metrics: str | Sequence[str]) -> None:
     known = _metrics_of(task)
     _raise_all(
@@ -287,14 +309,17 @@ def _check_metrics(task: str, metrics: str | Sequence[str]) -> None:
     )
 
 
-def _check_require(task: str, models: Mapping[str, str], require: Mapping[str, Mapping[str, float]]) -> None:
+def _check_require(
+    task: str, models: Mapping[str, str], listed: str | Sequence[str], require: Mapping[str, Mapping[str, float]]
+) -> None:
     known = [f"{name}{end}" for name in _metrics_of(task) for end in ("", "_low", "_difference_low")]
     known += COMPARISONS
+    scored = [*models, *([] if isinstance(listed, str) else listed)]
 
     def problems() -> Iterator[ConfigError]:
         for model, wanted in require.items():
-            if model not in models:
-                hint = did_you_mean(model, models)
+            if model not in scored:
+                hint = did_you_mean(model, scored)
                 yield ConfigError(f"unknown model '{model}' in `require`", key=("require", model), hint=hint)
             for metric in wanted:
                 if _without_class(metric) not in known:
@@ -427,9 +452,10 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         "task": tasks.find_scored_task,
         ("task", "data"): _check_data,
         ("models", "reference"): _check_reference,
+        ("task", "models", "split", "baselines"): _check_baselines,
         ("task", "metrics"): _check_metrics,
         ("task", "latency"): translation_checks.check_latency,
-        ("task", "models", "require"): _check_require,
+        ("task", "models", "baselines", "require"): _check_require,
         **translation_checks.top_level("eval"),
     },
     "export": {

@@ -15,7 +15,8 @@ from tinybert_cli.metrics.calibration import temperature_scaling
 from tinybert_cli.metrics.comparison import agreement_interval, bootstrap_p, confusion_matrix
 from tinybert_cli.metrics.slices import prediction_columns, regressions, slice_scores, slices
 from tinybert_cli.reports import evaluation_html, finished_exports, training_curves
-from tinybert_cli.stages import translation_candidates
+from tinybert_cli.stages import baseline_scores, selection, translation_candidates
+from tinybert_cli.stages.baseline_scores import ScoredBaseline
 from tinybert_cli.stages.candidates import Candidate, costs_of, load_candidate, names_of_model, predictions_of
 from tinybert_cli.stages.translation_candidates import TranslationCandidate
 from tinybert_cli.types import Array, Predictions, Rows
@@ -38,13 +39,14 @@ def run(config: Eval, *, force: bool = False, dry_run: bool = False) -> Iterator
         f"models.{name}": artifacts.describe_model(source.folder, source.name, models.commit(source))
         for name, source in sources.items()
     }
-    inputs |= artifacts.describe_all(data.sources(config.data, [config.split]))
+    listed, training = baseline_scores.training_inputs(config, task)
+    inputs |= artifacts.describe_all(data.sources(config.data, [config.split]) | training)
     with artifacts.open_output("eval", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
             yield from artifacts.read_rows(output.folder, "model")
             yield output.up_to_date()
         else:
-            yield from output.record(_evaluate(config, task, sources, reference, output))
+            yield from output.record(_evaluate(config, task, sources, reference, listed, output))
         numbers = {} if dry_run else artifacts.read_metrics(output.folder)
     if not dry_run:
         _require(numbers, config)
@@ -68,6 +70,7 @@ def _evaluate(
     task: tasks.PredictionTask | tasks.GenerationTask,
     sources: Mapping[str, models.Source],
     reference: str,
+    listed: list[str],
     output: artifacts.Output,
 ) -> Iterator[Event]:
     rows = data.read(config.data, config.split)
@@ -76,18 +79,27 @@ def _evaluate(
         evaluated = yield from _translate(config, task, sources, reference, rows, output)
     else:
         assert isinstance(task, tasks.PredictionTask)  # the only other kind
-        evaluated = yield from _predict(config, task, sources, reference, rows, output)
+        evaluated = yield from _predict(config, task, sources, reference, listed, rows, output)
     if evaluated is None:  # a dry run
         return
     metric, candidates, names, scored = evaluated.metric, evaluated.candidates, evaluated.names, evaluated.scored
     yield from map(events.warning, _left_out(task, metric, scored, reference))
+    undefined = {name for name, model in scored.items() if task.main_metric in metric.undefined(model.predictions)}
+    main_scores = {name: model.scores[task.main_metric] for name, model in scored.items() if name not in undefined}
+    sign = task.objective(task.main_metric)[1]
+    losers = baseline_scores.comparison(main_scores, evaluated.baselines, task.main_metric, sign)
+    yield from map(events.warning, losers)
+    selected = selection.selected_on(sources, output.inputs, config.split)
+    notes = [selection.statement(selected)] if selected else []
+    yield from map(events.warning, notes)
     lengths, confidences = candidates[reference].lengths, scored[reference].predictions.confidences
     slice_rows = slices(lengths, metric.label_slices(), confidences, columns)
     costs = {} if config.latency is None else evaluated.costs(config.latency)
     table: dict[str, dict[str, float]] = {}
-    for name, candidate in candidates.items():
+    facts = {name: one.facts for name, one in [*candidates.items(), *evaluated.baselines.items()]}
+    for name in scored:
         numbers = _numbers(config, task, metric, scored[name], None if name == reference else scored[reference])
-        numbers |= {**candidate.facts, **{key: value[name] for key, value in costs.items() if name in value}}
+        numbers |= {**facts[name], **{key: value[name] for key, value in costs.items() if name in value}}
         if name != reference:
             numbers |= {
                 key.replace("latency_ms", "speedup"): value[reference] / value[name]
@@ -101,6 +113,7 @@ def _evaluate(
             "event": "model",
             "model": name,
             "is_reference": name == reference,
+            "is_baseline": name in evaluated.baselines,
             "metric": task.main_metric,
             **numbers,
         }
@@ -111,12 +124,14 @@ def _evaluate(
     row_scores = {name: metric.row_scores(result.statistics) for name, result in scored.items()}
     outputs = {f"{name}_prediction": result.values for name, result in predictions.items()}
     beside = {} if isinstance(task, tasks.PredictionTask) else outputs
-    lost = regressions(texts | beside, predictions, row_scores, reference)
+    own_predictions = {name: predictions[name] for name in candidates}
+    lost = regressions(texts | beside, own_predictions, row_scores, reference)
     signatures = metric.description().get("signatures", {})
     title = f"{output.folder.name}: {len(rows):,} rows of {config.split}"
-    pages = {"report.md": artifacts.markdown_table(title, _without_many_classes(flat, names), list(sources))}
+    pages = {"report.md": artifacts.markdown_table(title, _without_many_classes(flat, names), list(scored))}
     if signatures:
         pages["report.md"] += "\n" + "".join(f"- {name}: `{text}`\n" for name, text in signatures.items())
+    pages["report.md"] += "".join(f"\n{note[:1].upper()}{note[1:]}.\n" for note in notes)
     try:
         pages["report.html"] = evaluation_html.as_html(
             evaluation_html.Evaluation(
@@ -125,10 +140,11 @@ def _evaluate(
                     [
                         f"{len(rows):,} rows of {config.split}, scored on {artifacts.machine()}.",
                         *(f"{name}: {text}." for name, text in signatures.items()),
+                        *(f"Note: {note}." for note in notes),
                     ]
                 ),
                 metric=task.main_metric, slice_metric=task.slice_metric,
-                more_is_better=task.objective(task.main_metric)[1] > 0,
+                more_is_better=sign > 0,
                 reference=reference, models=table, classes=names,
                 confidences=_confidences(metric, scored), confusion_matrices=_confusions(metric, scored, names),
                 slice_sizes={key: int(selected.sum()) for key, selected in slice_rows.items()}, regressions=lost,
@@ -154,7 +170,14 @@ def _evaluate(
 
     output.put(write)
     described = {"label_names": names} if isinstance(task, tasks.PredictionTask) else metric.description()
-    output.finish(flat, **described, scored_rows=len(rows), device=str(loops.device()), precision="no")
+    output.finish(
+        flat,
+        **described,
+        selected_on_these_rows=selected,
+        scored_rows=len(rows),
+        device=str(loops.device()),
+        precision="no",
+    )
     yield events.done(config.output_dir, flat)
 
 
@@ -167,6 +190,7 @@ class _Evaluated:
     candidates: _Candidates
     scored: Mapping[str, _Scored]
     costs: Callable[[Latency], dict[str, dict[str, float]]]
+    baselines: Mapping[str, ScoredBaseline]
 
 
 def _predict(
@@ -174,6 +198,7 @@ def _predict(
     task: tasks.PredictionTask,
     sources: Mapping[str, models.Source],
     reference: str,
+    listed: list[str],
     rows: Rows,
     output: artifacts.Output,
 ) -> Generator[Event, None, _Evaluated | None]:
@@ -189,7 +214,8 @@ def _predict(
     for candidate in candidates.values():
         inputs = candidate.predictor.inputs
         yield from map(events.warning, inputs.check(config.data, candidate.source.name))
-    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split, **assumptions)
+    beside = {"baselines": listed} if listed else {}
+    yield events.plan(len(rows), models=list(sources), reference=reference, split=config.split, **beside, **assumptions)
     yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
     if output.dry_run:
         return None
@@ -197,12 +223,19 @@ def _predict(
     for name, candidate in candidates.items():
         scored[name] = _scored(config, task, metric, predictions_of(config, task, candidate, rows, names), names)
         yield {"event": "scored", "model": name}
+    encoded = candidates[reference].encoded
+    baselines = yield from baseline_scores.fit(config, task, listed, names, rows, encoded)
+    for name, baseline in baselines.items():
+        scored[name] = _scored(config, task, metric, baseline.predictions, names)
 
     def costs(latency: Latency) -> dict[str, dict[str, float]]:
-        startup = _startup(candidates, rows, config.data) if latency.startup else {}
-        return costs_of(candidates, latency) | startup
+        measured = costs_of(candidates, latency)
+        for name, baseline in baselines.items():
+            for key, value in baseline.costs(latency, rows).items():
+                measured[key][name] = value
+        return measured | (_startup(candidates, rows, config.data) if latency.startup else {})
 
-    return _Evaluated(metric, names, candidates, scored, costs)
+    return _Evaluated(metric, names, candidates, scored, costs, baselines)
 
 
 def _translate(
@@ -237,7 +270,7 @@ def _translate(
         startup = _startup(candidates, rows, config.data) if latency.startup else {}
         return translation_candidates.costs(candidates, config) | startup
 
-    return _Evaluated(metric, [], candidates, scored, costs)
+    return _Evaluated(metric, [], candidates, scored, costs, {})
 
 
 def _scored(

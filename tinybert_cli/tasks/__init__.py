@@ -6,6 +6,7 @@ from typing import Any
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError, look_up
 from tinybert_cli.tasks.base import GenerationTask, PredictionTask, Task, missing, no_labels_error
+from tinybert_cli.tasks.encoding import text_columns_of
 from tinybert_cli.tasks.language_modeling import LanguageModeling
 from tinybert_cli.tasks.model_inputs import (
     LANGUAGES,
@@ -22,7 +23,7 @@ from tinybert_cli.tasks.onnx_examples import HEAD
 from tinybert_cli.tasks.question_answering import QuestionAnswering
 from tinybert_cli.tasks.regression import Regression
 from tinybert_cli.tasks.text_classification import TextClassification
-from tinybert_cli.tasks.token_classification import TokenClassification
+from tinybert_cli.tasks.token_classification import TokenClassification, words_of
 from tinybert_cli.tasks.tokenizer_file import TokenizerFile
 from tinybert_cli.tasks.translation import Translation
 
@@ -125,5 +126,7 @@ __all__ = [
     "onnx_example",
     "read_model_inputs",
     "recorded_settings",
+    "text_columns_of",
     "unnamed_classes",
+    "words_of",
 ]

@@ -68,7 +68,7 @@ class TokenClassification(PredictionTask):
 
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """The words joined by spaces; a row that is too long is split into windows, see `_windows`."""
-        lists = _words(rows, data)
+        lists = words_of(rows, data)
         before, after = special_tokens(tokenizer)
         room = data.max_seq_length - len(before) - len(after)
         ids: list[Array] = []
@@ -125,7 +125,7 @@ class TokenClassification(PredictionTask):
             return None
         index_of = label_indices(names)
         labels: list[int] = []
-        for row, (words, values) in enumerate(zip(_words(rows, data), tags, strict=True)):
+        for row, (words, values) in enumerate(zip(words_of(rows, data), tags, strict=True)):
             if values is not None and len(values) != len(words):
                 raise InputError(f"{len(words)} words and {len(values)} tags", where=rows.location(row))
             for value in [None] * len(words) if values is None else values:
@@ -139,7 +139,7 @@ class TokenClassification(PredictionTask):
         labels = self.labels(rows, data, names)
         if labels is None:
             return None
-        row_offsets = np.cumsum([0, *map(len, _words(rows, data))])
+        row_offsets = np.cumsum([0, *map(len, words_of(rows, data))])
         if missing(labels).any():
             row = int(np.searchsorted(row_offsets, np.argmax(missing(labels)), side="right")) - 1
             raise InputError("a word without a tag", where=rows.location(row))
@@ -301,7 +301,7 @@ def _joined_spans(words: Sequence[str]) -> Array:
     return np.stack([begins, begins + lengths], axis=1)
 
 
-def _words(rows: Rows, data: Data) -> list[list[str]]:
+def words_of(rows: Rows, data: Data) -> list[list[str]]:
     """The words of each row.
 
     Raises:

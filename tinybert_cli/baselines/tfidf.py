@@ -1,0 +1,135 @@
+"""TF-IDF of words and pairs of words, with linear models of scikit-learn.
+
+Shapes: N rows, C classes, V features. A row is one text or a pair of texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli.baselines.base import Baseline, Training, log_probabilities, logit
+from tinybert_cli.errors import InputError
+from tinybert_cli.metrics.spans import CJK
+from tinybert_cli.tasks import missing, text_columns_of
+from tinybert_cli.types import Array, Rows
+
+MOST_CHARACTERS = 3_000_000  # of the training rows; with more, a random part of them is used, so that it takes seconds
+MOST_FEATURES = 200_000
+WORD = rf"(?u)[{CJK}]|[^\W_{CJK}]+|[^\w\s]"  # a Chinese or Japanese character is a word, and so is a mark
+INVERSE_REGULARIZATION = 10.0  # C of LogisticRegression
+LEAST_ROWS = 1_000  # from so many on, features that occur in one row only are left out
+
+
+def classifier(training: Training, seed: int) -> Baseline:
+    """Logistic regression on the features of `TextFeatures`."""
+    from sklearn.linear_model import LogisticRegression
+
+    training.task.check_trainable(training.labels[~missing(training.labels)], training.names, training.rows)
+    rows, labels = _selected(training, ~missing(training.labels), seed)
+    features = TextFeatures(len(training.settings.text_columns), len(rows))
+    model = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=1000)
+    model.fit(features.fit(text_columns_of(rows, training.settings)), labels)
+
+    def compute(own: Rows) -> Array:
+        probabilities = np.zeros((len(own), len(training.names)))
+        probabilities[:, model.classes_] = model.predict_proba(features(text_columns_of(own, training.settings)))
+        return log_probabilities(probabilities)
+
+    return Baseline(compute, (features, model), len(rows))
+
+
+def multi_label_classifier(training: Training, seed: int) -> Baseline:
+    """One logistic regression per label; a label that all rows have, or none, gets its share."""
+    from sklearn.linear_model import LogisticRegression
+
+    complete = np.asarray(~missing(training.labels).any(-1))
+    rows, labels = _selected(training, complete, seed)
+    features = TextFeatures(len(training.settings.text_columns), len(rows))
+    values = features.fit(text_columns_of(rows, training.settings))
+    models: list[Any] = [
+        LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=1000).fit(values, own) if np.ptp(own) else float(own[0])
+        for own in labels.T
+    ]
+
+    def compute(own: Rows) -> Array:
+        values = features(text_columns_of(own, training.settings))
+        columns = [
+            np.full(len(own), model) if isinstance(model, float) else model.predict_proba(values)[:, 1]
+            for model in models
+        ]
+        return logit(np.stack(columns, axis=1))
+
+    return Baseline(compute, (features, models), len(rows))
+
+
+def regressor(training: Training, seed: int) -> Baseline:
+    """Ridge regression on the features; of a pair of texts, linear regression on their cosine similarity."""
+    from sklearn.linear_model import LinearRegression, Ridge
+
+    training.task.check_trainable(training.labels[~missing(training.labels)], training.names, training.rows)
+    rows, labels = _selected(training, ~missing(training.labels), seed)
+    pairs = len(training.settings.text_columns) == 2
+    features = TextFeatures(len(training.settings.text_columns), len(rows), cosine_only=pairs)
+    model = LinearRegression() if pairs else Ridge()
+    model.fit(features.fit(text_columns_of(rows, training.settings)), labels.astype(np.float64))
+
+    def compute(own: Rows) -> Array:
+        values: Array = model.predict(features(text_columns_of(own, training.settings)))
+        return values.astype(np.float32)[:, None]
+
+    return Baseline(compute, (features, model), len(rows))
+
+
+class TextFeatures:
+    """Texts as sparse features (N, V).
+
+    One text: its TF-IDF weights. A pair: those of both texts, their products, and their cosine similarity.
+    """
+
+    def __init__(self, texts: int, rows: int, *, cosine_only: bool = False) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        least = 2 if rows >= LEAST_ROWS else 1
+        self.vectorizer = TfidfVectorizer(
+            token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True, max_features=MOST_FEATURES, min_df=least
+        )
+        self.pairs = texts == 2
+        self.cosine_only = cosine_only
+
+    def fit(self, texts: Sequence[Sequence[str]]) -> Any:
+        """Learns the vocabulary of all columns; returns their features.
+
+        Raises:
+            InputError: no row has any text.
+        """
+        try:
+            self.vectorizer.fit([text for column in texts for text in column])
+        except ValueError as error:  # an empty vocabulary
+            raise InputError("the training rows have no words") from error
+        return self(texts)
+
+    def __call__(self, texts: Sequence[Sequence[str]]) -> Any:
+        from scipy.sparse import csr_array, hstack
+
+        columns = [csr_array(self.vectorizer.transform(column)) for column in texts]
+        if not self.pairs:
+            return columns[0]
+        first, second = columns
+        products = first * second
+        cosine = csr_array(products.sum(axis=1)[:, None])
+        return cosine.toarray() if self.cosine_only else hstack([first, second, products, cosine], format="csr")
+
+
+def _selected(training: Training, labelled: Array, seed: int) -> tuple[Rows, Array]:
+    """The labelled rows with their labels; a random part of them, if they have more than MOST_CHARACTERS."""
+    indices = np.flatnonzero(labelled)
+    texts = text_columns_of(training.rows, training.settings)
+    lengths = np.array([sum(len(column[row]) for column in texts) for row in indices])
+    if lengths.sum() > MOST_CHARACTERS:
+        order = np.random.default_rng(seed).permutation(len(indices))
+        count = max(1, int(np.searchsorted(np.cumsum(lengths[order]), MOST_CHARACTERS)))
+        indices = np.sort(indices[order[:count]])
+    return training.rows.select(indices.tolist()), training.labels[indices]

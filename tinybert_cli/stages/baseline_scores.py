@@ -1,0 +1,107 @@
+"""The baselines that `eval` scores beside the models: which ones, fitted on the training rows, and their costs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli import baselines, data, events, tasks
+from tinybert_cli.baselines import Baseline, Training
+from tinybert_cli.config import Eval, Latency
+from tinybert_cli.errors import InputError
+from tinybert_cli.events import Event
+from tinybert_cli.types import Encoded, Predictions, Rows
+
+
+@dataclass(frozen=True)
+class ScoredBaseline:
+    """A fitted baseline with its predictions for the rows."""
+
+    baseline: Baseline
+    predictions: Predictions
+
+    @property
+    def facts(self) -> dict[str, float]:
+        return {"bytes": self.baseline.bytes, "training_rows": self.baseline.training_rows}
+
+    def costs(self, latency: Latency, rows: Rows) -> dict[str, float]:
+        """`latency_ms_b1`, ... and their 95th percentiles: from text to prediction, unlike those of the models."""
+        costs: dict[str, float] = {}
+        for size in latency.batch_sizes if "data" in latency.lengths else ():
+            times = self.baseline.latencies(rows, size)
+            costs[f"latency_ms_b{size}"] = float(np.median(times))
+            costs[f"latency_ms_b{size}_p95"] = float(np.percentile(times, 95))
+        return costs
+
+
+def chosen(config: Eval, task: tasks.PredictionTask | tasks.GenerationTask) -> list[str]:
+    """The names of the baselines to score.
+
+    `auto` leaves out those that have the name of a model, and all without training rows of their own.
+
+    Raises:
+        InputError: the training file does not exist.
+    """
+    if config.baselines != "auto":
+        return list(config.baselines)
+    if not isinstance(task, tasks.PredictionTask) or config.split == "train" or not data.has(config.data, "train"):
+        return []
+    return [name for name in baselines.names(task) if name not in config.models]
+
+
+def training_inputs(
+    config: Eval, task: tasks.PredictionTask | tasks.GenerationTask
+) -> tuple[list[str], dict[str, Any]]:
+    """The names of the baselines, and the sources of the rows that they are fitted on."""
+    try:
+        names = chosen(config, task)
+        return names, data.sources(config.data, ["train"]) if names else {}
+    except InputError:
+        if config.baselines == "auto":  # the rows to score may be all that there is
+            return [], {}
+        raise
+
+
+def fit(
+    config: Eval, task: tasks.PredictionTask, names: list[str], classes: list[str], rows: Rows, encoded: Encoded
+) -> Generator[Event, None, dict[str, ScoredBaseline]]:
+    """The baselines by name; with `auto`, a warning if the training rows do not allow any."""
+    if not names:
+        return {}
+    fitted: dict[str, ScoredBaseline] = {}
+    try:
+        training_rows = data.read(config.data, "train")
+        task.label_names(training_rows, config.data, model_names=classes)
+        labels = task.labels(training_rows, config.data, classes)
+        if labels is None or tasks.missing(labels).all():
+            raise tasks.no_labels_error(training_rows, config.data)
+        training = Training(task, config.data, classes, training_rows, labels)
+        for name in names:
+            baseline = baselines.BASELINES[task.name][name](training, config.seed)
+            fitted[name] = ScoredBaseline(baseline, baseline.predictions(training, rows, encoded))
+            yield {"event": "scored", "model": name}
+    except InputError as error:
+        if config.baselines != "auto":
+            raise
+        left = ", ".join(name for name in names if name not in fitted)
+        where = "" if error.where is None else f" ({error.where})"
+        yield events.warning(f"no baseline {left}: {error.what}{where}")
+    return fitted
+
+
+def comparison(
+    scores: Mapping[str, float], fitted: Mapping[str, ScoredBaseline], metric: str, sign: float
+) -> list[str]:
+    """A warning for each model whose score (model or baseline → main metric) is not above the best baseline's."""
+    known = [name for name in fitted if name in scores]
+    if not known:
+        return []
+    best = max(known, key=lambda name: sign * scores[name])
+    losers = [name for name in scores if name not in fitted and sign * scores[name] <= sign * scores[best]]
+    return [
+        f"{name} is no better than the baseline {best}: {metric} {scores[name]:.4f}, {scores[best]:.4f}"
+        for name in losers
+    ]
