@@ -148,6 +148,7 @@ EVENTS: dict[str, dict[str, str]] = {
     "model": {
         "model": "name of the model",
         "is_reference": "whether the others are compared with it",
+        "is_baseline": "whether it is a baseline without a neural network",
         "metric": "the task's main metric",
         "...": "every number of the model",
     },
