@@ -157,6 +157,7 @@ def _chosen(scores: Scores, counts: Mapping[str | None, int]) -> tuple[str | Non
 
 def _trained_model(run: Run) -> Model:
     metric, more_is_better = _main_metric(run)
+    training = run.manifest["settings"].get("training", {})
     return replace(
         as_model(run),
         scored_on=_rows_name(run, "validation"),
@@ -167,7 +168,7 @@ def _trained_model(run: Run) -> Model:
         quality=run.metrics.get(f"eval_{metric}"),
         quality_low=run.metrics.get(f"eval_{metric}_low"),
         quality_high=run.metrics.get(f"eval_{metric}_high"),
-        optimistic=run.manifest["settings"].get("training", {}).get("keep") == "best",
+        optimistic=training.get("keep") == "best" and training.get("eval_strategy") != "no",
     )
 
 
