@@ -846,6 +846,19 @@ def test_incomplete_last_line_of_the_log_is_dropped(output: Output) -> None:
     assert logged(output.folder) == [("train", 1), ("plan", 0)]
 
 
+def test_incomplete_last_line_of_the_log_of_a_finished_run_is_skipped(output: Output) -> None:
+    list(output.record([{"event": "model", "name": "teacher"}, {"event": "model", "name": "student"}]))
+    log = output.folder / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:-5])
+    assert [row["name"] for row in artifacts.read_rows(output.folder, "model")] == ["teacher"]
+
+
+def test_damaged_line_of_the_log_is_an_error(output: Output) -> None:
+    (output.folder / "log.jsonl").write_text('{"event": "mod\n{"event": "model"}\n')
+    with pytest.raises(InputError, match=r"log\.jsonl"):
+        list(artifacts.read_rows(output.folder, "model"))
+
+
 def test_unicode_line_separator_does_not_split_a_logged_event(output: Output) -> None:
     plan = {"event": "plan", "label_names": ["a\u2028b", "c\x85d"]}
     list(output.record([plan, {"event": "resume", "step": 4}]))

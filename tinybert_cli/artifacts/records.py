@@ -38,7 +38,7 @@ def append_events(path_now: Callable[[], Path], events: Iterable[Event]) -> Iter
 
 
 def read_rows(folder: Path, event: str) -> Iterator[Event]:
-    """The events of one name that a finished run logged.
+    """The events of one name that a finished run logged; an incomplete last line is skipped.
 
     Raises:
         InputError: the log cannot be read.
@@ -48,6 +48,8 @@ def read_rows(folder: Path, event: str) -> Iterator[Event]:
     with path.open(encoding="utf-8") as file:
         try:
             for line in iter(lambda: file.readline(MOST_BYTES), ""):
+                if not line.endswith("\n") and len(line) < MOST_BYTES:  # a full disk or a kill cut the last line short
+                    break
                 row = json.loads(line)
                 if row["event"] == event:
                     yield row
