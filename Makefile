@@ -155,6 +155,7 @@ schemas: install
 
 reference: install
 	$(BIN)/tinybert schema --markdown > docs/reference.md
+	$(BIN)/python experiments/family_table.py
 
 benchmark: install
 	$(BIN)/python benchmarks/startup.py

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import Configs, make_config, run, sentences, write_rows
+from family_models import make_teacher
 from safetensors.torch import load_file, save_file
 from test_stages import events, last, sha256, start, stop_in_the_middle
-from test_students import CONFIGS, make_teacher
+from test_students import CONFIGS
 from transformers import AutoModel, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast, T5Config
 
 from tinybert_cli import configuration, models, tasks

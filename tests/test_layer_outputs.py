@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_students import CONFIGS, SIZES
+from test_students import CONFIGS, UNSUPPORTED
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, DebertaV2Config, ModernBertConfig
+from transformers import AutoModelForSequenceClassification
 
 from tinybert_cli import losses, models
 from tinybert_cli.errors import InputError
@@ -101,10 +101,28 @@ def test_student_in_eval_mode_returns_the_outputs_of_its_model() -> None:
     assert torch.equal(student(**inputs).logits, model(**inputs).logits)
 
 
-@pytest.mark.parametrize("config", [DebertaV2Config, ModernBertConfig])
-def test_unsupported_family_has_hidden_states_but_no_attention_scores(config: Any) -> None:
-    model = AutoModelForSequenceClassification.from_config(config(**SIZES, pad_token_id=1))
-    with pytest.raises(InputError, match=rf"{config.model_type} .* attentions and relations"):
-        models.Teacher(model, [1], frozenset({"scores"}))
+@pytest.mark.parametrize(
+    ("outputs", "losses_named"),
+    [({"scores"}, "loss attentions needs"), ({"queries", "keys", "values"}, "loss relations needs")],
+)
+def test_unsupported_family_names_the_loss_that_needs_its_attention(outputs: set[str], losses_named: str) -> None:
+    model = AutoModelForSequenceClassification.from_config(copy.deepcopy(UNSUPPORTED["squeezebert"]))
+    with pytest.raises(
+        InputError, match=rf"(?s)squeezebert models cannot be read, but the {losses_named}.*relations +no"
+    ):
+        models.Teacher(model, [1], frozenset(outputs))
+
+
+def test_unsupported_family_has_hidden_states() -> None:
+    model = AutoModelForSequenceClassification.from_config(copy.deepcopy(UNSUPPORTED["convbert"]))
     outputs = models.Teacher(model, [1], frozenset({"hidden_states", "embeddings"}))(BATCH, INPUTS)
     assert outputs["hidden_states"][0].shape == outputs["embeddings"].shape == (2, 4, 24)
+
+
+@pytest.mark.parametrize("layers", [[3, 1], [2, 2], [1, 3]])
+def test_layer_outputs_are_in_the_order_of_the_compared_layers(layers: list[int]) -> None:
+    outputs = outputs_of(models.Teacher(make_model("bert"), layers, ALL))
+    for index, layer in enumerate(layers):
+        alone = outputs_of(models.Teacher(make_model("bert"), [layer], ALL))
+        for name in ALL - {"embeddings"}:
+            assert torch.equal(outputs[name][index], alone[name][0]), name

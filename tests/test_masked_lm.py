@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from family_models import MODERN
 from safetensors.torch import load_file
 from test_models import make_config, make_tokenizer
 from test_vocabulary_trimming import make_tokenizer as make_trained_tokenizer
@@ -20,11 +21,19 @@ from transformers import (
     BertForMaskedLM,
     BertForPreTraining,
     BertModel,
+    ConvBertConfig,
+    ConvBertForMaskedLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
     DistilBertConfig,
     DistilBertForMaskedLM,
     ElectraConfig,
     ElectraForMaskedLM,
     ElectraForPreTraining,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    MPNetConfig,
+    MPNetForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -48,6 +57,10 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], Any, str]] = {
     "electra": (ElectraForMaskedLM, ElectraConfig(**SIZES, embedding_size=8), "WordPiece"),
     "distilbert": (DistilBertForMaskedLM, DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32), "WordPiece"),
     "roberta": (RobertaForMaskedLM, RobertaConfig(**SIZES, pad_token_id=1), "BPE"),
+    "mpnet": (MPNetForMaskedLM, MPNetConfig(**SIZES), "WordPiece"),
+    "albert": (AlbertForMaskedLM, AlbertConfig(**SIZES, embedding_size=8), "Unigram"),
+    "deberta-v2": (DebertaV2ForMaskedLM, DebertaV2Config(**SIZES), "Unigram"),
+    "modernbert": (ModernBertForMaskedLM, ModernBertConfig(**SIZES, pad_token_id=1, **MODERN), "BPE"),
     "xlm-roberta": (RobertaForMaskedLM, RobertaConfig(**SIZES, pad_token_id=1), "Unigram"),
 }
 
@@ -103,7 +116,7 @@ def test_candidates_of_a_batch_equal_those_of_single_texts(family: str) -> None:
     texts = ["the film was warm", "witty", "a dull film was never boring , the film was moving", "warm films"]
     by_text = predict_candidates(make_masked_lm(tokenizer, model), texts)
     # The Unigram vocabulary has few complete words.
-    assert sum(map(len, by_text)) >= (2 if family == "xlm-roberta" else 8)
+    assert sum(map(len, by_text)) >= (2 if FAMILIES[family][2] == "Unigram" else 8)
     for text, candidates in zip(texts, by_text, strict=True):
         for word, best in candidates.items():
             if text.count(word) == 1:
@@ -207,9 +220,16 @@ def test_masked_lm_head_without_weights_is_rejected(tmp_path: Path) -> None:
 
 
 def test_unsupported_family_is_rejected() -> None:
-    model = AlbertForMaskedLM(AlbertConfig(vocab_size=len(WORDS), embedding_size=8, **SIZES))
-    with pytest.raises(InputError, match="albert models cannot propose replacements"):
+    model = ConvBertForMaskedLM(ConvBertConfig(vocab_size=len(WORDS), embedding_size=16, head_ratio=1, **SIZES))
+    with pytest.raises(InputError, match=r"(?s)convbert models cannot propose replacements.*replace words +no"):
         make_masked_lm(make_tokenizer(WORDS), model)
+
+
+def test_deberta_whose_head_needs_the_embeddings_is_rejected() -> None:
+    tokenizer = make_trained_tokenizer("Unigram")
+    model = DebertaV2ForMaskedLM(DebertaV2Config(vocab_size=len(tokenizer), legacy=False, **SIZES))
+    with pytest.raises(InputError, match="legacy: false"):
+        make_masked_lm(tokenizer, model)
 
 
 def test_encode_gives_word_indices_and_offsets_per_token() -> None:

@@ -9,20 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from family_models import BERT_LIKE, LABELS, SIZES, make_teacher
+from family_models import CONFIGS as ALL_CONFIGS
 from transformers import (
-    AlbertConfig,
     AutoModelForSequenceClassification,
     BertConfig,
-    CamembertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
-    ElectraConfig,
-    MPNetConfig,
+    ConvBertConfig,
+    NystromformerConfig,
     PreTrainedConfig,
     PreTrainedModel,
-    RobertaConfig,
+    SqueezeBertConfig,
     XLMConfig,
-    XLMRobertaConfig,
 )
 
 from tinybert_cli import models
@@ -30,23 +27,7 @@ from tinybert_cli.config import Model
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.presets import PRESETS
 
-LABELS: dict[str, Any] = {"id2label": {0: "no", 1: "yes", 2: "maybe"}, "label2id": {"no": 0, "yes": 1, "maybe": 2}}
-SIZES: dict[str, Any] = {
-    "vocab_size": 30, "max_position_embeddings": 24, "hidden_size": 24, "num_attention_heads": 4,
-    "num_hidden_layers": 4, "intermediate_size": 40, "initializer_range": 0.3,
-}  # fmt: skip
-CONFIGS = {
-    "bert": BertConfig(**SIZES, **LABELS),
-    "roberta": RobertaConfig(**SIZES, **LABELS),
-    "xlm-roberta": XLMRobertaConfig(**SIZES, **LABELS),
-    "camembert": CamembertConfig(**SIZES, **LABELS),
-    "electra": ElectraConfig(**SIZES, **LABELS, embedding_size=24),
-    "electra-projected": ElectraConfig(**SIZES, **LABELS, embedding_size=8),
-    "distilbert": DistilBertConfig(
-        vocab_size=30, max_position_embeddings=24, dim=24, n_heads=4, n_layers=4, hidden_dim=40, initializer_range=0.3,
-        **LABELS,
-    ),
-}  # fmt: skip
+CONFIGS = {name: ALL_CONFIGS[name] for name in BERT_LIKE}
 every_family = pytest.mark.parametrize("name", CONFIGS)
 
 
@@ -56,16 +37,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def make_teacher(name: str) -> PreTrainedModel:
-    """All weights are random, including layer norms and biases, so that no values are equal by accident."""
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(copy.deepcopy(CONFIGS[name])).eval()
-    for key, weight in model.named_parameters():
-        if weight.dim() == 1:
-            weight.data = torch.randn_like(weight) * 0.3 + (1.0 if "norm.weight" in key.lower() else 0.0)
-    return model
 
 
 def make_student(teacher: PreTrainedModel, rule: str | list[int] = "uniform", **sizes: Any) -> PreTrainedModel:
@@ -381,20 +352,27 @@ def test_random_weights_depend_on_the_seed_not_on_the_global_state() -> None:
 # Unsupported families
 
 
-def albert() -> PreTrainedModel:
-    return AutoModelForSequenceClassification.from_config(AlbertConfig(**SIZES, **LABELS, embedding_size=8)).eval()
+GROUPS = ("q_groups", "k_groups", "v_groups", "post_attention_groups", "intermediate_groups", "output_groups")
+UNSUPPORTED = {
+    "convbert": ConvBertConfig(**SIZES, **LABELS, embedding_size=24, head_ratio=1, conv_kernel_size=3),
+    "nystromformer": NystromformerConfig(**SIZES, **LABELS, segment_means_seq_len=24, num_landmarks=24),
+    "squeezebert": SqueezeBertConfig(**SIZES, **LABELS, embedding_size=24, **dict.fromkeys(GROUPS, 1)),
+}
 
 
-def test_unsupported_family_cannot_be_shrunk() -> None:
-    with pytest.raises(InputError, match="albert models cannot be shrunk"):
-        make_student(albert(), num_hidden_layers=2)
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_family_cannot_be_shrunk_and_its_abilities_are_listed(name: str) -> None:
+    teacher = AutoModelForSequenceClassification.from_config(copy.deepcopy(UNSUPPORTED[name])).eval()
+    with pytest.raises(InputError, match=f"(?s){name} models cannot be shrunk.*fewer layers +random weights"):
+        make_student(teacher, num_hidden_layers=2)
 
 
-@pytest.mark.parametrize("config", [AlbertConfig, DebertaV2Config, MPNetConfig])
-def test_unsupported_family_can_be_copied_or_initialized_randomly(config: type[PreTrainedConfig]) -> None:
-    teacher = AutoModelForSequenceClassification.from_config(config(**SIZES, **LABELS)).eval()
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_family_can_be_copied_or_initialized_randomly(name: str) -> None:
+    config: PreTrainedConfig = copy.deepcopy(UNSUPPORTED[name])
+    teacher = AutoModelForSequenceClassification.from_config(config).eval()
     assert torch.allclose(logits(make_student(teacher)), logits(teacher), atol=1e-6)
-    assert logits(make_student(teacher, initialize="random", num_hidden_layers=2, hidden_size=12)).shape == (2, 3)
+    assert logits(make_student(teacher, initialize="random", num_hidden_layers=2)).shape == (2, 3)
 
 
 def test_config_with_other_size_fields_can_only_be_copied() -> None:

@@ -26,10 +26,11 @@ where predictions are read if a window has several; of sequence-to-sequence mode
 "label_weights" (P, ...); "teacher_logits" (P, C)."""
 ModelOutputs = Mapping[str, Any]
 """Outputs of a model: "logits" (P, C); "embeddings" (B, T, H), the input of the first layer; and, per compared layer,
-"hidden_states" (B, T, H), "scores" (B, A, T, T), QK^T / sqrt(D) before softmax, "queries", "keys", "values" (B, A,
-T, D)."""
+"hidden_states" (B, T, H), "scores" (B, A, T, T), which are QK^T / sqrt(D) before softmax with what the family adds for
+positions, or NOT_ATTENDED, "queries", "keys", "values" (B, A, T, D)."""
 
 EXTRA_TOKENS = 10  # that a translation may have beyond its share of the source
+NOT_ATTENDED = -65504.0  # the score of a token that a local layer does not see; the lowest number of float16
 NO_LABEL = -100  # in place of a class index where there is none, as in torch
 
 

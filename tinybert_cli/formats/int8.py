@@ -109,8 +109,8 @@ def _path(node: str) -> str:
 
 
 def _part(module: str) -> str:
-    """The part of the model that a module belongs to: `layer.0`, `embeddings`, `classifier`, ..."""
-    layer = re.search(r"[^.]+\.layer\.\d+", module)
+    """The part of the model that a module belongs to: `encoder.layer.0`, `layers.0`, `embeddings`, `classifier`, ..."""
+    layer = re.search(r"(?:[^.]+\.layer|\w*layer\w*)\.\d+", module)
     if layer:
         return layer[0]
     steps = module.split(".")

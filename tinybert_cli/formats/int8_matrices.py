@@ -13,8 +13,8 @@ Shapes: n rows that were measured (tokens), K channels of an activation, N colum
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +81,35 @@ def products(graph: Any) -> list[Any]:
 
 
 def integer_products(source: Path, measured: Mapping[str, Activation], *, symmetric: bool) -> dict[str, IntegerProduct]:
-    """Node → its product in integers, with the smallest error on the measured rows."""
+    """Node → its product in integers, with the smallest error on the measured rows.
+
+    Products with the same matrix (of shared layers, or of tokens and positions) share factors and weights.
+    """
     import onnx
 
     graph = onnx.load(source).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    return {
-        node.name: best_product(measured[node.input[0]], matrix_of(node, tensors), symmetric=symmetric)
-        for node in products(graph)
-    }
+    by_matrix: dict[str, list[Any]] = {}
+    for node in products(graph):
+        by_matrix.setdefault(node.input[1], []).append(node)
+    replacements = {}
+    for nodes in by_matrix.values():
+        inputs = [measured[node.input[0]] for node in nodes]
+        product = best_product(_together(inputs), matrix_of(nodes[0], tensors), symmetric=symmetric)
+        for node, activation in zip(nodes, inputs, strict=True):
+            scale, zero = _steps(activation, product.factors, symmetric=symmetric)
+            replacements[node.name] = replace(product, scale=scale, zero=zero)
+    return replacements
+
+
+def _together(inputs: Sequence[Activation]) -> Activation:
+    """What was measured of all these inputs."""
+    rows = [row for activation in inputs for row in activation.rows]
+    return Activation(
+        np.minimum.reduce([activation.low for activation in inputs]),
+        np.maximum.reduce([activation.high for activation in inputs]),
+        rows,
+    )
 
 
 def best_product(activation: Activation, matrix: Array, *, symmetric: bool = False) -> IntegerProduct:
@@ -117,13 +137,18 @@ def _product(activation: Activation, matrix: Array, shift: float, *, symmetric: 
         channels = np.maximum(np.maximum(high, -low), 1e-5)
         factors = channels**shift / np.maximum(np.abs(matrix).max(1), 1e-5) ** (1 - shift)
         factors = np.maximum(factors / np.exp(np.log(factors).mean()), 1e-3).astype(np.float32)
-        low, high, matrix = low / factors, high / factors, matrix * factors[:, None]
-    weights, weight_scales = quantized_columns(matrix)
-    least, most = float(low.min()), float(high.max())
+        matrix = matrix * factors[:, None]
+    return IntegerProduct(factors, *_steps(activation, factors, symmetric=symmetric), *quantized_columns(matrix))
+
+
+def _steps(activation: Activation, factors: Array | None, *, symmetric: bool) -> tuple[np.float32, int]:
+    """The scale of an input that is divided by `factors`, and the integer for 0."""
+    divisor = np.float32(1) if factors is None else factors
+    least, most = float((activation.low / divisor).min()), float((activation.high / divisor).max())
     if symmetric:
-        return IntegerProduct(factors, np.float32(max(most, -least, TINY) / 127), 0, weights, weight_scales)
+        return np.float32(max(most, -least, TINY) / 127), 0
     scale = max(most - least, TINY) / 255
-    return IntegerProduct(factors, np.float32(scale), int(np.rint(-least / scale)), weights, weight_scales)
+    return np.float32(scale), int(np.rint(-least / scale))
 
 
 def quantized_columns(matrix: Array) -> tuple[Array, Array]:
@@ -201,7 +226,10 @@ def _integer_nodes(
     from onnx import helper
 
     name, rows = node.output[0], node.input[0]
-    own = {key: f"{name}_{key}" for key in ("factors", "scaled", "scale", "zero", "integers", "weights", "columns")}
+    own = {key: f"{name}_{key}" for key in ("scaled", "scale", "zero", "integers")}
+    shared = next((key for key, values in new.items() if values is product.weights), f"{name}_weights")
+    matrix = shared.removesuffix("_weights")  # the output of the first product with it
+    own |= {key: f"{matrix}_{key}" for key in ("factors", "weights", "columns")}
     nodes = []
     if product.factors is not None:
         new[own["factors"]] = (1 / product.factors).astype(np.float32)
@@ -212,11 +240,11 @@ def _integer_nodes(
     new[own["columns"]] = product.weight_scales
     nodes.append(helper.make_node("QuantizeLinear", [rows, own["scale"], own["zero"]], [own["integers"]]))
     if plain:
-        back, matrix, result = f"{name}_rows", f"{name}_matrix", f"{name}_product" if bias else output
+        back, floats, result = f"{name}_rows", f"{name}_matrix", f"{name}_product" if bias else output
         nodes += [
             helper.make_node("DequantizeLinear", [own["integers"], own["scale"], own["zero"]], [back]),
-            helper.make_node("DequantizeLinear", [own["weights"], own["columns"]], [matrix], axis=1),
-            helper.make_node("MatMul", [back, matrix], [result], name=node.name),
+            helper.make_node("DequantizeLinear", [own["weights"], own["columns"]], [floats], axis=1),
+            helper.make_node("MatMul", [back, floats], [result], name=node.name),
         ]
         return [*nodes, helper.make_node("Add", [result, bias], [output])] if bias else nodes
     integers = [own["integers"], own["weights"]]

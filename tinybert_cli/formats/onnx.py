@@ -13,7 +13,7 @@ import numpy as np
 from tinybert_cli.errors import ConfigError, InputError, is_out_of_memory
 from tinybert_cli.formats.base import Export, Format, Half, Int8
 from tinybert_cli.formats.int8 import PLAIN, need_onnx, parts_of_onnx, prepare_int8, quantize_onnx
-from tinybert_cli.formats.onnx_fusions import fuse_first_token, sum_before_norms
+from tinybert_cli.formats.onnx_fusions import fuse_first_token, name_weights_once, sum_before_norms
 from tinybert_cli.types import Array
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def write_onnx(
             raise not_exportable(model.config.model_type, error) from error
     if runtime == PLAIN or model.config.model_type not in FUSED:
         plain.replace(path)
+        name_weights_once(path)
     else:
         _optimize(plain, path, model.config)
         plain.unlink()

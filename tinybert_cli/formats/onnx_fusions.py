@@ -1,4 +1,4 @@
-"""Graph fusions for BERT that ONNX Runtime's optimizer does not do, and one that it does and that is slower.
+"""Changes of a graph that ONNX Runtime's optimizer does not make, and one that it makes and that is slower.
 
 At batch size 1 a small model spends as much time between its nodes as in them.
 Shapes: B batch, T tokens, H hidden size.
@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, H hidden size.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,31 @@ def sum_before_norms(model: Any) -> None:
             added.input[0] = inner.input[0]
             added.input.append(inner.input[1])
             graph.node.remove(inner)
+
+
+def name_weights_once(file: Path) -> None:
+    """Removes the Identity nodes that the exporter writes for a weight that several layers share; the file is changed.
+
+    Each node then reads the weight itself, so that int8 knows it as a weight.
+    """
+    import onnx
+
+    model = onnx.load(file)
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    names: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "Identity" and names.get(node.input[0], node.input[0]) in weights:
+            names[node.output[0]] = names.get(node.input[0], node.input[0])
+    if not names or names.keys() & {output.name for output in graph.output}:
+        return
+    nodes = [node for node in graph.node if node.output[0] not in names]
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, file)
 
 
 def _projection(name: str, producers: dict[str, Any], weights: dict[str, Any]) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tinybert_cli.errors import ConfigError
 from tinybert_cli.lazy_import import lazy_import
-from tinybert_cli.types import Batch, ModelOutputs
+from tinybert_cli.types import NOT_ATTENDED, Batch, ModelOutputs
 
 if TYPE_CHECKING:
     import torch
@@ -50,9 +50,10 @@ def embeddings(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Te
 
 
 def attentions(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-    """Mean squared error of the attention scores QK^T / sqrt(D) before softmax (Jiao et al. 2020, eq. 7).
+    """Mean squared error of the attention scores before softmax (Jiao et al. 2020, eq. 7).
 
-    Mean over heads and over pairs of tokens neither of which is padding; sum over layers.
+    Mean over heads and over pairs of tokens neither of which is padding; sum over layers. A pair that a local layer of
+    one of the models does not attend to counts as equal.
 
     Raises:
         ConfigError: student and teacher have different numbers of heads.
@@ -68,7 +69,8 @@ def attentions(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Te
             hint="use the loss `relations` instead, or give the student as many heads",
         )
     for student_scores, teacher_scores in zip(student["scores"], teacher["scores"], strict=True):  # (B, A, T, T)
-        difference = student_scores.float() - teacher_scores.float()
+        is_far = (student_scores <= NOT_ATTENDED) | (teacher_scores <= NOT_ATTENDED)
+        difference = (student_scores.float() - teacher_scores.float()).masked_fill(is_far, 0.0)
         total = total + (difference.square() * pair_mask).sum() / (pair_mask.sum() * heads)
     return total
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def compute_cls_only(model: PreTrainedModel) -> PreTrainedModel:
     """Patch the model so that its last layer returns (B, 1, H); weights, names and saved files do not change.
 
-    A model with another head or of a family that is not in FAMILIES is returned unchanged.
+    A model with another head, or of a family without `one_token`, is returned unchanged.
     """
     family = FAMILIES.get(str(model.config.model_type))
-    if family is not None and type(model).__name__.endswith("ForSequenceClassification"):
+    if family is not None and family.one_token and type(model).__name__.endswith("ForSequenceClassification"):
         layers: Any = model.base_model.get_submodule(family.layers)
         _ClsOnlyForward(layers[-1], family, int(model.config.num_attention_heads))
     return model

@@ -1,30 +1,27 @@
 """Intermediate outputs (hidden states, attention scores, Q/K/V) of teacher and student.
 
-Names of layer outputs: embeddings (the input of the first layer), hidden_states, scores (QK^T / sqrt(D) before
-softmax), queries, keys, values. `types.ModelOutputs` gives their shapes.
+Names of layer outputs: embeddings (the input of the first layer), hidden_states, and those of `attention`: scores
+(before softmax), queries, keys, values. `types.ModelOutputs` gives their shapes.
 
 Shapes: B batch, T tokens, H hidden size, A attention heads, D head dimension.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tinybert_cli.errors import InputError
+from tinybert_cli.models.attention import check_attention_access, read_attention
 from tinybert_cli.models.cls_last_layer import compute_all_tokens
-from tinybert_cli.models.families import FAMILIES
+from tinybert_cli.models.families import known_family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-PROJECTIONS = {"queries": "query", "keys": "key", "values": "value"}  # layer output → the field of Family
-SCORE_INPUTS = ("queries", "keys")
 
 
 class LayerTeacher(ABC):
@@ -61,8 +58,7 @@ class Teacher(LayerTeacher):
         check_attention_access(model, layer_outputs)
         compute_all_tokens(model)
         self.base_model = model.base_model.eval().requires_grad_(False)
-        if model.config.model_type in FAMILIES:
-            del _layers(self.base_model)[max(layers) + 1 :]
+        remove_layers_above(self.base_model, max(layers))
 
     def __call__(self, batch: Mapping[str, Tensor], inputs: set[str]) -> dict[str, Any]:
         model_inputs = {name: value for name, value in batch.items() if name in inputs}
@@ -110,30 +106,39 @@ def forward_with_layers(
     model: PreTrainedModel, inputs: Mapping[str, Tensor], layers: Sequence[int], layer_outputs: frozenset[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """One forward pass: the logits, if the model has a head, and the `layer_outputs` of these layers."""
-    with _captured_projections(model.base_model, layers, layer_outputs) as projections:
+    with read_attention(model.base_model, layers, layer_outputs) as read:
         outputs = model(**inputs, output_hidden_states=True)
-    captured = {name: projections[name] for name in projections if name in layer_outputs}
-    if "scores" in layer_outputs:
-        captured["scores"] = [_scores(*pair) for pair in zip(projections["queries"], projections["keys"], strict=True)]
+        attention = read()
     logits = {name: outputs[name] for name in outputs if name.endswith("logits")}
-    return logits, captured | _states(outputs.hidden_states, layers, layer_outputs)
+    return logits, attention | _states(outputs.hidden_states, layers, layer_outputs)
 
 
-def check_attention_access(model: PreTrainedModel, layer_outputs: frozenset[str]) -> None:
-    """InputError if the losses need attention scores, queries, keys or values that this family does not expose."""
-    family = model.config.model_type
-    if layer_outputs & {*PROJECTIONS, "scores"} and family not in FAMILIES:
-        raise InputError(
-            f"the attention of {family} models cannot be read, but the losses attentions and relations need it",
-            hint=f"remove these two losses, or use one of {', '.join(FAMILIES)}",
-        )
+def remove_layers_above(base_model: Any, layer: int) -> None:
+    """Removes the layers above this one, counted from 0, where the family is known.
+
+    The norm after the last layer goes with them, so that the layer's state is the one that it has in the whole model.
+    Layers that share weights with others stay.
+    """
+    family = known_family(base_model.config)
+    if family is None or layer + 1 >= base_model.config.num_hidden_layers:
+        return
+    modules = base_model.get_submodule(family.layers)
+    if family.shares_layers:
+        _run_fewer_layers(base_model.encoder, modules, layer + 1)
+        return
+    del modules[layer + 1 :]
+    if family.last_norm is not None:
+        base_model.set_submodule(family.last_norm, torch.nn.Identity())
 
 
-def _scores(query: Tensor, key: Tensor) -> Tensor:
-    """The raw attention scores (B, A, T, T), in float32 even under autocast."""
-    with torch.autocast(query.device.type, enabled=False):
-        scores: Tensor = query.float() @ key.float().mT / query.shape[-1] ** 0.5
-    return scores
+def _run_fewer_layers(encoder: Any, groups: Any, layers: int) -> None:
+    """ALBERT, if all layers share their weights or none do; its encoder reads the number of layers from its config."""
+    if len(groups) not in (1, encoder.config.num_hidden_layers):
+        return
+    encoder.config = copy.deepcopy(encoder.config)
+    encoder.config.num_hidden_layers = layers
+    del groups[layers:]
+    encoder.config.num_hidden_groups = len(groups)
 
 
 def _states(hidden_states: Sequence[Tensor], layers: Sequence[int], layer_outputs: frozenset[str]) -> dict[str, Any]:
@@ -144,42 +149,3 @@ def _states(hidden_states: Sequence[Tensor], layers: Sequence[int], layer_output
     if "hidden_states" in layer_outputs:
         states["hidden_states"] = [hidden_states[1 + layer] for layer in layers]
     return states
-
-
-@contextmanager
-def _captured_projections(
-    base_model: torch.nn.Module, layers: Sequence[int], layer_outputs: frozenset[str]
-) -> Iterator[dict[str, Any]]:
-    """Hooks that store queries, keys and values while the model runs: one (B, A, T, D) per layer.
-
-    The attention scores are recomputed from them, so the fast attention kernel stays in use.
-    """
-    names = [
-        name for name in PROJECTIONS if name in layer_outputs or ("scores" in layer_outputs and name in SCORE_INPUTS)
-    ]
-    captured: dict[str, Any] = {name: [] for name in names}
-    hooks = []
-    for name in names:
-        for layer in layers:
-            config: Any = base_model.config
-            path = getattr(FAMILIES[config.model_type], PROJECTIONS[name])
-            module = _layers(base_model)[layer].get_submodule(path)
-            hooks.append(module.register_forward_hook(_append_to(captured[name], config.num_attention_heads)))
-    try:
-        yield captured
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _append_to(captured: list[Tensor], heads: int) -> Any:
-    def hook(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        batch, tokens, _ = output.shape
-        captured.append(output.view(batch, tokens, heads, -1).transpose(1, 2))  # (B, T, A·D) → (B, A, T, D)
-
-    return hook
-
-
-def _layers(base_model: torch.nn.Module) -> Any:
-    config: Any = base_model.config
-    return base_model.get_submodule(FAMILIES[config.model_type].layers)

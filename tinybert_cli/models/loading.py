@@ -73,7 +73,7 @@ def load(
         raise InputError(
             f"{config.model_type} models generate text; this task needs an encoder",
             where=str(folder),
-            hint="start from an encoder: bert, roberta, distilbert, electra, ...; or set task: translation",
+            hint="start from an encoder: bert, roberta, modernbert, deberta-v2, ...; or set task: translation",
         )
     families = getattr(modeling_auto, auto_mapping)
     if type(config) not in families or (not suffixes and config.is_encoder_decoder):
@@ -268,7 +268,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         raise InputError(
             f"model type '{model_type}': {reason}",
             where=str(file),
-            hint="use a model whose family transformers has built in: bert, roberta, distilbert, electra, ...",
+            hint="use a model whose family transformers has built in: bert, roberta, modernbert, deberta-v2, ...",
         )
     if "quantization_config" in values:
         raise InputError("this model is quantized; a full-precision one is needed", where=str(file))
@@ -340,7 +340,7 @@ def _check_runs_on_text(model: PreTrainedModel, folder: Path) -> None:
         raise InputError(
             f"{model.config.model_type} models cannot be run on text alone: {error}",
             where=str(folder),
-            hint="use a model for text: bert, roberta, distilbert, electra, ...",
+            hint="use a model for text: bert, roberta, modernbert, deberta-v2, ...",
         ) from error
 
 
@@ -454,6 +454,9 @@ DROPOUT_SETTINGS = {
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",  # BERT-like families
     "dropout", "attention_dropout", "seq_classif_dropout",  # DistilBERT; the first two also of BART and Marian
     "dropout_rate",  # T5
+    "classifier_dropout_prob",  # ALBERT
+    "pooler_dropout", "cls_dropout",  # DeBERTa
+    "embedding_dropout", "mlp_dropout",  # ModernBERT
 }  # fmt: skip
 
 # head -> the mapping of transformers with its model classes, suffixes of their names (none for models without a head),

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from tinybert_cli.errors import InputError
-from tinybert_cli.models.families import FAMILIES
+from tinybert_cli.input_limits import NO_LENGTH, max_positions
+from tinybert_cli.models.capabilities import capability_table
+from tinybert_cli.models.families import FAMILIES, known_family
 from tinybert_cli.models.locate import Source
 from tinybert_cli.models.vocabulary_trimming import whole_words
 from tinybert_cli.types import Array
@@ -58,12 +60,19 @@ class MaskedLM(torch.nn.Module):
         is_excluded: Callable[[str], bool],
     ) -> None:
         super().__init__()
-        family = FAMILIES.get(model.config.model_type)
+        family = known_family(model.config)
         if family is None:
             raise InputError(
-                f"{model.config.model_type} models cannot propose replacements: they are not structured like BERT",
+                f"{model.config.model_type} models cannot propose replacements: they are not structured like BERT\n"
+                + capability_table(model.config.model_type, None),
                 where=source.name,
                 hint=f"supported families: {', '.join(FAMILIES)}",
+            )
+        if model.config.to_dict().get("legacy") is False:  # its head multiplies by the word embeddings
+            raise InputError(
+                "DeBERTa models with `legacy: false` in config.json cannot propose replacements",
+                where=source.name,
+                hint="use a model with another masked-LM head, such as google-bert/bert-base-uncased",
             )
         vocabulary = {word: token for word, token in whole_words(tokenizer).items() if not is_excluded(word)}
         self.words = list(vocabulary)
@@ -73,10 +82,7 @@ class MaskedLM(torch.nn.Module):
         continuations = (token for text, token in tokenizer.get_vocab().items() if text.startswith("##"))
         self._not_words = frozenset([*tokenizer.all_special_ids, *continuations])
         self._tokenizer = tokenizer
-        positions: Any = model.base_model.get_submodule("embeddings.position_embeddings")
-        # RoBERTa counts positions from the padding id.
-        unused = 0 if positions.padding_idx is None else positions.padding_idx + 1
-        self._max_length = positions.num_embeddings - unused
+        self._max_length = max_positions(model.config.to_dict()) or NO_LENGTH
 
         self.model = model
         _restrict_head(model, list(vocabulary.values()))
@@ -155,10 +161,12 @@ class MaskedLM(torch.nn.Module):
 def _restrict_head(model: PreTrainedModel, tokens: list[int]) -> None:
     """Remove the logits of all other tokens from the head: they are not needed, and take a third of its time."""
     old: Any = model.get_output_embeddings()
-    head = torch.nn.Linear(old.in_features, len(tokens), device=old.weight.device, dtype=old.weight.dtype)
+    bias = old.bias is not None
+    head = torch.nn.Linear(old.in_features, len(tokens), bias=bias, device=old.weight.device, dtype=old.weight.dtype)
     with torch.no_grad():
         head.weight.copy_(old.weight[tokens])
-        head.bias.copy_(old.bias[tokens])
+        if bias:
+            head.bias.copy_(old.bias[tokens])
     model.set_output_embeddings(head)
 
 

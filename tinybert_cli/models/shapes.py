@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tinybert_cli import config as settings
 from tinybert_cli.errors import ConfigError, InputError, look_up
 from tinybert_cli.memory import free_memory
-from tinybert_cli.models.families import FAMILIES, field_name, shape_of
+from tinybert_cli.models.capabilities import capability_table
+from tinybert_cli.models.families import FAMILIES, field_name, known_family, shape_of
+from tinybert_cli.models.family_settings import complete, setting_key
 from tinybert_cli.presets import PRESETS, TRANSLATION_PRESETS, Shape
 
 if TYPE_CHECKING:
@@ -39,10 +41,7 @@ def shape(setting: settings.Model, base_config: PreTrainedConfig) -> PreTrainedC
     config = copy.deepcopy(base_config)
     for name, value in asdict(target).items():
         setattr(config, field_name(config, name), value)
-    if "pooler_hidden_size" in config.to_dict():  # DeBERTa
-        config.pooler_hidden_size = target.hidden_size
-    if config.model_type == "electra":
-        _set_electra_embeddings(setting, config, base)
+    complete(setting, config, base_config, base)
     return config
 
 
@@ -125,16 +124,11 @@ def _given_sizes(setting: settings.Model) -> dict[str, int]:
     return {name: values[name] for name in Shape.__dataclass_fields__ if values[name] is not None}
 
 
-def _key(setting: settings.Model, name: str) -> tuple[str]:
-    """The setting that a size comes from."""
-    return ("preset",) if name not in _given_sizes(setting) and setting.preset is not None else (name,)
-
-
 def _check_divisible(setting: settings.Model, hidden_size: int, heads: int) -> None:
     if hidden_size % heads:
         raise ConfigError(
             f"hidden_size ({hidden_size}) must be divisible by num_attention_heads ({heads})",
-            key=_key(setting, "hidden_size" if setting.hidden_size is not None else "num_attention_heads"),
+            key=setting_key(setting, "hidden_size" if setting.hidden_size is not None else "num_attention_heads"),
             hint=f"for example hidden_size: {max(1, hidden_size // heads) * heads}",
         )
 
@@ -145,7 +139,7 @@ def _check_not_larger(setting: settings.Model, target: Shape, base: Shape) -> No
         if value > limits[name]:
             raise ConfigError(
                 f"{name} ({value}) is larger than in the model `from` ({limits[name]}), whose weights are copied",
-                key=_key(setting, name),
+                key=setting_key(setting, name),
                 hint="use a smaller value, start from a larger model, or set initialize: random",
             )
 
@@ -159,29 +153,18 @@ def check_memory(
     if needed > (free := free_memory()):
         raise ConfigError(
             f"a model of this shape needs {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free",
-            key=_key(setting, "num_hidden_layers" if setting.hidden_size is None else "hidden_size"),
+            key=setting_key(setting, "num_hidden_layers" if setting.hidden_size is None else "hidden_size"),
             hint="use a smaller hidden_size or fewer layers",
         )
 
 
 def check_family(config: PreTrainedConfig) -> None:
     """InputError if models of this family cannot be shrunk."""
-    if config.model_type not in FAMILIES:
+    if known_family(config) is None:
         raise InputError(
-            f"{config.model_type} models cannot be shrunk: their layers are not structured like those of BERT",
+            f"{config.model_type} models cannot be shrunk: their layers are not structured like those of BERT\n"
+            + capability_table(config.model_type, None),
             hint=f"supported families: {', '.join(FAMILIES)}; or set initialize: random",
-        )
-
-
-def _set_electra_embeddings(setting: settings.Model, config: Any, base: Shape) -> None:
-    """ELECTRA projects its embeddings to the hidden size, unless both sizes are equal."""
-    if config.embedding_size == base.hidden_size:
-        config.embedding_size = config.hidden_size
-    elif config.embedding_size == config.hidden_size and setting.initialize == "teacher":
-        raise ConfigError(
-            f"hidden_size {config.hidden_size} is the embedding size of this model, so its projection would be removed",
-            key=_key(setting, "hidden_size"),
-            hint="use another hidden_size, or set initialize: random",
         )
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tinybert_cli.models.attention import check_attention_access
 from tinybert_cli.models.cls_last_layer import compute_all_tokens
-from tinybert_cli.models.layer_outputs import LayerTeacher, check_attention_access, forward_with_layers
+from tinybert_cli.models.layer_outputs import LayerTeacher, forward_with_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

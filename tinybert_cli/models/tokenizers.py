@@ -9,6 +9,7 @@ from tinybert_cli import input_limits
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError, is_out_of_memory, is_panic
 from tinybert_cli.files import check_regular, read_object
+from tinybert_cli.input_limits import AFTER_PADDING
 from tinybert_cli.models.loading import read_config, takes_token_types
 from tinybert_cli.models.locate import TOKENIZER_FILES, Source, fetch
 from tinybert_cli.models.weight_files import family_of, first_few
@@ -79,7 +80,11 @@ def _tokenizer_type(folder: Path) -> str | None:
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, source: Source) -> None:
-    """InputError if the tokenizer has ids without an embedding in the model, or another padding id."""
+    """InputError if the tokenizer has ids without an embedding in the model, or another padding id.
+
+    The padding id matters where positions are numbered from it. Multilingual MiniLM and E5 are BERT models with the
+    tokenizer of XLM-R, whose padding id is not the one in their config; attention_mask hides the padding either way.
+    """
     try:
         embeddings = len(model.get_input_embeddings().weight)
     except NotImplementedError as error:  # CANINE embeds characters
@@ -93,7 +98,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast,
             hint=COPY_TOKENIZER,
         )
     padding = model.config.to_dict().get("pad_token_id")
-    if padding is not None and padding != tokenizer.pad_token_id:
+    if padding is not None and padding != tokenizer.pad_token_id and model.config.model_type in AFTER_PADDING:
         raise InputError(
             f"the tokenizer of '{source.name}' does not match the model: its padding id is {tokenizer.pad_token_id}, "
             f"the model expects {model.config.pad_token_id}",

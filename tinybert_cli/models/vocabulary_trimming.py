@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tinybert_cli.errors import InputError
+from tinybert_cli.input_limits import AFTER_PADDING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -44,7 +45,7 @@ def trim_vocabulary(
             f"the vocabulary of a {algorithm} tokenizer cannot be trimmed",
             hint="set trim_vocabulary: false for this model",
         )
-    ids = sorted(_needed_ids(tokenizer, description, used))
+    ids = sorted(_needed_ids(tokenizer, description, used) | _ids_by_number(model))
     new_ids = {old: new for new, old in enumerate(ids)}
 
     TRIMMERS[algorithm](description["model"], new_ids)
@@ -79,9 +80,8 @@ def whole_words(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 def _needed_ids(tokenizer: PreTrainedTokenizerFast, description: Mapping[str, Any], used: Iterable[int]) -> set[int]:
     """The used ids and those of special tokens, single characters and, for BPE, the tokens that others merge from."""
     vocabulary = tokenizer.get_vocab()
-    up_to_padding = range((tokenizer.pad_token_id or 0) + 1)  # RoBERTa counts positions from the padding id
     added = (token["id"] for token in description["added_tokens"])
-    ids = {*map(int, used), *tokenizer.all_special_ids, *added, *up_to_padding}
+    ids = {*map(int, used), *tokenizer.all_special_ids, *added}
     suffix = description["model"].get("end_of_word_suffix") or ""
     for token, token_id in vocabulary.items():
         if len(token.removeprefix("##").removeprefix("▁").removesuffix(suffix)) == 1:
@@ -91,6 +91,14 @@ def _needed_ids(tokenizer: PreTrainedTokenizerFast, description: Mapping[str, An
         for token in [token for token, token_id in vocabulary.items() if token_id in ids]:
             ids |= {vocabulary[part] for part in _merge_parts(token, merges, suffix) if part in vocabulary}
     return ids
+
+
+def _ids_by_number(model: PreTrainedModel) -> set[int]:
+    """Ids that the model itself uses: of padding, and those below it if it numbers positions from the padding id."""
+    padding: int | None = model.get_input_embeddings().padding_idx  # type: ignore[assignment]
+    if padding is None:
+        return set()
+    return set(range(padding + 1)) if model.config.model_type in AFTER_PADDING else {padding}
 
 
 def _select_embeddings(model: PreTrainedModel, ids: list[int], new_ids: NewIds) -> None:
