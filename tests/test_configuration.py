@@ -719,7 +719,7 @@ def test_the_attribute_name_from__is_not_a_key() -> None:
 
 def test_a_hint_never_names_a_setting_that_the_command_lacks() -> None:
     assert hint("alpha: 0.5", command="eval") == "all keys: tinybert schema eval"
-    assert hint("temperature: 4", command="gen-soft-labels") == "all keys: tinybert schema gen-soft-labels"
+    assert hint("optimizer: adam", command="gen-soft-labels") == "all keys: tinybert schema gen-soft-labels"
 
 
 # Values

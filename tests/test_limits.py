@@ -31,7 +31,7 @@ from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, UserError
 from tinybert_cli.escaping import ESCAPED, as_json
 from tinybert_cli.metrics import bootstrap
 from tinybert_cli.metrics.calibration import brier
-from tinybert_cli.stages import evaluate, gen_soft_labels
+from tinybert_cli.stages import evaluate, teacher_check
 from tinybert_cli.types import Predictions, Rows
 
 locate = importlib.import_module("tinybert_cli.models.locate")  # the package has a function of this name
@@ -96,12 +96,12 @@ def test_weak_teacher_of_many_classes_is_rejected_without_reordering() -> None:
     logits = np.roll(np.eye(4, MANY, dtype=np.float32), 9, axis=1)
     predictions: Predictions = task.predictions(logits, None, names, rows, Data())
     config = _labelling()
-    with at_most(100), pytest.raises(gen_soft_labels.InputError, match="does not beat the majority"):
-        gen_soft_labels._check_teacher(config, task, predictions, metric, names)
+    with at_most(100), pytest.raises(teacher_check.InputError, match="does not beat the majority"):
+        teacher_check.check_teacher(config, task, predictions, metric, names)
 
 
-def _labelling() -> gen_soft_labels.GenSoftLabels:
-    return gen_soft_labels.GenSoftLabels(task="text-classification", data=Data(), output_dir="out", teacher="teacher")
+def _labelling() -> teacher_check.GenSoftLabels:
+    return teacher_check.GenSoftLabels(task="text-classification", data=Data(), output_dir="out", teacher="teacher")
 
 
 # -- settings ------------------------------------------------------------------------------------------------

@@ -408,15 +408,61 @@ class Finetune(Stage):
     """Epochs, batches, learning rate."""
 
 
+class Answers(Section):
+    """A teacher that is no model: a file with the answers of an LLM, a service, annotators or a legacy system."""
+
+    answers_file: PathText | Annotated[list[PathText], Field(min_length=1)]
+    """The answers: csv, tsv, json, jsonl or parquet, also .gz; also what Label Studio, doccano and Prodigy export. A
+    list is concatenated."""
+    id_column_name: str | None = None
+    """The column of the data with which answers are joined to rows; null = by the text columns, of which case matters
+    and white space does not."""
+    answers_id_column_name: str | None = None
+    """The same column in the answers, if it has another name there, such as `custom_id`."""
+    text_column_names: str | Annotated[list[str], Field(min_length=1, max_length=2)] | None = None
+    """The text columns in the answers, if they have other names than in the data."""
+    answer_column_name: str | Annotated[list[str], Field(min_length=2)] | None = None
+    """The column with the answers; or one column per label with its probability. null = `answer`, or the only column
+    that is neither text nor id, or the column in which an annotation tool writes."""
+    confidence_column_name: str | None = None
+    """A column with the probability, from 0 to 1, that the answer is right; the other labels share the rest."""
+    label_names: Annotated[dict[str, str], Field(min_length=1)] | None = None
+    """What the answers call the labels: a mapping to the names of the labels, such as {gut: positive}. Answers that are
+    labels of the data, and keys of `data.label_names`, are understood without it."""
+    votes: bool = False
+    """Several answers to one row are votes: the share of each is its probability. Without it, two different answers to
+    one row are an error."""
+    temperature: Literal["auto"] | Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Divides the logits: above 1 the answers become less confident. auto: fitted on half of the rows that have a gold
+    label and an answer, and reported on the other half; for one label of several, and for tags."""
+    unmapped: Literal["leave", "refuse"] = "leave"
+    """Answers that name no label, or several, or that are not in their text. leave: their rows stay unlabelled, and
+    they are counted; refuse: the first one is an error."""
+    no_answer: str | None = None
+    """In question-answering, the answer that says that the context has none, such as `unanswerable`."""
+
+    @property
+    def files(self) -> list[str]:
+        """The files, one or several."""
+        return [self.answers_file] if isinstance(self.answers_file, str) else list(self.answers_file)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return ", ".join(self.files)
+
+
 class GenSoftLabels(Stage):
     """Run a model once over the data and store its predictions in a label dataset."""
 
     stage: Literal["gen-soft-labels"] = "gen-soft-labels"
     """The command that this file is for; another command rejects it."""
-    teacher: PathText | Annotated[list[PathText], Field(min_length=1)]
-    """A model folder, Hub id or export folder. A list is an ensemble: the mean of its probabilities is stored."""
+    teacher: PathText | Answers | Annotated[list[PathText | Answers], Field(min_length=1)]
+    """A model folder, Hub id or export folder, or a file with answers. A list is an ensemble: the mean of its
+    probabilities is stored."""
     teacher_weights: list[Annotated[float, Field(gt=0)]] | None = None
-    """Weights of the ensemble, one per teacher; null = equal weights."""
+    """Weights of the ensemble, one per teacher; null = equal weights. A row that a file has no answer to is labelled by
+    the other teachers."""
     splits: Annotated[list[Literal["train", "validation", "test", "unlabeled"]], Field(min_length=1)] = ["train"]
     """The splits to label."""
     per_device_eval_batch_size: BatchSize = 128
@@ -448,6 +494,26 @@ class GenSoftLabels(Stage):
     """Also label augmented examples of the training rows; null = none."""
     check_teacher: bool = True
     """Stop before anything is written if the teacher does not beat the majority-class baseline."""
+
+    @property
+    def teachers(self) -> list[str | Answers]:
+        """Models by their names, and files with answers."""
+        return list(self.teacher) if isinstance(self.teacher, list) else [self.teacher]
+
+    @property
+    def model_names(self) -> list[str]:
+        """The teachers that are models."""
+        return [teacher for teacher in self.teachers if isinstance(teacher, str)]
+
+    @property
+    def answers(self) -> list[Answers]:
+        """The teachers that are files with answers."""
+        return [teacher for teacher in self.teachers if isinstance(teacher, Answers)]
+
+    @property
+    def teacher_names(self) -> str:
+        """All teachers, for messages."""
+        return ", ".join(teacher if isinstance(teacher, str) else teacher.name for teacher in self.teachers)
 
 
 class Distill(Stage):

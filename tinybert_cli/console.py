@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 MAX_NAMES = 20  # labels that are listed by name
+MAX_CONFUSED = 6  # labels whose confusion is printed
 
 NEXT = {
     "finetune": "tinybert gen-soft-labels with `teacher: {folder}`",
@@ -386,9 +387,25 @@ def _selected(row: Row) -> str | None:
     """Nothing if no row was filtered by its confidence, and each has one target."""
     if "targets" in row:
         return f"{row['selected']:,} target texts of {row['rows']:,} rows: {row['targets'].replace('_', ' ')}"
-    if not row["min_confidence"]:
-        return None
-    return f"kept {row['selected']:,} of {row['rows']:,} rows with confidence >= {row['min_confidence']:g}"
+    unlabelled = row.get("unlabelled", 0)
+    lines = [f"left out {unlabelled:,} rows that the teacher did not label"] if unlabelled else []
+    if row["min_confidence"]:
+        lines.append(f"kept {row['selected']:,} of {row['rows']:,} rows with confidence >= {row['min_confidence']:g}")
+    return "\n".join(lines) or None
+
+
+def _teacher_check(row: Row) -> str:
+    """The scores, and for few labels what the teacher takes for what."""
+    scores = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float))
+    confusion = row.get("confusion", {})
+    names = list(dict.fromkeys([*confusion, *(name for predicted in confusion.values() for name in predicted)]))
+    lines = [f"teacher check on {row['checked_rows']:,} rows: {scores}"]
+    if len(names) <= MAX_CONFUSED:
+        lines += [
+            f"  gold {printable(gold)}: " + ", ".join(f"{count:,} {printable(name)}" for name, count in own.items())
+            for gold, own in confusion.items()
+        ]
+    return "\n".join(lines)
 
 
 def _done(row: Row) -> str:
@@ -419,8 +436,15 @@ _LINES: dict[str, Callable[[Row], str | None]] = {
             *([f"({row['engine_same']:.1%} equal translations)"] if "engine_same" in row else []),
         ]
     ),
-    "teacher check": lambda row: "teacher check: " + "  ".join(
-        f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float)
+    "teacher check": _teacher_check,
+    "calibration": lambda row: (
+        f"temperature {row['temperature']:.3g}: the calibration error of {row['answers']} falls from "
+        f"{row['calibration_error']:.3f} to {row['calibration_error_at_temperature']:.3f} on "
+        f"{row['calibration_rows']:,} rows that it was not fitted on"
+        if row["calibration_error_at_temperature"] <= row["calibration_error"]
+        else f"temperature {row['temperature']:.3g}: the calibration error of {row['answers']} rises from "
+        f"{row['calibration_error']:.3f} to {row['calibration_error_at_temperature']:.3f} on "
+        f"{row['calibration_rows']:,} rows that it was not fitted on; temperature: 1 leaves it as it is"
     ),
     "drift": lambda row: (
         f"labels: encoder {row['weights']}, head {row['head']}, stored as {row['storage']}; against float32 on "

@@ -119,6 +119,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "rows": "rows of the label dataset",
         "selected": "rows with at least this confidence",
         "min_confidence": "as in the config",
+        "unlabelled": "further rows, which the teacher did not label and which are left out",
         "targets": "in translation, as in the config; `selected` are the target texts",
     },
     "candidates": {"texts": "texts for which the masked LM has predicted replacements", "of": "all texts"},
@@ -129,7 +130,15 @@ EVENTS: dict[str, dict[str, str]] = {
     },
     "teacher check": {
         "checked_rows": "rows with gold labels that the teacher was scored on",
+        "confusion": "gold label, then predicted label, then number of rows or words; with up to 20 labels",
         "...": "teacher_<metric> and majority_<metric>",
+    },
+    "calibration": {
+        "answers": "the file with answers",
+        "temperature": "that its logits are divided by, fitted on half of the rows with gold labels",
+        "calibration_rows": "rows of the other half, or their words",
+        "calibration_error": "expected calibration error on these",
+        "calibration_error_at_temperature": "the same after division",
     },
     "engine": {
         "engine": "what translates: transformers, ctranslate2, or `as exported`",

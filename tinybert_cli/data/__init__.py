@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinybert_cli.data.column_types import column_types, converted_columns
 from tinybert_cli.data.layer_states import LayerStates, StatesWriter, read_states, states_bytes, states_files
+from tinybert_cli.data.readers import concatenate, existing_file, read_file
 from tinybert_cli.data.soft_labels import (
     PREDICTION,
     SoftLabels,
@@ -48,12 +49,15 @@ __all__ = [
     "check_names",
     "check_translation_names",
     "column_types",
+    "concatenate",
     "converted_columns",
+    "existing_file",
     "existing_folder",
     "has",
     "read",
     "read_counts",
     "read_engine",
+    "read_file",
     "read_soft_labels",
     "read_stack_states",
     "read_states",

@@ -23,16 +23,19 @@ BATCH = 1024  # rows of a parquet file that are decoded at a time
 Columns = dict[str, list[Any]]
 
 
-def existing_file(path: Path, split: str) -> Path:
-    """`path`; InputError, with the nearest file name, if it is no regular file."""
-    where = f"data.{split}_file"
+def existing_file(path: Path, where: str) -> Path:
+    """`path`, which the setting `where` names; InputError, with the nearest file name, if it is no regular file."""
     if path.is_file():
         return path
     if path.is_dir():
         raise InputError(
             f"'{path}' is a folder, not a file",
             where=where,
-            hint="give the files in it; or, if they are named train.jsonl, validation.csv, ..., set data.dataset_name",
+            hint="give the files in it"
+            + (
+                "; or, if they are named train.jsonl, validation.csv, ..., set data.dataset_name"
+                * where.startswith("data.")
+            ),
         )
     if path.exists():
         hint = "a file is read more than once: write the rows to a file first"

@@ -33,6 +33,7 @@ class SoftLabels:
     logits: Array  # (P, C)
     layout: Layout | None = None  # which predictions each row has; None: one each
     split_indices: Array | None = None  # (N,) index into TRAINING_PREFIXES of each row; None: all rows are in train
+    unlabelled: int = 0  # rows of the label dataset without a label, which are not among these
 
     @property
     def originals(self) -> Rows:
@@ -52,6 +53,7 @@ class SoftLabels:
             self.logits[self.prediction_indices(rows)],
             None if self.layout is None else self.layout.select(rows),
             None if self.split_indices is None else self.split_indices[rows],
+            self.unlabelled,
         )
 
     def head(self, count: int | None) -> SoftLabels:
@@ -67,7 +69,7 @@ class SoftLabels:
 
 
 def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
-    """The train, augmented and unlabeled rows of a label dataset; its other splits are ignored.
+    """The train, augmented and unlabeled rows of a label dataset that have a label; its other splits are ignored.
 
     Args:
         folder: the label dataset.
@@ -87,6 +89,10 @@ def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
         for name in names
     }
     rows = Rows(columns, tuple(origin for part in parts for origin in part.rows.origins))
+    labelled = np.concatenate([part.labelled for part in parts])
+    if not labelled.any():
+        raise InputError(f"no row of '{folder}' has a label of the teacher", hint="check the answers of the teacher")
+    rows = rows if labelled.all() else rows.select(np.flatnonzero(labelled).tolist())
     logits, layout = np.concatenate([part.logits for part in parts]), _concatenated([part.layout for part in parts])
     infinite = first_infinite_row(logits, layout)
     if infinite is not None:
@@ -95,8 +101,8 @@ def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
             where=rows.location(infinite),
             hint="run gen-soft-labels again with --force",
         )
-    split_indices = np.repeat([_split_index(name) for name in shards], counts)
-    return SoftLabels(rows, logits, layout, split_indices)
+    split_indices = np.repeat([_split_index(name) for name in shards], counts)[labelled]
+    return SoftLabels(rows, logits, layout, split_indices, int((~labelled).sum()))
 
 
 def training_shards(files: Iterable[str]) -> list[str]:
@@ -105,24 +111,37 @@ def training_shards(files: Iterable[str]) -> list[str]:
     return sorted(shards, key=lambda name: (_split_index(name), name))
 
 
-def _read_shard(path: Path) -> SoftLabels:
+@dataclass(frozen=True)
+class _Shard:
+    """One file of a label dataset."""
+
+    rows: Rows
+    logits: Array  # of the labelled rows
+    layout: Layout | None  # ... too
+    labelled: Array  # (N,) whether a row has a label
+
+
+def _read_shard(path: Path) -> _Shard:
     """One file; its numbers never become Python lists, which take ten times the memory."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"cannot read '{path}': {error}") from error
-    numbers = {
-        name: table.column(name).combine_chunks() for name in (LOGITS, TOKEN_SPANS) if name in table.column_names
-    }
-    rows = Rows(table.drop_columns([*numbers]).to_pydict(), ((str(path), len(table)),))
+    names = [name for name in (LOGITS, TOKEN_SPANS) if name in table.column_names]
+    rows = Rows(table.drop_columns(names).to_pydict(), ((str(path), len(table)),))
+    has_label = pc.is_valid(table.column(LOGITS))
+    labelled = has_label.to_numpy()
+    table = table if labelled.all() else table.filter(has_label)
+    numbers = {name: table.column(name).combine_chunks() for name in names}
     logits, row_offsets = _flat(numbers[LOGITS])
     if row_offsets is None:
-        return SoftLabels(rows, logits.astype(np.float32))
+        return _Shard(rows, logits.astype(np.float32), None, labelled)
     token_spans = _flat(numbers[TOKEN_SPANS])[0].astype(np.int32) if TOKEN_SPANS in numbers else None
-    return SoftLabels(rows, logits.astype(np.float32), Layout(row_offsets, token_spans))
+    return _Shard(rows, logits.astype(np.float32), Layout(row_offsets, token_spans), labelled)
 
 
 def _flat(lists: pa.Array) -> tuple[Array, Array | None]:
@@ -187,6 +206,7 @@ def write_soft_labels(
     columns: Mapping[str, Sequence[Any]],
     dtype: str,
     types: Mapping[str, pa.DataType] | None = None,
+    labelled: Array | None = None,
 ) -> None:
     """Write one shard: the columns of the rows, the prediction `columns`, and `teacher_logits`.
 
@@ -200,19 +220,22 @@ def write_soft_labels(
         columns: name → N values.
         dtype: float32 or float16.
         types: of the columns of the rows, the same for all shards; None = those of these rows.
+        labelled: which rows (N,) have a label, the others get null; None = all.
     """
     import pyarrow as pa
 
+    mask = None if labelled is None or labelled.all() else pa.array(~labelled)
     flat = pa.array(logits.astype(dtype).ravel(), type=pa.float16() if dtype == "float16" else pa.float32())
-    teacher_logits = pa.FixedSizeListArray.from_arrays(flat, logits.shape[-1])
+    own = mask if layout is None else None
+    teacher_logits = pa.FixedSizeListArray.from_arrays(flat, logits.shape[-1], mask=own)
     answers = {LOGITS: teacher_logits}
     if layout is not None:
         offsets = pa.array(layout.row_offsets, type=pa.int32())
-        answers[LOGITS] = pa.ListArray.from_arrays(offsets, teacher_logits)
+        answers[LOGITS] = pa.ListArray.from_arrays(offsets, teacher_logits, mask=mask)
         if layout.token_spans is not None:
             flat = pa.array(layout.token_spans.ravel(), type=pa.int32())
             spans = pa.FixedSizeListArray.from_arrays(flat, layout.token_spans.shape[-1])
-            answers[TOKEN_SPANS] = pa.ListArray.from_arrays(offsets, spans)
+            answers[TOKEN_SPANS] = pa.ListArray.from_arrays(offsets, spans, mask=mask)
     write_table(path, {**rows.columns, **columns, **answers}, types)
 
 

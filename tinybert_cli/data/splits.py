@@ -145,7 +145,7 @@ def _paths(data: Data, split: Split) -> list[Path]:
     paths = [Path(name) for name in names]
     for path in paths:
         for file in parallel_files(path).values() or [path]:
-            existing_file(file, split)
+            existing_file(file, f"data.{split}_file")
     if repeated := [path for path in paths if paths.count(path) > 1]:
         raise InputError(f"'{repeated[0]}' is named twice", where=f"data.{split}_file", hint="name each file once")
     if paths or data.dataset_name is None or split == "unlabeled" or _on_hub(data):

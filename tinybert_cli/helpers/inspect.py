@@ -167,7 +167,7 @@ def _models_of(stage: Stage) -> list[str]:
         case Distill():
             return [stage.student.from_] if stage.student.from_ is not None else []
         case GenSoftLabels():
-            return [stage.teacher] if isinstance(stage.teacher, str) else list(stage.teacher)
+            return stage.model_names
         case Eval():
             return list(stage.models.values())
         case Export():

@@ -54,13 +54,31 @@ def temperature_scaling(logits: Array, labels: Array) -> dict[str, float]:
     }
 
 
+def expected_calibration_error(logits: Array, labels: Array) -> float:
+    """The expected calibration error of D decisions between C classes, from logits (D, C)."""
+    probabilities = softmax(logits)
+    gaps = gaps_by_bin(probabilities.max(-1), probabilities.argmax(-1) == labels).sum(axis=0)
+    return float(calibration_error(gaps, np.asarray(len(labels))))
+
+
+def fitted_temperature(logits: Array, labels: Array) -> float:
+    """The T from 0.01 to 100 for which softmax(logits / T) has the smallest cross-entropy.
+
+    One more wrong decision than there is, at the mean confidence, keeps T finite where every decision is right.
+    """
+    wrong = np.argmin(logits, axis=-1)
+    extra = int(np.argsort(softmax(logits).max(-1))[len(logits) // 2])
+    with_wrong = np.concatenate([logits, logits[extra : extra + 1]])
+    return _best_temperature(with_wrong, np.append(labels, wrong[extra]), limit=np.log(100))
+
+
 def _bins(confidence: Array, bins: int) -> Array:
     indices: Array = np.minimum((confidence * bins).astype(int), bins - 1)
     return indices
 
 
-def _best_temperature(logits: Array, labels: Array) -> float:
-    """The T for which softmax(logits / T) has the smallest cross-entropy."""
+def _best_temperature(logits: Array, labels: Array, *, limit: float = 3.0) -> float:
+    """The T for which softmax(logits / T) has the smallest cross-entropy, and whose logarithm is within the limit."""
     from scipy.optimize import minimize_scalar
 
     values = logits.astype(np.float64)
@@ -68,4 +86,4 @@ def _best_temperature(logits: Array, labels: Array) -> float:
     def loss(log_temperature: float) -> float:
         return float(cross_entropy(values / np.exp(log_temperature), labels).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.config import GenSoftLabels
-from tinybert_cli.escaping import in_python, markdown
+from tinybert_cli.escaping import in_python, markdown, markdown_cell
 from tinybert_cli.reports import model_card
 
 SPLITS = {
@@ -19,13 +19,24 @@ SPLITS = {
 }
 
 
-def as_markdown(config: GenSoftLabels, pipeline: str, rows: Mapping[str, int], inputs: Mapping[str, Any]) -> str:
+def as_markdown(
+    config: GenSoftLabels,
+    pipeline: str,
+    rows: Mapping[str, int],
+    inputs: Mapping[str, Any],
+    *,
+    numbers: Mapping[str, float] | None = None,
+    checked_rows: int = 0,
+    confusion: Mapping[str, Mapping[str, int]] | None = None,
+) -> str:
     """README.md of a label dataset, with which `datasets.load_dataset(folder)` returns all splits.
 
     Args:
         pipeline: the Hub's name of the task.
         rows: split → number of rows.
         inputs: as in the manifest.
+        numbers: the scores of the teacher on `checked_rows` rows with gold labels.
+        confusion: gold label → predicted label → how often.
     """
     from huggingface_hub import DatasetCardData
 
@@ -46,7 +57,37 @@ def as_markdown(config: GenSoftLabels, pipeline: str, rows: Mapping[str, int], i
             ["| split | rows | content |", "|---|---:|---|"]
             + [f"| {split} | {count:,} | {SPLITS[split]} |" for split, count in rows.items()]
         ),
+        *_check(numbers or {}, checked_rows, confusion or {}),
+        *_answers(config),
         "All files have the same columns: those of the data (null where a split lacks one), and those that begin with "
         "`teacher_`. `run.yaml` repeats the run; `manifest.json` lists all inputs with their hashes.",
     ]
     return f"---\n{front.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n"
+
+
+def _answers(config: GenSoftLabels) -> list[str]:
+    """A sentence on rows without a label, which only files with answers leave."""
+    if not config.answers or config.model_names:
+        return []
+    return [
+        "A row whose `teacher_logits` is null has no answer, or one that could not be understood. `manifest.json` "
+        "counts the answers of each kind under `answers`."
+    ]
+
+
+def _check(numbers: Mapping[str, float], checked_rows: int, confusion: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The teacher against gold labels."""
+    if not numbers:
+        return []
+    scores = [f"| {markdown_cell(name)} | {value:.4f} |" for name, value in numbers.items()]
+    parts = [
+        f"Checked on {checked_rows:,} rows with gold labels:\n",
+        "\n".join(["| | |", "|---|---:|", *scores]),
+    ]
+    if confusion:
+        predicted = list(dict.fromkeys([*confusion, *(name for own in confusion.values() for name in own)]))
+        header = ["gold", *(f"predicted {name}" for name in predicted)]
+        lines = [[gold, *(f"{own.get(name, 0):,}" for name in predicted)] for gold, own in confusion.items()]
+        table = [header, ["---", *["---:"] * len(predicted)], *lines]
+        parts += ["", "\n".join("| " + " | ".join(map(markdown_cell, line)) + " |" for line in table)]
+    return ["\n".join(parts)]

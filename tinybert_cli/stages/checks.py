@@ -9,7 +9,7 @@ from typing import Any
 from tinybert_cli import baselines, configuration, formats, losses, tasks
 from tinybert_cli.config import Export, Stage, Verify
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
-from tinybert_cli.stages import translation_checks
+from tinybert_cli.stages import answer_checks, translation_checks
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
 
@@ -148,8 +148,8 @@ def _check_objective(task: str, training: Mapping[str, Any]) -> None:
 # -- gen-soft-labels -------------------------------------------------------------------------------------------
 
 
-def _check_teacher_weights(teacher: str | Sequence[str], teacher_weights: Sequence[float] | None) -> None:
-    count = 1 if isinstance(teacher, str) else len(teacher)
+def _check_teacher_weights(teacher: object, teacher_weights: Sequence[float] | None) -> None:
+    count = len(teacher) if isinstance(teacher, list) else 1
     if teacher_weights is not None and len(teacher_weights) != count:
         raise ConfigError(
             f"{len(teacher_weights)} weights for {count} teachers",
@@ -426,8 +426,9 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "gen-soft-labels": {
         "task": tasks.find_scored_task,
         ("task", "data"): _check_data,
-        ("task", "teacher"): translation_checks.check_one_teacher,
+        ("task", "teacher"): answer_checks.check_teachers,
         ("teacher", "teacher_weights"): _check_teacher_weights,
+        ("teacher", "states", "augment"): answer_checks.check_models_exist,
         ("task", "augment", "splits"): _check_augmentation,
         ("task", "states", "student_layers", "layer_mapping"): _check_states,
         ("task", "layer_mapping"): translation_checks.check_layer_mapping,

@@ -75,7 +75,7 @@ def _distill(
         manifest = artifacts.read_manifest(folder)  # `run` has verified its files
         if loss.layer_outputs and teacher is None and "states" not in manifest:
             raise no_teacher([name for name in loss.parts if name in losses.LAYER_OUTPUTS])
-        rows = _labelled_rows(config, task, loss, folder, manifest, output)
+        rows = yield from _labelled_rows(config, task, loss, folder, manifest, output)
         if loss.layer_outputs and "states" in manifest:
             layers = _compared_layers(config, source, manifest["states"]["teacher_layers"])
             gap = layer_states.missing_states(manifest["states"], loss, layers)
@@ -187,7 +187,7 @@ def _labelled_rows(
     folder: Path,
     manifest: Mapping[str, Any],
     output: artifacts.Output,
-) -> TrainingRows:
+) -> Generator[Event, None, TrainingRows]:
     """The rows of the label dataset, with the teacher's logits and the gold labels."""
     assert isinstance(task, tasks.PredictionTask)  # see checks.py
     expected = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
@@ -197,6 +197,11 @@ def _labelled_rows(
     training.check_text_columns(folder, manifest, config.data)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     dataset = dataset.head(config.data.max_train_samples)
+    if dataset.unlabelled:
+        count = len(dataset.rows)
+        yield {
+            "event": "labels", "rows": count, "selected": count, "min_confidence": 0.0, "unlabelled": dataset.unlabelled
+        }  # fmt: skip
     names: list[str] = manifest["label_names"]
     targets = {"teacher_logits": dataset.logits}
     labels = task.labels(dataset.rows, config.data, names)

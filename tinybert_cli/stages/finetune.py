@@ -133,6 +133,7 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
         "rows": len(confident),
         "selected": len(selected),
         "min_confidence": config.min_confidence,
+        **({"unlabelled": dataset.unlabelled} if dataset.unlabelled else {}),
     }
     if not len(selected):
         raise InputError(

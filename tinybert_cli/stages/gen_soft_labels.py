@@ -1,4 +1,8 @@
-"""gen-soft-labels: run a model once over the data and store its predictions, so that it need not run again."""
+"""gen-soft-labels: run a model once over the data and store its predictions, so that it need not run again.
+
+Teachers that are no models, files with answers, are read in `answer_teachers`; without any model, they label in
+`answer_labelling`.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +14,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
-from tinybert_cli import artifacts, data, events, metrics, models, tasks
+from tinybert_cli import artifacts, data, events, models, tasks
 from tinybert_cli.config import GenSoftLabels
-from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
-from tinybert_cli.inspection import duplicates, vocabulary
-from tinybert_cli.metrics.comparison import best_class_order
+from tinybert_cli.inspection import vocabulary
 from tinybert_cli.predictor import Predictor, load_predictor
-from tinybert_cli.reports import label_dataset_card
-from tinybert_cli.stages import augmentation, label_precision, labelling, layer_states, translating
+from tinybert_cli.stages import (
+    answer_labelling,
+    answer_teachers,
+    augmentation,
+    label_precision,
+    labelling,
+    layer_states,
+    teacher_check,
+    translating,
+)
 from tinybert_cli.stages.labelling import Labeller, RawLogits
-from tinybert_cli.types import Array, Encoded, Predictions, Rows
-
-MOST_REORDERED = 1_000  # classes; the best order of more takes too long
-CHECKED_ROWS = 1_000  # enough to see that a teacher does not beat the majority-class baseline
+from tinybert_cli.types import Encoded, Predictions, Rows
 
 
 def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes a label dataset; yields events."""
-    names = [config.teacher] if isinstance(config.teacher, str) else config.teacher
     task = tasks.find_scored_task(config.task)
-    sources = [models.locate(name) for name in names]
-    inputs: dict[str, Any] = {
-        "teacher": [artifacts.describe_model(source.folder, source.name, models.commit(source)) for source in sources]
-    }
+    sources = [models.locate(name) for name in config.model_names]
+    described = [artifacts.describe_model(source.folder, source.name, models.commit(source)) for source in sources]
+    inputs: dict[str, Any] = {"teacher": [*described, *answer_teachers.describe(config)]}
     for key, source in augmentation.sources(config.augment).items():
         inputs[f"augment.{key}"] = artifacts.describe_model(source.folder, source.name, models.commit(source))
     inputs |= artifacts.describe_all(data.sources(config.data, config.splits))
@@ -46,6 +50,9 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
             yield output.up_to_date()
         elif isinstance(task, tasks.Translation):
             yield from output.record(translating.label(config, task, sources[0], output))
+        elif not sources:
+            assert isinstance(task, tasks.PredictionTask)  # see checks.py
+            yield from output.record(answer_labelling.label(config, task, output))
         else:
             assert isinstance(task, tasks.PredictionTask)  # the only other kind
             yield from output.record(_label(config, task, sources, output))
@@ -56,7 +63,7 @@ def _label(
 ) -> Iterator[Event]:
     accelerator = Accelerator()  # sets the device of this process
     splits: dict[str, Rows] = {split: data.read(config.data, split) for split in config.splits}
-    types = yield from _column_types(list(splits.values()))
+    types = yield from labelling.column_types(list(splits.values()))
     teachers = _load_teachers(config, sources, task, accelerator.device)
     precision = label_precision.label_precision(config, task, teachers)
     names, tokenizer = teachers[0].label_names, teachers[0].torch_tokenizer
@@ -64,16 +71,17 @@ def _label(
         models.check_inputs(source, teacher.torch_tokenizer, config.data)
         yield from map(events.warning, teacher.inputs.check(config.data, source.name))
     spec = layer_states.layer_state_spec(config, [teacher.model for teacher in teachers])
-    labeller = Labeller(config, task, sources, teachers, spec, accelerator)
-    tuned = _tuned_settings(task, teachers)
-    labels: dict[str, Array | None] = {}
-    for split, rows in splits.items():
-        split_names = task.label_names(rows, config.data, model_names=names)
-        labels[split] = None if split == "unlabeled" else task.labels(rows, config.data, split_names)
-    yield from map(events.warning, _data_warnings(config, task, splits, labels, names))
+    tuned = _tuned_settings(config, task, teachers)
+    labels = labelling.gold_labels(config, task, splits, names)
+    yield from map(events.warning, labelling.data_warnings(config, task, splits, labels, names))
     if config.check_teacher:
-        _check_gold_labels(config, splits, labels)
+        teacher_check.check_gold_labels(config, splits, labels)
     statements = [task.label_statements(rows, config.data, names) for rows in splits.values()]
+    answers = yield from answer_teachers.read(config, task, splits, names, labels)
+    statements += [teacher.statements() for teacher in answers.teachers]
+    labeller = Labeller(
+        config, task, sources, teachers, spec, accelerator, splits, answer_teachers.weights(config), answers.teachers
+    )
     if config.augment is not None:
         augmented = yield from augmentation.augmented_rows(
             config, config.augment, splits["train"], teachers[0], output=output, accelerator=accelerator
@@ -97,7 +105,7 @@ def _label(
     yield events.plan(
         total,
         **teachers[0].size,
-        teachers=len(teachers),
+        teachers=len(config.teachers),
         label_names=names,
         **events.assumptions(
             [
@@ -116,24 +124,29 @@ def _label(
     def predictions(raw: RawLogits, rows: Rows) -> Predictions:
         return task.decide(raw.logits, raw.layout, names, rows, config.data, tuned)
 
-    numbers: dict[str, float] = {"rows": total}
+    numbers: dict[str, float] = {"rows": total, **answers.numbers}
     split, shard_rows = next(iter(shards.values()))
-    sample = splits[split].select(label_precision.sampled_rows(shard_rows, config.seed))
-    exact = _result_of(labeller.label(sample)) if precision.is_reduced else None
+    drawn = label_precision.sampled_rows(shard_rows, config.seed)
+    exact = _result_of(labeller.label(split, drawn)) if precision.is_reduced else None
     label_precision.reduce_precision(precision, teachers)
     if exact is not None:
-        stored = labelling.as_stored(_result_of(labeller.label(sample)), sample, config.logits_dtype)
+        sample = splits[split].select(drawn)
+        stored = labelling.as_stored(_result_of(labeller.label(split, drawn)), sample, config.logits_dtype)
         drift = label_precision.drift(
             task, stored.logits, exact.logits, predictions(stored, sample), predictions(exact, sample)
         )
         numbers |= {f"drift_{name}": value for name, value in drift.items()}
         yield {"event": "drift", "rows": len(sample), **precision.for_manifest(), **drift}
-    checked = _rows_to_check(config, task, splits, labels, names)
+    checked: teacher_check.CheckedRows | None = None
+    if config.check_teacher:
+        checked = teacher_check.rows_to_check(config, task, splits, labels, names, without=answers.fitted)
+    check: teacher_check.TeacherCheck | None = None
     if checked is not None:
-        rows, metric = checked
-        raw = _result_of(labeller.label(rows))
-        numbers |= _check_teacher(config, task, predictions(raw, rows), metric, names)
-        yield {"event": "teacher check", "checked_rows": len(rows), **numbers}
+        raw = _result_of(labeller.label(checked.split, checked.indices))
+        own = predictions(raw, splits[checked.split].select(checked.indices))
+        check = teacher_check.check_teacher(config, task, own, checked.metric, names)
+        numbers |= check.numbers
+        yield check.event()
 
     finished = total - sum(len(shards[name][1]) for name in missing)
     if finished:
@@ -152,7 +165,7 @@ def _label(
             if spec is not None and split in labelling.TRAINING_SPLITS:
                 folder = stack.enter_context(output.scratch()) if output.main else None
                 writer = partial(_states_writer, folder, name, spec.shapes)
-            raw = yield from _with_progress(labeller.label(rows, writer), finished, labelled, total, begin)
+            raw = yield from _with_progress(labeller.label(split, indices, writer), finished, labelled, total, begin)
             columns = {data.PREDICTION: list(predictions(raw, rows).values)}
             stored = labelling.as_stored(raw, rows, config.logits_dtype)
             output.put(labelling.shard_writer(name, rows, stored, columns, types, config.logits_dtype, folder))
@@ -160,14 +173,9 @@ def _label(
         yield {"event": "shard", "step": finished + labelled, "max_steps": total, "shard": name, "rows": len(rows)}
     if labelled:
         numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
-    facts = {} if spec is None else {"states": spec.for_manifest()}
-
-    def write_card(folder: Path) -> None:
-        rows = {split: len(rows) for split, rows in splits.items()}
-        card = label_dataset_card.as_markdown(config, task.pipeline, rows, output.inputs)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-
-    output.put(write_card)
+    facts: dict[str, Any] = {} if spec is None else {"states": spec.for_manifest()}
+    facts |= {"answers": [teacher.facts() for teacher in answers.teachers]} if answers.teachers else {}
+    output.put(labelling.card_writer(config, task, splits, check, output))
     output.finish(
         numbers, label_names=names, text_columns=config.data.text_columns, tuned_settings=tuned, **facts,
         device=str(accelerator.device),
@@ -175,21 +183,6 @@ def _label(
         **labelling.size_of([teacher.size for teacher in teachers]),
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
-
-
-def _column_types(splits: Sequence[Rows]) -> Generator[Event, None, Mapping[str, Any]]:
-    """The types of the columns in the label dataset; a warning names those that are stored as text.
-
-    Raises:
-        InputError: a column has a name that the label dataset needs.
-    """
-    for rows in splits:
-        data.check_names(rows)
-    types = data.column_types(splits)
-    if converted := data.converted_columns(splits, types):
-        what = "values of several types, mappings with different keys, or integers of more than 64 bits"
-        yield events.warning(f"columns stored as text, because they have {what}: {', '.join(converted)}")
-    return types
 
 
 def _load_teachers(
@@ -203,9 +196,9 @@ def _load_teachers(
     return teachers
 
 
-def _tuned_settings(task: tasks.PredictionTask, teachers: Sequence[Predictor]) -> dict[str, Any]:
+def _tuned_settings(config: GenSoftLabels, task: tasks.PredictionTask, teachers: Sequence[Predictor]) -> dict[str, Any]:
     """The teacher's tuned thresholds, from its config.json; the mean of several teachers has none."""
-    if len(teachers) > 1:
+    if len(config.teachers) > 1:
         return {}
     settings = teachers[0].config
     return {name: settings[name] for name in task.tuned_settings if settings.get(name) is not None}
@@ -213,91 +206,6 @@ def _tuned_settings(task: tasks.PredictionTask, teachers: Sequence[Predictor]) -
 
 def _are_named(config: GenSoftLabels, source: models.Source) -> bool:
     return config.data.class_names is not None or models.read_label_names(source) is not None
-
-
-def _data_warnings(
-    config: GenSoftLabels,
-    task: tasks.PredictionTask,
-    splits: Mapping[str, Rows],
-    labels: Mapping[str, Array | None],
-    names: Sequence[str],
-) -> Iterator[str]:
-    """Warnings about the gold labels of the training rows, and about rows that are in two splits."""
-    if labels.get("train") is not None:
-        yield from task.label_warnings(splits["train"], config.data, names)
-        yield from duplicates.contradiction_warnings("train", splits["train"], config.data, task.name)
-    yield from duplicates.leaks_between(splits, config.data, most=duplicates.SAMPLE)
-
-
-def _check_gold_labels(config: GenSoftLabels, splits: Mapping[str, Rows], labels: Mapping[str, Array | None]) -> None:
-    """InputError if the teacher is to be checked, and splits that have gold labels in other projects have none here."""
-    expected = [split for split in splits if split != "unlabeled"]
-    if not expected or any(labels[split] is not None for split in expected):
-        return
-    error = tasks.no_labels_error(splits[expected[0]], config.data)
-    raise InputError(
-        f"there are no gold labels to check the teacher with: {error.what}",
-        where=error.where,
-        hint=f"{error.hint}; or, without labels, set check_teacher: false",
-    )
-
-
-def _rows_to_check(
-    config: GenSoftLabels,
-    task: tasks.PredictionTask,
-    splits: Mapping[str, Rows],
-    labels: Mapping[str, Array | None],
-    names: Sequence[str],
-) -> tuple[Rows, metrics.Metric] | None:
-    """Up to CHECKED_ROWS rows with gold labels, drawn from the first split that has any."""
-    if not config.check_teacher:
-        return None
-    for split, rows in splits.items():
-        gold = labels[split]
-        if gold is None:
-            continue
-        complete = ~tasks.missing(gold).reshape(len(gold), -1).any(-1)
-        indices = np.flatnonzero(complete) if len(gold) == len(rows) else np.arange(len(rows) * bool(complete.all()))
-        if len(indices):
-            drawn = indices[np.sort(np.random.default_rng(config.seed).permutation(len(indices))[:CHECKED_ROWS])]
-            selected = rows.select(drawn.tolist())
-            metric = task.metric(selected, config.data, names)
-            return None if metric is None else (selected, metric)
-    return None
-
-
-def _check_teacher(
-    config: GenSoftLabels,
-    task: tasks.PredictionTask,
-    predictions: Predictions,
-    metric: metrics.Metric,
-    names: Sequence[str],
-) -> dict[str, float]:
-    """The teacher's score, and that of the majority-class baseline.
-
-    Raises:
-        InputError: the teacher does not beat the baseline; says so if its classes seem to be in another order.
-    """
-    main = task.main_metric
-    score, majority = metrics.score(metric, predictions)[main], metric.majority_baseline()
-    if score > majority:
-        return {f"teacher_{main}": score, f"majority_{main}": majority}
-    hint = "fine-tune the teacher on this data first, or set check_teacher: false"
-    decisions = metric.class_logits(predictions)
-    if decisions is not None and len(names) <= MOST_REORDERED:
-        logits, gold = decisions
-        order = best_class_order(logits, gold)
-        permuted = metrics.score(metric, Predictions(predictions.values, None, logits[:, order], predictions.layout))[
-            main
-        ]
-        if permuted > max(majority, score) + 0.1:
-            right = ", ".join(names[index] for index in order)
-            hint = f"its classes seem to be {right}, in this order ({main} {permuted:.3f}): name the labels in the data"
-    raise InputError(
-        f"the teacher does not beat the majority-class baseline: {main} {score:.3f}, majority {majority:.3f}",
-        where=config.teacher if isinstance(config.teacher, str) else ", ".join(config.teacher),
-        hint=hint,
-    )
 
 
 def _with_progress(

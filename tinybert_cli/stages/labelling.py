@@ -1,22 +1,27 @@
-"""Shards of a label dataset: which rows each holds, and the logits of the teachers for them.
+"""Shards of a label dataset: which rows each holds, the logits of the teachers for them, and its card.
 
 Shapes: N rows, P predictions, C numbers of each prediction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinybert_cli import artifacts, data, loops, models, tasks
+from tinybert_cli import artifacts, data, events, loops, models, tasks
+from tinybert_cli.answers import AnswerLabels, AnswerTeacher, combined
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
+from tinybert_cli.events import Event
+from tinybert_cli.inspection import duplicates
 from tinybert_cli.predictor import Predictor, check_logits
+from tinybert_cli.reports import label_dataset_card
 from tinybert_cli.stages.layer_states import LayerStateSpec
+from tinybert_cli.stages.teacher_check import TeacherCheck
 from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row
 
 if TYPE_CHECKING:
@@ -37,11 +42,12 @@ class RawLogits:
 
     logits: Array  # (P, C)
     layout: Layout | None  # which predictions each row has; None: one each
+    labelled: Array | None = None  # (N,) which rows have a label; None: all
 
 
 @dataclass(frozen=True)
 class Labeller:
-    """The teachers, and how they label rows."""
+    """The teachers, and how they label rows; at least one of them is a model."""
 
     config: GenSoftLabels
     task: tasks.PredictionTask
@@ -49,18 +55,26 @@ class Labeller:
     teachers: Sequence[Predictor]
     spec: LayerStateSpec | None  # the layer states to store
     accelerator: Accelerator
+    splits: Mapping[str, Rows]
+    weights: Sequence[float]  # of the models, then of the answers
+    answers: Sequence[AnswerTeacher] = ()  # the teachers that are no models
 
     def label(
-        self, rows: Rows, writer: Callable[[Encoded], data.StatesWriter | None] | None = None
+        self,
+        split: str,
+        indices: Sequence[int],
+        writer: Callable[[Encoded], data.StatesWriter | None] | None = None,
     ) -> Generator[int, None, RawLogits]:
         """Yields how many rows are done, and returns the ensemble's logits.
 
         Args:
+            indices: the rows of the split.
             writer: makes the writer of the layer states of these rows; without it none are computed.
 
         Raises:
             InputError: the logits of a teacher are NaN or infinite.
         """
+        rows = self.splits[split].select(indices)
         parts: list[Array] = []
         first: Encoded | None = None  # with the tokenizer of the first teacher, whose predictions the others are put on
         for number, teacher in enumerate(self.teachers):
@@ -73,17 +87,23 @@ class Labeller:
             count = len(rows) if encoded.layout is None else int(encoded.layout.row_offsets[-1])
             logits = np.zeros((count, len(teacher.label_names)), dtype=np.float32)
             done = 0
-            for indices, values in loops.predict_outputs(net, examples, batches, outputs, accelerator=self.accelerator):
-                logits[examples.prediction_indices(indices)] = values["logits"]
+            for batch, values in loops.predict_outputs(net, examples, batches, outputs, accelerator=self.accelerator):
+                logits[examples.prediction_indices(batch)] = values["logits"]
                 if states is not None:
-                    states.write(indices, values)
-                done += len(indices)
+                    states.write(batch, values)
+                done += len(batch)
                 yield len(rows) * (number * len(examples) + done) // (len(self.teachers) * len(examples))
             check_logits(logits, encoded.layout, rows, self.sources[number].name)
             parts.append(self.task.align({"teacher_logits": logits}, encoded.layout, first)["teacher_logits"])
         assert first is not None  # there is a teacher
-        weights = self.config.teacher_weights or [1.0] * len(self.teachers)
-        return RawLogits(self.task.ensemble(parts, weights, first.layout), first.layout)
+        everything = np.ones(len(rows), dtype=bool)
+        labels = [AnswerLabels(part, first.layout, everything) for part in parts]
+        for answers in self.answers:
+            if split in answers.labels:  # not of augmented examples
+                own = answers.labels[split].select(np.asarray(indices))
+                aligned = self.task.align({"teacher_logits": own.logits}, own.layout, first)["teacher_logits"]
+                labels.append(AnswerLabels(aligned, first.layout, own.answered))
+        return RawLogits(combined(self.task, labels, self.weights[: len(labels)], first.layout).logits, first.layout)
 
 
 def as_stored(raw: RawLogits, rows: Rows, dtype: str) -> RawLogits:
@@ -101,7 +121,7 @@ def as_stored(raw: RawLogits, rows: Rows, dtype: str) -> RawLogits:
             where=rows.location(row),
             hint="set logits_dtype: float32",
         )
-    return RawLogits(logits, raw.layout)
+    return RawLogits(logits, raw.layout, raw.labelled)
 
 
 def shards_of(splits: Mapping[str, Rows]) -> dict[str, tuple[str, range]]:
@@ -134,8 +154,76 @@ def shard_writer(
     """Writes the shard, and moves its layer states there from the folder `states`."""
 
     def write(folder: Path) -> None:
-        data.write_soft_labels(folder / shard, rows, raw.logits, raw.layout, columns=columns, dtype=dtype, types=types)
+        data.write_soft_labels(
+            folder / shard, rows, raw.logits, raw.layout,
+            columns=columns, dtype=dtype, types=types, labelled=raw.labelled,
+        )  # fmt: skip
         for file in states.iterdir() if states else ():
             file.replace(folder / file.name)
+
+    return write
+
+
+# -- rows ------------------------------------------------------------------------------------------------------
+
+
+def column_types(splits: Sequence[Rows]) -> Generator[Event, None, Mapping[str, Any]]:
+    """The types of the columns in the label dataset; a warning names those that are stored as text.
+
+    Raises:
+        InputError: a column has a name that the label dataset needs.
+    """
+    for rows in splits:
+        data.check_names(rows)
+    types = data.column_types(splits)
+    if converted := data.converted_columns(splits, types):
+        what = "values of several types, mappings with different keys, or integers of more than 64 bits"
+        yield events.warning(f"columns stored as text, because they have {what}: {', '.join(converted)}")
+    return types
+
+
+def gold_labels(
+    config: GenSoftLabels, task: tasks.PredictionTask, splits: Mapping[str, Rows], names: Sequence[str]
+) -> dict[str, Array | None]:
+    """The gold labels of each split, None for those without any."""
+    labels: dict[str, Array | None] = {}
+    for split, rows in splits.items():
+        split_names = task.label_names(rows, config.data, model_names=names)
+        labels[split] = None if split == "unlabeled" else task.labels(rows, config.data, split_names)
+    return labels
+
+
+def data_warnings(
+    config: GenSoftLabels,
+    task: tasks.PredictionTask,
+    splits: Mapping[str, Rows],
+    labels: Mapping[str, Array | None],
+    names: Sequence[str],
+) -> Iterator[str]:
+    """Warnings about the gold labels of the training rows, and about rows that are in two splits."""
+    if labels.get("train") is not None:
+        yield from task.label_warnings(splits["train"], config.data, names)
+        yield from duplicates.contradiction_warnings("train", splits["train"], config.data, task.name)
+    yield from duplicates.leaks_between(splits, config.data, most=duplicates.SAMPLE)
+
+
+def card_writer(
+    config: GenSoftLabels,
+    task: tasks.PredictionTask,
+    splits: Mapping[str, Rows],
+    check: TeacherCheck | None,
+    output: artifacts.Output,
+) -> Callable[[Path], None]:
+    """Writes the dataset card."""
+
+    def write(folder: Path) -> None:
+        rows = {split: len(rows) for split, rows in splits.items()}
+        numbers = {} if check is None else check.numbers
+        confusion = {} if check is None else check.confusion
+        card = label_dataset_card.as_markdown(
+            config, task.pipeline, rows, output.inputs,
+            numbers=numbers, checked_rows=0 if check is None else check.rows, confusion=confusion,
+        )  # fmt: skip
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
     return write

@@ -146,9 +146,9 @@ def check_latency(task: str, latency: object) -> None:
         )
 
 
-def check_one_teacher(task: str, teacher: str | Sequence[str]) -> None:
+def check_one_teacher(task: str, teacher: object) -> None:
     """Translations of several models cannot be averaged."""
-    if isinstance(tasks.find(task), tasks.GenerationTask) and not isinstance(teacher, str) and len(teacher) > 1:
+    if isinstance(tasks.find(task), tasks.GenerationTask) and isinstance(teacher, list) and len(teacher) > 1:
         raise ConfigError(
             "translations of several teachers cannot be averaged",
             key=("teacher",),

@@ -7,6 +7,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError, look_up
 from tinybert_cli.tasks.base import GenerationTask, PredictionTask, Task, missing, no_labels_error
 from tinybert_cli.tasks.encoding import text_columns_of
+from tinybert_cli.tasks.label_names import label_indices
 from tinybert_cli.tasks.language_modeling import LanguageModeling
 from tinybert_cli.tasks.model_inputs import (
     LANGUAGES,
@@ -120,6 +121,7 @@ __all__ = [
     "find_prediction_task",
     "find_scored_task",
     "in_words",
+    "label_indices",
     "missing",
     "no_labels_error",
     "of_model",

@@ -1,0 +1,495 @@
+"""Answers of an LLM, a service or annotators as a teacher: how they are read, joined and mapped to labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import write_rows
+
+from tinybert_cli import tasks
+from tinybert_cli.answers import AnswerTeacher, read_teacher
+from tinybert_cli.answers.free_text import LabelMatcher
+from tinybert_cli.config import Answers, Data
+from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.metrics.probabilities import sigmoid, softmax
+from tinybert_cli.types import Rows
+
+NAMES = ["negative", "positive"]
+TEXTS = ["one", "two", "three"]
+TAGS = ["O", "B-LOC", "B-PER", "I-PER"]
+WORDS = [["Ada", "Lovelace", "lived", "in", "London", "."], ["Paul", "'s", "😀", "saw", "Rome"], ["Nothing", "here"]]
+QUESTION = ["Who?", "When?", "Why?"]
+CONTEXT = ["It was written by Ada in 1843, and Ada  Lovelace died in 1852."] * 3
+
+
+def rows_of(columns: Mapping[str, Sequence[Any]]) -> Rows:
+    values = {name: list(column) for name, column in columns.items()}
+    return Rows(values, (("train.jsonl", len(next(iter(values.values())))),))
+
+
+def teacher_of(
+    folder: Path,
+    answers: list[dict[str, Any]] | str,
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    task: str = "text-classification",
+    names: Sequence[str] = NAMES,
+    file: str = "llm.jsonl",
+    data: Mapping[str, Any] | None = None,
+    **setting: Any,
+) -> AnswerTeacher:
+    """The answers, written to a file, to one split of rows."""
+    path = folder / file
+    if isinstance(answers, str):
+        path.write_text(answers, encoding="utf-8")
+    else:
+        write_rows(path, answers)
+    texts = {"question-answering": ["question", "context"], "token-classification": "tokens"}.get(task, "text")
+    settings = Data.model_validate({"text_column_names": texts, **(data or {})})
+    own = Answers.model_validate({"answers_file": str(path), **setting})
+    return read_teacher(own, tasks.find_prediction_task(task), {"train": rows_of(columns)}, names, settings)
+
+
+def classes(folder: Path, values: Sequence[Any], **setting: Any) -> AnswerTeacher:
+    """Answers to the first texts of TEXTS."""
+    answers = [{"text": text, "answer": value} for text, value in zip(TEXTS, values, strict=False)]
+    return teacher_of(folder, answers, {"text": TEXTS}, **setting)
+
+
+def probabilities(teacher: AnswerTeacher) -> list[list[float] | None]:
+    """Of each row, rounded; None without a label."""
+    labels = teacher.labels["train"]
+    return [
+        row if answered else None
+        for row, answered in zip(softmax(labels.logits).round(3).tolist(), labels.answered, strict=True)
+    ]
+
+
+def tags(teacher: AnswerTeacher) -> list[list[str] | None]:
+    labels = teacher.labels["train"]
+    assert labels.layout is not None
+    return [
+        [TAGS[index] for index in labels.logits[begin:end].argmax(-1)] if answered else None
+        for (begin, end), answered in zip(labels.layout.ranges(), labels.answered, strict=True)
+    ]
+
+
+def spans(teacher: AnswerTeacher) -> list[dict[str, float] | None]:
+    """Of each row its answers with their probabilities, "" for no answer."""
+    labels = teacher.labels["train"]
+    assert labels.layout is not None and labels.layout.token_spans is not None
+    result: list[dict[str, float] | None] = []
+    for row, (begin, end) in enumerate(labels.layout.ranges()):
+        pairs = zip(labels.layout.token_spans[begin:end, 1:], np.exp(labels.logits[begin:end, 0]), strict=True)
+        own = {CONTEXT[row][max(0, b) : max(0, e)] + f"@{b}": round(float(p), 3) for (b, e), p in pairs if p > 1e-6}
+        result.append(own if labels.answered[row] else None)
+    return result
+
+
+# -- free text -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("The answer is: positive.", "positive"),
+        ("The answer is positive.", "positive"),
+        (" **Positive**\n", "positive"),
+        ("POSITIVE!", "positive"),
+        ("Sentiment: Negative", "negative"),
+        ("Positive. The reviewer praises the cast.", "positive"),
+        ("positive - it has no flaws", "positive"),
+        ("Bad jokes and a negative start.\nFinal answer: positive", "positive"),
+        ('```json\n{"label": "positive", "reason": "nothing negative"}\n```', "positive"),
+        ("情感：negative。", "negative"),
+        ("very positive", "very positive"),
+        ("The answer is: very positive", "very positive"),
+    ],
+)
+def test_free_text_that_states_a_label_is_mapped(answer: str, label: str) -> None:
+    assert LabelMatcher({name: name for name in [*NAMES, "very positive"]}).name(answer) == label
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "not positive",
+        "The answer is not positive.",
+        "The answer is positive or negative",
+        "positive/negative",
+        "positive and negative",
+        "Positive? Hard to say.",
+        "I cannot tell whether the answer is positive",
+        "It could be called positive",
+        "Positive, but the ending is negative",
+        "positive: 0.3, negative: 0.7",
+        "positive: false",
+        "a positive review",
+        "The director is positive.",
+        "neutral",
+        "",
+    ],
+)
+def test_free_text_that_is_not_clear_names_no_label(answer: str) -> None:
+    assert LabelMatcher({name: name for name in [*NAMES, "very positive"]}).name(answer) is None
+
+
+def test_a_label_may_be_a_word_of_doubt() -> None:
+    matcher = LabelMatcher({name: name for name in ("yes", "no", "unknown")})
+    assert [matcher.name(text) for text in ("No.", "Answer: unknown", "I don't know")] == ["no", "unknown", None]
+
+
+def test_unclear_answers_are_counted_and_three_are_shown(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(6)]
+    answers = [{"text": text, "answer": f"hm {text}"} for text in texts[:5]] + [
+        {"text": texts[5], "answer": "positive"}
+    ]
+    teacher = teacher_of(tmp_path, answers, {"text": texts})
+    (warning,) = teacher.warnings()
+    assert "5 of 6 answers could not be understood and label nothing: 'hm text 0'" in warning
+    assert warning.count("row") == 3 and teacher.labelled == {"train": 1}
+
+
+def test_unmapped_refuse_names_the_row_and_the_labels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="names no label") as error:
+        classes(tmp_path, ["positive", "neutral"], unmapped="refuse")
+    assert str(error.value.where).endswith("llm.jsonl, row 2") and "negative, positive" in str(error.value.hint)
+
+
+def test_answers_of_which_none_is_a_label_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of the 2 answers labels a row") as error:
+        classes(tmp_path, ["pos", "neg"])
+    assert '{"pos": ..., "neg": ...}' in str(error.value.hint)
+    named = classes(tmp_path, ["pos", "neg"], label_names={"pos": "positive", "neg": "negative"})
+    assert probabilities(named) == [[0, 1], [1, 0], None]
+
+
+def test_a_name_that_is_no_label_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'positiv', which is none of the labels"):
+        classes(tmp_path, ["gut"], label_names={"gut": "positiv"})
+
+
+def test_keys_of_the_label_names_of_the_data_are_labels(tmp_path: Path) -> None:
+    data = {"label_names": {"gut": "positive", "schlecht": "negative"}}
+    assert probabilities(classes(tmp_path, ["gut", "Das ist: schlecht."], data=data)) == [[0, 1], [1, 0], None]
+
+
+def test_integers_are_positions_and_the_plan_says_so(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, [1, 0])
+    assert probabilities(teacher) == [[0, 1], [1, 0], None]
+    assert "1 = positive, 0 = negative" in teacher.statements()[0]
+
+
+# -- probabilities, votes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"positive": 0.8, "negative": 0.2}, [0.2, 0.8]),
+        ({"positive": 1.0}, [0, 1]),
+        ([0.3, 0.7], [0.3, 0.7]),
+        ([{"label": "positive", "score": 0.9}, {"label": "negative", "score": 0.1}], [0.1, 0.9]),
+        (["positive"], [0, 1]),
+    ],
+)
+def test_probabilities_per_label_become_soft_labels(tmp_path: Path, value: Any, expected: list[float]) -> None:
+    assert probabilities(classes(tmp_path, [value]))[0] == expected
+
+
+def test_probabilities_may_have_a_column_per_label(tmp_path: Path) -> None:
+    answers = "text,p_pos,p_neg\none,0.8,0.2\ntwo,,\n"
+    setting = {"answer_column_name": ["p_pos", "p_neg"], "label_names": {"p_pos": "positive", "p_neg": "negative"}}
+    teacher = teacher_of(tmp_path, answers, {"text": TEXTS}, file="llm.csv", **setting)
+    assert probabilities(teacher) == [[0.2, 0.8], None, None]
+
+
+def test_probabilities_that_do_not_sum_to_one_are_normalised_with_a_warning(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, [{"positive": 60, "negative": 20}, {"positive": 0.333, "negative": 0.667}])
+    assert probabilities(teacher)[0] == [0.25, 0.75]
+    (warning,) = teacher.warnings()
+    assert "1 answers have probabilities that do not sum to 1 and were normalised: 80" in warning
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"positive": -0.1, "negative": 1.1}, "a negative number"),
+        ({"positive": 0, "negative": 0}, "all probabilities are 0"),
+        ({"positive": "high"}, "expected a probability"),
+        ({"positive": 0.5, "neutral": 0.5}, "unknown label 'neutral'"),
+        ({"positive": float("nan")}, "the answer holds nan"),
+        ("NaN", "the answer holds"),
+        (float("inf"), "the answer holds inf"),
+    ],
+)
+def test_malformed_answers_are_refused_with_their_row(tmp_path: Path, value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        classes(tmp_path, ["positive", value])
+    assert str(error.value.where).endswith("llm.jsonl, row 2")
+
+
+def test_a_confidence_column_divides_the_rest_among_the_other_labels(tmp_path: Path) -> None:
+    answers = [{"text": "one", "answer": "a", "sure": 0.8}, {"text": "two", "answer": "b", "sure": None}]
+    teacher = teacher_of(tmp_path, answers, {"text": TEXTS}, names=["a", "b", "c"], confidence_column_name="sure")
+    assert probabilities(teacher) == [[0.8, 0.1, 0.1], [0, 1, 0], None]
+
+
+@pytest.mark.parametrize("confidence", [95, -0.1, "high", True])
+def test_a_confidence_outside_of_0_to_1_is_refused(tmp_path: Path, confidence: Any) -> None:
+    answers = [{"text": "one", "answer": "positive", "sure": confidence}]
+    with pytest.raises(InputError, match="expected a confidence from 0 to 1"):
+        teacher_of(tmp_path, answers, {"text": TEXTS}, confidence_column_name="sure")
+
+
+def test_two_different_answers_to_one_row_are_refused_with_both_lines(tmp_path: Path) -> None:
+    answers = [{"text": "one", "answer": "positive"}, {"text": "one", "answer": "negative"}]
+    with pytest.raises(InputError, match=r"'positive' in .*row 1, and 'negative' in .*row 2") as error:
+        teacher_of(tmp_path, answers, {"text": TEXTS})
+    assert error.value.where == "train.jsonl, row 1" and "votes: true" in str(error.value.hint)
+
+
+def test_the_same_answer_twice_is_no_contradiction(tmp_path: Path) -> None:
+    answers = [{"text": "one", "answer": "positive"}, {"text": "one", "answer": "The answer is: positive"}]
+    assert probabilities(teacher_of(tmp_path, answers, {"text": TEXTS}))[0] == [0, 1]
+
+
+def test_votes_are_shares_of_the_lines_of_a_row(tmp_path: Path) -> None:
+    answers = [{"text": "one", "answer": value} for value in ("positive", "positive", "positive", "negative")]
+    assert probabilities(teacher_of(tmp_path, answers, {"text": TEXTS}, votes=True))[0] == [0.25, 0.75]
+
+
+@pytest.mark.parametrize("value", [["positive", "negative", "positive", "positive"], {"positive": 3, "negative": 1}])
+def test_votes_may_be_a_list_or_counts_in_one_answer(tmp_path: Path, value: Any) -> None:
+    assert probabilities(classes(tmp_path, [value], votes=True))[0] == [0.25, 0.75]
+
+
+def test_a_list_of_labels_without_votes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="several answers in one"):
+        classes(tmp_path, [["positive", "negative"]])
+
+
+def test_a_tie_between_votes_is_counted_with_its_row(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, [["positive", "negative"]], votes=True)
+    (warning,) = teacher.warnings()
+    assert "1 rows have a tie" in warning and "train.jsonl, row 1" in warning
+
+
+# -- joining -------------------------------------------------------------------------------------------------
+
+
+def test_answers_to_rows_that_do_not_exist_are_counted_and_three_shown(tmp_path: Path) -> None:
+    answers = [{"text": f"other {number}", "answer": "positive"} for number in range(5)]
+    teacher = teacher_of(tmp_path, [*answers, {"text": "one", "answer": "positive"}], {"text": TEXTS})
+    (warning,) = teacher.warnings()
+    assert (
+        "5 answers belong to no row of train: 'other 0', 'other 1', 'other 2'" in warning and "other 3" not in warning
+    )
+
+
+def test_answers_of_which_none_has_a_row_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none of the 1 answers belongs to a row of train.*the first row is 'one'"):
+        teacher_of(tmp_path, [{"text": "Uno", "answer": "positive"}], {"text": TEXTS})
+
+
+def test_the_join_by_text_ignores_white_space_and_composition(tmp_path: Path) -> None:
+    answers = [{"text": " caf\u00e9  noir\n", "answer": "positive"}]
+    teacher = teacher_of(tmp_path, answers, {"text": ["cafe\u0301 noir", "Caf\u00e9 noir"]})
+    assert probabilities(teacher) == [[0, 1], None]
+
+
+def test_ids_are_compared_as_values_under_both_names(tmp_path: Path) -> None:
+    answers = "custom_id,answer\n2,positive\n1.0,negative\n"
+    setting = {"id_column_name": "id", "answers_id_column_name": "custom_id"}
+    teacher = teacher_of(tmp_path, answers, {"id": [1, 2, 3], "text": TEXTS}, file="llm.csv", **setting)
+    assert probabilities(teacher) == [[1, 0], [0, 1], None] and teacher.joined_by == "id"
+
+
+def test_an_id_of_two_rows_is_refused_with_both(tmp_path: Path) -> None:
+    columns = {"id": [7, 7, 8], "text": TEXTS}
+    with pytest.raises(InputError, match=r"two rows have the id 7: train.jsonl, row 1, and train.jsonl, row 2"):
+        teacher_of(tmp_path, [{"id": 7, "answer": "positive"}], columns, id_column_name="id")
+
+
+def test_an_id_whose_answer_is_for_another_text_is_refused(tmp_path: Path) -> None:
+    answers = [{"id": 1, "text": "two", "answer": "positive"}]
+    with pytest.raises(InputError, match=r"1 answers have the id of a row with another text, .*llm.jsonl, row 1"):
+        teacher_of(tmp_path, answers, {"id": [1, 2, 3], "text": TEXTS}, id_column_name="id")
+
+
+def test_a_row_of_answers_without_an_id_is_refused(tmp_path: Path) -> None:
+    answers = [{"id": 1, "answer": "positive"}, {"id": None, "answer": "positive"}]
+    with pytest.raises(InputError, match="expected an id, found None") as error:
+        teacher_of(tmp_path, answers, {"id": [1, 2, 3], "text": TEXTS}, id_column_name="id")
+    assert str(error.value.where).endswith("row 2")
+
+
+def test_pairs_are_joined_by_both_texts(tmp_path: Path) -> None:
+    columns = {"premise": ["a", "a"], "hypothesis": ["b", "c"]}
+    answers = [{"premise": "a", "hypothesis": "c", "answer": "positive"}]
+    data = {"text_column_names": ["premise", "hypothesis"]}
+    assert probabilities(teacher_of(tmp_path, answers, columns, data=data)) == [None, [0, 1]]
+
+
+def test_which_column_holds_the_answers_must_be_clear(tmp_path: Path) -> None:
+    answers = [{"text": "one", "gold": "positive", "llm": "negative"}]
+    with pytest.raises(InputError, match="which column holds the answers is not clear"):
+        teacher_of(tmp_path, answers, {"text": TEXTS})
+    assert probabilities(teacher_of(tmp_path, answers, {"text": TEXTS}, answer_column_name="llm"))[0] == [1, 0]
+
+
+@pytest.mark.parametrize("answer", [None, "", "  "])
+def test_an_empty_answer_labels_nothing_and_is_counted(tmp_path: Path, answer: str | None) -> None:
+    teacher = classes(tmp_path, ["positive", answer])
+    assert probabilities(teacher)[1] is None and teacher.not_understood == 1
+
+
+# -- other tasks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [["a", "c"], "a|c", "a, c", {"a": 1.0, "b": 0.0, "c": 1.0}])
+def test_several_labels_per_row(tmp_path: Path, value: Any) -> None:
+    teacher = classes(tmp_path, [value, []], task="multi-label-classification", names=["a", "b", "c"])
+    labels = teacher.labels["train"]
+    assert sigmoid(labels.logits).round(3).tolist()[:2] == [[1, 0, 1], [0, 0, 0]]
+    assert labels.answered.tolist() == [True, True, False]
+
+
+def test_a_row_with_one_unknown_label_of_several_stays_unlabelled(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, [["a", "x"], ["a"]], task="multi-label-classification", names=["a", "b"])
+    assert teacher.labels["train"].answered.tolist() == [False, True, False]
+
+
+def test_numbers_and_their_mean_as_votes(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, [3.5, "Score: 2", [1, 4]], task="regression", names=["score"], votes=True)
+    assert teacher.labels["train"].logits[:, 0].tolist() == [3.5, 2.0, 2.5]
+
+
+LABEL_STUDIO = [
+    {"id": 1, "data": {"text": "Ada Lovelace lived in London."}, "annotations": [{"was_cancelled": False, "result": [
+        {"type": "labels", "value": {"start": 0, "end": 12, "text": "Ada Lovelace", "labels": ["PER"]}},
+        {"type": "labels", "value": {"start": 22, "end": 28, "text": "London", "labels": ["LOC"]}}]}]},
+    {"id": 2, "data": {"text": "Paul's 😀 saw Rome"}, "annotations": [{"was_cancelled": False, "result": [
+        {"type": "labels", "value": {"start": 14, "end": 18, "text": "Rome", "labels": ["LOC"]}}]}]},
+    {"id": 3, "data": {"text": "Nothing here"}, "annotations": [{"was_cancelled": True, "result": []}]},
+]  # fmt: skip
+DOCCANO = [
+    {"id": 1, "text": "Ada Lovelace lived in London .", "label": [[0, 12, "PER"], [22, 28, "LOC"]]},
+    {"id": 2, "text": "Paul 's 😀 saw Rome", "label": [[14, 18, "LOC"]]},
+]
+PRODIGY = [
+    {"text": "Ada Lovelace lived in London.", "tokens": [{"text": "Ada", "start": 0, "end": 3, "id": 0}],
+     "spans": [{"start": 0, "end": 12, "token_start": 0, "token_end": 1, "label": "PER"},
+               {"start": 22, "end": 28, "token_start": 4, "token_end": 4, "label": "LOC"}], "answer": "accept"},
+    {"text": "Paul's 😀 saw Rome", "tokens": [], "spans": [{"start": 13, "end": 17, "label": "LOC"}], "answer": "accept"},
+    {"text": "Nothing here", "tokens": [], "spans": [], "answer": "ignore"},
+]  # fmt: skip
+LLM = [
+    {"text": "Ada Lovelace lived in London.",
+     "entities": [{"text": "Ada Lovelace", "label": "per"}, {"text": "London", "label": "LOC", "start": 99, "end": 105}]},
+    {"text": "Paul's 😀 saw Rome", "entities": [{"text": "Rome", "type": "LOC"}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "answers", [LABEL_STUDIO, DOCCANO, PRODIGY, LLM], ids=["label-studio", "doccano", "prodigy", "llm"]
+)
+def test_spans_of_annotation_tools_become_tags(tmp_path: Path, answers: list[dict[str, Any]]) -> None:
+    teacher = teacher_of(tmp_path, answers, {"tokens": WORDS}, task="token-classification", names=TAGS)
+    expected = [["B-PER", "I-PER", "O", "O", "B-LOC", "O"], ["O", "O", "O", "O", "B-LOC"], None]
+    assert tags(teacher) == expected
+
+
+def test_a_json_file_of_label_studio_is_read_like_its_lines(tmp_path: Path) -> None:
+    teacher = teacher_of(
+        tmp_path, json.dumps(LABEL_STUDIO), {"tokens": WORDS}, task="token-classification", names=TAGS, file="ls.json"
+    )
+    assert teacher.labelled == {"train": 2} and teacher.skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ([[0, 4, "DATE"]], "unmapped"),
+        ([[0, 4, "PER"], [2, 7, "LOC"]], "overlapping"),
+        ([{"text": "Oslo", "label": "LOC"}], "lost"),
+        ([[50, 60, "LOC"]], "lost"),
+        (["O", "O"], "misaligned"),
+        (["O", "O", "O", "O", "B-ORG"], "unmapped"),
+    ],
+)
+def test_spans_and_tags_that_do_not_fit_label_nothing(tmp_path: Path, value: list[Any], kind: str) -> None:
+    answers = [{"text": " ".join(WORDS[1]), "answer": value}, {"text": " ".join(WORDS[2]), "answer": ["O", "O"]}]
+    teacher = teacher_of(tmp_path, answers, {"tokens": WORDS}, task="token-classification", names=TAGS)
+    assert tags(teacher) == [None, None, ["O", "O"]] and teacher.tally.counts[kind] == 1
+
+
+def test_a_span_mapped_to_o_is_ignored(tmp_path: Path) -> None:
+    answers = [{"text": " ".join(WORDS[1]), "answer": [[0, 4, "DATE"], [14, 18, "LOC"]]}]
+    setting: dict[str, Any] = {"task": "token-classification", "names": TAGS, "label_names": {"DATE": "O"}}
+    assert tags(teacher_of(tmp_path, answers, {"tokens": WORDS}, **setting))[1] == ["O", "O", "O", "O", "B-LOC"]
+
+
+def test_a_text_that_occurs_twice_is_tagged_only_if_it_is_listed_twice(tmp_path: Path) -> None:
+    words = [["Rome", "and", "Rome"], ["Rome", ",", "Rome"]]
+    entity = {"text": "Rome", "label": "LOC"}
+    answers = [{"text": "Rome and Rome", "answer": [entity, entity]}, {"text": "Rome, Rome", "answer": [entity]}]
+    teacher = teacher_of(tmp_path, answers, {"tokens": words}, task="token-classification", names=TAGS)
+    assert tags(teacher) == [["B-LOC", "O", "B-LOC"], None]
+
+
+def test_a_span_within_a_word_includes_the_word_and_is_counted(tmp_path: Path) -> None:
+    answers = [{"text": "Nothing here", "answer": [[0, 4, "PER"]]}]
+    teacher = teacher_of(tmp_path, answers, {"tokens": WORDS}, task="token-classification", names=TAGS)
+    assert tags(teacher)[2] == ["B-PER", "O"] and teacher.tally.counts["cut"] == 1
+
+
+def test_spans_use_the_scheme_of_the_tags(tmp_path: Path) -> None:
+    names = ["O", "B-PER", "I-PER", "E-PER", "S-PER"]
+    answers = [{"text": "a b c d", "answer": [[0, 5, "PER"], [6, 7, "PER"]]}]
+    teacher = teacher_of(tmp_path, answers, {"tokens": [list("abcd")]}, task="token-classification", names=names)
+    indices = teacher.labels["train"].logits.argmax(-1)
+    assert [names[index] for index in indices] == ["B-PER", "I-PER", "E-PER", "S-PER"]
+
+
+def qa(folder: Path, values: Sequence[Any], **setting: Any) -> AnswerTeacher:
+    answers = [{"id": index, "answer": value} for index, value in enumerate(values)]
+    columns = {"id": [0, 1, 2], "question": QUESTION, "context": CONTEXT}
+    return teacher_of(
+        folder, answers, columns, task="question-answering", names=["begin", "end"], id_column_name="id", **setting
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1843", {"1843@25": 1.0}),
+        ("  '1843.' ", {"1843@25": 1.0}),
+        ("IT WAS written", {"It was written@0": 1.0}),
+        ("Ada Lovelace", {"Ada  Lovelace@35": 1.0}),
+        ("Ada", {"Ada@18": 0.5, "Ada@35": 0.5}),
+        ({"text": "Ada", "answer_start": 35}, {"Ada@35": 1.0}),
+        ({"text": ["1852"], "answer_start": [3]}, {"1852@57": 1.0}),
+        ({"text": [], "answer_start": []}, {"@-1": 1.0}),
+        ("Unanswerable.", {"@-1": 1.0}),
+        ("Charles", None),
+        ("84", None),
+        (3, None),
+    ],
+)
+def test_answers_are_located_in_the_context_or_counted(
+    tmp_path: Path, value: Any, expected: dict[str, float] | None
+) -> None:
+    teacher = qa(tmp_path, ["1843", value], no_answer="unanswerable")
+    assert spans(teacher)[1] == expected
+    assert teacher.not_understood == (expected is None)
+
+
+def test_votes_of_answers_share_the_probability(tmp_path: Path) -> None:
+    teacher = qa(tmp_path, [["1843", "1843", "1852", "none"]], votes=True, no_answer="none")
+    assert spans(teacher)[0] == {"1843@25": 0.5, "1852@57": 0.25, "@-1": 0.25}

@@ -1,0 +1,181 @@
+"""Answers of something other than a model, such as an LLM or annotators, as the labels of a teacher.
+
+A file is read (`files`), joined to the rows (`joining`), and each answer becomes logits by the reader of the task. An
+answer that is not clear labels nothing: it is counted, and the first ones are shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli.answers.base import EXAMPLES, Answer, AnswerLabels, Reader, Tally, combined, quoted
+from tinybert_cli.answers.classes import ClassReader, MultiLabelReader
+from tinybert_cli.answers.contexts import SpanReader, common_layout
+from tinybert_cli.answers.files import AnswerFile, read_answers
+from tinybert_cli.answers.joining import join
+from tinybert_cli.answers.numbers import NumberReader
+from tinybert_cli.answers.tags import TagReader
+from tinybert_cli.config import Answers, Data
+from tinybert_cli.errors import InputError
+from tinybert_cli.tasks import PredictionTask
+from tinybert_cli.types import Rows
+
+READERS: Mapping[str, type[Reader]] = {
+    "text-classification": ClassReader,
+    "multi-label-classification": MultiLabelReader,
+    "regression": NumberReader,
+    "token-classification": TagReader,
+    "question-answering": SpanReader,
+}
+
+_PROBLEMS = {  # kind → what a warning says about it
+    "unmapped": "could not be understood",
+    "misaligned": "have another number of tags than their row has words",
+    "lost": "are not in their text",
+    "overlapping": "have spans that overlap",
+    "empty": "are empty",
+}
+_CHANGES = {
+    "normalised": "answers have probabilities that do not sum to 1 and were normalised",
+    "moved": "answers were not at their characters and were located by their text",
+    "cut": "spans begin or end within a word, which they then include",
+    "repeated": "answers occur several times in their context; their probability is divided among these",
+    "ties": "rows have a tie between their most probable labels: finetune learns the first one, unless min_confidence "
+    "leaves them out; distill learns both",
+}
+
+
+@dataclass(frozen=True)
+class AnswerTeacher:
+    """The answers in one file, as labels of the rows."""
+
+    setting: Answers
+    labels: Mapping[str, AnswerLabels]  # of each split
+    tally: Tally
+    joined_by: str
+    column: str  # of the answers
+    used: int  # answers that belong to rows
+    unknown: Sequence[str]  # texts or ids of the answers that belong to none
+    skipped: int  # rows of the file that an annotator rejected
+
+    def at_temperature(self, temperature: float) -> AnswerTeacher:
+        """The same answers with their logits divided."""
+        scaled = {
+            split: replace(own, logits=(own.logits / temperature).astype(np.float32))
+            for split, own in self.labels.items()
+        }
+        return replace(self, labels=scaled)
+
+    @property
+    def labelled(self) -> dict[str, int]:
+        """How many rows of each split have a label."""
+        return {split: int(own.answered.sum()) for split, own in self.labels.items()}
+
+    @property
+    def not_understood(self) -> int:
+        """Answers that belong to a row and label nothing."""
+        return sum(self.tally.counts[kind] for kind in _PROBLEMS)
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest: how the answers were joined, and how many there are of each kind."""
+        return {
+            "file": self.setting.files,
+            "column": self.column,
+            "joined_by": self.joined_by,
+            "used": self.used,
+            "without_a_row": len(self.unknown),
+            "rejected_by_annotators": self.skipped,
+            "kinds": dict(self.tally.counts),
+            "labelled_rows": self.labelled,
+        }
+
+    def statements(self) -> list[str]:
+        """How the answers were read, for the plan."""
+        parts = [f"{self.setting.name}: answers in '{self.column}', joined by {self.joined_by}"]
+        if self.tally.counts["position"]:
+            parts.append(f"numbers are positions in the labels, such as {', '.join(self.tally.examples['position'])}")
+        if mapped := self.tally.counts["free_text"]:
+            parts.append(f"{mapped:,} in free text were mapped, such as {'; '.join(self.tally.examples['free_text'])}")
+        return ["; ".join(parts)]
+
+    def warnings(self) -> Iterator[str]:
+        """What could not be used, with examples."""
+        name = self.setting.name
+        if self.unknown:
+            examples = ", ".join(self.unknown[:EXAMPLES])
+            yield f"{name}: {len(self.unknown):,} answers belong to no row of {', '.join(self.labels)}: {examples}"
+        if self.skipped:
+            yield f"{name}: {self.skipped:,} rows were rejected or ignored by their annotator, and label nothing"
+        for kind, what in _PROBLEMS.items():
+            if count := self.tally.counts[kind]:
+                examples = "; ".join(self.tally.examples[kind])
+                yield f"{name}: {count:,} of {self.used:,} answers {what} and label nothing: {examples}"
+        for kind, what in _CHANGES.items():
+            if count := self.tally.counts[kind]:
+                yield f"{name}: {count:,} {what}: {'; '.join(self.tally.examples[kind])}"
+
+
+def read_teacher(
+    setting: Answers, task: PredictionTask, splits: Mapping[str, Rows], names: Sequence[str], settings: Data
+) -> AnswerTeacher:
+    """The answers in the files of one teacher as labels of the rows of each split.
+
+    Args:
+        names: the classes in their order.
+
+    Raises:
+        InputError: a file cannot be read or joined, an answer is malformed, or none can be understood.
+        ConfigError: `label_names` names a label that does not exist.
+    """
+    file = read_answers(setting, settings)
+    joined = join(file, setting, splits, settings)
+    tally = Tally()
+    labels = {
+        split: READERS[task.name](rows, settings, names, setting, tally).read(joined.answers[split])
+        for split, rows in splits.items()
+    }
+    used = len({answer.where for own in joined.answers.values() for answers in own for answer in answers})
+    if not any(own.answered.any() for own in labels.values()):
+        problems = [
+            f"{what}: {'; '.join(tally.examples[kind])}" for kind, what in _PROBLEMS.items() if tally.counts[kind]
+        ]
+        raise InputError(
+            f"none of the {used:,} answers labels a row: they {' or '.join(problems) or 'are empty'}",
+            where=setting.name,
+            hint=_hint(names, frequent_answers(file)),
+        )
+    return AnswerTeacher(setting, labels, tally, joined.by, file.column, used, joined.unknown, file.skipped)
+
+
+def frequent_answers(file: AnswerFile, most: int = 5) -> list[str]:
+    """The most frequent short answers, for a message about labels without names."""
+    counts: dict[str, int] = {}
+    for _, answer in file.answers:
+        if isinstance(answer.value, str) and len(answer.value) <= 30:
+            counts[answer.value.strip()] = counts.get(answer.value.strip(), 0) + 1
+    return sorted(counts, key=lambda value: -counts[value])[:most]
+
+
+def _hint(names: Sequence[str], answers: Sequence[str]) -> str:
+    listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    words = ", ".join(f"{json.dumps(word, ensure_ascii=False)}: ..." for word in answers) or "word: label"
+    return f"labels: {listed}; say which label each word means: teacher: {{label_names: {{{words}}}}}"
+
+
+__all__ = [
+    "READERS",
+    "Answer",
+    "AnswerLabels",
+    "AnswerTeacher",
+    "combined",
+    "common_layout",
+    "frequent_answers",
+    "quoted",
+    "read_answers",
+    "read_teacher",
+]

@@ -1,0 +1,178 @@
+"""Answers of question answering: texts, with or without the character at which they begin, located in the context.
+
+An answer that occurs several times in the context shares its probability among the occurrences.
+
+Shapes: N rows, P tokens of all rows. A row has one token for "no answer", as [CLS] of a model, and one for each span
+that an answer is; models of all tokenizers learn from these, see `QuestionAnswering.align`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli.answers import labelled_spans
+from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, quoted
+from tinybert_cli.metrics.probabilities import EPSILON
+from tinybert_cli.tasks import text_columns_of
+from tinybert_cli.types import Array, Layout
+
+Characters = tuple[int, int]  # first character and end in the context
+_AROUND = " \t\r\n\"'`“”‘’.,;:!?()[]«»"
+_NO_SPAN = -1
+
+
+class SpanReader(Reader):
+    """A vote is the occurrences of an answer in the context; none of them for "no answer"."""
+
+    @cached_property
+    def contexts(self) -> list[str]:
+        _, contexts = text_columns_of(self.rows, self.data)
+        return contexts
+
+    def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
+        pairs = _pairs(labelled_spans.parsed(answer.value))
+        if pairs is None:
+            self.unmapped(
+                "unmapped", answer, "expected the text of an answer", '"Ada", or {"text": "Ada", "start": 18}'
+            )
+            return
+        if len(pairs) > 1 and self.setting.votes:
+            self.tally.add("votes")
+        if not pairs:
+            self.tally.add("no_answer")
+            yield (), 1.0
+        for text, begin in pairs:
+            if self.setting.no_answer is not None and _same(text, self.setting.no_answer):
+                self.tally.add("no_answer")
+                yield (), 1.0
+                continue
+            occurrences = self._occurrences(text, begin, row, answer)
+            if not occurrences:
+                self.unmapped("lost", answer, "the context does not contain the answer")
+                continue
+            self.tally.add("located")
+            if len(occurrences) > 1:
+                self.tally.add("repeated", f"{quoted(text)} ({answer.where})")
+            yield tuple(occurrences), 1.0
+
+    def labels(self, votes: Sequence[Sequence[Vote]]) -> AnswerLabels:
+        return _as_labels([_shares(own) for own in votes], [bool(own) for own in votes])
+
+    def _occurrences(self, text: str, begin: int | None, row: int, answer: Answer) -> list[Characters]:
+        context, stripped = self.contexts[row], text.strip()
+        if not stripped:
+            return []
+        if begin is not None:
+            start = begin + len(text) - len(text.lstrip())
+            if context[start : start + len(stripped)] == stripped:
+                return [(start, start + len(stripped))]
+            self.tally.add("moved", f"{quoted(text)} ({answer.where})")
+        for pattern, flags in _patterns(stripped):
+            occurrences = [match.span() for match in re.finditer(pattern, context, flags)]
+            if occurrences:
+                return occurrences
+        return []
+
+
+def common_layout(parts: Sequence[AnswerLabels]) -> list[AnswerLabels]:
+    """The labels of several teachers on the same tokens: in each row those of all of them."""
+    rows = [list(_spans_of_rows(part)) for part in parts]
+    result = []
+    for part, own in zip(parts, rows, strict=True):
+        shares: list[dict[Characters, tuple[float, float]]] = []
+        for index in range(len(part.answered)):
+            everything = {occurrence: (0.0, 0.0) for other in rows for occurrence in other[index]}
+            shares.append({**everything, **own[index]})
+        result.append(_on_tokens(shares, part.answered))
+    return result
+
+
+def _spans_of_rows(part: AnswerLabels) -> Iterator[dict[Characters, tuple[float, float]]]:
+    assert part.layout is not None and part.layout.token_spans is not None
+    probabilities = np.exp(part.logits.astype(np.float64))
+    for begin, end in part.layout.ranges():
+        spans = part.layout.token_spans[begin:end, 1:].tolist()
+        yield {
+            (first, last): (float(p[0]), float(p[1]))
+            for (first, last), p in zip(spans, probabilities[begin:end], strict=True)
+        }
+
+
+def _as_labels(shares: Sequence[dict[Characters, float]], answered: Sequence[bool]) -> AnswerLabels:
+    pairs = [{occurrence: (share, share) for occurrence, share in own.items()} for own in shares]
+    return _on_tokens(pairs, np.array(answered, dtype=bool))
+
+
+def _on_tokens(shares: Sequence[dict[Characters, tuple[float, float]]], answered: Array) -> AnswerLabels:
+    """Probabilities of occurrences as logits of tokens, the first of each row for "no answer"."""
+    none = (_NO_SPAN, _NO_SPAN)
+    spans: list[tuple[int, int, int]] = []
+    probabilities: list[tuple[float, float]] = []
+    counts = []
+    for own in shares:
+        occurrences = [none, *sorted(occurrence for occurrence in own if occurrence != none)]
+        spans += [(0, *occurrence) for occurrence in occurrences]
+        probabilities += [own.get(occurrence, (0.0, 0.0)) for occurrence in occurrences]
+        counts.append(len(occurrences))
+    logits = np.log(np.array(probabilities).reshape(-1, 2).clip(EPSILON)).astype(np.float32)
+    token_spans = np.array(spans, dtype=np.int32).reshape(-1, 3)
+    return AnswerLabels(logits, Layout(np.cumsum([0, *counts]), token_spans), answered)
+
+
+def _shares(votes: Sequence[Vote]) -> dict[Characters, float]:
+    """The probability of each occurrence, and of "no answer"."""
+    total = sum(weight for _, weight in votes)
+    shares: dict[Characters, float] = defaultdict(float)
+    for occurrences, weight in votes:
+        own = list(occurrences) or [(_NO_SPAN, _NO_SPAN)]  # type: ignore[call-overload]
+        for occurrence in own:
+            shares[occurrence] += weight / total / len(own)
+    return dict(shares)
+
+
+def _patterns(text: str) -> Iterator[tuple[str, int]]:
+    """What to look for, from the exact text to one without case and the punctuation around it."""
+    bare = text.strip(_AROUND)
+    yield _pattern(text), 0
+    if bare:
+        yield _pattern(bare), 0
+        yield _pattern(bare), re.IGNORECASE
+
+
+def _pattern(text: str) -> str:
+    """The text with any white space between its words, and not within a longer word or number."""
+    words = r"\s+".join(map(re.escape, text.split()))
+    begin = r"(?<![A-Za-z0-9])" if text[0].isascii() and text[0].isalnum() else ""
+    end = r"(?![A-Za-z0-9])" if text[-1].isascii() and text[-1].isalnum() else ""
+    return f"{begin}{words}{end}"
+
+
+def _pairs(value: Any) -> list[tuple[str, int | None]] | None:
+    """(text, character) of each answer in one of the forms of SQuAD, of annotation tools, or a plain text; None for
+    other values."""
+    if isinstance(value, str):
+        return [(value, None)]
+    if isinstance(value, dict):
+        begins = next((value[key] for key in ("answer_start", "start", "begin", "start_offset") if key in value), None)
+        texts = next((value[key] for key in ("text", "answer", "texts") if key in value), None)
+        if isinstance(texts, str):
+            texts, begins = [texts], [begins]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            return None
+        begins = begins if isinstance(begins, list) and len(begins) == len(texts) else [None] * len(texts)
+        indices = [b if isinstance(b, int) and not isinstance(b, bool) and b >= 0 else None for b in begins]
+        return [(text, b) for text, b in zip(texts, indices, strict=True) if text.strip()]
+    if isinstance(value, list):
+        parts = [_pairs(item) for item in value]
+        return None if None in parts else [pair for part in parts for pair in part or []]
+    return None
+
+
+def _same(one: str, other: str) -> bool:
+    return one.strip(_AROUND).casefold() == other.strip(_AROUND).casefold()

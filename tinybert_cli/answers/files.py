@@ -1,0 +1,189 @@
+"""Files with answers: which column holds them, and what annotation tools write beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tinybert_cli import data
+from tinybert_cli.answers import labelled_spans
+from tinybert_cli.answers.base import Answer, is_empty, quoted
+from tinybert_cli.config import Answers, Data
+from tinybert_cli.errors import InputError, did_you_mean
+from tinybert_cli.types import Rows
+
+ANSWER = "answer"
+USUAL = ("label", "labels", "prediction", "response", "completion", "output", "spans", "entities", "tags", "ner_tags",
+         "probabilities", "annotation")  # fmt: skip
+_DECISIONS = {"accept", "reject", "ignore"}  # what Prodigy writes as `answer`
+_PRODIGY = ("spans", "accept", "label")
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """The rows of the files with answers, and the answer in each."""
+
+    rows: Rows
+    answers: list[tuple[int, Answer]]  # the row of each answer; a row may have several, or none
+    column: str  # that holds the answers
+    text_columns: list[str]  # of the rows; empty if there are none
+    skipped: int  # rows that an annotator rejected or ignored
+
+
+def read_answers(setting: Answers, settings: Data) -> AnswerFile:
+    """The answers in the files.
+
+    Raises:
+        InputError: a file is missing or cannot be read, or a column is missing or could be several.
+    """
+    rows = data.concatenate([_read(Path(name), settings) for name in setting.files])
+    if not len(rows):
+        raise InputError(f"no answers in {setting.name}", where="teacher.answers_file", hint="the file has no data")
+    names = setting.text_column_names or settings.text_columns
+    texts = [names] if isinstance(names, str) else list(names)
+    if _is_label_studio(rows) and setting.answer_column_name is None:
+        return _of_label_studio(rows, texts)
+    texts = _text_columns(rows, texts, setting, settings)
+    known = {*texts, setting.id_column_name, setting.answers_id_column_name, setting.confidence_column_name}
+    selected, skipped = rows, 0
+    column = setting.answer_column_name
+    if column is None and _is_prodigy(rows):
+        column = next(name for name in _PRODIGY if name in rows.columns)
+        accepted = [index for index, decision in enumerate(rows.columns[ANSWER]) if decision == "accept"]
+        selected, skipped = rows.select(accepted), len(rows) - len(accepted)
+    column = column or _answer_column(rows, {name for name in known if name is not None})
+    answers = list(_answers(selected, column, texts, setting))
+    return AnswerFile(
+        selected, answers, column if isinstance(column, str) else ", ".join(column), texts, skipped
+    )  # fmt: skip
+
+
+def _read(path: Path, settings: Data) -> Rows:
+    data.existing_file(path, "teacher.answers_file")
+    rows = data.read_file(path, Data(delimiter=settings.delimiter, quoting=settings.quoting))
+    return replace(rows, class_names={})
+
+
+def _text_columns(rows: Rows, names: list[str], setting: Answers, settings: Data) -> list[str]:
+    """The text columns that the answers have: those of the config, or `text` for the one of the data; none of them if
+    the answers are joined by id."""
+    present = [name for name in names if name in rows.columns and _is_text(rows.columns[name])]
+    if setting.text_column_names is not None and len(present) < len(names):
+        rows.column(next(name for name in names if name not in present))  # raises
+    if setting.id_column_name is not None:
+        return present if len(present) == len(names) else []
+    if len(names) != len(settings.text_columns):
+        raise InputError(
+            f"`text_column_names` of the answers: {len(names)} names, and the data has {len(settings.text_columns)}",
+            where="teacher.text_column_names",
+            hint="one name for each, in the same order",
+        )
+    if len(present) == len(names):
+        return names
+    if len(names) == 1 and "text" in rows.columns:
+        return ["text"]
+    missing = next(name for name in names if name not in present)
+    raise InputError(
+        f"the answers have no column '{missing}', with which they would be joined to the rows",
+        where=rows.origins[0][0],
+        hint="set text_column_names or, to join by a column of the data, id_column_name below `teacher`; columns "
+        f"here: {', '.join(rows.columns)}",
+    )
+
+
+def _is_text(column: Sequence[Any]) -> bool:
+    """Whether a column has texts, or lists of words; Prodigy's `tokens` are mappings."""
+    values = [value for value in column if value is not None]
+    words = [value for value in values if isinstance(value, list)]
+    if any(isinstance(value, dict) for value in values) or (values and len(words) == len(values) and not any(words)):
+        return False
+    return all(isinstance(item, str) for own in words for item in own)
+
+
+def _answer_column(rows: Rows, known: set[str]) -> str:
+    others = [name for name in rows.columns if name not in known]
+    if ANSWER in others:
+        return ANSWER
+    usual = [name for name in others if name in USUAL]
+    if len(others) == 1 or len(usual) == 1:
+        return (usual or others)[0]
+    raise InputError(
+        "which column holds the answers is not clear" if others else "there is no column with answers",
+        where=rows.origins[0][0],
+        hint=f"set answer_column_name below `teacher`; columns here: {', '.join(rows.columns)}",
+    )
+
+
+def _answers(
+    rows: Rows, column: str | Sequence[str], texts: Sequence[str], setting: Answers
+) -> Iterator[tuple[int, Answer]]:
+    names = [column] if isinstance(column, str) else list(column)
+    for name in [*names, *([setting.confidence_column_name] if setting.confidence_column_name else [])]:
+        if name not in rows.columns:
+            raise InputError(
+                f"the answers have no column '{name}'",
+                where=rows.origins[0][0],
+                hint=f"{did_you_mean(name, rows.columns)}; columns here: {', '.join(rows.columns)}",
+            )
+    text = rows.columns[texts[0]] if len(texts) == 1 else [None] * len(rows)
+    confidences = rows.columns[setting.confidence_column_name] if setting.confidence_column_name else [None] * len(rows)
+    for index in range(len(rows)):
+        where = rows.location(index)
+        value: Any = rows.columns[names[0]][index]
+        if len(names) > 1:
+            cells = {name: rows.columns[name][index] for name in names}
+            value = None if all(map(is_empty, cells.values())) else cells
+        own = text[index] if isinstance(text[index], str) else None
+        yield index, Answer(labelled_spans.parsed(value), where, own, _confidence(confidences[index], where))
+
+
+def _confidence(value: Any, where: str) -> float | None:
+    if is_empty(value):
+        return None
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 <= number <= 1:
+        raise InputError(
+            f"expected a confidence from 0 to 1, found {quoted(value)}", where=where, hint="divide per cent by 100"
+        )
+    return number
+
+
+def _is_prodigy(rows: Rows) -> bool:
+    decisions = rows.columns.get(ANSWER)
+    return (
+        decisions is not None
+        and all(isinstance(one, str) and one in _DECISIONS for one in decisions)
+        and any(name in rows.columns for name in _PRODIGY)
+    )
+
+
+def _is_label_studio(rows: Rows) -> bool:
+    return {"data", "annotations"} <= rows.columns.keys() and any(isinstance(one, dict) for one in rows.columns["data"])
+
+
+def _of_label_studio(rows: Rows, texts: Sequence[str]) -> AnswerFile:
+    """A task of Label Studio has its columns below `data`, and an annotation of each annotator."""
+    columns: dict[str, list[Any]] = {name: values for name, values in rows.columns.items() if name != "data"}
+    inner = [task if isinstance(task, dict) else {} for task in rows.columns["data"]]
+    for name in dict.fromkeys(name for task in inner for name in task):
+        columns[name] = [task.get(name) for task in inner]
+    rows = replace(rows, columns=columns)
+    own_texts = [name for name in texts if name in columns]
+    if len(own_texts) < len(texts):
+        own_texts = ["text"] if len(texts) == 1 and "text" in columns else []
+    answers, skipped = [], 0
+    for index, written in enumerate(rows.columns["annotations"]):
+        where = rows.location(index)
+        text = columns[own_texts[0]][index] if len(own_texts) == 1 else None
+        results = labelled_spans.label_studio_results(written or [], where)
+        skipped += not results
+        answers += [
+            (index, Answer(labelled_spans.label_studio_answer(result), where, text if isinstance(text, str) else None))
+            for result in results
+        ]
+    return AnswerFile(rows, answers, "annotations", own_texts, skipped)

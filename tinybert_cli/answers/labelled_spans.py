@@ -1,0 +1,98 @@
+"""Spans of characters with a label, in the forms that annotation tools, pipelines and LLMs write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinybert_cli.answers.base import quoted
+from tinybert_cli.errors import InputError
+
+_BEGIN = ("start", "start_offset", "begin", "start_char", "answer_start")
+_END = ("end", "end_offset", "end_char")
+_LABEL = ("label", "labels", "type", "entity_group", "entity", "tag", "category")
+_TEXT = ("text", "word", "span", "mention")
+_FORMS = '[0, 3, "PER"], {"start": 0, "end": 3, "label": "PER"} or {"text": "Ada", "label": "PER"}'
+
+
+@dataclass(frozen=True)
+class Span:
+    """A labelled part of a text: by its characters, by its words, or by both."""
+
+    label: str
+    begin: int | None  # in characters
+    end: int | None
+    text: str | None
+
+
+def read_spans(items: Sequence[Any], where: str) -> list[Span]:
+    """The spans in a list.
+
+    Raises:
+        InputError: an item is in no known form; names the row of the file.
+    """
+    return [span for item in items for span in _spans_of(item, where)]
+
+
+def parsed(value: Any) -> Any:
+    """The JSON in a cell of a CSV file; other values unchanged."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def label_studio_results(annotations: Any, where: str) -> list[list[Any]]:
+    """For each annotator the results of a Label Studio task that were not cancelled."""
+    if not isinstance(annotations, list) or not all(isinstance(one, Mapping) for one in annotations):
+        raise InputError(f"expected the annotations of Label Studio, found {quoted(annotations)}", where=where)
+    return [list(one.get("result") or []) for one in annotations if not one.get("was_cancelled")]
+
+
+def label_studio_answer(result: Sequence[Any]) -> Any:
+    """What one annotator wrote: choices as a list of labels, a number, a text, or spans as they are; None for nothing
+    at all of these."""
+    values = [item["value"] for item in result if isinstance(item, Mapping) and isinstance(item.get("value"), Mapping)]
+    for key in ("choices", "taxonomy"):
+        if any(key in value for value in values):
+            return [label for value in values for label in value.get(key, [])]
+    for key in ("rating", "number"):
+        numbers = [value[key] for value in values if key in value]
+        if numbers:
+            return numbers[0] if len(numbers) == 1 else numbers
+    return [value for value in values if "start" in value]
+
+
+def _spans_of(item: Any, where: str) -> Iterator[Span]:
+    if isinstance(item, Sequence) and not isinstance(item, str):
+        if len(item) == 3 and isinstance(item[2], str) and _is_index(item[0]) and _is_index(item[1]):
+            yield Span(item[2], int(item[0]), int(item[1]), None)
+            return
+    elif isinstance(item, Mapping):
+        inner = item["value"] if isinstance(item.get("value"), Mapping) else item
+        label, begin, end, text = (_first(inner, keys) for keys in (_LABEL, _BEGIN, _END, _TEXT))
+        labels = label if isinstance(label, list) else [label]
+        known = _is_index(begin) and _is_index(end)
+        if labels and all(isinstance(one, str) for one in labels) and (known or isinstance(text, str)):
+            for one in labels:
+                yield Span(
+                    one, int(begin) if known else None, int(end) if known else None, text if _is_text(text) else None
+                )
+            return
+    raise InputError(f"a span in no known form: {quoted(item)}", where=where, hint=f"write {_FORMS}")
+
+
+def _first(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((item[key] for key in keys if item.get(key) is not None), None)
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())

@@ -1,0 +1,160 @@
+"""Teachers that are files with answers: read, joined to the rows of all splits, and calibrated on request."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli import artifacts, data, events, tasks
+from tinybert_cli.answers import AnswerTeacher, frequent_answers, read_answers, read_teacher
+from tinybert_cli.config import Answers, GenSoftLabels
+from tinybert_cli.errors import InputError
+from tinybert_cli.events import Event
+from tinybert_cli.label_values import example_list, is_missing
+from tinybert_cli.metrics.calibration import expected_calibration_error, fitted_temperature
+from tinybert_cli.stages import teacher_check
+from tinybert_cli.types import Array, Rows
+
+FEWEST = 20  # rows with a gold label and an answer that a temperature is fitted and reported on
+
+
+@dataclass(frozen=True)
+class ReadAnswers:
+    """The teachers that are no models."""
+
+    teachers: list[AnswerTeacher]
+    numbers: dict[str, float]  # for metrics.json
+    fitted: Mapping[str, Array] = field(default_factory=dict)  # rows (N,) of splits that a temperature was fitted on
+
+
+def describe(config: GenSoftLabels) -> list[dict[str, Any]]:
+    """The files with answers, for the manifest; InputError if one does not exist."""
+    paths = [Path(name) for setting in config.answers for name in setting.files]
+    return [dict(artifacts.describe(data.existing_file(path, "teacher.answers_file"))) for path in paths]
+
+
+def class_names(config: GenSoftLabels, task: tasks.PredictionTask, splits: Mapping[str, Rows]) -> list[str]:
+    """The classes without a model that knows them: those that the config or the gold labels of the splits name.
+
+    Raises:
+        InputError: neither does.
+    """
+    settings, column = config.data, config.data.label_column_name
+    columns = [column] if isinstance(column, str) else list(column)
+    parts = [rows for rows in splits.values() if any(name in rows.columns for name in columns)]
+    if task.output_type in ("value", "span"):
+        return task.label_names(next(iter(splits.values())), settings, model_names=None)
+    labels = {
+        name: [value for rows in parts for value in rows.columns.get(name, [None] * len(rows))] for name in columns
+    }
+    if settings.class_names is None and all(is_missing(value) for values in labels.values() for value in values):
+        examples = [name for setting in config.answers for name in frequent_answers(read_answers(setting, settings))]
+        raise InputError(
+            "the labels have no names: there are no gold labels, and `data.label_names` is not set",
+            where=config.teacher_names,
+            hint=f"name all labels in their order; the most frequent answers: {example_list(sorted(set(examples)))}",
+        )
+    classes = {name: names for rows in parts for name, names in rows.class_names.items() if name in columns}
+    known = Rows(labels, tuple(origin for rows in parts for origin in rows.origins) or (("data", 0),), classes)
+    return task.label_names(known, settings, model_names=None)
+
+
+def read(
+    config: GenSoftLabels,
+    task: tasks.PredictionTask,
+    splits: Mapping[str, Rows],
+    names: Sequence[str],
+    gold: Mapping[str, Array | None],
+) -> Generator[Event, None, ReadAnswers]:
+    """The answers as labels of the rows; yields warnings about what could not be used.
+
+    Args:
+        gold: the gold labels of each split, for the temperature.
+    """
+    teachers: list[AnswerTeacher] = []
+    numbers: dict[str, float] = {}
+    fitted: dict[str, Array] = {}
+    for setting in config.answers:
+        teacher = read_teacher(setting, task, splits, names, config.data)
+        yield from map(events.warning, teacher.warnings())
+        temperature = setting.temperature
+        if temperature == "auto":
+            split, indices, calibration = _calibrate(config, task, teacher, splits, names, gold)
+            temperature = calibration["temperature"]
+            numbers |= calibration
+            yield {"event": "calibration", "answers": setting.name, **calibration}
+            fitted[split] = fitted.get(split, np.zeros(len(splits[split]), dtype=bool))
+            fitted[split][indices] = True
+        teachers.append(teacher.at_temperature(temperature) if temperature != 1 else teacher)
+    if teachers:
+        numbers |= {
+            "answers": sum(teacher.used for teacher in teachers),
+            "answers_not_understood": sum(teacher.not_understood for teacher in teachers),
+            "answers_without_row": sum(len(teacher.unknown) for teacher in teachers),
+        }
+    return ReadAnswers(teachers, numbers, fitted)
+
+
+def _calibrate(
+    config: GenSoftLabels,
+    task: tasks.PredictionTask,
+    teacher: AnswerTeacher,
+    splits: Mapping[str, Rows],
+    names: Sequence[str],
+    gold: Mapping[str, Array | None],
+) -> tuple[str, Array, dict[str, float]]:
+    """The temperature that fits one half of the rows with gold labels, the split and rows of this half, and the
+    calibration error of the other half before and after.
+
+    Raises:
+        InputError: there are too few rows.
+    """
+    available: dict[str, Array] = {}
+    for split, labels in gold.items():
+        if labels is not None:
+            rows = teacher_check.gold_rows(task, splits[split], config, labels)
+            available[split] = rows[teacher.labels[split].answered[rows]]
+    split = max(available, key=lambda name: len(available[name]), default="")
+    rows = available.get(split, np.zeros(0, dtype=int))
+    if len(rows) < FEWEST:
+        raise InputError(
+            f"`temperature: auto` needs {FEWEST} rows with a gold label and an answer, and there are {len(rows)}",
+            where=teacher.setting.name,
+            hint="answer more rows that have gold labels, or set a number",
+        )
+    drawn = np.random.default_rng(config.seed).permutation(rows)
+    half, other = np.sort(drawn[: len(rows) // 2]), np.sort(drawn[len(rows) // 2 :])
+
+    def decisions(indices: Array) -> tuple[Array, Array]:
+        selected = splits[split].select(indices.tolist())
+        own = teacher.labels[split].select(indices)
+        metric = task.metric(selected, config.data, names)
+        predictions = task.decide(own.logits, own.layout, names, selected, config.data, {})
+        result = None if metric is None else metric.class_logits(predictions)
+        assert result is not None  # see checks.py
+        return result
+
+    temperature = fitted_temperature(*decisions(half))
+    logits, labels = decisions(other)
+    return (
+        split,
+        half,
+        {
+            "temperature": temperature,
+            "calibration_rows": len(other),
+            "calibration_error": expected_calibration_error(logits, labels),
+            "calibration_error_at_temperature": expected_calibration_error(logits / temperature, labels),
+        },
+    )
+
+
+def weights(config: GenSoftLabels) -> list[float]:
+    """Those of the models, then those of the files with answers."""
+    own = config.teacher_weights or [1.0] * len(config.teachers)
+    pairs = list(zip(own, config.teachers, strict=True))
+    of_answers = [weight for weight, teacher in pairs if isinstance(teacher, Answers)]
+    return [weight for weight, teacher in pairs if not isinstance(teacher, Answers)] + of_answers
