@@ -79,41 +79,36 @@ $(RUNS)/sweep-demo/eval/manifest.json: configs/sweep-demo/7-eval.yaml configs/de
 test: install
 	$(BIN)/python -m pytest -n auto
 
-# An export in other libraries. flair needs an older transformers, so it has an environment of its own.
-test-integrations: test-spacy test-flair test-notebook test-runtimes
+# An export in other libraries; each target installs what it needs. flair and optimum need transformers 4, so they have
+# an environment of their own, with Node's packages in it. Tests are skipped where Node or Chromium is missing.
+test-integrations: test-spacy test-notebook test-flair test-runtimes
 
 test-spacy: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[spacy]' build fastapi httpx
 	$(BIN)/python -m pytest -n auto -m spacy tests/test_spacy.py tests/test_fastapi.py
 
-FLAIR := $(VENV)-flair
-
-test-flair: install $(FLAIR)/installed
-	$(BIN)/python tests/integration_models.py $(RUNS)/flair-models
-	PYTHONPATH=$(CURDIR) FLAIR_MODELS=$(RUNS)/flair-models $(FLAIR)/bin/python -m pytest -m flair tests/test_flair.py
-
-$(FLAIR)/installed:
-	test -x $(FLAIR)/bin/python || $(PYTHON) -m venv $(FLAIR)
-	$(FLAIR)/bin/python -m pip install --quiet torch==2.13.0 flair 'transformers<5'
-	$(FLAIR)/bin/python -m pip install --quiet onnxruntime pydantic pyyaml rich typer filelock psutil pyarrow pytest
-	touch $@
-
-# An export in plain ONNX Runtime, transformers.js (Node, and Chromium if there is one), optimum, sentence-transformers.
-RUNTIMES := $(VENV)-runtimes
-
-test-runtimes: install $(RUNTIMES)/installed
-	RUNTIMES=$(CURDIR)/$(RUNTIMES) $(BIN)/python -m pytest tests/test_runtimes.py
-
-$(RUNTIMES)/installed:
-	test -x $(RUNTIMES)/bin/python || $(PYTHON) -m venv $(RUNTIMES)
-	$(RUNTIMES)/bin/python -m pip install --quiet torch==2.13.0 'optimum-onnx[onnxruntime]' 'transformers<5' \
-	  sentence-transformers
-	npm install --prefix $(RUNTIMES) --no-save --ignore-scripts @huggingface/transformers@4 playwright-core@1
-	touch $@
-
 test-notebook: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebook]'
 	$(BIN)/python -m pytest -m notebook tests/test_notebook.py
+
+OLDER := $(VENV)-transformers4
+
+test-flair: install $(OLDER)/installed
+	$(BIN)/python tests/integration_models.py $(RUNS)/flair-models
+	PYTHONPATH=$(CURDIR) FLAIR_MODELS=$(RUNS)/flair-models $(OLDER)/bin/python -m pytest -m flair tests/test_flair.py
+
+# transformers.js in Node and in Chromium, optimum, sentence-transformers.
+test-runtimes: install $(OLDER)/installed
+	RUNTIMES=$(abspath $(OLDER)) $(BIN)/python -m pytest -rs tests/test_runtimes.py
+
+$(OLDER)/installed: constraints-transformers4.txt
+	test -x $(OLDER)/bin/python || $(PYTHON) -m venv $(OLDER)
+	$(OLDER)/bin/python -m pip install --quiet -c constraints-transformers4.txt \
+	  torch 'transformers<5' flair 'optimum-onnx[onnxruntime]' sentence-transformers \
+	  onnxruntime pydantic pyyaml rich typer filelock psutil pyarrow pytest
+	! command -v npm >/dev/null || npm install --silent --prefix $(OLDER) --no-save --ignore-scripts \
+	  @huggingface/transformers@4 playwright-core@1
+	touch $@
 
 # Damaged files, killed runs, full disks, hostile models: every fault, and the page about them.
 faults: install

@@ -1,7 +1,7 @@
 """An export in spaCy and in flair next to plain pipelines: seconds of CPU to load it, and texts per second of CPU.
 
     .venv/bin/python benchmarks/integrations.py spacy EXPORT          # after make test-spacy
-    .venv-flair/bin/python benchmarks/integrations.py flair EXPORT MODEL    # after make test-flair
+    .venv-transformers4/bin/python benchmarks/integrations.py flair EXPORT MODEL    # after make test-flair
 
 The plain pipelines have untrained weights of the default size, which does not change their speed: spaCy's bag-of-words
 and CNN text classifiers, and flair's TextClassifier over the embeddings of MODEL, a model folder of the same shape as

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,27 @@ def test_empty_sentence_gets_no_label(sentence: Any) -> None:
     sentences = [sentence(""), sentence("dull plot")]
     load(CLASSIFIER).predict(sentences)
     assert [len(one.labels) for one in sentences] == [0, 1]
+
+
+def test_sentence_of_100000_characters_is_cut_as_in_training(sentence: Any, caplog: pytest.LogCaptureFixture) -> None:
+    long = "a very lovely film " * 6000
+    sentences = [sentence(long), sentence(" ".join(long.split()[:10]))]  # with two special tokens: 12
+    load(CLASSIFIER).predict(sentences)
+    whole, cut = (one.get_label("class") for one in sentences)
+    assert whole.value == cut.value and whole.score == pytest.approx(cut.score, abs=1e-6)
+    assert caplog.messages == ["a text is longer than 12 tokens and was cut, as in training"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx"])
+def test_a_missing_file_of_the_export_is_named(name: str, tmp_path: Path) -> None:
+    from tinybert.flair import Model
+    from tinybert_cli.errors import InputError
+
+    folder = shutil.copytree(CLASSIFIER / "export", tmp_path / "export")
+    for missing in ("manifest.json", name):
+        (folder / missing).unlink()
+    with pytest.raises(InputError, match=f"the export has no .*{name}"):
+        Model(folder)
 
 
 def test_entity_inside_of_a_token_labels_the_token_with_a_warning(

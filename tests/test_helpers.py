@@ -83,7 +83,8 @@ def test_text_comes_from_arguments_a_file_or_stdin(teacher: Path, tmp_path: Path
 
 def test_a_broken_export_is_an_input_error(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    for name in ("model.onnx", "config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes(b'{"no": "export"}')
     with pytest.raises(InputError, match="the export cannot be read"):
         list(predict.run(str(tmp_path), ["fine"]))
 

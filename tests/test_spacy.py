@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -20,6 +21,7 @@ spacy = pytest.importorskip("spacy")
 component = pytest.importorskip("tinybert_cli.integrations.spacy")
 pytestmark = pytest.mark.spacy
 
+LONG = "a very lovely film " * 6000  # 114,000 characters
 TEXTS = ["a very lovely film .", "dull plot", "The cast was great, the film AWFUL", "warm" * 3]
 
 
@@ -84,6 +86,26 @@ def test_document_without_text_has_cats_of_zero_and_no_ents(text: str, exported:
     doc = spacy.load(exported)(text)
     assert doc._.tinybert is None and not doc.ents and not any(doc.cats.values())
     assert set(doc.cats) in (set(), set(spacy.load(exported).get_pipe("tinybert").labels))
+
+
+def test_document_of_100000_characters_is_cut_as_in_training(
+    classifier: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tinybert", config={"model": str(classifier)})
+    long, again, cut = nlp.pipe([LONG, LONG, " ".join(LONG.split()[:10])])  # with two special tokens: 12
+    assert long.cats == again.cats == pytest.approx(cut.cats, abs=1e-6)
+    assert caplog.messages == ["a text is longer than 12 tokens and was cut, as in training"]
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model_quantized.onnx"]
+)
+def test_spacy_load_names_a_missing_file(name: str, exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "pipeline")
+    (folder / "tinybert" / name).unlink()
+    with pytest.raises(InputError, match=f"the export has no .*{name}"):
+        spacy.load(folder)
 
 
 def test_metrics_hold_the_agreement_of_documents_with_the_export(exported: Path) -> None:

@@ -287,6 +287,9 @@ def predict(
     def line(row: dict[str, Any]) -> str:
         return "\t".join(map(helper.on_one_line, [*helper.as_fields(row), row["text"]]))
 
+    def warn(sentence: str) -> None:
+        print(message(f"warning: {sentence}"), file=stderr)
+
     def output() -> Iterator[str]:
         if file is not None and out is not None:
             predict_tables.check_output(_path(out), _path(file), force=force)
@@ -296,12 +299,14 @@ def predict(
         predictor = helper.load(argument_path(model))
         for sentence in predictor.assumptions:
             note(sentence)
+        note(helper.tab_note(predictor, given))
         if not as_json:
             note(helper.threshold_note(predictor))
         source = None if file is None else helper.open_source(predictor, _path(file), columns or [], note)
         facts = {"model": model, **helper.thresholds(predictor)}
         if is_prompt:
             for text in helper.prompted(stdin, stderr):
+                note(helper.tab_note(predictor, [text]))
                 try:
                     (row,) = predictor.predict([text])
                 except InputError as error:  # of this text; the next one may fit
@@ -326,7 +331,8 @@ def predict(
         else:
             yield from map(line, predictions)
 
-    _print_lines(output)
+    with predict_tables.warnings_to(warn):
+        _print_lines(output)
 
 
 @app.command("report", help="Compare finished runs; without RUN, all runs in runs/.")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tinybert")
 
 BATCH_SIZE = 32
+_COPY = "copy the whole folder, or export the model again"
 COLUMNS = ("text", "text_pair")  # the text columns of a model that records none
 
 Text = str | Sequence[str]  # a text, or the texts of a pair; in a string, a tab separates these
@@ -137,7 +138,10 @@ class Predictor:
         inputs: list[tuple[str, ...]] = []
         for number, text in enumerate(given, start=first):
             one = isinstance(text, str)
-            parts = tuple(text.split("\t") if counts != (1,) else [text]) if isinstance(text, str) else tuple(text)
+            if isinstance(text, str):
+                parts = tuple(text.split("\t") if counts != (1,) else [text])
+            else:
+                parts = tuple(text) if isinstance(text, list | tuple) else (text,)
             _check_text(number, parts)
             if len(parts) not in counts:
                 raise InputError(
@@ -219,6 +223,9 @@ def load_predictor(
     form = None if folder is None else formats.detect(folder)
     if form is not None and folder is not None:
         return _load_export(folder / form.subfolder, form, task, label_names)
+    if folder is not None and _has_layout(folder):
+        names = " nor ".join(name for name in formats.FORMATS["onnx"].files[:2])
+        raise InputError(f"the export has no weights, neither {names}", where=str(folder), hint=_COPY)
     from tinybert_cli import loops, models
 
     source = models.locate(where) if isinstance(where, str) else where
@@ -261,6 +268,7 @@ def _load_export(
     folder: Path, form: formats.Format, task: tasks.PredictionTask | None, label_names: list[str] | None
 ) -> Predictor:
     assert form.load is not None  # `formats.detect`
+    _check_files(folder)
     try:
         config = files.read_object(folder / "config.json")
         names = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
@@ -287,6 +295,18 @@ def _load_export(
     return Predictor(folder, task, names, config, inputs, models.load_tokenizer(source), session=session)
 
 
+def _check_files(folder: Path) -> None:
+    """InputError for a file that an export has since layout 2, and this folder has not."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        if not (folder / name).is_file() and (name != "tokenizer_config.json" or _has_layout(folder)):
+            raise InputError(f"the export has no {name}", where=str(folder), hint=_COPY)
+
+
+def _has_layout(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and formats.LAYOUT_KEY in files.read_object(config)
+
+
 def _read_tokenizer(
     folder: Path, config: Mapping[str, Any], inputs: Sequence[str], truncation_side: str
 ) -> tasks.TokenizerFile:
@@ -309,6 +329,8 @@ def _broken_export(folder: Path, error: BaseException) -> InputError:
 
 def _check_text(number: int, parts: Sequence[str]) -> None:
     for part in parts:
+        if not isinstance(part, str):
+            raise InputError(f"text {number} is no text: {part!r:.80}")
         if not part.strip():
             raise InputError(f"text {number} is empty" if len(parts) == 1 else f"a text of pair {number} is empty")
         if any("\ud800" <= letter <= "\udfff" for letter in part):  # Python's stand-in for bytes that are not UTF-8

@@ -5,8 +5,9 @@ An export is loaded without torch, as long as only `predict` is used.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from tinybert_cli.models import Source
 
+log = logging.getLogger("tinybert")
+
 DEFAULT_LENGTHS = (512, 512)  # of source and target in tokens, of a model that records none
 BATCH_SIZE = 32
 
@@ -36,6 +39,7 @@ class TranslationPredictor:
     translator: Translator
     form: formats.TranslationFormat | None = None  # of an export
     model: PreTrainedModel | None = None  # of a model folder or Hub id, on its device
+    _warned: list[int] = field(default_factory=list, repr=False, compare=False)  # has a length once it was exceeded
 
     @property
     def size(self) -> dict[str, int]:
@@ -110,8 +114,10 @@ class TranslationPredictor:
         Raises:
             InputError: a text is empty or not Unicode, before the first translation.
         """
-        given = [text if isinstance(text, str) else "\t".join(text) for text in texts]
+        given = ["\t".join(text) if isinstance(text, list | tuple) else text for text in texts]
         for number, text in enumerate(given, start=first):
+            if not isinstance(text, str):
+                raise InputError(f"text {number} is no text: {text!r:.80}")
             if not text.strip():
                 raise InputError(f"text {number} is empty")
             if any("\ud800" <= letter <= "\udfff" for letter in text):  # Python's stand-in for bytes that are not UTF-8
@@ -120,9 +126,12 @@ class TranslationPredictor:
         search = Search(beams=self.beams or Search.beams, max_target_length=target)
         for begin in range(0, len(given), BATCH_SIZE):
             chunk = given[begin : begin + BATCH_SIZE]
-            hypotheses = [
-                best[0] for best in self.translator.translate(self.tokenizer.source_ids(chunk, source), search)
-            ]
+            ids = self.tokenizer.source_ids(chunk)
+            if not self._warned and any(len(row) > source for row in ids):
+                self._warned.append(source)
+                log.warning("a text is longer than %s tokens and was cut, as in training", f"{source:,}")
+            translated = self.translator.translate(self.tokenizer.cut(ids, source), search)
+            hypotheses = [best[0] for best in translated]
             translations = self.tokenizer.texts([hypothesis.ids for hypothesis in hypotheses])
             for text, translation, hypothesis in zip(chunk, translations, hypotheses, strict=True):
                 output = {"text": text, "prediction": translation, "score": hypothesis.score}

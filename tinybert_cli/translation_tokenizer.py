@@ -183,12 +183,14 @@ class TranslationTokenizer:
         return max(self.source.size, self.target.size)
 
     def source_ids(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
-        """The tokens of source texts, special tokens included, cut to `max_length`: the special tokens stay."""
+        """The tokens of source texts, special tokens included, cut to `max_length`."""
         ids = self.source.encode(texts)
-        if max_length is None:
-            return ids
+        return ids if max_length is None else self.cut(ids, max_length)
+
+    def cut(self, sources: Iterable[list[int]], max_length: int) -> list[list[int]]:
+        """The tokens of source texts, cut to `max_length`: the special tokens stay."""
         end = self._source_end
-        return [row if len(row) <= max_length else [*row[: max_length - len(end)], *end] for row in ids]
+        return [row if len(row) <= max_length else [*row[: max_length - len(end)], *end] for row in sources]
 
     def target_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The labels of target texts, special tokens included, not cut."""

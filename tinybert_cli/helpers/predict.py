@@ -16,7 +16,7 @@ from tinybert_cli.escaping import printable
 from tinybert_cli.formats import detect, detect_translation
 from tinybert_cli.helpers import predict_tables
 from tinybert_cli.predictor import Predictor, load_predictor
-from tinybert_cli.tasks import TEXT_COLUMNS
+from tinybert_cli.tasks import TEXT_COLUMNS, in_words
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 from tinybert_cli.types import Rows
 
@@ -74,7 +74,7 @@ def open_source(
     recorded = recorded_columns(predictor)
     if predict_tables.is_table(file):
         _check_exists(file)
-        parts = predict_tables.open_table(file, recorded, note=note)
+        parts = predict_tables.open_table(file, recorded)
         source = Source(parts, lambda rows: predict_tables.texts_of(rows, columns, recorded, str(predictor.folder)))
         for rows in parts():
             source.texts_of(rows)  # raises
@@ -85,6 +85,8 @@ def open_source(
             hint=f"columns have files that end in .{', .'.join(predict_tables.TABLES)}; .gz too",
         )
     lines = read_file(file)
+    if sentence := tab_note(predictor, lines):
+        note(sentence)
     pairs = recorded is not None and len(recorded) == 2
     texts = [tuple(line.split("\t")) if pairs else (line,) for line in lines]
     names = recorded if pairs and all(len(text) == 2 for text in texts) else None
@@ -127,6 +129,17 @@ def threshold_note(predictor: Predictor | TranslationPredictor) -> str | None:
         more = f" and {len(value) - 20} more" if isinstance(value, dict) and len(value) > 20 else ""
         parts.append(f"{name}: {values}{more}")
     return "; ".join(parts) or None
+
+
+def tab_note(predictor: Predictor | TranslationPredictor, texts: Iterable[str]) -> str | None:
+    """A sentence if a text looks like a pair, but the model takes one text."""
+    columns = recorded_columns(predictor)
+    if columns is None or len(columns) != 1:
+        return None
+    number = next((number for number, text in enumerate(texts, start=1) if "\t" in text), None)
+    if number is None:
+        return None
+    return f"text {number} has a tab; the model takes {in_words(columns)}, so the tab is a part of it"
 
 
 def prompted(stdin: TextIO, stderr: TextIO) -> Iterator[str]:

@@ -31,12 +31,11 @@ def is_table(path: Path) -> bool:
     return format_of(path) in (*TABLES, *RENAMED)
 
 
-def open_table(path: Path, recorded: Sequence[str] | None, *, note: Callable[[str], object]) -> Parts:
+def open_table(path: Path, recorded: Sequence[str] | None) -> Parts:
     """The rows of a file in parts, from the first one at each call.
 
     Args:
         recorded: the text columns that the model records.
-        note: gets the warnings of the reader.
 
     Raises:
         InputError: the file is missing, malformed or too large.
@@ -45,8 +44,7 @@ def open_table(path: Path, recorded: Sequence[str] | None, *, note: Callable[[st
 
     data = Data(text_column_names=list(recorded)) if recorded else Data()
     try:
-        with _warnings_to(note):
-            return open_parts(path, data)
+        return open_parts(path, data)
     except InputError as error:
         if "data." in (error.hint or ""):  # a setting, which `predict` does not have
             error.hint = "save the file as .jsonl or .parquet, which need no such setting"
@@ -196,7 +194,9 @@ def _text(value: Any, name: str, rows: Rows, index: int) -> str:
 
 
 @contextmanager
-def _warnings_to(note: Callable[[str], object]) -> Iterator[None]:
+def warnings_to(note: Callable[[str], object]) -> Iterator[None]:
+    """Calls `note` with the warnings of tinybert, of which a command hides the log."""
+
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             note(record.getMessage())

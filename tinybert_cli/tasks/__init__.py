@@ -73,8 +73,14 @@ def of_model(config: Mapping[str, Any]) -> PredictionTask:
     Models of other tools have no CONFIG_KEY; their task is the first one with this head and problem type.
 
     Raises:
-        InputError: the model's head belongs to none of the tasks.
+        InputError: the model's head belongs to none of the tasks, or CONFIG_KEY names a task of another version.
     """
+    own = config.get(CONFIG_KEY)
+    if own is not None and own not in TASKS:
+        raise InputError(
+            f"the model is for the task {own!r}, which this version of tinybert does not know",
+            hint="pip install --upgrade tinybert",
+        )
     architecture = (config.get("architectures") or ["a model without a head"])[0]
     matching: dict[str, PredictionTask] = {}
     for name, task in TASKS.items():
@@ -83,7 +89,7 @@ def of_model(config: Mapping[str, Any]) -> PredictionTask:
         if isinstance(task, PredictionTask) and architecture.endswith(ending) and problem == task.problem:
             matching[name] = task
     if matching:
-        return matching.get(str(config.get(CONFIG_KEY)), next(iter(matching.values())))
+        return matching.get(str(own), next(iter(matching.values())))
     raise InputError(
         f"{architecture} has no supported task head, so it cannot be used for prediction",
         hint="fine-tune it first: tinybert finetune",

@@ -1,0 +1,205 @@
+"""int8 of student2 on seven datasets: agreement with float32 at four batch sizes, with VNNI and with AVX2 alone.
+
+    OMP_NUM_THREADS=1 python experiments/int8_table.py path/to/datasets --runs runs/tasks [DATASET]...
+    OMP_NUM_THREADS=1 python experiments/int8_table.py path/to/datasets --emulator "qemu-x86_64 -cpu Haswell" --rows 24
+
+`experiments/tasks.py` has trained runs/tasks/DATASET/student2. It is exported here, as `experiments/tasks.py` does, and
+compared with what version 0.2.0 wrote: dynamic ranges, by `quantize_dynamic` of ONNX Runtime. Texts are in the order
+of the data, so batches are padded. The emulator runs only the models, on the same token ids; the times are those of
+this processor. Results are added to experiments/results/int8.json, and printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli.types import Array, Encoded, Rows, padded
+
+BATCH_SIZES = (1, 8, 32, 128)
+TIMED = (1, 32)
+RESULTS = Path(__file__).parent / "results" / "int8.json"
+MEASURE = "measure"  # the first argument of the process that runs the models
+
+
+def main() -> None:
+    from tasks import EXPERIMENTS
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("datasets", type=Path)
+    parser.add_argument("names", nargs="*", default=list(EXPERIMENTS), metavar="DATASET")
+    parser.add_argument("--runs", type=Path, default=Path("runs/tasks"))
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--emulator", default="", help="of another processor, before the command")
+    arguments = parser.parse_intermixed_args()
+    for name in arguments.names:
+        runs = arguments.runs / name
+        export = exported(name, arguments.datasets / name, runs)
+        found = compare(export, runs / "int8-before.onnx", name, arguments)
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        results.setdefault(name, {}).update(found)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        print(name, json.dumps(found), flush=True)
+    print("\n".join(table(json.loads(RESULTS.read_text()))))
+
+
+def exported(name: str, source: Path, runs: Path) -> Path:
+    """The export of student2 with int8, and, beside it, what version 0.2.0 made of the same float32 file."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from tasks import run, stages
+
+    from tinybert_cli.formats.int8_matrices import MATRICES
+    from tinybert_cli.formats.int8_tables import quantize_tables
+
+    *_, (command, config) = stages(name, source, runs)
+    run(command, config, runs)
+    export, before = runs / "export", runs / "int8-before.onnx"
+    if not before.exists():
+        model = onnx.load(export / "onnx/model.onnx")
+        quantize_tables(model, (), 8)
+        onnx.save(model, runs / "tables.onnx")
+        types = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # they are lost in fused graphs
+        quantize_dynamic(
+            runs / "tables.onnx", before, per_channel=True, weight_type=QuantType.QInt8,
+            op_types_to_quantize=list(MATRICES), extra_options=types,
+        )  # fmt: skip
+        (runs / "tables.onnx").unlink()
+    return export
+
+
+def compare(export: Path, before: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The agreement of both with float32 at each batch size; without an emulator also sizes and times."""
+    from tasks import EXPERIMENTS
+
+    from tinybert_cli import data
+    from tinybert_cli.config import Data
+    from tinybert_cli.predictor import load_predictor
+
+    predictor = load_predictor(str(export))
+    settings = Data(dataset_name=str(arguments.datasets / name), **EXPERIMENTS[name].data)
+    settings = settings.model_copy(update={"max_eval_samples": arguments.rows})
+    rows: Rows = data.read(settings, "validation")
+    encoded = predictor.task.encode(rows, settings, predictor.tokenizer)
+    files = {"float32": export / "onnx/model.onnx", "before": before, "after": export / "onnx/model_quantized.onnx"}
+    if not files["after"].exists():
+        return {"refused": True}
+    here = logits_of({"float32": files.pop("float32")}, encoded, "", (1,))["float32"]
+    measured = logits_of(files, encoded, arguments.emulator, BATCH_SIZES)
+
+    def agreement(logits: Array) -> float:
+        original, other = (
+            predictor.task.decide(one, encoded.layout, predictor.label_names, rows, settings, predictor.config)
+            for one in (here["logits"][1], logits)
+        )
+        return round(predictor.task.fidelity(other, original)["agreement"], 4)
+
+    where = "emulated" if arguments.emulator else "native"
+    found: dict[str, Any] = {
+        f"{where}_{which}": {size: agreement(logits) for size, logits in measured[which]["logits"].items()}
+        for which in files
+    }
+    found[f"{where}_rows"] = len(rows)
+    if not arguments.emulator:
+        times = {which: measured[which]["seconds"] for which in files}
+        found["bytes"] = {which: file.stat().st_size for which, file in files.items()}
+        found["bytes"]["float32"] = (export / "onnx/model.onnx").stat().st_size
+        found["time"] = {size: round(times["after"][size] / times["before"][size], 3) for size in TIMED}
+        floats = [row for row in log(export) if row["event"] == "float32_parts"]
+        found["float32_parts"] = floats[-1]["parts"] if floats else []
+    return found
+
+
+def log(folder: Path) -> Iterator[dict[str, Any]]:
+    yield from map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+
+
+def logits_of(files: dict[str, Path], encoded: Encoded, emulator: str, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Model → logits (P, C) by batch size, and seconds of CPU; from a process of its own, which may be emulated."""
+    with tempfile.TemporaryDirectory() as folder:
+        job, answer = Path(folder) / "job", Path(folder) / "answer"
+        job.write_bytes(pickle.dumps((files, encoded, sizes)))
+        words = [*emulator.split(), sys.executable, __file__, MEASURE, str(job), str(answer)]
+        subprocess.run(words, check=True)
+        result: dict[str, Any] = pickle.loads(answer.read_bytes())
+        return result
+
+
+def measure(job: Path, answer: Path) -> None:
+    import onnxruntime
+
+    files, encoded, sizes = pickle.loads(job.read_bytes())
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    sessions = {name: onnxruntime.InferenceSession(str(file), options) for name, file in files.items()}
+    result: dict[str, Any] = {name: {"logits": {}, "seconds": {}} for name in sessions}
+    for size in sizes:
+        parts: dict[str, list[Array]] = {name: [] for name in sessions}
+        seconds = dict.fromkeys(sessions, 0.0)
+        count = len(encoded.offsets) - 1
+        for begin in range(0, count, size):
+            windows = np.arange(begin, min(begin + size, count))
+            batch = padded(encoded.tokens, encoded.offsets, windows)
+            for name, session in sessions.items():  # in turns
+                inputs = {node.name: batch[node.name] for node in session.get_inputs()}
+                start = time.process_time()
+                outputs = session.run(None, inputs)
+                seconds[name] += time.process_time() - start
+                logits = np.stack(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
+                parts[name] += list(predictions_of(logits, encoded, windows))
+        for name in sessions:
+            result[name]["logits"][size] = np.concatenate(parts[name])
+            result[name]["seconds"][size] = seconds[name]
+    answer.write_bytes(pickle.dumps(result))
+
+
+def predictions_of(logits: Array, encoded: Encoded, windows: Array) -> Iterator[Array]:
+    """The logits that are read of each window, (P of the window, C)."""
+    if encoded.window_offsets is None or encoded.positions is None:
+        yield logits
+        return
+    for row, window in enumerate(windows):
+        begin, end = encoded.window_offsets[window : window + 2]
+        yield logits[row][encoded.positions[begin:end]]
+
+
+def table(results: dict[str, Any]) -> Iterator[str]:
+    """Rows of Markdown tables: agreement, then size and time."""
+    columns = [f"{size}" for size in BATCH_SIZES]
+    yield f"| dataset | scheme | processor, rows | {' | '.join(columns)} |"
+    yield f"|---|---|---|{'---:|' * len(columns)}"
+    for name, found in results.items():
+        for which in ("before", "after"):
+            for where, words in (("native", "VNNI"), ("emulated", "AVX2")):
+                if f"{where}_{which}" not in found:
+                    continue
+                numbers = " | ".join(f"{found[f'{where}_{which}'][size]:.3f}" for size in columns)
+                yield f"| {name} | {which} | {words}, {found[f'{where}_rows']} | {numbers} |"
+    yield "\n| dataset | float32 | int8 | ratio | before | time after / before, batch 1 | batch 32 | parts in float32 |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---|"
+    for name, found in results.items():
+        if "bytes" not in found:
+            continue
+        size = found["bytes"]
+        yield (
+            f"| {name} | {size['float32'] / 1e6:.1f} MB | {size['after'] / 1e6:.1f} MB "
+            f"| {size['float32'] / size['after']:.1f} | {size['before'] / 1e6:.1f} MB "
+            f"| {found['time']['1']} | {found['time']['32']} | {', '.join(found['float32_parts'])} |"
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [MEASURE]:
+        measure(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main()
