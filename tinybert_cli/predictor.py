@@ -131,8 +131,8 @@ class Predictor:
             logits: Array = loops.forward(self.torch_model, batch)["logits"].float().cpu().numpy()
         return logits
 
-    def _parsed(self, given: Sequence[Text], first: int) -> list[tuple[str, ...]]:
-        """The text, or the two texts, of each input."""
+    def _parsed(self, given: Sequence[Any], first: int) -> list[tuple[str, ...]]:
+        """The text, or the two texts, of each input; whatever it is, since Python code may give anything."""
         columns = self.inputs.text_columns
         counts = self.task.text_counts if columns is None else (len(columns),)
         inputs: list[tuple[str, ...]] = []
@@ -224,8 +224,8 @@ def load_predictor(
     if form is not None and folder is not None:
         return _load_export(folder / form.subfolder, form, task, label_names)
     if folder is not None and _has_layout(folder):
-        names = " nor ".join(name for name in formats.FORMATS["onnx"].files[:2])
-        raise InputError(f"the export has no weights, neither {names}", where=str(folder), hint=_COPY)
+        weights = " nor ".join(formats.FORMATS["onnx"].files[:2])
+        raise InputError(f"the export has no weights, neither {weights}", where=str(folder), hint=_COPY)
     from tinybert_cli import loops, models
 
     source = models.locate(where) if isinstance(where, str) else where

@@ -114,7 +114,7 @@ class TranslationPredictor:
         Raises:
             InputError: a text is empty or not Unicode, before the first translation.
         """
-        given = ["\t".join(text) if isinstance(text, list | tuple) else text for text in texts]
+        given: list[Any] = ["\t".join(text) if isinstance(text, list | tuple) else text for text in texts]
         for number, text in enumerate(given, start=first):
             if not isinstance(text, str):
                 raise InputError(f"text {number} is no text: {text!r:.80}")
