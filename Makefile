@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that ends with an export is a target.
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
-.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test test-integrations test-spacy test-flair test-notebook test-runtimes faults wheel check fix docs schemas reference benchmark clean
+.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test test-families test-integrations test-spacy test-flair test-notebook test-runtimes faults wheel check fix docs schemas reference benchmark clean
 
 install: $(VENV)/installed
 
@@ -78,6 +78,12 @@ $(RUNS)/sweep-demo/eval/manifest.json: configs/sweep-demo/7-eval.yaml configs/de
 
 test: install
 	$(BIN)/python -m pytest -n auto
+
+# Every stage on a small model of each family that differs from BERT; FAMILY_DATA=path/to/sst2 takes other rows.
+FAMILY_DATA ?= configs/demo/reviews
+
+test-families: install
+	$(BIN)/python tests/family_runs.py $(FAMILY_DATA) $(RUNS)/families
 
 # An export in other libraries; each target installs what it needs. flair and optimum need transformers 4, so they have
 # an environment of their own, with Node's packages in it. Tests are skipped where Node or Chromium is missing.
