@@ -253,6 +253,14 @@ def test_layer_types_of_a_random_student_continue_the_pattern() -> None:
     assert student.config.layer_types == [full, local, local, full, local, local, full]
 
 
+@pytest.mark.parametrize(("layers", "interval"), [([1, 4], 1), ([1, 2, 4], 2), ([2, 3], None), ([1, 2, 3], 3)])
+def test_interval_of_global_layers_is_that_of_the_student_or_left_out(layers: list[int], interval: int | None) -> None:
+    """transformers 4 reads it instead of `layer_types`."""
+    teacher = make_teacher("modernbert", global_attn_every_n_layers=3)
+    student = make_student(teacher, layers, num_hidden_layers=len(layers))
+    assert student.config.to_dict().get("global_attn_every_n_layers") == interval
+
+
 @pytest.mark.parametrize("sizes", [{"hidden_size": 16, "num_attention_heads": 4}, {"num_attention_heads": 2}])
 def test_heads_with_rotary_positions_keep_their_size(sizes: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"(?s)heads of ModernBERT keep their size, 6.*narrower +yes, by whole heads"):

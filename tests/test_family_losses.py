@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -231,6 +232,25 @@ def test_teacher_without_its_last_layers_has_the_states_of_the_whole_model(name:
     assert torch.allclose(states["hidden_states"][1][real], whole["hidden_states"][0][real], atol=1e-6)
     assert torch.allclose(states["values"][1], whole["values"][0], atol=1e-5)
     assert len(layers) <= 2
+
+
+@pytest.mark.parametrize("name", ["mpnet", "albert", "deberta-v3", "modernbert"])
+def test_stored_states_give_the_losses_of_the_running_teacher(name: str) -> None:
+    teacher, student = make_pair(name)
+    combined = losses.combine(dict.fromkeys(losses.LAYER_OUTPUTS, 1.0) | {"relations": {"relation_heads": 4}})
+    running = models.Teacher(copy.deepcopy(teacher), LAYERS, combined.layer_outputs)
+    with torch.no_grad():
+        states = models.ModelWithStates(teacher, LAYERS, combined.layer_outputs)(**BATCH)
+        assert all(value.isfinite().all() for value in states.values())
+        stored = models.StoredTeacher(combined.layer_outputs, 24, LAYERS)
+        batch = BATCH | {f"teacher_{name}": value for name, value in states.items()}
+        trained = models.Student(student, running, shared=False).train()
+        outputs = trained(**BATCH)
+        expected = combined(outputs, running(BATCH, NAMES), BATCH)
+        actual = combined(outputs, stored(batch, NAMES), BATCH)
+    assert {loss: value.item() for loss, value in actual.items()} == pytest.approx(
+        {loss: value.item() for loss, value in expected.items()}, rel=0.01
+    )
 
 
 @pytest.mark.parametrize("name", ["mpnet", "albert", "deberta-v3", "modernbert"])

@@ -50,10 +50,10 @@ def embeddings(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Te
 
 
 def attentions(student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-    """Mean squared error of the attention scores before softmax (Jiao et al. 2020, eq. 7).
+    """Mean squared error of the attention scores QK^T / sqrt(D) before softmax (Jiao et al. 2020, eq. 7).
 
-    Mean over heads and over pairs of tokens neither of which is padding; sum over layers. A pair that a local layer of
-    one of the models does not attend to counts as equal.
+    Mean over heads and over pairs of tokens neither of which is padding; sum over layers. The scores include what a
+    family adds for positions. A pair that a local layer of one of the models does not attend to counts as equal.
 
     Raises:
         ConfigError: student and teacher have different numbers of heads.

@@ -36,6 +36,7 @@ def complete(setting: settings.Model, config: Any, base_config: Any, base: Shape
         _set_embedding_size(setting, config, base)
     if "layer_types" in values:  # ModernBERT
         config.layer_types = _repeated(base_config.layer_types, config.num_hidden_layers)
+        _set_interval(config)
     if family is not None and family.shares_layers:
         own_weights = setting.initialize == "teacher" or base_config.num_hidden_groups > 1
         config.num_hidden_groups = config.num_hidden_layers if own_weights else 1
@@ -45,6 +46,7 @@ def with_layers(config: Any, base_config: Any, mapping: Sequence[int]) -> Any:
     """The config of a model that has these layers of its base; `config` itself if their order does not matter."""
     if mapping and "layer_types" in config.to_dict():
         config.layer_types = [base_config.layer_types[index] for index in mapping]
+        _set_interval(config)
     return config
 
 
@@ -77,6 +79,17 @@ def _set_embedding_size(setting: settings.Model, config: Any, base: Shape) -> No
             key=setting_key(setting, "hidden_size"),
             hint="use another hidden_size, or set initialize: random",
         )
+
+
+def _set_interval(config: Any) -> None:
+    """The distance between global layers, which transformers 4 reads instead of `layer_types`; none if it varies."""
+    if "global_attn_every_n_layers" in config.to_dict():
+        del config.global_attn_every_n_layers
+    is_global = [kind == "full_attention" for kind in config.layer_types]
+    for interval in range(1, len(is_global) + 1):
+        if is_global == [index % interval == 0 for index in range(len(is_global))]:
+            config.global_attn_every_n_layers = interval
+            return
 
 
 def _repeated(types: Sequence[str], layers: int) -> list[str]:
