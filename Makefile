@@ -22,29 +22,24 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # -- pipelines: NAME/manifest.json is written last, so it represents the whole folder -----------------------
 
-# OVERRIDES are KEY=VALUE settings for every stage, OVERRIDES_distill (and so on) for one.
+# $(call run,NAME): all stages of a recipe, or some with --only; finished ones are skipped, and those with other settings
+# are replaced. OVERRIDES are KEY=VALUE settings for every stage, OVERRIDES_distill (and so on) for those of one command.
+run = $(TINYBERT) run configs/$(1) --force $(OVERRIDES) $(foreach command,$(COMMANDS),$(OVERRIDES_$(command):%=$(command):%))
+COMMANDS := finetune gen-soft-labels distill eval export
 
-$(RECIPES): %: $(RUNS)/%/eval/manifest.json $(RUNS)/%/export/manifest.json
-	@$(TINYBERT) report $(RUNS)/$@/eval $(RUNS)/$@/export
-	@echo 'plots, slices, regressions: $(RUNS)/$@/eval/report.html'
+$(RECIPES): install
+	@$(call run,$@)
 
-# Same settings: up to date, or resumed. Other settings (exit code 4): run again with --force. A missed requirement (5)
-# leaves a complete folder; its manifest gets an old time stamp, so that the next make runs the stage again.
-settings = $(2) $(OVERRIDES) $(OVERRIDES_$(1))
-run = $(TINYBERT) $(1) $(settings) >/dev/null
-forced = $(TINYBERT) $(1) --force $(settings) >/dev/null
-stage = $(run) || { code=$$?; if test $$code -eq 4; then $(forced); code=$$?; fi; \
-  test $$code -ne 5 || touch -t 197001020000 $@; exit $$code; }
-
-# $(call step,NAME,FILE,FILES THAT ITS CONFIGS EXTEND): configs/NAME/3-student.yaml makes NAME/student with the command
-# in its `stage:`, after all folders that it names.
+# $(call step,NAME,FILE,FILES THAT ITS CONFIGS EXTEND): configs/NAME/3-student.yaml makes NAME/student, after all folders
+# that it names. A missed requirement (exit code 5) leaves a complete folder; its manifest gets an old time stamp, so
+# that the next make runs the stage again.
 define step
 $(RUNS)/$(1)/$(call made_by,$(2))/manifest.json: $(2) $(3) $(call named_in,$(2)) | install
-	@$$(call stage,$(call stage_of,$(2)),$$<)
+	@$$(call run,$(1)) --only $(call made_by,$(2)) >/dev/null || { code=$$$$?; \
+	  test $$$$code -ne 5 || touch -t 197001020000 $$@; exit $$$$code; }
 endef
 
 made_by  = $(shell basename $(1) .yaml | cut -d- -f2-)
-stage_of = $(shell sed -n 's/^stage: *\([a-z-]*\).*/\1/p' $(1))
 named_in = $(patsubst %,$(RUNS)/%/manifest.json,$(shell sed -n '/^output_dir/d; /^ *\#/d; s/.*:-runs}\/\([a-z0-9/-]*\).*/\1/p' $(1)))
 steps    = $(wildcard configs/$(1)/[0-9]-*.yaml)
 
@@ -58,21 +53,10 @@ demo-claims: demo
 	@$(BIN)/python experiments/demo_claims.py $(RUNS)/demo
 
 # Students of several shapes from one label dataset, and the cost of each.
-SHAPES := $(patsubst configs/sweep-demo/%.yaml,%,$(filter-out %-eval.yaml,$(wildcard configs/sweep-demo/[0-9]-*.yaml)))
-SWEEP  := $(foreach shape,$(SHAPES),$(RUNS)/sweep-demo/$(shell echo $(shape) | cut -d- -f2-)/manifest.json)
-
 sweep-demo: $(RUNS)/sweep-demo/eval/manifest.json
 	@$(TINYBERT) report $(RUNS)/sweep-demo/eval --html $(RUNS)/sweep-demo/report.html
 
-define sweep
-$(RUNS)/sweep-demo/$(shell echo $(1) | cut -d- -f2-)/manifest.json: configs/sweep-demo/$(1).yaml \
-    configs/demo/3-student.yaml $(RUNS)/demo/teacher-labels/manifest.json | install
-	@$$(call stage,$(call stage_of,configs/sweep-demo/$(1).yaml),$$<)
-endef
-$(foreach shape,$(SHAPES),$(eval $(call sweep,$(shape))))
-
-$(RUNS)/sweep-demo/eval/manifest.json: configs/sweep-demo/7-eval.yaml configs/demo/7-eval.yaml $(SWEEP) | install
-	@$(call stage,$(call stage_of,$<),$<)
+$(foreach file,$(call steps,sweep-demo),$(eval $(call step,sweep-demo,$(file),$(call named_in,configs/demo/3-student.yaml) configs/demo/7-eval.yaml)))
 
 # -- checks --------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,7 @@ def test_a_dollar_in_a_mapping_is_no_variable(tmp_path: Path) -> None:
 
 
 def test_a_recipe_returns_its_stages_by_name(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_processes, "can_fork", lambda: False)
     monkeypatch.setattr(
         recipe_runner, "run_command",
         lambda command, words, stderr: (0, {"command": command, "status": "done", "output_dir": str(Path("out") / command)}),

@@ -35,7 +35,7 @@ def test_a_shipped_config_loads(file: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_first_line_of_a_config_shows_the_command_of_its_stage(file: Path) -> None:
     first, *others = file.read_text().splitlines()
     assert first == f"# tinybert {command_of(file)} {file.relative_to(ROOT)}"
-    assert f"stage: {command_of(file)}" in others  # the line that the Makefile reads
+    assert f"stage: {command_of(file)}" in others
 
 
 @pytest.mark.parametrize("folder", sorted({file.parent for file in RECIPES}), ids=lambda folder: folder.name)

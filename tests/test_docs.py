@@ -207,15 +207,16 @@ PYTHON = f"""#!/bin/sh
 exec {sys.executable} "$@"
 """
 IN_ONE_PROCESS = """
-from tinybert_cli import cli, recipe_runner, stage_processes
+from tinybert_cli import cli, recipe_runner, stage_processes, stage_server
 
 def run_command(command, words, stderr):  # in a process of its own, each stage would import torch
     from accelerate.state import AcceleratorState, GradientState
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    return stage_processes.run_here(command, words)
+    return stage_server.run_here(command, words)
 
 recipe_runner.run_command = run_command
+stage_processes.can_fork = lambda: False
 cli.main()
 """
 

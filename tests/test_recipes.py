@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import yaml
 from conftest import QUICK, ROWS, write_base_model, write_sentences
 
-from tinybert_cli import configuration, recipe_runner, stage_processes
+from tinybert_cli import configuration, recipe_runner, stage_processes, stage_server
 from tinybert_cli.configuration import RecipeStage
 from tinybert_cli.errors import ConfigErrors, InputError, Interrupted, UserError
 from tinybert_cli.recipe_runner import Options, run_recipe
@@ -231,12 +232,15 @@ def recipe(tmp_path: Path) -> Path:
     return write({**TEACHER, "training": QUICK}, scores, data=data, file="recipe.yaml")
 
 
+needs_fork = pytest.mark.skipif(not stage_processes.can_fork(), reason="no forks on this system")
+
+
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the stages without processes of their own, which each import torch."""
-
+    """Runs the stages without processes of their own, which import torch."""
+    monkeypatch.setattr(stage_processes, "can_fork", lambda: False)
     monkeypatch.setattr(
-        recipe_runner, "run_command", lambda command, words, stderr: stage_processes.run_here(command, words)
+        recipe_runner, "run_command", lambda command, words, stderr: stage_server.run_here(command, words)
     )
     monkeypatch.setattr(recipe_runner, "looks_finished", lambda stage: False)
 
@@ -259,12 +263,13 @@ def test_a_finished_recipe_is_up_to_date_and_force_replaces_only_what_differs(
     assert "up to date: out/teacher" in forced and "replacing out/eval" in forced
 
 
-def test_finished_stages_share_a_process_and_end_like_their_commands(
+def test_finished_stages_share_a_process_without_forks_and_end_like_their_commands(
     recipe: Path, in_this_process: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     assert run_recipe(recipe, [], Options()) == 0
     monkeypatch.undo()
+    monkeypatch.setattr(stage_processes, "can_fork", lambda: False)
     monkeypatch.chdir(tmp_path)
     before = Path("out/teacher/manifest.json").stat().st_mtime_ns
     started: list[Sequence[str]] = []
@@ -278,7 +283,7 @@ def test_finished_stages_share_a_process_and_end_like_their_commands(
     capsys.readouterr()
     assert run_recipe(recipe, [], Options(as_json=True)) == 0
     assert [stage["status"] for stage in json.loads(capsys.readouterr().out)["stages"]] == ["up to date"] * 2
-    assert started == [["run-finished"]]
+    assert started == [["serve-stages"]]
     assert Path("out/teacher/manifest.json").stat().st_mtime_ns > before  # for make
     rows = Path("data/validation.jsonl").read_text()
     Path("data/validation.jsonl").write_text(rows.replace("good", "bad", 1))
@@ -357,6 +362,81 @@ def test_a_process_that_a_signal_ends_at_once_is_an_error_of_that_signal(
     with pytest.raises(error, match=f"ended by {name}") as raised:
         recipe_runner.run_command("finetune", ["x.yaml"], sys.__stderr__)
     assert raised.value.exit_code == code
+
+
+FORKED = """
+import os, sys
+from tinybert_cli import stage_server
+
+def run(command, words):
+    print("no result")
+    os.write(1, b"not the answer\\n")
+    assert sys.stdin.read() == ""
+    if words:
+        os.kill(os.getpid(), int(words[0]))
+    return 5, '{"pid": %d}' % os.getpid()
+
+stage_server._run, stage_server._IMPORTED = run, ()
+stage_server.serve(sys.stdin, sys.stdout, fork=True)
+"""
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[stage_processes.StageServer]:
+    """A server whose forks end by the signal that their word names, or with exit code 5."""
+    popen = subprocess.Popen
+    monkeypatch.setattr(stage_processes, "can_fork", lambda: True)
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **options: popen([sys.executable, "-c", FORKED], **options))
+    with stage_processes.StageServer(sys.__stderr__) as server:
+        yield server
+
+
+@needs_fork
+def test_each_stage_is_a_fork_of_one_process_with_its_own_exit_code(forks: stage_processes.StageServer) -> None:
+    (code, first), (_, second) = forks.run("eval", []), forks.run("eval", [])
+    assert code == 5 and first["pid"] != second["pid"]
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    ("number", "error", "code"),
+    [(signal.SIGTERM, Interrupted, 143), (signal.SIGINT, Interrupted, 130), (signal.SIGKILL, UserError, 1)],
+)
+def test_a_fork_that_a_signal_ends_is_an_error_and_the_server_goes_on(
+    number: signal.Signals, error: type[UserError], code: int, forks: stage_processes.StageServer
+) -> None:
+    with pytest.raises(error, match=f"ended by {number.name}") as raised:
+        forks.run("eval", [str(int(number))])
+    assert raised.value.exit_code == code
+    assert forks.run("eval", [])[0] == 5
+
+
+@needs_fork
+def test_forks_write_the_same_weights_as_commands(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Sequence[str]] = []
+    popen = subprocess.Popen
+
+    def counted(words: Sequence[str], **options: Any) -> Any:
+        started.append(words[3:])
+        return popen(words, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", counted)
+    assert run_recipe(recipe, [], Options()) == 0
+    assert started == [["serve-stages", "--fork"]]
+    weights = Path("out/teacher/model.safetensors").read_bytes()
+    shutil.rmtree("out")
+    monkeypatch.setattr(stage_processes, "can_fork", lambda: False)
+    assert run_recipe(recipe, [], Options(only=["teacher"])) == 0
+    assert Path("out/teacher/model.safetensors").read_bytes() == weights
+
+
+def test_a_gpu_driver_or_another_system_rules_out_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda self: str(self) == "/dev/nvidiactl")
+    assert not stage_processes.can_fork()
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    assert stage_processes.can_fork() == (sys.platform == "linux")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not stage_processes.can_fork()
 
 
 def test_only_and_from_select_stages(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

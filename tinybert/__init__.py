@@ -78,9 +78,9 @@ def run(recipe: str | Path, *overrides: str, only: Sequence[str] = (), force: bo
 
     options = recipe_runner.Options(only=only, force=force)
     finished: dict[str, Run] = {}
-    with stage_processes.FinishedStages(sys.stderr) as process:
+    with stage_processes.StageServer(sys.stderr) as server:
         for stage in recipe_runner.select(recipe_runner.load_stages(Path(recipe), overrides), options):
-            code, result = recipe_runner.run_stage(stage, options, sys.stderr, finished=process)
+            code, result = recipe_runner.run_stage(stage, options, sys.stderr, server=server)
             finished[stage.name] = _finished(code, result)
     return finished
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinybert_cli import __version__, stage_processes
+from tinybert_cli import __version__, stage_server
 from tinybert_cli.errors import GateError, InputError, UserError, explained
 from tinybert_cli.escaping import ESCAPED, message
 from tinybert_cli.escaping import as_json as as_json_text
@@ -158,9 +158,9 @@ def run(
     raise typer.Exit(run_recipe(Path(words[0]), words[1:], options))
 
 
-@app.command(stage_processes.SERVE, hidden=True)
-def run_finished() -> None:
-    stage_processes.serve(sys.stdin, sys.stdout)
+@app.command(stage_server.SERVE, hidden=True)
+def serve_stages(fork: Annotated[bool, typer.Option(stage_server.FORK)] = False) -> None:
+    stage_server.serve(sys.stdin, sys.stdout, fork=fork)
 
 
 @app.command(

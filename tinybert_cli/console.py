@@ -104,7 +104,7 @@ def wrapped(text: str, *, width: int | None) -> str:
 def write_line(line: str, file: TextIO) -> bool:
     """Prints one line of a result; False if the pipe is closed, so that no more lines are needed."""
     try:
-        print(line, file=file, flush=True)
+        print(f"{line}\n", end="", file=file, flush=True)  # in one piece
     except BrokenPipeError:
         _redirect_to_devnull(file)
         return False

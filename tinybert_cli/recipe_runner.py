@@ -1,6 +1,7 @@
 """Runs the stages of a recipe in order, each as a command in a process of its own, until one fails.
 
-Stages that look finished share one process, as each would import torch only to find that there is nothing to do.
+Where a process can be forked, all are forks of one that has imported torch. Elsewhere, stages that look finished share
+one process, as each would import torch only to find that there is nothing to do.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from tinybert_cli import processes
 from tinybert_cli.errors import ConfigErrors, did_you_mean
 from tinybert_cli.escaping import shell_word
 from tinybert_cli.runner import failed
-from tinybert_cli.stage_processes import FinishedStages, Result, run_command
+from tinybert_cli.stage_processes import StageServer, run_command
+from tinybert_cli.stage_server import Result
 from tinybert_cli.user_paths import argument_path
 
 if TYPE_CHECKING:
@@ -95,10 +97,10 @@ def _run_stages(screen: Screen, stages: Sequence[RecipeStage], options: Options)
     """Runs the stages until one fails. Returns what each prints with --json, and the last exit code."""
     results: list[Result] = []
     code = 0
-    with FinishedStages(screen.stderr) as finished:
+    with StageServer(screen.stderr) as server:
         for number, stage in enumerate(stages, start=1):
             screen.say(f"[{number}/{len(stages)}] {stage.name}: tinybert {stage.command} {shell_word(str(stage.file))}")
-            code, result = run_stage(stage, options, screen.stderr, screen.say, finished=finished)
+            code, result = run_stage(stage, options, screen.stderr, screen.say, server=server)
             results.append({"stage": stage.name, **result})
             if code:
                 before = f"; {_counted(stages[: number - 1])} before it finished" if number > 1 else ""
@@ -120,25 +122,28 @@ def run_stage(
     stderr: TextIO,
     say: Callable[[str], None] = lambda line: None,
     *,
-    finished: FinishedStages | None = None,
+    server: StageServer | None = None,
 ) -> tuple[int, Result]:
     """The exit code of one stage, and what it prints with --json.
 
     Args:
-        finished: the process for stages that look finished; without it, they have one of their own, like the others.
+        server: the process for stages that it can fork or that look finished; without it, each has one of its own.
     """
     flags = [word for word, is_set in (("--quiet", options.quiet), ("--verbose", options.verbose)) if is_set]
     words = [str(stage.file), *stage.overrides, *flags]
-    if finished is not None and looks_finished(stage):
-        code, result = finished.run(stage.command, words)
-    else:
-        if finished is not None:
-            finished.end()  # its memory is free for the stage
-        code, result = run_command(stage.command, words, stderr)
+    code, result = _run(stage, words, stderr, server)
     if code and options.force and result.get("replaceable"):
         say(f"replacing {stage.config.output_dir}")
-        code, result = run_command(stage.command, [*words, "--force"], stderr)
+        code, result = _run(stage, [*words, "--force"], stderr, server)
     return code, result
+
+
+def _run(stage: RecipeStage, words: Sequence[str], stderr: TextIO, server: StageServer | None) -> tuple[int, Result]:
+    if server is not None and (server.forks or ("--force" not in words and looks_finished(stage))):
+        return server.run(stage.command, words)
+    if server is not None:
+        server.end()  # its memory is free for the stage
+    return run_command(stage.command, words, stderr)
 
 
 # -- output ----------------------------------------------------------------------------------------------------

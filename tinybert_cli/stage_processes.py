@@ -1,9 +1,8 @@
-"""Processes of stages: one for each command, and one for all stages of a recipe that look finished."""
+"""Processes of stages, and what is passed to them and back: one for each command, or one for all stages of a recipe."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
@@ -15,11 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tinybert_cli.errors import Interrupted, UserError
-from tinybert_cli.runner import execute
+from tinybert_cli.stage_server import FORK, SERVE, Result, parsed
 
-Result = dict[str, Any]
-
-SERVE = "run-finished"  # the hidden command of `serve`
 _CTRL_C_ON_WINDOWS = 0xC000013A  # the exit code of a process that Ctrl-C ended before it could handle it
 
 
@@ -38,22 +34,23 @@ def run_command(command: str, words: Sequence[str], stderr: TextIO) -> tuple[int
         output = process.stdout.read()
         code = process.wait()
     _check_signal(command, code)
-    return code, _result(command, code, output)
+    return code, parsed(command, code, output)
 
 
-class FinishedStages:
-    """One process that runs stages that look finished, one after the other: `serve` is its other end.
+class StageServer:
+    """One process that runs stage after stage; `stage_server.serve` is its other end.
 
-    It runs each as its command would, so that a stage that is not finished after all, as an input has changed, ends
-    like its command.
+    It starts with the first stage. A stage ends as its command would, with the same exit code and result.
     """
 
     def __init__(self, stderr: TextIO) -> None:
         self.stderr = stderr
+        self.forks = can_fork()
+        """Whether it forks for each stage; if not, it is for stages that look finished."""
         self._process: subprocess.Popen[str] | None = None
         self._open = contextlib.ExitStack()
 
-    def __enter__(self) -> FinishedStages:
+    def __enter__(self) -> StageServer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,51 +78,27 @@ class FinishedStages:
             with contextlib.suppress(OSError):  # it has ended, as the missing answer says
                 process.stdin.write(json.dumps({"command": command, "words": list(words)}) + "\n")
                 process.stdin.flush()
-            output = process.stdout.readline()
-            code = process.wait() if not output else 0
-        if not output:
-            _check_signal(command, code)
-            return code or 1, _result(command, code or 1, "")
-        answer = json.loads(output)
-        return int(answer["exit_code"]), answer["result"]
+            line = process.stdout.readline()
+            answer: dict[str, Any] = json.loads(line) if line else {"exit_code": process.wait() or 1, "output": ""}
+        code = int(answer["exit_code"])
+        _check_signal(command, code)
+        return code, parsed(command, code, answer["output"])
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tinybert_cli", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=self._open.enter_context(_stream(self.stderr)), text=True, encoding="utf-8",
+                [sys.executable, "-m", "tinybert_cli", SERVE, *([FORK] if self.forks else [])], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=self._open.enter_context(_stream(self.stderr)), text=True,
+                encoding="utf-8",
             )  # fmt: skip
         return self._process
 
 
-def serve(requests: TextIO, answers: TextIO) -> None:
-    """Runs the stages that are named on the lines of `requests`; writes one line for each, when it has ended."""
-    for line in iter(requests.readline, ""):
-        request = json.loads(line)
-        code, result = run_here(request["command"], request["words"])
-        answers.write(json.dumps({"exit_code": code, "result": result}) + "\n")
-        answers.flush()
-
-
-def run_here(command: str, words: Sequence[str]) -> tuple[int, Result]:
-    """As `run_command`, in this process."""
-    file, *others = words
-    overrides = [word for word in others if not word.startswith("--")]
-    with contextlib.redirect_stdout(io.StringIO()) as stdout:
-        code = execute(
-            command, Path(file), overrides, dry_run=False, force="--force" in others, as_json=True,
-            quiet="--quiet" in others, verbose="--verbose" in others, in_recipe=True,
-        )  # fmt: skip
-    return code, _result(command, code, stdout.getvalue())
-
-
-def _result(command: str, code: int, output: str) -> Result:
-    """What a stage has printed with --json."""
-    try:
-        result: Result = json.loads(output.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        return {"command": command, "status": "error", "exit_code": code}
-    return result
+def can_fork() -> bool:
+    """Whether stages may be forked: not where a fork after the import of torch is unsafe, and not beside a GPU driver,
+    which a fork breaks if anything imported has asked for a device."""
+    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/dri/renderD128", "/dev/accel")
+    return sys.platform == "linux" and not any(Path(driver).exists() for driver in drivers)
 
 
 def _check_signal(command: str, code: int) -> None:
