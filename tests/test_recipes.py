@@ -376,7 +376,7 @@ def run(command, words):
         os.kill(os.getpid(), int(words[0]))
     return 5, '{"pid": %d}' % os.getpid()
 
-stage_server._run, stage_server._IMPORTED = run, ()
+stage_server._run, stage_server.import_stages = run, list
 stage_server.serve(sys.stdin, sys.stdout, fork=True)
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ STAGES = {  # command → its module in `stages`
     "eval": "evaluate",
     "export": "export",
 }
+_HEAVY = ("torch._dynamo", "transformers.modeling_utils", "tinybert_cli.console")  # what the first step would import
 
 
 def execute(
@@ -65,6 +67,13 @@ def execute(
         return located.exit_code
     except BaseException as error:  # see `failed`
         return failed(screen, error, folder)
+
+
+def import_stages() -> None:
+    """Imports what stages need, for forks of this process. A package that is missing is the error of the stage."""
+    with suppress(ImportError):
+        for name in (*_HEAVY, *(f"tinybert_cli.stages.{module}" for module in STAGES.values())):
+            importlib.import_module(name)
 
 
 def failed(screen: Screen, error: BaseException, folder: Path | None = None) -> int:

@@ -6,7 +6,6 @@ A fork has torch and transformers already, whose import takes seconds, and is ot
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -16,17 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from tinybert_cli.runner import STAGES, execute
+from tinybert_cli.runner import execute, import_stages
 
 SERVE = "serve-stages"  # the hidden command of `serve`
 FORK = "--fork"
 Result = dict[str, Any]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_IMPORTED = (
-    "torch._dynamo",
-    "transformers.modeling_utils",
-    *(f"tinybert_cli.stages.{name}" for name in STAGES.values()),
-)
 
 
 def serve(requests: TextIO, answers: TextIO, *, fork: bool) -> None:
@@ -37,9 +31,7 @@ def serve(requests: TextIO, answers: TextIO, *, fork: bool) -> None:
     """
     if fork:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends the process while it imports
-        with contextlib.suppress(ImportError):  # the stage names the package that is missing
-            for name in _IMPORTED:
-                importlib.import_module(name)
+        import_stages()
     for line in iter(requests.readline, ""):
         request = json.loads(line)
         run = _run_in_fork if fork else _run
