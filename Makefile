@@ -45,6 +45,7 @@ steps    = $(wildcard configs/$(1)/[0-9]-*.yaml)
 
 EXTENDED_sst2-minilm = $(wildcard configs/sst2/*.yaml)
 EXTENDED_tinybert-sst2 = configs/sst2/task.yaml
+EXTENDED_llm-answers = $(wildcard configs/llm-answers/*.jsonl configs/demo/reviews/*.jsonl)
 shared = $(wildcard configs/$(1)/task.yaml configs/$(1)/reviews/*.jsonl) $(EXTENDED_$(1))
 $(foreach name,$(RECIPES),$(foreach file,$(call steps,$(name)),$(eval $(call step,$(name),$(file),$(call shared,$(name))))))
 

@@ -196,6 +196,8 @@ def test_integers_are_positions_and_the_plan_says_so(tmp_path: Path) -> None:
         ([0.3, 0.7], [0.3, 0.7]),
         ([{"label": "positive", "score": 0.9}, {"label": "negative", "score": 0.1}], [0.1, 0.9]),
         (["positive"], [0, 1]),
+        ({"label": "positive", "confidence": 0.9}, [0.1, 0.9]),
+        ('{"label": "positive", "reason": "not one negative word"}', [0, 1]),
     ],
 )
 def test_probabilities_per_label_become_soft_labels(tmp_path: Path, value: Any, expected: list[float]) -> None:

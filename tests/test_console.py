@@ -139,8 +139,9 @@ def test_line_number_between_colons_is_not_an_emoji(capsys: Capture) -> None:
         ({"event": "labels", "rows": 9, "selected": 9, "min_confidence": 0.0, "unlabelled": 1234},
          "left out 1,234 rows that the teacher did not label"),
         ({"event": "calibration", "answers": "a.jsonl", "temperature": 9.0, "calibration_rows": 50,
-          "calibration_error": 0.1, "calibration_error_at_temperature": 0.02},
-         "temperature 9: the calibration error of a.jsonl falls from 0.100 to 0.020 on 50 rows that it was not fitted on"),
+          "ece": 0.1, "ece_scaled": 0.02, "brier": 0.3, "brier_scaled": 0.25},
+         "temperature 9 for a.jsonl, fitted on 50 rows: calibration error 0.100 before, 0.020 after; Brier score 0.300 "
+         "before, 0.250 after (each half at the temperature of the other)"),
         ({**EVALUATE, "is_best": False}, "step     75  epoch 2.0    accuracy 0.8750  loss 0.3100"),
     ],
 )  # fmt: skip

@@ -433,8 +433,8 @@ class Answers(Section):
     """Several answers to one row are votes: the share of each is its probability. Without it, two different answers to
     one row are an error."""
     temperature: Literal["auto"] | Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Divides the logits: above 1 the answers become less confident. auto: fitted on half of the rows that have a gold
-    label and an answer, and reported on the other half; for one label of several, and for tags."""
+    """Divides the logits: above 1 the answers become less confident. auto: fitted on the rows with a gold label and an
+    answer, and reported on rows that it was not fitted on; for one label of several, and for tags."""
     unmapped: Literal["leave", "refuse"] = "leave"
     """Answers that name no label, or several, or that are not in their text. leave: their rows stay unlabelled, and
     they are counted; refuse: the first one is an error."""

@@ -438,13 +438,9 @@ _LINES: dict[str, Callable[[Row], str | None]] = {
     ),
     "teacher check": _teacher_check,
     "calibration": lambda row: (
-        f"temperature {row['temperature']:.3g}: the calibration error of {row['answers']} falls from "
-        f"{row['calibration_error']:.3f} to {row['calibration_error_at_temperature']:.3f} on "
-        f"{row['calibration_rows']:,} rows that it was not fitted on"
-        if row["calibration_error_at_temperature"] <= row["calibration_error"]
-        else f"temperature {row['temperature']:.3g}: the calibration error of {row['answers']} rises from "
-        f"{row['calibration_error']:.3f} to {row['calibration_error_at_temperature']:.3f} on "
-        f"{row['calibration_rows']:,} rows that it was not fitted on; temperature: 1 leaves it as it is"
+        f"temperature {row['temperature']:.3g} for {row['answers']}, fitted on {row['calibration_rows']:,} rows: "
+        f"calibration error {row['ece']:.3f} before, {row['ece_scaled']:.3f} after; Brier score {row['brier']:.3f} "
+        f"before, {row['brier_scaled']:.3f} after (each half at the temperature of the other)"
     ),
     "drift": lambda row: (
         f"labels: encoder {row['weights']}, head {row['head']}, stored as {row['storage']}; against float32 on "

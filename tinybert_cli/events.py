@@ -135,10 +135,12 @@ EVENTS: dict[str, dict[str, str]] = {
     },
     "calibration": {
         "answers": "the file with answers",
-        "temperature": "that its logits are divided by, fitted on half of the rows with gold labels",
-        "calibration_rows": "rows of the other half, or their words",
-        "calibration_error": "expected calibration error on these",
-        "calibration_error_at_temperature": "the same after division",
+        "temperature": "that its logits are divided by, fitted on the rows with gold labels",
+        "calibration_rows": "these rows",
+        "ece": "expected calibration error on them before",
+        "ece_scaled": "after, each half of the rows at the temperature that fits the other half",
+        "brier": "Brier score before",
+        "brier_scaled": "after, in the same way",
     },
     "engine": {
         "engine": "what translates: transformers, ctranslate2, or `as exported`",

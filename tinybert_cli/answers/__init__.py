@@ -62,6 +62,7 @@ class AnswerTeacher:
     used: int  # answers that belong to rows
     unknown: Sequence[str]  # texts or ids of the answers that belong to none
     skipped: int  # rows of the file that an annotator rejected
+    temperature: float = 1.0  # that the logits were divided by
 
     def at_temperature(self, temperature: float) -> AnswerTeacher:
         """The same answers with their logits divided."""
@@ -69,7 +70,7 @@ class AnswerTeacher:
             split: replace(own, logits=(own.logits / temperature).astype(np.float32))
             for split, own in self.labels.items()
         }
-        return replace(self, labels=scaled)
+        return replace(self, labels=scaled, temperature=temperature)
 
     @property
     def labelled(self) -> dict[str, int]:
@@ -92,6 +93,7 @@ class AnswerTeacher:
             "rejected_by_annotators": self.skipped,
             "kinds": dict(self.tally.counts),
             "labelled_rows": self.labelled,
+            "temperature": self.temperature,
         }
 
     def statements(self) -> list[str]:

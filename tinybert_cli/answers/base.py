@@ -144,6 +144,21 @@ def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+def confidence(value: Any, where: str) -> float | None:
+    """A probability that an answer is right; None for an empty cell; InputError if it is not from 0 to 1."""
+    if is_empty(value):
+        return None
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 <= number <= 1:
+        raise InputError(
+            f"expected a confidence from 0 to 1, found {quoted(value)}", where=where, hint="divide per cent by 100"
+        )
+    return number
+
+
 def check_finite(value: Any, where: str) -> None:
     """InputError if an answer has a number that is NaN or infinite."""
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]

@@ -5,13 +5,15 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, quoted, weighted_mean
+from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, confidence, quoted, weighted_mean
 from tinybert_cli.answers.free_text import LabelMatcher, label_index
 from tinybert_cli.errors import ConfigError, InputError, did_you_mean
 from tinybert_cli.label_values import as_number, as_text, listed
@@ -112,7 +114,11 @@ class ClassReader(LabelReader):
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
         value = _mapping_of(answer.value)
         if isinstance(value, Mapping):
-            yield from self._of_numbers(self.probabilities(value, answer), answer)
+            stated = self._stated(value, answer)
+            if stated is None:
+                yield from self._of_numbers(self.probabilities(value, answer), answer)
+            else:
+                yield from self._of_label(*stated)
         elif isinstance(value, list):
             yield from self._of_list(value, answer)
         else:
@@ -128,6 +134,17 @@ class ClassReader(LabelReader):
                     self.tally.add("ties", self.rows.location(row))
         logits = np.log(probabilities.clip(EPSILON)).astype(np.float32)
         return AnswerLabels(logits, None, np.array([bool(own) for own in votes], dtype=bool))
+
+    def _stated(self, value: Mapping[Any, Any], answer: Answer) -> tuple[str, Answer] | None:
+        """The label in an object such as {"label": "positive", "confidence": 0.9}, and the answer with its confidence;
+        None for numbers per label."""
+        texts = [item for item in value.values() if isinstance(item, str)]
+        labels = [item for item in texts if self.index_of(item) is not None or self.matcher.name(item) is not None]
+        if not texts or all(self.index_of(key) is not None for key in value):
+            return None
+        score = next((value[key] for key in _SCORES if key in value), None)
+        own = answer if score is None else replace(answer, confidence=confidence(score, answer.where))
+        return (labels[0] if len(labels) == 1 else json.dumps(value)), own
 
     def _of_numbers(self, numbers: Array, answer: Answer) -> Iterator[Vote]:
         total = numbers.sum()

@@ -9,7 +9,7 @@ from typing import Any
 
 from tinybert_cli import data
 from tinybert_cli.answers import labelled_spans
-from tinybert_cli.answers.base import Answer, is_empty, quoted
+from tinybert_cli.answers.base import Answer, confidence, is_empty
 from tinybert_cli.config import Answers, Data
 from tinybert_cli.errors import InputError, did_you_mean
 from tinybert_cli.types import Rows
@@ -136,21 +136,7 @@ def _answers(
             cells = {name: rows.columns[name][index] for name in names}
             value = None if all(map(is_empty, cells.values())) else cells
         own = text[index] if isinstance(text[index], str) else None
-        yield index, Answer(labelled_spans.parsed(value), where, own, _confidence(confidences[index], where))
-
-
-def _confidence(value: Any, where: str) -> float | None:
-    if is_empty(value):
-        return None
-    try:
-        number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0 <= number <= 1:
-        raise InputError(
-            f"expected a confidence from 0 to 1, found {quoted(value)}", where=where, hint="divide per cent by 100"
-        )
-    return number
+        yield index, Answer(labelled_spans.parsed(value), where, own, confidence(confidences[index], where))
 
 
 def _is_prodigy(rows: Rows) -> bool:

@@ -5,6 +5,7 @@ Shapes: D decisions (rows or words), C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from tinybert_cli.metrics.probabilities import cross_entropy, softmax
 from tinybert_cli.types import Array
 
 BINS = 15  # of confidence, for the calibration error
+
+Fit = Callable[[Array, Array], float]
 
 
 def brier(probabilities: Array, labels: Array) -> Array:
@@ -35,30 +38,37 @@ def calibration_error(gaps: Array, decisions: Array) -> Array:
     return error
 
 
-def temperature_scaling(logits: Array, labels: Array) -> dict[str, float]:
+def temperature_scaling(logits: Array, labels: Array, fit: Fit | None = None) -> dict[str, float]:
     """Calibration after temperature scaling, the temperature of each half of the decisions fitted on the other half.
 
     `temperature` is the one that fits all decisions together.
+
+    Args:
+        fit: from logits (D, C) and labels (D,) to a temperature; None = the one with the smallest cross-entropy.
     """
+    fit = fit or _best_temperature
     scaled = np.empty(logits.shape)
     halves = np.arange(len(labels)) % 2
     for half in (0, 1):
         scored, other = halves == half, halves != half
-        temperature = _best_temperature(logits[other], labels[other]) if other.any() else 1.0
+        temperature = fit(logits[other], labels[other]) if other.any() else 1.0
         scaled[scored] = softmax(logits[scored] / temperature)
     gaps = gaps_by_bin(scaled.max(-1), scaled.argmax(-1) == labels).sum(axis=0)
     return {
-        "temperature": _best_temperature(logits, labels),
+        "temperature": fit(logits, labels),
         "ece_scaled": float(calibration_error(gaps, np.asarray(len(labels)))),
         "brier_scaled": float(brier(scaled, labels).mean()),
     }
 
 
-def expected_calibration_error(logits: Array, labels: Array) -> float:
-    """The expected calibration error of D decisions between C classes, from logits (D, C)."""
+def calibration(logits: Array, labels: Array) -> dict[str, float]:
+    """`ece` and `brier` of D decisions between C classes, from logits (D, C)."""
     probabilities = softmax(logits)
     gaps = gaps_by_bin(probabilities.max(-1), probabilities.argmax(-1) == labels).sum(axis=0)
-    return float(calibration_error(gaps, np.asarray(len(labels))))
+    return {
+        "ece": float(calibration_error(gaps, np.asarray(len(labels)))),
+        "brier": float(brier(probabilities, labels).mean()),
+    }
 
 
 def fitted_temperature(logits: Array, labels: Array) -> float:

@@ -40,10 +40,11 @@ def label(config: GenSoftLabels, task: tasks.PredictionTask, output: artifacts.O
             f"{total - labelled:,} of {total:,} rows have no label: distill and finetune will leave them out"
         )
     numbers: dict[str, float] = {"rows": total, "labelled_rows": labelled, **answers.numbers}
-    without = {split: ~own.answered | answers.fitted.get(split, False) for split, own in labels.items()}
     checked: teacher_check.CheckedRows | None = None
     if config.check_teacher:
-        checked = teacher_check.rows_to_check(config, task, splits, gold, names, without=without)
+        checked = teacher_check.rows_to_check(
+            config, task, splits, gold, names, answered={split: own.answered for split, own in labels.items()}
+        )
     check: teacher_check.TeacherCheck | None = None
     if checked is not None:
         rows, own = splits[checked.split].select(checked.indices), labels[checked.split]

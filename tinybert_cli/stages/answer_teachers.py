@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tinybert_cli.config import Answers, GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.label_values import example_list, is_missing
-from tinybert_cli.metrics.calibration import expected_calibration_error, fitted_temperature
+from tinybert_cli.metrics.calibration import calibration, fitted_temperature, temperature_scaling
 from tinybert_cli.stages import teacher_check
 from tinybert_cli.types import Array, Rows
 
@@ -28,7 +28,6 @@ class ReadAnswers:
 
     teachers: list[AnswerTeacher]
     numbers: dict[str, float]  # for metrics.json
-    fitted: Mapping[str, Array] = field(default_factory=dict)  # rows (N,) of splits that a temperature was fitted on
 
 
 def describe(config: GenSoftLabels) -> list[dict[str, Any]]:
@@ -77,18 +76,15 @@ def read(
     """
     teachers: list[AnswerTeacher] = []
     numbers: dict[str, float] = {}
-    fitted: dict[str, Array] = {}
     for setting in config.answers:
         teacher = read_teacher(setting, task, splits, names, config.data)
         yield from map(events.warning, teacher.warnings())
         temperature = setting.temperature
         if temperature == "auto":
-            split, indices, calibration = _calibrate(config, task, teacher, splits, names, gold)
-            temperature = calibration["temperature"]
-            numbers |= calibration
-            yield {"event": "calibration", "answers": setting.name, **calibration}
-            fitted[split] = fitted.get(split, np.zeros(len(splits[split]), dtype=bool))
-            fitted[split][indices] = True
+            scaling = _calibrate(config, task, teacher, splits, names, gold)
+            temperature = scaling["temperature"]
+            numbers |= scaling
+            yield {"event": "calibration", "answers": setting.name, **scaling}
         teachers.append(teacher.at_temperature(temperature) if temperature != 1 else teacher)
     if teachers:
         numbers |= {
@@ -96,7 +92,7 @@ def read(
             "answers_not_understood": sum(teacher.not_understood for teacher in teachers),
             "answers_without_row": sum(len(teacher.unknown) for teacher in teachers),
         }
-    return ReadAnswers(teachers, numbers, fitted)
+    return ReadAnswers(teachers, numbers)
 
 
 def _calibrate(
@@ -106,9 +102,10 @@ def _calibrate(
     splits: Mapping[str, Rows],
     names: Sequence[str],
     gold: Mapping[str, Array | None],
-) -> tuple[str, Array, dict[str, float]]:
-    """The temperature that fits one half of the rows with gold labels, the split and rows of this half, and the
-    calibration error of the other half before and after.
+) -> dict[str, float]:
+    """The temperature that fits the rows with gold labels, and the calibration before and after.
+
+    After: each half of the rows at the temperature that fits the other half.
 
     Raises:
         InputError: there are too few rows.
@@ -126,30 +123,19 @@ def _calibrate(
             where=teacher.setting.name,
             hint="answer more rows that have gold labels, or set a number",
         )
-    drawn = np.random.default_rng(config.seed).permutation(rows)
-    half, other = np.sort(drawn[: len(rows) // 2]), np.sort(drawn[len(rows) // 2 :])
-
-    def decisions(indices: Array) -> tuple[Array, Array]:
-        selected = splits[split].select(indices.tolist())
-        own = teacher.labels[split].select(indices)
-        metric = task.metric(selected, config.data, names)
-        predictions = task.decide(own.logits, own.layout, names, selected, config.data, {})
-        result = None if metric is None else metric.class_logits(predictions)
-        assert result is not None  # see checks.py
-        return result
-
-    temperature = fitted_temperature(*decisions(half))
-    logits, labels = decisions(other)
-    return (
-        split,
-        half,
-        {
-            "temperature": temperature,
-            "calibration_rows": len(other),
-            "calibration_error": expected_calibration_error(logits, labels),
-            "calibration_error_at_temperature": expected_calibration_error(logits / temperature, labels),
-        },
-    )
+    selected, own = splits[split].select(rows.tolist()), teacher.labels[split].select(rows)
+    metric = task.metric(selected, config.data, names)
+    assert metric is not None  # there are gold labels
+    decisions = metric.class_logits(task.decide(own.logits, own.layout, names, selected, config.data, {}))
+    assert decisions is not None  # see checks.py
+    scaled = temperature_scaling(*decisions, fitted_temperature)
+    return {
+        "temperature": scaled["temperature"],
+        "calibration_rows": len(rows),
+        **calibration(*decisions),
+        "ece_scaled": scaled["ece_scaled"],
+        "brier_scaled": scaled["brier_scaled"],
+    }
 
 
 def weights(config: GenSoftLabels) -> list[float]:

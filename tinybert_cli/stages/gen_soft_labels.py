@@ -139,7 +139,7 @@ def _label(
         yield {"event": "drift", "rows": len(sample), **precision.for_manifest(), **drift}
     checked: teacher_check.CheckedRows | None = None
     if config.check_teacher:
-        checked = teacher_check.rows_to_check(config, task, splits, labels, names, without=answers.fitted)
+        checked = teacher_check.rows_to_check(config, task, splits, labels, names)
     check: teacher_check.TeacherCheck | None = None
     if checked is not None:
         raw = _result_of(labeller.label(checked.split, checked.indices))

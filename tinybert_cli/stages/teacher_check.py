@@ -61,21 +61,20 @@ def rows_to_check(
     splits: Mapping[str, Rows],
     labels: Mapping[str, Array | None],
     names: Sequence[str],
-    *,
-    without: Mapping[str, Array],
+    answered: Mapping[str, Array] | None = None,
 ) -> CheckedRows | None:
     """Up to CHECKED_ROWS rows with gold labels, drawn from the first split that has any.
 
     Args:
-        without: rows (N,) of splits that are not checked.
+        answered: which rows (N,) of each split the teacher labels; None = all.
     """
     for split, rows in splits.items():
         gold = labels[split]
         if gold is None:
             continue
         indices = gold_rows(task, rows, config, gold)
-        if split in without:
-            indices = indices[~without[split][indices]]
+        if answered is not None:
+            indices = indices[answered[split][indices]]
         if len(indices):
             drawn = indices[np.sort(np.random.default_rng(config.seed).permutation(len(indices))[:CHECKED_ROWS])]
             metric = task.metric(rows.select(drawn.tolist()), config.data, names)
