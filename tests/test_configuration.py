@@ -722,6 +722,11 @@ def test_a_hint_never_names_a_setting_that_the_command_lacks() -> None:
     assert hint("optimizer: adam", command="gen-soft-labels") == "all keys: tinybert schema gen-soft-labels"
 
 
+def test_a_key_of_an_item_of_a_list_gets_a_suggestion() -> None:
+    text = "task: text-classification\ndata: {}\noutput_dir: o\nteacher: [{answers_fil: x, answers_file: x}]\n"
+    assert hint(text, command="gen-soft-labels") == "did you mean 'answers_file'?"
+
+
 # Values
 
 

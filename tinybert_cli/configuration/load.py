@@ -198,7 +198,7 @@ def _key_hint(command: str, key: Key, location: Location) -> str:
     if location.source == COMMAND_LINE and location.column <= len(argument):
         return settings_hint(intended, tuple(argument.split(".")[len(key) :]), value)
     path = intended[0]
-    if path[:-1] == section:
+    if path[:-1] == tuple(map(str, section)):
         return f"did you mean '{path[-1]}'?"
     sections = [f"in `{suggestions.dotted(one[:-1])}`" if one[:-1] else "at the top level" for one in intended]
     if path[-1] == name:

@@ -97,7 +97,7 @@ def intended(command: str, section: Path, name: str) -> list[tuple[str, ...]] | 
     for other in _SYNONYMS.get(name, ()):
         if paths := _named(command, other):
             return paths
-    same_section = next((keys for path, keys in sections if path == section), [])
+    same_section = next((keys for path, keys in sections if path == _without_indices(section)), [])
     if near := difflib.get_close_matches(name, same_section, n=1, cutoff=0.6):
         return [(*map(str, section), near[0])]
     all_keys = [key for _, keys in sections for key in keys]
@@ -109,7 +109,7 @@ def keys_of(command: str, section: Path) -> list[str]:
     """The keys that a section may contain."""
     if not section:  # without the schema, which takes longer to build than everything else here
         return [field.alias or name for name, field in COMMANDS[command].model_fields.items()]
-    return next((keys for path, keys in _sections(command) if path == section), [])
+    return next((keys for path, keys in _sections(command) if path == _without_indices(section)), [])
 
 
 def other_command(command: str, keys: Iterable[str]) -> str | None:
@@ -136,6 +136,11 @@ def only_command(keys: Iterable[str]) -> str | None:
 @functools.cache
 def _schema(command: str) -> Schema:
     return COMMANDS[command].model_json_schema()
+
+
+def _without_indices(section: Path) -> tuple[str, ...]:
+    """The section of an item of a list is that of the setting, which may also be a single item."""
+    return tuple(step for step in section if isinstance(step, str))
 
 
 def _choices(command: str, schema: Schema) -> list[Schema]:
@@ -181,7 +186,7 @@ def _mismatch(command: str, keys: set[str]) -> tuple[int, int]:
 
 def _words(schema: Schema, plural: bool = False) -> str:
     """One schema in words."""
-    kind = schema.get("type")
+    kind = "object" if "$ref" in schema else schema.get("type")
     if words := _allowed_words(schema):
         return f"'{words[0]}'" if len(words) == 1 else f"one of: {', '.join(words)}"
     if kind in ("integer", "number"):
