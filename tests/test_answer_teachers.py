@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Configs, run, sentences, write_rows
 
+from tinybert_cli import configuration, tasks
 from tinybert_cli import data as data_module
-from tinybert_cli import tasks
 from tinybert_cli.answers import AnswerLabels, combined
 from tinybert_cli.config import Finetune
 from tinybert_cli.errors import ConfigError, InputError
@@ -94,6 +94,20 @@ def test_answers_with_exchanged_labels_are_refused_with_the_mapping(
     assert "label_names: {good: bad, bad: good}" in str(error.value.hint)
     fixed = {"answers_file": str(llm), "label_names": OTHER}
     run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=fixed))
+
+
+def test_hidden_labels_of_another_split_name_no_class(configs: Configs, llm: Path, data: Path, tmp_path: Path) -> None:
+    write_rows(data / "test.jsonl", [{**row, "label": -1} for row in sentences("test")])
+    teacher = {"answers_file": str(llm)}
+    run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=teacher, splits=["train", "test"]))
+    assert json.loads((tmp_path / "labels" / "manifest.json").read_text())["label_names"] == ["bad", "good"]
+
+
+def test_the_run_yaml_of_answers_repeats_the_run(configs: Configs, llm: Path, tmp_path: Path) -> None:
+    teacher = {"answers_file": str(llm), "temperature": "auto", "label_names": {"gut": "good"}}
+    run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=teacher))
+    repeated = configuration.load("gen-soft-labels", tmp_path / "labels" / "run.yaml")
+    assert event(run("gen-soft-labels", repeated), "up to date")
 
 
 def test_a_dry_run_checks_the_answers_and_writes_nothing(configs: Configs, llm: Path, tmp_path: Path) -> None:

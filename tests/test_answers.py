@@ -391,6 +391,8 @@ PRODIGY = [
     {"text": "Paul's 😀 saw Rome", "tokens": [], "spans": [{"start": 13, "end": 17, "label": "LOC"}], "answer": "accept"},
     {"text": "Nothing here", "tokens": [], "spans": [], "answer": "ignore"},
 ]  # fmt: skip
+JSON_MIN = [{"text": task["data"]["text"], "id": task["id"], "annotator": 1,
+             "label": [item["value"] for item in task["annotations"][0]["result"]]} for task in LABEL_STUDIO[:2]]  # type: ignore[index]  # fmt: skip
 LLM = [
     {"text": "Ada Lovelace lived in London.",
      "entities": [{"text": "Ada Lovelace", "label": "per"}, {"text": "London", "label": "LOC", "start": 99, "end": 105}]},
@@ -399,12 +401,26 @@ LLM = [
 
 
 @pytest.mark.parametrize(
-    "answers", [LABEL_STUDIO, DOCCANO, PRODIGY, LLM], ids=["label-studio", "doccano", "prodigy", "llm"]
+    "answers",
+    [LABEL_STUDIO, JSON_MIN, DOCCANO, PRODIGY, LLM],
+    ids=["label-studio", "json-min", "doccano", "prodigy", "llm"],
 )
 def test_spans_of_annotation_tools_become_tags(tmp_path: Path, answers: list[dict[str, Any]]) -> None:
     teacher = teacher_of(tmp_path, answers, {"tokens": WORDS}, task="token-classification", names=TAGS)
     expected = [["B-PER", "I-PER", "O", "O", "B-LOC", "O"], ["O", "O", "O", "O", "B-LOC"], None]
     assert tags(teacher) == expected
+
+
+def choices(*labels: str) -> dict[str, Any]:
+    return {"was_cancelled": False, "result": [{"type": "choices", "value": {"choices": list(labels)}}]}
+
+
+def test_choices_of_label_studio_are_labels_and_those_of_two_annotators_votes(tmp_path: Path) -> None:
+    answers = [{"data": {"text": "one"}, "annotations": [choices("positive"), choices("negative")]},
+               {"data": {"text": "two"}, "annotations": [choices("positive")]}]  # fmt: skip
+    with pytest.raises(InputError, match=r"row 1, annotation 1, and .*row 1, annotation 2"):
+        teacher_of(tmp_path, answers, {"text": TEXTS})
+    assert probabilities(teacher_of(tmp_path, answers, {"text": TEXTS}, votes=True)) == [[0.5, 0.5], [0, 1], None]
 
 
 def test_a_json_file_of_label_studio_is_read_like_its_lines(tmp_path: Path) -> None:

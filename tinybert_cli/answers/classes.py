@@ -185,7 +185,13 @@ class ClassReader(LabelReader):
         yield tuple(distribution), 1.0
 
     def _one_hot(self, index: int) -> tuple[float, ...]:
-        return tuple(float(index == other) for other in range(len(self.names)))
+        return self._rows_of_identity[index]
+
+    @cached_property
+    def _rows_of_identity(self) -> list[tuple[float, ...]]:
+        """One object per class, however many answers name it."""
+        classes = range(len(self.names))
+        return [tuple(float(index == other) for other in classes) for index in classes]
 
 
 class MultiLabelReader(LabelReader):

@@ -168,8 +168,8 @@ def _of_label_studio(rows: Rows, texts: Sequence[str]) -> AnswerFile:
         text = columns[own_texts[0]][index] if len(own_texts) == 1 else None
         results = labelled_spans.label_studio_results(written or [], where)
         skipped += not results
-        answers += [
-            (index, Answer(labelled_spans.label_studio_answer(result), where, text if isinstance(text, str) else None))
-            for result in results
-        ]
+        for number, result in enumerate(results, 1):
+            own = f"{where}, annotation {number}" if len(results) > 1 else where
+            value = labelled_spans.label_studio_answer(result)
+            answers.append((index, Answer(value, own, text if isinstance(text, str) else None)))
     return AnswerFile(rows, answers, "annotations", own_texts, skipped)

@@ -14,7 +14,7 @@ from tinybert_cli.answers import AnswerTeacher, frequent_answers, read_answers, 
 from tinybert_cli.config import Answers, GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
-from tinybert_cli.label_values import example_list, is_missing
+from tinybert_cli.label_values import all_hidden, example_list, is_missing
 from tinybert_cli.metrics.calibration import calibration, fitted_temperature, temperature_scaling
 from tinybert_cli.stages import teacher_check
 from tinybert_cli.types import Array, Rows
@@ -44,7 +44,11 @@ def class_names(config: GenSoftLabels, task: tasks.PredictionTask, splits: Mappi
     """
     settings, column = config.data, config.data.label_column_name
     columns = [column] if isinstance(column, str) else list(column)
-    parts = [rows for rows in splits.values() if any(name in rows.columns for name in columns)]
+    parts = [
+        rows
+        for rows in splits.values()
+        if any(name in rows.columns and not all_hidden(rows.columns[name]) for name in columns)
+    ]
     if task.output_type in ("value", "span"):
         return task.label_names(next(iter(splits.values())), settings, model_names=None)
     labels = {
