@@ -296,6 +296,61 @@ def test_int8_with_all_parts_excluded_is_float32(exported: Path, tmp_path: Path)
     assert torch.allclose(session_logits(tmp_path, batch), session_logits(exported, batch), atol=1e-6)
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "any"])
+def test_parts_in_twelve_bits_have_nearly_the_logits_of_float32(
+    runtime: str, bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinybert_cli.formats import twelve_bits
+
+    monkeypatch.setattr(twelve_bits, "SMALL", 0)
+    batch = padded([12, 7], seed=3)
+    write_onnx(bert, batch, tmp_path, runtime=runtime)
+    source, differences = tmp_path / FILE, []
+    products = prepare_int8(source, rows(), runtime=runtime)
+    for parts in ([], parts_of_onnx(source)):
+        quantize_onnx(source, tmp_path / "int8" / FILE, products, twelve_bits=parts, runtime=runtime)
+        logits = session_logits(tmp_path / "int8", batch)
+        differences.append((logits - session_logits(tmp_path, batch)).abs().max())
+    assert 0 < differences[1] < differences[0] / 5
+
+
+@pytest.mark.parametrize("kind", ["Gather", "MatMul", "Gemm"])
+def test_twelve_bits_need_three_eighths_and_round_by_half_a_step(kind: str, tmp_path: Path) -> None:
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    from tinybert_cli.formats import twelve_bits
+
+    random = np.random.default_rng(0)
+    values = (random.normal(size=(200, 64)) * np.logspace(-3, 1, 64)).astype(np.float32)
+    axis = 0 if kind == "MatMul" else 1  # over which a scale is shared
+    if axis:
+        values = np.ascontiguousarray(values.reshape(64, 200).T.reshape(200, 64))
+    given, options = ("values", "ids") if kind == "Gather" else ("rows", "values"), {}
+    if kind == "Gemm":
+        options = {"transB": 1}
+    width = 200 if kind == "Gemm" else 64
+    inputs = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])]
+    if kind != "Gather":
+        inputs = [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["n", 64 if kind == "Gemm" else 200])]
+    node = helper.make_node(kind, list(given), ["out"], name="node", **options)
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", width])
+    graph = helper.make_graph([node], "g", inputs, [output], [numpy_helper.from_array(values, "values")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    twelve_bits.pack(model, {"node"})
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    if kind == "Gather":
+        (found,) = session.run(None, {"ids": np.arange(200)})
+    else:
+        (found,) = session.run(None, {"rows": np.eye(64 if kind == "Gemm" else 200, dtype=np.float32)})
+        found = found.T if kind == "Gemm" else found
+    step = np.abs(values).max(axis, keepdims=True) / 2047
+    assert (np.abs(found - values) <= step * 0.501).all()
+    assert sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= values.nbytes * 3 / 8 + 4 * 201
+    onnx.checker.check_model(model)
+
+
 def test_an_unknown_part_is_rejected(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no part 'encoder\.layer\.7'") as error:
         quantize_onnx(exported / FILE, tmp_path / FILE, {}, ["classifier", "encoder.layer.7"])

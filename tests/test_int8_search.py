@@ -39,11 +39,11 @@ class FakeParity:
 def search(folder: Path, losses: dict[tuple[str, ...], float], exclude: Sequence[str] = ()) -> Int8Result:
     state: set[str] = set()
 
-    def write(source: Path, target: Path, prepared: Any, float32_parts: Sequence[str]) -> None:
+    def write(source: Path, target: Path, prepared: Any, exclude: Sequence[str], twelve_bits: Sequence[str]) -> None:
         state.clear()
-        state.update(float32_parts)
+        state.update([*exclude, *twelve_bits])
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(",".join(float32_parts))
+        target.write_text(",".join([*exclude, *twelve_bits]))
 
     int8 = formats.Int8("int8.bin", lambda source, batches: None, write, (), lambda source: PARTS)
     return Int8Search(

@@ -594,8 +594,8 @@ class Export(Stage):
     """Data type of the weights, with `format: safetensors`; null = bfloat16, which CPUs can compute with."""
     quantize: Literal["none", "int8", "fp16"] = "none"
     """int8: also write an int8 model, with one scale per output channel and ranges of activations that are measured on
-    real rows; parts of it stay float32 if it would not pass verification. fp16: also write a float16 model, for GPUs;
-    with `format: onnx` only."""
+    real rows; parts that would fail verification compute in float32, from weights of 12 bits. fp16: also write a
+    float16 model, for GPUs; with `format: onnx` only."""
     quantize_exclude: list[str] = []
     """Modules that stay float32 in int8, by name: encoder.layer.0, classifier, ..."""
     embedding_bits: Literal[8, 6] = 8

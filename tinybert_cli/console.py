@@ -460,7 +460,9 @@ _LINES: dict[str, Callable[[Row], str | None]] = {
     ),
     "scored": lambda row: f"scored {row['model']}",
     "rejected": lambda row: f"int8 rejected: {row['message']}",
-    "float32_parts": lambda row: f"int8 except {', '.join(row['parts'])}, so that it passes: {row['cost']}",
+    "float32_parts": lambda row: (
+        f"int8 except {', '.join(row['parts'])}, in float32 from 12 bits, so that it passes: {row['cost']}"
+    ),
     "written": lambda row: f"written: {row['bytes'] / 1e6:.1f} MB; comparing it with the original",
     "up to date": lambda row: f"up to date: {row['output_dir']}",
     "done": _done,

@@ -166,7 +166,10 @@ EVENTS: dict[str, dict[str, str]] = {
     "written": {"bytes": "size of the exported weights"},
     "verify": {"...": "the numbers of the parity check"},
     "rejected": {"message": "why the int8 model was rejected"},
-    "float32_parts": {"parts": "the parts that stay float32 so that int8 passes", "cost": "their size and time"},
+    "float32_parts": {
+        "parts": "the parts that compute in float32, from weights of 12 bits, so that int8 passes",
+        "cost": "their size and time",
+    },
     "done": {**_OUTPUT_DIR, **_METRICS},
     "up to date": {**_OUTPUT_DIR, **_METRICS},
 }

@@ -10,6 +10,7 @@ from typing import Any
 from tinybert_cli.errors import ConfigError, InputError, nearest
 from tinybert_cli.formats.int8_matrices import MATRICES, IntegerProduct, integer_products, measure, replace_products
 from tinybert_cli.formats.int8_tables import quantize_tables
+from tinybert_cli.formats.twelve_bits import pack
 from tinybert_cli.types import Array
 
 PLAIN = "any"  # the setting `runtime` of a graph with standard operators only
@@ -33,6 +34,7 @@ def quantize_onnx(
     products: Mapping[str, IntegerProduct],
     exclude: Sequence[str] = (),
     *,
+    twelve_bits: Sequence[str] = (),
     embedding_bits: int = 8,
     runtime: str = "onnxruntime",
 ) -> None:
@@ -41,6 +43,7 @@ def quantize_onnx(
     Args:
         products: from `prepare_int8`.
         exclude: parts that are not quantized, by the names of the model's modules: `encoder.layer.0`, `classifier`.
+        twelve_bits: parts that compute in float32, from weights of 12 bits.
         embedding_bits: 8, or 6 for large tables.
         runtime: onnxruntime, or any: standard operators only.
 
@@ -57,10 +60,14 @@ def quantize_onnx(
             parts = ", ".join(dict.fromkeys(map(_part, modules.values())))
             hint = nearest(name, known) or f"its parts: {parts}"
             raise ConfigError(f"the model has no part '{name}'", key=("quantize_exclude", index), hint=hint)
-    excluded = {node for node, module in modules.items() if any(_is_in(module, name) for name in exclude)}
+    excluded, packed = (
+        {node for node, module in modules.items() if any(_is_in(module, name) for name in names)}
+        for names in ([*exclude, *twelve_bits], twelve_bits)
+    )
     plain = runtime == PLAIN
     replace_products(model, {node: one for node, one in products.items() if node not in excluded}, plain=plain)
     quantize_tables(model, excluded, embedding_bits)
+    pack(model, packed)
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, target)
 

@@ -125,7 +125,7 @@ def _export(
             int8 = Int8Search(
                 form, form.int8, verification, config.verify, folder, load, config.quantize_exclude, options
             ).run()
-            float32_parts = [*config.quantize_exclude, *int8.float32_parts]
+            float32_parts = [*config.quantize_exclude, *(f"{part} (12 bits)" for part in int8.float32_parts)]
             if int8.rejection is None:
                 precision, numbers, predictions = "int8", int8.numbers, int8.predictions
                 if int8.cost is not None:

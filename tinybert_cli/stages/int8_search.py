@@ -1,4 +1,7 @@
-"""int8 of an export: of the whole model if that passes verification, else with as few parts in float32 as pass."""
+"""int8 of an export: of the whole model if that passes verification, else with as few parts in float32 as pass.
+
+These parts compute in float32; their weights are stored in 12 bits, as verified with the rest.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ class Int8Search:
         prepared = self.int8.prepare(weights, self.verification.calibration(), **runtime)
 
         def write(float32_parts: Sequence[str]) -> Any:
-            self.int8.write(weights, target, prepared, [*self.exclude, *float32_parts], **self.options)
+            self.int8.write(weights, target, prepared, self.exclude, twelve_bits=float32_parts, **self.options)
             return self.load(scratch)
 
         result = self._search(write, target, weights)
