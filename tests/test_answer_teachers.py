@@ -19,6 +19,7 @@ from tinybert_cli.config import Finetune
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.calibration import fitted_temperature
 from tinybert_cli.metrics.probabilities import softmax
+from tinybert_cli.types import Layout
 
 OTHER = {"good": "bad", "bad": "good"}
 Write = Callable[..., Path]
@@ -257,6 +258,19 @@ def test_a_row_is_the_mean_of_the_teachers_that_answered_it() -> None:
     mean = combined(task, [labels([0.2, 0.2, None, None]), labels([0.8, None, 0.8, None])], [1.0, 3.0], None)
     assert softmax(mean.logits)[:3, 1] == pytest.approx([0.65, 0.2, 0.8])
     assert mean.answered.tolist() == [True, True, True, False]
+
+
+def test_the_mean_of_tags_is_taken_row_by_row() -> None:
+    layout = Layout(np.array([0, 2, 3]))
+
+    def labels(probabilities: list[float], answered: list[bool]) -> AnswerLabels:
+        rows = np.log(np.array([[1 - p, p] for p in probabilities])).astype(np.float32)
+        return AnswerLabels(rows, layout, np.array(answered))
+
+    task = tasks.find_prediction_task("token-classification")
+    parts = [labels([0.2, 0.4, 0.5], [True, False]), labels([0.4, 0.6, 0.9], [True, True])]
+    mean = combined(task, parts, [1.0, 1.0], layout)
+    assert softmax(mean.logits)[:, 1] == pytest.approx([0.3, 0.5, 0.9])
 
 
 def test_two_files_of_spans_share_their_probability(configs: Configs, tmp_path: Path) -> None:

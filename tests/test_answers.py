@@ -447,6 +447,12 @@ def test_spans_and_tags_that_do_not_fit_label_nothing(tmp_path: Path, value: lis
     assert tags(teacher) == [None, None, ["O", "O"]] and teacher.tally.counts[kind] == 1
 
 
+def test_an_entity_may_be_called_nan(tmp_path: Path) -> None:
+    answers = [{"text": "NAN here", "answer": [{"text": "NAN", "label": "PER"}]}]
+    teacher = teacher_of(tmp_path, answers, {"tokens": [["NAN", "here"]]}, task="token-classification", names=TAGS)
+    assert tags(teacher) == [["B-PER", "O"]]
+
+
 def test_a_span_mapped_to_o_is_ignored(tmp_path: Path) -> None:
     answers = [{"text": " ".join(WORDS[1]), "answer": [[0, 4, "DATE"], [14, 18, "LOC"]]}]
     setting: dict[str, Any] = {"task": "token-classification", "names": TAGS, "label_names": {"DATE": "O"}}
@@ -489,6 +495,8 @@ def qa(folder: Path, values: Sequence[Any], **setting: Any) -> AnswerTeacher:
         ("1843", {"1843@25": 1.0}),
         ("  '1843.' ", {"1843@25": 1.0}),
         ("IT WAS written", {"It was written@0": 1.0}),
+        ("The answer is: 1843.", {"1843@25": 1.0}),
+        ("NaN", None),
         ("Ada Lovelace", {"Ada  Lovelace@35": 1.0}),
         ("Ada", {"Ada@18": 0.5, "Ada@35": 0.5}),
         ({"text": "Ada", "answer_start": 35}, {"Ada@35": 1.0}),

@@ -149,7 +149,7 @@ def read_teacher(
         raise InputError(
             f"none of the {used:,} answers labels a row: they {' or '.join(problems) or 'are empty'}",
             where=setting.name,
-            hint=_hint(names, frequent_answers(file)),
+            hint=READERS[task.name].remedy or _hint(names, frequent_answers(file)),
         )
     return AnswerTeacher(setting, labels, tally, joined.by, file.column, used, joined.unknown, file.skipped)
 

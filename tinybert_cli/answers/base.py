@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from tinybert_cli.types import Array, Layout, Rows, concatenated_ranges
 
 EXAMPLES = 3  # examples of each problem
 QUOTED = 60  # characters of an answer in a message
-_NOT_A_NUMBER = {"nan", "inf", "-inf", "+inf", "infinity", "-infinity"}
+NOT_A_NUMBER = {"nan", "inf", "-inf", "+inf", "infinity", "-infinity"}  # texts that programs write for these
 
 Vote = tuple[Hashable, float]  # what an answer says, comparable with others, and its weight
 
@@ -69,6 +69,7 @@ class AnswerLabels:
 class Reader(ABC):
     """Reads the answers to the rows of one split."""
 
+    remedy: ClassVar[str | None] = None  # if none of the answers can be understood; None: names of the labels
     rows: Rows
     data: Data
     names: Sequence[str]  # the classes
@@ -102,8 +103,7 @@ class Reader(ABC):
             if is_empty(answer.value):
                 self.tally.add("empty", answer.where)
                 continue
-            if answer.value not in self.names:
-                check_finite(answer.value, answer.where)
+            check_finite(answer.value, answer.where)
             for content, weight in self.votes(answer, row):
                 if first is not None and content != first[0] and not self.setting.votes:
                     self._refuse_two(first[1], answer, row)
@@ -159,15 +159,19 @@ def confidence(value: Any, where: str) -> float | None:
     return number
 
 
+def check_no_nan(value: Any, where: str) -> None:
+    """InputError if an answer is the text that programs write for NaN or infinity."""
+    if isinstance(value, str) and value.strip().lower() in NOT_A_NUMBER:
+        raise InputError(f"the answer holds {value.strip()}", where=where, hint="leave the answer out")
+
+
 def check_finite(value: Any, where: str) -> None:
     """InputError if an answer has a number that is NaN or infinite."""
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
     for item in items:
         if isinstance(item, (list, dict)):
             check_finite(item, where)
-        elif (isinstance(item, float) and not math.isfinite(item)) or (
-            isinstance(item, str) and item.strip().lower() in _NOT_A_NUMBER
-        ):
+        elif isinstance(item, float) and not math.isfinite(item):
             raise InputError(f"the answer holds {item}: {quoted(value)}", where=where, hint="leave the answer out")
 
 

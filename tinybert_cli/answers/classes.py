@@ -13,7 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, confidence, quoted, weighted_mean
+from tinybert_cli.answers.base import (
+    Answer,
+    AnswerLabels,
+    Reader,
+    Vote,
+    check_no_nan,
+    confidence,
+    quoted,
+    weighted_mean,
+)
 from tinybert_cli.answers.free_text import LabelMatcher, label_index
 from tinybert_cli.errors import ConfigError, InputError, did_you_mean
 from tinybert_cli.label_values import as_number, as_text, listed
@@ -69,6 +78,7 @@ class LabelReader(Reader):
             is_position = as_number(value) is not None and as_text(value) not in (*self.names, *self.renamed)
             self.tally.add("position" if is_position else "label", f"{as_text(value)} = {self.names[index]}")
             return index
+        check_no_nan(value, answer.where)
         name = self.matcher.name(value) if isinstance(value, str) else None
         if name is None:
             self.unmapped("unmapped", answer, "the answer names no label, or several", self.hint)

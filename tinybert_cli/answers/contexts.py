@@ -24,11 +24,14 @@ from tinybert_cli.types import Array, Layout
 
 Characters = tuple[int, int]  # first character and end in the context
 _AROUND = " \t\r\n\"'`“”‘’.,;:!?()[]«»"
+_STATED = re.compile(r"(?:so |the |my |final |correct )*answer(?: is)?\b[:\s]+(.+)", re.IGNORECASE | re.DOTALL)
 _NO_SPAN = -1
 
 
 class SpanReader(Reader):
     """A vote is the occurrences of an answer in the context; none of them for "no answer"."""
+
+    remedy = "an answer is a part of the context of its row; check id_column_name and answer_column_name"
 
     @cached_property
     def contexts(self) -> list[str]:
@@ -137,12 +140,15 @@ def _shares(votes: Sequence[Vote]) -> dict[Characters, float]:
 
 
 def _patterns(text: str) -> Iterator[tuple[str, int]]:
-    """What to look for, from the exact text to one without case and the punctuation around it."""
+    """What to look for, from the exact text to one without case, the punctuation around it, and `The answer is`."""
     bare = text.strip(_AROUND)
     yield _pattern(text), 0
     if bare:
         yield _pattern(bare), 0
         yield _pattern(bare), re.IGNORECASE
+    stated = _STATED.fullmatch(text)
+    if stated is not None and stated[1].strip(_AROUND):
+        yield from _patterns(stated[1])
 
 
 def _pattern(text: str) -> str:

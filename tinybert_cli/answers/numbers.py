@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, weighted_mean
+from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, check_no_nan, weighted_mean
 
 _LAST = re.compile(r"(?:[^\d:=]*[:=])?\s*([+-]?\d+(?:\.\d+)?)\s*[.!]?\s*", re.DOTALL)
 
@@ -16,11 +16,14 @@ _LAST = re.compile(r"(?:[^\d:=]*[:=])?\s*([+-]?\d+(?:\.\d+)?)\s*[.!]?\s*", re.DO
 class NumberReader(Reader):
     """A vote is a number."""
 
+    remedy = "an answer is a number, or ends with one after a colon; check answer_column_name"
+
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
         items = answer.value if isinstance(answer.value, list) else [answer.value]
         if len(items) > 1 and self.setting.votes:
             self.tally.add("votes")
         for item in items:
+            check_no_nan(item, answer.where)
             number = _number(item)
             if number is None:
                 self.unmapped("unmapped", answer, "expected a number")

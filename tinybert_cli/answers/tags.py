@@ -29,6 +29,11 @@ Words = tuple[int, int]  # the first word of an entity, and the first one after 
 class TagReader(LabelReader):
     """A vote is the class index of each word of the row."""
 
+    remedy = (
+        'an answer is a tag for each word, or spans such as [0, 3, "PER"] with labels of the data; other words for '
+        "labels: teacher: {label_names: {word: label}}"
+    )
+
     @cached_property
     def words(self) -> list[list[str]]:
         return words_of(self.rows, self.data)
