@@ -165,3 +165,22 @@ def test_int8_stores_the_weights_of_shared_layers_once(finetuned: Finetuned, tmp
     layer_products = [node for node in layer_products if "ffn_output" not in node.name]
     assert len(layer_products) == 3
     assert len({node.input[2] for node in layer_products}) > 1  # the scale of each input is its own
+
+
+def test_int8_stores_what_deberta_computes_for_distances(finetuned: Finetuned, tmp_path: Path) -> None:
+    """ONNX Runtime would compute integer products of constants again in every run."""
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    model, tokenizer = load(finetuned("deberta-v3") / "teacher")
+    text = tokenizer("the film was warm", return_tensors="pt")
+    write_onnx(model, dict(text), tmp_path)
+    file = tmp_path / "onnx" / "model.onnx"
+    products = prepare_int8(file, [{key: value.numpy() for key, value in text.items()}])
+    quantize_onnx(file, tmp_path / "int8.onnx", products)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(tmp_path / "int8.onnx"), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(str(tmp_path / "optimized.onnx")).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    again = [node.name for node in graph.node if node.input and constants.issuperset(filter(None, node.input))]
+    assert not again
+    assert sum(node.op_type == "MatMulIntegerToFloat" for node in graph.node) == 3 * 6 + 2  # layers, pooler, classifier

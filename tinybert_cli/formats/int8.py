@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.errors import ConfigError, InputError, nearest
-from tinybert_cli.formats.int8_matrices import MATRICES, IntegerProduct, integer_products, measure, replace_products
+from tinybert_cli.formats.int8_matrices import MATRICES, Product, integer_products, measure, replace_products
 from tinybert_cli.formats.int8_tables import quantize_tables
 from tinybert_cli.formats.twelve_bits import pack
 from tinybert_cli.types import Array
@@ -18,7 +18,7 @@ PLAIN = "any"  # the setting `runtime` of a graph with standard operators only
 
 def prepare_int8(
     source: Path, batches: Iterable[Mapping[str, Array]], *, runtime: str = "onnxruntime"
-) -> dict[str, IntegerProduct]:
+) -> dict[str, Product]:
     """What `quantize_onnx` needs: every product with a matrix in integers, measured on unpadded batches of real rows.
 
     Raises:
@@ -31,7 +31,7 @@ def prepare_int8(
 def quantize_onnx(
     source: Path,
     target: Path,
-    products: Mapping[str, IntegerProduct],
+    products: Mapping[str, Product],
     exclude: Sequence[str] = (),
     *,
     twelve_bits: Sequence[str] = (),

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from tinybert_cli.formats.int8_constants import TINY, ConstantProduct, constant_names
 from tinybert_cli.types import Array
 
 MATRICES = ("MatMul", "Gemm", "Attention")
 SHIFTS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # exponents of SmoothQuant that are tried; 0: no factors
 ROWS_OF_A_BATCH = 8  # tokens of a text on which the error of a product is measured; 512 of 64 texts
-TINY = 1e-12
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Activation:
     low: Array  # (K,)
     high: Array  # (K,)
     rows: list[Array]  # (n, K)
+    constant: Array | None = None  # (..., n, K) its value, if no input of the model changes it
 
     def add(self, values: Array) -> None:
         rows = values.reshape(-1, values.shape[-1])
@@ -53,6 +54,9 @@ class IntegerProduct:
     weight_scales: Array  # (N,)
 
 
+Product = IntegerProduct | ConstantProduct
+
+
 def measure(source: Path, batches: Iterable[Mapping[str, Array]]) -> dict[str, Activation]:
     """The inputs of all products with a matrix, by name, in the float32 file, on unpadded batches."""
     import onnx
@@ -66,11 +70,13 @@ def measure(source: Path, batches: Iterable[Mapping[str, Array]]) -> dict[str, A
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     inputs = [node.name for node in session.get_inputs()]
+    constants = constant_names(model.graph)
     measured: dict[str, Activation] = {}
     for batch in batches:
         for name, values in zip(names, session.run(names, {key: batch[key] for key in inputs}), strict=True):
             zeros = np.zeros(values.shape[-1], np.float32)
-            measured.setdefault(name, Activation(zeros, zeros, [])).add(values)
+            constant = values if name in constants else None
+            measured.setdefault(name, Activation(zeros, zeros, [], constant)).add(values)
     return measured
 
 
@@ -80,19 +86,27 @@ def products(graph: Any) -> list[Any]:
     return [node for node in graph.node if node.op_type in MATRICES and node.input[1] in matrices]
 
 
-def integer_products(source: Path, measured: Mapping[str, Activation], *, symmetric: bool) -> dict[str, IntegerProduct]:
+def integer_products(source: Path, measured: Mapping[str, Activation], *, symmetric: bool) -> dict[str, Product]:
     """Node → its product in integers, with the smallest error on the measured rows.
 
-    Products with the same matrix (of shared layers, or of tokens and positions) share factors and weights.
+    Products with the same matrix (of shared layers) share factors and weights.
     """
     import onnx
 
     graph = onnx.load(source).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     by_matrix: dict[str, list[Any]] = {}
+    replacements: dict[str, Product] = {}
     for node in products(graph):
-        by_matrix.setdefault(node.input[1], []).append(node)
-    replacements = {}
+        constant = measured[node.input[0]].constant
+        if (
+            constant is not None
+            and constant.size == constant.shape[-1] * constant.shape[-2]
+            and node.op_type == "MatMul"
+        ):
+            replacements[node.name] = ConstantProduct.of(constant, matrix_of(node, tensors))
+        else:
+            by_matrix.setdefault(node.input[1], []).append(node)
     for nodes in by_matrix.values():
         inputs = [measured[node.input[0]] for node in nodes]
         product = best_product(_together(inputs), matrix_of(nodes[0], tensors), symmetric=symmetric)
@@ -169,7 +183,7 @@ def matrix_of(node: Any, tensors: Mapping[str, Any]) -> Array:
     return matrix.T if transposed else matrix
 
 
-def replace_products(model: Any, replacements: Mapping[str, IntegerProduct], *, plain: bool) -> None:
+def replace_products(model: Any, replacements: Mapping[str, Product], *, plain: bool) -> None:
     """Replaces products of a graph by integer products.
 
     Args:
@@ -193,6 +207,9 @@ def replace_products(model: Any, replacements: Mapping[str, IntegerProduct], *, 
         product = replacements.get(node.name)
         if product is None:
             nodes.append(node)
+            continue
+        if isinstance(product, ConstantProduct):
+            nodes += product.nodes(node, new)
             continue
         output, bias = node.output[0], node.input[2] if len(node.input) > 2 else ""
         if node.op_type == "MatMul" and not plain:
