@@ -6,6 +6,7 @@ A fork has torch and transformers already, whose import takes seconds, and is ot
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -32,6 +33,7 @@ def serve(requests: TextIO, answers: TextIO, *, fork: bool) -> None:
     if fork:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends the process while it imports
         import_stages()
+        gc.freeze()  # a fork neither visits nor, when it ends, frees what it shares with this process
     for line in iter(requests.readline, ""):
         request = json.loads(line)
         run = _run_in_fork if fork else _run
