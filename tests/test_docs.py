@@ -149,9 +149,9 @@ def test_contributing_shows_the_tree_of_the_package() -> None:
     assert modules == {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
 
 
-def test_ci_runs_checks_wheel_site_smoke_tests_faults_and_integrations() -> None:
+def test_ci_runs_checks_wheel_site_smoke_tests_faults_families_and_integrations() -> None:
     targets = re.findall(r"^make ([\w-]+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert targets == ["check", "wheel", "docs", "smoke", "test", "faults", "test-integrations"]
+    assert targets == ["check", "wheel", "docs", "smoke", "test", "faults", "test-families", "test-integrations"]
 
 
 def test_shipped_yaml_also_loads_with_pyyaml() -> None:
