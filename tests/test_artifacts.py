@@ -653,6 +653,17 @@ def test_full_disk_leaves_no_incomplete_output(error: Exception, folder: Path) -
     assert set(files(folder)) == {"train-0.parquet", "checkpoints/started.json"}
 
 
+def test_folder_that_is_removed_during_a_run_is_no_bug(folder: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"'.*' is missing, which this run has written") as caught,
+        open_output("finetune", stage(folder), INPUTS) as output,
+    ):
+        output.put(writer("model.safetensors"))
+        shutil.rmtree(folder)
+        output.finish({"rows": 3})
+    assert caught.value.exit_code == 4
+
+
 @full_disk
 def test_full_disk_leaves_the_older_checkpoint(error: Exception, folder: Path) -> None:
     def write(at: Path) -> None:

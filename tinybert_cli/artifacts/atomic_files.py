@@ -81,7 +81,8 @@ def check_free_space(folder: Path, needed: int) -> None:
 
 
 def as_user_error(error: Exception, folder: Path, *, saved: str) -> Exception:
-    """A UserError for a full disk, which every library reports differently, or for an output folder without permission.
+    """A UserError for a full disk, which every library reports differently, for an output folder without permission, or
+    for one from which somebody removes files.
 
     Any other error is returned unchanged.
 
@@ -92,6 +93,11 @@ def as_user_error(error: Exception, folder: Path, *, saved: str) -> Exception:
         in_folder = error.filename is not None and Path(error.filename).is_relative_to(folder)
         what = f"cannot write to output_dir '{folder}': {error.strerror}"
         return OutputError(what, hint="choose another output_dir") if in_folder else error
+    if isinstance(error, FileNotFoundError) and error.filename and _was_removed(Path(error.filename), folder):
+        return OutputError(
+            f"'{error.filename}' is missing, which this run has written: another program removes files in '{folder}'",
+            hint="run the same command again, and leave its folder alone until it is finished",
+        )
     no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if no_space or _FULL_DISK.search(str(error)):
         return UserError(
@@ -99,6 +105,11 @@ def as_user_error(error: Exception, folder: Path, *, saved: str) -> Exception:
             hint=f"free some space, then run the same command {saved}",
         )
     return error
+
+
+def _was_removed(missing: Path, folder: Path) -> bool:
+    """Whether a file of a run is missing together with its folder, or the one that every run begins with."""
+    return missing.is_relative_to(folder) and (missing.name == "started.json" or not missing.parent.exists())
 
 
 _FULL_DISK = re.compile(
