@@ -175,6 +175,7 @@ def test_labels_equal_those_of_run_qa_for_every_span(tokenizer: Any, data: Data)
 @given(context=st.text(alphabet="aé北京😀\u200b\u3000 \n'-3", min_size=1, max_size=30), data=st.data())
 def test_any_span_of_any_text_is_found_again(context: str, data: Any, tokenizers: dict[str, Any]) -> None:
     words = [match.span() for match in re.finditer(r"\S+", context)]
+    words = [(begin, end) for begin, end in words if context.index(context[begin:end]) == begin]  # as make_rows says
     if not words:
         return
     begin, end = data.draw(st.sampled_from(words))

@@ -188,10 +188,17 @@ def test_config_json_names_the_task_of_the_model(name: str, folder: Path) -> Non
     assert isinstance(predictor.load_predictor(str(folder / name)).task, Rating)
 
 
-@pytest.mark.parametrize("recorded", [None, "no-such-task", "regression", "language-modeling", ["rating"]])
+@pytest.mark.parametrize("recorded", [None, "regression", "language-modeling"])
 def test_other_models_have_the_first_task_with_their_head(recorded: object, folder: Path) -> None:
     config = json.loads((folder / "teacher" / "config.json").read_text())
     assert tasks.of_model({**config, tasks.CONFIG_KEY: recorded}).name == "text-classification"
+
+
+@pytest.mark.parametrize("recorded", ["no-such-task", ["rating"], 3])
+def test_a_task_that_is_not_installed_is_refused(recorded: object, folder: Path) -> None:
+    config = json.loads((folder / "teacher" / "config.json").read_text())
+    with pytest.raises(InputError, match="does not know"):
+        tasks.of_model({**config, tasks.CONFIG_KEY: recorded})
 
 
 def test_training_for_another_task_replaces_the_recorded_one(folder: Path) -> None:

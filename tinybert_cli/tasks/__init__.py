@@ -76,10 +76,10 @@ def of_model(config: Mapping[str, Any]) -> PredictionTask:
         InputError: the model's head belongs to none of the tasks, or CONFIG_KEY names a task of another version.
     """
     own = config.get(CONFIG_KEY)
-    if own is not None and own not in TASKS:
+    if own is not None and (not isinstance(own, str) or own not in TASKS):
         raise InputError(
             f"the model is for the task {own!r}, which this version of tinybert does not know",
-            hint="pip install --upgrade tinybert",
+            hint="install the package that adds this task, or a newer tinybert",
         )
     architecture = (config.get("architectures") or ["a model without a head"])[0]
     matching: dict[str, PredictionTask] = {}
