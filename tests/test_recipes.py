@@ -245,6 +245,19 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_runner, "looks_finished", lambda stage: False)
 
 
+def started_commands(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """The arguments of tinybert in each process that starts from now on."""
+    started: list[Sequence[str]] = []
+    popen = subprocess.Popen
+
+    def counted(words: Sequence[str], **options: Any) -> Any:
+        started.append(words[3:])
+        return popen(words, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", counted)
+    return started
+
+
 def test_a_finished_recipe_is_up_to_date_and_force_replaces_only_what_differs(
     recipe: Path, in_this_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,14 +285,7 @@ def test_finished_stages_share_a_process_without_forks_and_end_like_their_comman
     monkeypatch.setattr(stage_processes, "can_fork", lambda: False)
     monkeypatch.chdir(tmp_path)
     before = Path("out/teacher/manifest.json").stat().st_mtime_ns
-    started: list[Sequence[str]] = []
-    popen = subprocess.Popen
-
-    def counted(words: Sequence[str], **options: Any) -> Any:
-        started.append(words[3:])
-        return popen(words, **options)
-
-    monkeypatch.setattr(subprocess, "Popen", counted)
+    started = started_commands(monkeypatch)
     capsys.readouterr()
     assert run_recipe(recipe, [], Options(as_json=True)) == 0
     assert [stage["status"] for stage in json.loads(capsys.readouterr().out)["stages"]] == ["up to date"] * 2
@@ -413,14 +419,7 @@ def test_a_fork_that_a_signal_ends_is_an_error_and_the_server_goes_on(
 
 @needs_fork
 def test_forks_write_the_same_weights_as_commands(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[Sequence[str]] = []
-    popen = subprocess.Popen
-
-    def counted(words: Sequence[str], **options: Any) -> Any:
-        started.append(words[3:])
-        return popen(words, **options)
-
-    monkeypatch.setattr(subprocess, "Popen", counted)
+    started = started_commands(monkeypatch)
     assert run_recipe(recipe, [], Options()) == 0
     assert started == [["serve-stages", "--fork"]]
     weights = Path("out/teacher/model.safetensors").read_bytes()

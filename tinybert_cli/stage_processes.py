@@ -95,8 +95,8 @@ class StageServer:
 
 
 def can_fork() -> bool:
-    """Whether stages may be forked: not where a fork after the import of torch is unsafe, and not beside a GPU driver,
-    which a fork breaks if anything imported has asked for a device."""
+    """Whether stages may be forked: only on Linux, as a fork after the import of torch is unsafe elsewhere, and only
+    without a GPU driver, which does not work in a fork if an import has used it."""
     drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/dri/renderD128", "/dev/accel")
     return sys.platform == "linux" and not any(Path(driver).exists() for driver in drivers)
 

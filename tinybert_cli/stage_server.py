@@ -28,7 +28,7 @@ def serve(requests: TextIO, answers: TextIO, *, fork: bool) -> None:
     """Runs the stages that are named on the lines of `requests`; writes one line for each, when it has ended.
 
     Args:
-        fork: run each in a fork; in which a signal ends the stage only.
+        fork: run each in a fork, so that a signal ends the stage and not this process.
     """
     if fork:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends the process while it imports
@@ -71,7 +71,7 @@ def _run(command: str, words: Sequence[str]) -> tuple[int, str]:
 def _run_in_fork(command: str, words: Sequence[str]) -> tuple[int, str]:
     """As `_run`, in a fork of this process; the exit code is minus the signal that ended it.
 
-    Until it has ended, Ctrl-C is left to it, which the terminal sends to both, and SIGTERM is passed on to it.
+    While it runs, this process ignores Ctrl-C, which the terminal sends to both, and passes SIGTERM on to it.
     """
     reading, writing = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

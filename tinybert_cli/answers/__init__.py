@@ -1,7 +1,7 @@
 """Answers of something other than a model, such as an LLM or annotators, as the labels of a teacher.
 
 A file is read (`files`), joined to the rows (`joining`), and each answer becomes logits by the reader of the task. An
-answer that is not clear labels nothing: it is counted, and the first ones are shown.
+answer that is not clear labels nothing: it is counted, and the first three are printed.
 """
 
 from __future__ import annotations

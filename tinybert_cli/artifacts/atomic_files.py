@@ -82,7 +82,7 @@ def check_free_space(folder: Path, needed: int) -> None:
 
 def as_user_error(error: Exception, folder: Path, *, saved: str) -> Exception:
     """A UserError for a full disk, which every library reports differently, for an output folder without permission, or
-    for one from which somebody removes files.
+    for one whose files are removed during the run.
 
     Any other error is returned unchanged.
 
