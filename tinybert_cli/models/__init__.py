@@ -4,26 +4,22 @@ from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.float32_head import compute_head_in_float32, has_separate_head, to_bf16_with_float32_head
 from tinybert_cli.models.joint_vocabulary import train_joint_tokenizer
 from tinybert_cli.models.layer_outputs import Student, Teacher
-from tinybert_cli.models.loading import (
+from tinybert_cli.models.loading import load, size
+from tinybert_cli.models.locate import PACKAGES, Source, commit, fetch, locate, published_id
+from tinybert_cli.models.masked_lm import MaskedLM
+from tinybert_cli.models.model_configs import (
     HEADS,
     check_outputs,
     float32_family,
     float32_family_of,
     has_head,
     label_names,
-    load,
     number_of_layers,
     read_config,
     read_label_names,
-    rewrite_config,
-    save,
-    save_tokenizer,
-    size,
-    weights_bytes,
 )
-from tinybert_cli.models.locate import PACKAGES, Source, commit, fetch, locate, published_id
-from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.output_scale import OutputScale, output_scale
+from tinybert_cli.models.saving import rewrite_config, save, save_tokenizer, weights_bytes
 from tinybert_cli.models.shapes import copied_layers, layer_map, shape
 from tinybert_cli.models.shrinking import build_student
 from tinybert_cli.models.stack_outputs import (

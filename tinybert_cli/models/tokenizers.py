@@ -10,8 +10,8 @@ from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError, is_out_of_memory, is_panic
 from tinybert_cli.files import check_regular, read_object
 from tinybert_cli.input_limits import AFTER_PADDING
-from tinybert_cli.models.loading import read_config, takes_token_types
 from tinybert_cli.models.locate import TOKENIZER_FILES, Source, fetch
+from tinybert_cli.models.model_configs import read_config, takes_token_types
 from tinybert_cli.models.weight_files import family_of, first_few
 
 if TYPE_CHECKING:

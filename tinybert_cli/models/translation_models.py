@@ -14,8 +14,10 @@ from torch import Tensor
 from tinybert_cli import config as settings
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.files import read_object
-from tinybert_cli.models.loading import load, read_config, save_weights
+from tinybert_cli.models.loading import load
 from tinybert_cli.models.locate import Source, fetch
+from tinybert_cli.models.model_configs import read_config
+from tinybert_cli.models.saving import save_weights
 from tinybert_cli.models.shapes import check_memory, layer_map
 from tinybert_cli.presets import TRANSLATION_PRESETS, TranslationShape
 

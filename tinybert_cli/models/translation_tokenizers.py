@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinybert_cli.errors import ConfigError, InputError, nearest
 from tinybert_cli.files import read_object
-from tinybert_cli.models.loading import read_config
 from tinybert_cli.models.locate import Source, fetch
+from tinybert_cli.models.model_configs import read_config
 from tinybert_cli.models.tokenizers import COPY_TOKENIZER, load_tokenizer
 from tinybert_cli.translation_tokenizer import FastSide, SentencePieceSide, Side, TranslationTokenizer
 
