@@ -11,7 +11,7 @@ export RUNS
 # Every folder of configs that ends with an export is a target.
 RECIPES := $(notdir $(patsubst %/,%,$(dir $(wildcard configs/*/*-export.yaml))))
 
-.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test test-families test-integrations test-spacy test-flair test-notebook test-runtimes faults wheel check fix docs schemas reference benchmark clean
+.PHONY: install $(RECIPES) demo-claims sweep-demo smoke smoke-translation test test-slow test-families test-integrations test-spacy test-flair test-notebook test-runtimes faults wheel check fix docs schemas reference benchmark clean
 
 install: $(VENV)/installed
 
@@ -61,8 +61,13 @@ $(foreach file,$(call steps,sweep-demo),$(eval $(call step,sweep-demo,$(file),$(
 
 # -- checks --------------------------------------------------------------------------------------------------
 
+# loadfile: a model that the tests of a file share is trained once.
 test: install
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Tests of minutes: the commands of the documentation, processes that share a run.
+test-slow: install
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 # Every stage on a small model of each family that differs from BERT; FAMILY_DATA=path/to/sst2 takes other rows.
 FAMILY_DATA ?= configs/demo/reviews

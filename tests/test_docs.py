@@ -149,9 +149,19 @@ def test_contributing_shows_the_tree_of_the_package() -> None:
     assert modules == {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
 
 
-def test_ci_runs_checks_wheel_site_smoke_tests_faults_families_and_integrations() -> None:
+def test_ci_runs_every_target_that_checks_the_project() -> None:
     targets = re.findall(r"^make ([\w-]+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert targets == ["check", "wheel", "docs", "smoke", "test", "faults", "test-families", "test-integrations"]
+    assert targets == [
+        "check",
+        "wheel",
+        "docs",
+        "smoke",
+        "test",
+        "test-slow",
+        "faults",
+        "test-families",
+        "test-integrations",
+    ]
 
 
 def test_shipped_yaml_also_loads_with_pyyaml() -> None:
@@ -259,6 +269,7 @@ def tutorial(shell: Callable[[str], str]) -> list[str]:
     return [shell(block) for block in blocks("tutorial.md")]
 
 
+@pytest.mark.slow
 def test_tutorial_blocks_run_and_end_with_predictions(tutorial: list[str]) -> None:
     assert tutorial[0].splitlines()[0] == "message,queue"
     assert {line.split("\t")[0] for line in tutorial[-1].splitlines()} <= {"billing", "login", "shipping"}
