@@ -5,7 +5,8 @@
 `path/to/datasets` contains a folder per dataset, with train.jsonl.gz and a validation or test file. The rows for
 training and for the selection of checkpoints come from the training file, the test rows from the other one. `default`
 sets nothing under `training`, `earlier` has the defaults of version 0.1, `tuned` is the setting of GRID that is best on
-the selection rows. Finished stages are skipped; table.md in the folder of the runs is written after every model.
+the selection rows. Finished stages are skipped. After every model, what was measured goes to
+experiments/results/defaults.json, from which `experiments/tables.py` makes the table of docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ GRID = [
     for rate in (5e-5, 1e-4, 2e-4)
 ]  # fmt: skip
 MODELS = ("teacher", "student")
+TITLES = {"f1": "F1", "pearson": "Pearson"}
+RESULTS = Path(__file__).parent / "results" / "defaults.json"
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,10 @@ def main() -> None:
             data = write_subset(SUBSETS[name], arguments.datasets / name, runs / "data")
             for model in MODELS:
                 train(SUBSETS[name], data, runs, kind, model)
-                table = "\n".join(rows_of_table(arguments.runs))
-                (arguments.runs / "table.md").write_text(table + "\n", encoding="utf-8")
-    print(table)
+                results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+                results[name] = result(name, runs)
+                RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(table(results)))
 
 
 def write_subset(subset: Subset, source: Path, folder: Path) -> dict[str, Any]:
@@ -146,24 +150,43 @@ def numbers(folder: Path) -> dict[str, float]:
     return metrics
 
 
-def rows_of_table(runs: Path) -> Iterator[str]:
-    """One line per dataset and model: the score on the test rows with steps and CPU minutes, of each kind."""
-    yield f"| dataset | training rows | metric | model | {' | '.join(KINDS)} |"
-    yield f"|---|---:|---|---|{'---:|' * len(KINDS)}"
-    for name, subset in SUBSETS.items():
+def result(name: str, runs: Path) -> dict[str, Any]:
+    """The finished models of a dataset, by kind: score on the test rows and on the selection rows, steps, minutes."""
+    metric = SUBSETS[name].metric
+    kinds: dict[str, dict[str, Any]] = {}
+    for kind in KINDS:
         for model in MODELS:
-            cells = [_cell(runs / name / kind, model, subset.metric) for kind in KINDS]
-            if any(cells):
-                yield f"| {name} | {subset.rows:,} | {subset.metric} | {model} | {' | '.join(cells)} |"
+            evaluation = runs / kind / f"{model}-eval"
+            if not (evaluation / "manifest.json").exists():
+                continue
+            test, trained = numbers(evaluation), numbers(runs / kind / model)
+            kinds.setdefault(kind, {})[model] = {
+                "score": test[f"model.{metric}"],
+                "low": test[f"model.{metric}_low"],
+                "high": test[f"model.{metric}_high"],
+                "selection": trained[f"eval_{metric}"],
+                "steps": trained["steps"],
+                "minutes": trained["train_cpu_seconds"] / 60,
+            }
+    return {"rows": SUBSETS[name].rows, "metric": TITLES.get(metric, metric), "kinds": kinds}
 
 
-def _cell(folder: Path, model: str, metric: str) -> str:
-    if not (folder / f"{model}-eval" / "manifest.json").exists():
-        return ""
-    test, trained = numbers(folder / f"{model}-eval"), numbers(folder / model)
-    low, high = (test[f"model.{metric}_{end}"] for end in ("low", "high"))
-    minutes = trained["train_cpu_seconds"] / 60
-    return f"{test[f'model.{metric}']:.3f} ({low:.3f}-{high:.3f}), {trained['steps']:,} steps, {minutes:.1f} min"
+def table(results: Mapping[str, Any]) -> Iterator[str]:
+    """One line per dataset and model: the scores on the test rows, steps, and CPU minutes, of each kind."""
+    kinds = [kind for kind in KINDS if kind != "earlier"]  # of which only one dataset was run
+    yield f"| dataset | training rows | metric | model | {' | '.join(kinds)} | default - tuned |"
+    yield f"|---|---:|---|---|{'---:|' * (len(kinds) + 1)}"
+    for name, dataset in results.items():
+        for model in MODELS:
+            found = [dataset["kinds"].get(kind, {}).get(model) for kind in kinds]
+            difference = f"{found[0]['score'] - found[-1]['score']:+.3f}" if all(found) else ""
+            cells = " | ".join(_cell(measured) if measured else "" for measured in found)
+            yield f"| {name} | {dataset['rows']:,} | {dataset['metric']} | {model} | {cells} | {difference} |"
+
+
+def _cell(measured: Mapping[str, float]) -> str:
+    score = f"{measured['score']:.3f} ({measured['low']:.3f}-{measured['high']:.3f})"
+    return f"{score}, {measured['steps']:,} steps, {measured['minutes']:.1f} min"
 
 
 if __name__ == "__main__":

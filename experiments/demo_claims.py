@@ -1,13 +1,17 @@
 """What the demo aims at, checked on its results: exit code 1 if a statement does not hold.
 
-    python experiments/demo_claims.py runs/demo
+    python experiments/demo_claims.py runs/demo [--record NAME]
 
-The statements are about the test rows; only the sentences are no reviews of the demo (tests/test_demo.py).
+`--record` adds the scores to experiments/results/demo.json under this name, such as "2 threads", for
+`experiments/tables.py`. The statements are about the test rows; only the sentences are no reviews of the demo
+(tests/test_demo.py).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +21,8 @@ import pyarrow.parquet
 
 from tinybert_cli.metrics.proportions import Interval, paired_difference
 
+RESULTS = Path(__file__).parent / "results" / "demo.json"
+RECORDED = re.compile(r"[\w-]+\.(accuracy(_low|_high)?|retention|agreement|bytes|parameters)")
 ACCURACY, RETENTION, SENTENCES_RIGHT = 0.85, 0.98, 28
 SENTENCES = {
     "positive": [
@@ -57,14 +63,21 @@ SENTENCES = {
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
-        sys.exit("usage: python experiments/demo_claims.py runs/demo")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path, metavar="runs/demo")
+    parser.add_argument("--record", metavar="NAME")
+    arguments = parser.parse_args()
     from tinybert_cli.predictor import load_predictor
 
-    run = Path(sys.argv[1])
+    run: Path = arguments.run
     wrong = wrong_answers(load_predictor(str(run / "export")).predict)
     rows = pyarrow.parquet.read_table(run / "eval" / "predictions.parquet").to_pydict()
-    return report(json.loads((run / "eval" / "metrics.json").read_text()), better(rows), wrong)
+    scores = json.loads((run / "eval" / "metrics.json").read_text())
+    if arguments.record:
+        results = json.loads(RESULTS.read_text())
+        results[arguments.record] = {key: value for key, value in scores.items() if RECORDED.fullmatch(key)}
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    return report(scores, better(rows), wrong)
 
 
 def wrong_answers(predict: Callable[[list[str]], Iterable[Mapping[str, Any]]]) -> list[str]:

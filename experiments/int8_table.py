@@ -52,7 +52,8 @@ def main() -> None:
         results.setdefault(name, {}).update(found)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         print(name, json.dumps(found), flush=True)
-    print("\n".join(table(json.loads(RESULTS.read_text()))))
+    results = json.loads(RESULTS.read_text())
+    print("\n".join([*agreement(results), "", *sizes(results)]))
 
 
 def exported(name: str, source: Path, runs: Path) -> Path:
@@ -185,15 +186,18 @@ def predictions_of(logits: Array, encoded: Encoded, windows: Array) -> Iterator[
         yield logits[row][encoded.positions[begin:end]]
 
 
-def table(results: dict[str, Any]) -> Iterator[str]:
-    """Rows of Markdown tables: agreement at each batch size; size, time, and the other processor."""
+def agreement(results: dict[str, Any]) -> Iterator[str]:
+    """Rows of a Markdown table: agreement at each batch size."""
     columns = [str(size) for size in BATCH_SIZES]
     yield f"| dataset, rows | before: {' | '.join(columns)} | now: {' | '.join(columns)} |"
     yield f"|---|{'---:|' * 2 * len(columns)}"
     for name, found in results.items():
         numbers = [f"{found[which][size]:.3f}" for which in ("before", "after") for size in columns]
         yield f"| {name}, {found['rows']} | {' | '.join(numbers)} |"
-    yield ""
+
+
+def sizes(results: dict[str, Any]) -> Iterator[str]:
+    """Rows of a Markdown table: size, time, and the other processor."""
     yield "| dataset | float32 | int8 | ratio | time now / before, batch 1 | 32 | VNNI and AVX2: before | now | rows |"
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for name, found in results.items():

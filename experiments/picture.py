@@ -2,10 +2,9 @@
 
     python experiments/picture.py
 
-`results/sst2-minilm.json` has the keys of the `metrics.json` of one `eval` run, with the numbers as rounded in the
-table of docs/results.md; a complete `metrics.json` works as well. `results/tasks.json` has the scores of
-`experiments/tasks.py` by dataset and model. A plot has a background of its own, light and dark, so that it can be read
-on any page.
+`results/sst2-minilm.json` has the `metrics.json` of one `eval` run, with the numbers as rounded in the table of
+docs/results.md, and what its stages took. `results/tasks.json` is written by `experiments/tasks.py`. A plot has a
+background of its own, light and dark, so that it can be read on any page.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ IMAGES = ROOT / "docs" / "images"
 WIDTH, MARGIN = 720, 10  # pixels of a plot on a page; points around it
 
 Metrics = Mapping[str, float]  # `<model>.<metric>` → value, as in metrics.json
-Scores = Mapping[str, Mapping[str, float]]  # dataset → model → score
 
 # Model → its name in the plot, what it is, and where its label begins, in points from the dot.
 CASCADE = {
@@ -37,8 +35,9 @@ STEPS = [("teacher", "student", 0.0), ("student", "export", -0.2)]  # teacher, i
 SMALL = {"student": "student", "student2": "student2", "plain": "student2-plain: without distillation"}
 
 
-def cascade(metrics: Metrics) -> str:
+def cascade(results: Mapping[str, Any]) -> str:
     """Accuracy against the latency of one text, with 95 % intervals; arrows lead from a teacher to its student."""
+    metrics: Metrics = results["eval"]
     points = {name: (metrics[f"{name}.latency_ms_b1"], metrics[f"{name}.accuracy"]) for name in CASCADE}
     description = "; ".join(
         f"{CASCADE[name][0]}: {milliseconds:.4g} ms, accuracy {accuracy:.4g} "
@@ -79,11 +78,13 @@ def cascade(metrics: Metrics) -> str:
     return svgs[0]
 
 
-def tasks(scores: Scores) -> str:
+def tasks(results: Mapping[str, Any]) -> str:
     """The share of the teacher's score that each small model keeps, a line per dataset."""
     kept = {
-        dataset: {model: 100 * models[model] / models["teacher"] for model in SMALL}
-        for dataset, models in scores.items()
+        name: {
+            model: 100 * dataset["models"][model]["score"] / dataset["models"]["teacher"]["score"] for model in SMALL
+        }
+        for name, dataset in results.items()
     }
     description = "; ".join(
         f"{dataset}: " + ", ".join(f"{model} {value:.1f} %" for model, value in models.items())

