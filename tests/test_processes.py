@@ -60,6 +60,7 @@ def launch(command: str, config: Stage, tmp_path: Path) -> subprocess.Popen[str]
 # -- processes that work together: three real runs -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_documented_command_trains_and_labels_as_one_process_does(
     teacher: Path, base_model: Path, configs: Configs, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_documented_command_trains_and_labels_as_one_process_does(
         np.testing.assert_allclose(weights[0][name], values, atol=2e-3, err_msg=name)
 
 
+@pytest.mark.slow
 def test_killed_process_is_named_by_the_other_which_ends_with_code_1(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
@@ -120,6 +122,7 @@ def test_killed_process_is_named_by_the_other_which_ends_with_code_1(
     assert list(states.glob("step-*"))
 
 
+@pytest.mark.slow
 def test_locked_folder_is_refused_in_every_process(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:

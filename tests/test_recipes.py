@@ -276,6 +276,7 @@ def test_a_finished_recipe_is_up_to_date_and_force_replaces_only_what_differs(
     assert "up to date: out/teacher" in forced and "replacing out/eval" in forced
 
 
+@pytest.mark.slow
 def test_finished_stages_share_a_process_without_forks_and_end_like_their_commands(
     recipe: Path, in_this_process: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -331,6 +332,7 @@ def test_a_stage_that_fails_ends_the_recipe_with_its_exit_code(
     assert "missing.jsonl" in output.err and not output.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_recipe_stopped_by_a_signal_resumes(
     number: signal.Signals, recipe: Path, capsys: pytest.CaptureFixture[str]
@@ -418,6 +420,7 @@ def test_a_fork_that_a_signal_ends_is_an_error_and_the_server_goes_on(
 
 
 @needs_fork
+@pytest.mark.slow
 def test_forks_write_the_same_weights_as_commands(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = started_commands(monkeypatch)
     assert run_recipe(recipe, [], Options()) == 0
