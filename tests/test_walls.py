@@ -27,6 +27,7 @@ GROUND = {
     "memory",
     "presets",
     "processes",
+    "scratch_files",
     "strict_json",
     "translation_tokenizer",
     "types",

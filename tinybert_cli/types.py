@@ -116,6 +116,15 @@ class Encoded:
     labels: Array | None = None  # (P,) the target tokens, one step ahead of `decoder`
     rows: Array | None = None  # (W,) the row of each window, if some rows are left out; None: all, in their order
 
+    def part(self, begin: int, end: int) -> Encoded | None:
+        """The rows from `begin` to `end`, without their warnings; None if a row may have several windows."""
+        several = (self.positions, self.window_offsets, self.layout, self.decoder, self.labels, self.rows)
+        if any(field is not None for field in several):
+            return None
+        first, last = int(self.offsets[begin]), int(self.offsets[end])
+        tokens = {name: (values[first:last], padding) for name, (values, padding) in self.tokens.items()}
+        return Encoded(tokens, self.offsets[begin : end + 1] - first, truncated=0, empty=[])
+
 
 @dataclass(frozen=True)
 class Search:

@@ -38,6 +38,7 @@ from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, explained
 from tinybert_cli.escaping import shell_word
 from tinybert_cli.events import Event
+from tinybert_cli.scratch_files import scratch_files_in
 
 log = logging.getLogger("tinybert")
 
@@ -83,7 +84,8 @@ def open_output(
                 hint="choose an output_dir on a disk that all machines share",
             )
         try:
-            yield output
+            with scratch_files_in(lambda: output.checkpoints.folder):
+                yield output
         except BaseException as error:
             described = error if isinstance(error, OSError) else explained(error)  # see `close_failed`
             if not isinstance(described, Exception):  # Ctrl-C, or the caller needs no more events

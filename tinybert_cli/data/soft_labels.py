@@ -38,7 +38,7 @@ class SoftLabels:
     @property
     def originals(self) -> Rows:
         """The rows that are not augmented examples."""
-        if self.split_indices is None:
+        if self.split_indices is None or not (self.split_indices == AUGMENTED).any():
             return self.rows
         return self.rows.select(np.flatnonzero(self.split_indices != AUGMENTED).tolist())
 

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tinybert_cli.config import Data
 from tinybert_cli.metrics.spans import CJK
+from tinybert_cli.scratch_files import counts
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Array, Encoded, Rows
 
@@ -72,8 +71,8 @@ def unknown_share(ids: Array, tokenizer: Any) -> float:
         unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids)
     if unknown is None or not len(ids):
         return 0.0
-    counts = np.bincount(ids, minlength=1 + max(unknown, *special))
-    return int(counts[unknown]) / max(1, len(ids) - int(counts[list(special - {unknown})].sum()))
+    occurrences = counts(ids, minlength=1 + max(unknown, *special))
+    return int(occurrences[unknown]) / max(1, len(ids) - int(occurrences[list(special - {unknown})].sum()))
 
 
 def unknown_warnings(split: str, encoded: Encoded, rows: Rows, data: Data, tokenizer: Any, model: str) -> list[str]:
@@ -83,8 +82,8 @@ def unknown_warnings(split: str, encoded: Encoded, rows: Rows, data: Data, token
         return []
     columns = [rows.column(name) for name in data.text_columns]
     sample = [[column[index] for index in sample_of(len(rows), SAMPLE)] for column in columns]
-    counts = None if isinstance(tokenizer, TranslationTokenizer) else count_tokens(tokenizer, sample)
-    return [unknown_message(split, share, counts.unknown_words if counts else (), sample[0], model)]
+    tokens = None if isinstance(tokenizer, TranslationTokenizer) else count_tokens(tokenizer, sample)
+    return [unknown_message(split, share, tokens.unknown_words if tokens else (), sample[0], model)]
 
 
 def unknown_message(split: str, share: float, words: Sequence[str], texts: Iterable[Any], model: str) -> str:

@@ -152,10 +152,11 @@ def _label(
     if finished:
         yield events.resume(finished, total)
     for split, rows in splits.items():
-        encoded = task.encode(rows, config.data, tokenizer)
+        encoded = labeller.encode(split)
         yield from data.row_warnings(split, encoded, config.data)
         unknown = vocabulary.unknown_warnings(split, encoded, rows, config.data, tokenizer, sources[0].name)
         yield from map(events.warning, unknown)
+        del encoded
     begin, labelled = time.perf_counter(), 0
     for name in missing:
         split, indices = shards[name]

@@ -6,7 +6,7 @@ Shapes: N rows, P predictions, C numbers of each prediction.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,14 @@ class Labeller:
     splits: Mapping[str, Rows]
     weights: Sequence[float]  # of the models, then of the answers
     answers: Sequence[AnswerTeacher] = ()  # the teachers that are no models
+    encoded: dict[str, Encoded] = field(default_factory=dict)  # splits as tokens of the first teacher, see `encode`
+
+    def encode(self, split: str) -> Encoded:
+        """All rows of a split as tokens of the first teacher, of which `label` then takes those that it needs."""
+        encoded = self.task.encode(self.splits[split], self.config.data, self.teachers[0].torch_tokenizer)
+        if encoded.part(0, 0) is not None:
+            self.encoded[split] = encoded
+        return encoded
 
     def label(
         self,
@@ -78,7 +86,9 @@ class Labeller:
         parts: list[Array] = []
         first: Encoded | None = None  # with the tokenizer of the first teacher, whose predictions the others are put on
         for number, teacher in enumerate(self.teachers):
-            encoded = self.task.encode(rows, self.config.data, teacher.torch_tokenizer)
+            known = self.encoded.get(split) if number == 0 and isinstance(indices, range) else None
+            encoded = None if known is None else known.part(indices[0], indices[-1] + 1)
+            encoded = encoded or self.task.encode(rows, self.config.data, teacher.torch_tokenizer)
             examples, first = data.Examples.of(encoded), first or encoded
             net, outputs, states = teacher.module, ["logits"], None
             if self.spec is not None and writer is not None:

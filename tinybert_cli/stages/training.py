@@ -17,6 +17,7 @@ from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.reports import model_card, training_card
+from tinybert_cli.scratch_files import counts
 from tinybert_cli.stages import auto_settings
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Array, Layout, Predictions, Rows
@@ -127,8 +128,10 @@ def prepare(
     model, copied_layers = _build(run, setting, source, rows, tokenizer, section, dropout)
     vocabulary: dict[str, int] = {}
     if setting.trim_vocabulary:
-        needed = encoded if rows.originals is None else task.encode(rows.originals, config.data, tokenizer)
-        tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, set(needed.tokens["input_ids"][0].tolist()))
+        same = rows.originals is None or rows.originals is rows.rows
+        needed = encoded if same else task.encode(rows.originals or rows.rows, config.data, tokenizer)
+        used = counts(needed.tokens["input_ids"][0]).nonzero()[0].tolist()
+        tokenizer, vocabulary = models.trim_vocabulary(model, tokenizer, used)
         encoded = task.encode(rows.rows, config.data, tokenizer)
     models.compute_head_in_float32(model)
     if rows.states is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
+from tinybert_cli.scratch_files import GrowingArray
 from tinybert_cli.types import Array, Encoded, Layout, Rows
 
 if TYPE_CHECKING:
@@ -36,23 +38,29 @@ def encode_texts(rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> 
     texts = text_columns_of(rows, data)
     names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
     padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-    parts: dict[str, list[Array]] = {name: [] for name in names}
-    lengths: list[int] = []
+    values = {"input_ids": GrowingArray(np.int32), "token_type_ids": GrowingArray(np.int8)}
+    lengths, empty = GrowingArray(np.int64), []
     truncated = 0
     for begin in range(0, len(rows), _CHUNK):
-        chunk = tokenizer(
-            *(column[begin : begin + _CHUNK] for column in texts), truncation=True, max_length=data.max_seq_length
-        )
-        lengths += [len(ids) for ids in chunk["input_ids"]]
+        part = [column[begin : begin + _CHUNK] for column in texts]
+        chunk = tokenizer(*part, truncation=True, max_length=data.max_seq_length, return_attention_mask=False)
+        counts = list(map(len, chunk["input_ids"]))
+        lengths.append(counts)
         truncated += sum(bool(encoding.overflowing) for encoding in chunk.encodings or [])
         for name in names:
-            parts[name].append(np.concatenate([np.asarray(ids, dtype=np.int32) for ids in chunk[name]]))
+            flat = itertools.chain.from_iterable(chunk[name])
+            values[name].append(np.fromiter(flat, dtype=np.int32, count=sum(counts)))
+        empty += [begin + row for row, texts_of_row in enumerate(zip(*part, strict=True)) if _are_blank(texts_of_row)]
     return Encoded(
-        tokens={name: (np.concatenate(parts[name]), padding[name]) for name in names},
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        tokens={name: (values[name].finish(), padding[name]) for name in names},
+        offsets=np.concatenate([[0], np.cumsum(lengths.finish())]),
         truncated=truncated,
-        empty=[i for i in range(len(rows)) if not any(column[i].strip() for column in texts)],
+        empty=empty,
     )
+
+
+def _are_blank(texts: Iterable[str]) -> bool:
+    return not any(text.strip() for text in texts)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[Array, Array]:

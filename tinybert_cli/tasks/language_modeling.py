@@ -9,6 +9,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
+from tinybert_cli.scratch_files import GrowingArray
 from tinybert_cli.tasks.base import Task
 from tinybert_cli.tasks.encoding import special_tokens, text_columns_of
 from tinybert_cli.types import Array, Encoded, Rows
@@ -36,16 +37,21 @@ class LanguageModeling(Task):
         paragraphs = (
             text for texts in zip(*text_columns_of(rows, data), strict=True) for text in texts if text.strip()
         )
-        ids = _tokenized(paragraphs, tokenizer, after)
-        if not len(ids):
-            raise InputError("these rows have no text", where=rows.location(0))
-        ids = ids[: len(ids) - len(after)]  # the last block gets its own
         length, begin, end = data.max_seq_length, len(before), data.max_seq_length - len(after)
-        count = len(ids) // (end - begin)
-        whole, rest = np.split(ids, [count * (end - begin)])
-        blocks = np.empty((count, length), dtype=np.int32)
-        blocks[:, :begin], blocks[:, begin:end], blocks[:, end:] = before, whole.reshape(count, end - begin), after
-        values = np.concatenate([blocks.ravel(), *([before, rest, after] if len(rest) else [])])
+        blocks, ids, has_text = GrowingArray(np.int32), np.zeros(0, dtype=np.int32), False
+        for part in _tokenized(paragraphs, tokenizer, after):
+            ids, has_text = np.concatenate([ids, part]), True
+            count = max(0, len(ids) - len(after)) // (end - begin)  # without the last separator
+            whole, ids = np.split(ids, [count * (end - begin)])
+            full = np.empty((count, length), dtype=np.int32)
+            full[:, :begin], full[:, begin:end], full[:, end:] = before, whole.reshape(count, end - begin), after
+            blocks.append(full)
+        if not has_text:
+            raise InputError("these rows have no text", where=rows.location(0))
+        rest = ids[: len(ids) - len(after)]  # the last block gets its own
+        if len(rest):
+            blocks.append(np.concatenate([before, rest, after]))
+        values = blocks.finish()
         tokens = {"input_ids": (values, tokenizer.pad_token_id)}
         if "token_type_ids" in tokenizer.model_input_names:
             tokens["token_type_ids"] = (np.zeros(len(values), dtype=np.int8), tokenizer.pad_token_type_id)
@@ -57,17 +63,13 @@ class LanguageModeling(Task):
         )
 
 
-def _tokenized(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, after: Array) -> Array:
-    """The token ids of all texts, concatenated, each followed by `after`."""
-    parts = [np.zeros(0, dtype=np.int32)]
+def _tokenized(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, after: Array) -> Iterator[Array]:
+    """The token ids of all texts, in parts, each text followed by `after`."""
     for chunk in _chunks(texts):
         encoded = tokenizer(
             chunk, add_special_tokens=False, return_token_type_ids=False, return_attention_mask=False, verbose=False
         )
-        parts.append(
-            np.concatenate([part for ids in encoded["input_ids"] for part in (np.asarray(ids, np.int32), after)])
-        )
-    return np.concatenate(parts)
+        yield np.concatenate([part for ids in encoded["input_ids"] for part in (np.asarray(ids, np.int32), after)])
 
 
 def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:

@@ -1,0 +1,111 @@
+"""Arrays that are too large for the memory: memory-mapped files without a name, on the disk of the run's folder.
+
+They belong to the process that writes them: the system removes them when it ends, even by a kill, so that nothing
+can be stale or left over.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinybert_cli.errors import UserError
+
+IN_MEMORY = 16 << 20  # bytes; a smaller array stays in memory
+PART = 1 << 20  # numbers that are counted at a time
+
+_folders: list[Callable[[], Path]] = []  # of the runs that are open, the innermost last
+
+
+@contextmanager
+def scratch_files_in(folder: Callable[[], Path]) -> Iterator[None]:
+    """Where the files are created inside; without it, or if there is no such folder, among the temporary files."""
+    _folders.append(folder)
+    try:
+        yield
+    finally:
+        _folders.remove(folder)
+
+
+class ScratchFile:
+    """Bytes that are appended, and then mapped into memory."""
+
+    def __init__(self) -> None:
+        self._folder = str(next((now() for now in reversed(_folders) if now().is_dir()), tempfile.gettempdir()))
+        self._file = tempfile.TemporaryFile(dir=self._folder, prefix=".tinybert-", buffering=0)  # noqa: SIM115
+        self.size = 0
+
+    def write(self, values: Any) -> int:
+        """Appends bytes, or the memory of an array; returns their number.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        view = memoryview(values).cast("B")
+        written = 0
+        try:
+            while written < len(view):
+                written += self._file.write(view[written:])
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            rest, free = len(view) - written, shutil.disk_usage(self._folder).free
+            raise UserError(
+                f"no space for the rows and tokens of this run: {self.size + written:,} bytes are written, at least "
+                f"{rest:,} more are needed, and {free:,} are free",
+                where=self._folder,
+                hint="free some space, or choose an output_dir on another disk",
+            ) from error
+        self.size += len(view)
+        return len(view)
+
+    def mapped(self) -> memoryview:
+        """All bytes, read-only; the file can no longer be appended to, and lives as long as they are in use."""
+        content = memoryview(mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ) if self.size else b"")
+        self._file.close()
+        return content
+
+
+class GrowingArray:
+    """A flat array that is appended to; in memory while it is small, else in a scratch file."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtype = np.dtype(dtype)
+        self._parts: list[np.ndarray[Any, Any]] = []
+        self._bytes = 0
+        self._file: ScratchFile | None = None
+
+    def append(self, values: Any) -> None:
+        """Appends an array, or a list of numbers."""
+        part = np.ascontiguousarray(values, dtype=self._dtype).reshape(-1)
+        self._parts.append(part)
+        self._bytes += part.nbytes
+        if self._bytes > IN_MEMORY:
+            self._file = self._file or ScratchFile()
+            for one in self._parts:
+                self._file.write(one)
+            self._parts, self._bytes = [], IN_MEMORY  # from now on every part is written at once
+
+    def finish(self) -> np.ndarray[Any, Any]:
+        """The whole array (N,), read-only if it is a file."""
+        if self._file is None:
+            return np.concatenate([np.zeros(0, dtype=self._dtype), *self._parts])
+        return np.frombuffer(self._file.mapped(), dtype=self._dtype)
+
+
+def counts(values: np.ndarray[Any, Any], minlength: int = 0) -> np.ndarray[Any, Any]:
+    """How often each number from 0 on occurs among these integers: `np.bincount`, which copies them, in parts."""
+    total = np.zeros(minlength, dtype=np.int64)
+    for begin in range(0, len(values), PART):
+        part = np.bincount(values[begin : begin + PART], minlength=len(total))
+        part[: len(total)] += total
+        total = part
+    return total
