@@ -38,10 +38,10 @@ NO_LABEL = -100  # in place of a class index where there is none, as in torch
 class Rows:
     """Rows of one split, column by column, and where each came from."""
 
-    columns: dict[str, list[Any]]
+    columns: dict[str, list[Any]]  # or, of large files, `data.StoredColumn`, which reads like a list
     origins: tuple[tuple[str, int], ...]  # (file or dataset, number of its rows), in order
     class_names: Mapping[str, list[str]] = field(default_factory=dict)  # column → its classes, if the data names them
-    selected: list[int] | None = None  # indices of these rows in their origins; None = all
+    selected: Sequence[int] | None = None  # indices of these rows in their origins; None = all
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
@@ -75,9 +75,15 @@ class Rows:
 
     def select(self, indices: Sequence[int]) -> Rows:
         """Only these rows; errors about them still name their original location."""
-        columns = {name: [values[index] for index in indices] for name, values in self.columns.items()}
+        columns = {name: _selected(values, indices) for name, values in self.columns.items()}
+        if isinstance(indices, range) and self.selected is None:
+            return Rows(columns, self.origins, self.class_names, indices)
         selected = [index if self.selected is None else self.selected[index] for index in indices]
         return Rows(columns, self.origins, self.class_names, selected)
+
+
+def _selected(values: Any, indices: Sequence[int]) -> Any:
+    return [values[index] for index in indices] if isinstance(values, list) else values.select(indices)
 
 
 @dataclass(frozen=True)

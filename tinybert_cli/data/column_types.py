@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from tinybert_cli.data.stored_columns import StoredColumn
 from tinybert_cli.types import Rows
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def column_types(parts: Iterable[Rows]) -> dict[str, pa.DataType]:
     for rows in parts:
         for name, values in rows.columns.items():
             columns.setdefault(name, []).append(values)
-    return {name: _type_of(list(chain(*several))) for name, several in columns.items()}
+    return {name: _stored_type(several) or _type_of(list(chain(*several))) for name, several in columns.items()}
 
 
 def converted_columns(parts: Sequence[Rows], types: Mapping[str, pa.DataType]) -> list[str]:
@@ -47,6 +48,23 @@ def as_array(values: Sequence[Any], kind: pa.DataType | None = None) -> Any:
 
     kind = _type_of(values) if kind is None else kind
     return pa.array(map(_as_text, values) if kind == pa.string() else values, type=kind)
+
+
+def _stored_type(several: Sequence[Sequence[Any]]) -> pa.DataType | None:
+    """The type of stored texts and of lists of texts, which need not be read for it; None for other columns."""
+    import pyarrow as pa
+
+    if not all(isinstance(values, StoredColumn) for values in several):
+        return None
+    arrays = [values.values for values in several if isinstance(values, StoredColumn)]
+    if all(array.type == pa.large_string() for array in arrays):
+        return pa.string() if any(array.null_count < len(array) for array in arrays) else pa.null()
+    is_words = all(pa.types.is_large_list(array.type) for array in arrays)
+    return pa.list_(pa.string()) if is_words and any(len(chunk.values) for chunk in _chunks(arrays)) else None
+
+
+def _chunks(arrays: Sequence[pa.ChunkedArray]) -> Iterator[pa.Array]:
+    return (chunk for array in arrays for chunk in array.chunks)
 
 
 def _type_of(values: Sequence[Any]) -> pa.DataType:

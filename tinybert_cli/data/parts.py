@@ -7,18 +7,22 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinybert_cli.config import Data
+from tinybert_cli.data.conll import is_conll
 from tinybert_cli.data.delimited import open_delimited
 from tinybert_cli.data.json_files import open_json_lines
 from tinybert_cli.data.readers import format_of, parquet_features, parquet_parts, read_file, with_class_names
+from tinybert_cli.data.stored_columns import PART, StoredColumns
 from tinybert_cli.data.text_files import is_gzip
+from tinybert_cli.errors import InputError
 from tinybert_cli.types import Rows
 
 SMALL = 4 << 20  # bytes; a smaller file is read at once
-PART = 4096  # rows
+LARGE = 32 << 20  # bytes; the rows of a smaller file are Python lists
 
 Parts = Callable[[], Iterator[Rows]]  # the rows of a file, from the first one at each call
 
@@ -37,15 +41,66 @@ def open_parts(path: Path, data: Data) -> Parts:
         for _ in parquet_parts(path):  # all of it can be read
             pass
         return lambda: _numbered(path, (columns for _, columns in parquet_parts(path)), features)
-    if form in ("csv", "tsv", "json", "jsonl") and path.is_file() and path.stat().st_size > SMALL and _is_plain(path):
+    if (
+        form in ("csv", "tsv", "json", "jsonl", "txt")
+        and path.is_file()
+        and path.stat().st_size > SMALL
+        and _is_plain(path)
+    ):
         if form in ("csv", "tsv"):
             header, rows = open_delimited(path, lambda: _lines(path), data, default="," if form == "csv" else "\t")
             return lambda: _numbered(path, _columns(header, rows()))
+        if form == "txt":
+            if is_conll(list(itertools.islice(_stripped(path), 1000))):
+                return _whole(path, data)  # raises
+            return lambda: _numbered(path, _columns(["text"], ([line] for line in _stripped(path) if line)))
         if (opened := open_json_lines(path, lambda: _lines(path))) is not None:
             names, objects = opened
             return lambda: _numbered(path, _columns(names, ([row.get(name) for name in names] for row in objects())))
+    return _whole(path, data)
+
+
+def read_table(path: Path, data: Data) -> Rows:
+    """The rows of a file; those of a large one are in memory-mapped scratch files, see `stored_columns`.
+
+    Raises:
+        InputError: as `read_file`; or the file was changed while it was read.
+    """
+    if not path.is_file() or path.stat().st_size <= LARGE:
+        return read_file(path, data)
+    before = path.stat()
+    features: dict[str, Any] = {}
+    if format_of(path) == "parquet" and not is_gzip(path):
+        features = parquet_features(path)
+        parts = _numbered(path, (columns for _, columns in parquet_parts(path)))
+    else:
+        parts = open_parts(path, data)()
+    rows = _stored(parts)
+    after = path.stat()
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        hint = "run the same command again when nothing writes to it any more"
+        raise InputError(f"'{path}' was changed while it was read", hint=hint)
+    return read_file(path, data) if rows is None else with_class_names(rows, features) if features else rows
+
+
+def _stored(parts: Iterator[Rows]) -> Rows | None:
+    """All rows, with stored columns; None if there are no parts. One large part is in memory, and stays there."""
+    columns = StoredColumns()
+    last: Rows | None = None
+    for last in parts:
+        if len(last) > PART:
+            return last
+        columns.append(last.columns, len(last))
+    return None if last is None else replace(last, columns=columns.finish(), selected=None)
+
+
+def _whole(path: Path, data: Data) -> Parts:
     whole = read_file(path, data)
     return lambda: iter([whole])
+
+
+def _stripped(path: Path) -> Iterator[str]:
+    return (line.strip(" \t\r\n") for line in _lines(path))
 
 
 def _columns(names: list[str], rows: Iterable[list[Any]]) -> Iterator[dict[str, list[Any]]]:

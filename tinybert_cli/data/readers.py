@@ -122,6 +122,8 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
         InputError: the columns of the files differ.
     """
     first = parts[0]
+    if len(parts) == 1:
+        return first
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
     for part in parts[1:]:
         lacking = {*(part.columns.keys() ^ first.columns.keys())}

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinybert_cli.data.column_types import as_array
+from tinybert_cli.data.stored_columns import StoredColumns
 from tinybert_cli.errors import InputError, nearest
+from tinybert_cli.scratch_files import GrowingArray
 from tinybert_cli.types import Array, Layout, Rows, concatenated_ranges, first_infinite_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TRAINING_PREFIXES = ("train-", "augmented-", "unlabeled-")  # of the shards to train on, in the order they are read
+LARGE = 32 << 20  # bytes; the columns of a smaller label dataset are Python lists
 LOGITS, PREDICTION = "teacher_logits", "teacher_prediction"  # the columns that a label dataset adds
 TOKEN_SPANS = "teacher_token_spans"  # ... if the predictions are those of tokens
 AUGMENTED = TRAINING_PREFIXES.index("augmented-")
@@ -81,28 +84,37 @@ def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:
     shards = training_shards(files)
     if not shards:
         raise InputError(f"'{folder}' has no rows of train or unlabeled", hint="gen-soft-labels: splits: [train]")
-    parts = [_read_shard(folder / name) for name in shards]
-    counts = [len(part.rows) for part in parts]
-    names = list(dict.fromkeys(name for part in parts for name in part.rows.columns))
-    columns = {
-        name: [value for part in parts for value in part.rows.columns.get(name, [None] * len(part.rows))]
-        for name in names
-    }
-    rows = Rows(columns, tuple(origin for part in parts for origin in part.rows.origins))
-    labelled = np.concatenate([part.labelled for part in parts])
+    size = sum(path.stat().st_size for name in shards if (path := folder / name).is_file())
+    columns, flat, width = StoredColumns(in_memory=size <= LARGE), GrowingArray(np.float32), 0
+    origins: list[tuple[str, int]] = []
+    layouts: list[Layout | None] = []
+    has_label: list[Array] = []
+    for name in shards:
+        shard = _read_shard(folder / name)
+        _check_finite(shard)
+        columns.append(shard.rows.columns, len(shard.rows))
+        flat.append(shard.logits)
+        width = shard.logits.shape[-1] or width
+        origins += shard.rows.origins
+        layouts.append(shard.layout)
+        has_label.append(shard.labelled)
+    rows, labelled = Rows(columns.finish(), tuple(origins)), np.concatenate(has_label)
     if not labelled.any():
         raise InputError(f"no row of '{folder}' has a label of the teacher", hint="check the answers of the teacher")
     rows = rows if labelled.all() else rows.select(np.flatnonzero(labelled).tolist())
-    logits, layout = np.concatenate([part.logits for part in parts]), _concatenated([part.layout for part in parts])
-    infinite = first_infinite_row(logits, layout)
+    logits = flat.finish().reshape(-1, width)
+    split_indices = np.repeat([_split_index(name) for name in shards], list(map(len, has_label)))[labelled]
+    return SoftLabels(rows, logits, _concatenated(layouts), split_indices, int((~labelled).sum()))
+
+
+def _check_finite(shard: _Shard) -> None:
+    infinite = first_infinite_row(shard.logits, shard.layout)
     if infinite is not None:
         raise InputError(
             "teacher_logits is NaN or infinite",
-            where=rows.location(infinite),
+            where=shard.rows.location(int(np.flatnonzero(shard.labelled)[infinite])),
             hint="run gen-soft-labels again with --force",
         )
-    split_indices = np.repeat([_split_index(name) for name in shards], counts)[labelled]
-    return SoftLabels(rows, logits, layout, split_indices, int((~labelled).sum()))
 
 
 def training_shards(files: Iterable[str]) -> list[str]:

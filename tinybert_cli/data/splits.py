@@ -12,7 +12,8 @@ from tinybert_cli import events
 from tinybert_cli.config import Data
 from tinybert_cli.data import local_datasets
 from tinybert_cli.data.parallel_files import parallel_files, read_parallel
-from tinybert_cli.data.readers import concatenate, existing_file, read_file, with_class_names
+from tinybert_cli.data.parts import read_table
+from tinybert_cli.data.readers import concatenate, existing_file, with_class_names
 from tinybert_cli.errors import ConfigError, InputError, nearest
 from tinybert_cli.label_values import HIDDEN, Matcher, as_number, is_missing
 from tinybert_cli.types import Encoded, Rows
@@ -176,7 +177,7 @@ def _read_path(path: Path, data: Data) -> Rows:
     """The rows of a file, of parallel text files, or of a folder from save_to_disk."""
     if parallel_files(path):
         return read_parallel(path)
-    return with_class_names(*local_datasets.read_saved(path)) if path.is_dir() else read_file(path, data)
+    return with_class_names(*local_datasets.read_saved(path)) if path.is_dir() else read_table(path, data)
 
 
 def _split_name(data: Data, split: Split) -> str:

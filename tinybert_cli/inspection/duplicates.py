@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tinybert_cli.config import Data
 from tinybert_cli.inspection.splitting import text_key
 from tinybert_cli.inspection.vocabulary import sample_of
@@ -59,7 +61,9 @@ def contradictions(rows: Rows, data: Data, task: str) -> list[list[int]]:
     columns = [rows.column(name) for name in names]
     first: dict[Hashable, int] = {}
     again: dict[Hashable, list[int]] = {}
-    for index, text in enumerate(texts_of(rows, data)):
+    texts = texts_of(rows, data)
+    for index in _maybe_repeated(texts):
+        text = texts[index]
         known = first.setdefault(text, index)
         if known != index:
             again.setdefault(text, [known]).append(index)
@@ -71,6 +75,15 @@ def contradictions(rows: Rows, data: Data, task: str) -> list[list[int]]:
         if differ([labels[at] for at in labelled]) and not _is_blank(text):
             result.append(labelled)
     return result
+
+
+def _maybe_repeated(texts: Sequence[Hashable]) -> list[int]:
+    """The indices of the texts whose hash occurs more than once, without the texts in memory."""
+    hashes = np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
+    ordered = np.sort(hashes)
+    repeats = ordered[1:][ordered[1:] == ordered[:-1]]
+    indices: list[int] = np.isin(hashes, repeats).nonzero()[0].tolist() if len(repeats) else []
+    return indices
 
 
 def contradiction_warnings(split: str, rows: Rows, data: Data, task: str) -> list[str]:

@@ -1,0 +1,126 @@
+"""Large tables: columns in memory-mapped files, which read like the lists of a small table."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tinybert_cli.config import Data
+from tinybert_cli.data import column_types, parts, read_soft_labels, readers, soft_labels, write_soft_labels
+from tinybert_cli.data.parts import read_table
+from tinybert_cli.data.readers import read_file
+from tinybert_cli.data.stored_columns import StoredColumn, StoredColumns
+from tinybert_cli.errors import InputError
+from tinybert_cli.inspection.duplicates import contradictions
+from tinybert_cli.types import Rows
+
+ROWS = [
+    {"text": f"text {row}", "label": "good" if row % 3 else None, "number": row, "words": ["a"] * (row % 4), "mixed": 1}
+    for row in range(25)
+]
+ROWS[17]["mixed"] = "one"
+
+
+@pytest.fixture(autouse=True)
+def every_file_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LARGE", 0), ("SMALL", 0), ("PART", 4)):
+        monkeypatch.setattr(parts, name, value)
+    monkeypatch.setattr(readers, "BATCH", 4)
+    monkeypatch.setattr(soft_labels, "LARGE", 0)
+
+
+def written(folder: Path, form: str) -> Path:
+    path = folder / f"rows.{form}"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist([{**row, "mixed": 1} for row in ROWS]), path)
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    elif form == "csv":
+        path.write_text("text,label\n" + "".join(f'"{row["text"]}, ä",{row["label"]}\n' for row in ROWS), "utf-8")
+    else:
+        path.write_text("".join(f" {row['text']}\r\n\n" for row in ROWS), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "txt", "parquet"])
+def test_large_file_has_the_rows_and_locations_of_a_small_one(tmp_path: Path, form: str) -> None:
+    path = written(tmp_path, form)
+    large, small = read_table(path, Data()), read_file(path)
+    assert isinstance(large.column("text"), StoredColumn)
+    assert {name: list(values) for name, values in large.columns.items()} == small.columns
+    assert [large.location(row) for row in (0, 24)] == [small.location(row) for row in (0, 24)]
+    chosen, expected = large.select([20, 3]).select([1]), small.select([20, 3]).select([1])
+    assert {name: list(values) for name, values in chosen.columns.items()} == expected.columns
+    assert chosen.location(0) == expected.location(0) and large.head(7).column("text") == small.head(7).column("text")
+    assert column_types([large]) == column_types([small])
+    assert (
+        large.column("text")[3:9] == small.column("text")[3:9] and large.column("text")[-1] == small.column("text")[-1]
+    )
+
+
+def test_class_names_of_a_large_parquet_file_are_those_of_the_whole_file(tmp_path: Path) -> None:
+    feature = {"label": {"_type": "ClassLabel", "names": ["no", "yes"]}}
+    metadata = {"huggingface": json.dumps({"info": {"features": feature}})}
+    labels = [-1] * 6 + [1, 0] * 3
+    table = pa.table({"text": list("abcdefghijkl"), "label": labels}, metadata=metadata)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    rows = read_table(tmp_path / "rows.parquet", Data())
+    assert list(rows.column("label")) == [None] * 6 + ["yes", "no"] * 3 and rows.class_names == {"label": ["no", "yes"]}
+
+
+def test_malformed_line_of_a_large_file_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "jsonl")
+    path.write_text(path.read_text("utf-8") + '{"text": \n{}\n', "utf-8")
+    with pytest.raises(InputError) as info:
+        read_table(path, Data())
+    assert str(info.value.where).startswith(f"{path}:26")
+
+
+def test_file_that_changes_while_it_is_read_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "csv")
+    original: Callable[..., parts.Parts] = parts.open_parts
+
+    def changing(file: Path, data: Data) -> parts.Parts:
+        opened = original(file, data)
+        os.utime(file, ns=(0, 0))
+        return opened
+
+    monkeypatch.setattr(parts, "open_parts", changing)
+    with pytest.raises(InputError, match=r"rows\.csv' was changed while it was read"):
+        read_table(path, Data())
+
+
+def test_column_that_some_parts_lack_is_null_there() -> None:
+    columns = StoredColumns()
+    columns.append({"a": ["x"]}, 1)
+    columns.append({"b": ["y", "z"]}, 2)
+    assert {name: list(values) for name, values in columns.finish().items()} == {
+        "a": ["x", None, None],
+        "b": [None, "y", "z"],
+    }
+
+
+def test_large_label_dataset_reads_as_it_was_written(tmp_path: Path) -> None:
+    texts, logits = [f"text {row}" for row in range(6)], np.arange(12, dtype=np.float32).reshape(6, 2)
+    for number in range(2):
+        part = slice(3 * number, 3 * number + 3)
+        rows = Rows({"text": texts[part]}, (("t", 3),))
+        name = f"train-0000{number}-of-00002.parquet"
+        write_soft_labels(tmp_path / name, rows, logits[part], None, columns={}, dtype="float32")
+    labels = read_soft_labels(tmp_path, [path.name for path in tmp_path.iterdir()])
+    assert isinstance(labels.rows.column("text"), StoredColumn) and list(labels.rows.column("text")) == texts
+    assert labels.logits.tolist() == logits.tolist() and labels.originals is labels.rows
+
+
+def test_contradictions_of_stored_columns_are_found() -> None:
+    columns = StoredColumns()
+    columns.append({"text": ["a", "b", "a", "c", "b"], "label": ["x", "x", "y", "x", "x"]}, 5)
+    rows = Rows(columns.finish(), (("t", 5),))
+    assert contradictions(rows, Data(), "text-classification") == [[0, 2]]

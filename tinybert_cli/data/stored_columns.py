@@ -1,0 +1,147 @@
+"""Columns of large tables: Arrow arrays in memory-mapped scratch files, which read like lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from tinybert_cli.scratch_files import ScratchFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PART = 4096  # values that are Python objects at a time
+
+
+class StoredColumn(Sequence[Any]):
+    """A column of an Arrow table; a value becomes a Python object when it is read, and a slice a list."""
+
+    def __init__(self, values: pa.ChunkedArray) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if not isinstance(index, slice):
+            return self.values[index].as_py()
+        begin, end, step = index.indices(len(self))
+        if step != 1:
+            return [self.values[one].as_py() for one in range(begin, end, step)]
+        return self.values.slice(begin, max(0, end - begin)).to_pylist()
+
+    def __iter__(self) -> Iterator[Any]:
+        for begin in range(0, len(self), PART):
+            yield from self[begin : begin + PART]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(other) == len(self) and all(map(_equal, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def select(self, indices: Sequence[int]) -> StoredColumn:
+        """The values at these indices."""
+        import pyarrow as pa
+
+        if isinstance(indices, range) and indices.step == 1:
+            return StoredColumn(self.values.slice(indices.start, len(indices)))
+        return StoredColumn(self.values.take(pa.array(indices, type=pa.int64())))
+
+
+class StoredColumns:
+    """The columns of a table that is read in parts; a column whose values are of several types becomes a list."""
+
+    def __init__(self, *, in_memory: bool = False) -> None:
+        self._in_memory = in_memory  # all columns are lists
+        self._writers: dict[str, _ColumnWriter] = {}
+        self._count = 0
+
+    def append(self, columns: Mapping[str, Sequence[Any]], count: int) -> None:
+        """Appends `count` rows; a column that they lack, or that earlier rows lacked, is null there."""
+        for name in columns:
+            if name not in self._writers:
+                self._writers[name] = _ColumnWriter([] if self._in_memory else None)
+                if self._count:
+                    self._writers[name].append([None] * self._count)
+        for name, writer in self._writers.items():
+            values = columns.get(name)
+            writer.append([None] * count if values is None else values)
+        self._count += count
+
+    def finish(self) -> dict[str, Any]:
+        """All columns by their names."""
+        return {name: writer.finish() for name, writer in self._writers.items()}
+
+
+class _ColumnWriter:
+    """Appends the values of a column to a scratch file."""
+
+    def __init__(self, values: list[Any] | None) -> None:
+        self._kind: Any = None
+        self._file: ScratchFile | None = None
+        self._stream: Any = None
+        self._values = values  # all of them, if they are of several types
+
+    def append(self, values: Sequence[Any]) -> None:
+        import pyarrow as pa
+
+        kind = _kind(values)
+        if self._values is None and self._stream is not None and kind != self._kind:
+            self._values = list(self._stored())
+        if kind is None and self._stream is None:
+            self._values = self._values or []
+        if self._values is not None:
+            self._values.extend(values)
+            return
+        if self._stream is None:
+            self._kind, self._file = kind, ScratchFile()
+            self._stream = pa.ipc.new_stream(pa.PythonFile(_Sink(self._file), mode="w"), pa.schema({"values": kind}))
+        self._stream.write_batch(pa.record_batch({"values": pa.array(values, type=kind)}))
+
+    def finish(self) -> Sequence[Any]:
+        return self._stored() if self._values is None else self._values
+
+    def _stored(self) -> StoredColumn:
+        import pyarrow as pa
+
+        assert self._file is not None  # a part was appended
+        self._stream.close()
+        return StoredColumn(pa.ipc.open_stream(pa.py_buffer(self._file.mapped())).read_all().column("values"))
+
+
+class _Sink:
+    """A scratch file as pyarrow writes to one."""
+
+    closed = False
+
+    def __init__(self, file: ScratchFile) -> None:
+        self.write = file.write
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+    def close(self) -> None:
+        """The file is closed when it is mapped."""
+
+
+def _kind(values: Sequence[Any]) -> pa.DataType | None:
+    """The Arrow type that gives these values back unchanged; None if there is none."""
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds <= {str}:
+        return pa.large_string()
+    if kinds == {list}:
+        is_text = all(type(item) is str for value in values for item in value or ())
+        return pa.large_list(pa.large_string()) if is_text else None
+    if kinds == {int} and all(value is None or -(2**63) <= value < 2**63 for value in values):
+        return pa.int64()
+    return {bool: pa.bool_(), float: pa.float64()}.get(next(iter(kinds))) if len(kinds) == 1 else None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(one == other)
