@@ -292,24 +292,57 @@ def test_training_reduces_the_loss() -> None:
     assert losses[-1] < losses[0] / 2
 
 
-def test_nan_loss_stops_training_before_the_weights_change() -> None:
-    trainer = make_trainer()
-    seen: list[dict[str, Tensor]] = []
+def nan_at_step(step: int) -> Callable[[torch.nn.Module, Mapping[str, Tensor]], Tensor]:
+    """A loss that is NaN at this step only."""
+    calls: list[int] = []
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        seen.append(weights(trainer))
+        calls.append(1)
         value = cross_entropy(model, batch)
-        return value * float("nan") if len(seen) == 3 else value
+        return value * float("nan") if len(calls) == step else value
 
+    return loss
+
+
+def test_nan_loss_is_reported_with_its_step_at_the_next_log() -> None:
+    trainer = make_trainer(logging_steps=5)
     with pytest.raises(UserError, match="the loss is not finite at step 3") as caught:
-        train(trainer, step_loss(loss))
-    assert caught.value.exit_code == 1 and trainer.progress.step == 2
-    assert equal(weights(trainer), seen[2]) and not equal(weights(trainer), seen[1])
+        train(trainer, step_loss(nan_at_step(3)))
+    assert caught.value.exit_code == 1 and trainer.progress.step == 5
 
 
-def test_infinite_gradient_stops_training_before_the_weights_change() -> None:
+def test_weights_after_a_nan_loss_are_not_saved(tmp_path: Path) -> None:
+    trainer = make_trainer(logging_steps=5)
+    events = trainer.train(step_loss(nan_at_step(3)), None, better=1.0, stop=never)
+    for event in events:
+        if event["step"] == 2:
+            trainer.save(tmp_path / "before")
+        if event["step"] == 3:
+            break
+    with pytest.raises(UserError, match="the loss is not finite at step 3"):
+        trainer.save(tmp_path / "after")
+    assert (tmp_path / "before" / "progress.json").exists() and not (tmp_path / "after").exists()
+
+
+@pytest.mark.parametrize("due", [{"save_steps": 4}, {"eval_strategy": "steps", "eval_steps": 4}])
+def test_losses_are_checked_before_weights_are_saved_or_scored(due: dict[str, Any]) -> None:
+    trainer = make_trainer(logging_steps=100, **due)
+    rows = []
+    with pytest.raises(UserError, match="the loss is not finite at step 3"):
+        rows += trainer.train(step_loss(nan_at_step(3)), lambda: {"objective": 1.0}, better=1.0, stop=never)
+    assert trainer.progress.step == 4 and trainer.progress.best is None
+
+
+def test_losses_are_read_from_the_device_once_per_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(max_steps=6, logging_steps=3)
+    reads, tolist = [], Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: reads.append(tensor.shape) or tolist(tensor))
+    train(trainer)
+    assert [shape[0] for shape in reads if len(shape) == 2] == [3, 3]
+
+
+def test_infinite_gradient_is_reported_with_its_step() -> None:
     trainer = make_trainer(max_grad_norm=0.0)
-    before = weights(trainer)
 
     def loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         zero = (loops.forward(model, dict(batch))["logits"] * 0).sum()
@@ -317,7 +350,6 @@ def test_infinite_gradient_stops_training_before_the_weights_change() -> None:
 
     with pytest.raises(UserError, match="the gradient is not finite at step 1"):
         train(trainer, step_loss(loss))
-    assert equal(weights(trainer), before)
 
 
 def test_nan_loss_of_an_accumulated_batch_is_detected() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinybert_cli.data import TokenBatches
-from tinybert_cli.loops.trainer import _OwnBatches
+from tinybert_cli.loops.step_batches import OwnBatches
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=80)
 
@@ -61,7 +61,7 @@ def test_an_epoch_is_continued_with_the_batches_that_were_left() -> None:
     batches = TokenBatches(source, target, 64, seed=5)
     batches.epoch = 2
     whole = list(batches)
-    assert list(_OwnBatches(batches, Accelerator(), skip=4)) == whole[4:]
+    assert list(OwnBatches(batches, Accelerator(), skip=4)) == whole[4:]
 
 
 def test_batches_of_similar_lengths_have_little_padding() -> None:

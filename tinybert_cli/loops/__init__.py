@@ -28,7 +28,9 @@ from tinybert_cli.loops.inference import (
     predict_outputs,
 )
 from tinybert_cli.loops.profiling import cold_start, latencies, multiply_adds
-from tinybert_cli.loops.trainer import Batches, Progress, Trainer, make_accelerator, read_progress, steps_of_epoch
+from tinybert_cli.loops.progress import Progress, read_progress
+from tinybert_cli.loops.step_batches import Batches, steps_of_epoch
+from tinybert_cli.loops.trainer import Trainer, make_accelerator
 
 __all__ = [
     "BATCH_TOKENS",

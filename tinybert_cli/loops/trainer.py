@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,8 @@ from tinybert_cli.errors import InputError, Interrupted, UserError
 from tinybert_cli.events import Event
 from tinybert_cli.loops.devices import keep_freed_memory, precision, return_freed_memory
 from tinybert_cli.loops.inference import StepLoss, weighted_mean
+from tinybert_cli.loops.progress import PROGRESS, Progress, read_progress
+from tinybert_cli.loops.step_batches import Batches, OwnBatches, groups, steps_of_epoch, with_start_times
 from tinybert_cli.types import Batch, Examples
 
 if TYPE_CHECKING:
@@ -29,19 +30,7 @@ if TYPE_CHECKING:
 
 TRIM_STEPS = 50  # after which freed memory is returned: seldom enough to cost nothing
 FALL = 0.99  # of the lowest loss before: a validation loss below it has clearly fallen
-PROGRESS = "progress.json"  # the file of a checkpoint that holds a Progress
-T = TypeVar("T")
 Evaluate = Callable[[], dict[str, float]]  # the validation metrics, and `objective`, which selects the best checkpoint
-
-
-class Batches(Protocol):
-    """A batch sampler whose order depends on the epoch."""
-
-    epoch: int
-
-    def __len__(self) -> int: ...
-    def count(self, epoch: int) -> int: ...
-    def __iter__(self) -> Iterator[list[int]]: ...
 
 
 def make_accelerator(training: Training, logs: Path | None = None, *, float32_family: str | None = None) -> Accelerator:
@@ -67,35 +56,6 @@ def make_accelerator(training: Training, logs: Path | None = None, *, float32_fa
     )
 
 
-@dataclass
-class Progress:
-    """Position of a run; a checkpoint holds it next to weights, optimizer, schedule and random states."""
-
-    step: int = 0  # optimizer steps done
-    epoch: int = 0  # epochs done
-    batch: int = 0  # batches done in this epoch, of one process
-    rows: int = 0  # of all processes
-    seconds: float = 0.0  # of training, without evaluation and saving
-    cpu_seconds: float = 0.0  # of all threads of this process in that time
-    loss_sum: float = 0.0  # over all steps
-    best: float | None = None
-    best_loss: float = math.inf
-    best_step: int = 0
-    lowest_loss: float = math.inf  # on the validation rows
-    worse: int = 0  # evaluations since the last better score or lower loss
-    improving: bool = False  # whether the last evaluation was clearly the best one, by score and by loss
-
-
-def read_progress(folder: Path) -> Progress:
-    """The progress in a checkpoint that `Trainer.save` wrote."""
-    return Progress(**json.loads((folder / PROGRESS).read_text()))
-
-
-def steps_of_epoch(batches: Batches, training: Training, processes: int, epoch: int = 0) -> int:
-    """Optimizer steps of an epoch."""
-    return math.ceil(math.ceil(batches.count(epoch) / processes) / training.gradient_accumulation_steps)
-
-
 class Trainer:
     """Trains one model. `load` before `train` resumes from a checkpoint; `save` may be called after any event."""
 
@@ -117,8 +77,8 @@ class Trainer:
         keep_freed_memory()
         set_seed(seed)
         self.examples, self.batches = examples, batches
-        groups = _parameter_groups(model, training.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
+        parameters = _parameter_groups(model, training.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.max_steps = training.max_steps if training.max_steps > 0 else self._steps_of_epochs()
         self.scheduler = get_scheduler(
@@ -130,6 +90,9 @@ class Trainer:
         self.accelerator.register_for_checkpointing(self.scheduler)
         self.progress = Progress()
         self.saved: int | None = None  # the step of the last checkpoint
+        self.pending: list[_Step] = []  # done, but their losses are still on the device only
+        self.settled: list[_Losses] = []  # since the last `train` event
+        self.last_loss: float | None = None  # of the last step whose loss was read
 
     def _steps_of_epochs(self) -> int:
         """Steps of all epochs; the last one may be a fraction of an epoch."""
@@ -156,7 +119,12 @@ class Trainer:
         return model
 
     def save(self, folder: Path) -> None:
-        """Saves all state that an exact resume needs; every process must call it."""
+        """Saves all state that an exact resume needs; every process must call it.
+
+        Raises:
+            UserError: the loss or a gradient of a step since the last event was not finite (nothing is saved).
+        """
+        self._settle()
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(folder))
         if self.accelerator.is_main_process:
@@ -186,7 +154,8 @@ class Trainer:
         """Trains to the end.
 
         Yields `progress` after every step, `train` every logging_steps, `evaluate` with the metrics and `is_best`, and
-        `checkpoint` when the caller should save, the last time after the last step.
+        `checkpoint` when the caller should save, the last time after the last step. Losses stay on the device until
+        one of the last three: no step waits for the device, and no weights are saved before their losses were checked.
 
         Args:
             evaluate: returns the metrics; the best checkpoint is selected by the one called `objective`.
@@ -194,7 +163,7 @@ class Trainer:
             stop: returns the number of a signal that requests a stop, or 0.
 
         Raises:
-            UserError: the loss or a gradient is NaN or infinite.
+            UserError: the loss or a gradient is NaN or infinite, with its step.
             Interrupted: `stop()` returned a signal; the event before it is a `checkpoint`.
         """
         if self.training.report_to:
@@ -210,44 +179,42 @@ class Trainer:
         self, loss: StepLoss, evaluate: Evaluate | None, better: float, stop: Callable[[], int]
     ) -> Iterator[Event]:
         progress, training = self.progress, self.training
-        since_log: list[_Step] = []
+        self.loss = loss
         rows_logged, seconds_logged = progress.rows, progress.seconds
         self.model.train()
         while progress.step < self.max_steps and not self._out_of_patience():
-            for (begin, cpu_begin), batches in _with_start_times(self._rest_of_epoch()):
-                step = self._step(loss, batches)
-                step_loss = loss.total(step.means)
-                since_log.append(step)
+            for (begin, cpu_begin), batches in with_start_times(self._rest_of_epoch()):
+                self.pending.append(self._step(loss, batches))
                 self.scheduler.step()
                 progress.step += 1
                 progress.batch += len(batches)
-                progress.rows += step.rows
-                progress.loss_sum += step_loss
+                done = progress.step >= self.max_steps
+                epoch_ends = progress.batch >= self._batches_of_epoch(progress.epoch)
+                logs = progress.step % training.logging_steps == 0 or done
+                evaluates = evaluate is not None and (done or self._is_due(epoch_ends))
+                if logs or evaluates or self._saves(evaluates):
+                    self._settle()
                 progress.seconds += time.perf_counter() - begin
                 progress.cpu_seconds += time.process_time() - cpu_begin
                 if progress.step % TRIM_STEPS == 0:
                     return_freed_memory()
-                done = progress.step >= self.max_steps
-                epoch_ends = progress.batch >= self._batches_of_epoch(progress.epoch)
                 if epoch_ends:
                     progress.epoch, progress.batch = progress.epoch + 1, 0
-                yield events.progress(
-                    progress.step, self.max_steps, rows=progress.rows, seconds=progress.seconds, loss=step_loss
-                )
-                if progress.step % training.logging_steps == 0 or done:
+                yield self._progress_event()
+                if logs:
                     rows, seconds = progress.rows - rows_logged, progress.seconds - seconds_logged
-                    event = self._train_event(loss, since_log, samples_per_second=rows / max(1e-9, seconds))
+                    event = self._train_event(samples_per_second=rows / max(1e-9, seconds))
                     self._track(event)
                     yield event
-                    since_log, rows_logged, seconds_logged = [], progress.rows, progress.seconds
-                evaluated = evaluate is not None and (done or self._is_due(epoch_ends))
-                if evaluate is not None and evaluated:
+                    self.settled, rows_logged, seconds_logged = [], progress.rows, progress.seconds
+                if evaluate is not None and evaluates:
                     event = self._evaluate_event(evaluate, better)
                     self._track(event)
                     yield event
                     self.model.train()
-                signum = self._any_signal(stop())
-                if signum or done or self._out_of_patience() or self._saves(evaluated):
+                signum = self._any_signal(stop()) if logs or self.accelerator.num_processes == 1 else 0
+                if signum or done or self._out_of_patience() or self._saves(evaluates):
+                    self._settle()
                     yield {"event": "checkpoint", "step": progress.step}
                     self.saved = progress.step
                 if signum:
@@ -272,25 +239,59 @@ class Trainer:
         for number, batch in enumerate(batches):
             is_last = number == len(batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                of_batch = loss.means(self.model, {name: values.to(totals.device) for name, values in batch.items()})
+                of_batch = loss.means(
+                    self.model, {name: values.to(totals.device, non_blocking=True) for name, values in batch.items()}
+                )
                 parts = {name: share * of_batch[name] for name, share in zip(loss.weights, shares[number], strict=True)}
                 self.accelerator.backward(loss.total(parts) * processes)
             means += torch.stack([part.detach() for part in parts.values()])
-        step_means, (*step_denominators, rows) = self._sum(means).tolist(), totals.tolist()
-        step = _Step(
-            dict(zip(loss.weights, step_means, strict=True)),
-            dict(zip(loss.weights, step_denominators, strict=True)),
-            int(rows),
-        )
-        self._check_finite(loss.total(step.means))
+        limit = self.training.max_grad_norm or float("inf")
+        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return step
+        rows = sum(len(batch["attention_mask"]) for batch in batches) * processes
+        return _Step(self._sum(means), totals, norm.to(totals), rows)
+
+    def _settle(self) -> None:
+        """Reads the losses of the pending steps from the device, all at once, and adds them to the progress.
+
+        Raises:
+            UserError: the loss or a gradient of a step is not finite; the weights are worthless from this step on.
+        """
+        pending, self.pending = self.pending, []
+        if not pending:
+            return
+        values = torch.stack([torch.cat([step.means, step.totals, step.norm[None]]) for step in pending]).tolist()
+        names = list(self.loss.weights)
+        for number, (*losses, rows, norm) in enumerate(values, self.progress.step - len(pending) + 1):
+            means, totals = losses[: len(names)], losses[len(names) :]
+            step = _Losses(dict(zip(names, means, strict=True)), dict(zip(names, totals, strict=True)))
+            loss = self.loss.total(step.means)
+            self._check_finite(number, loss, norm)
+            self.progress.loss_sum += loss
+            self.progress.rows += int(rows)
+            self.settled.append(step)
+            self.last_loss = loss
+
+    def _check_finite(self, step: int, loss: float, norm: float) -> None:
+        scaled = self.precision == "fp16"  # the gradient scaler skips a step whose gradients are infinite
+        if math.isfinite(loss) and (scaled or math.isfinite(norm)):
+            return
+        what = "gradient" if math.isfinite(loss) else "loss"
+        checkpoint = (
+            "no checkpoint was saved before this step"
+            if self.saved is None
+            else f"the checkpoint of step {self.saved} is kept"
+        )
+        raise UserError(
+            f"the {what} is not finite at step {step}",
+            hint=f"lower training.learning_rate, or try training.mixed_precision=no; {checkpoint}",
+        )
 
     def _denominators(self, loss: StepLoss, batch: Batch, index: int) -> Tensor:
         """The denominators (L + 1,) of the losses for the batch `index` of a step, and its number of rows.
 
-        All are 0 for a batch that only fills up the last group of an epoch, see `_OwnBatches`.
+        All are 0 for a batch that only fills up the last group of an epoch, see `OwnBatches`.
         """
         denominators = loss.denominators(batch)
         values = [float(denominators[name]) for name in loss.weights] + [float(len(batch["attention_mask"]))]
@@ -304,46 +305,37 @@ class Trainer:
         total: Tensor = self.accelerator.reduce(values, "sum")
         return total
 
-    def _check_finite(self, loss: float) -> None:
-        """Clips the gradients; fails before the optimizer step if they or the loss would make weights NaN."""
-        limit = self.training.max_grad_norm or float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        scaled = self.precision == "fp16"  # the gradient scaler skips a step whose gradients are infinite
-        if math.isfinite(loss) and (scaled or torch.isfinite(torch.as_tensor(norm))):
-            return
-        what = "gradient" if math.isfinite(loss) else "loss"
-        checkpoint = (
-            "no checkpoint was saved before this step"
-            if self.saved is None
-            else f"the checkpoint of step {self.saved} is kept"
-        )
-        raise UserError(
-            f"the {what} is not finite at step {self.progress.step + 1}",
-            hint=f"lower training.learning_rate, or try training.mixed_precision=no; {checkpoint}",
-        )
-
     def _rest_of_epoch(self) -> Iterator[tuple[Batch, ...]]:
         """The batches of every further step, on the CPU."""
         self.batches.epoch = self.progress.epoch
         loader: Any = torch.utils.data.DataLoader(
             self.examples,  # type: ignore[arg-type]
-            batch_sampler=_OwnBatches(self.batches, self.accelerator, skip=self.progress.batch),
+            batch_sampler=OwnBatches(self.batches, self.accelerator, skip=self.progress.batch),
             collate_fn=_identity,  # type: ignore[arg-type]
             num_workers=self.training.dataloader_num_workers,
+            pin_memory=self.device == "cuda",
             generator=torch.Generator(),  # else every epoch, also a resumed one, draws from the generator of dropout
         )
-        yield from _groups(loader, self.training.gradient_accumulation_steps)
+        yield from groups(loader, self.training.gradient_accumulation_steps)
 
-    def _train_event(self, loss: StepLoss, steps: Sequence[_Step], *, samples_per_second: float) -> Event:
+    def _progress_event(self) -> Event:
+        """Rows of pending steps are counted as if all processes had as many as this one."""
+        progress = self.progress
+        rows = progress.rows + sum(step.rows for step in self.pending)
+        known = {} if self.last_loss is None else {"loss": self.last_loss}
+        return events.progress(progress.step, self.max_steps, rows=rows, seconds=progress.seconds, **known)
+
+    def _train_event(self, *, samples_per_second: float) -> Event:
         """The means of the losses over all rows since the last one."""
         means = {
-            name: weighted_mean((step.means[name], step.denominators[name]) for step in steps) for name in loss.weights
+            name: weighted_mean((step.means[name], step.denominators[name]) for step in self.settled)
+            for name in self.loss.weights
         }
         return {
             "event": "train",
             "step": self.progress.step,
             "epoch": self._epochs(),
-            "loss": round(loss.total(means), 6),
+            "loss": round(self.loss.total(means), 6),
             **{name: round(value, 6) for name, value in means.items()},
             "learning_rate": self.scheduler.get_last_lr()[0],
             "samples_per_second": round(samples_per_second, 1),
@@ -396,51 +388,22 @@ class Trainer:
         return int(self.accelerator.gather(signals).max())
 
 
-class _OwnBatches(torch.utils.data.Sampler[list[int]]):
-    """The batches of one process: of every group of n batches, where n is the number of processes, one.
+@dataclass(frozen=True)
+class _Step:
+    """A step that is done, with L losses on the device."""
 
-    All processes take equally many. One that the last group is too short for gets a row that does not count.
-
-    Args:
-        skip: batches of this process that are done already.
-    """
-
-    def __init__(self, batches: Batches, accelerator: Accelerator, *, skip: int) -> None:
-        self.batches, self.skip = batches, skip
-        self.process, self.processes = accelerator.process_index, accelerator.num_processes
-
-    def __iter__(self) -> Iterator[list[int]]:
-        groups = _groups(self.batches, self.processes)
-        for group in itertools.islice(groups, self.skip, None):
-            yield group[self.process] if self.process < len(group) else group[0][:1]
+    means: Tensor  # (L,) over all its batches in all processes
+    totals: Tensor  # (L + 1,) denominators of the means, and the number of rows
+    norm: Tensor  # () of the gradients, before they were clipped
+    rows: int  # of this process, times the number of processes
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Losses:
     """The losses of one step, over all its batches in all processes."""
 
     means: Mapping[str, float]
     denominators: Mapping[str, float]
-    rows: int
-
-
-def _groups(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
-    """The items in groups of `size`; the last group may be smaller."""
-    rest = iter(items)
-    while group := tuple(itertools.islice(rest, size)):
-        yield group
-
-
-def _with_start_times(
-    batches: Iterator[tuple[Batch, ...]],
-) -> Iterator[tuple[tuple[float, float], tuple[Batch, ...]]]:
-    """The batches of each step with wall and CPU time before they were read: reading counts as training time."""
-    while True:
-        begin = time.perf_counter(), time.process_time()
-        step = next(batches, None)
-        if step is None:
-            return
-        yield begin, step
 
 
 def _trackers(training: Training) -> list[str]:

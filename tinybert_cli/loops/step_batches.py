@@ -1,0 +1,71 @@
+"""Which batches a process computes in each step of training."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import torch
+
+from tinybert_cli.config import Training
+from tinybert_cli.types import Batch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+T = TypeVar("T")
+
+
+class Batches(Protocol):
+    """A batch sampler whose order depends on the epoch."""
+
+    epoch: int
+
+    def __len__(self) -> int: ...
+    def count(self, epoch: int) -> int: ...
+    def __iter__(self) -> Iterator[list[int]]: ...
+
+
+def steps_of_epoch(batches: Batches, training: Training, processes: int, epoch: int = 0) -> int:
+    """Optimizer steps of an epoch."""
+    return math.ceil(math.ceil(batches.count(epoch) / processes) / training.gradient_accumulation_steps)
+
+
+class OwnBatches(torch.utils.data.Sampler[list[int]]):
+    """The batches of one process: of every group of n batches, where n is the number of processes, one.
+
+    All processes take equally many. One that the last group is too short for gets a row that does not count.
+
+    Args:
+        skip: batches of this process that are done already.
+    """
+
+    def __init__(self, batches: Batches, accelerator: Accelerator, *, skip: int) -> None:
+        self.batches, self.skip = batches, skip
+        self.process, self.processes = accelerator.process_index, accelerator.num_processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for group in itertools.islice(groups(self.batches, self.processes), self.skip, None):
+            yield group[self.process] if self.process < len(group) else group[0][:1]
+
+
+def groups(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """The items in groups of `size`; the last group may be smaller."""
+    rest = iter(items)
+    while group := tuple(itertools.islice(rest, size)):
+        yield group
+
+
+def with_start_times(
+    batches: Iterator[tuple[Batch, ...]],
+) -> Iterator[tuple[tuple[float, float], tuple[Batch, ...]]]:
+    """The batches of each step with wall and CPU time before they were read: reading counts as training time."""
+    while True:
+        begin = time.perf_counter(), time.process_time()
+        step = next(batches, None)
+        if step is None:
+            return
+        yield begin, step
