@@ -1,12 +1,13 @@
 """Trains teacher and student with default settings and with tuned ones on small subsets of six datasets.
 
-    python experiments/defaults.py path/to/datasets [--runs FOLDER] [--kinds KIND,...] [DATASET]...
+    python experiments/defaults.py path/to/datasets [--runs FOLDER] [--kinds KIND,...] [--seed SEED] [DATASET]...
 
 `path/to/datasets` contains a folder per dataset, with train.jsonl.gz and a validation or test file. The rows for
 training and for the selection of checkpoints come from the training file, the test rows from the other one. `default`
 sets nothing under `training`, `earlier` has the defaults of version 0.1, `tuned` is the setting of GRID that is best on
 the selection rows. Finished stages are skipped. After every model, what was measured goes to
-experiments/results/defaults.json, from which `experiments/tables.py` makes the table of docs/experiments.md.
+experiments/results/defaults.json, that of another `--seed` beside the first one, and from there into the table of
+docs/experiments.md (`experiments/tables.py`).
 """
 
 from __future__ import annotations
@@ -70,15 +71,17 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(SUBSETS), metavar="DATASET")
     parser.add_argument("--runs", type=Path, default=Path("runs/defaults"))
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--models", default=",".join(MODELS), help="with another seed, students of its own teacher")
     arguments = parser.parse_intermixed_args()
     for kind in arguments.kinds.split(","):
         for name in arguments.names:
-            runs = arguments.runs / name
-            data = write_subset(SUBSETS[name], arguments.datasets / name, runs / "data")
-            for model in MODELS:
-                train(SUBSETS[name], data, runs, kind, model)
+            data = write_subset(SUBSETS[name], arguments.datasets / name, arguments.runs / name / "data")
+            runs = arguments.runs / name / ("" if arguments.seed == SEED else f"seed-{arguments.seed}")
+            for model in arguments.models.split(","):
+                train(SUBSETS[name], data, runs, kind, model, arguments.seed)
                 results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-                results[name] = result(name, runs)
+                results[name] = result(name, arguments.runs / name)
                 RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(results)))
 
@@ -103,9 +106,11 @@ def _shuffled(file: Path) -> list[str]:
     return lines
 
 
-def train(subset: Subset, data: dict[str, Any], runs: Path, kind: str, model: str) -> None:
+def train(subset: Subset, data: dict[str, Any], runs: Path, kind: str, model: str, seed: int = SEED) -> None:
     """Trains the teacher, or the student of the teacher of the same kind, and scores it on the test rows."""
-    common = {"task": subset.task, "data": data}
+    common: dict[str, Any] = {"task": subset.task, "data": data}
+    if seed != SEED:  # that of the tool
+        common["seed"] = seed
     teacher = runs / kind / "teacher"
     start: dict[str, Any] = {"model": MINILM}
     if model == "student":
@@ -168,6 +173,13 @@ def result(name: str, runs: Path) -> dict[str, Any]:
                 "steps": trained["steps"],
                 "minutes": trained["train_cpu_seconds"] / 60,
             }
+            seeds = {
+                folder.name.removeprefix("seed-"): numbers(folder / kind / f"{model}-eval")[f"model.{metric}"]
+                for folder in sorted(runs.glob("seed-*"))
+                if (folder / kind / f"{model}-eval" / "manifest.json").exists()
+            }
+            if seeds:
+                kinds[kind][model]["seeds"] = seeds
     return {"rows": SUBSETS[name].rows, "metric": TITLES.get(metric, metric), "kinds": kinds}
 
 
@@ -179,14 +191,21 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
     for name, dataset in results.items():
         for model in MODELS:
             found = [dataset["kinds"].get(kind, {}).get(model) for kind in kinds]
-            difference = f"{found[0]['score'] - found[-1]['score']:+.3f}" if all(found) else ""
+            difference = f"{_mean(found[0]) - _mean(found[-1]):+.3f}" if all(found) else ""
             cells = " | ".join(_cell(measured) if measured else "" for measured in found)
             yield f"| {name} | {dataset['rows']:,} | {dataset['metric']} | {model} | {cells} | {difference} |"
 
 
-def _cell(measured: Mapping[str, float]) -> str:
+def _cell(measured: Mapping[str, Any]) -> str:
     score = f"{measured['score']:.3f} ({measured['low']:.3f}-{measured['high']:.3f})"
-    return f"{score}, {measured['steps']:,} steps, {measured['minutes']:.1f} min"
+    seeds = "".join(f"; {value:.3f}" for value in measured.get("seeds", {}).values())
+    return f"{score}{seeds}, {measured['steps']:,} steps, {measured['minutes']:.1f} min"
+
+
+def _mean(measured: Mapping[str, Any]) -> float:
+    """The mean score of all seeds."""
+    scores = [measured["score"], *measured.get("seeds", {}).values()]
+    return float(sum(scores) / len(scores))
 
 
 if __name__ == "__main__":
