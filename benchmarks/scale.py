@@ -1,7 +1,7 @@
 """Peak memory and time of each stage on tables of growing size, with a tiny model: what the data layer costs.
 
 The rows are generated, the models have random weights, and every stage runs in a process of its own. `finetune` and
-`distill` stop after a few steps. Prints one line per stage and size, as Markdown.
+`distill` stop after a few steps; `read` only reads the rows. Prints one line per stage and size, as Markdown.
 
     python benchmarks/scale.py FOLDER [ROWS,ROWS,...] [STAGE,STAGE,...]
 """
@@ -73,7 +73,7 @@ def child(stage: str, root: Path, size: int) -> None:
     private = _PrivateMemory()
     private.start()
     before, rows = None, 0
-    for event in _events(stage, settings(stage, root, size)):
+    for event in _events(stage, settings(stage, root, size)) if stage != "read" else _read(root, size):
         if before is None and event["event"] in ("progress", "train", "scored"):
             before = time.process_time()
         if event["event"] == "progress":
@@ -98,6 +98,16 @@ def _events(stage: str, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from importlib.import_module(f"tinybert_cli.stages.{runner.STAGES[stage]}").run(parsed)
 
 
+def _read(root: Path, size: int) -> Iterator[dict[str, Any]]:
+    from tinybert_cli import config, data
+
+    memory, begin = _private(), time.process_time()
+    rows = data.read(config.Data(train_file=str(root / f"rows-{size}.csv"), **TASK["data"]), "train")  # type: ignore[arg-type]
+    added, seconds = (_private() - memory) / 1e6, time.process_time() - begin
+    print(f"{len(rows):,} rows: {added:,.0f} MB of private memory, {seconds:.1f} CPU s", file=sys.stderr)
+    yield {"event": "progress", "rows": len(rows)}
+
+
 class _PrivateMemory(threading.Thread):
     """The most memory that belongs to this process alone: pages of mapped files are not counted. Sampled; Linux."""
 
@@ -107,10 +117,14 @@ class _PrivateMemory(threading.Thread):
 
     def run(self) -> None:
         while True:
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    self.peak = max(self.peak, int(line.split()[1]) * 1024)
+            self.peak = max(self.peak, _private())
             time.sleep(0.05)
+
+
+def _private() -> int:
+    """Bytes of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def _words() -> list[str]:
