@@ -10,6 +10,7 @@ import pytest
 from conftest import Configs, run
 
 from tinybert_cli.reports import runs
+from tinybert_cli.stages.selection import identity
 
 TEXT = "was selected on these rows, so the score is optimistic"
 
@@ -48,3 +49,57 @@ def test_a_model_without_selection_is_not_optimistic(configs: Configs, base_mode
         "eval", "out", models={"last": str(tmp_path / "last"), "last2": str(tmp_path / "last")}, **settings
     )
     assert not any("selected on these rows" in text for text in warnings(run("eval", config)))
+
+
+@pytest.fixture
+def student2(configs: Configs, base_model: Path, teacher_labels: Path, tmp_path: Path) -> Path:
+    """Trained without selection on the labels of a teacher that validation.jsonl selected."""
+    training = {"training__keep": "last", "training__max_steps": 2, "training__eval_strategy": "epoch"}
+    run("finetune", configs("finetune", "s2", model=str(base_model), label_dataset=str(teacher_labels), **training))
+    return tmp_path / "s2"
+
+
+@pytest.mark.parametrize(("split", "optimistic"), [("validation", True), ("test", False)])
+def test_a_student_of_a_selected_teacher_inherits_the_selection(
+    configs: Configs, student2: Path, tmp_path: Path, split: str, optimistic: bool
+) -> None:
+    settings = {"latency": None, "bootstrap": 0, "baselines": [], "split": split}
+    events = run("eval", configs("eval", "out", models={"m": str(student2)}, **settings))
+    text = "whose checkpoint was selected on these rows, so its score may be optimistic"
+    assert any(message.startswith("m was made from") and text in message for message in warnings(events)) == optimistic
+    for page in ("report.md", "report.html"):
+        assert (text in (tmp_path / "out" / page).read_text()) == optimistic
+    notes = " ".join(runs.run([tmp_path / "out", student2]).notes())
+    assert ("Perhaps optimistic, because a model that it was made from was selected" in notes) == optimistic
+    assert "selected a checkpoint that it was made from" in (student2 / "README.md").read_text()
+
+
+def test_a_label_dataset_that_moved_with_its_student_is_read(
+    configs: Configs, student2: Path, teacher_labels: Path, tmp_path: Path
+) -> None:
+    for folder in (student2, teacher_labels):
+        shutil.move(folder, tmp_path / "moved" / folder.name)
+    settings = {"latency": None, "bootstrap": 0, "baselines": []}
+    events = run("eval", configs("eval", "out", models={"m": str(tmp_path / "moved" / "s2")}, **settings))
+    assert any("selected on these rows" in text for text in warnings(events))
+
+
+def test_an_export_has_the_selection_of_its_model(configs: Configs, teacher: Path, tmp_path: Path) -> None:
+    run("export", configs("export", "onnx", model=str(teacher)))
+    assert TEXT in (tmp_path / "onnx" / "README.md").read_text()
+    settings = {"latency": None, "bootstrap": 0, "baselines": []}
+    events = run("eval", configs("eval", "out", models={"m": str(tmp_path / "onnx")}, **settings))
+    assert any(f"the checkpoint of m {TEXT}" in text for text in warnings(events))
+
+
+def test_a_split_of_the_hub_is_the_one_it_is_called_there() -> None:
+    inputs = {"data.dataset_name": {"hub_id": "org/rows", "config": None, "revision": None}}
+    names = {"data": {"validation_split_name": "dev", "test_split_name": "dev"}}
+    assert identity(names, inputs, "validation") == identity(names, inputs, "test")
+    assert identity({"data": {}}, inputs, "validation") != identity({"data": {}}, inputs, "test")
+
+
+def test_one_file_of_several_is_enough_to_be_the_same_rows() -> None:
+    files = [{"path": "a", "sha256": "1"}, {"path": "b", "sha256": "2"}]
+    both, copy = {"data.validation_file": files}, {"data.test_file": [{"path": "c", "sha256": "2"}]}
+    assert identity({}, both, "validation") & identity({}, copy, "test")

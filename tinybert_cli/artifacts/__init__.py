@@ -11,6 +11,7 @@ from tinybert_cli.artifacts.manifests import (
     has_manifest,
     machine,
     read_manifest,
+    settings_of,
     verify_folder,
     versions,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "read_metrics",
     "read_rows",
     "replacing",
+    "settings_of",
     "status",
     "verify_folder",
     "versions",

@@ -22,6 +22,10 @@ def dictionary(training: Training, seed: int) -> Baseline:
         exact[word][tag] += 1
         lower[word.lower()][tag] += 1
     size = len(training.names)
+    row_of_word = np.repeat(
+        np.arange(len(training.rows)), [len(row) for row in words_of(training.rows, training.settings)]
+    )
+    tagged_rows = len(np.unique(row_of_word[known]))
     tags = {word: _shares(count, size) for word, count in exact.items()}
     lower_tags = {word: _shares(count, size) for word, count in lower.items() if word not in tags}
     other = _shares(Counter(training.labels[known].tolist()), size)
@@ -31,7 +35,7 @@ def dictionary(training: Training, seed: int) -> Baseline:
         shares = [tags[word] if word in tags else lower_tags.get(word.lower(), other) for word in own]
         return log_probabilities(np.array(shares, dtype=np.float32).reshape(-1, size))
 
-    return Baseline(compute, (tags, lower_tags, other), len(training.rows))
+    return Baseline(compute, (tags, lower_tags, other), tagged_rows)
 
 
 def _shares(count: Counter[int], size: int) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ def card(
     facts: Mapping[str, float],
     float32_parts: Sequence[str] = (),
     example: str = "",
+    notes: Sequence[str] = (),
 ) -> Card:
     """The card of an export.
 
@@ -28,6 +29,7 @@ def card(
         precision: of the weights.
         facts: the metrics of verification, and the size of the model.
         float32_parts: of an int8 model.
+        notes: sentences on the scores, without an end mark.
     """
     task, form, folder = tasks.find_prediction_task(config.task), formats.find(config.format), str(output.folder)
     model, pair = markdown(config.model), len(config.data.text_columns) == 2
@@ -72,7 +74,7 @@ def card(
             "measured on": artifacts.machine(),
         },
         usage=form.usage(export),
-        limits=[*limitations, *model_card.UNTESTED],
+        limits=[*limitations, *_sentences(notes), *model_card.UNTESTED],
         library=form.library,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )
@@ -95,6 +97,7 @@ def translation_card(
     output: artifacts.Output,
     result: Result | None,
     facts: Mapping[str, float],
+    notes: Sequence[str] = (),
 ) -> Card:
     """The card of an export of a translation model; arguments as in `card`."""
     task, folder, model = tasks.find(config.task), str(output.folder), markdown(config.model)
@@ -133,8 +136,13 @@ def translation_card(
             f"{config.data.max_target_length}.",
             *([] if form.beams else ["It has no beam search: it translates greedily."]),
             *form.limitations(export),
+            *_sentences(notes),
             *model_card.UNTESTED,
         ],
         library=form.library,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )
+
+
+def _sentences(notes: Sequence[str]) -> list[str]:
+    return [markdown(f"{note[:1].upper()}{note[1:]}.") for note in notes]

@@ -64,6 +64,7 @@ class Model:
     quality_high: float | None = None
     estimated: bool = False  # an export without a score: its source model's score plus the difference found by `export`
     optimistic: bool = False  # whether the checkpoint was selected on the rows of this score
+    made_from: Sequence[str] = ()  # folders of models that were selected on these rows, which it was made from
     retention: float | None = None
     agreement: float | None = None
     parameters: int | None = None
@@ -198,6 +199,7 @@ def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[
                 quality_low=metrics.get(f"{metric}_low"),
                 quality_high=metrics.get(f"{metric}_high"),
                 optimistic=name in run.manifest.get("selected_on_these_rows", []),
+                made_from=run.manifest.get("made_from_selected_on_these_rows", {}).get(name, []),
                 retention=1.0 if name == reference else metrics.get("retention"),
                 agreement=metrics.get("agreement"),
                 parameters=metrics.get("parameters", base.parameters),
@@ -233,6 +235,7 @@ def _exported(run: Run, models: Mapping[str, tuple[str | None, Model]]) -> tuple
         quality=quality,
         estimated=True,
         optimistic=source.optimistic,
+        made_from=source.made_from,
         retention=source.retention * quality / source.quality if source.retention and source.quality else None,
         parameters=source.parameters,
     )

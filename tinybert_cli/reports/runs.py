@@ -30,6 +30,10 @@ class Report:
             names = short_names(model.name for model in self.models)
             listed = ", ".join(names[name] for name in optimistic)
             yield f"Optimistic, because the checkpoint was selected on the rows of the score: {listed}."
+        if inherited := [model.name for model in self.models if model.made_from and model.quality is not None]:
+            names = short_names(model.name for model in self.models)
+            listed = ", ".join(names[name] for name in inherited)
+            yield f"Perhaps optimistic, because a model that it was made from was selected on these rows: {listed}."
         if any(model.estimated for model in self.models):
             yield "~ estimated: score of the source model plus the difference measured during export verification."
         machines = {model.machine for model in self.models if model.machine and model.latency_ms_b1 is not None}

@@ -25,6 +25,7 @@ class Training:
     result: Result | None
     settings: ResolvedTraining
     selected: bool  # whether the checkpoint was selected on the rows of `result`
+    made_from: Sequence[str] = ()  # models selected on the rows of `result`, which it was made from
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
 
 
@@ -91,6 +92,12 @@ def _limitations(config: Finetune | Distill, task: tasks.Task, training: Trainin
         sentences.append(
             f"The checkpoint was selected on the same {training.result.rows:,} rows that the metrics are from: "
             "expect slightly lower scores on new text."
+        )
+    elif training.result is not None and training.made_from:
+        models = markdown(", ".join(training.made_from))
+        sentences.append(
+            f"The rows that the metrics are from selected a checkpoint that it was made from ({models}): "
+            "scores on new text may be slightly lower."
         )
     if teacher:
         sentences.append(f"It was trained on the predictions of {teacher}, mistakes included.")

@@ -89,8 +89,9 @@ def _evaluate(
     sign = task.objective(task.main_metric)[1]
     losers = baseline_scores.comparison(main_scores, evaluated.baselines, task.main_metric, sign)
     yield from map(events.warning, losers)
-    selected = selection.selected_on(sources, output.inputs, config.split)
-    notes = [selection.statement(selected)] if selected else []
+    settings = artifacts.settings_of(config)
+    selected = selection.selected_on(sources, settings, output.inputs, config.split)
+    notes = list(selected.notes())
     yield from map(events.warning, notes)
     lengths, confidences = candidates[reference].lengths, scored[reference].predictions.confidences
     slice_rows = slices(lengths, metric.label_slices(), confidences, columns)
@@ -173,7 +174,8 @@ def _evaluate(
     output.finish(
         flat,
         **described,
-        selected_on_these_rows=selected,
+        selected_on_these_rows=selected.own,
+        made_from_selected_on_these_rows=selected.inherited,
         scored_rows=len(rows),
         device=str(loops.device()),
         precision="no",

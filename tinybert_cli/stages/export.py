@@ -13,7 +13,7 @@ from tinybert_cli.config import Export
 from tinybert_cli.errors import GateError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import export_card, model_card
-from tinybert_cli.stages import parity, spacy_parity, translation_export
+from tinybert_cli.stages import parity, selection, spacy_parity, translation_export
 from tinybert_cli.stages.int8_search import Int8Search
 from tinybert_cli.stages.parity import Parity
 from tinybert_cli.types import Predictions
@@ -157,7 +157,8 @@ def _export(
             loaded = form.file(folder) or weights
             example = tasks.onnx_example(task, config.data, loaded.relative_to(folder).as_posix())
             (folder / form.example).write_text(example, encoding="utf-8")
-        card = export_card.card(config, precision, output, result, names, facts, float32_parts, example)
+        notes = [] if result is None else selection.of_export(config, source, output)
+        card = export_card.card(config, precision, output, result, names, facts, float32_parts, example, notes)
         if form.finish is not None:
             form.finish(whole, **_options(config, form.options))
             numbers["pipeline_agreement"] = spacy_parity.verify(whole, folder, rows, config)

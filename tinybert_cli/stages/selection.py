@@ -1,39 +1,131 @@
-"""Whether `eval` scores a model on the rows that its checkpoint was selected on, which makes its score optimistic."""
+"""Whether `eval` scores a model on the rows that chose its checkpoint, or one it learned from: optimistic scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tinybert_cli import artifacts, models
+from tinybert_cli.config import Export, Stage
+from tinybert_cli.errors import InputError
+
+LEARNED_FROM = ("model", "student", "teacher", "label_dataset")  # inputs of a training and of gen-soft-labels
 
 
-def selected_on(sources: Mapping[str, models.Source], inputs: Mapping[str, Any], split: str) -> list[str]:
-    """The models whose checkpoint is the best of several on these rows.
+@dataclass(frozen=True)
+class Selected:
+    """The models whose scores are optimistic on the rows of an `eval`."""
+
+    own: list[str]  # their checkpoint is the best of several on these rows
+    inherited: dict[str, list[str]]  # other models → the folders of the selected models that they were made from
+
+    def notes(self) -> Iterator[str]:
+        """What this means for the scores, in sentences without an end mark."""
+        if self.own:
+            one = len(self.own) == 1
+            subject = (
+                f"the checkpoint of {self.own[0]} was" if one else f"the checkpoints of {', '.join(self.own)} were"
+            )
+            scores = "score is" if one else "scores are"
+            yield f"{subject} selected on these rows, so the {scores} optimistic: score others too (split: test)"
+        for name, folders in self.inherited.items():
+            subject = (
+                f"{folders[0]}, whose checkpoint was" if len(folders) == 1 else f"{', '.join(folders)}, which were"
+            )
+            yield (
+                f"{name} was made from {subject} selected on these rows, so its score may be optimistic: "
+                "score others too (split: test)"
+            )
+
+
+def selected_on(
+    sources: Mapping[str, models.Source], settings: Mapping[str, Any], inputs: Mapping[str, Any], split: str
+) -> Selected:
+    """The models that these rows have selected.
+
+    Rows are the same if they are from a file with the same content, wherever it is and whatever the split is called;
+    of a dataset on the Hub, if they are from the same split. A folder that a model was made from is looked up where
+    its manifest names it, and beside the folder of the model; one that is missing or has changed is left out.
 
     Args:
-        inputs: of the eval, as in its manifest.
+        settings, inputs: of the eval, as in its manifest.
     """
-    rows = _rows(inputs, split)
-    return [name for name, source in sources.items() if rows and rows == _rows_of_selection(source)]
+    rows = identity(settings, inputs, split)
+    own, inherited = [], {}
+    for name, source in sources.items():
+        folder = source.folder
+        if folder is None or not artifacts.has_manifest(folder):
+            continue
+        folder, manifest = _exported_model(folder, artifacts.read_manifest(folder))
+        if rows & _rows_of_selection(manifest):
+            own.append(name)
+        elif found := _selected_folders(_ancestors(folder, manifest), rows):
+            inherited[name] = found
+    return Selected(own, inherited)
 
 
-def statement(names: list[str]) -> str:
-    """What this means for the scores, in one sentence."""
-    one = len(names) == 1
-    subject = f"the checkpoint of {names[0]} was" if one else f"the checkpoints of {', '.join(names)} were"
-    scores = "score is" if one else "scores are"
-    return f"{subject} selected on these rows, so the {scores} optimistic: score others too (split: test)"
+def learned_from(config: Stage, inputs: Mapping[str, Any], split: str) -> list[str]:
+    """The folders that a training reads, directly or not, whose checkpoint was selected on these rows."""
+    rows = identity(artifacts.settings_of(config), inputs, split)
+    return _selected_folders(_ancestors(Path(config.output_dir), {"inputs": inputs}), rows)
 
 
-def _rows_of_selection(source: models.Source) -> Any:
-    if source.folder is None or not artifacts.has_manifest(source.folder):
+def of_export(config: Export, source: models.Source, output: artifacts.Output) -> list[str]:
+    """Notes on the scores of an export, if the rows of its verification have selected the model."""
+    settings = artifacts.settings_of(config)
+    return list(selected_on({output.folder.name: source}, settings, output.inputs, config.verify.split).notes())
+
+
+def _selected_folders(folders: Iterable[tuple[Path, Mapping[str, Any]]], rows: set[str]) -> list[str]:
+    return list(dict.fromkeys(str(path) for path, manifest in folders if rows & _rows_of_selection(manifest)))
+
+
+def _exported_model(folder: Path, manifest: Mapping[str, Any]) -> tuple[Path, Mapping[str, Any]]:
+    """The model that an export was made from, if it can be read; any other folder as it is."""
+    if manifest["command"] != "export":
+        return folder, manifest
+    return _read_input(folder, manifest["inputs"].get("model")) or (folder, manifest)
+
+
+def _ancestors(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The finished folders that a model was made from, directly or not, nearest first."""
+    waiting, checksums = [(folder, manifest)], set()
+    while waiting:
+        folder, manifest = waiting.pop(0)
+        for name in LEARNED_FROM:
+            described = manifest["inputs"].get(name)
+            for one in described if isinstance(described, list) else [described]:
+                earlier = _read_input(folder, one)
+                if earlier is not None and earlier[1]["checksum"] not in checksums:
+                    checksums.add(earlier[1]["checksum"])
+                    waiting.append(earlier)
+                    yield earlier
+
+
+def _read_input(folder: Path, described: Any) -> tuple[Path, Mapping[str, Any]] | None:
+    """The folder of an input with its manifest; None if it is not a finished folder, or not the same any more."""
+    if not isinstance(described, Mapping) or not {"path", "manifest"} <= described.keys():
         return None
-    manifest = artifacts.read_manifest(source.folder)
-    training = {**manifest["settings"].get("training", {}), **_resolved_training(manifest)}
+    path = Path(described["path"])
+    for candidate in (path, folder.parent / path.name):
+        try:
+            manifest = artifacts.read_manifest(candidate)
+        except InputError:
+            continue
+        if manifest["checksum"] == described["manifest"]:
+            return candidate, manifest
+    return None
+
+
+def _rows_of_selection(manifest: Mapping[str, Any]) -> set[str]:
+    settings = manifest["settings"]
+    training = {**settings.get("training", {}), **_resolved_training(manifest)}
     if training.get("keep") != "best" or training.get("eval_strategy", "no") == "no":
-        return None
-    return _rows(manifest["inputs"], "validation")
+        return set()
+    return identity(settings, manifest["inputs"], "validation")
 
 
 def _resolved_training(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,9 +135,12 @@ def _resolved_training(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in resolved.items() if key.startswith(prefix)}
 
 
-def _rows(inputs: Mapping[str, Any], split: str) -> Any:
-    """What identifies the rows of a split, wherever their files are; None without any."""
+def identity(settings: Mapping[str, Any], inputs: Mapping[str, Any], split: str) -> set[str]:
+    """What identifies the rows of a split: the content of each file, or the dataset on the Hub with its split."""
     if files := inputs.get(f"data.{split}_file"):
-        return [{key: value for key, value in file.items() if key != "path"} for file in files]
+        return {json.dumps({key: file[key] for key in file if key != "path"}, sort_keys=True) for file in files}
     dataset = inputs.get("data.dataset_name")
-    return {**dataset, "split": split} if dataset and split in ("train", "validation", "test") else None
+    if not dataset or split not in ("train", "validation", "test"):
+        return set()
+    name = settings["data"].get(f"{split}_split_name", split)
+    return {json.dumps({**dataset, "split": name}, sort_keys=True)}

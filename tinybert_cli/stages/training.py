@@ -18,7 +18,7 @@ from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.reports import model_card, training_card
 from tinybert_cli.scratch_files import counts
-from tinybert_cli.stages import auto_settings
+from tinybert_cli.stages import auto_settings, selection
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Array, Layout, Predictions, Rows
 
@@ -267,7 +267,9 @@ def train(
             config,
             training_card.Training(
                 made, label_names, new.copied_layers, len(training_data.source.rows), described, result, training,
-                selected=selects_best, origin=training_data.source.origin,
+                selected=selects_best,
+                made_from=selection.learned_from(config, output.inputs, "validation"),
+                origin=training_data.source.origin,
             ),
             output,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from tinybert_cli.config import Export
 from tinybert_cli.errors import GateError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import export_card, model_card
-from tinybert_cli.stages import translation_parity
+from tinybert_cli.stages import selection, translation_parity
 from tinybert_cli.stages.translation_parity import TranslationParity
 from tinybert_cli.translation_predictor import load_translation_predictor
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
@@ -74,7 +74,8 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
         models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name, **recorded})
         result = None if metric is None else _result(config, task, predictions, metric)
         facts = {**numbers, **models.size(model)}
-        card = export_card.translation_card(config, form, precision, output, result, facts)
+        notes = [] if result is None else selection.of_export(config, source, output)
+        card = export_card.translation_card(config, form, precision, output, result, facts, notes)
         (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
         output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
     described = {} if metric is None else metric.description()
