@@ -229,6 +229,8 @@ def concatenated_ranges(offsets: Array, indices: Array) -> Array:
 
 def first_infinite_row(logits: Array, layout: Layout | None) -> int | None:
     """The first row with a logit that is NaN or infinite, of logits (P, C); None if all are finite."""
+    if not len(logits):
+        return None
     infinite = ~np.isfinite(logits).reshape(len(logits), -1).all(-1)
     if not infinite.any():
         return None

@@ -62,8 +62,8 @@ def selected_on(
         folder, manifest = _exported_model(folder, artifacts.read_manifest(folder))
         if rows & _rows_of_selection(manifest):
             own.append(name)
-        elif found := _selected_folders(_ancestors(folder, manifest), rows):
-            inherited[name] = found
+        elif folders := _selected_folders(_ancestors(folder, manifest), rows):
+            inherited[name] = folders
     return Selected(own, inherited)
 
 
