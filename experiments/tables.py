@@ -15,6 +15,7 @@ from typing import Any
 
 import defaults
 import int8_table
+import layer_mappings
 import tasks
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +168,7 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "int8-agreement": (int8_table.agreement, "int8.json"),
     "int8-size": (int8_table.sizes, "int8.json"),
     "defaults": (defaults.table, "defaults.json"),
+    "layer-mappings": (layer_mappings.table, "layer_mappings.json"),
     **{name: (recorded, f"{name}.json") for name in RECORDED},
 }
 
