@@ -79,11 +79,13 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         for depth, result in depths.items():
             means = {mapping: _of(result["test"], mapping) for mapping in MAPPINGS}
             uniform, spread = (sum(means[mapping]) / len(means[mapping]) for mapping in MAPPINGS)
-            cells = [
-                f"{mean:.3f} ({', '.join(f'{value:.3f}' for value in means[mapping])})"
-                for mapping, mean in zip(MAPPINGS, (uniform, spread), strict=True)
-            ]
+            cells = [_cell(mean, means[mapping]) for mapping, mean in zip(MAPPINGS, (uniform, spread), strict=True)]
             yield f"| {name} | {depth} | {result['metric']} | {' | '.join(cells)} | {spread - uniform:+.3f} |"
+
+
+def _cell(mean: float, scores: list[float]) -> str:
+    """The mean, and the score of each seed if there are several."""
+    return f"{mean:.3f}" + (f" ({', '.join(f'{score:.3f}' for score in scores)})" if len(scores) > 1 else "")
 
 
 def _of(scores: dict[str, float], mapping: str) -> list[float]:
