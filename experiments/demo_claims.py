@@ -21,7 +21,6 @@ import pyarrow.parquet
 
 from tinybert_cli.metrics.proportions import Interval, paired_difference
 
-RESULTS = Path(__file__).parent / "results" / "demo.json"
 RECORDED = re.compile(r"[\w-]+\.(accuracy(_low|_high)?|retention|agreement|bytes|parameters)")
 ACCURACY, RETENTION, SENTENCES_RIGHT = 0.85, 0.98, 28
 SENTENCES = {
@@ -74,9 +73,10 @@ def main() -> int:
     rows = pyarrow.parquet.read_table(run / "eval" / "predictions.parquet").to_pydict()
     scores = json.loads((run / "eval" / "metrics.json").read_text())
     if arguments.record:
-        results = json.loads(RESULTS.read_text())
-        results[arguments.record] = {key: value for key, value in scores.items() if RECORDED.fullmatch(key)}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        import result_files
+
+        recorded = {key: value for key, value in scores.items() if RECORDED.fullmatch(key)}
+        result_files.record("demo.json", arguments.record, recorded)
     return report(scores, better(rows), wrong)
 
 

@@ -30,11 +30,12 @@ from tinybert_cli.types import Array, Encoded, Rows, padded
 BATCH_SIZES = (1, 8, 32, 128)
 EMULATED_SIZES = (1, 8)
 TIMED = (1, 32)
-RESULTS = Path(__file__).parent / "results" / "int8.json"
+RESULTS = "int8.json"
 MEASURE = "measure"  # the first argument of the process that runs the models
 
 
 def main() -> None:
+    import result_files
     from tasks import EXPERIMENTS
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -48,11 +49,9 @@ def main() -> None:
         runs = arguments.runs / name
         export = exported(name, arguments.datasets / name, runs)
         found = compare(export, runs / "int8-before.onnx", name, arguments)
-        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        results.setdefault(name, {}).update(found)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        result_files.record(RESULTS, name, {**result_files.read(RESULTS).get(name, {}), **found})
         print(name, json.dumps(found), flush=True)
-    results = json.loads(RESULTS.read_text())
+    results = result_files.read(RESULTS)
     print("\n".join([*agreement(results), "", *sizes(results)]))
 
 

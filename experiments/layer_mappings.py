@@ -10,17 +10,17 @@ another file. Finished stages are skipped. Scores go to experiments/results/laye
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import result_files
 from defaults import SUBSETS, Subset, numbers, run, train, write_subset
 
 DATASETS = ("mrpc", "conll2003", "cola")
 DEPTHS = (3, 2)
 MAPPINGS = ("uniform", "spread")
-RESULTS = Path(__file__).parent / "results" / "layer_mappings.json"
+RESULTS = "layer_mappings.json"
 
 
 def main() -> None:
@@ -36,12 +36,9 @@ def main() -> None:
         data = write_subset(subset, arguments.datasets / name, runs / "data")
         for model in ("teacher", "student"):  # the student is not compared; before it, the teacher labels its rows
             train(subset, data, runs, "default", model)
-        for depth in DEPTHS:
-            result = compare(subset, data, runs, depth, seeds)
-            results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-            results.setdefault(name, {})[str(depth)] = result
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print("\n".join(table(json.loads(RESULTS.read_text()))))
+        compared = {str(depth): compare(subset, data, runs, depth, seeds) for depth in DEPTHS}
+        result_files.record(RESULTS, name, compared)
+    print("\n".join(table(result_files.read(RESULTS))))
 
 
 def compare(subset: Subset, data: dict[str, Any], runs: Path, depth: int, seeds: list[int]) -> dict[str, Any]:

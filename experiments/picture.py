@@ -9,16 +9,16 @@ background of its own, light and dark, so that it can be read on any page.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import result_files
+
 from tinybert_cli.reports import html, plots
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "experiments" / "results"
 IMAGES = ROOT / "docs" / "images"
 WIDTH, MARGIN = 720, 10  # pixels of a plot on a page; points around it
 
@@ -119,7 +119,7 @@ PICTURES: dict[str, tuple[Callable[[Any], str], str]] = {
 def picture(name: str) -> str:
     """A plot as a file of its own, with the colours and the background that it would have on one of our pages."""
     draw, results = PICTURES[name]
-    svg = draw(json.loads((RESULTS / results).read_text()))
+    svg = draw(result_files.read(results))
     width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
     frame = f'x="-{MARGIN}" y="-{MARGIN}" width="{width + 2 * MARGIN:g}" height="{height + 2 * MARGIN:g}"'
     view = f'width="{WIDTH}" viewBox="-{MARGIN} -{MARGIN} {width + 2 * MARGIN:g} {height + 2 * MARGIN:g}"'

@@ -7,7 +7,6 @@ files. A file with `header` and `rows` holds a table as it was recorded by the c
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 import defaults
 import int8_table
 import layer_mappings
+import result_files
 import tasks
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "experiments" / "results"
 BLOCK = re.compile(r"<!-- table ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
 Lines = Iterable[str]
@@ -71,7 +70,7 @@ def filled(text: str) -> str:
 def table(name: str) -> str:
     """The lines of a table in Markdown."""
     draw, file = TABLES[name]
-    return "\n".join(draw(json.loads((RESULTS / file).read_text(encoding="utf-8"))))
+    return "\n".join(draw(result_files.read(file)))
 
 
 def sst2_short(results: Mapping[str, Any]) -> Iterator[str]:

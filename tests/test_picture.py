@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -14,10 +13,11 @@ sys.path.insert(0, str(ROOT / "experiments"))
 
 pytest.importorskip("matplotlib")
 import picture  # noqa: E402
+import result_files  # noqa: E402
 
 SVG = "{http://www.w3.org/2000/svg}"
-SST2 = json.loads((picture.RESULTS / "sst2-minilm.json").read_text())["eval"]
-TASKS = json.loads((picture.RESULTS / "tasks.json").read_text())
+SST2 = result_files.read("sst2-minilm.json")["eval"]
+TASKS = result_files.read("tasks.json")
 every_picture = pytest.mark.parametrize("name", picture.PICTURES)
 
 

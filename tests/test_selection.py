@@ -12,6 +12,7 @@ from conftest import Configs, run
 from tinybert_cli.reports import runs
 from tinybert_cli.stages.selection import identity
 
+SHORT: dict[str, Any] = {"latency": None, "bootstrap": 0, "baselines": []}  # an eval of little but the scores
 TEXT = "was selected on these rows, so the score is optimistic"
 
 
@@ -23,7 +24,7 @@ def warnings(events: list[Any]) -> list[str]:
 def test_only_the_rows_of_the_selection_are_optimistic(
     configs: Configs, teacher: Path, tmp_path: Path, split: str, optimistic: bool
 ) -> None:
-    settings = {"latency": None, "bootstrap": 0, "baselines": [], "split": split}
+    settings = {**SHORT, "split": split}
     events = run("eval", configs("eval", "out", models={"teacher": str(teacher)}, **settings))
     assert any(f"the checkpoint of teacher {TEXT}" in text for text in warnings(events)) == optimistic
     for page in ("report.md", "report.html"):
@@ -34,7 +35,7 @@ def test_only_the_rows_of_the_selection_are_optimistic(
 
 def test_moved_rows_are_the_same_rows(configs: Configs, teacher: Path, data: Path, tmp_path: Path) -> None:
     shutil.copy(data / "validation.jsonl", tmp_path / "other.jsonl")
-    settings = {"latency": None, "bootstrap": 0, "baselines": [], "split": "test"}
+    settings = {**SHORT, "split": "test"}
     config = configs(
         "eval", "out", models={"teacher": str(teacher)}, data__test_file=str(tmp_path / "other.jsonl"), **settings
     )
@@ -44,10 +45,7 @@ def test_moved_rows_are_the_same_rows(configs: Configs, teacher: Path, data: Pat
 def test_a_model_without_selection_is_not_optimistic(configs: Configs, base_model: Path, tmp_path: Path) -> None:
     training = {"training__keep": "last", "training__max_steps": 2}
     run("finetune", configs("finetune", "last", model=str(base_model), **training))
-    settings = {"latency": None, "bootstrap": 0, "baselines": []}
-    config = configs(
-        "eval", "out", models={"last": str(tmp_path / "last"), "last2": str(tmp_path / "last")}, **settings
-    )
+    config = configs("eval", "out", models={"last": str(tmp_path / "last"), "last2": str(tmp_path / "last")}, **SHORT)
     assert not any("selected on these rows" in text for text in warnings(run("eval", config)))
 
 
@@ -63,7 +61,7 @@ def student2(configs: Configs, base_model: Path, teacher_labels: Path, tmp_path:
 def test_a_student_of_a_selected_teacher_inherits_the_selection(
     configs: Configs, student2: Path, tmp_path: Path, split: str, optimistic: bool
 ) -> None:
-    settings = {"latency": None, "bootstrap": 0, "baselines": [], "split": split}
+    settings = {**SHORT, "split": split}
     events = run("eval", configs("eval", "out", models={"m": str(student2)}, **settings))
     text = "whose checkpoint was selected on these rows, so its score may be optimistic"
     assert any(message.startswith("m was made from") and text in message for message in warnings(events)) == optimistic
@@ -79,16 +77,14 @@ def test_a_label_dataset_that_moved_with_its_student_is_read(
 ) -> None:
     for folder in (student2, teacher_labels):
         shutil.move(folder, tmp_path / "moved" / folder.name)
-    settings = {"latency": None, "bootstrap": 0, "baselines": []}
-    events = run("eval", configs("eval", "out", models={"m": str(tmp_path / "moved" / "s2")}, **settings))
+    events = run("eval", configs("eval", "out", models={"m": str(tmp_path / "moved" / "s2")}, **SHORT))
     assert any("selected on these rows" in text for text in warnings(events))
 
 
 def test_an_export_has_the_selection_of_its_model(configs: Configs, teacher: Path, tmp_path: Path) -> None:
     run("export", configs("export", "onnx", model=str(teacher)))
     assert TEXT in (tmp_path / "onnx" / "README.md").read_text()
-    settings = {"latency": None, "bootstrap": 0, "baselines": []}
-    events = run("eval", configs("eval", "out", models={"m": str(tmp_path / "onnx")}, **settings))
+    events = run("eval", configs("eval", "out", models={"m": str(tmp_path / "onnx")}, **SHORT))
     assert any(f"the checkpoint of m {TEXT}" in text for text in warnings(events))
 
 

@@ -84,14 +84,14 @@ def read_table(path: Path, data: Data) -> Rows:
 
 
 def _stored(parts: Iterator[Rows]) -> Rows | None:
-    """All rows, with stored columns; None if there are no parts. One large part is in memory, and stays there."""
-    columns = StoredColumns()
-    last: Rows | None = None
-    for last in parts:
-        if len(last) > PART:
-            return last
+    """All rows, with stored columns; None if there are no parts. A file that is one large part stays in memory."""
+    first = next(parts, None)
+    if first is None or len(first) > PART:
+        return first
+    columns, last = StoredColumns(), first
+    for last in itertools.chain([first], parts):
         columns.append(last.columns, len(last))
-    return None if last is None else replace(last, columns=columns.finish(), selected=None)
+    return replace(last, columns=columns.finish(), selected=None)
 
 
 def _whole(path: Path, data: Data) -> Parts:

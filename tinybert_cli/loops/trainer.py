@@ -160,7 +160,8 @@ class Trainer:
         Args:
             evaluate: returns the metrics; the best checkpoint is selected by the one called `objective`.
             better: +1 if a larger objective is better, -1 if a smaller one is.
-            stop: returns the number of a signal that requests a stop, or 0.
+            stop: returns the number of a signal that requests a stop, or 0. Several processes agree on it only after
+                a step that logs, evaluates or saves: agreeing makes them wait for each other.
 
         Raises:
             UserError: the loss or a gradient is NaN or infinite, with its step.
@@ -192,7 +193,8 @@ class Trainer:
                 epoch_ends = progress.batch >= self._batches_of_epoch(progress.epoch)
                 logs = progress.step % training.logging_steps == 0 or done
                 evaluates = evaluate is not None and (done or self._is_due(epoch_ends))
-                if logs or evaluates or self._saves(evaluates):
+                settles = logs or evaluates or self._saves(evaluates)
+                if settles:
                     self._settle()
                 progress.seconds += time.perf_counter() - begin
                 progress.cpu_seconds += time.process_time() - cpu_begin
@@ -212,7 +214,7 @@ class Trainer:
                     self._track(event)
                     yield event
                     self.model.train()
-                signum = self._any_signal(stop()) if logs or self.accelerator.num_processes == 1 else 0
+                signum = self._any_signal(stop()) if settles or self.accelerator.num_processes == 1 else 0
                 if signum or done or self._out_of_patience() or self._saves(evaluates):
                     self._settle()
                     yield {"event": "checkpoint", "step": progress.step}

@@ -1,4 +1,4 @@
-"""Whether `eval` scores a model on the rows that chose its checkpoint, or one it learned from: optimistic scores."""
+"""Optimistic scores: those on rows that selected the checkpoint of the model, or of a model that it was made from."""
 
 from __future__ import annotations
 
