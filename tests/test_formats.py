@@ -234,6 +234,26 @@ def test_an_activation_of_one_sign_uses_all_256_steps() -> None:
     assert product.zero == 0 and product.scale == pytest.approx(5 / 255, rel=0.01)
 
 
+def test_values_are_divided_instead_of_the_output_of_an_attention(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same logits, but for rounding, and one Mul less in each of the two layers."""
+    import onnx
+
+    monkeypatch.setattr(int8_matrices, "SHIFTS", (0.5,))  # every product has factors
+    products = prepare_int8(exported / FILE, rows())
+    quantize_onnx(exported / FILE, tmp_path / "divided" / FILE, products)
+    monkeypatch.setattr(int8_matrices, "_with_divided_values", lambda graph, products, readers: products)
+    quantize_onnx(exported / FILE, tmp_path / "multiplied" / FILE, products)
+    divided, multiplied = (
+        [node.op_type for node in onnx.load(tmp_path / name / FILE).graph.node] for name in ("divided", "multiplied")
+    )
+    assert multiplied.count("Mul") - divided.count("Mul") == 2
+    batch = padded([12, 7, 30, 5], seed=3)
+    expected = session_logits(tmp_path / "multiplied", batch)
+    assert (session_logits(tmp_path / "divided", batch) - expected).abs().max() < 0.01 * expected.abs().max()
+
+
 @pytest.mark.parametrize("quantize", [False, True])
 def test_runtime_any_has_standard_operators_only(
     quantize: bool, bert: BertForSequenceClassification, tmp_path: Path
