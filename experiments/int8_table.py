@@ -225,7 +225,8 @@ def sizes(results: dict[str, Any]) -> Iterator[str]:
             for batch in map(str, TIMED)
         ]
         cells = [
-            *(f"{size[which] / 1e6:.1f} MB" for which in ("float32", "after")), f"{size['float32'] / size['after']:.2f}",
+            *(f"{size[which] / 1e6:.1f} MB" for which in ("float32", "after")),
+            f"{size['float32'] / size['after']:.2f}",
             *times, *(str(other.get(key, "")) for key in ("before", "after", "rows")),
         ]  # fmt: skip
         yield f"| {name} | {' | '.join(cells)} |"
