@@ -14,8 +14,7 @@ from tinybert_cli import configuration
 from tinybert_cli.artifacts import manifests
 from tinybert_cli.config import Model, Training
 from tinybert_cli.errors import OutputError, UserError
-from tinybert_cli.stages import auto_settings
-from tinybert_cli.stages import training as training_stage
+from tinybert_cli.stages import auto_settings, validation_scores
 from tinybert_cli.stages.auto_settings import Start, auto_values, start_of
 
 DEFAULTS: dict[str, Any] = {"training": {"per_device_train_batch_size": 8, "mixed_precision": "no"}}
@@ -123,7 +122,7 @@ def scored(patch: pytest.MonkeyPatch, *scores: tuple[float, float]) -> None:
         accuracy, loss = next(first, scores[-1])
         return {"accuracy": accuracy, "loss": loss}
 
-    patch.setattr(training_stage._Evaluation, "scores", score)
+    patch.setattr(validation_scores.ValidationScores, "scores", score)
 
 
 def resolved_in_plan(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -179,7 +178,7 @@ def stop_in_last_scoring(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         raise UserError("stopped")
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped"):
-        patch.setattr(training_stage._Evaluation, "result", stop)
+        patch.setattr(validation_scores.ValidationScores, "result", stop)
         run("finetune", config)
 
 

@@ -19,7 +19,7 @@ from tinybert_cli.artifacts import Output
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
 from tinybert_cli.predictor import load_predictor
-from tinybert_cli.stages import gen_soft_labels, training
+from tinybert_cli.stages import gen_soft_labels, validation_scores
 
 SHORT = {"training__max_steps": 6, "training__eval_strategy": "steps", "training__eval_steps": 2}
 
@@ -49,7 +49,7 @@ def stop_in_last_scoring(config: Stage, monkeypatch: pytest.MonkeyPatch) -> None
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(training._Evaluation, "result", stop)
+        patch.setattr(validation_scores.ValidationScores, "result", stop)
         run("finetune", config)
 
 
@@ -95,10 +95,10 @@ def test_a_damaged_checkpoint_costs_only_the_steps_after_the_one_before(
 ) -> None:
     scores = {2: 0.5, 4: 0.6, 6: 0.7}  # each evaluation is the best one
 
-    def score(evaluation: training._Evaluation, model: models.Student) -> dict[str, float]:
+    def score(evaluation: validation_scores.ValidationScores, model: models.Student) -> dict[str, float]:
         return {"accuracy": next(objectives), "f1_macro": 0.0}
 
-    monkeypatch.setattr(training._Evaluation, "scores", score)
+    monkeypatch.setattr(validation_scores.ValidationScores, "scores", score)
     objectives = iter(scores.values())
     run("finetune", short_run("whole"))
     objectives = iter(scores.values())

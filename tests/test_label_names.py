@@ -15,7 +15,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.data import splits
 from tinybert_cli.errors import InputError
 from tinybert_cli.label_values import as_boolean, as_number, as_text, in_quotes, is_missing, look_alikes
-from tinybert_cli.stages import checks, training
+from tinybert_cli.stages import checks, preparation
 from tinybert_cli.tasks.label_lists import read_label_lists
 from tinybert_cli.types import Rows
 
@@ -330,8 +330,8 @@ def test_label_dataset_of_pairs_is_rejected_for_one_text(teacher_labels: Any) ->
     values = json.loads((teacher_labels / "manifest.json").read_text())
     assert values["text_columns"] == ["text"]
     with pytest.raises(InputError, match="was made from two texts, text and other, but the config names one text"):
-        training.check_text_columns(teacher_labels, {**values, "text_columns": ["text", "other"]}, Data())
-    training.check_text_columns(teacher_labels, values, Data())
+        preparation.check_text_columns(teacher_labels, {**values, "text_columns": ["text", "other"]}, Data())
+    preparation.check_text_columns(teacher_labels, values, Data())
 
 
 def test_plan_states_that_a_model_does_not_name_its_classes(data: Any, configs: Configs, teacher: Any) -> None:

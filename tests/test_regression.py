@@ -20,7 +20,7 @@ from tinybert_cli.errors import ConfigError, InputError, UserError
 from tinybert_cli.metrics.regression import RegressionMetric
 from tinybert_cli.models import OutputScale, output_scale
 from tinybert_cli.predictor import load_predictor
-from tinybert_cli.stages import checks, training
+from tinybert_cli.stages import checks, validation_scores
 from tinybert_cli.types import Array, Predictions, Rows
 
 TASK = tasks.find_prediction_task("regression")
@@ -310,7 +310,7 @@ def test_a_run_of_an_earlier_version_resumes_with_its_targets(
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped"):
         patch.setattr(models, "output_scale", lambda *_, **__: None)  # as earlier versions
-        patch.setattr(training._Evaluation, "result", stop)
+        patch.setattr(validation_scores.ValidationScores, "result", stop)
         run("finetune", star_config)
     started = Path(star_config.output_dir) / "checkpoints" / "started.json"
     content = json.loads(started.read_text())

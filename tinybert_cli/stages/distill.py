@@ -14,9 +14,9 @@ from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
 from tinybert_cli.config import Distill, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.events import Event
-from tinybert_cli.stages import layer_states, stack_teacher, training, translation_training
+from tinybert_cli.stages import layer_states, preparation, stack_teacher, training, translation_training
 from tinybert_cli.stages.checks import no_teacher
-from tinybert_cli.stages.training import TrainingRows, TrainingRun
+from tinybert_cli.stages.preparation import NewModel, TrainingData, TrainingRows, TrainingRun
 from tinybert_cli.stages.translation_training import TranslationEvaluation
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Batch
@@ -90,7 +90,7 @@ def _distill(
                 )
             else:
                 yield events.warning(f"the teacher has to run beside the student: '{folder}' {gap}")
-    new, training_data = yield from training.prepare(run, config.student, source, rows, section="student")
+    new, training_data = yield from preparation.prepare(run, config.student, source, rows, section="student")
     module: torch.nn.Module = new.model
     live: models.Teacher | models.StoredTeacher | None = stored
     facts: dict[str, Any] = {}
@@ -158,11 +158,11 @@ def _distill_translator(
 def _stack_teacher(
     config: Distill,
     teacher: models.Source | None,
-    new: training.NewModel,
-    training_data: training.TrainingData,
+    new: NewModel,
+    training_data: TrainingData,
     loss: losses.WeightedLoss,
     device: torch.device,
-) -> Generator[Event, None, tuple[models.StackTeacher, training.TrainingData]]:
+) -> Generator[Event, None, tuple[models.StackTeacher, TrainingData]]:
     """The stored states of a label dataset if it has all of them, else the teacher beside the student."""
     examples = training_data.examples
     if isinstance(examples.states, data.StackStates):
@@ -194,7 +194,7 @@ def _labelled_rows(
     if config.teacher is not None:
         expected["teacher"] = [output.inputs["teacher"]]
     artifacts.check_origin(folder, manifest, expected)
-    training.check_text_columns(folder, manifest, config.data)
+    preparation.check_text_columns(folder, manifest, config.data)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     dataset = dataset.head(config.data.max_train_samples)
     if dataset.unlabelled:

@@ -14,8 +14,8 @@ from tinybert_cli.config import Finetune
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
-from tinybert_cli.stages import training, translation_training
-from tinybert_cli.stages.training import TrainingRows, TrainingRun
+from tinybert_cli.stages import preparation, training, translation_training
+from tinybert_cli.stages.preparation import TrainingRows, TrainingRun
 from tinybert_cli.stages.translation_training import TranslationEvaluation
 from tinybert_cli.types import Batch
 
@@ -61,7 +61,7 @@ def _finetune(
     if config.class_weights == "balanced":
         assert loss_set.balanced is not None  # see checks.py
         rows.targets["label_weights"] = loss_set.balanced(rows.targets["labels"])
-    new, training_data = yield from training.prepare(
+    new, training_data = yield from preparation.prepare(
         run, config.model, source, rows, section="model", dropout=config.regularization.dropout
     )
     made = {
@@ -120,7 +120,7 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
     manifest = artifacts.verify_folder(folder)
     sources = data.sources(config.data, ["train", "unlabeled"])
     artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
-    training.check_text_columns(folder, manifest, config.data)
+    preparation.check_text_columns(folder, manifest, config.data)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     dataset = dataset.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]

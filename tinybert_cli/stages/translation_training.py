@@ -18,8 +18,7 @@ from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.reports import model_card
-from tinybert_cli.stages.training import (
-    RESAMPLES,
+from tinybert_cli.stages.preparation import (
     NewModel,
     TrainingData,
     TrainingRows,
@@ -27,6 +26,7 @@ from tinybert_cli.stages.training import (
     Validation,
     check_text_columns,
 )
+from tinybert_cli.stages.validation_scores import RESAMPLES
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Batch, Encoded, Predictions, Rows, Search
 
