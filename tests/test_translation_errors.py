@@ -274,7 +274,6 @@ ONLY_FOR_TRANSLATION = {
     "family": ("finetune", {"model": {"family": "marian"}}),
     "num_decoder_layers": ("finetune", {"model": {"from": "bert", "num_decoder_layers": 2}}),
     "vocabulary_size": ("finetune", {"model": {"from": "bert", "vocabulary_size": 99}}),
-    "per_device_train_batch_tokens": ("finetune", {"training": {"per_device_train_batch_tokens": 512}}),
     "layer_mapping": ("finetune", {"layer_mapping": {"decoder": "last"}}),
     "engine": ("gen-soft-labels", {"teacher": "a", "engine": "transformers"}),
     "search": ("gen-soft-labels", {"teacher": "a", "search": {"beams": 2}}),

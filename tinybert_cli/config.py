@@ -242,8 +242,9 @@ class Training(Section):
     per_device_train_batch_size: BatchSize = 32
     """Rows of a training batch on one device."""
     per_device_train_batch_tokens: Annotated[int, Field(ge=16, le=2**24)] | None = None
-    """Tokens of a training batch on one device, padding and the longer of source and target included, instead of a
-    number of rows; in translation. null = per_device_train_batch_size rows."""
+    """Tokens of a training batch on one device, instead of a number of rows: its rows times the longest of them, in
+    translation the longer of source and target. A row with more tokens is a batch of its own. null =
+    per_device_train_batch_size rows."""
     per_device_eval_batch_size: BatchSize = 128
     """Rows of an evaluation batch on one device."""
     gradient_accumulation_steps: BatchSize = 1

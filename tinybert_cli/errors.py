@@ -21,8 +21,8 @@ T = TypeVar("T")
 MAX_WIDTH = 1_000  # characters of a line in a message
 
 LESS_MEMORY = (
-    "halve the batch size (per_device_train_batch_size with twice the gradient_accumulation_steps, "
-    "per_device_eval_batch_size, latency.batch_sizes), or lower data.max_seq_length"
+    "halve the batch size (per_device_train_batch_size or per_device_train_batch_tokens with twice the "
+    "gradient_accumulation_steps, per_device_eval_batch_size, latency.batch_sizes), or lower data.max_seq_length"
 )
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}

@@ -283,6 +283,8 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "batch_size": ("per_device_train_batch_size", "per_device_eval_batch_size"),
     "train_batch_size": ("per_device_train_batch_size",),
     "per_gpu_train_batch_size": ("per_device_train_batch_size",),
+    "batch_tokens": ("per_device_train_batch_tokens",),
+    "max_tokens": ("per_device_train_batch_tokens",),
     "eval_batch_size": ("per_device_eval_batch_size",),
     "per_gpu_eval_batch_size": ("per_device_eval_batch_size",),
     "lr": ("learning_rate",),

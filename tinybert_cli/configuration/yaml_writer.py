@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tinybert_cli.config import Stage
+from tinybert_cli.config import Stage, Training
 from tinybert_cli.configuration.yaml_reader import FLOAT, INTEGER
 
 
@@ -16,7 +16,17 @@ def dump(settings: Stage | dict[str, Any]) -> str:
     Raises:
         yaml.YAMLError: a value is no dict, list, string, number or boolean.
     """
-    return write(escaped(settings.model_dump(by_alias=True) if isinstance(settings, Stage) else settings))
+    return write(escaped(_values(settings) if isinstance(settings, Stage) else settings))
+
+
+def _values(settings: Stage) -> dict[str, Any]:
+    """All settings, except the default of one that another replaces: the checks reject both together."""
+    values = settings.model_dump(by_alias=True)
+    training, name = values.get("training", {}), "per_device_train_batch_size"
+    replaced = training.get("per_device_train_batch_tokens") is not None
+    if replaced and training[name] == Training.model_fields[name].get_default():
+        del training[name]
+    return values
 
 
 def write(value: Any) -> str:

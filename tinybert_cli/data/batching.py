@@ -150,12 +150,14 @@ class BucketBatches(torch.utils.data.Sampler[list[int]]):
 class TokenBatches(torch.utils.data.Sampler[list[int]]):
     """Shuffled batches of similar lengths with a limited number of tokens, padding included.
 
-    A batch of B windows has B times the longest source, or target if that is longer, and at least one window. The order
-    depends only on `seed` and `epoch`, as in `BucketBatches`; the number of batches may differ between epochs.
+    A batch of B windows has B times the longest source, or target if that is longer, and at least one window: a longer
+    one is a batch of its own. The order depends only on `seed` and `epoch`, as in `BucketBatches`; the number of
+    batches may differ between epochs.
 
     Args:
-        lengths: (W,) source tokens.
-        target_lengths: (W,) target tokens, by which windows are sorted first: each costs a step of the decoder.
+        lengths: (W,) tokens, in translation those of the source.
+        target_lengths: (W,) target tokens, by which windows are sorted first: each costs a step of the decoder. 0 in
+            other tasks.
     """
 
     def __init__(

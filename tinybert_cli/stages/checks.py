@@ -23,7 +23,7 @@ def check(command: str, config: Stage) -> None:
     Raises:
         ConfigError: the first problem.
     """
-    values = config.model_dump(by_alias=True)
+    values = config.model_dump(by_alias=True) | config.model_dump(by_alias=True, exclude_unset=True)
     for keys, run in CHECKS[command].items():
         names, within = (keys, ()) if isinstance(keys, tuple) else ((keys,), (keys,))
         for error in configuration.errors_of(run, [values[name] for name in names]):
@@ -76,11 +76,6 @@ def _check_data(task: str, data: Mapping[str, Any]) -> None:
     translation_checks.check_text_columns(task, data)
 
 
-def _check_training(task: str, training: Mapping[str, Any]) -> None:
-    _check_objective(task, training)
-    translation_checks.check_sections("training")(task, training)
-
-
 def _check_model(task: str, model: object) -> None:
     translation_checks.check_sections("model")(task, model)
     translation_checks.check_new_model(task, model)
@@ -93,6 +88,17 @@ def _check_student(task: str, student: object) -> None:
             "a student starts `from` a model, whose tokenizer it has",
             key=("student", "family" if student.get("family") else "vocabulary_size"),
             hint="from: the teacher, with initialize: random for new weights",
+        )
+
+
+def _check_batches(training: Mapping[str, Any]) -> None:
+    """A batch has a number of rows or of tokens; of a setting that is not given, the default is no contradiction."""
+    rows, tokens = "per_device_train_batch_size", "per_device_train_batch_tokens"
+    if rows in training and training.get(tokens) is not None:
+        raise ConfigError(
+            f"a batch has a number of rows or of tokens, but `{rows}` and `{tokens}` are both set",
+            key=(tokens,),
+            hint="leave one of them out",
         )
 
 
@@ -416,7 +422,8 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         "task": tasks.find_scored_task,
         "model": _check_source,
         ("task", "data"): _check_data,
-        ("task", "training"): _check_training,
+        "training": _check_batches,
+        ("task", "training"): _check_objective,
         ("task", "model"): _check_model,
         ("task", "layer_mapping"): translation_checks.check_layer_mapping,
         ("task", "regularization"): _check_label_smoothing,
@@ -439,7 +446,8 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         "task": tasks.find,
         "student": _check_source,
         ("task", "data"): _check_data,
-        ("task", "training"): _check_training,
+        "training": _check_batches,
+        ("task", "training"): _check_objective,
         ("task", "student"): _check_student,
         ("task", "layer_mapping"): translation_checks.check_layer_mapping,
         ("task", "label_dataset"): _check_label_dataset,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tinybert_cli import artifacts, data, events, loops, models, tasks
@@ -44,6 +45,7 @@ def train(
     """
     output, source, validation = run.output, training_data.source, training_data.validation
     batches = _batches(run.config, training_data.examples)
+    yield from _oversized_warning(run.config.training.per_device_train_batch_tokens, training_data.examples)
     if evaluation is None and validation is not None:
         evaluation = ValidationScores(run, validation, loss, source.scale)
     evaluated = evaluation is not None and run.config.training.eval_strategy != "no"
@@ -309,6 +311,19 @@ def _batches(config: Finetune | Distill, examples: data.Examples) -> data.Bucket
     return data.BucketBatches(
         lengths, training.per_device_train_batch_size, seed=config.seed, group_by_length=training.group_by_length
     )
+
+
+def _oversized_warning(batch_tokens: int | None, examples: data.Examples) -> Iterator[Event]:
+    """A warning if examples have more tokens than a batch may have: it counts them."""
+    if batch_tokens is None:
+        return
+    longest = np.maximum(examples.lengths, examples.target_lengths)
+    count = int((longest > batch_tokens).sum())
+    if count:
+        yield events.warning(
+            f"{count:,} of {len(longest):,} training examples have more than {batch_tokens:,} tokens "
+            f"(training.per_device_train_batch_tokens), the longest {longest.max():,}: each is a batch of its own"
+        )
 
 
 def _newest_state(output: artifacts.Output, *, with_best_model: bool) -> Generator[Event, None, Path | None]:

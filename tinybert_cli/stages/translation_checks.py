@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinybert_cli import losses, tasks
-from tinybert_cli.config import COMMANDS, Data, Latency, Model, Section, Training
+from tinybert_cli.config import COMMANDS, Data, Latency, Model, Section
 from tinybert_cli.errors import ConfigError
 
 Settings = Mapping[str, Any]
 
 ONLY = {"data": ("source_language", "target_language", "max_target_length"),
         "model": ("family", "num_decoder_layers", "vocabulary_size"),
-        "student": ("family", "num_decoder_layers", "vocabulary_size"),
-        "training": ("per_device_train_batch_tokens",)}  # fmt: skip
+        "student": ("family", "num_decoder_layers", "vocabulary_size")}  # fmt: skip
 """Section → its settings that only translation has."""
 NEVER = {
     "data": {
@@ -41,7 +40,7 @@ TOP_LEVEL_NEVER = {
         "logits_dtype": "the label dataset holds texts; the log-probabilities of top_k are float16",
     },
 }
-_SECTIONS: dict[str, type[Section]] = {"data": Data, "model": Model, "student": Model, "training": Training}
+_SECTIONS: dict[str, type[Section]] = {"data": Data, "model": Model, "student": Model}
 
 
 def check_sections(section: str) -> Any:
