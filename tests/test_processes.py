@@ -105,6 +105,36 @@ def test_documented_command_trains_and_labels_as_one_process_does(
 
 
 @pytest.mark.slow
+def test_processes_train_a_student_whose_pooler_gets_no_gradient(
+    teacher: Path, teacher_labels: Path, base_model: Path, configs: Configs, tmp_path: Path
+) -> None:
+    settings = json.loads((base_model / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (base_model / "config.json").write_text(json.dumps(settings))
+
+    def distill(output: str, size: int) -> Stage:
+        return configs(
+            "distill", output, label_dataset=teacher_labels, teacher=teacher,
+            student={"from": str(base_model), "num_hidden_layers": 2}, losses={"hidden_states": 1.0},
+            data__max_train_samples=32, training__num_train_epochs=3.0, training__logging_steps=1,
+            training__per_device_train_batch_size=size, training__keep="last", training__weight_decay=0.1,
+        )  # fmt: skip
+
+    process = launch("distill", distill("shared", 16), tmp_path)
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0 and stdout == f"{tmp_path / 'shared'}\n", stderr
+    run("distill", distill("alone", 32))
+    shared, alone = (load_file(tmp_path / name / "model.safetensors") for name in ("shared", "alone"))
+    pooler = [name for name in alone if "pooler" in name]
+    assert pooler
+    for name, values in alone.items():
+        np.testing.assert_allclose(shared[name], values, atol=0 if name in pooler else 2e-3, rtol=0, err_msg=name)
+    losses = [[row["loss"] for row in artifacts.read_rows(tmp_path / name, "train")] for name in ("shared", "alone")]
+    assert len(losses[0]) == 3
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
+
+
+@pytest.mark.slow
 def test_killed_process_is_named_by_the_other_which_ends_with_code_1(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:

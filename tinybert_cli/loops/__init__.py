@@ -31,6 +31,7 @@ from tinybert_cli.loops.profiling import cold_start, latencies, multiply_adds
 from tinybert_cli.loops.progress import Progress, read_progress
 from tinybert_cli.loops.step_batches import Batches, steps_of_epoch
 from tinybert_cli.loops.trainer import Trainer, make_accelerator
+from tinybert_cli.loops.unused_parameters import unused_parameters
 
 __all__ = [
     "BATCH_TOKENS",
@@ -63,4 +64,5 @@ __all__ = [
     "translate",
     "translate_all",
     "translation_seconds",
+    "unused_parameters",
 ]

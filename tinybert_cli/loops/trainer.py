@@ -6,7 +6,7 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from tinybert_cli.loops.devices import keep_freed_memory, precision, return_free
 from tinybert_cli.loops.inference import StepLoss, weighted_mean
 from tinybert_cli.loops.progress import PROGRESS, Progress, read_progress
 from tinybert_cli.loops.step_batches import Batches, OwnBatches, groups, steps_of_epoch, with_start_times
+from tinybert_cli.loops.unused_parameters import drops_layers
 from tinybert_cli.types import Batch, Examples
 
 if TYPE_CHECKING:
@@ -44,20 +45,22 @@ def make_accelerator(training: Training, logs: Path | None = None, *, float32_fa
         ConfigError: fp16 without a GPU.
         InputError: the package of a tracker in `report_to` is not installed.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator
 
     return Accelerator(
         mixed_precision=precision(training.mixed_precision, float32_family=float32_family),
         log_with=_trackers(training) or None,
         project_dir=logs,
-        # layer losses do not use the classifier, and no loss uses the pooler that most families have
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         step_scheduler_with_optimizer=False,
     )
 
 
 class Trainer:
-    """Trains one model. `load` before `train` resumes from a checkpoint; `save` may be called after any event."""
+    """Trains one model. `load` before `train` resumes from a checkpoint; `save` may be called after any event.
+
+    Args:
+        unused: parameters without a gradient, which are frozen: several processes wait for the gradients of all others.
+    """
 
     def __init__(
         self,
@@ -68,8 +71,9 @@ class Trainer:
         *,
         accelerator: Accelerator,
         seed: int,
+        unused: Iterable[torch.nn.Parameter] = (),
     ):
-        from accelerate.utils import set_seed
+        from accelerate.utils import DistributedDataParallelKwargs, set_seed
         from transformers import get_scheduler
 
         self.training, self.accelerator = training, accelerator
@@ -79,6 +83,9 @@ class Trainer:
         self.examples, self.batches = examples, batches
         parameters = _parameter_groups(model, training.weight_decay)
         optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, fused=True)
+        for parameter in unused:
+            parameter.requires_grad_(False)
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=drops_layers(model))
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.max_steps = training.max_steps if training.max_steps > 0 else self._steps_of_epochs()
         self.scheduler = get_scheduler(

@@ -53,8 +53,9 @@ def train(
     training, resolved = _resolved(run, new, batches, selects_best=selects_best and scores_matter)
     output.config = run.config.model_copy(update={"training": training})
     trainer = loops.Trainer(
-        module, training_data.examples, batches, training, accelerator=run.accelerator, seed=run.config.seed
-    )
+        module, training_data.examples, batches, training, accelerator=run.accelerator, seed=run.config.seed,
+        unused=_unused_parameters(run, module, loss, training_data.examples),
+    )  # fmt: skip
     described = dict(facts or {}) | _facts(new, training_data)
     yield _plan(run, new, training_data, trainer, described, resolved=resolved, evaluated=evaluated)
     yield from _size_warning(new, source.teacher_parameters)
@@ -81,6 +82,17 @@ def train(
         scored_rows=None if result is None else result.rows,
     )  # fmt: skip
     yield events.done(run.config.output_dir, numbers)
+
+
+def _unused_parameters(
+    run: TrainingRun, module: torch.nn.Module, loss: loops.StepLoss, examples: data.Examples
+) -> list[torch.nn.Parameter]:
+    """Parameters without a gradient, if there are several processes: they wait for those of all others."""
+    if run.accelerator.num_processes == 1:
+        return []
+    device = run.accelerator.device
+    batch = {name: values.to(device) for name, values in examples.__getitems__([0]).items()}
+    return loops.unused_parameters(module.to(device), loss, batch)
 
 
 def _facts(new: NewModel, training_data: TrainingData) -> dict[str, Any]:
