@@ -747,6 +747,15 @@ def test_fp16_without_a_gpu_raises_config_error(monkeypatch: pytest.MonkeyPatch)
     assert caught.value.key == ("training", "mixed_precision")
 
 
+@pytest.mark.parametrize(("value", "expected"), [("true", "cpu"), ("1", "cpu"), ("false", "mps"), ("", "mps")])
+def test_the_variable_of_accelerate_chooses_the_cpu_for_prediction_too(
+    value: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: torch.device("mps"))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", value)
+    assert loops.device().type == expected
+
+
 GROUP_SCRIPT = """
 from pathlib import Path
 import torch

@@ -110,3 +110,17 @@ def test_peak_memory_without_resource_is_that_of_the_process() -> None:
     completed = subprocess.run([*starter, *grow], capture_output=True, check=True, encoding="utf-8")
     code, seconds, peak = json.loads(completed.stdout)
     assert code == 0 and seconds > 0.1 and 150 * 2**20 < peak < 300 * 2**20
+
+
+@pytest.mark.parametrize(("given", "threads"), [("", 7), ("3", 3)])
+def test_threads_are_counted_without_the_affinity_of_linux(
+    given: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows and macOS have no sched_getaffinity."""
+    from tinybert_cli.formats import ctranslate2
+
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert ctranslate2._threads() == threads

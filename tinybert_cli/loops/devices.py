@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 
 import torch
@@ -17,7 +18,12 @@ if torch.distributed.is_available():
 
 
 def device() -> torch.device:
-    """The accelerator (GPU) if there is one, else the CPU. For prediction; training uses its Accelerator's device."""
+    """The accelerator (GPU) if there is one, else the CPU. For prediction; training uses its Accelerator's device.
+
+    ACCELERATE_USE_CPU=true chooses the CPU for both.
+    """
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t"):
+        return torch.device("cpu")
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
@@ -41,7 +47,7 @@ def precision(requested: str, *, float32_family: str | None = None) -> str:
         raise ConfigError("fp16 needs a GPU", key=("training", "mixed_precision"), hint="auto, no or bf16")
     if requested != "auto":
         return requested
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     cpu = torch.cpu.get_capabilities()
     return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "no"
