@@ -30,7 +30,22 @@ def test_every_job_has_a_machine_a_limit_and_steps_with_pinned_actions(workflow:
         assert job["runs-on"] and 0 < job["timeout-minutes"] <= 90
         for step in job["steps"]:
             assert ("uses" in step) != ("run" in step), step
-            assert re.fullmatch(r"actions/[\w-]+@v\d+", step.get("uses", "actions/checkout@v4"))
+            assert re.fullmatch(r"actions/[\w/-]+@v\d+", step.get("uses", "actions/checkout@v4"))
+
+
+def test_runs_are_kept_when_a_requirement_is_not_met() -> None:
+    """actions/cache saves nothing if a step fails."""
+    steps = USER["jobs"]["distil"]["steps"]
+    names = [step.get("uses", step.get("run", "")).partition("@")[0] for step in steps]
+    restore, save = names.index("actions/cache/restore"), names.index("actions/cache/save")
+    (run,) = [number for number, step in enumerate(steps) if step.get("run", "").startswith("tinybert run ")]
+    assert restore < run < save and steps[save]["if"] == "${{ !cancelled() }}"
+    assert steps[restore]["with"] == steps[save]["with"] and "--force" in steps[run]["run"]
+
+
+def test_workflow_computes_on_the_cpu_with_a_torch_without_cuda() -> None:
+    """The GPU of GitHub's macOS machines has no memory; two environments with CUDA fill the disk."""
+    assert CI["env"]["ACCELERATE_USE_CPU"] == "true" and CI["env"]["PIP_EXTRA_INDEX_URL"].endswith("/cpu")
 
 
 def test_make_targets_of_the_workflow_exist() -> None:
