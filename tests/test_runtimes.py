@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from tinybert_cli.helpers import predict
 
 RUNTIMES = Path(os.environ.get("RUNTIMES", "no-runtimes"))
 SCRIPTS = Path(__file__).parent / "runtimes"
+PAGE = Path(__file__).parents[1] / "docs" / "integrations.md"
 PYTHON = RUNTIMES / "bin" / "python"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
@@ -74,12 +76,14 @@ def test_transformers_js_in_node_gives_the_same_probabilities(dtype: str, export
 @pytest.mark.browser
 @needs_node
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_a_page_that_is_offline_gives_the_same_probabilities(exported: Path) -> None:
+def test_the_page_of_the_docs_is_offline_and_gives_the_same_probabilities(exported: Path, tmp_path: Path) -> None:
+    (page,) = re.findall(r"```html\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    page = page.replace('"The parcel never arrived."', json.dumps(TEXTS)).replace('"export"', json.dumps(exported.name))
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
     modules = RUNTIMES / "node_modules"
-    words = ["node", SCRIPTS / "browser.mjs", modules, exported.parent, exported.name, CHROMIUM, *TEXTS]
-    output = output_of(*words)
+    output = output_of("node", SCRIPTS / "browser.mjs", modules, exported.parent, CHROMIUM, tmp_path / "page.html")
     assert output["foreign"] == []  # requests to other hosts
-    for scores, expected in zip(by_label(output["result"]), probabilities(exported), strict=True):
+    for scores, expected in zip(by_label(json.loads(output["text"])), probabilities(exported), strict=True):
         assert scores == pytest.approx(expected, abs=0.01)
 
 
