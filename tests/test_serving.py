@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,16 +19,24 @@ from tinybert_cli.cli import app
 from tinybert_cli.errors import InputError
 from tinybert_cli.translation_predictor import TranslationPredictor
 
+PAGE = Path(__file__).parents[1] / "docs" / "integrations.md"
 LONG = "a very lovely film " * 6000  # 114,000 characters
 
 
 @pytest.fixture(scope="module")
-def exported(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export without its manifest, as a part of it may be copied to a server."""
+def whole(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("serving") / "export"
-    verify = {"min_agreement": 0.5, "max_metric_drop": 1.0}
-    run("export", make_config("export", finished_runs / "data", folder, model=finished_runs / "teacher", verify=verify))
-    (folder / "manifest.json").unlink()
+    settings: dict[str, Any] = {"verify": {"min_agreement": 0.5, "max_metric_drop": 1.0}, "quantize": "int8"}
+    run("export", make_config("export", finished_runs / "data", folder, model=finished_runs / "teacher", **settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(whole: Path) -> Path:
+    """An export in float32 without its manifest, as a part of it may be copied to a server."""
+    folder = Path(shutil.copytree(whole, whole.with_name("part")))
+    for name in ("manifest.json", "onnx/model_quantized.onnx"):
+        (folder / name).unlink()
     return folder
 
 
@@ -65,6 +74,24 @@ def test_what_only_people_read_may_be_missing(exported: Path, tmp_path: Path) ->
     assert predict(folder, "fine").exit_code == 0
 
 
+def test_documents_of_a_whole_export_may_be_missing(whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "copy")
+    for name in ("README.md", "metrics.json", "log.jsonl", "run.yaml", "example.py"):
+        (folder / name).unlink()
+    assert predict(folder, "fine").exit_code == 0
+    (folder / "onnx" / "model.onnx").unlink()
+    done = predict(folder, "fine")
+    assert done.exit_code == 3 and "model.onnx' is missing" in done.stderr and "copy the whole folder" in done.stderr
+
+
+def test_the_smallest_copy_of_the_docs_predicts_the_same(whole: Path, tmp_path: Path) -> None:
+    (names,) = re.findall(r"The smallest copy for a server is (.*?):", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "copy" / "onnx").mkdir(parents=True)
+    for name in re.findall("`(.*?)`", names):
+        shutil.copy(whole / name, tmp_path / "copy" / name)
+    assert predict(tmp_path / "copy", "fine film").stdout == predict(whole, "fine film").stdout
+
+
 def test_a_task_of_another_version_is_refused(exported: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(exported, tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text())
@@ -80,6 +107,12 @@ def test_a_task_of_another_version_is_refused(exported: Path, tmp_path: Path) ->
 def test_what_is_no_text_is_refused_with_its_number(text: Any, exported: Path) -> None:
     with pytest.raises(InputError, match="text 2 is no text: "):
         tinybert.load(exported)(["fine", text])
+
+
+@pytest.mark.parametrize("texts", [None, 3, b"fine", {"text": "fine", "text_pair": "dull"}])
+def test_what_is_no_list_of_texts_is_refused(texts: Any, exported: Path) -> None:
+    with pytest.raises(InputError, match=f"expected a text or a list of texts, found {type(texts).__name__}"):
+        tinybert.load(exported)(texts)
 
 
 def test_a_pair_for_a_model_of_one_text_is_refused(exported: Path) -> None:

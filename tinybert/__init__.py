@@ -137,6 +137,11 @@ class Model:
         """
         if isinstance(texts, str):
             return next(iter(self._predictor.predict([texts])))
+        if isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):  # a mapping would be read as its keys
+            kind = type(texts).__name__
+            raise InputError(
+                f"expected a text or a list of texts, found {kind}", hint='pairs: [("premise", "hypothesis")]'
+            )
         return list(self._predictor.predict(texts))
 
 

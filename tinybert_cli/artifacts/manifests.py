@@ -78,7 +78,10 @@ def verify_folder(folder: Path, *, also: Collection[str] = ()) -> dict[str, Any]
         if _is_document(entry["path"]) and entry["path"] not in also:
             continue
         if not path.is_file():
-            raise InputError(f"'{path}' is missing, but it is listed in '{folder / MANIFEST}'", hint=RERUN)
+            raise InputError(
+                f"'{path}' is missing, but it is listed in '{folder / MANIFEST}'",
+                hint=f"copy the whole folder, or {RERUN}",
+            )
         if path.stat().st_size != entry["bytes"] or remembered_hash(path) != entry["sha256"]:
             raise InputError(
                 f"'{path}' is damaged or was changed: it does not match its sha256 in '{folder / MANIFEST}'",
@@ -217,7 +220,7 @@ def _content_files(folder: Path) -> list[str]:
 
 def _is_document(name: str) -> bool:
     """Whether a file is for people, so that no stage reads it and an edit changes no result."""
-    return name in ("metrics.json", "run.yaml") or name.endswith((".md", ".html"))
+    return name in ("metrics.json", "run.yaml", "example.py") or name.endswith((".md", ".html"))
 
 
 def _content(described: Any) -> Any:
