@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 import os
 import re
@@ -129,6 +131,52 @@ def test_the_export_of_every_head_matches_the_original(
         texts = [f"film\t{text}" if task == "question-answering" else text for text in TEXTS]
         exported, original = (list(predict.run(str(folder / where), texts)) for where in (name, "model"))
         assert [without_scores(output) for output in exported] == [without_scores(output) for output in original]
+
+
+EXAMPLES: dict[str, list[Any]] = {
+    "token-classification": [*TEXTS[:5], "U.S. New-York (lovely)!", "dull"],
+    "question-answering": [("film", text) for text in (*TEXTS[:5], " ".join(TEXTS[:4]))],  # the last has windows
+}
+
+
+def test_the_example_of_every_head_predicts_like_tinybert(trained: tuple[str, Path]) -> None:
+    task, folder = trained
+    run("export", config_for(task, "export", folder, "plain", model=folder / "model", verify=LOOSE))
+    example = folder / "plain" / "example.py"
+    code = example.read_text(encoding="utf-8")
+    texts = EXAMPLES.get(task, TEXTS[:5])
+    for part in [[text] for text in texts] if task in EXAMPLES else [texts]:
+        value = part if "texts = " in code else part[0]
+        changed = re.sub(r"^(texts|text|question, context) = .*", r"\1 = given", code, flags=re.MULTILINE)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(changed, str(example), "exec"), {"__file__": str(example), "given": value})
+        lines = [line.split("\t") for line in printed.getvalue().splitlines()]
+        given = ["\t".join(one) if isinstance(one, tuple) else one for one in part]
+        assert_same(task, lines, list(predict.run(str(example.parent), given)))
+
+
+def assert_same(task: str, lines: list[list[str]], outputs: list[dict[str, Any]]) -> None:
+    """What an example prints is what `predict` returns."""
+    if task == "token-classification":
+        entities = [{**ast.literal_eval(entity), "text": text} for text, entity in lines]
+        expected = outputs[0]["prediction"]
+        assert [{**one, "score": None} for one in entities] == [{**one, "score": None} for one in expected]
+        assert [one["score"] for one in entities] == pytest.approx([one["score"] for one in expected], abs=1e-5)
+        return
+    if task == "question-answering":
+        ((text, begin, end),) = lines
+        best = outputs[0]
+        assert text == (best["prediction"] or "no answer")
+        assert not best["prediction"] or (int(begin), int(end)) == (best["begin"], best["end"])
+        return
+    for line, output in zip(lines, outputs, strict=True):
+        assert line[0] == output["text"]
+        if task == "regression":
+            assert float(line[1]) == pytest.approx(output["prediction"], abs=1e-5)
+        else:
+            assert line[1] == str(output["prediction"])
+            assert ast.literal_eval(line[2]) == pytest.approx(output["probabilities"], abs=1e-4)
 
 
 # -- safetensors ---------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from tinybert_cli.metrics.slices import most_frequent, unused_name
 from tinybert_cli.types import Array, Predictions
 
 OUTSIDE = "O"
-_INSIDE, _LAST, _SINGLE = ("I", "M"), ("E", "L"), ("S", "U", "W")
-PREFIXES = frozenset(f"{letter}-" for letter in ("B", *_INSIDE, *_LAST, *_SINGLE))
+INSIDE, LAST, SINGLE = ("I", "M"), ("E", "L"), ("S", "U", "W")
+PREFIXES = frozenset(f"{letter}-" for letter in ("B", *INSIDE, *LAST, *SINGLE))
 
 Entity = tuple[str, int, int]  # its type, its first word, and the first word after it
 
@@ -148,13 +148,13 @@ def entities(tags: Sequence[str], *, prefixed: bool, outside: bool) -> list[Enti
         prefix, _, name = tag.partition("-") if prefixed else ("", "", tag)
         if not name or (tag == OUTSIDE and (outside or index == len(tags))):
             prefix, name = "", ""
-        ends = kind is not None and (name != kind or (prefix not in (*_INSIDE, *_LAST) if prefixed else not outside))
+        ends = kind is not None and (name != kind or (prefix not in (*INSIDE, *LAST) if prefixed else not outside))
         if ends or (kind is not None and not name):
             result.append((str(kind), begin, index))
             kind = None
         if name and kind is None:
             kind, begin = name, index
-        if kind is not None and prefix in (*_LAST, *_SINGLE):
+        if kind is not None and prefix in (*LAST, *SINGLE):
             result.append((kind, begin, index + 1))
             kind = None
     return result
@@ -162,7 +162,7 @@ def entities(tags: Sequence[str], *, prefixed: bool, outside: bool) -> list[Enti
 
 def irregular_entities(tags: Sequence[str]) -> int:
     """Entities of prefixed tags that begin with an I-, M-, E- or L- tag; conlleval counts them as entities."""
-    return sum(tags[begin][:1] in (*_INSIDE, *_LAST) for _, begin, _ in entities(tags, prefixed=True, outside=True))
+    return sum(tags[begin][:1] in (*INSIDE, *LAST) for _, begin, _ in entities(tags, prefixed=True, outside=True))
 
 
 def scheme_of(names: Sequence[str]) -> tuple[list[str], bool, bool]:

@@ -155,7 +155,7 @@ def _export(
         example = ""
         if form.example is not None:
             loaded = form.file(folder) or weights
-            example = tasks.onnx_example(task, config.data, loaded.relative_to(folder).as_posix())
+            example = tasks.onnx_example(task, config.data, names, loaded.relative_to(folder).as_posix())
             (folder / form.example).write_text(example, encoding="utf-8")
         notes = [] if result is None else selection.of_export(config, source, output)
         card = export_card.card(config, precision, output, result, names, facts, float32_parts, example, notes)

@@ -96,9 +96,9 @@ def of_model(config: Mapping[str, Any]) -> PredictionTask:
     )
 
 
-def onnx_example(task: PredictionTask, data: Data, file: str) -> str:
+def onnx_example(task: PredictionTask, data: Data, names: Sequence[str], file: str) -> str:
     """Python code that predicts with an ONNX export, whose model is this file in the folder of the code."""
-    head, own = HEAD.format(file=file), task.onnx_example(data)
+    head, own = HEAD.format(file=file), task.onnx_example(data, names)
     imports, separator, rest = own.rpartition("\n\n") if own.startswith("import ") else ("", "", own)
     return head.replace("import json\n", f"import json\n{imports}\n", 1) + rest if separator else head + own
 

@@ -179,7 +179,7 @@ class PredictionTask(Task):
         """An argument of `tinybert predict`, quoted for the shell."""
         return r"$'Better than it looks.\tIt looks bad.'" if pair else '"Better than it looks."'
 
-    def onnx_example(self, data: Data) -> str:
+    def onnx_example(self, data: Data, names: Sequence[str]) -> str:
         """Python code that predicts with an ONNX export, after `onnx_examples.HEAD`."""
         decode = "(logits,) = run(tokenizer.encode_batch(texts))\nprint(logits)\n"
         return text_example(decode, pair=len(data.text_columns) == 2)

@@ -176,7 +176,7 @@ class MultiLabelClassification(PredictionTask):
             "of `id2label`; 0.5 if there is none. Other programs do not read this setting."
         )
 
-    def onnx_example(self, data: Data) -> str:
+    def onnx_example(self, data: Data, names: Sequence[str]) -> str:
         return text_example(CLASSES.format(thresholds=THRESHOLDS), pair=len(data.text_columns) == 2)
 
     def usage(self, folder: str, data: Data) -> str:

@@ -5,6 +5,10 @@ They are in its folder as example.py, which finds the other files from any worki
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from tinybert_cli.metrics.entities import INSIDE, LAST, OUTSIDE, SINGLE, scheme_of
+
 HEAD = '''\
 import json
 from pathlib import Path
@@ -56,24 +60,28 @@ for text, row in zip(texts, logits):
 """
 
 ENTITIES = """\
-text = "Ada wrote it in London."
-words = list(re.finditer(r"\\w+|[^\\w\\s]", text))
+text = "Ada wrote it in London."  # tinybert splits long texts into windows, these lines do not
+words = list(re.finditer({words}, text))
 row = tokenizer.encode(" ".join(word.group() for word in words))
 starts = np.cumsum([0, *(len(word.group()) + 1 for word in words[:-1])])
-first = [next(token for token, (_, end) in enumerate(row.offsets) if end > start) for start in starts]
+first = [next((token for token, (_, end) in enumerate(row.offsets) if end > start), -2) for start in starts]
 (logits,) = run([row])
 probabilities = np.exp(logits[0, first] - logits[0, first].max(-1, keepdims=True))
 probabilities /= probabilities.sum(-1, keepdims=True)
-entities, inside = [], None
+entities, inside = [], ""  # the type of an entity that the next word may continue
 for word, scores in zip(words, probabilities):
     tag = labels[scores.argmax()]
-    kind = None if tag == "O" else tag.partition("-")[2] or tag
-    if kind is not None and kind == inside and not tag.startswith("B-"):
+    {split}
+    if kind and kind == inside{continues}:
         entities[-1]["end"] = word.end()
-    elif kind is not None:
-        entities.append({"type": kind, "begin": word.start(), "end": word.end(), "score": float(scores.max())})
-    inside = kind
+        entities[-1]["scores"].append(float(scores.max()))
+    elif kind:
+        entities.append(
+            {{"type": kind, "begin": word.start(), "end": word.end(), "scores": [float(scores.max())]}}
+        )
+    inside = {inside}
 for entity in entities:
+    entity["score"] = float(np.mean(entity.pop("scores")))
     print(text[entity["begin"] : entity["end"]], entity, sep="\\t")
 """
 
@@ -91,7 +99,7 @@ spans = [
     if window.sequence_ids[first] == window.sequence_ids[last] == 1
 ]
 score, begin, end = max(spans)
-no_answer = (begin_logits[:, 0] + end_logits[:, 0]).min() - score > config.get("{threshold}", 0)
+no_answer = (begin_logits[:, 0] + end_logits[:, 0]).min() - score > (config.get("{threshold}") or 0)
 print("no answer" if no_answer else context[begin:end], begin, end, sep="\\t")
 """
 
@@ -99,3 +107,20 @@ print("no answer" if no_answer else context[begin:end], begin, end, sep="\\t")
 def text_example(decode: str, *, pair: bool) -> str:
     """The lines after HEAD for a task with one prediction per text, or pair of texts."""
     return (PAIRS if pair else TEXTS) + decode
+
+
+def entities_example(names: Sequence[str], words: str) -> str:
+    """The lines after HEAD for tags of words.
+
+    Args:
+        names: the tags; `words`: the regular expression of a word.
+    """
+    _, prefixed, outside = scheme_of(names)
+    if prefixed:
+        split, continues = 'prefix, _, kind = tag.partition("-")', f' and prefix in "{"".join(INSIDE + LAST)}"'
+        inside = f'"" if prefix in "{"".join(LAST + SINGLE)}" else kind'
+    else:
+        split = f'kind = "" if tag == "{OUTSIDE}" else tag' if outside else "kind = tag"
+        continues, inside = "", "kind" if outside else '""'
+    lines = ENTITIES.format(words=ascii(words), split=split, continues=continues, inside=inside)
+    return f"import re\n\n{lines}"

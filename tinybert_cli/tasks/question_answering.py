@@ -185,7 +185,7 @@ class QuestionAnswering(PredictionTask):
     def example_input(self, *, pair: bool) -> str:
         return r"$'Who wrote it?\tIt was written by Ada in 1843.'"
 
-    def onnx_example(self, data: Data) -> str:
+    def onnx_example(self, data: Data, names: Sequence[str]) -> str:
         return ANSWER.format(
             length=data.max_seq_length,
             stride=min(data.doc_stride, max(0, data.max_seq_length // 2 - 4)),

@@ -112,7 +112,7 @@ class Regression(PredictionTask):
             "no confidence."
         )
 
-    def onnx_example(self, data: Data) -> str:
+    def onnx_example(self, data: Data, names: Sequence[str]) -> str:
         return text_example(VALUE, pair=len(data.text_columns) == 2)
 
     def usage(self, folder: str, data: Data) -> str:

@@ -128,7 +128,7 @@ class TextClassification(PredictionTask):
             "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
         }
 
-    def onnx_example(self, data: Data) -> str:
+    def onnx_example(self, data: Data, names: Sequence[str]) -> str:
         return text_example(CLASS, pair=len(data.text_columns) == 2)
 
     def usage(self, folder: str, data: Data) -> str:

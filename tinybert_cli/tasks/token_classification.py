@@ -33,7 +33,7 @@ from tinybert_cli.tasks.label_names import (
     names_in_data,
     unknown_label,
 )
-from tinybert_cli.tasks.onnx_examples import ENTITIES
+from tinybert_cli.tasks.onnx_examples import entities_example
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
 if TYPE_CHECKING:
@@ -244,8 +244,8 @@ class TokenClassification(PredictionTask):
             "is that of its first token."
         )
 
-    def onnx_example(self, data: Data) -> str:
-        return f"import re\n\n{ENTITIES}"
+    def onnx_example(self, data: Data, names: Sequence[str]) -> str:
+        return entities_example(names, _WORD.pattern)
 
     def usage(self, folder: str, data: Data) -> str:
         stride = min(data.doc_stride, data.max_seq_length // 4)  # the pipeline cuts long texts unless it has one
