@@ -168,6 +168,13 @@ def test_init_rejects_an_unknown_task(tmp_path: Path) -> None:
 # -- doctor --------------------------------------------------------------------------------------------------
 
 
+def test_doctor_of_an_installation_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch", "transformers", "datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 0 and "torch is missing: pip install 'tinybert[train]'" in done.stdout
+
+
 def test_doctor_lists_versions_and_machine() -> None:
     sections = doctor.run()
     assert sections["versions"]["torch"] and sections["machine"]["cores"] >= 1

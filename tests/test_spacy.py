@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ spacy = pytest.importorskip("spacy")
 component = pytest.importorskip("tinybert_cli.integrations.spacy")
 pytestmark = pytest.mark.spacy
 
+PAGE = Path(__file__).parents[1] / "docs" / "integrations.md"
 LONG = "a very lovely film " * 6000  # 114,000 characters
 TEXTS = ["a very lovely film .", "dull plot", "The cast was great, the film AWFUL", "warm" * 3]
 
@@ -244,14 +246,16 @@ def test_pipeline_that_differs_from_its_export_is_rejected(
 
 
 def test_package_predicts_like_the_folder(classifier: Path, tmp_path: Path) -> None:
-    """`spacy package` and `pip install`."""
+    """The commands of docs/integrations.md, and `pip install`."""
     nlp = spacy.blank("en")
     nlp.add_pipe("tinybert", config={"model": str(classifier)})
-    nlp.meta["name"] = "mine"
-    nlp.to_disk(tmp_path / "nlp")
-    package = [sys.executable, "-m", "spacy", "package", tmp_path / "nlp", tmp_path, "--build", "wheel"]
-    subprocess.run(package, check=True, capture_output=True, timeout=300)
-    (wheel,) = tmp_path.glob("*/dist/en_mine-*.whl")
+    nlp.to_disk(tmp_path / "runs" / "mine" / "spacy")
+    (typed,) = re.findall(
+        r"```sh\n(?:pip install build\n)(mkdir packages\nspacy package .*?)\n", PAGE.read_text(encoding="utf-8")
+    )
+    command = typed.replace("spacy package", f"'{sys.executable}' -m spacy package")
+    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=300, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("packages/en_mine-0.0.0/dist/en_mine-0.0.0-*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel]
     subprocess.run(pip, check=True, capture_output=True, timeout=300)
     code = f"""

@@ -21,11 +21,6 @@ OPTIONAL = {
 
 def run() -> dict[str, Any]:
     """The environment as section → name → value."""
-    import torch
-
-    from tinybert_cli import loops
-
-    device = loops.device()
     disk = shutil.disk_usage(".")
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     offline = any(os.environ.get(name, "").lower() in ("1", "on", "yes", "true") for name in OFFLINE)
@@ -34,10 +29,7 @@ def run() -> dict[str, Any]:
         "machine": {
             "system": platform.platform(),
             "cores": os.cpu_count() or 1,
-            "threads": torch.get_num_threads(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-            "mixed_precision auto": loops.precision("auto").replace("no", "float32"),
+            **_training(),
         },
         "disk": {"free here": f"{disk.free / 1e9:.1f} GB", "Hugging Face cache": str(home), "exists": home.is_dir()},
         "network": {"offline mode": offline},
@@ -45,6 +37,23 @@ def run() -> dict[str, Any]:
             name: "installed" if importlib.util.find_spec(name) else f"missing (needed by {use})"
             for name, use in OPTIONAL.items()
         },
+    }
+
+
+def _training() -> dict[str, Any]:
+    """What the stages compute on; an installation that only predicts with exports has no torch."""
+    if importlib.util.find_spec("torch") is None:
+        return {"training": "torch is missing: pip install 'tinybert[train]'"}
+    import torch
+
+    from tinybert_cli import loops
+
+    device = loops.device()
+    return {
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "mixed_precision auto": loops.precision("auto").replace("no", "float32"),
     }
 
 
