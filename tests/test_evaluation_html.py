@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tinybert_cli.reports.evaluation_html import Evaluation, as_html
+from tinybert_cli.reports.evaluation_html import Evaluation, as_html, with_exports
 
 SECTIONS = (
     "Models",
@@ -96,6 +96,23 @@ def test_a_finished_export_is_a_row_whose_score_is_estimated() -> None:
     text = as_html(replace(EVALUATION, exports={"export (of student)": export}))
     assert re.search(r"export \(of student\)</th><td[^>]*>~0\.7800</td>", text)
     assert text.count("export (of student): ") == 2  # in both plots of quality vs. cost
+
+
+def test_exports_that_are_finished_later_are_added_to_the_page_once() -> None:
+    pytest.importorskip("matplotlib")
+    with_export = replace(EVALUATION, exports={"export (of student)": {"accuracy": 0.78, "bytes": 2e7}})
+    page = with_exports(as_html(EVALUATION), with_export)
+    assert page == as_html(with_export) == with_exports(page, with_export)
+    assert with_exports("<html>edited</html>", with_export) == "<html>edited</html>"
+
+
+def test_baselines_are_lines_that_do_not_stretch_the_axis_of_costs() -> None:
+    pytest.importorskip("matplotlib")
+    majority = metrics(0.5, bytes=45.0, latency_ms_b1=0.0005)
+    text = as_html(replace(EVALUATION, models={**EVALUATION.models, "majority": majority}, baselines=["majority"]))
+    descriptions = re.findall(r"<desc[^>]*>([^<]*)</desc>", text)[:2]
+    assert all(description.endswith("; majority: 0.5") for description in descriptions)
+    assert "Dashed: baselines without a neural network." in text and ">0.001<" not in text
 
 
 @pytest.mark.browser

@@ -108,6 +108,20 @@ def test_a_wide_range_of_costs_gets_a_logarithmic_axis() -> None:
     assert {"1", "10", "100"} <= ticks(200.0) and {"0", "10"} <= ticks(20.0)
 
 
+def test_an_axis_of_many_decades_has_few_ticks() -> None:
+    svg = plots.tradeoff({"a": (0.0005, 0.5), "b": (200.0, 0.9)}, "MB", "accuracy")
+    costs = [number for number in numbers(svg) if number < 0.5 or number >= 1]
+    assert 3 <= len(costs) <= 9
+
+
+def test_levels_that_are_close_together_share_a_text() -> None:
+    points = {"small": (1.0, 0.8), "large": (9.0, 0.9)}
+    levels = {"majority": 0.54, "tfidf": 0.55, "other": 0.7}
+    svg = plots.tradeoff(points, "ms", "accuracy", levels=levels)
+    assert {"majority, tfidf", "other"} <= set(labels(svg))
+    assert description(svg).endswith("; majority: 0.54; tfidf: 0.55; other: 0.7")
+
+
 def numbers(svg: str) -> list[float]:
     return [float(text.replace(",", "")) for text in labels(svg) if text and re.fullmatch(r"[\d.,]+", text)]
 

@@ -21,7 +21,7 @@ from tinybert_cli import console
 from tinybert_cli.artifacts.hashes import digest
 from tinybert_cli.cli import app
 from tinybert_cli.errors import ConfigError, GateError, InputError
-from tinybert_cli.reports import budget, finished_exports
+from tinybert_cli.reports import budget, finished_exports, html
 from tinybert_cli.reports import runs as reports
 from tinybert_cli.reports.runs_table import TEXTS, as_markdown, table
 
@@ -466,3 +466,24 @@ def test_damaged_folders_beside_the_evaluation_are_left_out(cascade: Path) -> No
     (cascade / "foreign").mkdir()
     (cascade / "foreign" / "manifest.json").write_text('{"command": "export"}')
     assert exports_beside_eval(cascade) == {}
+
+
+def test_a_recipe_ends_with_its_exports_on_the_page_of_eval(cascade: Path) -> None:
+    pytest.importorskip("matplotlib")
+    scored = {"teacher": eval_metrics(0.9, 90, 20.0), "tiny": eval_metrics(0.8, 12, 2.5)}
+    rows = [
+        {"event": "model", "model": name, "is_reference": name == "teacher", "metric": "accuracy", **numbers}
+        for name, numbers in scored.items()
+    ]
+    inputs = {f"models.{name}": describe(cascade / name) for name in scored}
+    folder = write_run(cascade / "scores", "eval", {}, inputs=inputs, rows=rows)
+    blocks = [html.section("Models", html.paragraph("teacher and tiny")), html.section("Slices")]
+    (folder / "report.html").write_text(html.document("scores", blocks))
+    assert not finished_exports.add_to_page(folder)
+    measured = {"metric_difference": -0.02, "bytes": 3 * MB, "latency_ms_b1": 0.5}
+    write_run(cascade / "export", "export", measured, inputs={"model": describe(cascade / "tiny")})
+    assert finished_exports.add_to_page(folder) and not finished_exports.add_to_page(folder)
+    text = (folder / "report.html").read_text()
+    assert re.search(r"export \(of tiny\)</th><td[^>]*>~0\.7800</td>", text)
+    assert "teacher and tiny" not in text and "<h2>Slices</h2>" in text
+    assert text.count("export (of tiny): ") == 2  # in both plots of quality vs. cost

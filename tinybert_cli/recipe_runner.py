@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinybert_cli import processes
-from tinybert_cli.errors import ConfigErrors, did_you_mean
+from tinybert_cli.errors import ConfigErrors, InputError, did_you_mean
 from tinybert_cli.escaping import shell_word
+from tinybert_cli.events import warning
 from tinybert_cli.runner import failed
 from tinybert_cli.stage_processes import StageServer, run_command
 from tinybert_cli.stage_server import Result
@@ -56,6 +57,7 @@ def run_recipe(recipe: Path, overrides: Sequence[str], options: Options) -> int:
         began = time.monotonic()
         results, code = _run_stages(screen, selected, options)
         _print_results(screen, stages, results, code)
+        _update_pages(screen, stages)
         if code == 0:
             screen.say(f"{_counted(selected)} in {time.monotonic() - began:.0f} s")
             for line in _next(stages):
@@ -198,6 +200,20 @@ def _print_results(screen: Screen, stages: Sequence[RecipeStage], results: list[
         width = console.width_of(screen.stdout)
         for line in [console.table(*runs_table.table(report), width=width, texts=runs_table.TEXTS), *report.notes()]:
             console.write_line(line, screen.stdout)
+
+
+def _update_pages(screen: Screen, stages: Sequence[RecipeStage]) -> None:
+    """Adds the exports of the recipe to the pages of its evaluations, which are finished before them."""
+    from tinybert_cli import artifacts
+    from tinybert_cli.reports import finished_exports
+
+    for stage in stages:
+        folder = Path(stage.config.output_dir)
+        if stage.command == "eval" and artifacts.has_manifest(folder):
+            try:
+                finished_exports.add_to_page(folder)
+            except (InputError, OSError) as error:
+                screen.show(warning(f"{folder / 'report.html'} does not show the exports: {error}"))
 
 
 def _counted(stages: Sequence[RecipeStage]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ class Evaluation:
     regressions: Mapping[str, Sequence[Any]]  # the columns of `metrics.slices.regressions`
     training_logs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # model → rows of its log
     exports: Mapping[str, Metrics] = field(default_factory=dict)  # finished export → its metrics, the score estimated
+    baselines: Collection[str] = ()  # those of `models` that are no neural networks
 
 
 def as_html(evaluation: Evaluation) -> str:
@@ -53,6 +54,19 @@ def as_html(evaluation: Evaluation) -> str:
         *_training_curves(evaluation),
     ]
     return html.document(evaluation.title, blocks, lead=evaluation.lead)
+
+
+def with_exports(page: str, evaluation: Evaluation) -> str:
+    """A page of `as_html` with the exports that were finished after it; only scores and costs of `evaluation` are read.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    models = html.section("Models", _metrics(evaluation), _differences(evaluation))
+    if models in page:
+        return page
+    page = html.replaced(page, "Quality vs. cost", [])
+    return html.replaced(page, "Models", [models, *_tradeoffs(evaluation)])
 
 
 def _metrics(evaluation: Evaluation) -> html.Block:
@@ -132,11 +146,16 @@ def _tradeoffs(evaluation: Evaluation) -> Iterator[html.Block]:
         points = {
             name: _point(evaluation.metric, metrics, metrics[cost] / unit)
             for name, metrics in {**evaluation.models, **evaluation.exports}.items()
-            if cost in metrics and evaluation.metric in metrics
+            if cost in metrics and evaluation.metric in metrics and name not in evaluation.baselines
         }
+        levels = {name: metrics[evaluation.metric] for name, metrics in evaluation.models.items()
+                  if name in evaluation.baselines and evaluation.metric in metrics}  # fmt: skip
         if len(points) > 1:
-            svg = plots.tradeoff(points, label, evaluation.metric, more_is_better=evaluation.more_is_better)
+            svg = plots.tradeoff(
+                points, label, evaluation.metric, levels=levels, more_is_better=evaluation.more_is_better
+            )
             caption = "" if figures else "Blue: the Pareto front (no other model is both cheaper and better)."
+            caption += " Dashed: baselines without a neural network." if levels and not figures else ""
             figures.append(html.figure(svg, caption))
     if figures:
         yield html.section("Quality vs. cost", html.side_by_side(*figures))

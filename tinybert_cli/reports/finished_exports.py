@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from tinybert_cli import artifacts
+from tinybert_cli import artifacts, tasks
 from tinybert_cli.errors import InputError
+from tinybert_cli.reports import evaluation_html
 
 Metrics = Mapping[str, float]
 
@@ -38,6 +40,45 @@ def beside(
         if source is not None and "metric_difference" in measured and metric in models[source]:
             exports[f"{file.parent.name} (of {source})"] = _numbers(measured, models[source], models[reference], metric)
     return exports
+
+
+def checksums(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """The checksums of the manifests of the models that an evaluation has scored, for those that have one."""
+    described = {key.removeprefix("models."): value for key, value in inputs.items() if key.startswith("models.")}
+    return {name: value["manifest"] for name, value in described.items() if "manifest" in value}
+
+
+def add_to_page(folder: Path) -> bool:
+    """Adds the exports that were finished after an evaluation to its page; whether the page has changed.
+
+    Raises:
+        InputError: the evaluation cannot be read, or matplotlib is not installed.
+    """
+    file = folder / "report.html"
+    if not file.is_file():  # matplotlib was missing
+        return False
+    manifest = artifacts.read_manifest(folder)
+    events = {event["model"]: event for event in artifacts.read_rows(folder, "model")}
+    reference = next(name for name, event in events.items() if event["is_reference"])
+    metric = events[reference]["metric"]
+    exports = beside(folder, events, checksums(manifest["inputs"]), metric=metric, reference=reference)
+    if not exports:
+        return False
+    task = tasks.find_scored_task(manifest["settings"]["task"])
+    page = file.read_text(encoding="utf-8")
+    text = evaluation_html.with_exports(
+        page,
+        evaluation_html.Evaluation(
+            title=folder.name, lead="", metric=metric, slice_metric=task.slice_metric,
+            more_is_better=task.objective(metric)[1] > 0, reference=reference, models=events, confidences={},
+            classes=[], confusion_matrices={}, slice_sizes={}, regressions={}, exports=exports,
+            baselines=[name for name, event in events.items() if event.get("is_baseline")],
+        ),
+    )  # fmt: skip
+    if text == page:
+        return False
+    artifacts.write_text(file, text)
+    return True
 
 
 def _numbers(measured: Metrics, source: Metrics, reference: Metrics, metric: str) -> dict[str, float]:

@@ -25,6 +25,13 @@ def section(title: str, *blocks: Block) -> Block:
     return Block(f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>")
 
 
+def replaced(page: str, title: str, blocks: Iterable[Block]) -> str:
+    """The page with `blocks` instead of the section of this title; unchanged if it has no such section."""
+    heading = re.escape(f"<section>\n<h2>{escape(title)}</h2>\n")
+    text = "".join(f"{block}\n" for block in blocks)
+    return re.sub(f"{heading}.*?\n</section>\n", lambda _: text, page, count=1, flags=re.DOTALL)
+
+
 def paragraph(text: str) -> Block:
     return Block(f"<p>{escape(text)}</p>")
 
@@ -140,6 +147,7 @@ figcaption { margin-top: .7rem; color: var(--muted); font-size: .92rem; max-widt
 .beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); gap: 1.1rem; }
 .beside > figure { margin: 0; }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--muted); }
+@media (max-width: 72rem) { table { font-size: .86rem; } th, td { padding: .45rem; } }
 @page { margin: 14mm; }
 @media print {
   body { max-width: none; padding: 0; font-size: 9.5pt; line-height: 1.4; print-color-adjust: exact; }

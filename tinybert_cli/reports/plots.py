@@ -41,12 +41,23 @@ _STYLE = {
 
 
 def tradeoff(
-    points: Points, x_label: str, y_label: str, *, more_is_better: bool = True, title: str | None = None
+    points: Points,
+    x_label: str,
+    y_label: str,
+    *,
+    levels: Mapping[str, float] | None = None,
+    more_is_better: bool = True,
+    title: str | None = None,
 ) -> str:
-    """Scatter plot of quality (y) vs. cost (x, less is better), with labels and the Pareto front as a line."""
+    """Scatter plot of quality (y) vs. cost (x, less is better), with labels and the Pareto front as a line.
+
+    Args:
+        levels: name → quality of what costs next to nothing: a dashed line across the plot.
+    """
     front = pareto_front(points, more_is_better=more_is_better)
     order = [*front, *(name for name in points if name not in front)]  # labels of the front are placed first
     description = "; ".join(f"{name}: {points[name][0]:.4g}, {points[name][1]:.4g}" for name in order)
+    description += "".join(f"; {name}: {level:.4g}" for name, level in (levels or {}).items())
     with canvas(title or f"{y_label} vs. {x_label}", description) as (axes, svgs):
         steps = [points[name] for name in front]
         axes.plot(
@@ -60,10 +71,13 @@ def tradeoff(
                 {"color": SERIES[0]} if name in front else {"facecolor": COLOURS["line"], "edgecolor": COLOURS["muted"]}
             )
             axes.scatter([x], [y], s=44, zorder=3, **style)
+        for level in (levels or {}).values():
+            axes.axhline(level, color=COLOURS["muted"], lw=0.9, ls="--", alpha=0.7, zorder=1)
         _cost_axis(axes, [points[name][0] for name in order])
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.margins(y=0.12)
         _round_ticks(axes.yaxis)
+        _label_levels(axes, levels or {})
         _label(axes, {name: (points[name][0], points[name][1]) for name in order}, required=front)
     return svgs[0]
 
@@ -286,13 +300,30 @@ def _cost_axis(axes: Any, costs: Sequence[float]) -> None:
         from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        few = max(costs) < 1000 * min(costs)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.1)
     else:
         axes.set_xlim(0, max([*costs, 1e-9]) * 1.12)
         _round_ticks(axes.xaxis)
+
+
+def _label_levels(axes: Any, levels: Mapping[str, float]) -> None:
+    """Writes the names of levels at the left end of their lines; levels that are close together share a text."""
+    low, high = axes.get_ylim()
+    shared: list[tuple[float, list[str]]] = []
+    for name, level in sorted(levels.items(), key=lambda item: item[1]):
+        if shared and level - shared[-1][0] < 0.06 * (high - low):
+            shared[-1][1].append(name)
+        else:
+            shared.append((level, [name]))
+    for level, names in shared:
+        axes.annotate(
+            _shortened(", ".join(names), 48), (0.01, level), xycoords=("axes fraction", "data"), xytext=(0, 3),
+            textcoords="offset points", fontsize=9.5, color=COLOURS["muted"],
+        )  # fmt: skip
 
 
 def _label(axes: Any, points: Mapping[str, tuple[float, float]], *, required: Sequence[str]) -> None:

@@ -154,8 +154,10 @@ def _evaluate(
                     for name, source in sources.items() if source.folder is not None
                 },
                 exports=finished_exports.beside(
-                    output.folder, table, _checksums(output.inputs), metric=task.main_metric, reference=reference
+                    output.folder, table, finished_exports.checksums(output.inputs),
+                    metric=task.main_metric, reference=reference,
                 ),
+                baselines=[*evaluated.baselines],
             )
         )  # fmt: skip
     except InputError as error:  # matplotlib is missing
@@ -381,12 +383,6 @@ def _without_many_classes(
         return dict(numbers)
     single = {*names, *(name[2:] for name in names)}  # B-PER: metrics of PER
     return {key: value for key, value in numbers.items() if key.partition("[")[2].rpartition("]")[0] not in single}
-
-
-def _checksums(inputs: Mapping[str, Any]) -> dict[str, str]:
-    """The checksums of the manifests of the models that have one."""
-    described = {key.removeprefix("models."): value for key, value in inputs.items() if key.startswith("models.")}
-    return {name: value["manifest"] for name, value in described.items() if "manifest" in value}
 
 
 def _startup(candidates: _Candidates, rows: Rows, settings: Data) -> dict[str, dict[str, float]]:
