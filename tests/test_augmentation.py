@@ -17,8 +17,10 @@ from transformers import BertConfig, BertForMaskedLM
 
 from tinybert_cli import models
 from tinybert_cli.data import word_replacement
+from tinybert_cli.data.stored_columns import StoredColumn
 from tinybert_cli.errors import InputError, OutputError
 from tinybert_cli.stages import augmentation, labelling
+from tinybert_cli.types import Rows
 
 SETTING = {"copies": 4, "candidates": 3, "probability": 0.5}
 PAIR = {"data__text_column_names": ["first", "second"], "check_teacher": False}
@@ -101,6 +103,28 @@ def test_pairs_stay_together_and_each_text_runs_once(
         (first == pairs[0]["first"], second in {pair["second"] for pair in pairs}) for first, second in augmented
     }
     assert changed == {(True, False), (False, True), (False, False)}
+
+
+def test_augmented_texts_are_stored_and_name_their_rows(
+    teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits: dict[str, Rows] = {}
+    shards_of = labelling.shards_of
+
+    def watched(of: dict[str, Rows]) -> Any:
+        splits.update(of)
+        return shards_of(of)
+
+    monkeypatch.setattr(labelling, "shards_of", watched)
+    config = configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, augment=SETTING)
+    run("gen-soft-labels", config, dry_run=True)
+    train, augmented = splits["train"], splits["augmented"]
+    assert isinstance(augmented.columns["text"], StoredColumn) and len(augmented) > len(train)
+    assert list(augmented.columns) == ["text"]
+    for index in (0, len(augmented) - 1):
+        row = int(augmented.location(index).rpartition(" ")[2]) - 1
+        words, original = augmented.column("text")[index].split(), train.column("text")[row].split()
+        assert len(words) == len(original) and any(map(str.__eq__, words, original))
 
 
 def test_chinese_is_replaced_character_by_character(

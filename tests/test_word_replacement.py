@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from test_vocabulary_trimming import SPECIAL, make_tokenizer
@@ -88,3 +89,37 @@ def test_whole_words_of_a_vocabulary_are_single_tokens(algorithm: str) -> None:
     assert "film" in words
     assert not any("##" in word or "<" in word or "[" in word for word in words)
     assert all(tokenizer(f"a {word}", add_special_tokens=False)["input_ids"][-1] == words[word] for word in words)
+
+
+def by_hand(rows: list[tuple[str, ...]], count: int) -> list[tuple[int, tuple[str, ...]]]:
+    """The examples of `augment`, with all earlier ones in a set."""
+    seen, result = set(rows), []
+    for index, row in enumerate(rows):
+        candidates = [word_replacement.replacement_candidates(text, NEIGHBOURS) for text in row]
+        random = np.random.default_rng([1, index])
+        for example in word_replacement._examples(row, candidates, count, 0.5, random):
+            if example not in seen:
+                seen.add(example)
+                result.append((index, example))
+    return result
+
+
+@pytest.mark.parametrize("part", [1, 3, 1024])
+def test_examples_that_occurred_before_are_left_out_whatever_the_size_of_a_part(
+    part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(word_replacement, "ROWS", part)
+    rows = [("good film",), ("bad film",), ("great movie",), ("good film",), ("fine bad film",), ("fine bad movie",)]
+    examples = augment(*rows, count=9)
+    assert examples == by_hand(rows, 9) and len(examples) < 9 * len(rows)
+
+
+def test_seen_rows_are_few_sorted_arrays() -> None:
+    draw, seen, known = np.random.default_rng(0), word_replacement._SeenRows(), set()
+    for _ in range(200):
+        rows = [(str(number),) for number in draw.integers(0, 3000, size=draw.integers(0, 30))]
+        expected = [row not in known and row not in rows[:at] for at, row in enumerate(rows)]
+        assert seen.add_new(rows).tolist() == expected
+        known.update(rows)
+    assert sum(map(len, seen.digests)) == len(known) and len(seen.digests) < 12
+    assert all((np.diff(digests) > 0).all() for digests in seen.digests)

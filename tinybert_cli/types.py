@@ -41,7 +41,7 @@ class Rows:
     columns: dict[str, list[Any]]  # or, of large files, `data.StoredColumn`, which reads like a list
     origins: tuple[tuple[str, int], ...]  # (file or dataset, number of its rows), in order
     class_names: Mapping[str, list[str]] = field(default_factory=dict)  # column → its classes, if the data names them
-    selected: Sequence[int] | None = None  # indices of these rows in their origins; None = all
+    selected: Sequence[int] | Array | None = None  # indices of these rows in their origins; None = all
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))

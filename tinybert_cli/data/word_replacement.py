@@ -9,20 +9,26 @@ A text is split into units (words, numbers, whitespace and punctuation); a word'
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tinybert_cli.types import Array
+
+T = TypeVar("T")
 Neighbours = Mapping[str, Sequence[str]]  # word → its nearest neighbours
 Candidates = Mapping[int, Sequence[str]]  # index of a word → its replacement candidates
 
 WORD = re.compile(
     r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\d_\u3400-\u9fff\uf900-\ufaff]+(?:['’][^\W\d_]+)?|\d+|\s+|.", re.DOTALL
 )
+ROWS = 1024  # rows whose augmented examples are in memory at once
 CHUNK = 1024  # words whose similarities to the whole table are in memory at once
 
 
@@ -86,7 +92,7 @@ def replacement_candidates(text: str, neighbours: Neighbours, in_context: Candid
 
 
 def augment(
-    rows: Sequence[tuple[str, ...]],
+    rows: Iterable[tuple[str, ...]],
     candidates: Iterable[Sequence[Candidates]],
     *,
     count: int,
@@ -95,25 +101,70 @@ def augment(
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Up to `count` augmented examples per row, as (index of the row, texts); no duplicates and no original rows.
 
-    A row depends only on `seed`, its index and its candidates.
+    A row depends only on `seed`, its index and its candidates. Of the examples before it only digests are in memory.
 
     Args:
-        rows: one text or a pair of texts each. The texts of a pair are kept together.
+        rows: one text or a pair of texts each. The texts of a pair are kept together. Read twice, so no iterator.
         candidates: one mapping per text of each row.
         count: augmented examples per row.
         probability: probability of replacing each word that has candidates.
         seed: of the random choices.
     """
-    seen = set(rows)
-    for index, (row, row_candidates) in enumerate(zip(rows, candidates, strict=True)):
-        random = np.random.default_rng([seed, index])
-        texts = [split_words(text) for text in row]
-        for _ in range(count):
-            pairs = zip(texts, row_candidates, strict=True)
-            example = tuple("".join(_replaced(units, words, probability, random)) for units, words in pairs)
-            if example not in seen:
-                seen.add(example)
-                yield index, example
+    seen = _SeenRows()
+    for originals in _parts(rows):
+        seen.add_new(originals)
+    for part in _parts(enumerate(zip(rows, candidates, strict=True))):
+        examples = [
+            (index, example)
+            for index, (row, choices) in part
+            for example in _examples(row, choices, count, probability, np.random.default_rng([seed, index]))
+        ]
+        yield from itertools.compress(examples, seen.add_new([example for _, example in examples]))
+
+
+def _examples(
+    row: tuple[str, ...], candidates: Sequence[Candidates], count: int, probability: float, random: np.random.Generator
+) -> Iterator[tuple[str, ...]]:
+    texts = [split_words(text) for text in row]
+    for _ in range(count):
+        pairs = zip(texts, candidates, strict=True)
+        yield tuple("".join(_replaced(units, words, probability, random)) for units, words in pairs)
+
+
+def _parts(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while part := list(itertools.islice(rest, ROWS)):
+        yield part
+
+
+class _SeenRows:
+    """The rows that occurred before, as digests of 8 bytes.
+
+    Two of n different rows have the same digest with a probability of n ** 2 / 2 ** 65, of 20 million 1e-5; the second
+    one then counts as seen.
+    """
+
+    def __init__(self) -> None:
+        self.digests: list[Array] = []  # sorted, each array longer than the next
+
+    def add_new(self, rows: Sequence[tuple[str, ...]]) -> Array:
+        """Which of the rows occurred neither before nor earlier among them (N,); all count as seen from now on."""
+        digests = np.fromiter(map(_digest, rows), dtype=np.uint64, count=len(rows))
+        is_new = np.zeros(len(rows), dtype=bool)
+        is_new[np.unique(digests, return_index=True)[1]] = True
+        for known in self.digests:
+            nearest = np.searchsorted(known, digests).clip(max=len(known) - 1)
+            is_new &= known[nearest] != digests
+        added = np.sort(digests[is_new])
+        while self.digests and len(self.digests[-1]) <= len(added):  # so that there are few arrays
+            added = np.sort(np.concatenate([self.digests.pop(), added]), kind="stable")
+        if len(added):
+            self.digests.append(added)
+        return is_new
+
+
+def _digest(row: tuple[str, ...]) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(row).encode(), digest_size=8).digest(), "little")
 
 
 def is_protected(word: str) -> bool:

@@ -9,10 +9,10 @@ Shapes: N texts, M replaceable words of all texts, K candidates per word.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from accelerate import Accelerator
 from tinybert_cli import artifacts, data, events, loops, models, tasks
 from tinybert_cli.config import Augment, GenSoftLabels
 from tinybert_cli.data import word_replacement
+from tinybert_cli.data.stored_columns import StoredColumns
 from tinybert_cli.errors import ConfigError
 from tinybert_cli.events import Event
 from tinybert_cli.predictor import Predictor
+from tinybert_cli.scratch_files import GrowingArray
 from tinybert_cli.types import Array, Rows
 
 TEXTS_PER_FILE = 4096  # a killed run loses at most this much work
@@ -46,21 +48,21 @@ def augmented_rows(
     output: artifacts.Output,
     accelerator: Accelerator,
 ) -> Generator[Event, None, Rows]:
-    """Augmented variants of the rows: only their texts, since their labels may have changed, too.
+    """Augmented variants of the rows: only their texts, since their labels may have changed, too; not in memory.
 
     Neighbours come from the teacher's word embeddings if the setting names no other model. A dry run computes no
     candidates of a masked language model.
     """
     named, (model, tokenizer) = sources(setting), (teacher.model, teacher.tokenizer)
     names = config.data.text_columns
-    texts = list(zip(*(rows.column(name) for name in names), strict=True))
+    texts = _Texts([rows.column(name) for name in names])
     candidates: _Candidates | None = None
     if "masked_lm" in named:
         masked_lm, model, tokenizer = _load_masked_lm(config, setting, named["masked_lm"], accelerator)
         if output.dry_run:
             yield {"event": "augmented", "rows": len(rows), "copies": setting.copies * len(rows), "at_most": True}
             return rows.select([])
-        unique = list(dict.fromkeys(chain(*texts)))
+        unique = list(dict.fromkeys(chain.from_iterable(texts)))
         candidates = yield from _masked_lm_candidates(masked_lm, unique, config, output, accelerator)
     if "embeddings" in named:
         task = tasks.find_prediction_task(config.task)
@@ -74,7 +76,7 @@ def augmented_rows(
     neighbours = word_replacement.nearest_neighbours(
         models.whole_words(tokenizer),
         model.get_input_embeddings().weight.detach().cpu(),
-        {word.lower() for text in chain(*texts) for word in word_replacement.split_words(text)},
+        {word.lower() for text in chain.from_iterable(texts) for word in word_replacement.split_words(text)},
         setting.candidates,
     )
 
@@ -85,10 +87,23 @@ def augmented_rows(
     augmented = word_replacement.augment(
         texts, choices, count=setting.copies, probability=setting.probability, seed=config.seed
     )
-    variants = list(augmented)
-    yield {"event": "augmented", "rows": len(rows), "copies": len(variants)}
-    columns = {name: [variant[number] for _, variant in variants] for number, name in enumerate(names)}
-    return replace(rows.select([index for index, _ in variants]), columns=columns)
+    columns, selected = StoredColumns(), GrowingArray(np.int64)
+    while part := list(islice(augmented, word_replacement.ROWS)):
+        columns.append({name: [example[number] for _, example in part] for number, name in enumerate(names)}, len(part))
+        selected.append([index if rows.selected is None else rows.selected[index] for index, _ in part])
+    result = Rows(columns.finish(), rows.origins, rows.class_names, selected.finish())
+    yield {"event": "augmented", "rows": len(rows), "copies": len(result)}
+    return result
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The texts of each row as a tuple, which is made when it is read."""
+
+    columns: Sequence[Sequence[str]]
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        return zip(*self.columns, strict=True)
 
 
 def _load_masked_lm(
