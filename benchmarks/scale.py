@@ -3,7 +3,7 @@
 The rows are generated, the models have random weights, and every stage runs in a process of its own. `finetune` and
 `distill` stop after a few steps; `read` only reads the rows. Prints one line per stage and size, as Markdown.
 
-    python benchmarks/scale.py FOLDER [ROWS,ROWS,...] [STAGE,STAGE,...]
+    python benchmarks/scale.py FOLDER [ROWS,ROWS,...] [STAGE,STAGE,...] [TASK]
 """
 
 from __future__ import annotations
@@ -25,21 +25,30 @@ SIZES = (10_000, 100_000, 1_000_000)
 STEPS = 20
 WORDS = 5_000
 CLASSES = ["negative", "neutral", "positive"]
-TASK = {"task": "text-classification", "data": {"label_names": CLASSES}}
+TAGS = ["O", *(f"{prefix}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for prefix in "BI")]
+DATA: dict[str, dict[str, Any]] = {
+    "text-classification": {"label_names": CLASSES},
+    "token-classification": {"text_column_names": "tokens", "label_column_name": "tags", "label_names": TAGS},
+    "question-answering": {"text_column_names": ["question", "context"], "label_column_name": "answers"},
+}
 
 
-def main(folder: str, sizes: str = ",".join(map(str, SIZES)), stages: str = ",".join(STAGES)) -> None:
-    root = Path(folder)
+def main(
+    folder: str,
+    sizes: str = ",".join(map(str, SIZES)),
+    stages: str = ",".join(STAGES),
+    task: str = "text-classification",
+) -> None:
+    root = Path(folder) / task
     root.mkdir(parents=True, exist_ok=True)
     words = _words()
     if not (root / "model").exists():
-        _write_model(root / "model", words)
+        _write_model(root / "model", words, task)
     print("| rows | stage | peak memory | of it private | CPU time before the first step | rows/CPU s after it |")
     print("|---:|---|---:|---:|---:|---:|")
     for size in map(int, sizes.split(",")):
-        table = root / f"rows-{size}.csv"
-        if not table.exists():
-            _write_rows(table, size, words)
+        if not _table(root, size).exists():
+            _write_rows(_table(root, size), size, words, task)
         for stage in stages.split(","):
             command = [sys.executable, __file__, "--child", stage, str(root), str(size)]
             result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
@@ -51,8 +60,8 @@ def main(folder: str, sizes: str = ",".join(map(str, SIZES)), stages: str = ",".
 
 
 def settings(stage: str, root: Path, size: int) -> dict[str, Any]:
-    """The config of a stage for the table of this size."""
-    table, model, labels = str(root / f"rows-{size}.csv"), str(root / "model"), str(root / f"labels-{size}")
+    """The config of a stage for the table of this size; the folder is named after the task."""
+    table, model, labels = str(_table(root, size)), str(root / "model"), str(root / f"labels-{size}")
     training = {"max_steps": STEPS, "keep": "last", "logging_steps": 1}
     new_head = {"from": model, "initialize": "teacher"}
     own = {
@@ -65,7 +74,7 @@ def settings(stage: str, root: Path, size: int) -> dict[str, Any]:
     if stage == "eval":
         own["split"] = "test"
     output = labels if stage == "gen-soft-labels" else str(root / f"{stage}-{size}")
-    return {**TASK, **own, "data": {**TASK["data"], **file}, "output_dir": output}  # type: ignore[dict-item]
+    return {"task": root.name, **own, "data": {**DATA[root.name], **file}, "output_dir": output}
 
 
 def child(stage: str, root: Path, size: int) -> None:
@@ -102,7 +111,7 @@ def _read(root: Path, size: int) -> Iterator[dict[str, Any]]:
     from tinybert_cli import config, data
 
     memory, begin = _private(), time.process_time()
-    rows = data.read(config.Data(train_file=str(root / f"rows-{size}.csv"), **TASK["data"]), "train")  # type: ignore[arg-type]
+    rows = data.read(config.Data(train_file=str(_table(root, size)), **DATA[root.name]), "train")
     added, seconds = (_private() - memory) / 1e6, time.process_time() - begin
     print(f"{len(rows):,} rows: {added:,.0f} MB of private memory, {seconds:.1f} CPU s", file=sys.stderr)
     yield {"event": "progress", "rows": len(rows)}
@@ -132,18 +141,52 @@ def _words() -> list[str]:
     return sorted({"".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=random.randint(2, 9))) for _ in range(WORDS)})
 
 
-def _write_rows(path: Path, size: int, words: list[str]) -> None:
-    """Sentences of 3 to 25 words, 14 on average, as in SST-2 with phrases left out."""
+def _table(root: Path, size: int) -> Path:
+    return root / f"rows-{size}.{'csv' if root.name == 'text-classification' else 'jsonl'}"
+
+
+def _write_rows(path: Path, size: int, words: list[str], task: str) -> None:
+    """Rows as CSV of sentences with a label, or JSON lines of the other tasks."""
+    line = {"token-classification": _tagged, "question-answering": _question}.get(task, _sentence)
     random.seed(size)
     with path.open("w", encoding="utf-8") as file:
-        file.write("text,label\n")
+        if task == "text-classification":
+            file.write("text,label\n")
         for _ in range(size):
-            file.write(f"{' '.join(random.choices(words, k=random.randint(3, 25)))},{random.choice(CLASSES)}\n")
+            file.write(f"{line(words)}\n")
 
 
-def _write_model(folder: Path, words: list[str]) -> None:
+def _sentence(words: list[str]) -> str:
+    """Sentences of 3 to 25 words, 14 on average, as in SST-2 with phrases left out."""
+    return f"{' '.join(random.choices(words, k=random.randint(3, 25)))},{random.choice(CLASSES)}"
+
+
+def _tagged(words: list[str]) -> str:
+    """A sentence of 10 to 50 words, of which a tenth begins an entity of one to three words."""
+    tokens = random.choices(words, k=random.randint(10, 50))
+    tags = ["O"] * len(tokens)
+    for begin in range(0, len(tokens) - 3, 4):
+        if random.random() < 0.4:
+            kind, length = random.choice(TAGS[1:])[2:], random.randint(1, 3)
+            tags[begin : begin + length] = [f"B-{kind}", *[f"I-{kind}"] * (length - 1)]
+    return json.dumps({"tokens": tokens, "tags": tags})
+
+
+def _question(words: list[str]) -> str:
+    """A question of 8 words, and an answer of one to three words in a context of 60 to 180 words."""
+    context = random.choices(words, k=random.randint(60, 180))
+    begin = random.randrange(len(context) - 3)
+    answer = " ".join(context[begin : begin + random.randint(1, 3)])
+    start = len(" ".join(context[:begin])) + (begin > 0)
+    answers = {"text": [answer], "answer_start": [start]}
+    question = " ".join(random.choices(words, k=8))
+    return json.dumps({"question": question, "context": " ".join(context), "answers": answers})
+
+
+def _write_model(folder: Path, words: list[str], task: str) -> None:
     import torch
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+    import transformers
+    from transformers import BertConfig, BertTokenizerFast
 
     folder.mkdir()
     vocabulary = folder / "vocab.txt"
@@ -151,8 +194,11 @@ def _write_model(folder: Path, words: list[str]) -> None:
     tokenizer = BertTokenizerFast(str(vocabulary))
     torch.manual_seed(0)
     shape = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
-    names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: index for index, name in enumerate(CLASSES)}}
-    BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **shape, **names)).save_pretrained(folder)
+    heads = {"token-classification": ("TokenClassification", TAGS), "question-answering": ("QuestionAnswering", [])}
+    head, classes = heads.get(task, ("SequenceClassification", CLASSES))
+    names = {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}
+    config = BertConfig(vocab_size=len(tokenizer), **shape, **(names if classes else {}))
+    getattr(transformers, f"BertFor{head}")(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

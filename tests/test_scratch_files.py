@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.utils.class_weight import compute_sample_weight
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_cli import models, scratch_files
+from tinybert_cli import models, scratch_files, tasks
 from tinybert_cli.config import Data
+from tinybert_cli.data.stored_columns import StoredColumn, StoredColumns
 from tinybert_cli.errors import UserError
+from tinybert_cli.inspection import duplicates
+from tinybert_cli.losses import class_weights
 from tinybert_cli.scratch_files import GrowingArray, ScratchFile, counts, scratch_files_in
 from tinybert_cli.tasks.encoding import encode_texts
 from tinybert_cli.tasks.language_modeling import LanguageModeling
-from tinybert_cli.types import Encoded, Rows
+from tinybert_cli.types import NO_LABEL, Encoded, Rows
 
 
 @pytest.fixture
@@ -90,3 +94,82 @@ def test_part_of_encoded_rows_equals_those_rows_encoded(tokenizer: PreTrainedTok
     expected = encode_texts(rows.select([1, 2]), Data(), tokenizer)
     assert part is not None and part.offsets.tolist() == expected.offsets.tolist()
     assert part.tokens["input_ids"][0].tolist() == expected.tokens["input_ids"][0].tolist()
+
+
+WORDS = ["fine", "warm", "dull", "cold"]
+ANSWERS: dict[str, tuple[Data, dict[str, list[object]]]] = {
+    "token-classification": (
+        Data(text_column_names="tokens", label_column_name="tags", max_seq_length=8, doc_stride=2),
+        {
+            "tokens": [(WORDS * 5)[: row % 17] for row in range(40)],
+            "tags": [None if row == 3 else ["AB"[word % 3 > 1] for word in range(row % 17)] for row in range(40)],
+        },
+    ),
+    "question-answering": (
+        Data(text_column_names=["q", "c"], label_column_name="a", max_seq_length=16, doc_stride=2),
+        {
+            "q": [" ".join(WORDS[: 1 + row % 3] * (1 + 9 * (row == 5))) for row in range(40)],
+            "c": [" ".join((WORDS * 8)[: 4 + row % 23]) for row in range(40)],
+            "a": [
+                None if row == 3 else {"text": ["dull"] * (row % 4 > 0), "answer_start": [10] * (row % 4 > 0)}
+                for row in range(40)
+            ],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_windows_labels_and_targets_in_files_equal_those_in_memory(
+    name: str, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    task, (settings, columns) = tasks.find_prediction_task(name), ANSWERS[name]
+    rows, names = Rows(columns, (("t", 40),)), ["A", "B"] if name == "token-classification" else ["begin", "end"]
+
+    def arrays() -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+        encoded, labels = task.encode(rows, settings, tokenizer), task.labels(rows, settings, names)
+        assert labels is not None and encoded.layout is not None and encoded.positions is not None
+        aligned = task.align({"labels": labels}, encoded.layout, encoded)["labels"]
+        spans = encoded.layout.token_spans
+        return {
+            **{name: values for name, (values, _) in encoded.tokens.items()}, "offsets": encoded.offsets,
+            "positions": encoded.positions, "window_offsets": np.asarray(encoded.window_offsets), "labels": labels,
+            "row_offsets": encoded.layout.row_offsets, "aligned": aligned, "empty": np.array(encoded.empty),
+            "truncated": np.array(encoded.truncated), "spans": np.zeros(0) if spans is None else spans,
+        }  # fmt: skip
+
+    expected = arrays()
+    assert len(expected["offsets"]) > 41 and (expected["labels"] == NO_LABEL).any()  # windows, a row without labels
+    monkeypatch.setattr(scratch_files, "IN_MEMORY", 0)
+    monkeypatch.setattr(scratch_files, "JOINED", 3)
+    for module, size, number in (("token_classification", "_CHUNK", 7), ("token_classification", "_LABELS", 5),
+                                 ("question_answering", "_CHUNK", 7)):  # fmt: skip
+        monkeypatch.setattr(f"tinybert_cli.tasks.{module}.{size}", number)
+    stored = arrays()
+    for key in ("input_ids", "positions", "aligned"):
+        assert not stored[key].flags.writeable and expected[key].flags.writeable, key
+    for key, values in expected.items():
+        assert stored[key].dtype == values.dtype and np.array_equal(stored[key], values, equal_nan=key == "aligned"), (
+            key
+        )
+
+
+def test_balanced_weights_in_parts_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinybert_cli.losses.class_weights.PART", 4)
+    labels = np.random.default_rng(0).choice([0, 2, 3], size=30, p=[0.6, 0.3, 0.1])
+    expected = compute_sample_weight("balanced", labels).astype(np.float32)
+    with_gaps = np.concatenate([labels[:7], [NO_LABEL], labels[7:], [NO_LABEL]])
+    assert class_weights.of_class(with_gaps)[with_gaps >= 0].tolist() == expected.tolist()
+    assert not class_weights.of_class(with_gaps)[with_gaps < 0].any()
+
+
+def test_contradictory_tags_are_found_in_stored_columns() -> None:
+    columns = StoredColumns()
+    columns.append(
+        {"tokens": [["a", "b"], ["a b"], ["a", "b"], ["c"]], "tags": [["O", "O"], ["O"], ["O", "X"], ["O"]]}, 4
+    )
+    rows = Rows(columns.finish(), (("t", 4),))
+    settings = Data(text_column_names="tokens", label_column_name="tags")
+    assert isinstance(rows.columns["tokens"], StoredColumn)
+    assert duplicates.contradictions(rows, settings, "token-classification") == [[0, 2]]
+    assert list(duplicates.texts_of(rows, settings))[1:] == duplicates.texts_of(rows, settings)[1:]

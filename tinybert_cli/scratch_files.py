@@ -7,10 +7,11 @@ can be stale or left over.
 from __future__ import annotations
 
 import errno
+import itertools
 import mmap
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tinybert_cli.errors import UserError
 
 IN_MEMORY = 16 << 20  # bytes; a smaller array stays in memory
 PART = 1 << 20  # numbers that are counted at a time
+JOINED = 1000  # arrays that are joined at a time
 
 _folders: list[Callable[[], Path]] = []  # of the runs that are open, the innermost last
 
@@ -99,6 +101,14 @@ class GrowingArray:
         if self._file is None:
             return np.concatenate([np.zeros(0, dtype=self._dtype), *self._parts])
         return np.frombuffer(self._file.mapped(), dtype=self._dtype)
+
+
+def joined(parts: Iterable[np.ndarray[Any, Any]], dtype: Any) -> np.ndarray[Any, Any]:
+    """The numbers of many small arrays, one after the other: `np.concatenate` without all of them in memory."""
+    result, rest = GrowingArray(dtype), iter(parts)
+    while some := list(itertools.islice(rest, JOINED)):
+        result.append(np.concatenate([part.reshape(-1) for part in some]))
+    return result.finish()
 
 
 def counts(values: np.ndarray[Any, Any], minlength: int = 0) -> np.ndarray[Any, Any]:

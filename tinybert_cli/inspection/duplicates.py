@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -37,10 +37,30 @@ class Leak:
 def texts_of(rows: Rows, data: Data) -> Sequence[Hashable]:
     """The text of each row, as a value that can be compared; a pair of texts is one value."""
     columns = [rows.column(name) for name in data.text_columns]
-    if len(columns) == 1:
-        is_plain = bool(columns[0]) and isinstance(columns[0][0], str)
-        return columns[0] if is_plain else list(map(_hashable, columns[0]))
-    return [tuple(map(_hashable, texts)) for texts in zip(*columns, strict=True)]
+    is_plain = len(columns) == 1 and bool(columns[0]) and isinstance(columns[0][0], str)
+    return columns[0] if is_plain else _Texts(columns)
+
+
+class _Texts(Sequence[Hashable]):
+    """Lists of words and pairs of texts as values that can be compared, each made when it is read."""
+
+    def __init__(self, columns: Sequence[Sequence[Any]]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    @overload
+    def __getitem__(self, index: int) -> Hashable: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Hashable]: ...
+    def __getitem__(self, index: int | slice) -> Hashable | list[Hashable]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        return _value([column[index] for column in self.columns])
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return map(_value, zip(*self.columns, strict=True))
 
 
 def repeated(rows: Rows, data: Data) -> int:
@@ -223,6 +243,10 @@ def _excerpt(rows: Rows, data: Data, index: int) -> str:
     texts = [rows.column(name)[index] for name in data.text_columns]
     whole = " | ".join(" ".join(map(str, text)) if isinstance(text, list) else str(text) for text in texts)
     return repr(whole if len(whole) <= EXCERPT else f"{whole[: EXCERPT - 3].rstrip()}...")
+
+
+def _value(texts: Sequence[Any]) -> Hashable:
+    return _hashable(texts[0]) if len(texts) == 1 else tuple(map(_hashable, texts))
 
 
 def _hashable(text: Any) -> Hashable:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinybert_cli.scratch_files import PART, GrowingArray
 from tinybert_cli.types import Array
 
 
@@ -15,10 +16,15 @@ def of_class(labels: Array) -> Array:
 
     n and n_classes count the labels and the classes that occur.
     """
-    known = labels[labels >= 0]
-    counts: Array = np.maximum(np.bincount(known, minlength=1), 1)
-    weights: Array = len(known) / (counts[np.maximum(labels, 0)] * max(1, len(np.unique(known))))
-    return np.where(labels >= 0, weights, 0.0).astype(np.float32)
+    parts = [labels[begin : begin + PART] for begin in range(0, len(labels), PART)]
+    counts = np.zeros(1 + max(0, int(labels.max(initial=0))), dtype=np.int64)
+    for part in parts:
+        counts += np.bincount(part[part >= 0], minlength=len(counts))
+    weights = counts.sum() / (np.maximum(counts, 1) * max(1, np.count_nonzero(counts)))  # of each class
+    result = GrowingArray(np.float32)
+    for part in parts:
+        result.append(np.where(part >= 0, weights[np.maximum(part, 0)], 0.0))
+    return result.finish()
 
 
 def of_classes(labels: Array) -> Array:

@@ -9,6 +9,8 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.metrics.spans import BEGIN, END, WINDOW
+from tinybert_cli.scratch_files import GrowingArray
+from tinybert_cli.tasks.encoding import TokenArrays, starts
 from tinybert_cli.types import Array, Encoded, Layout
 
 if TYPE_CHECKING:
@@ -16,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class ContextWindows:
-    """Collects the windows of rows, chunk by chunk."""
+    """Collects the windows of rows in flat arrays, chunk by chunk."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
-        self.tokens: dict[str, list[Array]] = {name: [] for name in names}
-        self.spans: list[Array] = []  # (T, 3) of each window
-        self.row_counts: list[int] = []  # tokens of each row
+        self.tokens = TokenArrays(tokenizer)
+        self.positions = GrowingArray(np.int32)  # of each token in its window
+        self.spans = GrowingArray(np.int32)  # (T, 3) of each window
+        self.row_counts = GrowingArray(np.int64)  # tokens of each row
 
     def add(self, questions: Sequence[str], contexts: Sequence[str], data: Data) -> None:
         room = data.max_seq_length // 2 - self.tokenizer.num_special_tokens_to_add(pair=True)
@@ -32,30 +34,29 @@ class ContextWindows:
             stride=max(0, min(data.doc_stride, room - 1)), return_overflowing_tokens=True,
             return_offsets_mapping=True, return_attention_mask=False,
         )  # fmt: skip
-        for name, parts in self.tokens.items():
-            parts += [np.asarray(ids, dtype=np.int32) for ids in encoded[name]]
+        lengths = self.tokens.append(encoded)
+        self.positions.append(np.concatenate([np.arange(length) for length in lengths]))
         row_of_window = np.asarray(encoded["overflow_to_sample_mapping"])
+        spans_of_rows: list[Array] = []
         for row, context in enumerate(contexts):
             windows = [
                 (encoded["offset_mapping"][index], encoded.sequence_ids(index))
                 for index in np.flatnonzero(row_of_window == row)
             ]
-            spans = list(token_spans(context, windows))
-            self.spans += spans
-            self.row_counts.append(sum(map(len, spans)))
+            spans_of_rows.append(np.concatenate(list(token_spans(context, windows))))
+        self.spans.append(np.concatenate(spans_of_rows))
+        self.row_counts.append(list(map(len, spans_of_rows)))
 
     def encoded(self, *, truncated: int, empty: list[int]) -> Encoded:
-        lengths = [len(spans) for spans in self.spans]
-        offsets = np.cumsum([0, *lengths])
-        padding = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
+        tokens, offsets = self.tokens.finish()
         return Encoded(
-            tokens={name: (np.concatenate(parts), padding[name]) for name, parts in self.tokens.items()},
+            tokens=tokens,
             offsets=offsets,
             truncated=truncated,
             empty=empty,
-            positions=np.concatenate([np.arange(length) for length in lengths]),
+            positions=self.positions.finish(),
             window_offsets=offsets,
-            layout=Layout(np.cumsum([0, *self.row_counts]), np.concatenate(self.spans)),
+            layout=Layout(starts(self.row_counts.finish()), self.spans.finish().reshape(-1, 3)),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,30 +33,54 @@ def text_columns_of(rows: Rows, data: Data) -> list[list[str]]:
     return columns
 
 
+class TokenArrays:
+    """The tokens of windows, unpadded, in flat arrays that grow chunk by chunk."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        self._padding = {name: value for name, value in padding.items() if name in tokenizer.model_input_names}
+        self._values = {name: GrowingArray(np.int32 if name == "input_ids" else np.int8) for name in self._padding}
+        self._lengths = GrowingArray(np.int64)
+
+    def append(self, windows: Mapping[str, Sequence[Sequence[int]]]) -> list[int]:
+        """Appends windows as a tokenizer returns them, name → the numbers of each; returns their lengths."""
+        lengths = list(map(len, windows["input_ids"]))
+        self._lengths.append(lengths)
+        for name, values in self._values.items():
+            flat = itertools.chain.from_iterable(windows[name])
+            values.append(np.fromiter(flat, dtype=np.int32, count=sum(lengths)))
+        return lengths
+
+    def append_texts(self, windows: Sequence[Array]) -> None:
+        """Appends the ids of windows over one text each, whose token types are 0."""
+        self._lengths.append(list(map(len, windows)))
+        ids = np.concatenate([np.zeros(0, dtype=np.int32), *windows])
+        for name, values in self._values.items():
+            values.append(ids if name == "input_ids" else np.zeros(len(ids), dtype=np.int8))
+
+    def finish(self) -> tuple[dict[str, tuple[Array, int]], Array]:
+        """`tokens` and `offsets` (W + 1,) of `Encoded`."""
+        tokens = {name: (values.finish(), self._padding[name]) for name, values in self._values.items()}
+        return tokens, starts(self._lengths.finish())
+
+
+def starts(counts: Array) -> Array:
+    """Where each part begins in a flat array, and its end (N + 1,), from the lengths of the parts (N,)."""
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
 def encode_texts(rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """A text or a pair of texts per row, cut to `max_seq_length`: one window and one prediction each."""
     texts = text_columns_of(rows, data)
-    names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
-    padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-    values = {"input_ids": GrowingArray(np.int32), "token_type_ids": GrowingArray(np.int8)}
-    lengths, empty = GrowingArray(np.int64), []
-    truncated = 0
+    arrays, truncated, empty = TokenArrays(tokenizer), 0, []
     for begin in range(0, len(rows), _CHUNK):
         part = [column[begin : begin + _CHUNK] for column in texts]
         chunk = tokenizer(*part, truncation=True, max_length=data.max_seq_length, return_attention_mask=False)
-        counts = list(map(len, chunk["input_ids"]))
-        lengths.append(counts)
+        arrays.append(chunk)
         truncated += sum(bool(encoding.overflowing) for encoding in chunk.encodings or [])
-        for name in names:
-            flat = itertools.chain.from_iterable(chunk[name])
-            values[name].append(np.fromiter(flat, dtype=np.int32, count=sum(counts)))
         empty += [begin + row for row, texts_of_row in enumerate(zip(*part, strict=True)) if _are_blank(texts_of_row)]
-    return Encoded(
-        tokens={name: (values[name].finish(), padding[name]) for name in names},
-        offsets=np.concatenate([[0], np.cumsum(lengths.finish())]),
-        truncated=truncated,
-        empty=empty,
-    )
+    tokens, offsets = arrays.finish()
+    return Encoded(tokens, offsets, truncated, empty)
 
 
 def _are_blank(texts: Iterable[str]) -> bool:

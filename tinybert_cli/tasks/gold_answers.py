@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,10 @@ class GoldAnswer:
         return self.begin, self.begin + len(self.text)
 
 
-def gold_answers(rows: Rows, data: Data, contexts: Sequence[str]) -> list[list[GoldAnswer] | None] | None:
+def gold_answers(rows: Rows, data: Data, contexts: Sequence[str]) -> Iterator[list[GoldAnswer] | None] | None:
     """The gold answers of each row: an empty list if the context has no answer, None in a row without a label.
+
+    None if there is no column with answers. The rows are read one after the other.
 
     A row has no answer if `is_impossible` is true, whatever `answers` holds, or if all its answers are empty texts. The
     first answer has to be where `answer_start` says: training uses it, and metrics use only the texts of the others.
@@ -40,13 +43,17 @@ def gold_answers(rows: Rows, data: Data, contexts: Sequence[str]) -> list[list[G
     """
     if data.label_column not in rows.columns:
         return None
-    impossible = rows.columns.get(IMPOSSIBLE, [None] * len(rows))
-    result: list[list[GoldAnswer] | None] = []
-    for index, value in enumerate(rows.column(data.label_column)):
+    return _each(rows, data, contexts)
+
+
+def _each(rows: Rows, data: Data, contexts: Sequence[str]) -> Iterator[list[GoldAnswer] | None]:
+    impossible = rows.columns.get(IMPOSSIBLE) or itertools.repeat(None, len(rows))
+    columns = zip(rows.column(data.label_column), impossible, contexts, strict=True)
+    for index, (value, flag, context) in enumerate(columns):
         where = rows.location(index)
-        is_impossible = _truth(impossible[index], where)
+        is_impossible = _truth(flag, where)
         if is_impossible:
-            result.append([])
+            yield []
             continue
         answers = None if value is None else _answers(value, where)
         if answers == [] and is_impossible is False:
@@ -56,9 +63,8 @@ def gold_answers(rows: Rows, data: Data, contexts: Sequence[str]) -> list[list[G
                 hint=f"set {IMPOSSIBLE} to true for a question without an answer, or add its answer",
             )
         if answers:
-            _check_position(answers[0], contexts[index], where)
-        result.append(answers)
-    return result
+            _check_position(answers[0], context, where)
+        yield answers
 
 
 def statements(rows: Rows, data: Data, contexts: Sequence[str]) -> list[str]:

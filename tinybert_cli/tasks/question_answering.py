@@ -7,7 +7,7 @@ tokenizers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from tinybert_cli.metrics import spans
 from tinybert_cli.metrics.comparison import rank_correlation
 from tinybert_cli.metrics.probabilities import EPSILON
 from tinybert_cli.metrics.spans import NEVER, NO_ANSWER, NULL_THRESHOLD, SpanMetric
+from tinybert_cli.scratch_files import joined
 from tinybert_cli.tasks.base import PredictionTask, missing
 from tinybert_cli.tasks.context_windows import ContextWindows, cut_questions
 from tinybert_cli.tasks.encoding import text_columns_of
@@ -51,13 +52,14 @@ class QuestionAnswering(PredictionTask):
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Question and context; a long context is split into windows that overlap by `doc_stride` tokens."""
         questions, contexts = _questions_and_contexts(rows, data)
-        questions, cut = cut_questions(questions, data.max_seq_length // 2, tokenizer)
-        encoder = ContextWindows(tokenizer)
+        encoder, truncated = ContextWindows(tokenizer), 0
         for begin in range(0, len(rows), _CHUNK):
             chunk = slice(begin, begin + _CHUNK)
-            encoder.add(questions[chunk], contexts[chunk], data)
+            short, cut = cut_questions(questions[chunk], data.max_seq_length // 2, tokenizer)
+            encoder.add(short, contexts[chunk], data)
+            truncated += cut
         empty = [index for index, context in enumerate(contexts) if not context.strip()]
-        return encoder.encoded(truncated=cut, empty=empty)
+        return encoder.encoded(truncated=truncated, empty=empty)
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
         return ["begin", "end"]
@@ -68,7 +70,7 @@ class QuestionAnswering(PredictionTask):
         gold = gold_answers(rows, data, contexts)
         if gold is None:
             return None
-        labels = np.full((len(gold), 2), NO_LABEL, dtype=np.int64)
+        labels = np.full((len(rows), 2), NO_LABEL, dtype=np.int64)
         for label, answers in zip(labels, gold, strict=True):
             if answers is not None:
                 label[:] = answers[0].span if answers else NO_ANSWER
@@ -89,9 +91,10 @@ class QuestionAnswering(PredictionTask):
 
     def metric(self, rows: Rows, data: Data, names: Sequence[str]) -> SpanMetric | None:
         _, contexts = _questions_and_contexts(rows, data)
-        labels, gold = self.labels(rows, data, names), gold_answers(rows, data, contexts)
-        if labels is None or gold is None:
+        labels, answers_of_rows = self.labels(rows, data, names), gold_answers(rows, data, contexts)
+        if labels is None or answers_of_rows is None:
             return None
+        gold = list(answers_of_rows)
         if missing(labels).any():
             row = next(index for index, answers in enumerate(gold) if answers is None)
             raise InputError("a row without answers", where=rows.location(row))
@@ -246,21 +249,26 @@ def _questions_and_contexts(rows: Rows, data: Data) -> list[list[str]]:
 
 def _marks(labels: Array, layout: Layout) -> Array:
     """Labels of rows (N, 2) as marks on tokens (P, 2), see `QuestionAnswering.align`."""
-    marks = np.zeros((int(layout.row_offsets[-1]), 2), dtype=np.float32)
-    for label, (row, tokens) in zip(labels, spans.by_row(marks, layout), strict=True):
-        if missing(label).any():
-            row[:] = np.nan
-            continue
-        for first, last in spans.answer_tokens(tokens, *label.tolist()):
-            row[first, 0] = row[last, 1] = 1
-    return marks
+
+    def of_rows() -> Iterator[Array]:
+        for label, tokens in zip(labels, spans.token_spans_by_row(layout), strict=True):
+            marks = np.zeros((len(tokens), 2), dtype=np.float32)
+            if missing(label).any():
+                marks[:] = np.nan
+            else:
+                for first, last in spans.answer_tokens(tokens, *label.tolist()):
+                    marks[first, 0] = marks[last, 1] = 1
+            yield marks
+
+    return joined(of_rows(), np.float32).reshape(-1, 2)
 
 
 def _transferred(logits: Array, source: Layout | None, target: Layout | None) -> Array:
     """Logits (P, 2) on the tokens of `source`, on those of `target`; see `spans.transferred`."""
     assert target is not None
     rows = zip(spans.by_row(logits, source), spans.token_spans_by_row(target), strict=True)
-    return np.concatenate([spans.transferred(values, tokens, own) for (values, tokens), own in rows])
+    moved = (spans.transferred(values, tokens, own) for (values, tokens), own in rows)
+    return joined(moved, logits.dtype).reshape(-1, 2)
 
 
 def _divergence(logits: Array, reference: Array, token_spans: Array) -> float:

@@ -23,8 +23,9 @@ from tinybert_cli.metrics.entities import TaggingMetric, entities, irregular_ent
 from tinybert_cli.metrics.probabilities import mean_class_logits, softmax
 from tinybert_cli.metrics.spans import CJK
 from tinybert_cli.metrics.tag_schemes import SchemeProblem, scheme_problem
+from tinybert_cli.scratch_files import GrowingArray
 from tinybert_cli.tasks.base import PredictionTask, missing
-from tinybert_cli.tasks.encoding import row_ranges, special_tokens
+from tinybert_cli.tasks.encoding import TokenArrays, row_ranges, special_tokens, starts
 from tinybert_cli.tasks.label_names import (
     agreed_names,
     label_indices,
@@ -43,6 +44,7 @@ _LETTER = rf"[^\W_{CJK}]"
 _WORD = re.compile(rf"[{CJK}]|{_LETTER}+(?:(?:[-.'’&/@+_]|(?<=\d),(?=\d)){_LETTER}+)*(?:(?<=\.[^\W\d_])\.)?|[^\w\s]|_")
 
 _CHUNK = 1000  # rows that are tokenized in one call
+_LABELS = 10_000  # labels that are Python numbers at a time
 
 
 class TokenClassification(PredictionTask):
@@ -71,11 +73,12 @@ class TokenClassification(PredictionTask):
         lists = words_of(rows, data)
         before, after = special_tokens(tokenizer)
         room = data.max_seq_length - len(before) - len(after)
-        ids: list[Array] = []
-        positions: list[Array] = []
-        row_counts = [len(words) for words in lists]
+        arrays, positions = TokenArrays(tokenizer), GrowingArray(np.int32)
+        window_counts, row_counts = GrowingArray(np.int64), GrowingArray(np.int64)
         for begin in range(0, len(lists), _CHUNK):
             chunk = lists[begin : begin + _CHUNK]
+            ids: list[Array] = []  # of the windows of this chunk
+            read: list[Array] = []  # ... and the positions that are read
             encoded = tokenizer(
                 [" ".join(words) for words in chunk], add_special_tokens=False, return_offsets_mapping=True,
                 return_attention_mask=False, return_token_type_ids=False, verbose=False,
@@ -84,24 +87,27 @@ class TokenClassification(PredictionTask):
                 first = _first_tokens(_joined_spans(words), characters)
                 for start, end, selected in _windows(first, len(tokens), room, data.doc_stride):
                     ids.append(np.concatenate([before, np.asarray(tokens[start:end], dtype=np.int32), after]))
-                    positions.append(len(before) + first[selected] - start)
-        inputs = {"input_ids": (np.concatenate(ids), tokenizer.pad_token_id)}
-        if "token_type_ids" in tokenizer.model_input_names:
-            zeros = np.zeros(len(inputs["input_ids"][0]), dtype=np.int32)
-            inputs["token_type_ids"] = (zeros, tokenizer.pad_token_type_id)
+                    read.append(len(before) + first[selected] - start)
+            arrays.append_texts(ids)
+            positions.append(np.concatenate(read))
+            window_counts.append(list(map(len, read)))
+            row_counts.append(list(map(len, chunk)))
+        inputs, offsets = arrays.finish()
+        words_of_rows = row_counts.finish()
         return Encoded(
             tokens=inputs,
-            offsets=np.cumsum([0, *map(len, ids)]),
+            offsets=offsets,
             truncated=0,
-            empty=[index for index, count in enumerate(row_counts) if not count],
-            positions=np.concatenate(positions).astype(np.int64),
-            window_offsets=np.cumsum([0, *map(len, positions)]),
-            layout=Layout(np.cumsum([0, *row_counts])),
+            empty=np.flatnonzero(words_of_rows == 0).tolist(),
+            positions=positions.finish(),
+            window_offsets=starts(window_counts.finish()),
+            layout=Layout(starts(words_of_rows)),
         )
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
         """O first, then by name, if only the tags of the data name them."""
-        tags = list(itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or []))
+        every_tag = itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or [])
+        tags = list({(type(tag), tag): tag for tag in every_tag}.values())  # 1, 1.0 and True differ
         known = names_in_data(rows, data) or model_names
         if all(as_number(name) is not None for name in known or tags) and (known or tags):
             raise InputError(
@@ -124,7 +130,7 @@ class TokenClassification(PredictionTask):
         if tags is None:
             return None
         index_of = label_indices(names)
-        labels: list[int] = []
+        labels, chunk = GrowingArray(np.int64), list[int]()
         for row, (words, values) in enumerate(zip(words_of(rows, data), tags, strict=True)):
             if values is not None and len(values) != len(words):
                 raise InputError(f"{len(words)} words and {len(values)} tags", where=rows.location(row))
@@ -132,21 +138,25 @@ class TokenClassification(PredictionTask):
                 index = NO_LABEL if value is None else index_of(value)
                 if index is None:
                     raise unknown_label(value, names, rows.location(row))
-                labels.append(index)
-        return np.array(labels, dtype=np.int64)
+                chunk.append(index)
+            if len(chunk) > _LABELS:
+                labels.append(chunk)
+                chunk.clear()
+        labels.append(chunk)
+        return labels.finish()
 
     def metric(self, rows: Rows, data: Data, names: Sequence[str]) -> TaggingMetric | None:
         labels = self.labels(rows, data, names)
         if labels is None:
             return None
-        row_offsets = np.cumsum([0, *map(len, words_of(rows, data))])
+        row_offsets = starts(np.fromiter(map(len, words_of(rows, data)), dtype=np.int64, count=len(rows)))
         if missing(labels).any():
             row = int(np.searchsorted(row_offsets, np.argmax(missing(labels)), side="right")) - 1
             raise InputError("a word without a tag", where=rows.location(row))
         return TaggingMetric(labels, row_offsets, list(names))
 
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
-        present = np.unique(labels[~missing(labels)])
+        present = [index for index in range(len(names)) if (labels == index).any()]
         if len(present) < 2:
             tag = names[present[0]] if len(present) else "none"
             raise InputError(
@@ -159,16 +169,17 @@ class TokenClassification(PredictionTask):
         """Tags that look alike or do not occur, and entities that begin with an I- tag, as in IOB1."""
         _, prefixed, outside = scheme_of(names)
         index_of = label_indices(names)
-        tags = [
-            [names[index] for tag in row if (index := index_of(tag)) is not None]
-            for row in _tags(rows, data) or []
-            if row is not None
-        ]
-        counts = Counter(itertools.chain.from_iterable(tags))
+        column = _tags(rows, data) or []
+
+        def tags() -> Iterator[list[str]]:
+            for row in column:
+                yield [names[index] for tag in row or [] if (index := index_of(tag)) is not None]
+
+        counts = Counter(itertools.chain.from_iterable(tags()))
         warnings = name_warnings({name: counts[name] for name in names})
-        count = sum(map(irregular_entities, tags)) if prefixed else 0
+        count = sum(map(irregular_entities, tags())) if prefixed else 0
         if count:
-            total = sum(len(entities(row, prefixed=prefixed, outside=outside)) for row in tags)
+            total = sum(len(entities(row, prefixed=prefixed, outside=outside)) for row in tags())
             text = f"{count:,} of {total:,} entities begin with I-, M-, E- or L-"
             warnings.append(f"{text}; they count as entities, as in conlleval")
         return warnings
