@@ -249,11 +249,12 @@ def test_package_predicts_like_the_folder(classifier: Path, tmp_path: Path) -> N
     """The commands of docs/integrations.md, and `pip install`."""
     nlp = spacy.blank("en")
     nlp.add_pipe("tinybert", config={"model": str(classifier)})
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
     nlp.to_disk(tmp_path / "runs" / "mine" / "spacy")
     (typed,) = re.findall(
         r"```sh\n(?:pip install build\n)(mkdir packages\nspacy package .*?)\n", PAGE.read_text(encoding="utf-8")
     )
-    command = typed.replace("spacy package", f"'{sys.executable}' -m spacy package")
+    command = typed.replace("\nspacy package ", f"\n'{sys.executable}' -m spacy package ")
     subprocess.run(command, shell=True, check=True, capture_output=True, timeout=300, cwd=tmp_path)
     (wheel,) = tmp_path.glob("packages/en_mine-0.0.0/dist/en_mine-0.0.0-*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel]
