@@ -153,6 +153,19 @@ def test_eval_scores_the_baselines_of_the_task_last(configs: Configs, teacher: P
     assert scores["tfidf"]["latency_ms_b1"] > 0 and "speedup_b1" in scores["tfidf"]
 
 
+def test_the_card_of_an_export_has_the_baselines_of_the_eval_before_it(
+    configs: Configs, teacher: Path, tmp_path: Path
+) -> None:
+    run("eval", configs("eval", "out", models={"teacher": str(teacher)}, latency=None, bootstrap=0))
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["baselines"] == ["majority", "tfidf"]
+    run("export", configs("export", "exported", model=str(teacher), verify__max_samples=16))
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "on the same 48 rows of validation" in card
+    for title, name in (("the model", "teacher"), ("tfidf", "tfidf"), ("majority", "majority")):
+        assert f"| {title} | {numbers[f'{name}.accuracy']:.4f} |" in card
+
+
 def test_a_baseline_is_in_the_pages_but_has_no_regressions(configs: Configs, teacher: Path, tmp_path: Path) -> None:
     run("eval", configs("eval", "out", models={"teacher": str(teacher)}, latency=None, bootstrap=0))
     assert "| majority | tfidf |" in (tmp_path / "out" / "report.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from conftest import Configs, run
 from huggingface_hub import ModelCard
 
+from tinybert_cli.reports.finished_evals import Comparison
 from tinybert_cli.reports.model_card import Card, Result, as_markdown
 
 
@@ -68,6 +70,18 @@ def test_a_model_without_evaluation_has_no_results() -> None:
     text = as_markdown(card(result=None))
     assert "model-index" not in front_matter(text) and ModelCard(text).data.eval_results is None
     assert "no labelled rows" in text
+
+
+def test_baselines_are_beside_the_model_on_the_card() -> None:
+    model = {"accuracy": 0.8, "accuracy_low": 0.78, "accuracy_high": 0.82, "bytes": 12e6, "latency_ms_b1": 2.5}
+    tfidf = {"accuracy": 0.82, "bytes": 3e6, "latency_ms_b1": 0.4}
+    comparison = Comparison("accuracy", True, "test", 1821, model, {"tfidf": tfidf}, selected=False)
+    text = as_markdown(card(result=Result("validation", 500, {"accuracy": 0.79}), comparison=comparison))
+    assert "1,821 rows of test" in text and "| the model | 0.8000 | 0.7800 to 0.8200 | 12 MB | 2.50 |" in text
+    assert "| tfidf | 0.8200 |  | 3 MB | 0.40 |" in text and "no better than the baseline tfidf" in text
+    assert [result.metric_value for result in ModelCard(text).data.eval_results] == [0.79]  # those of the export
+    assert "may be optimistic" not in text
+    assert "may be optimistic" in as_markdown(card(comparison=replace(comparison, selected=True)))
 
 
 def test_nan_is_not_written_to_the_front_matter() -> None:

@@ -21,7 +21,7 @@ from tinybert_cli import console
 from tinybert_cli.artifacts.hashes import digest
 from tinybert_cli.cli import app
 from tinybert_cli.errors import ConfigError, GateError, InputError
-from tinybert_cli.reports import budget, finished_exports, html
+from tinybert_cli.reports import budget, finished_evals, finished_exports, html, runs_html
 from tinybert_cli.reports import runs as reports
 from tinybert_cli.reports.runs_table import TEXTS, as_markdown, table
 
@@ -143,7 +143,8 @@ def test_report_of_runs_written_by_real_stages(teacher: Path, teacher_labels: Pa
     (row,) = [dict(zip(header, row, strict=True)) for row in rows if "finetune" in row]
     accuracy = json.loads((teacher / "metrics.json").read_text())["eval_accuracy"]
     assert row["accuracy (95 %)"].startswith(f"{accuracy:.4f} (")
-    assert [row[header.index("made by")] for row in rows] == ["finetune", "gen-soft-labels"]
+    made_by = [row[header.index("made by")] for row in rows]
+    assert made_by[-1] == "gen-soft-labels" and sorted(made_by[:-1]) == ["baseline", "baseline", "finetune"]
 
 
 def test_rows_are_sorted_by_score_and_rows_without_score_are_last(cascade: Path) -> None:
@@ -440,6 +441,103 @@ def test_without_matplotlib_the_error_names_the_extra(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = CliRunner().invoke(app, ["report", str(cascade), "--html", str(tmp_path / "report.html")])
     assert done.exit_code == 3 and "tinybert[report]" in done.stderr and not (tmp_path / "report.html").exists()
+
+
+# -- baselines -----------------------------------------------------------------------------------------------
+
+
+def add_baselines(cascade: Path, end: str = "2026-01-02T10:00:00+00:00", **manifest_fields: Any) -> Path:
+    """A later eval of `tiny` with two baselines, one of them better than it."""
+    folder = write_eval(
+        cascade / "eval-with-baselines",
+        {"tiny": (cascade / "tiny", eval_metrics(0.80, 12, 2.5))},
+        **{"end": end, "baselines": ["majority", "tfidf"], "scored_rows": 872, **manifest_fields},
+    )
+    own = {"majority": eval_metrics(0.5, 0.001, 0.01), "tfidf": eval_metrics(0.82, 3, 0.4, retention=1.025)}
+    numbers = json.loads((folder / "metrics.json").read_text())
+    numbers |= {f"{name}.{key}": value for name, metrics in own.items() for key, value in metrics.items()}
+    (folder / "metrics.json").write_text(json.dumps(numbers))
+    return folder
+
+
+def test_baselines_of_an_eval_are_rows_beside_the_models(cascade: Path) -> None:
+    add_baselines(cascade)
+    report = reports.run([cascade])
+    assert names(report) == ["teacher", "student", "tfidf", "tiny", "majority"]
+    tfidf = report.models[2]
+    assert (tfidf.quality, tfidf.retention, tfidf.bytes, tfidf.made_by) == (0.82, 1.025, 3 * MB, "baseline")
+    assert "No better than the baseline eval-with-baselines/tfidf: tiny." in list(report.notes())
+
+
+def test_a_baseline_is_shown_once_for_each_set_of_rows(cascade: Path) -> None:
+    folder = add_baselines(cascade)
+    shutil.copytree(folder, cascade / "again")
+    assert [model.is_baseline for model in reports.run([cascade]).models].count(True) == 2
+
+
+def test_baselines_of_rows_that_no_shown_score_is_from_are_left_out(cascade: Path) -> None:
+    add_baselines(cascade, split="test")
+    assert not any(model.is_baseline for model in reports.run([cascade]).models)
+
+
+def test_budget_chooses_no_baseline(cascade: Path) -> None:
+    add_baselines(cascade)
+    models = reports.run([cascade]).models
+    choice = budget.choose(models, budget.limits(["size_mb=20"], models))
+    assert Path(choice.best.name).name == "tiny" and choice.left_out == [] and choice.smaller is None
+
+
+def test_baselines_are_lines_in_the_plots_of_the_page(cascade: Path) -> None:
+    pytest.importorskip("matplotlib")
+    add_baselines(cascade)
+    page = runs_html.as_html(reports.run([cascade]))
+    assert "; eval-with-baselines/tfidf: 0.82; eval-with-baselines/majority: 0.5" in page
+    assert page.count("Dashed: baselines without a neural network.") == 1
+
+
+def comparison_of(cascade: Path, model: str) -> finished_evals.Comparison | None:
+    return finished_evals.beside(
+        cascade / "export",
+        describe(cascade / model),
+        task="text-classification",
+        metric="accuracy",
+        more_is_better=True,
+    )
+
+
+def test_an_export_has_the_baselines_of_the_eval_that_scored_its_model(cascade: Path) -> None:
+    add_baselines(cascade)
+    comparison = comparison_of(cascade, "tiny")
+    assert comparison is not None and comparison.model["accuracy"] == 0.8 and not comparison.selected
+    assert {name: own["accuracy"] for name, own in comparison.baselines.items()} == {"majority": 0.5, "tfidf": 0.82}
+    assert (comparison.rows, comparison.split, comparison.best, comparison.is_beaten) == (
+        872,
+        "validation",
+        "tfidf",
+        True,
+    )
+    assert comparison_of(cascade, "student") is None  # no eval has scored it beside baselines
+
+
+def test_an_eval_of_an_earlier_model_in_the_folder_is_not_used(cascade: Path) -> None:
+    add_baselines(cascade)
+    shutil.rmtree(cascade / "tiny")
+    write_model(cascade / "tiny", 0.7, 12, seed=7)
+    assert comparison_of(cascade, "tiny") is None
+
+
+def test_the_last_of_several_evals_is_used_and_damaged_ones_are_left_out(cascade: Path) -> None:
+    folder = add_baselines(cascade, selected_on_these_rows=["tiny"])
+    shutil.copytree(folder, cascade / "later")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"end": "2026-01-03T10:00:00+00:00", "scored_rows": 10}
+    (cascade / "later" / "manifest.json").write_text(json.dumps(manifest))  # not the checksum of its content
+    comparison = comparison_of(cascade, "tiny")
+    assert comparison is not None and comparison.rows == 872 and comparison.selected
+    manifest["checksum"] = digest({key: value for key, value in manifest.items() if key != "checksum"})
+    (cascade / "later" / "manifest.json").write_text(json.dumps(manifest))
+    comparison = comparison_of(cascade, "tiny")
+    assert comparison is not None and comparison.rows == 10
 
 
 # -- exports on the page of eval ---------------------------------------------------------------------------------

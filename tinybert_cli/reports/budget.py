@@ -78,11 +78,13 @@ def choose(models: Sequence[Model], limits: Sequence[Limit]) -> Choice:
     """The best model that satisfies all limits; with lower bounds only, the cheapest one that satisfies them.
 
     The cost is the first upper bound; without one the latency if it is known for all candidates, else the size.
+    Baselines are not chosen.
 
     Raises:
         InputError: a limit is on a number that was not measured, or the models were scored on different rows.
         GateError: no model satisfies the limits; the message names the closest one.
     """
+    models = [model for model in models if not model.is_baseline]
     scored = _comparable(models)
     _check_measured(scored, limits)
     candidates = [model for model in scored if not any(limit.excess(model) for limit in limits)]

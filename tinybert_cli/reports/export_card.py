@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from tinybert_cli import artifacts, formats, tasks
 from tinybert_cli.config import Export
 from tinybert_cli.escaping import in_python, markdown, shell_word
-from tinybert_cli.reports import model_card
+from tinybert_cli.reports import finished_evals, model_card
 from tinybert_cli.reports.model_card import Card, Result
 
 
@@ -67,6 +67,13 @@ def card(
             "labels": markdown(model_card.listed(names)),
         },
         result=result,
+        comparison=finished_evals.beside(
+            output.folder,
+            output.inputs.get("model"),
+            task=config.task,
+            metric=task.main_metric,
+            more_is_better=task.metrics[task.main_metric],
+        ),
         costs={
             "parameters": f"{facts['parameters']:,}",
             "weights": f"{facts['bytes'] / 1e6:.1f} MB, {facts['bytes_ratio']:.1f}x smaller than the model's",

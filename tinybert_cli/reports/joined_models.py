@@ -14,6 +14,7 @@ from typing import Any
 
 from tinybert_cli import formats, tasks
 from tinybert_cli.reports import model_card
+from tinybert_cli.reports.finished_evals import own_metrics
 
 MODEL_WEIGHTS = (".safetensors", ".bin")  # endings of the files with weights in a model folder
 TRAINING_COMMANDS = ("finetune", "distill")
@@ -63,6 +64,7 @@ class Model:
     quality_low: float | None = None  # 95 % interval
     quality_high: float | None = None
     estimated: bool = False  # an export without a score: its source model's score plus the difference found by `export`
+    is_baseline: bool = False  # without a neural network, fitted by the `eval` that scored it
     optimistic: bool = False  # whether the checkpoint was selected on the rows of this score
     made_from: Sequence[str] = ()  # folders of models that were selected on these rows, which it was made from
     retention: float | None = None
@@ -135,6 +137,7 @@ def join(runs: Sequence[Run]) -> list[Model]:
     chosen = {identity: _chosen(own, counts) for identity, own in scores.items()}
     exports = [run for run in runs if run.command == "export" and run.checksum not in chosen]
     chosen |= {run.checksum: _exported(run, chosen) for run in exports}
+    chosen |= _baselines(runs, {rows for rows, model in chosen.values() if model.evaluated})
     row_names = _unique_names({rows: model.scored_on for rows, model in chosen.values()})
     group_sizes = Counter(rows for rows, model in chosen.values() if model.quality is not None)
 
@@ -175,40 +178,61 @@ def _trained_model(run: Run) -> Model:
 
 def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[str, Model]]:
     """(identity, model) for every model of an `eval` run."""
-    metric, more_is_better = _main_metric(run)
     settings = run.manifest["settings"]
     reference = settings["reference"] or next(iter(settings["models"]))
     for name, location in settings["models"].items():
         described = run.manifest["inputs"][f"models.{name}"]
         identity = described.get("manifest") or json.dumps({k: v for k, v in described.items() if k != "path"})
-        metrics: dict[str, Any] = {
-            key.removeprefix(f"{name}."): value for key, value in run.metrics.items() if key.startswith(f"{name}.")
-        }
         base = as_model(producers[identity]) if identity in producers else Model(_external_name(location, producers))
+        scored = _scored(base, run, name)
         yield (
             identity,
             replace(
-                base,
-                scored_on=_rows_name(run, settings["split"]),
-                scored_rows=run.manifest.get("scored_rows"),
-                scored_by=str(run.folder),
-                evaluated=True,
-                metric=metric,
-                more_is_better=more_is_better,
-                quality=metrics.get(metric),
-                quality_low=metrics.get(f"{metric}_low"),
-                quality_high=metrics.get(f"{metric}_high"),
+                scored,
                 optimistic=name in run.manifest.get("selected_on_these_rows", []),
                 made_from=run.manifest.get("made_from_selected_on_these_rows", {}).get(name, []),
-                retention=1.0 if name == reference else metrics.get("retention"),
-                agreement=metrics.get("agreement"),
-                parameters=metrics.get("parameters", base.parameters),
-                bytes=metrics.get("bytes", base.bytes),
-                latency_ms_b1=metrics.get("latency_ms_b1", base.latency_ms_b1),
-                latency_ms_b32=metrics.get("latency_ms_b32"),
-                machine=run.manifest.get("machine"),
+                retention=1.0 if name == reference else scored.retention,
             ),
         )
+
+
+def _baselines(runs: Sequence[Run], compared_rows: set[str | None]) -> dict[str, tuple[str | None, Model]]:
+    """Identity → rows and score of the baselines of the evals on these rows; of equal ones the last."""
+    baselines: dict[str, tuple[str | None, Model]] = {}
+    for run in sorted((run for run in runs if run.command == "eval"), key=lambda run: str(run.manifest["end"])):
+        rows = _rows_identity(run, run.manifest["settings"]["split"])
+        if rows not in compared_rows:
+            continue
+        fitted_on = _without_paths(_split_inputs(run, "train"))
+        for name in run.manifest.get("baselines", []):
+            base = Model(str(run.folder / name), made_by="baseline", is_baseline=True)
+            baselines[json.dumps([name, rows, fitted_on], sort_keys=True)] = (rows, _scored(base, run, name))
+    return baselines
+
+
+def _scored(base: Model, run: Run, name: str) -> Model:
+    """The model with its numbers in an `eval`."""
+    metric, more_is_better = _main_metric(run)
+    metrics: dict[str, Any] = own_metrics(run.metrics, name)
+    return replace(
+        base,
+        scored_on=_rows_name(run, run.manifest["settings"]["split"]),
+        scored_rows=run.manifest.get("scored_rows"),
+        scored_by=str(run.folder),
+        evaluated=True,
+        metric=metric,
+        more_is_better=more_is_better,
+        quality=metrics.get(metric),
+        quality_low=metrics.get(f"{metric}_low"),
+        quality_high=metrics.get(f"{metric}_high"),
+        retention=metrics.get("retention"),
+        agreement=metrics.get("agreement"),
+        parameters=metrics.get("parameters", base.parameters),
+        bytes=metrics.get("bytes", base.bytes),
+        latency_ms_b1=metrics.get("latency_ms_b1", base.latency_ms_b1),
+        latency_ms_b32=metrics.get("latency_ms_b32"),
+        machine=run.manifest.get("machine"),
+    )
 
 
 def _external_name(location: str, producers: Mapping[str, Run]) -> str:
@@ -250,13 +274,17 @@ def _main_metric(run: Run) -> tuple[str, bool]:
 def _rows_identity(run: Run, split: str) -> str:
     """Identifies the rows on which a run scored its models, independent of the folder of their files."""
     settings = run.manifest["settings"]
-    described = [
-        {key: value for key, value in file.items() if key != "path"}
-        for value in _split_inputs(run, split).values()
-        for file in (value if isinstance(value, list) else [value])
-    ]
+    described = _without_paths(_split_inputs(run, split))
     selection = [settings["task"], split, settings["data"][f"{split}_split_name"], settings["data"]["max_eval_samples"]]
     return json.dumps([*selection, described], sort_keys=True)
+
+
+def _without_paths(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in file.items() if key != "path"}
+        for value in inputs.values()
+        for file in (value if isinstance(value, list) else [value])
+    ]
 
 
 def _rows_name(run: Run, split: str) -> str:

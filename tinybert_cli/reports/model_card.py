@@ -10,6 +10,7 @@ from typing import Any
 
 from tinybert_cli.escaping import markdown, markdown_cell
 from tinybert_cli.reports.base_model import base_facts
+from tinybert_cli.reports.finished_evals import Comparison
 
 METRICS: dict[str, tuple[str, dict[str, str]]] = {  # metric → its name on the Hub, and the arguments
     "f1_macro": ("f1", {"average": "macro"}),
@@ -44,6 +45,7 @@ class Card:
     usage: Mapping[str, str]  # heading → Markdown
     limits: Sequence[str]
     result: Result | None = None
+    comparison: Comparison | None = None  # with baselines
     library: str | None = None  # library_name on the Hub
     tags: Sequence[str] = ()
 
@@ -72,6 +74,7 @@ def as_markdown(card: Card) -> str:
         _table(card.made),
         "## Evaluation",
         _evaluation(card),
+        *([] if card.comparison is None else [_comparison(card.comparison)]),
         "## Size and speed",
         _table(card.costs),
         "## Usage",
@@ -172,6 +175,29 @@ def _evaluation(card: Card) -> str:
     for name, value in card.result.scores.items():
         low, high = card.result.intervals.get(name, (None, None))
         lines.append(f"| {markdown_cell(name)} | {value:.4f} | {'' if low is None else f'{low:.4f} to {high:.4f}'} |")
+    return "\n".join(lines)
+
+
+def _comparison(comparison: Comparison) -> str:
+    metric = comparison.metric
+    lines = [
+        f"Before the export, `tinybert eval` scored the model beside baselines without a neural network, on the same "
+        f"{comparison.rows:,} rows of {comparison.split}:",
+        "",
+        f"| | {markdown_cell(metric)} | 95 % interval | size | ms, batch 1 |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, own in {"the model": comparison.model, **comparison.baselines}.items():
+        ends = [f"{own[key]:.4f}" for key in (f"{metric}_low", f"{metric}_high") if key in own]
+        size = f"{own['bytes'] / 1e6:.2g} MB" if "bytes" in own else ""
+        latency = f"{own['latency_ms_b1']:.2f}" if "latency_ms_b1" in own else ""
+        lines.append(f"| {markdown_cell(name)} | {own[metric]:.4f} | {' to '.join(ends)} | {size} | {latency} |")
+    if any("latency_ms_b1" in own for own in comparison.baselines.values()):
+        lines += ["", "The time of a baseline is from text to prediction, that of the model from token ids to logits."]
+    if comparison.selected:
+        lines += ["", "These rows selected a checkpoint, so the score of the model may be optimistic."]
+    if comparison.is_beaten:
+        lines += ["", f"On these rows the model is no better than the baseline {markdown(comparison.best)}."]
     return "\n".join(lines)
 
 

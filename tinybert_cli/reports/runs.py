@@ -34,11 +34,25 @@ class Report:
             names = short_names(model.name for model in self.models)
             listed = ", ".join(names[name] for name in inherited)
             yield f"Perhaps optimistic, because a model that it was made from was selected on these rows: {listed}."
+        yield from self._baseline_notes()
         if any(model.estimated for model in self.models):
             yield "~ estimated: score of the source model plus the difference measured during export verification."
         machines = {model.machine for model in self.models if model.machine and model.latency_ms_b1 is not None}
         if len(machines) > 1:
             yield f"Latencies from different machines are not comparable: {'; '.join(sorted(machines))}."
+
+    def _baseline_notes(self) -> Iterator[str]:
+        """The models that are no better than the best baseline on the same rows."""
+        names = short_names(model.name for model in self.models)
+        for rows in dict.fromkeys(model.scored_on for model in self.models if model.is_baseline):
+            scored = [model for model in self.models if model.scored_on == rows and model.quality is not None]
+            best = max((model for model in scored if model.is_baseline), key=lambda model: model.rank, default=None)
+            if best is None:
+                continue
+            compared = [model for model in scored if model.evaluated and not model.is_baseline]
+            losers = [names[model.name] for model in compared if model.rank <= best.rank]
+            if losers:
+                yield f"No better than the baseline {names[best.name]}: {', '.join(losers)}."
 
     def _score_notes(self) -> Iterator[str]:
         """The rows of the scores, and which run computed them; with several sets of rows also the models of each."""

@@ -66,16 +66,19 @@ def _tradeoffs(report: Report) -> Iterator[html.Block]:
         models = [model for model in report.models if model.scored_on == rows and model.quality is not None]
         names = short_names(model.name for model in models)
         metric = models[0].metric or ""
+        baselines = [model for model in models if model.is_baseline]
+        levels = {names[model.name]: model.quality for model in baselines if model.quality is not None}
         figures: list[html.Block] = []
         for cost, (label, unit) in COSTS.items():
             points = {
                 names[model.name]: _point(model, price / unit)
                 for model in models
-                if (price := budget.measured(model, cost)) is not None
+                if not model.is_baseline and (price := budget.measured(model, cost)) is not None
             }
             if len(points) > 1:
-                svg = plots.tradeoff(points, label, metric, more_is_better=models[0].more_is_better)
-                figures.append(html.figure(svg, "" if figures else _FRONT))
+                svg = plots.tradeoff(points, label, metric, levels=levels, more_is_better=models[0].more_is_better)
+                caption = f"{_FRONT} Dashed: baselines without a neural network." if levels else _FRONT
+                figures.append(html.figure(svg, "" if figures else caption))
         if figures:
             yield html.section(f"Quality vs. cost: {rows}", html.side_by_side(*figures))
 

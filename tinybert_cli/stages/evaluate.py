@@ -179,6 +179,7 @@ def _evaluate(
         selected_on_these_rows=selected.own,
         made_from_selected_on_these_rows=selected.inherited,
         scored_rows=len(rows),
+        baselines=list(evaluated.baselines),
         device=str(loops.device()),
         precision="no",
     )
