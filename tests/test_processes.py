@@ -19,13 +19,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import Configs, run
+from conftest import Configs, run, write_rows
 from safetensors.numpy import load_file
 
 from tinybert_cli import artifacts, console, processes
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import ConfigError, InputError, OutputError, UserError
 from tinybert_cli.events import Event
+from tinybert_cli.stages import labelling
 
 SMALL_RUN = {"training__max_steps": 100_000, "training__eval_strategy": "no", "training__save_steps": 5}
 HOW_TO = (Path(__file__).parents[1] / "docs" / "how-to.md").read_text()
@@ -57,7 +58,7 @@ def launch(command: str, config: Stage, tmp_path: Path) -> subprocess.Popen[str]
     return subprocess.Popen([*words, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-# -- processes that work together: three real runs -----------------------------------------------------------
+# -- processes that work together: real runs -----------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -102,6 +103,34 @@ def test_documented_command_trains_and_labels_as_one_process_does(
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("shared", "alone")]
     for name, values in weights[1].items():
         np.testing.assert_allclose(weights[0][name], values, atol=2e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_each_process_writes_shards_with_the_bytes_of_one_process(
+    teacher: Path, data: Path, configs: Configs, tmp_path: Path
+) -> None:
+    """Three shards: one of each process, then one of the first."""
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    count = labelling.ROWS_PER_SHARD + 6
+    write_rows(data / "train.jsonl", [rows[index % len(rows)] for index in range(count)])
+
+    def labelled(output: str) -> Stage:
+        splits = ["train", "unlabeled"]
+        return configs(
+            "gen-soft-labels", output, teacher=teacher, splits=splits, states=["hidden_states"], student_layers=2
+        )
+
+    process = launch("gen-soft-labels", labelled("shared"), tmp_path)
+    stdout, stderr = process.communicate(timeout=1200)
+    assert process.returncode == 0 and stdout == f"{tmp_path / 'shared'}\n", stderr
+    run("gen-soft-labels", labelled("alone"))
+    outputs = [artifacts.read_manifest(tmp_path / name)["outputs"] for name in ("shared", "alone")]
+    names = [{entry["path"] for entry in entries} for entries in outputs]
+    assert names[0] == names[1] and not (tmp_path / "shared" / "checkpoints").exists()
+    files = [name for name in names[0] if name.endswith((".parquet", ".npy"))]
+    assert len([name for name in files if name.endswith(".parquet")]) == 3 and len(files) == 3 * 4
+    for name in files:
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -216,6 +245,66 @@ def test_world_that_accelerate_does_not_see_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr("accelerate.PartialState", lambda cpu: Alone())
     with pytest.raises(ConfigError, match="2 processes were started, but Accelerate sees 1"):
         processes.connect()
+
+
+# -- what processes tell each other --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("others", [[], ["second"]])
+def test_results_are_those_of_all_processes(others: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "count", lambda: 1 + len(others))
+    monkeypatch.setattr(processes, "_gather", lambda pair: [pair, *((value, None) for value in others)])
+    assert processes.results("first") == ["first", *others]
+
+
+def test_error_of_the_first_process_that_fails_is_raised_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [None, InputError("bad row 3"), InputError("bad row 9")]
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    monkeypatch.setattr(processes, "_gather", lambda pair: [(None, error) for error in errors])
+    with pytest.raises(InputError, match="bad row 3"):
+        processes.results("finished")
+
+
+def test_shards_of_a_group_are_checked_before_they_are_published(
+    configs: Configs, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process is the second of two; the other one has an error, too, or none."""
+    with artifacts.open_output("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher), {}) as output:
+        monkeypatch.setattr(processes, "rank", lambda: 1)
+        monkeypatch.setattr(processes, "count", lambda: 2)
+        waits: list[int] = []
+
+        def gather(pair: Any) -> list[Any]:
+            waits.append(len(waits))
+            return [((10, {"a.parquet": [1, "hash"]}), None), pair] if len(waits) == 1 else [pair, pair]
+
+        monkeypatch.setattr(processes, "_gather", gather)
+
+        def write(shard: str, folder: Path) -> Any:
+            yield {"event": "progress"}
+            (folder / shard).write_text("written by rank 1")
+            return 20
+
+        assert labelling.groups(["a.parquet", "b.parquet", "c.parquet"]) == [["a.parquet", "b.parquet"], ["c.parquet"]]
+        steps = labelling.write_group(output, ["a.parquet", "b.parquet"], write, lambda counts: waits.extend(counts))
+        events = []
+        try:
+            while True:
+                events.append(next(steps))
+        except StopIteration as stop:
+            assert stop.value == [10, 20]
+        assert events == [{"event": "progress"}] and waits[:3] == [0, 10, 20] and len(waits) == 5
+        assert output.path("b.parquet").read_text() == "written by rank 1" and not output.path("a.parquet").exists()
+        assert not list((output.folder / "checkpoints").glob(".partial*"))
+
+        def failing_write(shard: str, folder: Path) -> Any:
+            yield {"event": "progress"}
+            raise InputError("the logits are NaN", where="train.jsonl:9")
+
+        waits.clear()
+        with pytest.raises(InputError, match="the logits are NaN"):
+            list(labelling.write_group(output, ["c.parquet", "d.parquet"], failing_write))
+        assert not output.path("c.parquet").exists()
 
 
 # -- processes that end --------------------------------------------------------------------------------------

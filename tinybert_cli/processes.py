@@ -13,19 +13,27 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinybert_cli.errors import ConfigError, Interrupted, UserError
 from tinybert_cli.events import Event
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
+
 SHARED = ("finetune", "gen-soft-labels", "distill")  # the stages whose work several processes share
 _PATIENCE = 3.0  # seconds that a process that has closed its connections is given to end
+_LONGEST_WAIT = timedelta(days=7)  # for other processes; one that has ended is noticed at once
 _PATIENCE_AT_END = 10.0  # seconds that the first process of a machine is given to print the error
 
 _RERUN = "Run the same command again; it resumes from the last checkpoint, if there is one"
 _DEAD_WORKER = re.compile(r"DataLoader worker \((pid[^)]*\).*)")  # as torch words it
 _CLOSED = re.compile(r"connection (closed|reset)|broken pipe", re.IGNORECASE)  # as gloo and NCCL word it
 _peers: list[tuple[str, int]] = []  # machine and process id of every process, by rank
+_groups: list[ProcessGroup] = []  # the one that `_gather` uses: on the CPU, as it may wait for hours
 
 
 def rank() -> int:
@@ -107,7 +115,14 @@ def connect() -> None:
             f"{count()} processes were started, but Accelerate sees {state.num_processes}",
             hint="start them with torchrun or accelerate launch",
         )
+    _groups.append(torch.distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT))
     _peers.extend(_gather((socket.gethostname(), os.getpid())))
+
+
+def disconnect() -> None:
+    """Forgets the connections: a group is freed with the last reference to it."""
+    _groups.clear()
+    _peers.clear()
 
 
 @contextmanager
@@ -127,6 +142,24 @@ def main_first() -> Iterator[None]:
         raise
     if count() > 1 and is_main():
         _gather(None)
+
+
+def results(value: T, error: Exception | None = None) -> list[T]:
+    """The values of all processes, by rank.
+
+    Raises:
+        Exception: the error of the first process that has one, in all processes.
+    """
+    pairs = [(value, error)] if count() == 1 else _gather((value, error))
+    for _, other in pairs:
+        if other is not None:
+            raise other
+    return [own for own, _ in pairs]
+
+
+def wait() -> None:
+    """Waits until all processes have called this function."""
+    results(None)
 
 
 def agree(value: object) -> bool:
@@ -221,7 +254,7 @@ def _gather(value: object) -> Sequence[Any]:
 
     values: list[Any] = [None] * count()
     try:
-        torch.distributed.all_gather_object(values, value)
+        torch.distributed.all_gather_object(values, value, group=_groups[0])
     except RuntimeError as error:
         lost = _lost(error)
         if lost is None:

@@ -22,7 +22,10 @@ Write = Callable[[Path], object]  # writes files into the folder that it is give
 
 
 class Checkpoints:
-    """The folder `checkpoints/` in an output folder; only the main process writes to it, apart from `seal`'s writer."""
+    """The folder `checkpoints/` in an output folder; the main process writes to it.
+
+    The others write what `seal` calls, and to temporary folders of their own.
+    """
 
     def __init__(self, output_dir: Path, *, main: bool) -> None:
         self.output_dir = output_dir
@@ -157,6 +160,7 @@ _STATE, _BEST = "step-{:0>8}", "best-{:0>8}"  # by optimizer step
 _STATE_NAME, _BEST_NAME = re.compile(r"step-\d{8,}"), re.compile(r"best-\d{8,}")
 _OWN = re.compile(
     r"(step|best)-\d{8,}|candidates-\d{5,}|final|started\.json"  # what a run stores
-    r"|\.((step|best)-\d{8,}|candidates-\d{5,}|final|started\.json)\.partial|\.partial|\.scratch"  # while it is written
+    r"|\.((step|best)-\d{8,}|candidates-\d{5,}|final|started\.json)\.partial"  # while it is written
+    r"|\.partial(-\d+)?|\.scratch(-\d+)?"  # with the rank of the process, if it is not the main one
 )
 _RESUMABLE = ("step-", "candidates-")  # checkpoints that save work: of training, of augmentation

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def open_output(
 
 
 class Output:
-    """The output folder of one run. With several processes only the main one (rank 0) writes to it."""
+    """The output folder of one run. With several processes the main one (rank 0) writes to it; see `publish`."""
 
     def __init__(
         self,
@@ -262,17 +262,39 @@ class Output:
         """Calls `write(empty folder)` and moves the files to the output folder, each complete or not at all."""
         if not self.main:
             return
-        with self.checkpoints.temporary_folder(".partial") as partial:
-            write(partial)
-            names = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
-            mode = stat.S_IMODE((self._building / STARTED).stat().st_mode)
-            for name in names:
-                sync(partial / name)
-                (partial / name).chmod(mode)  # safetensors writes files that only the owner can read
-            self._claim({name: [(partial / name).stat().st_size, file_hash(partial / name)] for name in names})
-            for name in names:
-                (self._building / name).parent.mkdir(parents=True, exist_ok=True)
-                (partial / name).replace(self._building / name)
+        with self.own_folder() as folder:
+            write(folder)
+            files = self.complete(folder)
+            self._claim(files)
+            self._move(folder, files)
+
+    @contextmanager
+    def own_folder(self) -> Iterator[Path]:
+        """An empty folder for files of this process; it is removed with those that `publish` has not moved."""
+        with self.checkpoints.temporary_folder(_of_process(".partial")) as folder:
+            yield folder
+
+    def complete(self, folder: Path) -> dict[str, list[Any]]:
+        """Waits until the files in a folder are on the disk; returns their sizes and sha256."""
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        mode = stat.S_IMODE((self._building / STARTED).stat().st_mode)
+        for name in names:
+            sync(folder / name)
+            (folder / name).chmod(mode)  # safetensors writes files that only the owner can read
+        return {name: [(folder / name).stat().st_size, file_hash(folder / name)] for name in names}
+
+    def publish(self, folder: Path, files: Sequence[Mapping[str, list[Any]]]) -> None:
+        """Moves the files in the folder of each process to the output folder; every process must call it.
+
+        Args:
+            folder: see `own_folder`.
+            files: of each process, see `complete`.
+        """
+        if self.main:
+            self._claim({name: entry for own in files for name, entry in own.items()})
+        processes.wait()  # a file that is not listed would be taken for one of the user
+        self._move(folder, files[processes.rank()])
+        processes.wait()
 
     def has(self, name: str) -> bool:
         """Whether this run, or the one that it resumes, has put the file, and it is undamaged since."""
@@ -359,7 +381,7 @@ class Output:
 
     def scratch(self, name: str = "scratch") -> AbstractContextManager[Path]:
         """An empty folder for files that may be discarded; another name for each that is open at the same time."""
-        return self.checkpoints.temporary_folder(f".{name}")
+        return self.checkpoints.temporary_folder(_of_process(f".{name}"))
 
     # -- private ---------------------------------------------------------------------------------------------
 
@@ -380,6 +402,11 @@ class Output:
             )
         checkpoints.mkdir(exist_ok=True)
         write_json(folder / STARTED, {**self._identity(), "start": self.start, "resolved": {}, "files": {}})
+
+    def _move(self, folder: Path, names: Iterable[str]) -> None:
+        for name in names:
+            (self._building / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).replace(self._building / name)
 
     def _claim(self, files: Mapping[str, list[Any] | None]) -> None:
         """Lists files in started.json as written by this run, with size and sha256, before they are moved there."""
@@ -423,6 +450,11 @@ class Output:
             shutil.rmtree(self.trackers, ignore_errors=True)
             self.checkpoints.remove()
         return own_folder
+
+
+def _of_process(name: str) -> str:
+    """The name of a folder that each process has one of."""
+    return name if processes.is_main() else f"{name}-{processes.rank()}"
 
 
 def _can_resume(folder: Path) -> bool:

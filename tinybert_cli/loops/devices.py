@@ -9,6 +9,7 @@ import sys
 
 import torch
 
+from tinybert_cli import processes
 from tinybert_cli.errors import ConfigError, InputError
 
 if torch.distributed.is_available():
@@ -98,6 +99,7 @@ def end_process_group() -> None:
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+        processes.disconnect()
         gc.collect()  # models that were trained with DistributedDataParallel refer to the group
         torch.distributed.destroy_process_group()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinybert_cli.loops.inference import forward, map_batches
+from tinybert_cli.loops.inference import forward, map_batches, of_all_processes, own_batches
 from tinybert_cli.types import Array, Batch, Encoded, Examples, Hypothesis, Search, Translator
 
 if TYPE_CHECKING:
@@ -20,40 +20,23 @@ BATCH_TOKENS = 8192  # source tokens of a batch, padding included, times the num
 
 
 def translate(
-    translator: Translator,
-    encoded: Encoded,
-    batches: Sequence[list[int]],
-    search: Search,
-    *,
-    accelerator: Accelerator | None = None,
+    translator: Translator, encoded: Encoded, batches: Sequence[list[int]], search: Search
 ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
-    """The hypotheses for every batch, with the indices of its rows.
-
-    Several processes share the batches: process r of n translates batch r, r + n, ..., and every process gets all
-    results.
-    """
+    """The hypotheses for every batch, with the indices of its rows."""
     values, offsets = encoded.tokens["input_ids"][0], encoded.offsets
-    rank, world_size = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    for begin in range(0, len(batches), world_size):
-        rows = batches[begin + rank] if begin + rank < len(batches) else []  # [] where the last group is short
+    for rows in batches:
         sources = [values[offsets[row] : offsets[row + 1]].tolist() for row in rows]
-        result = (rows, translator.translate(sources, search)) if rows else None
-        if world_size == 1:
-            assert result is not None
-            yield result
-            continue
-        from accelerate.utils import gather_object
-
-        yield from (item for item in gather_object([result]) if item is not None)
+        yield rows, translator.translate(sources, search)
 
 
 def translate_all(
     translator: Translator, encoded: Encoded, search: Search, *, accelerator: Accelerator | None = None
 ) -> list[list[Hypothesis]]:
-    """The hypotheses of every row, in the order of the rows."""
+    """The hypotheses of every row, in the order of the rows; several processes exchange theirs at the end."""
     batches = token_batches(np.diff(encoded.offsets), BATCH_TOKENS, search.beams)
     result: dict[int, list[Hypothesis]] = {}
-    for rows, hypotheses in translate(translator, encoded, batches, search, accelerator=accelerator):
+    own = list(translate(translator, encoded, own_batches(batches, accelerator), search))
+    for rows, hypotheses in of_all_processes(own, accelerator):
         result |= dict(zip(rows, hypotheses, strict=True))
     return [result[row] for row in range(len(result))]
 
@@ -107,8 +90,6 @@ def top_k(
     examples: Examples,
     batches: Sequence[list[int]],
     k: int,
-    *,
-    accelerator: Accelerator | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Array]]]:
     """Of each target token (P,) of a batch the K largest log-probabilities, from one teacher-forced pass.
 
@@ -126,4 +107,4 @@ def top_k(
             "logsumexp": half.cpu().numpy(),
         }
 
-    return map_batches(compute, model, examples, batches, accelerator)
+    return map_batches(compute, model, examples, batches, None)

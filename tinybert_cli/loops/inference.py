@@ -106,9 +106,15 @@ def predict_outputs(
     return map_batches(compute, model, examples, batches, accelerator)
 
 
-def predict_all(model: torch.nn.Module, examples: Examples, batches: Sequence[list[int]], **options: Any) -> Array:
-    """The logits (P, C) of all rows, in the order of the rows."""
-    parts = list(predict(model, examples, batches, **options))
+def predict_all(
+    model: torch.nn.Module,
+    examples: Examples,
+    batches: Sequence[list[int]],
+    *,
+    accelerator: Accelerator | None = None,
+) -> Array:
+    """The logits (P, C) of all rows, in the order of the rows; several processes exchange theirs at the end."""
+    parts = of_all_processes(list(predict(model, examples, own_batches(batches, accelerator))), accelerator)
     order = np.concatenate([examples.prediction_indices(rows) for rows, _ in parts])
     logits: Array = np.concatenate([values for _, values in parts])
     return logits[np.argsort(order)]
@@ -122,13 +128,14 @@ def mean_loss(
     *,
     accelerator: Accelerator | None = None,
 ) -> dict[str, float]:
-    """The loss and its parts over all rows, for any batch size; eval mode, no gradients, shared as in `predict`."""
+    """The loss and its parts over all rows, for any batch size; eval mode, no gradients, shared as in `predict_all`."""
 
     def compute(batch: Batch) -> dict[str, tuple[float, float]]:
         means, denominators = loss.means(model, batch), loss.denominators(batch)
         return {name: (float(means[name]), float(denominators[name])) for name in loss.weights}
 
-    results = [result for _, result in map_batches(compute, model, examples, batches, accelerator)]
+    own = [result for _, result in map_batches(compute, model, examples, own_batches(batches, accelerator), None)]
+    results = of_all_processes(own, accelerator)
     means = {name: weighted_mean([result[name] for result in results]) for name in loss.weights}
     return {"loss": loss.total(means), **means}
 
@@ -148,6 +155,21 @@ class SessionModule(torch.nn.Module):
 def device_of(model: torch.nn.Module) -> torch.device:
     """The device of the model's weights. An exported model has none and takes its inputs on the CPU."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def own_batches(batches: Sequence[list[int]], accelerator: Accelerator | None) -> Sequence[list[int]]:
+    """Of n processes, process r computes the batches r, r + n, ..."""
+    return batches if accelerator is None else batches[accelerator.process_index :: accelerator.num_processes]
+
+
+def of_all_processes(results: list[T], accelerator: Accelerator | None) -> list[T]:
+    """The results of all processes, on all processes, those of process 0 first."""
+    if accelerator is None or accelerator.num_processes == 1:
+        return results
+    from accelerate.utils import gather_object
+
+    gathered: list[T] = gather_object(results)
+    return gathered
 
 
 def map_batches(

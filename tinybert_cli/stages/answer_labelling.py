@@ -67,7 +67,7 @@ def label(config: GenSoftLabels, task: tasks.PredictionTask, output: artifacts.O
         rows, own = splits[split].select(indices), labels[split].select(np.asarray(indices))
         raw = labelling.as_stored(RawLogits(own.logits, own.layout, own.answered), rows, config.logits_dtype)
         written = {data.PREDICTION: columns[split][indices.start : indices.stop]}
-        output.put(labelling.shard_writer(name, rows, raw, written, types, config.logits_dtype, None))
+        output.put(labelling.shard_writer(name, rows, raw, written, types, config.logits_dtype))
         yield {"event": "shard", "step": done, "max_steps": total, "shard": name, "rows": len(rows)}
     output.put(labelling.card_writer(config, task, splits, check, output))
     output.finish(

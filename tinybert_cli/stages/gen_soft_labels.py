@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def _label(
     answers = yield from answer_teachers.read(config, task, splits, names, labels)
     statements += [teacher.statements() for teacher in answers.teachers]
     labeller = Labeller(
-        config, task, sources, teachers, spec, accelerator, splits, answer_teachers.weights(config), answers.teachers
+        config, task, sources, teachers, spec, splits, answer_teachers.weights(config), answers.teachers
     )
     if config.augment is not None:
         augmented = yield from augmentation.augmented_rows(
@@ -151,27 +150,31 @@ def _label(
     finished = total - sum(len(shards[name][1]) for name in missing)
     if finished:
         yield events.resume(finished, total)
-    for split, rows in splits.items():
+    for split, rows in splits.items() if output.main else ():  # the others encode their shards only
         encoded = labeller.encode(split)
         yield from data.row_warnings(split, encoded, config.data)
         unknown = vocabulary.unknown_warnings(split, encoded, rows, config.data, tokenizer, sources[0].name)
         yield from map(events.warning, unknown)
         del encoded
     begin, labelled = time.perf_counter(), 0
-    for name in missing:
+
+    def write(name: str, folder: Path) -> Generator[Event, None, int]:
         split, indices = shards[name]
-        rows = splits[split].select(indices)
-        with ExitStack() as stack:
-            writer, folder = None, None
-            if spec is not None and split in labelling.TRAINING_SPLITS:
-                folder = stack.enter_context(output.scratch()) if output.main else None
-                writer = partial(_states_writer, folder, name, spec.shapes)
-            raw = yield from _with_progress(labeller.label(split, indices, writer), finished, labelled, total, begin)
-            columns = {data.PREDICTION: list(predictions(raw, rows).values)}
-            stored = labelling.as_stored(raw, rows, config.logits_dtype)
-            output.put(labelling.shard_writer(name, rows, stored, columns, types, config.logits_dtype, folder))
-        labelled += len(rows)
-        yield {"event": "shard", "step": finished + labelled, "max_steps": total, "shard": name, "rows": len(rows)}
+        rows, writer = splits[split].select(indices), None
+        if spec is not None and split in labelling.TRAINING_SPLITS:
+            writer = partial(_states_writer, folder, name, spec.shapes)
+        steps = labeller.label(split, indices, writer)
+        raw = yield from _with_progress(steps, finished, labelled, total, begin, len(group))
+        columns = {data.PREDICTION: list(predictions(raw, rows).values)}
+        stored = labelling.as_stored(raw, rows, config.logits_dtype)
+        labelling.shard_writer(name, rows, stored, columns, types, config.logits_dtype)(folder)
+        return len(rows)
+
+    for group in labelling.groups(missing):
+        counts = yield from labelling.write_group(output, group, write)
+        for name, count in zip(group, counts, strict=True):
+            labelled += count
+            yield {"event": "shard", "step": finished + labelled, "max_steps": total, "shard": name, "rows": count}
     if labelled:
         numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
     facts: dict[str, Any] = {} if spec is None else {"states": spec.for_manifest()}
@@ -210,12 +213,12 @@ def _are_named(config: GenSoftLabels, source: models.Source) -> bool:
 
 
 def _with_progress(
-    steps: Generator[int, None, RawLogits], finished: int, labelled: int, total: int, begin: float
+    steps: Generator[int, None, RawLogits], finished: int, labelled: int, total: int, begin: float, processes: int
 ) -> Generator[Event, None, RawLogits]:
-    """Progress events while the rows of one shard are labelled."""
+    """Progress events while each of the processes labels a shard, as if all were as fast as this one."""
     while True:
         try:
-            done = labelled + next(steps)
+            done = min(labelled + processes * next(steps), total - finished)
         except StopIteration as stop:
             raw: RawLogits = stop.value
             return raw
@@ -232,7 +235,6 @@ def _result_of(steps: Generator[int, None, RawLogits]) -> RawLogits:
 
 
 def _states_writer(
-    folder: Path | None, shard: str, shapes: Mapping[str, tuple[int, ...]], encoded: Encoded
-) -> data.StatesWriter | None:
-    """Only the main process writes; it receives the outputs of the others."""
-    return None if folder is None else data.StatesWriter(folder, shard, encoded, shapes)
+    folder: Path, shard: str, shapes: Mapping[str, tuple[int, ...]], encoded: Encoded
+) -> data.StatesWriter:
+    return data.StatesWriter(folder, shard, encoded, shapes)

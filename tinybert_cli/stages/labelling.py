@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from tinybert_cli import artifacts, data, events, loops, models, tasks
+from tinybert_cli import artifacts, data, events, loops, models, processes, tasks
 from tinybert_cli.answers import AnswerLabels, AnswerTeacher, combined
 from tinybert_cli.config import GenSoftLabels
-from tinybert_cli.errors import InputError
+from tinybert_cli.errors import InputError, Interrupted, UserError
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.predictor import Predictor, check_logits
@@ -24,8 +24,7 @@ from tinybert_cli.stages.layer_states import LayerStateSpec
 from tinybert_cli.stages.teacher_check import TeacherCheck
 from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+T = TypeVar("T")
 
 ROWS_PER_SHARD = 16_384  # one file; a killed run loses at most this much work
 TRAINING_SPLITS = ("train", "unlabeled", "augmented")  # students learn from these, so layer states are stored for them
@@ -54,7 +53,6 @@ class Labeller:
     sources: Sequence[models.Source]
     teachers: Sequence[Predictor]
     spec: LayerStateSpec | None  # the layer states to store
-    accelerator: Accelerator
     splits: Mapping[str, Rows]
     weights: Sequence[float]  # of the models, then of the answers
     answers: Sequence[AnswerTeacher] = ()  # the teachers that are no models
@@ -71,7 +69,7 @@ class Labeller:
         self,
         split: str,
         indices: Sequence[int],
-        writer: Callable[[Encoded], data.StatesWriter | None] | None = None,
+        writer: Callable[[Encoded], data.StatesWriter] | None = None,
     ) -> Generator[int, None, RawLogits]:
         """Yields how many rows are done, and returns the ensemble's logits.
 
@@ -97,7 +95,7 @@ class Labeller:
             count = len(rows) if encoded.layout is None else int(encoded.layout.row_offsets[-1])
             logits = np.zeros((count, len(teacher.label_names)), dtype=np.float32)
             done = 0
-            for batch, values in loops.predict_outputs(net, examples, batches, outputs, accelerator=self.accelerator):
+            for batch, values in loops.predict_outputs(net, examples, batches, outputs):
                 logits[examples.prediction_indices(batch)] = values["logits"]
                 if states is not None:
                     states.write(batch, values)
@@ -146,6 +144,47 @@ def shards_of(splits: Mapping[str, Rows]) -> dict[str, tuple[str, range]]:
     }
 
 
+def groups(shards: Sequence[str]) -> list[Sequence[str]]:
+    """The shards in groups of as many as there are processes; each process writes one of a group."""
+    return [shards[begin : begin + processes.count()] for begin in range(0, len(shards), processes.count())]
+
+
+def write_group(
+    output: artifacts.Output,
+    group: Sequence[str],
+    write: Callable[[str, Path], Generator[Event, None, T]],
+    check: Callable[[Sequence[T]], None] = lambda _: None,
+) -> Generator[Event, None, list[T]]:
+    """Writes a group of shards, in this process the one with the number of its rank; nothing else is exchanged.
+
+    Args:
+        write: writes the files of a shard to a folder; yields events.
+        check: what `write` has returned for each shard, before the files are moved to the output folder.
+
+    Returns:
+        What `write` has returned for each shard.
+
+    Raises:
+        UserError, OSError: of the first shard that cannot be written, in all processes.
+    """
+    own = next(iter(group[processes.rank() :]), None)
+    result, files, error = None, {}, None
+    with output.own_folder() as folder:
+        if own is not None:
+            try:
+                result = yield from write(own, folder)
+                files = output.complete(folder)
+            except Interrupted:
+                raise
+            except (UserError, OSError) as caught:
+                error = caught
+        pairs = processes.results((result, files), error)
+        results: list[Any] = [result for result, _ in pairs[: len(group)]]
+        check(results)
+        output.publish(folder, [files for _, files in pairs])
+    return results
+
+
 def is_finished(output: artifacts.Output, shard: str, split: str, spec: LayerStateSpec | None) -> bool:
     """Whether an earlier run wrote the shard with all its files, and they are undamaged."""
     states = [] if spec is None or split not in TRAINING_SPLITS else data.states_files(shard, spec.shapes)
@@ -159,17 +198,14 @@ def shard_writer(
     columns: Mapping[str, list[Any]],
     types: Mapping[str, Any],
     dtype: str,
-    states: Path | None,
 ) -> Callable[[Path], None]:
-    """Writes the shard, and moves its layer states there from the folder `states`."""
+    """Writes the shard."""
 
     def write(folder: Path) -> None:
         data.write_soft_labels(
             folder / shard, rows, raw.logits, raw.layout,
             columns=columns, dtype=dtype, types=types, labelled=raw.labelled,
         )  # fmt: skip
-        for file in states.iterdir() if states else ():
-            file.replace(folder / file.name)
 
     return write
 

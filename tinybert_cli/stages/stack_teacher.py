@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from tinybert_cli.config import Distill, GenSoftLabels, decoder_rule, encoder_ru
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Encoded
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 NAMES = ("encoder_hidden_states", "decoder_hidden_states")
 _NOTHING, _FROM_ZERO = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
@@ -33,16 +30,15 @@ class StackStateSpec:
     model: Any
     layers: Mapping[str, list[int]]  # stack → layers, counted from 0
 
-    def store(self, encoded: Encoded, folder: Path | None, shard: str, accelerator: Accelerator) -> None:
-        """Writes the states of these pairs into the folder; every process computes a part, one has a folder."""
+    def store(self, encoded: Encoded, folder: Path, shard: str) -> None:
+        """Writes the states of these pairs into the folder."""
         width, examples = int(self.model.config.hidden_size), data.Examples.of(encoded)
         shapes = {f"{stack}_hidden_states": (len(layers), width) for stack, layers in self.layers.items()}
-        writer = None if folder is None else data.StackStatesWriter(folder, shard, encoded, shapes)
+        writer = data.StackStatesWriter(folder, shard, encoded, shapes)
         batches = data.sorted_batches(examples.target_lengths, BATCH_SIZE) if len(examples) else []
         net = models.ModelWithStackStates(self.model, self.layers)
-        for windows, states in loops.predict_outputs(net, examples, batches, NAMES, accelerator=accelerator):
-            if writer is not None:
-                writer.write(windows, states)
+        for windows, states in loops.predict_outputs(net, examples, batches, NAMES):
+            writer.write(windows, states)
 
     def for_manifest(self) -> dict[str, Any]:
         """Layers count from 1 there, as in configs and messages."""

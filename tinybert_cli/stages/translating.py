@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
+from tinybert_cli import artifacts, data, events, loops, metrics, models, processes, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
@@ -74,7 +73,12 @@ def label(
     with ExitStack() as stack:
         engine = yield from translation_engine.choose(config, teacher, sample, stack.enter_context(output.scratch()))
         yield {"event": "engine", **engine.for_manifest()}
-        labeller = TranslationLabeller(config, task, teacher, engine.translator, accelerator)
+        if not processes.agree((engine.name, engine.version)):
+            raise InputError(
+                f"the processes of this run translate with different engines, this one with {engine.name}",
+                hint="install the same packages on all machines, or set engine: transformers",
+            )
+        labeller = TranslationLabeller(config, task, teacher, engine.translator)
         numbers: dict[str, float] = {"rows": total}
         if config.check_teacher:
             checked = _check_teacher(labeller, splits)
@@ -83,7 +87,7 @@ def label(
         finished = total - sum(len(shards[name][1]) for name in missing)
         if finished:
             yield events.resume(finished, total)
-        for split, rows in splits.items():
+        for split, rows in splits.items() if output.main else ():
             encoded = task.encode_sources(rows, config.data, teacher.tokenizer)
             yield from data.row_warnings(split, encoded, config.data)
             unknown = unknown_warnings(split, encoded, rows, config.data, teacher.tokenizer, source.name)
@@ -93,33 +97,40 @@ def label(
             counts.update(data.read_counts(output.path(name)))
             _check_engine(data.read_engine(output.path(name)), engine.name, output)
         begin, labelled = time.perf_counter(), 0
-        for name in missing:
+
+        def write(name: str, folder: Path) -> Generator[Event, None, Counter[str]]:
             split, indices = shards[name]
             rows = splits[split].select(indices)
-            hypotheses = yield from _with_progress(labeller.translate(rows), finished, labelled, total, begin)
+            steps = labeller.translate(rows)
+            hypotheses = yield from _with_progress(steps, finished, labelled, total, begin, len(group))
             labels = labeller.labels(rows, hypotheses)
             selected, kinds = _selected(labels, config, name)
             labels = labels.select(np.flatnonzero(selected).tolist())
             kinds |= {"rows": len(labels)}
-            counts.update(kinds)
-            if name == missing[-1] and not counts["rows"]:
+            data.write_translations(folder / name, labels, types, kinds, engine=engine.name)
+            if config.top_k and split in labelling.TRAINING_SPLITS:
+                _top_k(labeller, labels).save(folder, name)
+            if spec is not None and split in labelling.TRAINING_SPLITS:
+                pairs = _forced(task, labels, config, teacher) if len(labels) else stack_teacher.NO_PAIRS
+                spec.store(pairs, folder, name)
+            return kinds
+
+        def check(kinds: Sequence[Counter[str]]) -> None:
+            if group[-1] == missing[-1] and not counts["rows"] + sum(own["rows"] for own in kinds):
                 raise InputError(
                     f"all {total:,} translations are left out by `drop`",
                     where=", ".join(config.drop),
                     hint="drop fewer kinds, or train the teacher first",
                 )
-            trains = split in labelling.TRAINING_SPLITS
-            writer = _top_k(labeller, labels) if config.top_k and trains else None
-            with output.scratch("states") if output.main else nullcontext() as folder:
-                if spec is not None and trains:
-                    pairs = _forced(task, labels, config, teacher) if len(labels) else stack_teacher.NO_PAIRS
-                    spec.store(pairs, folder, name, accelerator)
-                output.put(_shard_writer(name, labels, types, kinds, engine.name, writer, folder))
-            labelled += len(rows)
-            yield {
-                "event": "shard", "step": finished + labelled, "max_steps": total, "shard": name,
-                **{kind: count for kind, count in kinds.items() if count},
-            }  # fmt: skip
+
+        for group in labelling.groups(missing):
+            for name, kinds in zip(group, (yield from labelling.write_group(output, group, write, check)), strict=True):
+                counts.update(kinds)
+                labelled += len(shards[name][1])
+                yield {
+                    "event": "shard", "step": finished + labelled, "max_steps": total, "shard": name,
+                    **{kind: count for kind, count in kinds.items() if count},
+                }  # fmt: skip
     yield from _unusual_warning(counts, total, config)
     if labelled:
         numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
@@ -236,7 +247,7 @@ def _top_k(labeller: TranslationLabeller, labels: data.Translations) -> data.Top
     encoded = _forced(task, labels, config, teacher)
     examples = data.Examples.of(encoded)
     batches = data.sorted_batches(examples.target_lengths, config.per_device_eval_batch_size)
-    for rows, values in loops.top_k(teacher.model, examples, batches, config.top_k, accelerator=labeller.accelerator):
+    for rows, values in loops.top_k(teacher.model, examples, batches, config.top_k):
         writer.write(rows, values)
     return writer
 
@@ -249,27 +260,6 @@ def _forced(
     return task.encode_targets(labels.rows, settings, teacher.tokenizer, labels.texts)
 
 
-def _shard_writer(
-    shard: str,
-    labels: data.Translations,
-    types: Mapping[str, Any],
-    counts: Mapping[str, int],
-    engine: str,
-    writer: data.TopKWriter | None,
-    states: Path | None,
-) -> Any:
-    """Writes the shard, and moves its states there from the folder `states`."""
-
-    def write(folder: Path) -> None:
-        data.write_translations(folder / shard, labels, types, counts, engine=engine)
-        if writer is not None:
-            writer.save(folder, shard)
-        for file in states.iterdir() if states else ():
-            file.replace(folder / file.name)
-
-    return write
-
-
 def _is_finished(config: GenSoftLabels, output: artifacts.Output, shard: str, split: str) -> bool:
     files: list[str] = []
     if split in labelling.TRAINING_SPLITS:
@@ -279,12 +269,17 @@ def _is_finished(config: GenSoftLabels, output: artifacts.Output, shard: str, sp
 
 
 def _with_progress(
-    steps: Generator[int, None, list[list[Hypothesis]]], finished: int, labelled: int, total: int, begin: float
+    steps: Generator[int, None, list[list[Hypothesis]]],
+    finished: int,
+    labelled: int,
+    total: int,
+    begin: float,
+    of_processes: int,
 ) -> Generator[Event, None, list[list[Hypothesis]]]:
-    """Progress events while the rows of one shard are translated."""
+    """Progress events while each of the processes translates a shard, as if all were as fast as this one."""
     while True:
         try:
-            done = labelled + next(steps)
+            done = min(labelled + of_processes * next(steps), total - finished)
         except StopIteration as stop:
             hypotheses: list[list[Hypothesis]] = stop.value
             return hypotheses

@@ -6,7 +6,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from accelerate import Accelerator
 
 from tinybert_cli import data, loops, tasks
 from tinybert_cli.config import GenSoftLabels
@@ -24,7 +23,6 @@ class TranslationLabeller:
     task: tasks.Translation
     teacher: TranslationPredictor
     translator: Translator  # of the engine
-    accelerator: Accelerator
 
     @property
     def search(self) -> Search:
@@ -43,7 +41,7 @@ class TranslationLabeller:
         encoded, search = self.task.encode_sources(rows, self.config.data, self.teacher.tokenizer), self.search
         batches = loops.token_batches(np.diff(encoded.offsets), loops.BATCH_TOKENS, search.beams)
         result: dict[int, list[Hypothesis]] = {}
-        for indices, best in loops.translate(self.translator, encoded, batches, search, accelerator=self.accelerator):
+        for indices, best in loops.translate(self.translator, encoded, batches, search):
             result |= dict(zip(indices, best, strict=True))
             yield len(result)
         return [result[row] for row in range(len(rows))]
