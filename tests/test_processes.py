@@ -30,6 +30,7 @@ from tinybert_cli.stages import labelling
 
 SMALL_RUN = {"training__max_steps": 100_000, "training__eval_strategy": "no", "training__save_steps": 5}
 HOW_TO = (Path(__file__).parents[1] / "docs" / "how-to.md").read_text()
+SCALE = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
 LAUNCHERS = (
     "RANK",
     "LOCAL_RANK",
@@ -134,6 +135,27 @@ def test_each_process_writes_shards_with_the_bytes_of_one_process(
 
 
 @pytest.mark.slow
+def test_processes_share_the_rows_of_eval(teacher: Path, base_model: Path, configs: Configs, tmp_path: Path) -> None:
+    def evaluated(output: str) -> Stage:
+        return configs(
+            "eval", output, models={"teacher": str(teacher), "again": str(teacher)}, reference="teacher", split="test",
+            per_device_eval_batch_size=3, latency={"batch_sizes": [1], "lengths": ["data"]},
+        )  # fmt: skip
+
+    process = launch("eval", evaluated("shared"), tmp_path)
+    stdout, stderr = process.communicate(timeout=1200)
+    assert process.returncode == 0 and stdout.startswith("model ") and stdout.count("again ") == 1, (stdout, stderr)
+    run("eval", evaluated("alone"))
+    shared, alone = (artifacts.read_metrics(tmp_path / name) for name in ("shared", "alone"))
+    assert shared.keys() == alone.keys() and "teacher.latency_ms_b1" in shared
+    measured = ("latency", "speedup")
+    for name in [name for name in alone if not any(word in name for word in measured)]:
+        assert shared[name] == pytest.approx(alone[name], abs=1e-6), name
+    tables = [pq.read_table(tmp_path / name / "predictions.parquet").to_pydict() for name in ("shared", "alone")]
+    assert tables[0]["teacher_prediction"] == tables[1]["teacher_prediction"]
+
+
+@pytest.mark.slow
 def test_processes_train_a_student_whose_pooler_gets_no_gradient(
     teacher: Path, teacher_labels: Path, base_model: Path, configs: Configs, tmp_path: Path
 ) -> None:
@@ -161,6 +183,63 @@ def test_processes_train_a_student_whose_pooler_gets_no_gradient(
     losses = [[row["loss"] for row in artifacts.read_rows(tmp_path / name, "train")] for name in ("shared", "alone")]
     assert len(losses[0]) == 3
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
+
+
+def files_of_two_machines() -> tuple[str, list[Any]]:
+    """The batch script of Slurm and the objects of Kubernetes in docs/scale.md."""
+    script, objects = (
+        re.search(r"```bash\n(.*?)```", SCALE, re.DOTALL),
+        re.search(r"```yaml\n(.*?)```", SCALE, re.DOTALL),
+    )
+    assert script is not None and objects is not None
+    return script[1], list(yaml.safe_load_all(objects[1]))
+
+
+def test_files_of_two_machines_start_the_same_processes() -> None:
+    script, (service, job) = files_of_two_machines()
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    of_slurm, of_pod = (
+        re.sub(r"SLURM_NODEID|JOB_COMPLETION_INDEX", "NODE", re.sub(r"(master_addr) \S+", r"\1 FIRST", command))
+        for command in (re.findall(r"'(exec torchrun .*)'", script)[0], container["args"][0])
+    )
+    assert of_slurm == of_pod and "--nnodes 2 " in of_pod and "--nproc_per_node 8 " in of_pod
+    assert "#SBATCH --nodes=2" in script and "#SBATCH --gpus-per-node=8" in script
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2 and job["kind"] == "Job"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 8
+    assert service["spec"]["selector"]["job-name"] == job["metadata"]["name"]
+    first = f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    assert f"--master_addr {first} " in container["args"][0] and pod["subdomain"] == service["metadata"]["name"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+
+
+@pytest.mark.slow
+def test_two_launchers_start_one_run_as_on_two_machines(
+    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+) -> None:
+    """The documented command for two machines, with one process of each instead of 8."""
+    config = configs(
+        "distill", "out", label_dataset=teacher_labels, student=str(teacher), **SMALL_RUN | {"training__max_steps": 3}
+    )
+    (file := tmp_path / "distill.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", by_alias=True)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    _, (_, job) = files_of_two_machines()
+    command = job["spec"]["template"]["spec"]["containers"][0]["args"][0].replace("$JOB_COMPLETION_INDEX", "{node}")
+    launchers = []
+    for node in range(2):
+        words = shlex.split(command.format(node=node))
+        assert words[:2] == ["exec", "torchrun"] and words.count("8") == 1 and words[-1].endswith(".yaml")
+        words[words.index("8")] = "1"
+        words[words.index("--master_addr") + 1], words[words.index("--master_port") + 1] = "127.0.0.1", port
+        command_of_node = [sys.executable, "-m", "torch.distributed.run", *words[2:-1], str(file)]
+        launchers.append(subprocess.Popen(command_of_node, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    results = [launcher.communicate(timeout=1200) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], results
+    assert [stdout for stdout, _ in results] == [f"{config.output_dir}\n", ""]
+    assert artifacts.read_manifest(Path(config.output_dir))["processes"] == 2
 
 
 @pytest.mark.slow
@@ -211,7 +290,6 @@ WORLD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.
 @pytest.mark.parametrize(
     ("command", "variables", "message"),
     [
-        ("eval", WORLD, "eval runs in one process, and 2 were started"),
         ("export", WORLD, "export runs in one process, and 2 were started"),
         ("distill", {"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, .* RANK and MASTER_ADDR and MASTER_PORT is not set"),
         ("distill", {"RANK": "1"}, "number 1 of a run"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SHARED = ("finetune", "gen-soft-labels", "distill")  # the stages whose work several processes share
+SHARED = ("finetune", "gen-soft-labels", "distill", "eval")  # the stages whose work several processes share
 _PATIENCE = 3.0  # seconds that a process that has closed its connections is given to end
 _LONGEST_WAIT = timedelta(days=7)  # for other processes; one that has ended is noticed at once
 _PATIENCE_AT_END = 10.0  # seconds that the first process of a machine is given to print the error

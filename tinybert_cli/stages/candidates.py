@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from tinybert_cli import data, loops, models, tasks
 from tinybert_cli.config import Eval, Latency
 from tinybert_cli.predictor import Predictor, check_logits, load_predictor
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 TIMED_ROWS = 256  # rows that the latencies are measured on, or as many as there are
 COUNTED_ROWS = 64  # rows whose multiplications are counted
@@ -55,10 +59,17 @@ def load_candidate(
 
 
 def predictions_of(
-    config: Eval, task: tasks.PredictionTask, candidate: Candidate, rows: Rows, names: list[str]
+    config: Eval,
+    task: tasks.PredictionTask,
+    candidate: Candidate,
+    rows: Rows,
+    names: list[str],
+    *,
+    accelerator: Accelerator | None = None,
 ) -> Predictions:
+    """The predictions for all rows; several processes share the rows."""
     batches = data.sorted_batches(candidate.examples.lengths, config.per_device_eval_batch_size)
-    logits = loops.predict_all(candidate.predictor.module, candidate.examples, batches)
+    logits = loops.predict_all(candidate.predictor.module, candidate.examples, batches, accelerator=accelerator)
     layout, settings = candidate.encoded.layout, candidate.predictor.config
     check_logits(logits, layout, rows, candidate.source.name)
     return task.decide(logits, layout, names, rows, config.data, settings)

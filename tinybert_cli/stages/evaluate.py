@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
+from tinybert_cli import artifacts, data, events, loops, metrics, models, processes, tasks
 from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import ConfigError, GateError, InputError, did_you_mean
 from tinybert_cli.events import Event
@@ -20,6 +20,9 @@ from tinybert_cli.stages.baseline_scores import ScoredBaseline
 from tinybert_cli.stages.candidates import Candidate, costs_of, load_candidate, names_of_model, predictions_of
 from tinybert_cli.stages.translation_candidates import TranslationCandidate
 from tinybert_cli.types import Array, Predictions, Rows
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 MOST_CLASSES = 25  # classes with numbers of their own in report.md
 ENDS = ("_low", "_high")  # of the names of an interval
@@ -76,18 +79,41 @@ def _evaluate(
     rows = data.read(config.data, config.split)
     columns = {name: rows.column(name) for name in config.slices}  # raises if one is missing
     if isinstance(task, tasks.Translation):
-        evaluated = yield from _translate(config, task, sources, reference, rows, output)
+        predicted = yield from _translate(config, task, sources, reference, rows, output)
     else:
         assert isinstance(task, tasks.PredictionTask)  # the only other kind
-        evaluated = yield from _predict(config, task, sources, reference, listed, rows, output)
-    if evaluated is None:  # a dry run
+        predicted = yield from _predict(config, task, sources, reference, listed, rows, output)
+    if predicted is None:  # a dry run
         return
-    metric, candidates, names, scored = evaluated.metric, evaluated.candidates, evaluated.names, evaluated.scored
+    with processes.main_first():
+        if output.main:  # the others wait, so that they do not disturb the latencies
+            yield from _compare(config, task, sources, reference, listed, rows, columns, predicted, output)
+
+
+def _compare(
+    config: Eval,
+    task: tasks.PredictionTask | tasks.GenerationTask,
+    sources: Mapping[str, models.Source],
+    reference: str,
+    listed: list[str],
+    rows: Rows,
+    columns: Mapping[str, Sequence[Any]],
+    predicted: _Predicted,
+    output: artifacts.Output,
+) -> Iterator[Event]:
+    """Scores the predictions, fits the baselines, measures the costs, and writes the files; in one process."""
+    metric, candidates, names = predicted.metric, predicted.candidates, predicted.names
+    scored = {name: _scored(config, task, metric, own, names) for name, own in predicted.predictions.items()}
+    baselines: dict[str, ScoredBaseline] = {}
+    if isinstance(task, tasks.PredictionTask):
+        encoded = candidates[reference].encoded
+        baselines = yield from baseline_scores.fit(config, task, listed, names, rows, encoded)
+        scored |= {name: _scored(config, task, metric, one.predictions, names) for name, one in baselines.items()}
     yield from map(events.warning, _left_out(task, metric, scored, reference))
     undefined = {name for name, model in scored.items() if task.main_metric in metric.undefined(model.predictions)}
     main_scores = {name: model.scores[task.main_metric] for name, model in scored.items() if name not in undefined}
     sign = task.objective(task.main_metric)[1]
-    losers = baseline_scores.comparison(main_scores, evaluated.baselines, task.main_metric, sign)
+    losers = baseline_scores.comparison(main_scores, baselines, task.main_metric, sign)
     yield from map(events.warning, losers)
     settings = artifacts.settings_of(config)
     selected = selection.selected_on(sources, settings, output.inputs, config.split)
@@ -95,9 +121,9 @@ def _evaluate(
     yield from map(events.warning, notes)
     lengths, confidences = candidates[reference].lengths, scored[reference].predictions.confidences
     slice_rows = slices(lengths, metric.label_slices(), confidences, columns)
-    costs = {} if config.latency is None else evaluated.costs(config.latency)
+    costs = {} if config.latency is None else predicted.costs(config.latency, baselines)
     table: dict[str, dict[str, float]] = {}
-    facts = {name: one.facts for name, one in [*candidates.items(), *evaluated.baselines.items()]}
+    facts = {name: one.facts for name, one in [*candidates.items(), *baselines.items()]}
     for name in scored:
         numbers = _numbers(config, task, metric, scored[name], None if name == reference else scored[reference])
         numbers |= {**facts[name], **{key: value[name] for key, value in costs.items() if name in value}}
@@ -114,7 +140,7 @@ def _evaluate(
             "event": "model",
             "model": name,
             "is_reference": name == reference,
-            "is_baseline": name in evaluated.baselines,
+            "is_baseline": name in baselines,
             "metric": task.main_metric,
             **numbers,
         }
@@ -157,7 +183,7 @@ def _evaluate(
                     output.folder, table, finished_exports.checksums(output.inputs),
                     metric=task.main_metric, reference=reference,
                 ),
-                baselines=[*evaluated.baselines],
+                baselines=[*baselines],
             )
         )  # fmt: skip
     except InputError as error:  # matplotlib is missing
@@ -179,7 +205,7 @@ def _evaluate(
         selected_on_these_rows=selected.own,
         made_from_selected_on_these_rows=selected.inherited,
         scored_rows=len(rows),
-        baselines=list(evaluated.baselines),
+        baselines=list(baselines),
         device=str(loops.device()),
         precision="no",
     )
@@ -187,15 +213,14 @@ def _evaluate(
 
 
 @dataclass(frozen=True)
-class _Evaluated:
-    """The models with their scores."""
+class _Predicted:
+    """The models with their predictions."""
 
     metric: metrics.Metric
     names: list[str]  # the classes; none in translation
     candidates: _Candidates
-    scored: Mapping[str, _Scored]
-    costs: Callable[[Latency], dict[str, dict[str, float]]]
-    baselines: Mapping[str, ScoredBaseline]
+    predictions: Mapping[str, Predictions]
+    costs: Callable[[Latency, Mapping[str, ScoredBaseline]], dict[str, dict[str, float]]]
 
 
 def _predict(
@@ -206,8 +231,8 @@ def _predict(
     listed: list[str],
     rows: Rows,
     output: artifacts.Output,
-) -> Generator[Event, None, _Evaluated | None]:
-    """Scores models that compute logits; None in a dry run."""
+) -> Generator[Event, None, _Predicted | None]:
+    """The predictions of models that compute logits, shared by several processes; None in a dry run."""
     names = task.label_names(rows, config.data, model_names=names_of_model(config, task, sources[reference]))
     metric = task.metric(rows, config.data, names)
     if metric is None:
@@ -224,23 +249,20 @@ def _predict(
     yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
     if output.dry_run:
         return None
-    scored: dict[str, _Scored] = {}
+    accelerator = _accelerator()
+    predictions: dict[str, Predictions] = {}
     for name, candidate in candidates.items():
-        scored[name] = _scored(config, task, metric, predictions_of(config, task, candidate, rows, names), names)
+        predictions[name] = predictions_of(config, task, candidate, rows, names, accelerator=accelerator)
         yield {"event": "scored", "model": name}
-    encoded = candidates[reference].encoded
-    baselines = yield from baseline_scores.fit(config, task, listed, names, rows, encoded)
-    for name, baseline in baselines.items():
-        scored[name] = _scored(config, task, metric, baseline.predictions, names)
 
-    def costs(latency: Latency) -> dict[str, dict[str, float]]:
+    def costs(latency: Latency, baselines: Mapping[str, ScoredBaseline]) -> dict[str, dict[str, float]]:
         measured = costs_of(candidates, latency)
         for name, baseline in baselines.items():
             for key, value in baseline.costs(latency, rows).items():
                 measured[key][name] = value
         return measured | (_startup(candidates, rows, config.data) if latency.startup else {})
 
-    return _Evaluated(metric, names, candidates, scored, costs, baselines)
+    return _Predicted(metric, names, candidates, predictions, costs)
 
 
 def _translate(
@@ -250,15 +272,17 @@ def _translate(
     reference: str,
     rows: Rows,
     output: artifacts.Output,
-) -> Generator[Event, None, _Evaluated | None]:
-    """Scores translation models; None in a dry run."""
+) -> Generator[Event, None, _Predicted | None]:
+    """The translations of the models, shared by several processes; None in a dry run."""
     metric = task.generation_metric(rows, config.data)
     if metric is None:
         rows.column(config.data.label_column)  # raises
     assert metric is not None
     yield from map(events.warning, task.pair_warnings(rows, config.data))
+    accelerator = _accelerator()
     candidates = {
-        name: translation_candidates.load_candidate(config, task, source, rows) for name, source in sources.items()
+        name: translation_candidates.load_candidate(config, task, source, rows, accelerator=accelerator)
+        for name, source in sources.items()
     }
     for candidate in candidates.values():
         yield from map(events.warning, translation_candidates.warnings(config, candidate))
@@ -266,16 +290,25 @@ def _translate(
     yield from data.row_warnings(config.split, candidates[reference].encoded, config.data)
     if output.dry_run:
         return None
-    scored: dict[str, _Scored] = {}
+    predictions: dict[str, Predictions] = {}
     for name, candidate in candidates.items():
-        scored[name] = _scored(config, task, metric, candidate.translations(config), [])
+        predictions[name] = candidate.translations(config, accelerator=accelerator)
         yield {"event": "scored", "model": name}
 
-    def costs(latency: Latency) -> dict[str, dict[str, float]]:
+    def costs(latency: Latency, _: Mapping[str, ScoredBaseline]) -> dict[str, dict[str, float]]:
         startup = _startup(candidates, rows, config.data) if latency.startup else {}
         return translation_candidates.costs(candidates, config) | startup
 
-    return _Evaluated(metric, [], candidates, scored, costs, {})
+    return _Predicted(metric, [], candidates, predictions, costs)
+
+
+def _accelerator() -> Accelerator | None:
+    """Of this process, if it shares the rows with others."""
+    if processes.count() == 1:
+        return None
+    from accelerate import Accelerator
+
+    return Accelerator()
 
 
 def _scored(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from tinybert_cli.config import Eval
 from tinybert_cli.stages.translation_training import known_labels, reference_loss
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows, Search
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 TIMED_ROWS = {1: 32}  # rows that are timed, by batch size; of other sizes two batches
 BEAMS = (1, 4)  # that are timed
@@ -35,8 +39,10 @@ class TranslationCandidate:
         """The search of the config; greedy for an export without beam search."""
         return search_of(config, self.predictor.beams)
 
-    def translations(self, config: Eval) -> Predictions:
-        return self.texts(loops.translate_all(self.predictor.translator, self.encoded, self.search(config)))
+    def translations(self, config: Eval, *, accelerator: Accelerator | None = None) -> Predictions:
+        """The translations of all rows; several processes share the rows."""
+        search = self.search(config)
+        return self.texts(loops.translate_all(self.predictor.translator, self.encoded, search, accelerator=accelerator))
 
     def texts(self, hypotheses: Sequence[Sequence[Hypothesis]]) -> Predictions:
         return Predictions(self.predictor.tokenizer.texts([best[0].ids for best in hypotheses]))
@@ -52,7 +58,15 @@ def search_of(config: Eval, most_beams: int | None) -> Search:
     )
 
 
-def load_candidate(config: Eval, task: tasks.Translation, source: models.Source, rows: Rows) -> TranslationCandidate:
+def load_candidate(
+    config: Eval,
+    task: tasks.Translation,
+    source: models.Source,
+    rows: Rows,
+    *,
+    accelerator: Accelerator | None = None,
+) -> TranslationCandidate:
+    """A model with the source texts encoded for it, and its loss on the references."""
     predictor = load_translation_predictor(source, data=config.data)
     models.check_positions(source.name, predictor.config, config.data)
     encoded = task.encode_sources(rows, config.data, predictor.tokenizer)
@@ -60,7 +74,8 @@ def load_candidate(config: Eval, task: tasks.Translation, source: models.Source,
     if predictor.model is not None:
         pairs = task.encode_pairs(rows, config.data, predictor.tokenizer)
         examples = data.Examples.of(pairs, labels=known_labels(pairs))
-        facts["loss"] = reference_loss(predictor.model, examples, config.per_device_eval_batch_size)
+        size = config.per_device_eval_batch_size
+        facts["loss"] = reference_loss(predictor.model, examples, size, accelerator=accelerator)
     return TranslationCandidate(source, predictor, encoded, facts)
 
 
