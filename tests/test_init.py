@@ -359,7 +359,35 @@ def test_near_identical_texts_are_in_one_split() -> None:
         for name in ("train", "validation", "test")
     ]
     assert sum(map(len, texts)) == len(set.union(*texts))
-    assert any(line.startswith("60 rows repeat the text of another") for line in lines)
+    assert any(line.startswith("60 rows differ from another only in case, punctuation") for line in lines)
+
+
+def test_rows_that_differ_only_in_numbers_are_not_called_repeated_or_leaked() -> None:
+    rows = [{**row, "message": f"{row['message']} Order {number}"} for number in (11, 22) for row in tickets(60)]
+    _, lines = write_recipe(write(Path("a.csv"), rows))
+    together = "60 rows differ from another only in case, punctuation, spaces or numbers: they are in one split with it"
+    assert together in lines and not any("repeat" in line or "also in train" in line for line in lines)
+    numbered = [{"text": f"Is order {number} late?", "label": "ny"[number % 2]} for number in range(60)]
+    recipe, lines = write_recipe(write(Path("b.csv"), numbered), folder=Path("numbered"))
+    assert len(read(recipe, "test")) and not any("also in train" in line for line in lines)
+
+
+def test_another_column_with_classes_is_named() -> None:
+    rows = tickets(60, priority=lambda index: ("low", "high")[index % 2], category=lambda index: "abc"[index % 3])
+    guessed = guess(rows)
+    assert guessed.label == "category"
+    assert guessed.reasons["label"].endswith("; 'queue', 'priority' have classes, too")
+    assert "have classes" not in guess(rows, label=["queue"]).reasons["label"]
+
+
+def test_a_validation_file_without_the_columns_is_an_error_or_named() -> None:
+    train = write(Path("a.csv"), tickets())
+    other = write(Path("b.csv"), [{"review": "Good.", "queue": "login"}] * 5)
+    with pytest.raises(InputError, match="no column 'message' in "):
+        write_recipe(train, validation=other)
+    unlabeled = write(Path("c.csv"), [{"message": "The portal is down."}] * 5)
+    _, lines = write_recipe(train, test=unlabeled)
+    assert "the rows of test are not used for test: 'queue' is no column of c.csv" in lines
 
 
 def test_texts_that_differ_in_a_number_are_near_identical() -> None:
@@ -641,6 +669,10 @@ def test_every_shipped_recipe_is_listed_on_one_line() -> None:
     assert all(
         "\n" not in text and text.endswith((*"abcdefghijklmnopqrstuvwxyz0123456789)",)) for text in listed.values()
     )
+
+
+def test_a_shipped_recipe_is_described_by_its_data_and_not_by_its_first_stage() -> None:
+    assert not any("stages: The teacher" in text for text in shipped_recipes.descriptions().values())
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes.names()))

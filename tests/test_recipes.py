@@ -213,6 +213,11 @@ def test_what_is_no_recipe_is_named(name: str) -> None:
     assert name in error_of(Path(name))
 
 
+def test_data_given_to_run_names_init() -> None:
+    Path("my tickets.csv").write_text("text,label\na,b\n")
+    assert "tinybert init mine --data 'my tickets.csv'" in error_of(Path("my tickets.csv"))
+
+
 def test_a_recipe_given_to_a_stage_command_names_both_ways() -> None:
     with pytest.raises(ConfigErrors) as error:
         configuration.load("distill", write(TEACHER, LABELS, STUDENT))

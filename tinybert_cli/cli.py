@@ -151,7 +151,9 @@ def run(
 ) -> None:
     words = list(arguments or [])
     if not words or words[0].startswith("-"):
-        raise typer.BadParameter("no recipe; try: tinybert run configs/demo", param_hint="RECIPE")
+        raise typer.BadParameter(
+            "no recipe; try: tinybert init mine --data FILE, then tinybert run mine/recipe.yaml", param_hint="RECIPE"
+        )
     options = Options(
         only=only or (), start=start, dry_run=dry_run, force=force, as_json=as_json, quiet=quiet, verbose=verbose
     )

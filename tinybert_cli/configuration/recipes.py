@@ -17,11 +17,13 @@ from tinybert_cli.configuration.extends import Files, entries_of
 from tinybert_cli.configuration.load import Check, stage_of, validated
 from tinybert_cli.configuration.yaml_reader import MAX_BYTES, ConfigProblem
 from tinybert_cli.errors import ConfigErrors, InputError, did_you_mean
+from tinybert_cli.escaping import shell_word
 from tinybert_cli.files import read_text
 
 Checks = Mapping[str, Mapping[str | tuple[str, ...], Check]]  # of every command
 
 RECIPE_FILE = "recipe.yaml"
+DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll", ".txt", ".gz", ".xlsx")
 _SCOPED = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9_.-]*):([^=]*=.*)", re.DOTALL)  # `student:training.max_steps=3`
 
 
@@ -79,6 +81,11 @@ def _stage_files(recipe: Path) -> list[tuple[str, Path]]:
     if recipe.is_dir():
         return _in_folder(recipe)
     path, name = recipe_file.split_address(recipe)
+    if path.suffix.lower() in DATA_SUFFIXES and path.is_file():
+        raise ConfigErrors(
+            f"'{path}' is data, not a recipe",
+            hint=f"a recipe for it: tinybert init mine --data {shell_word(str(path))}",
+        )
     command = stage_of(recipe)
     if name is None:
         try:

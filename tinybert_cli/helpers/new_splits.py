@@ -17,7 +17,7 @@ from tinybert_cli.data import delimited, local_datasets, parallel_files, readers
 from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.inspection import splitting
 from tinybert_cli.inspection.columns import Guess
-from tinybert_cli.label_values import all_hidden, as_number, as_text, is_missing
+from tinybert_cli.label_values import all_hidden, as_number, as_text, in_quotes, is_missing
 from tinybert_cli.types import Rows
 
 SHARE = 0.15  # of the rows, for validation and for test
@@ -102,16 +102,27 @@ def completed(read: Splits, guess: Guess, *, seed: int) -> Splits:
         for name, indices in splitting.split(groups, _strata(rows, guess), shares, seed=seed).items():
             result.rows[name] = rows.select(indices)
             result.new.add(name)
-        repeated = len(rows) - len(groups)
-        if repeated:
-            what = (
-                "share a context with another one" if len(context) < len(guess.text) else "repeat the text of another"
-            )
-            result.notes.append(f"{repeated:,} rows {what}: they are in one split with it")
+        result.notes += _together(rows, groups, context, whole=len(context) == len(guess.text))
     _check_overlap(result, guess)
     if "unlabeled" in result.rows:
         _select_unlabeled(result, guess)
     return result
+
+
+def _together(rows: Rows, groups: Sequence[Sequence[int]], columns: Sequence[str], *, whole: bool) -> list[str]:
+    """Notes the rows that are in one split with a row of equal or similar text; `whole`: `columns` are all texts."""
+    joined = len(rows) - len(groups)
+    equal = len(rows) - len({tuple(map(str, texts)) for texts in zip(*map(rows.column, columns), strict=True)})
+    if not whole:
+        return [f"{joined:,} rows share a context with another one: they are in one split with it"] if joined else []
+    notes = [f"{equal:,} rows repeat the text of another: they are in one split with it"] if equal else []
+    similar = joined - equal
+    if similar > 0:
+        what = "differ from another only in case, punctuation, spaces or numbers"
+        if len(columns) > 1:
+            what += ", or share one of their texts with it"
+        notes.append(f"{similar:,} rows {what}: they are in one split with it")
+    return notes
 
 
 def as_jsonl(rows: Rows) -> Iterator[str]:
@@ -159,12 +170,14 @@ def _leave_out(result: Splits, name: str, guess: Guess) -> None:
     """Leaves out rows without text; rows without a label become unlabelled ones, or are left out of a test split."""
     rows = result.rows[name]
     labels = [guess.label] if isinstance(guess.label, str) else guess.label
+    texts = [rows.column(column) for column in guess.text]  # raises, with the columns of this file
     if name in SCORED and any(column not in rows.columns or all_hidden(rows.columns[column]) for column in labels):
-        result.notes.append(f"the rows of {name} have no labels, so they are not used for {name}")
+        missing = [column for column in labels if column not in rows.columns]
+        why = f"{in_quotes(missing[0])} is no column of {rows.origins[0][0]}" if missing else "they have no labels"
+        result.notes.append(f"the rows of {name} are not used for {name}: {why}")
         del result.rows[name]
         result.settings = {key: value for key, value in result.settings.items() if key != f"{name}_file"}
         return
-    texts = [rows.column(column) for column in guess.text]
     golds = [rows.column(column) for column in labels]
     with_text = [index for index in range(len(rows)) if all(_has_text(column[index]) for column in texts)]
     labelled = [index for index in with_text if not all(_is_blank(column[index]) for column in golds)]
@@ -211,18 +224,19 @@ def _select_unlabeled(result: Splits, guess: Guess) -> None:
 
 
 def _check_overlap(result: Splits, guess: Guess) -> None:
-    """Notes rows of given validation and test files whose text is also in train."""
-    train = set(_keys(result.rows["train"], guess))
+    """Notes rows of given validation and test files whose text is also in train; numbers make a difference."""
+    train = set(_keys(result.rows["train"], guess, numbers=True))
     for name in SCORED:
-        count = sum(key in train for key in _keys(result.rows[name], guess))
+        count = sum(key in train for key in _keys(result.rows[name], guess, numbers=True))
         if count:
             total = len(result.rows[name])
             result.notes.append(f"{count:,} of {total:,} {name} rows are also in train: scores on them are too good")
 
 
-def _keys(rows: Rows, guess: Guess) -> Iterator[tuple[str, ...]]:
+def _keys(rows: Rows, guess: Guess, *, numbers: bool = False) -> Iterator[tuple[str, ...]]:
     columns = [rows.column(name) for name in guess.text]
-    yield from (tuple(map(splitting.text_key, texts)) for texts in zip(*columns, strict=True))
+    for texts in zip(*columns, strict=True):
+        yield tuple(splitting.text_key(text, numbers=numbers) for text in texts)
 
 
 # -- strata ----------------------------------------------------------------------------------------------------

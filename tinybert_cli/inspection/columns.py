@@ -226,7 +226,16 @@ def _classes_of(table: _Table, column: Column) -> Guess | None:
     more = ", ..." if column.distinct > LARGEST else ""
     number = "; for a number: --task regression" if column.kind == "number" and column.distinct > 2 else ""
     why = f"'{column.name}' has {column.distinct} classes{number}"
-    return _with_texts(table, "text-classification", column.name, why, f"{counts}{more}")
+    return _with_texts(table, "text-classification", column.name, why, f"{counts}{more}{_other_labels(table, column)}")
+
+
+def _other_labels(table: _Table, chosen: Column) -> str:
+    """The columns with classes that the user may want instead of the chosen one."""
+    others = [column.name for column in _label_candidates(table) if column.is_category and column is not chosen]
+    if table.label or not others:
+        return ""
+    listed = ", ".join(in_quotes(name) for name in others[:LARGEST])
+    return f"; {listed}{', ...' * (len(others) > LARGEST)} {'has' if len(others) == 1 else 'have'} classes, too"
 
 
 def _with_texts(table: _Table, task: str, label: str | list[str], why: str, label_reason: str) -> Guess | None:
