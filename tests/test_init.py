@@ -638,15 +638,23 @@ def test_unnamed_classes_of_a_teacher_are_named_by_its_predictions(teacher: Path
     assert any("LABEL_0 = z, LABEL_1 = a" in line for line in lines)
 
 
-def test_other_labels_than_the_teachers_are_rejected_with_a_mapping_that_works(teacher: Path, data: Path) -> None:
-    model = without_label_names(teacher, names=("negative", "positive"))
+def test_other_labels_than_the_teachers_are_rejected_with_the_mapping_to_complete(teacher: Path, data: Path) -> None:
+    model = without_label_names(teacher, names=("Bad ones", "positive"))
+    rows = [{"text": row["message"], "label": ("bad one", "good")[index % 2]} for index, row in enumerate(tickets())]
     with pytest.raises(InputError) as caught:
-        write_recipe(sentences_file(data), teacher=model)
+        write_recipe(write(Path("a.jsonl"), rows), teacher=model)
     message = str(caught.value)
-    assert "bad, good" in message and "negative, positive" in message
+    assert "bad one, good" in message and "Bad ones, positive" in message
     setting = message.partition("'data.")[2].partition("'")[0]
-    recipe, _ = write_recipe(sentences_file(data), teacher=model, settings=[f"data.{setting}"])
-    assert recipe["data"]["label_names"] == {"bad": "negative", "good": "positive"}
+    assert setting == 'label_names={"bad one": "Bad ones", "good": "?"}'  # no class is guessed by its position
+    complete = {"bad": "Bad ones", "good": "positive"}
+    with pytest.raises(InputError, match="not the classes of the teacher"):
+        write_recipe(
+            sentences_file(data), teacher=model, settings=['data.label_names={"bad": "Bad ones", "good": "?"}']
+        )
+    settings = [f"data.label_names={json.dumps(complete)}"]
+    recipe, _ = write_recipe(sentences_file(data), teacher=model, settings=settings)
+    assert recipe["data"]["label_names"] == complete
 
 
 def test_labels_in_other_case_are_mapped_to_the_teachers(teacher: Path, data: Path) -> None:

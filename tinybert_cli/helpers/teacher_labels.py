@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from tinybert_cli.metrics.comparison import best_class_order, confusion_matrix
 from tinybert_cli.types import NO_LABEL, Rows
 
 CHECKED_ROWS = 200  # that the teacher predicts, to find out which class is which label
+UNKNOWN = "?"  # in a mapping to write, instead of a class that is not known
 CLEARLY = 0.1  # by how much the best order of the classes must beat the majority class
 
 LabelNames = list[str] | dict[str, str]
@@ -44,7 +46,9 @@ def labels_of(teacher: str, task: tasks.PredictionTask, rows: Rows, data: Data) 
         return None, None
     names = models.read_label_names(source)
     data_names = task.label_names(rows, data, model_names=None)
-    if data.label_names is not None:
+    if data.class_names is not None:
+        if names is not None and not {*data.class_names} <= {*names}:
+            raise _different(teacher, names, data.class_names, rows)
         return data.label_names, None
     if names is not None:
         return _named(teacher, names, data_names, rows)
@@ -111,12 +115,18 @@ def _by_prediction(
 
 
 def _different(teacher: str, names: Sequence[str], data_names: Sequence[str], rows: Rows) -> InputError:
-    mapping = dict(zip(data_names, names, strict=False))
+    mapping = example_mapping({label: _likely_class(label, names) for label in data_names})
+    setting = mapping.replace("data.label_names: ", "data.label_names=")
     return InputError(
         f"the labels of the data are not the classes of the teacher\n     data:    {listed(data_names, names)}\n"
         f"     teacher: {listed(names, data_names)}",
         where=f"{rows.origins[0][0]}, {teacher}",
-        hint=f"map every label of the data to a class, for example: '{example_mapping(mapping)}'".replace(
-            "data.label_names: ", "data.label_names="
-        ),
+        hint=f"map every label of the data to a class, in place of each {UNKNOWN}: '{setting}'",
     )
+
+
+def _likely_class(label: str, names: Sequence[str]) -> str:
+    """The class that is written almost like the label; what the user has to fill in if there is none."""
+    by_shape = {shape(name): name for name in names}
+    near = difflib.get_close_matches(shape(label), list(by_shape), n=1, cutoff=0.8)
+    return by_shape[near[0]] if near else UNKNOWN
