@@ -5,7 +5,8 @@
 `path/to/datasets` contains a folder per dataset, with train.jsonl.gz and a validation or test file. The rows for
 training and for the selection of checkpoints come from the training file, the test rows from the other one. `default`
 sets nothing under `training`, `earlier` has the defaults of version 0.1, `tuned` is the setting of GRID that is best on
-the selection rows. Finished stages are skipped. After every model, what was measured goes to
+the selection rows. Some datasets are also scored on other rows of the training file: the test rows of sst2 are
+sentences, its training rows phrases. Finished stages are skipped. After every model, what was measured goes to
 experiments/results/defaults.json, that of another `--seed` beside the first one, and from there into the table of
 docs/experiments.md (`experiments/tables.py`).
 """
@@ -49,10 +50,11 @@ class Subset:
     rows: int
     test_file: str
     data: dict[str, Any] = field(default_factory=dict)
+    held_out: int = 0  # further rows of the training file, which are only scored
 
 
 SUBSETS = {
-    "sst2": Subset("text-classification", "accuracy", 300, "validation", {"text_column_names": "sentence"}),
+    "sst2": Subset("text-classification", "accuracy", 300, "validation", {"text_column_names": "sentence"}, 3000),
     "ag_news": Subset("text-classification", "accuracy", 500, "test"),
     "mrpc": Subset(
         "text-classification", "accuracy", 1000, "validation", {"text_column_names": ["sentence1", "sentence2"]}
@@ -62,7 +64,7 @@ SUBSETS = {
         {"text_column_names": "tokens", "label_column_name": "ner_tags"},
     ),
     "stsb": Subset("regression", "pearson", 2000, "validation", {"text_column_names": ["sentence1", "sentence2"]}),
-    "cola": Subset("text-classification", "accuracy", 3000, "validation", {"text_column_names": "sentence"}),
+    "cola": Subset("text-classification", "accuracy", 3000, "validation", {"text_column_names": "sentence"}, 3000),
 }  # fmt: skip
 
 
@@ -93,13 +95,16 @@ def write_subset(subset: Subset, source: Path, folder: Path) -> dict[str, Any]:
     """The `data` section, for files with the rows of the subset."""
     train, test = (_shuffled(source / f"{name}.jsonl.gz") for name in ("train", subset.test_file))
     parts = {"train": train[: subset.rows], "validation": train[-SELECTION_ROWS:], "test": test[:TEST_ROWS]}
+    if subset.held_out:
+        parts["held-out"] = train[subset.rows : -SELECTION_ROWS][: subset.held_out]
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in parts.items():
         text = "".join(lines)
         file = folder / f"{name}.jsonl"
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")
-    return {**{f"{name}_file": str(folder / f"{name}.jsonl") for name in parts}, "max_seq_length": 64, **subset.data}
+    files = {f"{name}_file": str(folder / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    return {**files, "max_seq_length": 64, **subset.data}
 
 
 def _shuffled(file: Path) -> list[str]:
@@ -134,6 +139,10 @@ def train(subset: Subset, data: dict[str, Any], runs: Path, kind: str, model: st
             target.symlink_to(best.name)
     evaluation = {"models": {"model": str(runs / kind / model)}, "split": "test", "latency": None}
     run("eval", common | evaluation | {"output_dir": str(runs / kind / f"{model}-eval")}, runs)
+    if subset.held_out:
+        held_out = {**data, "test_file": str(Path(data["test_file"]).with_name("held-out.jsonl"))}
+        output = {"output_dir": str(runs / kind / f"{model}-eval-held-out")}
+        run("eval", common | evaluation | {"data": held_out} | output, runs)
 
 
 def candidates(runs: Path, kind: str, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -176,14 +185,40 @@ def result(name: str, runs: Path) -> dict[str, Any]:
                 "steps": trained["steps"],
                 "minutes": trained["train_cpu_seconds"] / 60,
             }
-            seeds = {
-                folder.name.removeprefix("seed-"): numbers(folder / kind / f"{model}-eval")[f"model.{metric}"]
-                for folder in sorted(runs.glob("seed-*"))
-                if (folder / kind / f"{model}-eval" / "manifest.json").exists()
-            }
+            _, *seeds = scores_of_seeds(runs, f"{kind}/{model}-eval", metric).items()
             if seeds:
-                kinds[kind][model]["seeds"] = seeds
+                kinds[kind][model]["seeds"] = dict(seeds)
+            if SUBSETS[name].held_out:
+                kinds[kind][model]["held_out"] = scores_of_seeds(runs, f"{kind}/{model}-eval-held-out", metric)
     return {"rows": SUBSETS[name].rows, "metric": TITLES.get(metric, metric), "kinds": kinds}
+
+
+def scores_of_seeds(runs: Path, evaluation: str, metric: str) -> dict[str, float]:
+    """The score of each seed that is finished."""
+    folders = {str(SEED): runs} | {folder.name.removeprefix("seed-"): folder for folder in sorted(runs.glob("seed-*"))}
+    finished = {seed: folder / evaluation for seed, folder in folders.items()}
+    return {
+        seed: numbers(folder)[f"model.{metric}"]
+        for seed, folder in finished.items()
+        if (folder / "manifest.json").exists()
+    }
+
+
+def held_out_table(results: Mapping[str, Any]) -> Iterator[str]:
+    """One line per dataset and model: the scores on held-out rows of the training file, by seed."""
+    yield "| dataset | rows | model | default | tuned | default - tuned, mean |"
+    yield "|---|---:|---|---:|---:|---:|"
+    for name, dataset in results.items():
+        for model in MODELS:
+            default, tuned = (
+                dataset["kinds"].get(kind, {}).get(model, {}).get("held_out", {}) for kind in ("default", "tuned")
+            )
+            seeds = sorted(default.keys() & tuned.keys())
+            if seeds:
+                cells = ["; ".join(f"{scores[seed]:.3f}" for seed in seeds) for scores in (default, tuned)]
+                difference = sum(default[seed] - tuned[seed] for seed in seeds) / len(seeds)
+                rows = SUBSETS[name].held_out
+                yield f"| {name} | {rows:,} | {model} | {cells[0]} | {cells[1]} | {difference:+.3f} |"
 
 
 def table(results: Mapping[str, Any]) -> Iterator[str]:
