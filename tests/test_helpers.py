@@ -136,6 +136,17 @@ def test_a_copied_recipe_loads_and_has_its_own_output_folders(
             assert Path(config.data.train_file).is_file()
 
 
+@pytest.mark.parametrize("recipe", [None, "demo"])
+def test_init_without_data_says_whose_recipe_it_copies(
+    recipe: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, *_, last = printed = list(shipped_recipes.lines(Path("mine"), "text-classification", recipe=recipe))
+    assert first.startswith("recipe demo, 8 stages" if recipe else "recipe sst2, 8 stages: SST-2")
+    assert any("--data FILE" in line for line in printed) == (recipe is None)
+    assert last == "next: tinybert run mine"
+
+
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
     shipped_recipes.copy(tmp_path / "mine")
     mine = tmp_path / "mine" / "task.yaml"

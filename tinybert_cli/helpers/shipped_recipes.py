@@ -79,8 +79,17 @@ def _extended(known: Mapping[str, Path], name: str) -> list[str]:
 
 
 def lines(folder: Path, task: str, *, recipe: str | None) -> Iterator[str]:
-    """Copies a recipe; yields the files, and the command that runs it."""
-    yield from map(str, copy(folder, task, recipe=recipe))
+    """Copies a recipe; yields its name, the files, and the command that runs it.
+
+    Args:
+        recipe: its name; None: the one of the task, and a line that says how a recipe for other data is made.
+    """
+    name = _recipe_of(task) if recipe is None else recipe
+    written = copy(folder, task, recipe=name)
+    yield f"recipe {name}, {descriptions()[name]}"
+    yield from map(str, written)
+    if recipe is None:
+        yield "a recipe for your own data: tinybert init NEW_FOLDER --data FILE"
     yield f"next: tinybert run {shell_word(str(folder))}"
 
 
