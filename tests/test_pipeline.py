@@ -246,16 +246,16 @@ def test_a_label_dataset_has_the_right_number_of_logits_per_row(cascade: Cascade
 
 def test_interrupted_labelling_resumes_after_the_last_shard(cascade: Cascade, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labelling, "ROWS_PER_SHARD", 50)
-    written = artifacts.Output.put
-    shards: list[int] = []
+    publish = artifacts.Output.publish
+    groups: list[int] = []
 
-    def put(self: artifacts.Output, write: Any) -> None:
-        written(self, write)
-        shards.append(1)
-        if len(shards) == 1:
+    def publish_one(self: artifacts.Output, folder: Path, files: Any) -> None:
+        publish(self, folder, files)
+        groups.append(1)
+        if len(groups) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifacts.Output, "put", put)
+    monkeypatch.setattr(artifacts.Output, "publish", publish_one)
     with pytest.raises(KeyboardInterrupt):
         cascade.stage("gen-soft-labels", "stopped", teacher=cascade.folder / "teacher")
     rows = cascade.stage("gen-soft-labels", "stopped", teacher=cascade.folder / "teacher")
