@@ -204,6 +204,17 @@ def scores_of_seeds(runs: Path, evaluation: str, metric: str) -> dict[str, float
     }
 
 
+def earlier_table(results: Mapping[str, Any]) -> Iterator[str]:
+    """One line per model of sst2: the defaults of version 0.1 and of this one."""
+    yield "| model | defaults | steps | CPU minutes | accuracy (95 %) |"
+    yield "|---|---|---:|---:|---:|"
+    for model in MODELS:
+        for kind, title in (("earlier", "version 0.1"), ("default", "`auto`")):
+            measured = results["sst2"]["kinds"][kind][model]
+            score = f"{measured['score']:.3f} ({measured['low']:.3f}-{measured['high']:.3f})"
+            yield f"| {model} | {title} | {measured['steps']} | {measured['minutes']:.1f} | {score} |"
+
+
 def held_out_table(results: Mapping[str, Any]) -> Iterator[str]:
     """One line per dataset and model: the scores on held-out rows of the training file, by seed."""
     yield "| dataset | rows | model | default | tuned | default - tuned, mean |"

@@ -168,6 +168,7 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "int8-agreement": (int8_table.agreement, "int8.json"),
     "int8-size": (int8_table.sizes, "int8.json"),
     "defaults": (defaults.table, "defaults.json"),
+    "defaults-sst2": (defaults.earlier_table, "defaults.json"),
     "defaults-held-out": (defaults.held_out_table, "defaults.json"),
     "cascade": (cascade.table, "cascade.json"),
     "layer-mappings": (layer_mappings.table, "layer_mappings.json"),

@@ -115,13 +115,14 @@ def _by_prediction(
 
 
 def _different(teacher: str, names: Sequence[str], data_names: Sequence[str], rows: Rows) -> InputError:
-    mapping = example_mapping({label: _likely_class(label, names) for label in data_names})
-    setting = mapping.replace("data.label_names: ", "data.label_names=")
+    mapping = {label: _likely_class(label, names) for label in data_names}
+    setting = example_mapping(mapping).replace("data.label_names: ", "data.label_names=")
+    what = f"replace each {UNKNOWN} by a class of the teacher" if UNKNOWN in mapping.values() else "check this mapping"
     return InputError(
         f"the labels of the data are not the classes of the teacher\n     data:    {listed(data_names, names)}\n"
         f"     teacher: {listed(names, data_names)}",
         where=f"{rows.origins[0][0]}, {teacher}",
-        hint=f"map every label of the data to a class, in place of each {UNKNOWN}: '{setting}'",
+        hint=f"{what}, then add it to the command: '{setting}'",
     )
 
 

@@ -59,7 +59,9 @@ def add_to_page(folder: Path) -> bool:
         return False
     manifest = artifacts.read_manifest(folder)
     events = {event["model"]: event for event in artifacts.read_rows(folder, "model")}
-    reference = next(name for name, event in events.items() if event["is_reference"])
+    reference = next((name for name, event in events.items() if event.get("is_reference")), None)
+    if reference is None:  # of a version that did not log it
+        return False
     metric = events[reference]["metric"]
     exports = beside(folder, events, checksums(manifest["inputs"]), metric=metric, reference=reference)
     if not exports:
