@@ -88,7 +88,13 @@ def check_family(source: Source) -> None:
 
 
 def new_translation_model(
-    setting: settings.Model, tokenizer: TranslationTokenizer, *, positions: int, dropout: float | None, seed: int
+    setting: settings.Model,
+    tokenizer: TranslationTokenizer,
+    *,
+    positions: int,
+    dropout: float | None,
+    seed: int,
+    attention: str = "sdpa",
 ) -> PreTrainedModel:
     """A Marian model with random weights; one embedding table for encoder, decoder and output.
 
@@ -125,6 +131,7 @@ def new_translation_model(
         bos_token_id=None,
         decoder_start_token_id=tokenizer.start,
         forced_eos_token_id=None,
+        attn_implementation=attention,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

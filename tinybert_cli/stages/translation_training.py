@@ -256,10 +256,12 @@ def _build(
     """The model, and the layers of encoder and decoder that were copied, counted from 1."""
     config = run.config
     longest = max(config.data.max_seq_length, config.data.max_target_length)
-    if source is None:
-        new = models.new_translation_model(setting, tokenizer, positions=longest, dropout=dropout, seed=config.seed)
-        return new, ([], [])
     attention = loops.fastest_attention(run.accelerator.device.type, longest)
+    if source is None:
+        new = models.new_translation_model(
+            setting, tokenizer, positions=longest, dropout=dropout, seed=config.seed, attention=attention
+        )
+        return new, ([], [])
     base = models.load_translation_model(source, dropout=dropout, attention=attention)
     student, copies = models.translation_student(setting, config.layer_mapping, base, seed=config.seed)
     return student, (copies["encoder"], copies["decoder"])
