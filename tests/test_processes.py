@@ -261,6 +261,39 @@ def test_killed_process_is_named_by_the_other_which_ends_with_code_1(
 
 
 @pytest.mark.slow
+def test_sigterm_to_the_launcher_saves_on_all_ranks_and_the_same_command_resumes(
+    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+) -> None:
+    settings = SMALL_RUN | {"training__max_steps": 40, "training__save_steps": 1000, "training__logging_steps": 1}
+
+    def distill(output: str) -> Stage:
+        return configs("distill", output, label_dataset=teacher_labels, student=str(teacher), **settings)
+
+    process = launch("distill", distill("out"), tmp_path)
+    folder, end = tmp_path / "out", time.monotonic() + 300
+    while not ((folder / "log.jsonl").exists() and '"train"' in (folder / "log.jsonl").read_text()):
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
+        time.sleep(0.02)
+    process.terminate()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode != 0 and re.search(r"interrupted at step \d+ of 40; a checkpoint is saved", stderr), (
+        stderr
+    )
+    (checkpoint,) = (folder / "checkpoints").glob("step-*")
+    assert len(list(checkpoint.glob("random_states_*"))) == 2
+
+    for output in ("out", "whole"):
+        process = launch("distill", distill(output), tmp_path)
+        _, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0, stderr
+    steps = [row["step"] for row in artifacts.read_rows(folder, "train")]
+    assert steps == list(range(1, 41))
+    weights = [load_file(tmp_path / output / "model.safetensors") for output in ("out", "whole")]
+    for name, values in weights[1].items():
+        np.testing.assert_array_equal(weights[0][name], values, err_msg=name)
+
+
+@pytest.mark.slow
 def test_locked_folder_is_refused_in_every_process(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
