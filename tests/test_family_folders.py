@@ -15,10 +15,13 @@ from conftest import GOOD, make_config, run, sentences, write_sentences
 from family_folders import FOLDERS, write_family_folder
 
 from tinybert_cli import models
+from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.formats.int8 import parts_of_onnx, prepare_int8, quantize_onnx
 from tinybert_cli.formats.onnx import OnnxSession, write_onnx
 from tinybert_cli.helpers import predict
+from tinybert_cli.tasks.encoding import encode_texts
+from tinybert_cli.types import Rows
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24,
@@ -65,6 +68,25 @@ def exported(finetuned: Finetuned, tmp_path_factory: pytest.TempPathFactory) -> 
         return folder / "onnx" / "model.onnx"
 
     return make
+
+
+@every_family
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_encoding_is_that_of_the_tokenizer(name: str, side: str, tmp_path: Path) -> None:
+    """Of texts and pairs, cut and not, with odd characters and with the names of special tokens in the text."""
+    write_family_folder(name, tmp_path, TEXTS, vocabulary=300, **SIZES)
+    tokenizer = models.load_tokenizer(models.locate(str(tmp_path)))
+    tokenizer.truncation_side = side
+    specials = " ".join(tokenizer.all_special_tokens)
+    texts = [*TEXTS[:25], "", "  ", "a\n\tb", "naïve ﬁne 中文 🙂\u200b", f"one {specials} two", "word " * 40]
+    rows = Rows({"one": texts, "two": texts[::-1]}, (("rows.csv", len(texts)),))
+    for columns in (["one"], ["one", "two"]):
+        encoded = encode_texts(rows, Data(text_column_names=columns, max_seq_length=16), tokenizer)
+        expected = tokenizer(*(rows.column(column) for column in columns), truncation=True, max_length=16)
+        for field, (values, _) in encoded.tokens.items():
+            assert values.tolist() == [value for row in expected[field] for value in row], field
+        assert np.diff(encoded.offsets).tolist() == list(map(len, expected["input_ids"]))
+        assert encoded.truncated == sum(bool(encoding.overflowing) for encoding in expected.encodings)
 
 
 def longest(folder: Path) -> int:
