@@ -1,6 +1,6 @@
 """A translation model of transformers as a `Translator`: `generate` with every setting explicit.
 
-Shapes: B rows, K translations of each, U target tokens, V tokens of the vocabulary.
+Shapes: B rows, K translations of each, T source tokens, U target tokens, V tokens of the vocabulary, H hidden size.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tinybert_cli.types import Array, Hypothesis, Search, best_first, padded
 
@@ -39,16 +40,21 @@ class TorchTranslator:
 
     def translate(self, sources: Sequence[Sequence[int]], search: Search) -> list[list[Hypothesis]]:
         batch = self._padded(sources)
-        limits = [search.limit(len(source)) for source in sources]
+        mask, limits = batch["attention_mask"], [search.limit(len(source)) for source in sources]
         begin = torch.full((len(sources), 1), self.start, device=self.model.device)
         self.model.eval()
         with torch.no_grad(), _without_settings(self.model):
+            states = self.model.get_encoder()(**batch)[0]  # (B, T, H)
             sequences = self.model.generate(
-                **batch, decoder_input_ids=begin, generation_config=self._settings(search, max(limits))
+                attention_mask=mask,
+                encoder_outputs=_encoder_outputs(states),
+                decoder_input_ids=begin,
+                generation_config=self._settings(search, max(limits)),
+                **({"past_key_values": _cache_of_beams()} if search.beams > 1 else {}),
             )
             keep, first = search.keep, 1 + len(self.prefix)
             targets = [self._target(ids[first:], limits[index // keep]) for index, ids in enumerate(sequences.tolist())]
-            scores = self._scores(batch, targets, search)
+            scores = self._scores(states, mask, targets, search)
         hypotheses = [
             Hypothesis(tuple(ids), score, finished) for (ids, finished), score in zip(targets, scores, strict=True)
         ]
@@ -78,7 +84,7 @@ class TorchTranslator:
         return ids[: min(length, limit)], self.end in ids and length < limit
 
     def _scores(
-        self, batch: dict[str, torch.Tensor], targets: list[tuple[list[int], bool]], search: Search
+        self, states: Tensor, mask: Tensor, targets: list[tuple[list[int], bool]], search: Search
     ) -> list[float]:
         """Of each translation the log-probability divided by its length, the end included, to the penalty."""
         longest = max(len(ids) for ids, _ in targets) + 2 + len(self.prefix)
@@ -88,12 +94,21 @@ class TorchTranslator:
             rows = [index // search.keep for index in range(begin, min(begin + step, len(targets)))]
             labels = [[*ids, *([self.end] if finished else [])] for ids, finished in targets[begin : begin + step]]
             inputs = self._padded([[self.start, *self.prefix, *label[:-1]] for label in labels])["input_ids"]
-            sources = {name: values[rows] for name, values in batch.items()}
-            logits = self.model(**sources, decoder_input_ids=inputs, use_cache=False).logits  # (B, U, V)
-            log_probabilities = logits[:, len(self.prefix) :].float().log_softmax(-1)
+            logits = (
+                self.model(
+                    encoder_outputs=_encoder_outputs(states[rows]),
+                    attention_mask=mask[rows],
+                    decoder_input_ids=inputs,
+                    use_cache=False,
+                )
+                .logits[:, len(self.prefix) :]
+                .float()
+            )  # (B, U, V)
+            normalizers = logits.logsumexp(-1)
             for row, label in enumerate(labels):
                 chosen = torch.tensor(label, dtype=torch.int64, device=logits.device)
-                total = log_probabilities[row, torch.arange(len(label), device=logits.device), chosen].sum()
+                steps = torch.arange(len(label), device=logits.device)
+                total = (logits[row, steps, chosen] - normalizers[row, steps]).sum()
                 scores.append(float(total) / max(1, len(label)) ** search.length_penalty)
         return scores
 
@@ -107,6 +122,27 @@ class TorchTranslator:
 def torch_translator(model: Any, tokenizer: TranslationTokenizer) -> TorchTranslator:
     """The model with the start, end and padding of its tokenizer."""
     return TorchTranslator(model, tokenizer.start, tokenizer.end, tokenizer.padding, tokenizer.prefix)
+
+
+def _encoder_outputs(states: Tensor) -> Any:
+    """A new object each time: `generate` repeats the states in it for the beams."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    return BaseModelOutput(last_hidden_state=states)
+
+
+def _cache_of_beams() -> Any:
+    """A cache that leaves keys and values of the source as they are when the beams of a row are reordered.
+
+    All beams of a row have the same source.
+    """
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    class CacheOfBeams(EncoderDecoderCache):  # type: ignore[misc]  # transformers has no types here
+        def reorder_cache(self, beam_idx: Tensor) -> None:
+            self.self_attention_cache.reorder_cache(beam_idx)
+
+    return CacheOfBeams(DynamicCache(), DynamicCache())
 
 
 @contextmanager
