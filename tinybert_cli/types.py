@@ -103,12 +103,18 @@ class Layout:
         spans = None if self.token_spans is None else self.token_spans[concatenated_ranges(self.row_offsets, rows)]
         return Layout(np.concatenate([[0], np.cumsum(counts)]), spans)
 
+    def part(self, begin: int, end: int) -> Layout:
+        """Of the rows from `begin` to `end`."""
+        first, last = self.row_offsets[[begin, end]]
+        spans = None if self.token_spans is None else self.token_spans[first:last]
+        return Layout(self.row_offsets[begin : end + 1] - first, spans)
+
 
 @dataclass(frozen=True)
 class Encoded:
     """Tokenized rows, unpadded, in flat arrays.
 
-    Most tasks cut a long row and make one prediction per row: W = N = P, and the last three fields are None.
+    Most tasks cut a long row and make one prediction per row: W = N = P, and the optional fields are None.
     """
 
     tokens: Mapping[str, tuple[Array, int]]  # name → all values, concatenated (ΣT,), and the value of padding
@@ -118,18 +124,37 @@ class Encoded:
     positions: Array | None = None  # (P,) the token of its window that is read; with `decoder`, of its target
     window_offsets: Array | None = None  # (W + 1,) where the predictions of each window begin
     layout: Layout | None = None  # which predictions each row has
+    row_windows: Array | None = None  # (N + 1,) where the windows of each row begin, with `layout`
     decoder: tuple[Array, int] | None = None  # decoder_input_ids (P,) of known targets, and the value of padding
     labels: Array | None = None  # (P,) the target tokens, one step ahead of `decoder`
     rows: Array | None = None  # (W,) the row of each window, if some rows are left out; None: all, in their order
 
     def part(self, begin: int, end: int) -> Encoded | None:
-        """The rows from `begin` to `end`, without their warnings; None if a row may have several windows."""
-        several = (self.positions, self.window_offsets, self.layout, self.decoder, self.labels, self.rows)
-        if any(field is not None for field in several):
+        """The rows from `begin` to `end`, without their warnings; None if it is unknown which tokens are theirs."""
+        of_pairs = (self.decoder, self.labels, self.rows)
+        of_several = (self.layout, self.window_offsets, self.positions, self.row_windows)
+        if all(field is None for field in (*of_pairs, *of_several)):
+            return Encoded(*self._windows(begin, end), truncated=0, empty=[])
+        if any(field is not None for field in of_pairs):
             return None
+        if self.layout is None or self.window_offsets is None or self.positions is None or self.row_windows is None:
+            return None
+        windows, (first, last) = self.row_windows[[begin, end]], self.layout.row_offsets[[begin, end]]
+        return Encoded(
+            *self._windows(*windows),
+            truncated=0,
+            empty=[],
+            positions=self.positions[first:last],
+            window_offsets=self.window_offsets[windows[0] : windows[1] + 1] - first,
+            layout=self.layout.part(begin, end),
+            row_windows=self.row_windows[begin : end + 1] - windows[0],
+        )
+
+    def _windows(self, begin: int, end: int) -> tuple[dict[str, tuple[Array, int]], Array]:
+        """`tokens` and `offsets` of these windows."""
         first, last = int(self.offsets[begin]), int(self.offsets[end])
         tokens = {name: (values[first:last], padding) for name, (values, padding) in self.tokens.items()}
-        return Encoded(tokens, self.offsets[begin : end + 1] - first, truncated=0, empty=[])
+        return tokens, self.offsets[begin : end + 1] - first
 
 
 @dataclass(frozen=True)

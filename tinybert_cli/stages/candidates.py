@@ -77,16 +77,8 @@ def predictions_of(
 
 def row_lengths(encoded: Encoded) -> Array:
     """Tokens of each row (N,), whatever windows it is split into."""
-    lengths = np.diff(encoded.offsets)
-    if encoded.layout is None or encoded.window_offsets is None:
-        return lengths
-    row_offsets, count = encoded.layout.row_offsets, len(encoded.layout.row_offsets) - 1
-    row_of_window = np.searchsorted(row_offsets, encoded.window_offsets[:-1], side="right") - 1
-    offsets = (row_offsets, encoded.window_offsets)
-    empty_rows, empty_windows = (np.flatnonzero(np.diff(values) == 0) for values in offsets)  # without predictions
-    if len(empty_rows) == len(empty_windows):  # else some windows of longer rows are empty, too
-        row_of_window[empty_windows] = empty_rows
-    return np.bincount(row_of_window.clip(max=count - 1), weights=lengths, minlength=count)
+    offsets = encoded.offsets if encoded.row_windows is None else encoded.offsets[encoded.row_windows]
+    return np.diff(offsets)
 
 
 def costs_of(candidates: Mapping[str, Candidate], latency: Latency) -> dict[str, dict[str, float]]:

@@ -61,8 +61,7 @@ class Labeller:
     def encode(self, split: str) -> Encoded:
         """All rows of a split as tokens of the first teacher, of which `label` then takes those that it needs."""
         encoded = self.task.encode(self.splits[split], self.config.data, self.teachers[0].torch_tokenizer)
-        if encoded.part(0, 0) is not None:
-            self.encoded[split] = encoded
+        self.encoded[split] = encoded
         return encoded
 
     def label(

@@ -26,6 +26,7 @@ class ContextWindows:
         self.positions = GrowingArray(np.int32)  # of each token in its window
         self.spans = GrowingArray(np.int32)  # (T, 3) of each window
         self.row_counts = GrowingArray(np.int64)  # tokens of each row
+        self.windows_of_rows = GrowingArray(np.int64)
 
     def add(self, questions: Sequence[str], contexts: Sequence[str], data: Data) -> None:
         room = data.max_seq_length // 2 - self.tokenizer.num_special_tokens_to_add(pair=True)
@@ -37,6 +38,7 @@ class ContextWindows:
         lengths = self.tokens.append(encoded)
         self.positions.append(np.concatenate([np.arange(length) for length in lengths]))
         row_of_window = np.asarray(encoded["overflow_to_sample_mapping"])
+        self.windows_of_rows.append(np.bincount(row_of_window, minlength=len(contexts)))
         spans_of_rows: list[Array] = []
         for row, context in enumerate(contexts):
             windows = [
@@ -57,6 +59,7 @@ class ContextWindows:
             positions=self.positions.finish(),
             window_offsets=offsets,
             layout=Layout(starts(self.row_counts.finish()), self.spans.finish().reshape(-1, 3)),
+            row_windows=starts(self.windows_of_rows.finish()),
         )
 
 

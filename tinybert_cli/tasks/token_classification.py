@@ -75,23 +75,27 @@ class TokenClassification(PredictionTask):
         room = data.max_seq_length - len(before) - len(after)
         arrays, positions = TokenArrays(tokenizer), GrowingArray(np.int32)
         window_counts, row_counts = GrowingArray(np.int64), GrowingArray(np.int64)
+        windows_of_rows = GrowingArray(np.int64)
         for begin in range(0, len(lists), _CHUNK):
             chunk = lists[begin : begin + _CHUNK]
             ids: list[Array] = []  # of the windows of this chunk
             read: list[Array] = []  # ... and the positions that are read
+            windows: list[int] = []  # of each row, how many
             encoded = tokenizer(
                 [" ".join(words) for words in chunk], add_special_tokens=False, return_offsets_mapping=True,
                 return_attention_mask=False, return_token_type_ids=False, verbose=False,
             )  # fmt: skip
             for words, tokens, characters in zip(chunk, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-                first = _first_tokens(_joined_spans(words), characters)
+                first, before_row = _first_tokens(_joined_spans(words), characters), len(read)
                 for start, end, selected in _windows(first, len(tokens), room, data.doc_stride):
                     ids.append(np.concatenate([before, np.asarray(tokens[start:end], dtype=np.int32), after]))
                     read.append(len(before) + first[selected] - start)
+                windows.append(len(read) - before_row)
             arrays.append_texts(ids)
             positions.append(np.concatenate(read))
             window_counts.append(list(map(len, read)))
             row_counts.append(list(map(len, chunk)))
+            windows_of_rows.append(windows)
         inputs, offsets = arrays.finish()
         words_of_rows = row_counts.finish()
         return Encoded(
@@ -102,6 +106,7 @@ class TokenClassification(PredictionTask):
             positions=positions.finish(),
             window_offsets=starts(window_counts.finish()),
             layout=Layout(starts(words_of_rows)),
+            row_windows=starts(windows_of_rows.finish()),
         )
 
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
