@@ -39,7 +39,6 @@ DISTILLED = {"student": "student-plain", "student2": "student2-plain"}  # → th
 MODELS = (*DISTILLED, *DISTILLED.values())
 PARTS = ("teacher", *MODELS, "scores", "ablation")
 RESAMPLES = 1000
-UPDATES = 3576  # of the recipe's student, and of each student of the ablation
 HARD = "{hard_labels: {weight: 1.0, label_smoothing: 0.1}}"
 WORDS = "{hard_labels: {weight: 1.0, label_smoothing: 0.1}, soft_labels: 1.0}"
 STATES = (
@@ -142,16 +141,17 @@ class Runs:
     def arm(self, name: str) -> Path:
         """A student of the ablation; that of the recipe is its own."""
         arm = ARMS[name]
+        self.train("student", FIRST_SEED)
         if name == "both-words":
-            self.train("student", FIRST_SEED)
             return self.folder("student")
+        updates = int(read_metrics(self.folder("student"))["steps"])
         labels = self.folder(arm.labels)
         if arm.labels != "teacher-labels":
             self.stage("gen-soft-labels", "2-teacher-labels.yaml", labels, "search.keep=1", "search.select=score",
                        "top_k=null")  # fmt: skip
         more = [f"teacher={self.folder('teacher')}"] if "teacher" in arm.settings else []
         return self.stage("distill", "3-student.yaml", self.folder(f"ablation-{name}"), f"label_dataset={labels}",
-                          f"targets={arm.targets}", f"losses={arm.losses}", f"training.max_steps={UPDATES}",
+                          f"targets={arm.targets}", f"losses={arm.losses}", f"training.max_steps={updates}",
                           *more)  # fmt: skip
 
     def scores(self, seed: int) -> dict[str, Any]:
@@ -192,8 +192,7 @@ class Runs:
             "eval", "8-eval.yaml", self.folder(name, seed), f"models={{{listed}}}", f"reference={reference}",
             f"split={split}", f"search.beams={beams}", *([] if latency else ["latency=null"]),
         )  # fmt: skip
-        content: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return content
+        return read_metrics(folder)
 
     def difference(self, evaluation: Path, model: str, other: str) -> dict[str, float]:
         """BLEU of a model minus that of another one on the same rows, its 95 % interval and p-value."""
@@ -222,13 +221,13 @@ class Runs:
     @cached_property
     def metric(self) -> Any:
         """BLEU and chrF2++ on the test rows."""
-        from tinybert_cli import data, tasks
+        from tinybert_cli import data
         from tinybert_cli.config import Data
+        from tinybert_cli.tasks.translation import Translation
 
         settings = Data(dataset_name=str(self.data), test_split_name=TEST, text_column_names="en",
                         label_column_name="de")  # fmt: skip
-        task = tasks.TASKS["translation"]
-        return task.generation_metric(data.read(settings, "test"), settings)
+        return Translation().generation_metric(data.read(settings, "test"), settings)
 
 
 def measured(evaluated: Mapping[str, Any], model: str) -> dict[str, float]:
@@ -240,8 +239,12 @@ def measured(evaluated: Mapping[str, Any], model: str) -> dict[str, float]:
 
 def cpu_minutes(folder: Path) -> float:
     """CPU time of the training."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return float(metrics["train_cpu_seconds"]) / 60
+    return float(read_metrics(folder)["train_cpu_seconds"]) / 60
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return content
 
 
 def signatures(evaluation: Path) -> dict[str, Any]:
