@@ -148,7 +148,7 @@ class Runs:
         labels = self.folder(arm.labels)
         if arm.labels != "teacher-labels":
             self.stage("gen-soft-labels", "2-teacher-labels.yaml", labels, "search.keep=1", "search.select=score",
-                       "top_k=null")  # fmt: skip
+                       "top_k=0")  # fmt: skip
         more = [f"teacher={self.folder('teacher')}"] if "teacher" in arm.settings else []
         return self.stage("distill", "3-student.yaml", self.folder(f"ablation-{name}"), f"label_dataset={labels}",
                           f"targets={arm.targets}", f"losses={arm.losses}", f"training.max_steps={updates}",
