@@ -11,10 +11,10 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.scratch_files import GrowingArray
+from tinybert_cli.tasks.tokenizer_file import cut_encodings
 from tinybert_cli.types import Array, Encoded, Layout, Rows
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 _CHUNK = 1000  # rows that are tokenized in one call
@@ -77,27 +77,12 @@ def encode_texts(rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> 
     arrays, truncated, empty = TokenArrays(tokenizer), 0, []
     for begin in range(0, len(rows), _CHUNK):
         part = [column[begin : begin + _CHUNK] for column in texts]
-        encodings = _cut_encodings(tokenizer, part, data.max_seq_length)
+        encodings = cut_encodings(tokenizer, part, data.max_seq_length)
         arrays.append({name: [getattr(one, field) for one in encodings] for name, field in _FIELDS.items()})
         truncated += sum(bool(one.overflowing) for one in encodings)
         empty += [begin + row for row, texts_of_row in enumerate(zip(*part, strict=True)) if _are_blank(texts_of_row)]
     tokens, offsets = arrays.finish()
     return Encoded(tokens, offsets, truncated, empty)
-
-
-def _cut_encodings(
-    tokenizer: PreTrainedTokenizerBase, columns: Sequence[Sequence[str]], max_length: int
-) -> Sequence[Encoding]:
-    """What `tokenizer(*columns, truncation=True)` computes, without its lists: they take half of the time."""
-    from transformers.tokenization_utils_base import TruncationStrategy
-    from transformers.utils import PaddingStrategy
-
-    longest_first, unpadded = TruncationStrategy.LONGEST_FIRST, PaddingStrategy.DO_NOT_PAD
-    tokenizer.set_truncation_and_padding(unpadded, longest_first, max_length, 0, None, None)
-    tokenizer.backend_tokenizer.encode_special_tokens = tokenizer.split_special_tokens
-    texts = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-    encodings: Sequence[Encoding] = tokenizer.backend_tokenizer.encode_batch_fast(texts)
-    return encodings
 
 
 def _are_blank(texts: Iterable[str]) -> bool:

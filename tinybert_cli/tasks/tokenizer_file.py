@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,38 @@ class TokenizerFile:
             [index for index, row in enumerate(windows) for _ in row],
         )
 
+    def cut_encodings(self, columns: Sequence[Sequence[str]], max_length: int) -> Sequence[Encoding]:
+        """Texts, or pairs from two columns, cut to `max_length` tokens; without offsets."""
+        backend = self.backend_tokenizer
+        with self._lock:
+            backend.no_padding()
+            backend.enable_truncation(max_length, strategy="longest_first", direction=self.truncation_side)
+            encodings: Sequence[Encoding] = backend.encode_batch_fast(_inputs(columns))
+        return encodings
+
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         return int(self.backend_tokenizer.num_special_tokens_to_add(pair))
+
+
+def cut_encodings(
+    tokenizer: PreTrainedTokenizerBase | TokenizerFile, columns: Sequence[Sequence[str]], max_length: int
+) -> Sequence[Encoding]:
+    """What `tokenizer(*columns, truncation=True)` computes, without its lists: they take half of the time."""
+    if isinstance(tokenizer, TokenizerFile):
+        return tokenizer.cut_encodings(columns, max_length)
+    from transformers.tokenization_utils_base import TruncationStrategy
+    from transformers.utils import PaddingStrategy
+
+    longest_first, unpadded = TruncationStrategy.LONGEST_FIRST, PaddingStrategy.DO_NOT_PAD
+    tokenizer.set_truncation_and_padding(unpadded, longest_first, max_length, 0, None, None)
+    tokenizer.backend_tokenizer.encode_special_tokens = tokenizer.split_special_tokens
+    encodings: Sequence[Encoding] = tokenizer.backend_tokenizer.encode_batch_fast(_inputs(columns))
+    return encodings
+
+
+def _inputs(columns: Sequence[Sequence[str]]) -> Sequence[Any]:
+    """Texts, or pairs, as a backend tokenizer takes them."""
+    return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
 @dataclass(frozen=True)
