@@ -157,8 +157,8 @@ class Runs:
     def scores(self, seed: int) -> dict[str, Any]:
         """All models of a seed on the test rows, and the distilled ones minus the plain ones."""
         models = {"teacher": self.folder("teacher"), **{name: self.folder(name, seed) for name in MODELS}}
-        evaluated = self.evaluate("eval", seed, "test", 4, models, latency=False)
-        greedy = self.evaluate("eval-greedy", seed, "test", 1, models, latency=False)
+        evaluated = self.evaluate("eval", seed, "test", 4, models)
+        greedy = self.evaluate("eval-greedy", seed, "test", 1, models)
         return {
             "models": {name: measured(evaluated, name) | {"greedy bleu": greedy[f"{name}.bleu"]} for name in models},
             "minutes": {name: cpu_minutes(folder) for name, folder in models.items()},
@@ -170,8 +170,8 @@ class Runs:
 
     def ablation(self) -> dict[str, Any]:
         models = {name: self.arm(name) for name in ARMS}
-        validation = self.evaluate("ablation-validation", FIRST_SEED, "validation", 4, models, latency=False)
-        test = self.evaluate("ablation-test", FIRST_SEED, "test", 4, models, latency=False)
+        validation = self.evaluate("ablation-validation", FIRST_SEED, "validation", 4, models)
+        test = self.evaluate("ablation-test", FIRST_SEED, "test", 4, models)
         return {
             name: {
                 "learns": ARMS[name].learns, "validation": measured(validation, name), "test": measured(test, name),
@@ -183,14 +183,13 @@ class Runs:
             for name, folder in models.items()
         }  # fmt: skip
 
-    def evaluate(
-        self, name: str, seed: int, split: str, beams: int, models: Mapping[str, Path], *, latency: bool
-    ) -> dict[str, Any]:
+    def evaluate(self, name: str, seed: int, split: str, beams: int, models: Mapping[str, Path]) -> dict[str, Any]:
+        """Scores models side by side, without latencies; the first one is the reference."""
         listed = ", ".join(f"{model}: {folder}" for model, folder in models.items())
         reference = next(iter(models))
         folder = self.stage(
             "eval", "8-eval.yaml", self.folder(name, seed), f"models={{{listed}}}", f"reference={reference}",
-            f"split={split}", f"search.beams={beams}", *([] if latency else ["latency=null"]),
+            f"split={split}", f"search.beams={beams}", "latency=null",
         )  # fmt: skip
         return read_metrics(folder)
 

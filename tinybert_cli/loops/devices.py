@@ -65,8 +65,8 @@ def to_bf16_if_faster(model: torch.nn.Module, requested: str, *, float32_family:
 def fastest_attention(device: str, max_seq_length: int) -> str:
     """The fastest attention implementation for training: `eager` for short text on a CPU, else `sdpa`.
 
-    On a CPU, sdpa with dropout falls back to a slower path, and its gradient in bf16 takes 10 times as long as that
-    of eager for 16 to 32 tokens, 3 to 5 times for 64 to 128 (`benchmarks/attention.py`).
+    On a CPU, sdpa with dropout falls back to a slower path. Without dropout it takes 7 to 11 times as long as eager in
+    bf16 for 16 to 24 tokens, and 3 to 4 times for 64 to 128, forward and backward (`benchmarks/attention.py`).
     """
     return "eager" if device == "cpu" and max_seq_length <= SHORT else "sdpa"
 
