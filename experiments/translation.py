@@ -19,17 +19,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import recipe_stages
 import result_files
+from recipe_stages import cpu_minutes, read_metrics
 
 RECIPE = Path(__file__).parents[1] / "configs" / "multi30k"
 RESULTS = "multi30k.json"
@@ -110,16 +109,8 @@ class Runs:
 
     def stage(self, command: str, config: str, folder: Path, *settings: str) -> Path:
         """Runs a command with a file of the recipe, unless its folder is finished."""
-        if not (folder / "manifest.json").exists():
-            words = [command, str(RECIPE / config), f"output_dir={folder}", *settings, "--quiet"]
-            environment = {
-                **os.environ, "RUNS": str(self.root), "MULTI30K_DATA": str(self.data), "MULTI30K_TEST": TEST,
-            }  # fmt: skip
-            done = subprocess.run([sys.executable, "-m", "tinybert_cli", *words], env=environment)
-            if done.returncode:
-                sys.exit(done.returncode)
-            print(folder, flush=True)
-        return folder
+        variables = {"RUNS": str(self.root), "MULTI30K_DATA": str(self.data), "MULTI30K_TEST": TEST}
+        return recipe_stages.run(command, RECIPE / config, folder, list(settings), variables)
 
     def teacher(self) -> None:
         self.stage("finetune", "1-teacher.yaml", self.folder("teacher"))
@@ -234,16 +225,6 @@ def measured(evaluated: Mapping[str, Any], model: str) -> dict[str, float]:
     names = ("bleu", "bleu_low", "bleu_high", "chrf", "retention", "agreement", "same", "length_ratio", "bytes",
              "parameters")  # fmt: skip
     return {name: evaluated[f"{model}.{name}"] for name in names if f"{model}.{name}" in evaluated}
-
-
-def cpu_minutes(folder: Path) -> float:
-    """CPU time of the training."""
-    return float(read_metrics(folder)["train_cpu_seconds"]) / 60
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return content
 
 
 def signatures(evaluation: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
+import recipe_stages
 import translation
 
 from tinybert_cli import configuration
@@ -43,7 +44,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(translation.subprocess, "run", recorder)
+    monkeypatch.setattr(recipe_stages.subprocess, "run", recorder)
     return recorder
 
 

@@ -1,0 +1,289 @@
+"""Chooses the settings of the recipe sst2-minilm on held-out training sentences, and reports the recipe.
+
+    python experiments/sst2.py path/to/sst2 [--runs FOLDER] [--seeds SEED,...] [PART]...
+
+`path/to/sst2` contains train.jsonl.gz and validation.jsonl.gz with the columns sentence and label. The parts, in order:
+
+- `students`, `students2`: trains each candidate on a part of the training rows and scores its last checkpoint on the
+  sentences set aside. Students2 start from the student that is best in the mean of the recorded seeds.
+- `report`: the recipe as it is in configs/sst2-minilm, on all training rows, and its scores on the validation rows,
+  which choose nothing.
+
+A training row is a sentence or a phrase of one. Phrases of a sentence set aside would tell its label, so they are left
+out of training. Finished stages are skipped. What was measured goes to experiments/results/sst2.json, and from there
+into the tables of docs/results.md and docs/experiments.md (`experiments/tables.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import recipe_stages
+import result_files
+
+RECIPE = Path(__file__).parents[1] / "configs" / "sst2-minilm"
+RESULTS = "sst2.json"
+PARTS = ("students", "students2", "report")
+HELD_OUT = 1500  # sentences; about as long as those of the validation file
+SPLIT_SEED = 42
+FREE_WORDS = 2  # a phrase of up to this many words occurs in many sentences, and stays in training
+LAST = ("training.eval_strategy=no", "training.keep=last", "training.save_steps=1000")
+MODELS = ("teacher", "student", "student2", "student2-plain")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings of a model over those of the recipe."""
+
+    copies: int  # augmented examples of each row
+    epochs: float
+    rate: float
+    more: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> list[str]:
+        return [f"training.num_train_epochs={self.epochs:g}", f"training.learning_rate={self.rate:g}", *self.more]
+
+
+TRIMMED, WHOLE = "student.trim_vocabulary=true", "student.trim_vocabulary=false"
+STUDENTS = {
+    "augmented, trimmed vocabulary": Candidate(2, 1, 1e-4, (TRIMMED,)),
+    "augmented": Candidate(2, 1, 1e-4, (WHOLE,)),
+    "3 epochs": Candidate(0, 3, 5e-5, (WHOLE,)),
+    "3 epochs, trimmed vocabulary": Candidate(0, 3, 5e-5, (TRIMMED,)),
+    "3 epochs, rate 1e-4": Candidate(0, 3, 1e-4, (WHOLE,)),
+}
+STUDENTS2 = {
+    "augmented": Candidate(2, 1, 1e-4),
+    "3 epochs": Candidate(0, 3, 5e-5),
+    "3 epochs, rate 1e-4": Candidate(0, 3, 1e-4),
+    "3 epochs, no dropout": Candidate(0, 3, 5e-5, ("regularization.dropout=0",)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART")
+    parser.add_argument("--runs", type=Path, default=Path("runs/sst2-settings"))
+    parser.add_argument("--seeds", default="42,43,44")
+    arguments = parser.parse_intermixed_args()
+    if unknown := [part for part in arguments.parts if part not in PARTS]:
+        parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    rows = write_split(arguments.data, arguments.runs / "held-out")
+    result_files.record(RESULTS, "rows", rows)
+    for part in arguments.parts:
+        for seed in map(int, arguments.seeds.split(",")):
+            if part == "report":
+                runs = Runs(arguments.data, arguments.runs / "report" / f"seed-{seed}", seed)
+                _record(part, seed, runs.report())
+                continue
+            runs = Runs(arguments.runs / "held-out", arguments.runs / "held-out" / f"seed-{seed}", seed)
+            for name in STUDENTS if part == "students" else STUDENTS2:
+                _record(part, seed, {name: runs.measured(runs.candidate(part, name))})
+
+
+def _record(part: str, seed: int, measured: Mapping[str, Any]) -> None:
+    """Adds to what is known of a seed."""
+    known = result_files.read(RESULTS).get(part, {})
+    known[str(seed)] = {**known.get(str(seed), {}), **measured}
+    result_files.record(RESULTS, part, known)
+
+
+# -- the sentences set aside ---------------------------------------------------------------------------------
+
+
+def write_split(data: Path, folder: Path) -> dict[str, int]:
+    """Writes train.jsonl.gz and validation.jsonl.gz, all from the training rows; returns how many rows each has."""
+    with gzip.open(data / "train.jsonl.gz", "rt", encoding="utf-8") as opened:
+        lines = opened.readlines()
+    train, held_out = split([json.loads(line)["sentence"] for line in lines], HELD_OUT)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("train", train), ("validation", held_out)):
+        content = gzip.compress("".join(lines[row] for row in rows).encode(), mtime=0)
+        file = folder / f"{name}.jsonl.gz"
+        if not file.exists() or file.read_bytes() != content:
+            file.write_bytes(content)
+    return {"training": len(train), "held out": len(held_out), "left out": len(lines) - len(train) - len(held_out)}
+
+
+def split(texts: Sequence[str], count: int) -> tuple[list[int], list[int]]:
+    """Rows for training, and `count` rows with whole sentences of which no longer phrase is in training."""
+    sentences = whole_sentences(texts)
+    chosen = sorted(random.Random(SPLIT_SEED).sample(sentences, count))
+    index = PhraseIndex()
+    for row in chosen:
+        index.add(texts[row])
+    train = [row for row, text in enumerate(texts)
+             if len(text.split()) <= FREE_WORDS or not index.contains(text)]  # fmt: skip
+    return sorted(set(train) - set(chosen)), chosen
+
+
+def whole_sentences(texts: Sequence[str]) -> list[int]:
+    """The first row of each text that is a part of no other one."""
+    index, rows = PhraseIndex(), []
+    for row in sorted(range(len(texts)), key=lambda row: -len(texts[row])):
+        if not index.contains(texts[row]):
+            index.add(texts[row])
+            rows.append(row)
+    return sorted(rows)
+
+
+class PhraseIndex:
+    """Which sentences contain a sequence of whole words."""
+
+    def __init__(self) -> None:
+        self.by_start: dict[tuple[str, ...], set[str]] = defaultdict(set)  # one or two words → sentences with them
+
+    def add(self, sentence: str) -> None:
+        words = sentence.split()
+        for count in (1, 2):
+            for begin in range(len(words) - count + 1):
+                self.by_start[tuple(words[begin : begin + count])].add(f" {' '.join(words)} ")
+
+    def contains(self, phrase: str) -> bool:
+        words = phrase.split()
+        return any(f" {' '.join(words)} " in sentence for sentence in self.by_start.get(tuple(words[:2]), ()))
+
+
+# -- training ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The stages of one seed."""
+
+    data: Path
+    root: Path
+    seed: int
+
+    def stage(self, command: str, config: str, name: str, *settings: str) -> Path:
+        variables = {"RUNS": str(self.root), "SST2_DATA": str(self.data)}
+        return recipe_stages.run(
+            command, RECIPE / config, self.root / name, [f"seed={self.seed}", *settings], variables
+        )
+
+    def labels(self, config: str, teacher: Path, copies: int) -> Path:
+        augment = f"augment={{copies: {copies}}}" if copies else "augment=null"
+        return self.stage("gen-soft-labels", config, f"{teacher.name}-labels-{copies}", f"teacher={teacher}", augment)
+
+    def candidate(self, part: str, name: str) -> Path:
+        """A trained student or student2; the teacher, and of a student2 the student, come before."""
+        folder = f"{part}-{name}".replace(", ", "-").replace(" ", "-")
+        teacher = self.stage("finetune", "1-teacher.yaml", "teacher", *LAST)
+        if part == "students":
+            candidate = STUDENTS[name]
+            labels = self.labels("2-teacher-labels.yaml", teacher, candidate.copies)
+            return self.stage(
+                "distill", "3-student.yaml", folder, f"teacher={teacher}", f"student.from={teacher}",
+                f"label_dataset={labels}", *LAST, *candidate.settings,
+            )  # fmt: skip
+        candidate, student = STUDENTS2[name], self.candidate("students", best_student())
+        labels = self.labels("4-student-labels.yaml", student, candidate.copies)
+        return self.stage("finetune", "5-student2.yaml", folder, f"model.from={student}", f"label_dataset={labels}",
+                          *LAST, *candidate.settings)  # fmt: skip
+
+    def measured(self, folder: Path) -> dict[str, float]:
+        """Accuracy on the sentences set aside, of the model and of its teacher."""
+        of_teacher = recipe_stages.read_metrics(self.root / "teacher")["eval_accuracy"]
+        metrics = recipe_stages.read_metrics(folder)
+        return {"accuracy": metrics["eval_accuracy"], "teacher": of_teacher,
+                "minutes": recipe_stages.cpu_minutes(folder)}  # fmt: skip
+
+    def report(self) -> dict[str, Any]:
+        """The models of the recipe on the validation rows."""
+        folders = {name: self.root / "sst2-minilm" / name for name in MODELS}
+        for config in sorted(RECIPE.glob("*.yaml")):
+            number, _, name = config.stem.partition("-")
+            command = {"labels": "gen-soft-labels", "student": "distill"}.get(name.rpartition("-")[2], "finetune")
+            if int(number) <= 6:
+                self.stage(command, config.name, f"sst2-minilm/{name}")
+        measured = {}
+        for reference in ("teacher", "student2-plain"):
+            evaluated = self.stage(
+                "eval", "7-eval.yaml", f"sst2-minilm/eval-{reference}", f"reference={reference}", "latency=null",
+            )  # fmt: skip
+            metrics = recipe_stages.read_metrics(evaluated)
+            for name in set(MODELS) - {reference}:
+                measured[f"{name} minus {reference}"] = {
+                    key: metrics[f"{name}.accuracy_difference{key and f'_{key}'}"] for key in ("", "low", "high")
+                }
+        return {
+            "models": {
+                name: {"accuracy": metrics[f"{name}.accuracy"], "bytes": metrics[f"{name}.bytes"],
+                       "minutes": recipe_stages.cpu_minutes(folder)}
+                for name, folder in folders.items()
+            },
+            "differences": measured,
+        }  # fmt: skip
+
+
+def best_student() -> str:
+    """The student with the best mean accuracy over all recorded seeds."""
+    return max(STUDENTS, key=lambda name: _mean(result_files.read(RESULTS)["students"], name))
+
+
+def _mean(by_seed: Mapping[str, Mapping[str, Mapping[str, float]]], name: str) -> float:
+    return statistics.mean(seed[name]["accuracy"] for seed in by_seed.values() if name in seed)
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+
+ROWS = {
+    "teacher": "teacher, 6 layers", "student": "student, 3 layers", "student2": "student2, 2 layers",
+    "student2-plain": "student2-plain, the same architecture without distillation",
+}  # fmt: skip
+
+
+def settings_table(part: str) -> Callable[[Mapping[str, Any]], Iterator[str]]:
+    """Draws the candidates of a part with their accuracies on the sentences set aside."""
+
+    def draw(results: Mapping[str, Any]) -> Iterator[str]:
+        seeds = sorted(results[part])
+        yield f"| {part[:-1]} | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | minus teacher | CPU minutes |"
+        yield f"|---|{'---:|' * len(seeds)}---:|---:|---:|"
+        for name in STUDENTS if part == "students" else STUDENTS2:
+            measured = [results[part][seed].get(name) for seed in seeds]
+            if not (known := [one for one in measured if one]):
+                continue
+            minus = statistics.mean(one["accuracy"] - one["teacher"] for one in known)
+            cells = [name, *(f"{one['accuracy']:.4f}" if one else "" for one in measured),
+                     f"{statistics.mean(one['accuracy'] for one in known):.4f}", f"{minus:+.4f}",
+                     f"{statistics.mean(one['minutes'] for one in known):.0f}"]  # fmt: skip
+            yield "| " + " | ".join(cells) + " |"
+
+    return draw
+
+
+def report_table(results: Mapping[str, Any]) -> Iterator[str]:
+    """The models of the recipe, on rows that chose nothing."""
+    seeds = results["report"]
+    yield "| model | accuracy, mean | each seed | retention, mean; worst | minus plain | MB | CPU minutes |"
+    yield "|---|---:|---|---:|---|---:|---:|"
+    for name, title in ROWS.items():
+        own = [seed["models"][name] for seed in seeds.values()]
+        retention = [seed["models"][name]["accuracy"] / seed["models"]["teacher"]["accuracy"]
+                     for seed in seeds.values()]  # fmt: skip
+        minus = [seed["differences"].get(f"{name} minus student2-plain") for seed in seeds.values()]
+        differences = ", ".join(f"{one['']:+.4f} ({one['low']:+.3f} to {one['high']:+.3f})" for one in minus if one)
+        cells = [
+            title, f"{statistics.mean(one['accuracy'] for one in own):.4f}",
+            ", ".join(f"{one['accuracy']:.4f}" for one in own),
+            "" if name == "teacher" else f"{statistics.mean(retention):.1%}; {min(retention):.1%}",
+            differences if name == "student2" else "", f"{own[0]['bytes'] / 1e6:.1f}",
+            f"{statistics.mean(one['minutes'] for one in own):.0f}",
+        ]  # fmt: skip
+        yield "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

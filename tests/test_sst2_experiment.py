@@ -1,0 +1,116 @@
+"""experiments/sst2.py: no phrase of a sentence set aside is in training; every candidate and stage has valid settings."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+
+import recipe_stages
+import result_files
+import sst2
+
+from tinybert_cli import configuration
+
+SENTENCES = [
+    "a slow but rewarding film about a slow town",
+    "the cast never finds its rhythm",
+    "a film about nothing at all",
+]
+TEXTS = [
+    *SENTENCES,
+    "slow but rewarding",
+    "slow",
+    "film about",
+    "a film about nothing",
+    "never finds its rhythm",
+    "low but",
+]
+
+
+def test_whole_sentences_are_those_inside_no_other_row() -> None:
+    rows = sst2.whole_sentences(TEXTS)
+    assert [TEXTS[row] for row in rows] == [*SENTENCES, "low but"]  # "low but" is inside "slow but", but no words of it
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_long_phrase_of_a_sentence_set_aside_is_in_training(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sst2, "SPLIT_SEED", seed)
+    train, held_out = sst2.split(TEXTS, 2)
+    assert len(held_out) == 2 and not set(train) & set(held_out)
+    sentences = [f" {TEXTS[row]} " for row in held_out]
+    inside = {row for row, text in enumerate(TEXTS) if any(f" {text} " in sentence for sentence in sentences)}
+    short = {row for row, text in enumerate(TEXTS) if len(text.split()) <= 2} - set(held_out)
+    assert set(train) == (set(range(len(TEXTS))) - inside) | short
+
+
+def test_files_of_the_split_contain_lines_of_the_training_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sst2, "HELD_OUT", 2)
+    lines = [json.dumps({"sentence": text, "label": row % 2}) + "\n" for row, text in enumerate(TEXTS)]
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    counts = sst2.write_split(tmp_path, tmp_path / "held-out")
+    written = {name: gzip.decompress((tmp_path / "held-out" / f"{name}.jsonl.gz").read_bytes()).decode()
+               .splitlines(keepends=True) for name in ("train", "validation")}  # fmt: skip
+    assert counts == {"training": len(written["train"]), "held out": 2,
+                      "left out": len(lines) - len(written["train"]) - 2}  # fmt: skip
+    assert set(written["train"]) | set(written["validation"]) <= set(lines)
+
+
+def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: dict[str, Any] = {}
+
+    def finish(words: list[str], *, env: dict[str, str]) -> Any:
+        command, file, *settings = words[3:-1]
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("RUNS", "SST2_DATA"):
+                patch.setenv(name, env[name])
+            config: Any = configuration.load(command, file, settings)
+        folder = Path(config.output_dir)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+        metrics: dict[str, float] = {"eval_accuracy": 0.9, "train_cpu_seconds": 60.0}
+        for model in sst2.MODELS:
+            metrics |= {f"{model}.accuracy": 0.9, f"{model}.bytes": 9e6}
+            metrics |= {f"{model}.accuracy_difference{end}": 0.0 for end in ("", "_low", "_high")}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        configs[str(folder.relative_to(tmp_path))] = config
+
+        class Done:
+            returncode = 0
+
+        return Done()
+
+    monkeypatch.setattr(recipe_stages.subprocess, "run", finish)
+    monkeypatch.setattr(result_files, "RESULTS", tmp_path)
+    runs = sst2.Runs(tmp_path / "data", tmp_path / "seed-43", 43)
+    for name in sst2.STUDENTS:
+        sst2._record("students", 43, {name: runs.measured(runs.candidate("students", name))})
+    for name in sst2.STUDENTS2:
+        sst2._record("students2", 43, {name: runs.measured(runs.candidate("students2", name))})
+    assert {config.seed for config in configs.values()} == {43}
+    trained = {name: config for name, config in configs.items() if hasattr(config, "training")}
+    assert {(config.training.eval_strategy, config.training.keep) for config in trained.values()} == {("no", "last")}
+    assert configs["seed-43/teacher-labels-0"].augment is None
+    assert configs["seed-43/teacher-labels-2"].augment.copies == 2
+    best = "students-augmented-trimmed-vocabulary"  # the first of equal ones
+    student2 = configs["seed-43/students2-3-epochs"]
+    assert student2.model.from_ == str(tmp_path / "seed-43" / best)
+    assert student2.label_dataset == str(tmp_path / "seed-43" / f"{best}-labels-0")
+    report = sst2.Runs(tmp_path / "data", tmp_path / "report", 43).report()
+    assert report["models"].keys() == set(sst2.MODELS) and "student2 minus student2-plain" in report["differences"]
+    assert configs["report/sst2-minilm/student"].teacher == str(tmp_path / "report/sst2-minilm/teacher")
+    results = result_files.read(sst2.RESULTS)
+    lines = list(sst2.settings_table("students")(results))
+    assert lines[0] == "| student | seed 43 | mean | minus teacher | CPU minutes |"
+    assert lines[2] == "| augmented, trimmed vocabulary | 0.9000 | 0.9000 | +0.0000 | 1 |" and len(lines) == 7
+    assert list(sst2.report_table({"report": {"43": report}}))[3].startswith(
+        "| student, 3 layers | 0.9000 | 0.9000 | 100.0%; 100.0% |"
+    )
