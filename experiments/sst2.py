@@ -6,6 +6,7 @@
 
 - `students`, `students2`: trains each candidate on a part of the training rows and scores its last checkpoint on the
   sentences set aside. Students2 start from the student that is best in the mean of the recorded seeds.
+- `small`: the same for narrower students2, which learn from the soft labels of that student.
 - `report`: the recipe as it is in configs/sst2-minilm, on all training rows, and its scores on the validation rows,
   which choose nothing.
 
@@ -32,7 +33,7 @@ import result_files
 
 RECIPE = Path(__file__).parents[1] / "configs" / "sst2-minilm"
 RESULTS = "sst2.json"
-PARTS = ("students", "students2", "report")
+PARTS = ("students", "students2", "small", "report")
 HELD_OUT = 1500  # sentences; about as long as those of the validation file
 SPLIT_SEED = 42
 FREE_WORDS = 2  # a phrase of up to this many words occurs in many sentences, and stays in training
@@ -70,6 +71,19 @@ STUDENTS2 = {
 }
 
 
+def _width(units: int) -> tuple[str, ...]:
+    return (f"student.hidden_size={units}", "student.num_hidden_layers=2", "layer_mapping=last", TRIMMED)
+
+
+SMALL = {
+    "192 units": Candidate(2, 3, 2e-4, _width(192)),
+    "224 units": Candidate(2, 3, 2e-4, _width(224)),
+    "224 units, rate 4e-4": Candidate(2, 3, 4e-4, _width(224)),
+    "224 units, 6 epochs": Candidate(2, 6, 2e-4, _width(224)),
+}
+CANDIDATES = {"students": STUDENTS, "students2": STUDENTS2, "small": SMALL}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path)
@@ -88,7 +102,7 @@ def main() -> None:
                 _record(part, seed, runs.report())
                 continue
             runs = Runs(arguments.runs / "held-out", arguments.runs / "held-out" / f"seed-{seed}", seed)
-            for name in STUDENTS if part == "students" else STUDENTS2:
+            for name in CANDIDATES[part]:
                 _record(part, seed, {name: runs.measured(runs.candidate(part, name))})
 
 
@@ -187,10 +201,13 @@ class Runs:
                 "distill", "3-student.yaml", folder, f"teacher={teacher}", f"student.from={teacher}",
                 f"label_dataset={labels}", *LAST, *candidate.settings,
             )  # fmt: skip
-        candidate, student = STUDENTS2[name], self.candidate("students", best_student())
+        candidate, student = CANDIDATES[part][name], self.candidate("students", best_student())
         labels = self.labels("4-student-labels.yaml", student, candidate.copies)
-        return self.stage("finetune", "5-student2.yaml", folder, f"model.from={student}", f"label_dataset={labels}",
-                          *LAST, *candidate.settings)  # fmt: skip
+        settings = [f"label_dataset={labels}", *LAST, *candidate.settings]
+        if part == "students2":
+            return self.stage("finetune", "5-student2.yaml", folder, f"model.from={student}", *settings)
+        return self.stage("distill", "3-student.yaml", folder, f"teacher={student}", f"student.from={student}",
+                          *settings)  # fmt: skip
 
     def measured(self, folder: Path) -> dict[str, float]:
         """Accuracy on the sentences set aside, of the model and of its teacher."""
@@ -244,14 +261,18 @@ ROWS = {
 }  # fmt: skip
 
 
+MODEL_OF = {"students": "student", "students2": "student2", "small": "student2, 2 layers"}
+
+
 def settings_table(part: str) -> Callable[[Mapping[str, Any]], Iterator[str]]:
     """Draws the candidates of a part with their accuracies on the sentences set aside."""
 
     def draw(results: Mapping[str, Any]) -> Iterator[str]:
         seeds = sorted(results[part])
-        yield f"| {part[:-1]} | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | minus teacher | CPU minutes |"
+        columns = " | ".join(f"seed {seed}" for seed in seeds)
+        yield f"| {MODEL_OF[part]} | {columns} | mean | minus teacher | CPU minutes |"
         yield f"|---|{'---:|' * len(seeds)}---:|---:|---:|"
-        for name in STUDENTS if part == "students" else STUDENTS2:
+        for name in CANDIDATES[part]:
             measured = [results[part][seed].get(name) for seed in seeds]
             if not (known := [one for one in measured if one]):
                 continue

@@ -91,10 +91,9 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
     monkeypatch.setattr(recipe_stages.subprocess, "run", finish)
     monkeypatch.setattr(result_files, "RESULTS", tmp_path)
     runs = sst2.Runs(tmp_path / "data", tmp_path / "seed-43", 43)
-    for name in sst2.STUDENTS:
-        sst2._record("students", 43, {name: runs.measured(runs.candidate("students", name))})
-    for name in sst2.STUDENTS2:
-        sst2._record("students2", 43, {name: runs.measured(runs.candidate("students2", name))})
+    for part, candidates in sst2.CANDIDATES.items():
+        for name in candidates:
+            sst2._record(part, 43, {name: runs.measured(runs.candidate(part, name))})
     assert {config.seed for config in configs.values()} == {43}
     trained = {name: config for name, config in configs.items() if hasattr(config, "training")}
     assert {(config.training.eval_strategy, config.training.keep) for config in trained.values()} == {("no", "last")}
@@ -104,6 +103,9 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
     student2 = configs["seed-43/students2-3-epochs"]
     assert student2.model.from_ == str(tmp_path / "seed-43" / best)
     assert student2.label_dataset == str(tmp_path / "seed-43" / f"{best}-labels-0")
+    small = configs["seed-43/small-192-units"]
+    assert (small.student.hidden_size, small.student.num_hidden_layers) == (192, 2)
+    assert small.student.from_ == small.teacher == student2.model.from_
     report = sst2.Runs(tmp_path / "data", tmp_path / "report", 43).report()
     assert report["models"].keys() == set(sst2.MODELS) and "student2 minus student2-plain" in report["differences"]
     assert configs["report/sst2-minilm/student"].teacher == str(tmp_path / "report/sst2-minilm/teacher")
