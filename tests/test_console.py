@@ -264,6 +264,20 @@ def test_streams_and_loggers_are_restored_after_a_failure(folder: Path) -> None:
     assert (sys.stdout, sys.stderr, list(logging.getLogger().handlers)) == before
 
 
+@pytest.mark.parametrize("value", [None, "false", ""])
+def test_command_leaves_no_setting_of_the_tokenizers_behind(
+    value: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left behind, `true` would make the forks of a Python program wait for threads that they do not have."""
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", value)
+    with pytest.raises(ZeroDivisionError), make_screen().silenced(folder):
+        assert os.environ["TOKENIZERS_PARALLELISM"] == ("true" if value is None else value)
+        raise ZeroDivisionError
+    assert os.environ.get("TOKENIZERS_PARALLELISM") == value
+
+
 # -- results -------------------------------------------------------------------------------------------------
 
 
