@@ -126,6 +126,9 @@ def test_line_number_between_colons_is_not_an_emoji(capsys: Capture) -> None:
     [
         ({"event": "labels", "rows": 1000, "selected": 900, "min_confidence": 0.8}, "kept 900 of 1,000 rows with confidence >= 0.8"),
         ({"event": "resume", "step": 1000, "max_steps": 2000}, "resuming from step 1,000 of 2,000"),
+        ({"event": "out of memory", "step": 1200, "rows_before": 32, "rows": 16, "micro_batches": 2, "settings": "a=16 b=2"},
+         "out of memory at step 1,200: it is repeated, and training goes on, with each batch in 2 micro-batches, here of 16 "
+         "instead of 32 rows, whose gradients add up to the same (permanent: a=16 b=2)"),
         ({"event": "shard", "step": 10, "max_steps": 20, "shard": "train-0.parquet"}, "10 of 20 rows  train-0.parquet"),
         ({"event": "candidates", "texts": 4096, "of": 67349}, "masked LM: replacements computed for 4,096 of 67,349 texts"),
         ({"event": "augmented", "rows": 900, "copies": 1790}, "augmentation: 1,790 variants of 900 rows"),
@@ -262,6 +265,20 @@ def test_streams_and_loggers_are_restored_after_a_failure(folder: Path) -> None:
     with pytest.raises(ZeroDivisionError), make_screen().silenced(folder):
         raise ZeroDivisionError
     assert (sys.stdout, sys.stderr, list(logging.getLogger().handlers)) == before
+
+
+@pytest.mark.parametrize("value", [None, "false", ""])
+def test_command_leaves_no_setting_of_the_tokenizers_behind(
+    value: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left behind, `true` would make the forks of a Python program wait for threads that they do not have."""
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", value)
+    with pytest.raises(ZeroDivisionError), make_screen().silenced(folder):
+        assert os.environ["TOKENIZERS_PARALLELISM"] == ("true" if value is None else value)
+        raise ZeroDivisionError
+    assert os.environ.get("TOKENIZERS_PARALLELISM") == value
 
 
 # -- results -------------------------------------------------------------------------------------------------

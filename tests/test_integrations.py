@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -108,6 +109,24 @@ def test_model_is_opened_again_in_a_forked_process(fake: FakePredictor, monkeypa
     assert model.predictor is first
     monkeypatch.setattr("os.getpid", lambda: -1)
     assert model.predictor is second and first in text_predictor._inherited
+
+
+@pytest.mark.parametrize(
+    ("forked", "before", "after"),
+    [(True, "true", "false"), (True, None, None), (False, "true", "true")],
+    ids=["fork", "fork, not set", "no fork"],
+)
+def test_fork_waits_for_no_threads_of_the_tokenizer(
+    forked: bool, before: str | None, after: str | None, fake: FakePredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the parent process has opened no model: it may have used another tokenizer."""
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    if before is not None:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", before)
+    if forked:
+        monkeypatch.setattr("os.getpid", lambda: -1)
+    assert TextPredictor(Path("e")).predictor is fake
+    assert os.environ.get("TOKENIZERS_PARALLELISM") == after
 
 
 @pytest.mark.parametrize(

@@ -187,16 +187,25 @@ def test_component_without_a_model_says_how_to_give_it_one() -> None:
     assert "add_pipe" in (error.value.hint or "")
 
 
-def test_processes_predict_after_the_parent_has_predicted(classifier: Path) -> None:
-    """Without an own session in each process, a fork waits for threads that it does not have."""
+@pytest.mark.parametrize("threads", [None, "true"], ids=["default", "TOKENIZERS_PARALLELISM=true"])
+def test_processes_predict_after_the_parent_has_predicted(
+    threads: str | None, classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork would wait for threads that it does not have: those of ONNX Runtime without an own session in each process,
+    and those of the tokenizers library, if it is told to use them. A process that waits prints its stack and ends."""
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    if threads is not None:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", threads)
     code = f"""
+import faulthandler, os
 import spacy, tinybert_cli.integrations.spacy
 nlp = spacy.blank("en")
 nlp.add_pipe("tinybert", config={{"model": {str(classifier)!r}}})
 one = nlp("dull plot").cats
+os.register_at_fork(after_in_child=lambda: faulthandler.dump_traceback_later(100, exit=True))
 assert [doc.cats for doc in nlp.pipe(["dull plot"] * 6, n_process=2, batch_size=2)] == [one] * 6
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
 
 
 def test_pipeline_imports_neither_torch_nor_transformers(classifier: Path) -> None:

@@ -123,8 +123,10 @@ class Batches:
         return iter(self.batches)
 
 
-def one_step(case: tuple[str, str, Mapping[str, Any]], size: int, accumulated: int) -> tuple[float, Tensor]:
-    """The logged loss of one optimizer step, and its gradient."""
+def one_step(
+    case: tuple[str, str, Mapping[str, Any]], size: int, accumulated: int, *, most: int = ROWS
+) -> tuple[float, Tensor]:
+    """The logged loss of one optimizer step, and its gradient, on a GPU with memory for `most` rows."""
     output, name, options = case
     training = ResolvedTraining(
         max_steps=1, gradient_accumulation_steps=accumulated, max_grad_norm=0.0, mixed_precision="no", logging_steps=1
@@ -139,7 +141,16 @@ def one_step(case: tuple[str, str, Mapping[str, Any]], size: int, accumulated: i
             p.grad.ravel().clone() for g in optimizer.param_groups for p in g["params"] if p.grad is not None
         )
     )
-    rows = list(trainer.train(make_loss(output, name, options), None, better=1.0, stop=lambda: 0))
+    loss = make_loss(output, name, options)
+
+    def means(model: torch.nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        values = loss.means(model, batch)
+        if len(batch["attention_mask"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return values
+
+    small = loops.StepLoss(means, loss.denominators, loss.weights)
+    rows = list(trainer.train(small, None, better=1.0, stop=lambda: 0))
     return next(row["loss"] for row in rows if row["event"] == "train"), torch.cat(gradients)
 
 
@@ -149,6 +160,14 @@ def test_four_accumulated_batches_equal_one_batch_of_the_same_rows(case: Any) ->
     accumulated_loss, accumulated = one_step(case, ROWS // 4, 4)
     assert gradient.norm() > 1e-4 and accumulated_loss == pytest.approx(loss, abs=2e-6)
     assert (accumulated - gradient).norm() < 1e-5 * gradient.norm()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([*case[:2], *case[2]]))
+def test_step_that_is_repeated_in_micro_batches_equals_one_batch(case: Any) -> None:
+    loss, gradient = one_step(case, ROWS, 1)
+    repeated_loss, repeated = one_step(case, ROWS, 1, most=ROWS // 3)
+    assert gradient.norm() > 1e-4 and repeated_loss == pytest.approx(loss, abs=2e-6)
+    assert (repeated - gradient).norm() < 1e-5 * gradient.norm()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([*case[:2], *case[2]]))

@@ -13,6 +13,7 @@ from tinybert_cli.user_paths import with_home
 
 Positive = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1, le=2**16)]
+LEAST_TOKENS = 16  # of a batch that is limited by its tokens
 Tokens = Annotated[int, Field(ge=1, le=2**20)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
@@ -241,7 +242,7 @@ class Training(Section):
     """Optimizer steps; -1 = derived from num_train_epochs."""
     per_device_train_batch_size: BatchSize = 32
     """Rows of a training batch on one device."""
-    per_device_train_batch_tokens: Annotated[int, Field(ge=16, le=2**24)] | None = None
+    per_device_train_batch_tokens: Annotated[int, Field(ge=LEAST_TOKENS, le=2**24)] | None = None
     """Tokens of a training batch on one device, instead of a number of rows: its rows times the longest of them, in
     translation the longer of source and target. A row with more tokens is a batch of its own. null =
     per_device_train_batch_size rows."""

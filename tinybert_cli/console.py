@@ -27,6 +27,7 @@ from tinybert_cli.event_lines import COLUMNS, LINES, Row, exported, with_interva
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"  # a variable of the tokenizers library
 NEXT = {
     "finetune": "tinybert gen-soft-labels with `teacher: {folder}`",
     "gen-soft-labels": "tinybert distill, or tinybert finetune, with `label_dataset: {folder}`",
@@ -146,7 +147,8 @@ class Screen:
     def silenced(self, folder: Path) -> Iterator[None]:
         """Redirects the output of libraries to run.log; with -v it is printed, too."""
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        threads = os.environ.get(TOKENIZER_THREADS)
+        os.environ.setdefault(TOKENIZER_THREADS, "true")  # else each process that reads batches prints a warning
         self.library_output = _LibraryOutput(folder, also=self.stderr if self.verbose else None)
         handler = logging.StreamHandler(self.library_output)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -161,6 +163,8 @@ class Screen:
             root.removeHandler(handler)
             own.removeHandler(warnings)
             self._stop_bar()
+            if threads is None:  # left behind, it would make forks of a Python program wait for threads
+                os.environ.pop(TOKENIZER_THREADS, None)
 
     def show(self, row: Row) -> None:
         """Prints one row of a stage."""

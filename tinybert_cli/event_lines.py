@@ -131,6 +131,11 @@ LINES: dict[str, Callable[[Row], str | None]] = {
         f"{row['rows']:,} rows the logits differ by {row['max_abs_logit_difference']:.2g} at most "
         f"({row['mean_abs_logit_difference']:.2g} on average), agreement {row['agreement']:.4f}"
     ),
+    "out of memory": lambda row: (
+        f"out of memory at step {row['step']:,}: it is repeated, and training goes on, with each batch in "
+        f"{row['micro_batches']} micro-batches, here of {row['rows']:,} instead of {row['rows_before']:,} rows, whose "
+        f"gradients add up to the same (permanent: {row['settings']})"
+    ),
     "improving": lambda row: f"{row['step']:,} steps, still improving: more may help ({row['setting']})",
     "stopped": lambda row: (
         f"stopped at step {row['step']:,} of {row['max_steps']:,}: {row['evaluations']} evaluations without a better "

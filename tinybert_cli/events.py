@@ -103,6 +103,13 @@ EVENTS: dict[str, dict[str, str]] = {
         "samples_per_second": "since the last `train` event",
         "...": "each part of the loss under its name, unweighted",
     },
+    "out of memory": {
+        "step": "the optimizer step that is repeated in smaller micro-batches",
+        "rows_before": "most rows of its micro-batches before",
+        "rows": "most rows from now on",
+        "micro_batches": "micro-batches that each batch is computed in, in all further steps",
+        "settings": "the settings that make batches of this size from the start",
+    },
     "evaluate": {
         **_STEP,
         **_EPOCH,

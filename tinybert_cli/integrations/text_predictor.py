@@ -16,6 +16,7 @@ from tinybert_cli.tasks.token_classification import TokenClassification
 Prediction = dict[str, Any]  # of `Predictor.predict`
 
 _inherited: list[Predictor | None] = []  # of a parent process; they are not freed, as that waits for their threads
+_importer = os.getpid()  # the process that has imported this module; another one is a fork of it
 
 TASKS = formats.FORMATS["spacy"].tasks or ()
 
@@ -24,7 +25,7 @@ class TextPredictor:
     """Opens an export, or a model folder, when it is first used.
 
     It can be pickled, and used in a process that was forked: each process opens the model for itself, since the threads
-    of ONNX Runtime end in a fork.
+    of ONNX Runtime end in a fork. So do those of tokenizers, see `_without_tokenizer_threads`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,6 +44,7 @@ class TextPredictor:
             InputError: the model is missing or damaged, or its task or its inputs do not fit a text without a label.
         """
         if self._predictor is None or self._process != os.getpid():
+            _without_tokenizer_threads()
             predictor = load_predictor(str(self.folder))
             check_task(predictor.task.name, str(self.folder))
             check_columns(predictor.inputs.text_columns or ("text",), str(self.folder))
@@ -75,6 +77,15 @@ class TextPredictor:
         outputs = zip(filled, self.predictor.predict([texts[row] for row in filled]), strict=True)
         by_row = {row: {key: value for key, value in output.items() if key != "text"} for row, output in outputs}
         return (by_row.get(row) for row in range(len(texts)))
+
+
+def _without_tokenizer_threads() -> None:
+    """In a fork, tokenizes in one thread: the library would wait for ever for the threads of the parent process.
+
+    It does so itself, unless TOKENIZERS_PARALLELISM is set.
+    """
+    if os.getpid() != _importer and "TOKENIZERS_PARALLELISM" in os.environ:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def check_task(name: str, where: str) -> None:

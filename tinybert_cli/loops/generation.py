@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinybert_cli.loops.inference import forward, map_batches, of_all_processes, own_batches
+from tinybert_cli.loops.out_of_memory import compute_in_parts
 from tinybert_cli.types import Array, Batch, Encoded, Examples, Hypothesis, Search, Translator
 
 if TYPE_CHECKING:
@@ -22,11 +23,15 @@ BATCH_TOKENS = 8192  # source tokens of a batch, padding included, times the num
 def translate(
     translator: Translator, encoded: Encoded, batches: Sequence[list[int]], search: Search
 ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
-    """The hypotheses for every batch, with the indices of its rows."""
+    """The hypotheses for every batch, or for its parts, with the indices of their rows; see `compute_in_parts`."""
     values, offsets = encoded.tokens["input_ids"][0], encoded.offsets
-    for rows in batches:
+
+    def read(rows: list[int]) -> tuple[list[list[int]], int]:
         sources = [values[offsets[row] : offsets[row + 1]].tolist() for row in rows]
-        yield rows, translator.translate(sources, search)
+        return sources, len(sources) * max(map(len, sources))
+
+    for rows in batches:
+        yield from compute_in_parts(translator, rows, read, lambda sources: translator.translate(sources, search))
 
 
 def translate_all(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinybert_cli.loops.out_of_memory import compute_in_parts
 from tinybert_cli.types import Array, Batch, Examples
 
 if TYPE_CHECKING:
@@ -179,22 +180,31 @@ def map_batches(
     batches: Sequence[list[int]],
     accelerator: Accelerator | None,
 ) -> Iterator[tuple[list[int], T]]:
-    """Applies `compute` to every batch, sharded over processes; yields (row indices, result)."""
+    """Applies `compute` to every batch, sharded over processes; yields (row indices, result).
+
+    If the memory of a GPU does not suffice for a batch, its parts are yielded.
+    """
     model.eval()
     device = device_of(model)
     rank, world_size = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+
+    def read(rows: list[int]) -> tuple[Batch, int]:
+        batch = examples.__getitems__(rows)
+        return batch, max(batch[name].numel() for name in ("attention_mask", "decoder_attention_mask") if name in batch)
+
+    def compute_there(batch: Batch) -> T:
+        return compute({name: value.to(device) for name, value in batch.items()})
+
     with torch.no_grad():
         for begin in range(0, len(batches), world_size):
             rows = batches[begin + rank] if begin + rank < len(batches) else []  # [] where the last group is short
-            batch = {name: value.to(device) for name, value in examples.__getitems__(rows).items()} if rows else {}
-            result = (rows, compute(batch)) if rows else None
+            results = compute_in_parts(model, rows, read, compute_there, device) if rows else iter(())
             if world_size == 1:
-                assert result is not None
-                yield result
+                yield from results
                 continue
             from accelerate.utils import gather_object
 
-            yield from (item for item in gather_object([result]) if item is not None)
+            yield from gather_object(list(results))
 
 
 def weighted_mean(parts: Iterable[tuple[float, float]]) -> float:

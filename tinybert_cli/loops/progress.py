@@ -17,6 +17,7 @@ class Progress:
     step: int = 0  # optimizer steps done
     epoch: int = 0  # epochs done
     batch: int = 0  # batches done in this epoch, of one process
+    micro_batches: int = 1  # that each batch is computed in; more after a GPU ran out of memory
     rows: int = 0  # of all processes
     seconds: float = 0.0  # of training, without evaluation and saving
     cpu_seconds: float = 0.0  # of all threads of this process in that time

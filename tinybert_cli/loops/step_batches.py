@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
-from tinybert_cli.config import Training
-from tinybert_cli.types import Batch
+from tinybert_cli.config import LEAST_TOKENS, Training
+from tinybert_cli.types import Batch, Examples
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
+StepBatches = tuple[tuple[Batch, ...], ...]  # of one process in one optimizer step, each in its micro-batches
 
 
 class Batches(Protocol):
@@ -52,6 +53,37 @@ class OwnBatches(torch.utils.data.Sampler[list[int]]):
             yield group[self.process] if self.process < len(group) else group[0][:1]
 
 
+class MicroBatches(torch.utils.data.Dataset[tuple[Batch, ...]]):
+    """Examples whose batches come in parts of equally many rows, the last one of fewer.
+
+    Args:
+        count: parts of a batch that has enough rows.
+    """
+
+    def __init__(self, examples: Examples, count: int) -> None:
+        self.examples, self.count = examples, count
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Batch, ...]:
+        rows = math.ceil(len(indices) / self.count)
+        return tuple(
+            self.examples.__getitems__(indices[begin : begin + rows]) for begin in range(0, len(indices), rows)
+        )
+
+
+def smaller_batches(training: Training, micro_batches: int) -> str:
+    """The settings that make batches of the size of micro-batches, and as many steps, from the start."""
+    if training.per_device_train_batch_tokens is not None:
+        tokens = max(LEAST_TOKENS, math.ceil(training.per_device_train_batch_tokens / micro_batches))
+        size, count = f"per_device_train_batch_tokens={tokens}", micro_batches
+    else:
+        rows = math.ceil(training.per_device_train_batch_size / micro_batches)
+        size, count = f"per_device_train_batch_size={rows}", math.ceil(training.per_device_train_batch_size / rows)
+    return f"training.{size} training.gradient_accumulation_steps={count * training.gradient_accumulation_steps}"
+
+
 def groups(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
     """The items in groups of `size`; the last group may be smaller."""
     rest = iter(items)
@@ -60,8 +92,8 @@ def groups(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
 
 
 def with_start_times(
-    batches: Iterator[tuple[Batch, ...]],
-) -> Iterator[tuple[tuple[float, float], tuple[Batch, ...]]]:
+    batches: Iterator[StepBatches],
+) -> Iterator[tuple[tuple[float, float], StepBatches]]:
     """The batches of each step with wall and CPU time before they were read: reading counts as training time."""
     while True:
         begin = time.perf_counter(), time.process_time()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +18,22 @@ from torch import Tensor
 
 from tinybert_cli import events
 from tinybert_cli.config import ResolvedTraining, Training
-from tinybert_cli.errors import InputError, Interrupted, UserError
+from tinybert_cli.errors import InputError, Interrupted, UserError, explained
 from tinybert_cli.events import Event
 from tinybert_cli.loops.devices import keep_freed_memory, precision, return_freed_memory
 from tinybert_cli.loops.inference import StepLoss, weighted_mean
+from tinybert_cli.loops.out_of_memory import is_out_of_gpu_memory, release_gpu_memory
 from tinybert_cli.loops.progress import PROGRESS, Progress, read_progress
-from tinybert_cli.loops.step_batches import Batches, OwnBatches, groups, steps_of_epoch, with_start_times
+from tinybert_cli.loops.step_batches import (
+    Batches,
+    MicroBatches,
+    OwnBatches,
+    StepBatches,
+    groups,
+    smaller_batches,
+    steps_of_epoch,
+    with_start_times,
+)
 from tinybert_cli.loops.unused_parameters import drops_layers
 from tinybert_cli.types import Batch, Examples
 
@@ -163,6 +174,7 @@ class Trainer:
         Yields `progress` after every step, `train` every logging_steps, `evaluate` with the metrics and `is_best`, and
         `checkpoint` when the caller should save, the last time after the last step. Losses stay on the device until
         one of the last three: no step waits for the device, and no weights are saved before their losses were checked.
+        `out of memory` comes before a step is repeated in smaller micro-batches, which all later steps have, too.
 
         Args:
             evaluate: returns the metrics; the best checkpoint is selected by the one called `objective`.
@@ -192,7 +204,14 @@ class Trainer:
         self.model.train()
         while progress.step < self.max_steps and not self._out_of_patience():
             for (begin, cpu_begin), batches in with_start_times(self._rest_of_epoch()):
-                self.pending.append(self._step(loss, batches))
+                step = self._step(loss, batches)
+                if step is None:
+                    progress.micro_batches *= 2
+                    progress.seconds += time.perf_counter() - begin
+                    progress.cpu_seconds += time.process_time() - cpu_begin
+                    yield self._out_of_memory_event(batches)
+                    break  # the rest of the epoch, from this step, is read again in smaller micro-batches
+                self.pending.append(step)
                 self.scheduler.step()
                 progress.step += 1
                 progress.batch += len(batches)
@@ -235,18 +254,46 @@ class Trainer:
                 if done or self._out_of_patience():
                     return
 
-    def _step(self, loss: StepLoss, batches: Sequence[Batch]) -> _Step:
-        """One optimizer step. The losses are means over all rows of the step: of all batches, in all processes.
+    def _step(self, loss: StepLoss, batches: StepBatches) -> _Step | None:
+        """One optimizer step; None, with no gradient and unchanged weights, if smaller micro-batches may fit.
 
-        Gradients are averaged over the processes, so that each process multiplies its part by their number.
+        Raises:
+            UserError: there are several processes, and a GPU has not enough memory. Those of them that had enough wait
+                for the gradients of this one, so that they cannot agree on a size.
+            RuntimeError: the memory does not suffice for micro-batches of one row.
+        """
+        try:
+            means, totals = self._add_gradients(loss, batches)
+        except RuntimeError as error:
+            if not is_out_of_gpu_memory(error, self.accelerator.device):
+                raise
+            if self.accelerator.num_processes > 1:
+                raise UserError(
+                    f"step {self.progress.step + 1}: {explained(error).args[0]}",
+                    hint=f"only a single process divides its batches: set {smaller_batches(self.training, 2)}",
+                ) from error
+            if max(_rows(batches)) == 1:
+                raise
+        else:
+            return self._update(means, totals, batches)
+        self.optimizer.zero_grad()
+        release_gpu_memory()
+        return None
+
+    def _add_gradients(self, loss: StepLoss, batches: StepBatches) -> tuple[Tensor, Tensor]:
+        """Adds up the gradients of all micro-batches; returns the means of the losses, and their denominators.
+
+        The losses are means over all rows of the step: of all batches, in all processes. Gradients are averaged over
+        the processes, so that each process multiplies its part by their number.
         """
         processes = self.accelerator.num_processes
-        denominators = torch.stack([self._denominators(loss, batch, index) for index, batch in enumerate(batches)])
+        micro_batches = [(index, part) for index, parts in enumerate(batches) for part in parts]
+        denominators = torch.stack([self._denominators(loss, batch, index) for index, batch in micro_batches])
         totals = self._sum(denominators.sum(0))  # (L + 1,)
-        shares = denominators[:, :-1] / torch.where(totals > 0, totals, 1)[:-1]  # (number of batches, L)
+        shares = denominators[:, :-1] / torch.where(totals > 0, totals, 1)[:-1]  # (number of micro-batches, L)
         means = torch.zeros_like(totals[:-1])  # over the step, the part of this process
-        for number, batch in enumerate(batches):
-            is_last = number == len(batches) - 1
+        for number, (_, batch) in enumerate(micro_batches):
+            is_last = number == len(micro_batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 of_batch = loss.means(
                     self.model, {name: values.to(totals.device, non_blocking=True) for name, values in batch.items()}
@@ -254,11 +301,15 @@ class Trainer:
                 parts = {name: share * of_batch[name] for name, share in zip(loss.weights, shares[number], strict=True)}
                 self.accelerator.backward(loss.total(parts) * processes)
             means += torch.stack([part.detach() for part in parts.values()])
+        return means, totals
+
+    def _update(self, means: Tensor, totals: Tensor, batches: StepBatches) -> _Step:
+        """Updates the weights by the gradients, which it then drops."""
         limit = self.training.max_grad_norm or float("inf")
         norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        rows = sum(len(batch["attention_mask"]) for batch in batches) * processes
+        rows = sum(_rows(batches)) * self.accelerator.num_processes
         return _Step(self._sum(means), totals, norm.to(totals), rows)
 
     def _settle(self) -> None:
@@ -314,11 +365,11 @@ class Trainer:
         total: Tensor = self.accelerator.reduce(values, "sum")
         return total
 
-    def _rest_of_epoch(self) -> Iterator[tuple[Batch, ...]]:
+    def _rest_of_epoch(self) -> Iterator[StepBatches]:
         """The batches of every further step, on the CPU."""
         self.batches.epoch = self.progress.epoch
         loader: Any = torch.utils.data.DataLoader(
-            self.examples,  # type: ignore[arg-type]
+            MicroBatches(self.examples, self.progress.micro_batches),
             batch_sampler=OwnBatches(self.batches, self.accelerator, skip=self.progress.batch),
             collate_fn=_identity,  # type: ignore[arg-type]
             num_workers=self.training.dataloader_num_workers,
@@ -333,6 +384,18 @@ class Trainer:
         rows = progress.rows + sum(step.rows for step in self.pending)
         known = {} if self.last_loss is None else {"loss": self.last_loss}
         return events.progress(progress.step, self.max_steps, rows=rows, seconds=progress.seconds, **known)
+
+    def _out_of_memory_event(self, batches: StepBatches) -> Event:
+        """That the next step, of these batches, is repeated in smaller micro-batches."""
+        rows = max(_rows(batches))
+        return {
+            "event": "out of memory",
+            "step": self.progress.step + 1,
+            "rows_before": rows,
+            "rows": math.ceil(rows / 2),
+            "micro_batches": self.progress.micro_batches,
+            "settings": smaller_batches(self.training, self.progress.micro_batches),
+        }
 
     def _train_event(self, *, samples_per_second: float) -> Event:
         """The means of the losses over all rows since the last one."""
@@ -435,6 +498,11 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
     ]
 
 
-def _identity(batch: Batch) -> Batch:
-    """The collate function: `examples` return whole batches."""
+def _rows(batches: StepBatches) -> list[int]:
+    """Rows of each micro-batch of a step."""
+    return [len(batch["attention_mask"]) for batch in itertools.chain(*batches)]
+
+
+def _identity(batch: tuple[Batch, ...]) -> tuple[Batch, ...]:
+    """The collate function: `MicroBatches` are whole batches."""
     return batch

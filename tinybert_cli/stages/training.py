@@ -79,7 +79,7 @@ def train(
     output.finish(
         numbers, **_label_names(training_data), layer_mapping=new.copied_layers, **described, device=trainer.device,
         precision=trainer.precision, **models.size(new.model), **new.vocabulary,
-        scored_rows=None if result is None else result.rows,
+        scored_rows=None if result is None else result.rows, micro_batches=trainer.progress.micro_batches,
     )  # fmt: skip
     yield events.done(run.config.output_dir, numbers)
 
