@@ -45,7 +45,7 @@ def as_markdown(comparison: Comparison) -> str:
         "95 % interval": lambda own: " to ".join(
             f"{own[key]:.4f}" for key in (f"{metric}_low", f"{metric}_high") if key in own
         ),
-        "size": lambda own: f"{own['bytes'] / 1e6:.2g} MB" if "bytes" in own else "",
+        "size": lambda own: _size(own["bytes"]) if "bytes" in own else "",
         "training rows": lambda own: f"{own['training_rows']:,.0f}" if "training_rows" in own else "",
         "ms, batch 1": lambda own: f"{own['latency_ms_b1']:.2f}" if "latency_ms_b1" in own else "",
     }
@@ -67,3 +67,7 @@ def as_markdown(comparison: Comparison) -> str:
     if comparison.is_beaten:
         lines += ["", f"On these rows the model is no better than the baseline {markdown(str(comparison.best))}."]
     return "\n".join(lines)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e6:.2g} MB" if count >= 50_000 else f"{count / 1e3:.2g} kB"
