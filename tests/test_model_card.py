@@ -85,7 +85,10 @@ def test_baselines_are_beside_the_model_on_the_card() -> None:
 
 
 def test_a_baseline_whose_score_is_not_defined_is_a_row_without_one() -> None:
-    baselines = {"mean": {"mae": 0.9, "training_rows": 90, "bytes": 156}, "tfidf": {"pearson": 0.5, "training_rows": 90}}
+    baselines = {
+        "mean": {"mae": 0.9, "training_rows": 90, "bytes": 156},
+        "tfidf": {"pearson": 0.5, "training_rows": 90},
+    }
     comparison = Comparison("On 10 rows:", "pearson", True, {"pearson": 0.6}, baselines, selected=False)
     text = as_markdown(card(comparison=comparison))
     assert "| mean |  | 0.16 kB | 90 |" in text and "| the model | 0.6000 |  |  |" in text and "no better" not in text
