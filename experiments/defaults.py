@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import baselines
 import result_files
 import yaml
 
@@ -213,12 +214,14 @@ def earlier_table(results: Mapping[str, Any]) -> Iterator[str]:
             measured = results["sst2"]["kinds"][kind][model]
             score = f"{measured['score']:.3f} ({measured['low']:.3f}-{measured['high']:.3f})"
             yield f"| {model} | {title} | {measured['steps']} | {measured['minutes']:.1f} | {score} |"
+    for title, numbers in baselines.measured("defaults/sst2"):
+        yield f"| {title} | | | | {numbers['score']:.3f} ({numbers['low']:.3f}-{numbers['high']:.3f}) |"
 
 
 def held_out_table(results: Mapping[str, Any]) -> Iterator[str]:
     """One line per dataset and model: the scores on held-out rows of the training file, by seed."""
-    yield "| dataset | rows | model | default | tuned | default - tuned, mean |"
-    yield "|---|---:|---|---:|---:|---:|"
+    yield "| dataset | rows | model | default | tuned | default - tuned, mean | best baseline |"
+    yield "|---|---:|---|---:|---:|---:|---:|"
     for name, dataset in results.items():
         for model in MODELS:
             default, tuned = (
@@ -228,21 +231,22 @@ def held_out_table(results: Mapping[str, Any]) -> Iterator[str]:
             if seeds:
                 cells = ["; ".join(f"{scores[seed]:.3f}" for seed in seeds) for scores in (default, tuned)]
                 difference = sum(default[seed] - tuned[seed] for seed in seeds) / len(seeds)
-                rows = SUBSETS[name].held_out
-                yield f"| {name} | {rows:,} | {model} | {cells[0]} | {cells[1]} | {difference:+.3f} |"
+                rows, baseline = SUBSETS[name].held_out, baselines.best(f"defaults-held-out/{name}")
+                yield f"| {name} | {rows:,} | {model} | {cells[0]} | {cells[1]} | {difference:+.3f} | {baseline} |"
 
 
 def table(results: Mapping[str, Any]) -> Iterator[str]:
     """One line per dataset and model: the scores on the test rows, steps, and CPU minutes, of each kind."""
     kinds = [kind for kind in KINDS if kind != "earlier"]  # of which only one dataset was run
-    yield f"| dataset | training rows | metric | model | {' | '.join(kinds)} | default - tuned |"
-    yield f"|---|---:|---|---|{'---:|' * (len(kinds) + 1)}"
+    yield f"| dataset | training rows | metric | model | {' | '.join(kinds)} | default - tuned | best baseline |"
+    yield f"|---|---:|---|---|{'---:|' * (len(kinds) + 2)}"
     for name, dataset in results.items():
         for model in MODELS:
             found = [dataset["kinds"].get(kind, {}).get(model) for kind in kinds]
             difference = f"{_mean(found[0]) - _mean(found[-1]):+.3f}" if all(found) else ""
             cells = " | ".join(_cell(measured) if measured else "" for measured in found)
-            yield f"| {name} | {dataset['rows']:,} | {dataset['metric']} | {model} | {cells} | {difference} |"
+            first = f"| {name} | {dataset['rows']:,} | {dataset['metric']} | {model} | {cells} | {difference} |"
+            yield f"{first} {baselines.best(f'defaults/{name}')} |"
 
 
 def _cell(measured: Mapping[str, Any]) -> str:

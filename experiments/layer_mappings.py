@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import baselines
 import result_files
 from defaults import SUBSETS, Subset, numbers, run, train, write_subset
 
@@ -70,14 +71,16 @@ def compare(subset: Subset, data: dict[str, Any], runs: Path, depth: int, seeds:
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
-    yield "| dataset | layers | metric | `uniform` | `spread` | difference |"
-    yield "|---|---:|---|---:|---:|---:|"
+    yield "| dataset | layers | metric | `uniform` | `spread` | difference | best baseline |"
+    yield "|---|---:|---|---:|---:|---:|---:|"
     for name, depths in results.items():
         for depth, result in depths.items():
             means = {mapping: _of(result["test"], mapping) for mapping in MAPPINGS}
             uniform, spread = (sum(means[mapping]) / len(means[mapping]) for mapping in MAPPINGS)
+            baseline = baselines.best(f"defaults/{name}")  # the same rows
             cells = [_cell(mean, means[mapping]) for mapping, mean in zip(MAPPINGS, (uniform, spread), strict=True)]
-            yield f"| {name} | {depth} | {result['metric']} | {' | '.join(cells)} | {spread - uniform:+.3f} |"
+            score = f"{' | '.join(cells)} | {spread - uniform:+.3f} | {baseline}"
+            yield f"| {name} | {depth} | {result['metric']} | {score} |"
 
 
 def _cell(mean: float, scores: list[float]) -> str:

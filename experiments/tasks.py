@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import baselines
 import pyarrow.parquet
 import result_files
 import yaml
@@ -192,7 +193,7 @@ def result(name: str, runs: Path) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Any]) -> Iterator[str]:
-    """Rows of a Markdown table: the models of each dataset, and the export."""
+    """Rows of a Markdown table: the models of each dataset, the baselines, and the export."""
     yield "| dataset | model | score on validation | retention | agreement | size | ms, batch 1 | minutes |"
     yield "|---|---|---|---:|---:|---:|---:|---:|"
     for name, dataset in results.items():
@@ -202,6 +203,10 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
             score = f"{dataset['metric']} {measured['score']:.4f}" if first else f"{measured['score']:.4f}"
             retention = f"{100 * measured['retention']:.1f} %" if "retention" in measured else ""
             yield _row(title, model, score, retention, measured)
+        teacher = dataset["models"]["teacher"]["score"]
+        for title, numbers in baselines.measured(name):
+            retention = f"{100 * numbers['score'] / teacher:.1f} %"
+            yield f"| | {title} | {numbers['score']:.4f} | {retention} | | {baselines.size(numbers)} | | |"
         export = dataset["export"]
         yield _row("", export["title"], f"{export['difference']:+.4f}", "", export)
 

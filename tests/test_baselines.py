@@ -12,7 +12,7 @@ import pytest
 from conftest import Configs, run, sentences, write_rows
 
 from tinybert_cli import tasks
-from tinybert_cli.baselines import BASELINES, Training
+from tinybert_cli.baselines import BASELINES, Training, tfidf
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, GateError, InputError
 from tinybert_cli.metrics.probabilities import softmax
@@ -54,6 +54,22 @@ def test_tfidf_classifies_by_words_and_leaves_absent_classes_out() -> None:
     logits = outputs("text-classification", "tfidf", REVIEWS, rows, ["never", "yes", "no"])
     assert logits.argmax(-1).tolist() == [1, 2]
     assert softmax(logits)[:, 0] == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_tfidf_of_many_classes_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"c{index}" for index in range(30)]
+    training = rows_of(text=[f"w{index} v{index}" for index in range(30)] * 8, label=names * 8)
+    task, settings = tasks.find_prediction_task("text-classification"), Data()
+    labels = task.labels(training, settings, names)
+    assert labels is not None
+    complete = BASELINES[task.name]["tfidf"](Training(task, settings, names, training, labels), 42)
+    monkeypatch.setattr(tfidf, "MOST_WORK", 1)
+    monkeypatch.setattr(tfidf, "LEAST_ITERATIONS", 2)
+    monkeypatch.setattr(tfidf, "MANY_CLASSES", 15)
+    monkeypatch.setattr(tfidf, "MOST_CHARACTERS", 8 * 30 * 5)
+    short = BASELINES[task.name]["tfidf"](Training(task, settings, names, training, labels), 42)
+    assert complete.parts[1].n_iter_.max() > 2 and short.parts[1].n_iter_.max() == 2
+    assert (complete.training_rows, short.training_rows) == (240, pytest.approx(105, abs=20))  # half of the characters
 
 
 def test_tfidf_splits_chinese_into_characters() -> None:

@@ -13,7 +13,7 @@ import yaml
 from conftest import Configs, run
 from huggingface_hub import ModelCard
 
-from tinybert_cli.reports.finished_evals import Comparison
+from tinybert_cli.reports.baseline_table import Comparison
 from tinybert_cli.reports.model_card import Card, Result, as_markdown
 
 
@@ -75,13 +75,23 @@ def test_a_model_without_evaluation_has_no_results() -> None:
 def test_baselines_are_beside_the_model_on_the_card() -> None:
     model = {"accuracy": 0.8, "accuracy_low": 0.78, "accuracy_high": 0.82, "bytes": 12e6, "latency_ms_b1": 2.5}
     tfidf = {"accuracy": 0.82, "bytes": 3e6, "latency_ms_b1": 0.4}
-    comparison = Comparison("accuracy", True, "test", 1821, model, {"tfidf": tfidf}, selected=False)
+    comparison = Comparison("On 1,821 rows of test:", "accuracy", True, model, {"tfidf": tfidf}, selected=False)
     text = as_markdown(card(result=Result("validation", 500, {"accuracy": 0.79}), comparison=comparison))
     assert "1,821 rows of test" in text and "| the model | 0.8000 | 0.7800 to 0.8200 | 12 MB | 2.50 |" in text
     assert "| tfidf | 0.8200 |  | 3 MB | 0.40 |" in text and "no better than the baseline tfidf" in text
     assert [result.metric_value for result in ModelCard(text).data.eval_results] == [0.79]  # those of the export
-    assert "may be optimistic" not in text
+    assert "may be optimistic" not in text and "training rows" not in text
     assert "may be optimistic" in as_markdown(card(comparison=replace(comparison, selected=True)))
+
+
+def test_a_baseline_whose_score_is_not_defined_is_a_row_without_one() -> None:
+    baselines = {
+        "mean": {"mae": 0.9, "training_rows": 90, "bytes": 156},
+        "tfidf": {"pearson": 0.5, "training_rows": 90},
+    }
+    comparison = Comparison("On 10 rows:", "pearson", True, {"pearson": 0.6}, baselines, selected=False)
+    text = as_markdown(card(comparison=comparison))
+    assert "| mean |  | 0.16 kB | 90 |" in text and "| the model | 0.6000 |  |  |" in text and "no better" not in text
 
 
 def test_nan_is_not_written_to_the_front_matter() -> None:

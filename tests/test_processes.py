@@ -104,6 +104,22 @@ def test_documented_command_trains_and_labels_as_one_process_does(
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("shared", "alone")]
     for name, values in weights[1].items():
         np.testing.assert_allclose(weights[0][name], values, atol=2e-3, err_msg=name)
+    scores = [
+        {name: value for name, value in artifacts.read_metrics(tmp_path / folder).items() if name.startswith("tfidf.")}
+        for folder in ("shared", "alone")
+    ]
+    assert scores[0] == scores[1] and scores[0]["tfidf.training_rows"] == 33
+
+
+@pytest.mark.slow
+def test_baseline_that_cannot_be_fitted_ends_all_processes(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+    run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=teacher, splits=["unlabeled"]))
+    labels = tmp_path / "labels"
+    config = configs("finetune", "out", model=str(teacher), label_dataset=labels, baselines=["majority"])
+    process = launch("finetune", config, tmp_path)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode != 0 and stderr.count("error: no column 'label'") == 1, stderr
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 @pytest.mark.slow

@@ -202,6 +202,7 @@ class StackMapping(Section):
 
 
 LayerMapping = LayerRule | StackMapping
+BaselineNames = Literal["auto"] | list[str]
 
 
 def encoder_rule(mapping: LayerMapping) -> LayerRule:
@@ -406,6 +407,9 @@ class Finetune(Stage):
     """balanced: all classes have the same total weight, each label weighs rows / (classes * rows of its class)."""
     regularization: Regularization = Regularization()
     """Label smoothing, dropout, R-Drop."""
+    baselines: BaselineNames = "auto"
+    """Baselines without a neural network, fitted on the gold labels of the training rows and scored on the validation
+    rows, before the training. auto: those of the task, if there are such labels and rows; [] = none."""
     training: Training = Training()
     """Epochs, batches, learning rate."""
 
@@ -546,6 +550,9 @@ class Distill(Stage):
     """
     projections: Literal["per_layer", "shared"] = "per_layer"
     """Linear projections from the student's to the teacher's hidden size: one per layer, or one shared by all."""
+    baselines: BaselineNames = "auto"
+    """Baselines without a neural network, fitted on the gold labels of the training rows and scored on the validation
+    rows, before the training. auto: those of the task, if there are such labels and rows; [] = none."""
     training: Training = Training()
     """Epochs, batches, learning rate."""
 
@@ -573,7 +580,7 @@ class Eval(Stage):
     """Columns by whose values the rows are sliced, in addition to length, label and the reference's confidence."""
     bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
     """Resamples for the 95 % intervals; 0 = no intervals."""
-    baselines: Literal["auto"] | list[str] = "auto"
+    baselines: BaselineNames = "auto"
     """Baselines without a neural network, fitted on the training rows and scored beside the models. auto: those of the
     task (majority and tfidf; mean and tfidf; majority and dictionary; best-sentence), if there are labelled training
     rows; [] = none."""

@@ -92,6 +92,13 @@ def _teacher_check(row: Row) -> str:
     return "\n".join(lines)
 
 
+def _baseline(row: Row) -> str:
+    metric = row["metric"]
+    score = f"{metric} {row[metric]:.4f}" if metric in row else f"{metric} is not defined for it"
+    source = f", as scored for {row['scored_by']}" if "scored_by" in row else ""
+    return f"baseline {row['model']}: {score} (fitted on {row['training_rows']:,.0f} rows{source})"
+
+
 def _done(row: Row) -> str:
     ends = ("_low", "_high")  # of intervals; they are in metrics.json
     numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and "." not in k and not k.endswith(ends)}
@@ -148,6 +155,7 @@ LINES: dict[str, Callable[[Row], str | None]] = {
         f"augmentation: {'at most ' if row.get('at_most') else ''}{row['copies']:,} variants of {row['rows']:,} rows"
     ),
     "scored": lambda row: f"scored {row['model']}",
+    "baseline": _baseline,
     "rejected": lambda row: f"int8 rejected: {row['message']}",
     "float32_parts": lambda row: (
         f"int8 except {', '.join(row['parts'])}, in float32 from 12 bits, so that it passes: {row['cost']}"

@@ -81,6 +81,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "models": "names of the models that are compared",
         "reference": "the one that the others are compared with",
         "split": "the split that is scored",
+        "baselines": "names of the baselines that are scored",
         "format": "export format",
         "quantize": "`none`, `int8` or `fp16`",
         "device": "`cpu`, `cuda`, ...",
@@ -163,6 +164,12 @@ EVENTS: dict[str, dict[str, str]] = {
     },
     "shard": {**_STEP, **_MAX_STEPS, "shard": "name of the parquet file", "rows": "its rows"},
     "scored": {"model": "name of the model whose predictions are complete"},
+    "baseline": {
+        "model": "name of the baseline, whose score on the validation rows is complete",
+        "metric": "the task's main metric",
+        "scored_by": "the training beside this one, on the same data, whose metrics.json has these numbers",
+        "...": "every number of the baseline",
+    },
     "model": {
         "model": "name of the model",
         "is_reference": "whether the others are compared with it",

@@ -1,6 +1,7 @@
 """Output folders, through which stages exchange data: lock, atomic files, checkpoints, manifest, log."""
 
 from tinybert_cli.artifacts.atomic_files import check_free_space, replacing, write_text
+from tinybert_cli.artifacts.hashes import digest
 from tinybert_cli.artifacts.input_paths import check_config_files
 from tinybert_cli.artifacts.manifests import (
     Description,
@@ -9,6 +10,7 @@ from tinybert_cli.artifacts.manifests import (
     describe_all,
     describe_model,
     has_manifest,
+    is_unchanged,
     machine,
     read_manifest,
     settings_of,
@@ -29,7 +31,9 @@ __all__ = [
     "describe",
     "describe_all",
     "describe_model",
+    "digest",
     "has_manifest",
+    "is_unchanged",
     "machine",
     "markdown_table",
     "open_output",

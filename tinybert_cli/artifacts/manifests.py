@@ -90,6 +90,13 @@ def verify_folder(folder: Path, *, also: Collection[str] = ()) -> dict[str, Any]
     return manifest
 
 
+def is_unchanged(folder: Path, manifest: Mapping[str, Any], name: str) -> bool:
+    """Whether a file of a finished folder has the sha256 in the manifest of the folder."""
+    expected = [entry["sha256"] for entry in manifest["outputs"] if entry["path"] == name]
+    path = folder / name
+    return path.is_file() and expected == [remembered_hash(path)]
+
+
 def describe(path: Path, name: str | None = None) -> Description:
     """Identifies a local input: a finished folder by its manifest, any other folder or file by its content.
 

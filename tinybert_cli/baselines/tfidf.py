@@ -5,6 +5,7 @@ Shapes: N rows, C classes, V features. A row is one text or a pair of texts.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,18 +21,21 @@ MOST_CHARACTERS = 3_000_000  # of the training rows; with more, a random part of
 MOST_FEATURES = 200_000
 WORD = rf"(?u)[{CJK}]|[^\W_{CJK}]+|[^\w\s]"  # a Chinese or Japanese character is a word, and so is a mark
 INVERSE_REGULARIZATION = 10.0  # C of LogisticRegression
+MOST_WORK = 2_000_000_000  # features of all rows * classes * iterations of a fit: some 20 seconds
+LEAST_ITERATIONS, MOST_ITERATIONS = 20, 1_000
+MANY_CLASSES = 200  # with more, fewer rows are used, so that LEAST_ITERATIONS take no longer
 LEAST_ROWS = 1_000  # from so many on, features that occur in one row only are left out
 
 
 def classifier(training: Training, seed: int) -> Baseline:
     """Logistic regression on the features of `TextFeatures`."""
-    from sklearn.linear_model import LogisticRegression
-
     training.task.check_trainable(training.labels[~missing(training.labels)], training.names, training.rows)
     rows, labels = _selected(training, ~missing(training.labels), seed)
     features = TextFeatures(len(training.settings.text_columns), len(rows))
-    model = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=1000)
-    model.fit(features.fit(text_columns_of(rows, training.settings)), labels)
+    classes = len(np.unique(labels))
+    model = _logistic_regression(
+        features.fit(text_columns_of(rows, training.settings)), labels, 1 if classes == 2 else classes
+    )
 
     def compute(own: Rows) -> Array:
         probabilities = np.zeros((len(own), len(training.names)))
@@ -43,15 +47,12 @@ def classifier(training: Training, seed: int) -> Baseline:
 
 def multi_label_classifier(training: Training, seed: int) -> Baseline:
     """One logistic regression per label; a label that all rows have, or none, gets its share."""
-    from sklearn.linear_model import LogisticRegression
-
     complete = np.asarray(~missing(training.labels).any(-1))
     rows, labels = _selected(training, complete, seed)
     features = TextFeatures(len(training.settings.text_columns), len(rows))
     values = features.fit(text_columns_of(rows, training.settings))
     models: list[Any] = [
-        LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=1000).fit(values, own) if np.ptp(own) else float(own[0])
-        for own in labels.T
+        _logistic_regression(values, own, len(labels.T)) if np.ptp(own) else float(own[0]) for own in labels.T
     ]
 
     def compute(own: Rows) -> Array:
@@ -123,13 +124,36 @@ class TextFeatures:
         return cosine.toarray() if self.cosine_only else hstack([first, second, products, cosine], format="csr")
 
 
+def _logistic_regression(values: Any, labels: Array, classes: int) -> Any:
+    """Fitted to the end, or with as many iterations as MOST_WORK allows.
+
+    Args:
+        values: features (N, V).
+        classes: number of weights of each feature, in this model and in those that are fitted beside it.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    iterations = MOST_WORK // max(1, values.nnz * classes)
+    model = LogisticRegression(
+        C=INVERSE_REGULARIZATION, max_iter=min(max(iterations, LEAST_ITERATIONS), MOST_ITERATIONS)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(values, labels)
+
+
 def _selected(training: Training, labelled: Array, seed: int) -> tuple[Rows, Array]:
-    """The labelled rows with their labels; a random part of them, if they have more than MOST_CHARACTERS."""
+    """The labelled rows with their labels; a random part of them, if they have more than MOST_CHARACTERS.
+
+    With more than MANY_CLASSES it is a smaller part.
+    """
+    most = MOST_CHARACTERS * min(1.0, MANY_CLASSES / len(training.names))
     indices = np.flatnonzero(labelled)
     texts = text_columns_of(training.rows, training.settings)
     lengths = np.array([sum(len(column[row]) for column in texts) for row in indices])
-    if lengths.sum() > MOST_CHARACTERS:
+    if lengths.sum() > most:
         order = np.random.default_rng(seed).permutation(len(indices))
-        count = max(1, int(np.searchsorted(np.cumsum(lengths[order]), MOST_CHARACTERS)))
+        count = max(1, int(np.searchsorted(np.cumsum(lengths[order]), most)))
         indices = np.sort(indices[order[:count]])
     return training.rows.select(indices.tolist()), training.labels[indices]

@@ -3,37 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tinybert_cli import artifacts
 from tinybert_cli.errors import InputError
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Scores of a model and of baselines on the same rows, by the same eval."""
-
-    metric: str  # the task's main metric
-    more_is_better: bool
-    split: str
-    rows: int
-    model: Mapping[str, float]  # all metrics of the model, and its size and latency where they were measured
-    baselines: Mapping[str, Mapping[str, float]]  # name → the same
-    selected: bool  # whether these rows have selected the checkpoint of the model, or of one that it was made from
-
-    @property
-    def best(self) -> str:
-        """The name of the baseline with the best score."""
-        sign = 1 if self.more_is_better else -1
-        return max(self.baselines, key=lambda name: sign * self.baselines[name][self.metric])
-
-    @property
-    def is_beaten(self) -> bool:
-        """Whether the model is no better than the best baseline."""
-        sign = 1 if self.more_is_better else -1
-        return sign * self.model[self.metric] <= sign * self.baselines[self.best][self.metric]
+from tinybert_cli.reports.baseline_table import Comparison
 
 
 def beside(folder: Path, model: Any, *, task: str, metric: str, more_is_better: bool) -> Comparison | None:
@@ -61,10 +36,13 @@ def beside(folder: Path, model: Any, *, task: str, metric: str, more_is_better: 
             if names and scored and metric in (own := own_metrics(numbers, names[0])):
                 selected = names[0] in manifest.get("selected_on_these_rows", [])
                 inherited = names[0] in manifest.get("made_from_selected_on_these_rows", {})
+                lead = (
+                    "Before the export, `tinybert eval` scored the model beside baselines without a neural network, "
+                    f"on the same {manifest['scored_rows']:,} rows of {manifest['settings']['split']}:"
+                )
                 finished[manifest["end"]] = Comparison(
-                    metric, more_is_better, manifest["settings"]["split"], manifest["scored_rows"], own, scored,
-                    selected or inherited,
-                )  # fmt: skip
+                    lead, metric, more_is_better, own, scored, selected=selected or inherited
+                )
         except (InputError, KeyError, AttributeError, TypeError):  # of another version, or damaged
             continue
     return finished[max(finished)] if finished else None

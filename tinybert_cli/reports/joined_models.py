@@ -64,7 +64,7 @@ class Model:
     quality_low: float | None = None  # 95 % interval
     quality_high: float | None = None
     estimated: bool = False  # an export without a score: its source model's score plus the difference found by `export`
-    is_baseline: bool = False  # without a neural network, fitted by the `eval` that scored it
+    is_baseline: bool = False  # without a neural network, fitted by the run that scored it
     optimistic: bool = False  # whether the checkpoint was selected on the rows of this score
     made_from: Sequence[str] = ()  # folders of models that were selected on these rows, which it was made from
     retention: float | None = None
@@ -137,7 +137,7 @@ def join(runs: Sequence[Run]) -> list[Model]:
     chosen = {identity: _chosen(own, counts) for identity, own in scores.items()}
     exports = [run for run in runs if run.command == "export" and run.checksum not in chosen]
     chosen |= {run.checksum: _exported(run, chosen) for run in exports}
-    chosen |= _baselines(runs, {rows for rows, model in chosen.values() if model.evaluated})
+    chosen |= _baselines(runs, {rows for rows, model in chosen.values() if model.quality is not None})
     row_names = _unique_names({rows: model.scored_on for rows, model in chosen.values()})
     group_sizes = Counter(rows for rows, model in chosen.values() if model.quality is not None)
 
@@ -184,7 +184,7 @@ def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[
         described = run.manifest["inputs"][f"models.{name}"]
         identity = described.get("manifest") or json.dumps({k: v for k, v in described.items() if k != "path"})
         base = as_model(producers[identity]) if identity in producers else Model(_external_name(location, producers))
-        scored = _scored(base, run, name)
+        scored = _scored(base, run, name, settings["split"])
         yield (
             identity,
             replace(
@@ -197,29 +197,43 @@ def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[
 
 
 def _baselines(runs: Sequence[Run], compared_rows: set[str | None]) -> dict[str, tuple[str | None, Model]]:
-    """Identity → rows and score of the baselines of the evals on these rows; of equal ones the last."""
+    """Identity → rows and score of the baselines that evals and trainings have scored on these rows.
+
+    Of equal ones it is the last, and that of an eval, which has latencies: those with the same name that were fitted on
+    the same rows, or that were fitted on as many rows and have the same score, as on all rows and on their labels by a
+    teacher.
+    """
     baselines: dict[str, tuple[str | None, Model]] = {}
-    for run in sorted((run for run in runs if run.command == "eval"), key=lambda run: str(run.manifest["end"])):
-        rows = _rows_identity(run, run.manifest["settings"]["split"])
+    scores: dict[str, str] = {}  # name, rows, number of training rows and score → identity
+    for run in sorted(runs, key=lambda run: (run.command == "eval", str(run.manifest["end"]))):
+        if run.command not in ("eval", *TRAINING_COMMANDS):
+            continue
+        split = run.manifest["settings"]["split"] if run.command == "eval" else "validation"
+        rows = _rows_identity(run, split)
         if rows not in compared_rows:
             continue
-        fitted_on = _without_paths(_split_inputs(run, "train"))
+        fitted_on = _without_paths(_training_inputs(run))
         for name in run.manifest.get("baselines", []):
             base = Model(str(run.folder / name), made_by="baseline", is_baseline=True)
-            baselines[json.dumps([name, rows, fitted_on], sort_keys=True)] = (rows, _scored(base, run, name))
+            model = _scored(base, run, name, split)
+            identity = json.dumps([name, rows, fitted_on], sort_keys=True)
+            score = json.dumps([name, rows, own_metrics(run.metrics, name).get("training_rows"), model.quality])
+            baselines.pop(scores.get(score, identity), None)
+            scores[score] = identity
+            baselines[identity] = (rows, model)
     return baselines
 
 
-def _scored(base: Model, run: Run, name: str) -> Model:
-    """The model with its numbers in an `eval`."""
+def _scored(base: Model, run: Run, name: str, split: str) -> Model:
+    """The model with its numbers in an `eval`, or the baseline with those in a training."""
     metric, more_is_better = _main_metric(run)
     metrics: dict[str, Any] = own_metrics(run.metrics, name)
     return replace(
         base,
-        scored_on=_rows_name(run, run.manifest["settings"]["split"]),
+        scored_on=_rows_name(run, split),
         scored_rows=run.manifest.get("scored_rows"),
         scored_by=str(run.folder),
-        evaluated=True,
+        evaluated=run.command == "eval",
         metric=metric,
         more_is_better=more_is_better,
         quality=metrics.get(metric),
@@ -297,6 +311,12 @@ def _split_inputs(run: Run, split: str) -> dict[str, Any]:
     """The data inputs in the manifest that contain this split."""
     described = model_card.data_inputs(run.manifest["inputs"])
     return {name: value for name, value in described.items() if name in (f"data.{split}_file", "data.dataset_name")}
+
+
+def _training_inputs(run: Run) -> dict[str, Any]:
+    """The inputs in the manifest that contain the rows that baselines are fitted on."""
+    inputs = run.manifest["inputs"]
+    return {"label_dataset": inputs["label_dataset"]} if "label_dataset" in inputs else _split_inputs(run, "train")
 
 
 def _unique_names(names: Mapping[str | None, str | None]) -> dict[str | None, str | None]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.escaping import markdown, markdown_cell
+from tinybert_cli.reports import baseline_table
 from tinybert_cli.reports.base_model import base_facts
-from tinybert_cli.reports.finished_evals import Comparison
+from tinybert_cli.reports.baseline_table import Comparison
 
 METRICS: dict[str, tuple[str, dict[str, str]]] = {  # metric → its name on the Hub, and the arguments
     "f1_macro": ("f1", {"average": "macro"}),
@@ -46,6 +47,7 @@ class Card:
     limits: Sequence[str]
     result: Result | None = None
     comparison: Comparison | None = None  # with baselines
+    no_comparison: str | None = None  # why there is none: a sentence, in Markdown
     library: str | None = None  # library_name on the Hub
     tags: Sequence[str] = ()
 
@@ -74,7 +76,8 @@ def as_markdown(card: Card) -> str:
         _table(card.made),
         "## Evaluation",
         _evaluation(card),
-        *([] if card.comparison is None else [_comparison(card.comparison)]),
+        *([] if card.comparison is None else [baseline_table.as_markdown(card.comparison)]),
+        *([] if card.no_comparison is None else [card.no_comparison]),
         "## Size and speed",
         _table(card.costs),
         "## Usage",
@@ -175,29 +178,6 @@ def _evaluation(card: Card) -> str:
     for name, value in card.result.scores.items():
         low, high = card.result.intervals.get(name, (None, None))
         lines.append(f"| {markdown_cell(name)} | {value:.4f} | {'' if low is None else f'{low:.4f} to {high:.4f}'} |")
-    return "\n".join(lines)
-
-
-def _comparison(comparison: Comparison) -> str:
-    metric = comparison.metric
-    lines = [
-        f"Before the export, `tinybert eval` scored the model beside baselines without a neural network, on the same "
-        f"{comparison.rows:,} rows of {comparison.split}:",
-        "",
-        f"| | {markdown_cell(metric)} | 95 % interval | size | ms, batch 1 |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for name, own in {"the model": comparison.model, **comparison.baselines}.items():
-        ends = [f"{own[key]:.4f}" for key in (f"{metric}_low", f"{metric}_high") if key in own]
-        size = f"{own['bytes'] / 1e6:.2g} MB" if "bytes" in own else ""
-        latency = f"{own['latency_ms_b1']:.2f}" if "latency_ms_b1" in own else ""
-        lines.append(f"| {markdown_cell(name)} | {own[metric]:.4f} | {' to '.join(ends)} | {size} | {latency} |")
-    if any("latency_ms_b1" in own for own in comparison.baselines.values()):
-        lines += ["", "The time of a baseline is from text to prediction, that of the model from token ids to logits."]
-    if comparison.selected:
-        lines += ["", "These rows selected a checkpoint, so the score of the model may be optimistic."]
-    if comparison.is_beaten:
-        lines += ["", f"On these rows the model is no better than the baseline {markdown(comparison.best)}."]
     return "\n".join(lines)
 
 

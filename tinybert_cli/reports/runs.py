@@ -49,7 +49,7 @@ class Report:
             best = max((model for model in scored if model.is_baseline), key=lambda model: model.rank, default=None)
             if best is None:
                 continue
-            compared = [model for model in scored if model.evaluated and not model.is_baseline]
+            compared = [model for model in scored if not model.is_baseline]
             losers = [names[model.name] for model in compared if model.rank <= best.rank]
             if losers:
                 yield f"No better than the baseline {names[best.name]}: {', '.join(losers)}."

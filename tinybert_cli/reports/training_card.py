@@ -10,6 +10,7 @@ from tinybert_cli import artifacts, tasks
 from tinybert_cli.config import Data, Distill, Finetune, ResolvedTraining
 from tinybert_cli.escaping import in_python, markdown, shell_word
 from tinybert_cli.reports import model_card
+from tinybert_cli.reports.baseline_table import Comparison
 from tinybert_cli.reports.model_card import Card, Result
 
 
@@ -27,6 +28,8 @@ class Training:
     selected: bool  # whether the checkpoint was selected on the rows of `result`
     made_from: Sequence[str] = ()  # models selected on the rows of `result`, which it was made from
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # name → metrics, size, training rows
+    no_baselines: str | None = None  # why some or all are left out, in a sentence without an end mark
 
 
 def card(config: Finetune | Distill, training: Training, output: artifacts.Output) -> Card:
@@ -57,6 +60,8 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
             "time": f"{facts['train_runtime'] / 60:,.1f} minutes",
         },
         result=training.result,
+        comparison=_comparison(task, training),
+        no_comparison=_no_comparison(training.no_baselines),
         costs={
             "parameters": f"{facts['parameters']:,}, of which embeddings {facts['embedding_parameters']:,}",
             "weights": f"{facts['bytes'] / 1e6:.1f} MB",
@@ -66,6 +71,27 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
         limits=[*_limitations(config, task, training, teacher), *model_card.UNTESTED],
         library="transformers",
     )
+
+
+def _comparison(task: tasks.Task, training: Training) -> Comparison | None:
+    """The scores of the model and of the baselines on the validation rows."""
+    result, metric = training.result, task.main_metric
+    if result is None or not training.baselines:
+        return None
+    ends = zip((f"{metric}_low", f"{metric}_high"), result.intervals.get(metric, ()), strict=False)
+    return Comparison(
+        lead="Beside baselines without a neural network, fitted on the gold labels of the training rows, on the same "
+        f"{result.rows:,} rows of {result.split}:",
+        metric=metric,
+        more_is_better=task.metrics[metric],
+        model={**result.scores, **dict(ends), "bytes": training.facts["bytes"], "training_rows": training.rows},
+        baselines=training.baselines,
+        selected=training.selected or bool(training.made_from),
+    )
+
+
+def _no_comparison(reason: str | None) -> str | None:
+    return None if reason is None else f"{reason[:1].upper()}{markdown(reason[1:])}."
 
 
 def _batch(settings: ResolvedTraining) -> str:

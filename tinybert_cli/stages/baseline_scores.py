@@ -1,8 +1,11 @@
-"""The baselines that `eval` scores beside the models: which ones, fitted on the training rows, and their costs."""
+"""The baselines that `eval` scores beside the models: which ones, fitted on the training rows, and their costs.
+
+`training_baselines` scores them beside a model that is trained, with the functions at the end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from tinybert_cli import baselines, data, events, tasks
 from tinybert_cli.baselines import Baseline, Training
-from tinybert_cli.config import Eval, Latency
+from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.types import Encoded, Predictions, Rows
@@ -71,36 +74,58 @@ def fit(
     """The baselines by name; with `auto`, a warning if the training rows do not allow any."""
     if not names:
         return {}
-    fitted: dict[str, ScoredBaseline] = {}
+    scored: dict[str, ScoredBaseline] = {}
     try:
         training_rows = data.read(config.data, "train")
         task.label_names(training_rows, config.data, model_names=classes)
-        labels = task.labels(training_rows, config.data, classes)
-        if labels is None or tasks.missing(labels).all():
-            raise tasks.no_labels_error(training_rows, config.data)
-        training = Training(task, config.data, classes, training_rows, labels)
+        training = labelled(task, config.data, classes, training_rows)
         for name in names:
-            baseline = baselines.BASELINES[task.name][name](training, config.seed)
-            fitted[name] = ScoredBaseline(baseline, baseline.predictions(training, rows, encoded))
+            scored[name] = fitted(name, training, config.seed, rows, encoded)
             yield {"event": "scored", "model": name}
     except InputError as error:
         if config.baselines != "auto":
             raise
-        left = ", ".join(name for name in names if name not in fitted)
-        where = "" if error.where is None else f" ({error.where})"
-        yield events.warning(f"no baseline {left}: {error.what}{where}")
-    return fitted
+        yield events.warning(left_out([name for name in names if name not in scored], error))
+    return scored
 
 
-def comparison(
-    scores: Mapping[str, float], fitted: Mapping[str, ScoredBaseline], metric: str, sign: float
-) -> list[str]:
+def labelled(task: tasks.PredictionTask, settings: Data, classes: list[str], rows: Rows) -> Training:
+    """The rows with their gold labels.
+
+    Raises:
+        InputError: no row has one, or one is not a label of the task.
+    """
+    labels = task.labels(rows, settings, classes)
+    if labels is None:
+        raise tasks.no_labels_error(rows, settings)
+    if tasks.missing(labels).all():
+        raise InputError("no training row has a gold label", where=rows.location(0))
+    return Training(task, settings, classes, rows, labels)
+
+
+def fitted(name: str, training: Training, seed: int, rows: Rows, encoded: Encoded) -> ScoredBaseline:
+    """A baseline, fitted on the training rows, with its predictions for `rows`; `encoded`: these as a model reads them.
+
+    Raises:
+        InputError: nothing can be learned from the training rows.
+    """
+    baseline = baselines.BASELINES[training.task.name][name](training, seed)
+    return ScoredBaseline(baseline, baseline.predictions(training, rows, encoded))
+
+
+def left_out(names: Sequence[str], error: InputError) -> str:
+    """Why baselines are missing, in a sentence without an end mark."""
+    where = "" if error.where is None else f" ({error.where})"
+    return f"no baseline {', '.join(names)}: {error.what}{where}"
+
+
+def comparison(scores: Mapping[str, float], baseline_names: Collection[str], metric: str, sign: float) -> list[str]:
     """A warning for each model whose score (model or baseline → main metric) is not above the best baseline's."""
-    known = [name for name in fitted if name in scores]
+    known = [name for name in baseline_names if name in scores]
     if not known:
         return []
     best = max(known, key=lambda name: sign * scores[name])
-    losers = [name for name in scores if name not in fitted and sign * scores[name] <= sign * scores[best]]
+    losers = [name for name in scores if name not in baseline_names and sign * scores[name] <= sign * scores[best]]
     return [
         f"{name} is no better than the baseline {best}: {metric} {scores[name]:.4f}, {scores[best]:.4f}"
         for name in losers

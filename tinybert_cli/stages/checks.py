@@ -284,16 +284,23 @@ def _check_reference(models: Mapping[str, str], reference: str | None) -> None:
         )
 
 
-def _check_baselines(task: str, models: Mapping[str, str], split: str, names: str | Sequence[str]) -> None:
-    definition = tasks.find_scored_task(task)
+def _check_baselines(task: str, names: str | Sequence[str]) -> None:
+    definition = tasks.find(task)
     known = baselines.names(definition) if isinstance(definition, tasks.PredictionTask) else []
+    hint = f"{task} has none: leave `baselines` out"
+    _raise_all(
+        ConfigError(
+            f"unknown baseline '{name}'", key=("baselines", index), hint=did_you_mean(name, known) if known else hint
+        )
+        for index, name in enumerate([] if isinstance(names, str) else names)
+        if name not in known
+    )
 
+
+def _check_compared_baselines(models: Mapping[str, str], split: str, names: str | Sequence[str]) -> None:
     def problems() -> Iterator[ConfigError]:
         for index, name in enumerate([] if isinstance(names, str) else names):
-            if name not in known:
-                hint = did_you_mean(name, known) if known else f"{task} has none: leave `baselines` out"
-                yield ConfigError(f"unknown baseline '{name}'", key=("baselines", index), hint=hint)
-            elif name in models:
+            if name in models:
                 hint = "give the model another name"
                 yield ConfigError(f"'{name}' is a model and a baseline", key=("baselines", index), hint=hint)
             elif split == "train":
@@ -429,6 +436,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "regularization"): _check_label_smoothing,
         ("task", "class_weights"): _check_class_weights,
         ("task", "min_confidence", "label_dataset"): _check_min_confidence,
+        ("task", "baselines"): _check_baselines,
     },
     "gen-soft-labels": {
         "task": tasks.find_scored_task,
@@ -455,13 +463,15 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("losses", "teacher", "label_dataset"): _check_layer_teacher,
         ("losses", "student"): _check_trimming,
         ("task", "losses", "targets"): translation_checks.check_top_k,
+        ("task", "baselines"): _check_baselines,
         **translation_checks.top_level("distill"),
     },
     "eval": {
         "task": tasks.find_scored_task,
         ("task", "data"): _check_data,
         ("models", "reference"): _check_reference,
-        ("task", "models", "split", "baselines"): _check_baselines,
+        ("task", "baselines"): _check_baselines,
+        ("models", "split", "baselines"): _check_compared_baselines,
         ("task", "metrics"): _check_metrics,
         ("task", "latency"): translation_checks.check_latency,
         ("task", "models", "baselines", "require"): _check_require,

@@ -16,7 +16,7 @@ from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.scratch_files import counts
-from tinybert_cli.types import Array, Layout, Rows
+from tinybert_cli.types import Array, Encoded, Layout, Rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -56,9 +56,13 @@ class Validation:
 
     rows: Rows
     examples: data.Examples
-    layout: Layout | None  # see `Encoded`
+    encoded: Encoded
     metric: metrics.Metric | None  # None if the task makes no predictions: then the loss is the score
     label_names: list[str]
+
+    @property
+    def layout(self) -> Layout | None:
+        return self.encoded.layout
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def _read_validation(
             f"the validation rows have no labels ({reason}): no checkpoint is scored, and the last one is stored"
         )
         return None
-    return Validation(rows, data.Examples.of(encoded), encoded.layout, metric, names)
+    return Validation(rows, data.Examples.of(encoded), encoded, metric, names)
 
 
 def _build(

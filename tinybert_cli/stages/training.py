@@ -16,8 +16,9 @@ from tinybert_cli.config import Distill, Finetune, ResolvedTraining
 from tinybert_cli.errors import UserError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
-from tinybert_cli.stages import auto_settings, selection
+from tinybert_cli.stages import auto_settings, selection, training_baselines
 from tinybert_cli.stages.preparation import NewModel, TrainingData, TrainingRun, Validation
+from tinybert_cli.stages.training_baselines import BaselineScores
 from tinybert_cli.stages.validation_scores import Evaluation, ValidationScores
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 
@@ -56,29 +57,36 @@ def train(
         module, training_data.examples, batches, training, accelerator=run.accelerator, seed=run.config.seed,
         unused=_unused_parameters(run, module, loss, training_data.examples),
     )  # fmt: skip
+    names = training_baselines.chosen(run, validation, scores_matter=scores_matter)
     described = dict(facts or {}) | _facts(new, training_data)
-    yield _plan(run, new, training_data, trainer, described, resolved=resolved, evaluated=evaluated)
+    beside = {"baselines": names} if names else {}
+    yield _plan(run, new, training_data, trainer, described | beside, resolved=resolved, evaluated=evaluated)
     yield from _size_warning(new, source.teacher_parameters)
     if output.dry_run:
         return
+    baselines = yield from training_baselines.score(run, training_data, names)
     yield from _steps(
         run, new, trainer, loss, evaluation if evaluated else None, scale=source.scale, selects_best=selects_best
     )
     if evaluated and scores_matter:
         yield from _how_it_ended(trainer.progress, trainer.max_steps, training)
     final = _final_model(run, new, trainer, scale=source.scale, selects_best=selects_best)
-    numbers = _numbers(trainer, training_data.examples)
+    numbers = _numbers(trainer, training_data.examples) | baselines.flat
     result: model_card.Result | None = None
     tuned: dict[str, Any] = {}
     if evaluation is not None:
         best_loss = trainer.progress.best if selects_best else None
         result, tuned = evaluation.result(final, trainer.plain_model, best_loss)
         numbers |= _scores(result)
-    finished = _Finished(run, new, training_data, trainer, training, numbers, result, tuned, made, selects_best)
+    if scores_matter:
+        yield from map(events.warning, training_baselines.comparison(run, result, baselines))
+    finished = _Finished(
+        run, new, training_data, trainer, training, numbers, result, tuned, made, selects_best, baselines
+    )
     output.put(lambda folder: finished.write(final, folder))
     output.finish(
         numbers, **_label_names(training_data), layer_mapping=new.copied_layers, **described, device=trainer.device,
-        precision=trainer.precision, **models.size(new.model), **new.vocabulary,
+        precision=trainer.precision, **models.size(new.model), **new.vocabulary, **baselines.facts,
         scored_rows=None if result is None else result.rows, micro_batches=trainer.progress.micro_batches,
     )  # fmt: skip
     yield events.done(run.config.output_dir, numbers)
@@ -241,6 +249,7 @@ class _Finished:
     tuned: Mapping[str, Any]  # settings for config.json, such as thresholds
     made: Mapping[str, object]
     selected: bool  # whether it is the best checkpoint
+    baselines: BaselineScores
 
     def write(self, final: Path, folder: Path) -> None:
         """Copies the model from `final`, adds the task's settings to its config.json, and writes its card."""
@@ -264,6 +273,8 @@ class _Finished:
             selected=self.selected,
             made_from=selection.learned_from(config, output.inputs, "validation"),
             origin=source.origin,
+            baselines=self.baselines.numbers,
+            no_baselines=self.baselines.reason,
         )  # fmt: skip
         card = training_card.card(config, statements, output)
         (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")

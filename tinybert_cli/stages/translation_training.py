@@ -284,7 +284,7 @@ def _read_validation(
     yield from _warnings("validation", encoded, len(rows), settings)
     leaks = {"train": training, "validation": rows}
     yield from map(events.warning, duplicates.leaks_between(leaks, settings, most=duplicates.SAMPLE))
-    return Validation(rows, data.Examples.of(encoded, labels=known_labels(encoded)), None, metric, [])
+    return Validation(rows, data.Examples.of(encoded, labels=known_labels(encoded)), encoded, metric, [])
 
 
 def known_labels(encoded: Encoded) -> Any:
