@@ -69,15 +69,18 @@ def trainer_with_teacher(folder: Path, settings: Settings, prepared: Settings) -
 
 
 def trainer_with_logits(folder: Path, settings: Settings, prepared: Settings) -> dict[str, Measurement]:
-    """The logits are a column of the data set."""
+    """The logits are a column of the data set; bf16 where `distill` would use it, too."""
+    from tinybert_cli import loops
+
+    precision = loops.precision("auto")
     columns = encoded(folder, settings["rows"])
     columns["teacher_logits"] = stored_logits(folder / "labels")
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
     clock = train(
-        folder, columns, lambda inputs: inputs.pop("teacher_logits"), bf16=True, optim="adamw_torch_fused",
+        folder, columns, lambda inputs: inputs.pop("teacher_logits"), bf16=precision == "bf16", optim="adamw_torch_fused",
         train_sampling_strategy="group_by_length", length_column_name="length",
     )  # fmt: skip
-    return {"": clock.measurement(flops=prepared["training"], precision="bf16")}
+    return {"": clock.measurement(flops=prepared["training"], precision=precision.replace("no", "float32"))}
 
 
 def encoded(folder: Path, count: int) -> dict[str, Any]:
@@ -127,6 +130,7 @@ def train(folder: Path, columns: dict[str, Any], teacher_logits: Any, **argument
     settings = TrainingArguments(
         output_dir=str(folder / "trainer"), num_train_epochs=1, per_device_train_batch_size=32, save_strategy="no",
         report_to=[], disable_tqdm=True, learning_rate=5e-5, logging_steps=10_000, remove_unused_columns=False,
+        use_cpu=not torch.cuda.is_available(),
         **arguments,
     )  # fmt: skip
     pad = DataCollatorWithPadding(AutoTokenizer.from_pretrained(folder / "teacher"))

@@ -143,7 +143,7 @@ BENCHMARK = Benchmark(
         Bar("gen-soft-labels", "transformers pipeline", 5.5),
         Bar("gen-soft-labels, int8 export", "transformers pipeline", 9.0),
     ),
-    settings={"shape": "bert-base", "rows": 768, "drift_rows": 1024},
+    settings={"shape": "bert-base", "rows": 512, "drift_rows": 1024},
     quick={"shape": "tiny", "rows": 64, "drift_rows": 64},
 )
 

@@ -238,7 +238,7 @@ BENCHMARK = Benchmark(
         Bar(STORED, REFERENCE, 18.0),
     ),
     threads=1,
-    settings={"shape": "bert-base", "rows": 1024, "peer_rows": 160},
+    settings={"shape": "bert-base", "rows": 1024, "peer_rows": 128},
     quick={"shape": "tiny", "rows": 128, "peer_rows": 96},
 )
 

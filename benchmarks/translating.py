@@ -166,7 +166,7 @@ BENCHMARK = Benchmark(
         Side("CTranslate2", partial(measure, "ctranslate2", "float32"), own=True),
         Side("CTranslate2, int8", partial(measure, "ctranslate2-int8", "int8"), own=True),
     ),
-    settings={**MADE_UP, "rows": 1014, "steps": -1},
+    settings={**MADE_UP, "rows": 600, "steps": -1},
     quick={"rows": 8, "steps": 2},
 )
 
