@@ -77,8 +77,8 @@ def trainer_with_logits(folder: Path, settings: Settings, prepared: Settings) ->
     columns["teacher_logits"] = stored_logits(folder / "labels")
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
     clock = train(
-        folder, columns, lambda inputs: inputs.pop("teacher_logits"), bf16=precision == "bf16", optim="adamw_torch_fused",
-        train_sampling_strategy="group_by_length", length_column_name="length",
+        folder, columns, lambda inputs: inputs.pop("teacher_logits"), bf16=precision == "bf16",
+        optim="adamw_torch_fused", train_sampling_strategy="group_by_length", length_column_name="length",
     )  # fmt: skip
     return {"": clock.measurement(flops=prepared["training"], precision=precision.replace("no", "float32"))}
 
