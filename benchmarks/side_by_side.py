@@ -10,18 +10,19 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from common import data_name, scratch
+from common import data_name, scratch, seconds
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = ("tinybert", "torch", "transformers", "onnxruntime", "ctranslate2", "textbrewer")
@@ -46,9 +47,10 @@ class FailedSide(Exception):
 class Side:
     """One of the programs that are compared.
 
-    `measure(folder, settings, prepared)` returns case → {"rows", "seconds", "cpu_seconds"}, optionally with "precision"
-    of the matrix products (float32, bf16 or int8), "flops" (floating-point operations of the model per row, without
-    padding) and "equal" (share of outputs that are those of the first side). A benchmark with one case calls it "".
+    `measure(folder, settings, prepared)` returns case → {"rows", "seconds", "cpu_seconds", "precision"} with the
+    precision of its matrix products (float32, bf16 or int8), optionally with "flops" (floating-point operations of the
+    model per row, without padding) and "equal" (share of outputs that are those of the first side). A benchmark with
+    one case calls it "".
 
     Raises:
         MissingPeer: the program is not installed.
@@ -99,12 +101,12 @@ def measure(benchmark: Benchmark, tell: Callable[[str], None]) -> Result:
 
     Returns {"sides": [{"name", "own", "missing" or "rounds": [{"cases", "peak_bytes"}, ...]}, ...],
     "peaks": [precision → operations per second, ...] by round, "busy": [percent, ...] of other programs before each
-    round, "prepared", "bars", and what `conditions` returns}.
+    round, "minutes" of everything, "prepared", "bars", and what `conditions` returns}.
 
     Raises:
         FailedSide: a process of it failed.
     """
-    given = conditions(benchmark)
+    given, begin = conditions(benchmark), time.perf_counter()
     with scratch() as folder:
         tell(f"{benchmark.name}: preparing")
         prepared = child(benchmark, PREPARE, folder, {})
@@ -126,13 +128,21 @@ def measure(benchmark: Benchmark, tell: Callable[[str], None]) -> Result:
                     del entry["rounds"]
                 else:
                     entry["rounds"].append(answer)
-    bars = [vars(bar) for bar in benchmark.bars]
-    return {**given, "prepared": prepared, "peaks": peaks, "busy": busy, "sides": list(sides.values()), "bars": bars}
+    return {
+        **given,
+        "minutes": (time.perf_counter() - begin) / 60,
+        "prepared": prepared,
+        "peaks": peaks,
+        "busy": busy,
+        "sides": list(sides.values()),
+        "bars": [vars(bar) for bar in benchmark.bars],
+    }
 
 
 def conditions(benchmark: Benchmark) -> dict[str, Any]:
     """What a result depends on; a recorded result with the same conditions, except for the date, is still valid."""
     return {
+        "name": benchmark.name,
         "date": date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),
@@ -200,18 +210,19 @@ class Clock:
         """`rows` are done."""
         self.marks.append((rows, time.perf_counter(), time.process_time()))
 
-    def measurement(self, **more: Any) -> Measurement:
+    def measurement(self, *, precision: str, **more: Any) -> Measurement:
         (rows, begin, cpu), (last, end, cpu_end) = self.marks[0], self.marks[-1]
-        return {"rows": last - rows, "seconds": end - begin, "cpu_seconds": cpu_end - cpu, **more}
+        numbers = {"rows": last - rows, "seconds": end - begin, "cpu_seconds": cpu_end - cpu}
+        return {**numbers, "precision": precision, **more}
 
 
-def timed(rows: int, function: Callable[[], object], **more: Any) -> Measurement:
+def timed(rows: int, function: Callable[[], object], *, precision: str, **more: Any) -> Measurement:
     """One call of a function that processes `rows` rows."""
     clock = Clock()
     clock.mark(0)
     function()
     clock.mark(rows)
-    return clock.measurement(**more)
+    return clock.measurement(precision=precision, **more)
 
 
 def peak_memory() -> int:
@@ -244,7 +255,7 @@ def matmul_peaks() -> dict[str, float]:
 
 
 def _fastest(function: Callable[[], object]) -> float:
-    return min(timed(1, function)["seconds"] for _ in range(PASSES))
+    return min(seconds(function) for _ in range(PASSES))
 
 
 # -- conditions ----------------------------------------------------------------------------------------------
@@ -292,13 +303,18 @@ def versions() -> dict[str, str]:
 
 
 def code_hash(script: str) -> str:
-    """Of the package, of what the benchmarks share, and of this script."""
-    files: Iterable[Path] = [*(ROOT / "tinybert_cli").rglob("*.py"), *(ROOT / "tinybert").rglob("*.py")]
-    shared = [Path(__file__), Path(__file__).with_name("common.py"), Path(script)]
+    """Of the package, of a script, and of the modules beside this file that the script imports."""
+    files = {*(ROOT / "tinybert_cli").rglob("*.py"), *(ROOT / "tinybert").rglob("*.py"), *_scripts(Path(script))}
     digest = hashlib.sha256()
-    for file in [*sorted(files), *shared]:
+    for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _scripts(script: Path) -> set[Path]:
+    names = re.findall(r"^(?:from|import) (\w+)", script.read_text(encoding="utf-8"), re.MULTILINE)
+    imported = [file for name in names if (file := Path(__file__).with_name(f"{name}.py")).exists()]
+    return {script, *(file for one in imported for file in _scripts(one))}
 
 
 # -- a script alone ------------------------------------------------------------------------------------------

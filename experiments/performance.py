@@ -75,13 +75,13 @@ def states(result: Result) -> Iterator[str]:
     yield row(f"{rows:,} rows", f"{size / 1e6:.0f} MB", f"{size / rows / 1e3:.0f} kB")
 
 
-def conditions(results: Mapping[str, Result]) -> Iterator[str]:
+def conditions(results: Mapping[str, Result], names: Sequence[str] = NAMES) -> Iterator[str]:
     """Where and when each benchmark was measured."""
-    yield row("benchmark", "date", "data", "threads", "rounds", "other load", "machine", "versions")
-    yield "|---|---|---|---:|---:|---:|---|---|"
-    for name in NAMES:
+    yield row("benchmark", "date", "data", "threads", "rounds", "minutes", "other load", "machine", "versions")
+    yield "|---|---|---|---:|---:|---:|---:|---|---|"
+    for name in names:
         if name not in results:
-            yield row(name, "not measured yet", *[""] * 6)
+            yield row(name, "not measured yet", *[""] * 7)
             continue
         yield row(name, *_conditions(name, results[name]))
 
@@ -106,17 +106,9 @@ def tables_of(result: Result) -> Iterator[str]:
         if wanted:
             yield ""
             yield from draw(result)
-    name = "this run"
     yield ""
-    yield from conditions_of_one(name, result)
+    yield from conditions({result["name"]: result}, [result["name"]])
     yield ""
-
-
-def conditions_of_one(name: str, result: Result) -> Iterator[str]:
-    """Machine, versions and other load of one result."""
-    yield row("date", "data", "threads", "rounds", "other load", "machine", "versions")
-    yield "|---|---|---:|---:|---:|---|---|"
-    yield row(*_conditions(name, result))
 
 
 # -- cells ---------------------------------------------------------------------------------------------------
@@ -158,6 +150,7 @@ def _conditions(name: str, result: Result) -> list[str]:
     packages = ", ".join(f"{package} {version}" for package, version in versions.items())
     return [
         result["date"], data, str(result["threads"]), str(result["number_of_rounds"]),
+        f"{result['minutes']:.1f}",
         f"{load:.0f} %" + ("" if load <= QUIET else ": void"),
         f"{machine['processor']} ({instructions}), {machine['cores']} cores, {machine['memory_gb']} GB", packages,
     ]  # fmt: skip

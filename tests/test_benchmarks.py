@@ -183,7 +183,7 @@ def side(name: str, speeds: list[float], memory: float, precision: str = "float3
 def result(*sides: dict[str, Any], bar: float = 2.0, busy: float = 1.0) -> dict[str, Any]:
     machine = {"processor": "Abacus 5", "instructions": ["AVX2"], "cores": 2, "memory_gb": 8}
     return {
-        "date": "2026-01-01", "machine": machine, "versions": {"python": "3.11"}, "data": "SST-2", "threads": 2,
+        "name": "latency", "minutes": 1.5, "date": "2026-01-01", "machine": machine, "versions": {"python": "3.11"}, "data": "SST-2", "threads": 2,
         "number_of_rounds": 3, "prepared": {}, "busy": [0.0, busy], "sides": list(sides),
         "peaks": [{"float32": 1e9, "bf16": 2e9, "int8": 4e9}] * 3,
         "bars": [{"side": "ours", "peer": "peer", "ratio": bar}],
@@ -303,6 +303,16 @@ def test_the_reference_code_runs_by_its_interface(tmp_path: Path, monkeypatch: p
     assert measured["rows"] == 64 and measured["seconds"] > 0  # 3 full batches of 32, without the first
     calls = sys.modules["transformer.modeling"].TinyBertForSequenceClassification.calls
     assert calls == [((32, 64), True, True), ((32, 64), False, False)] * 3
+
+
+def test_code_is_the_package_the_script_and_what_it_imports(tmp_path: Path) -> None:
+    names = {file.name for file in side_by_side._scripts(ROOT / "benchmarks" / "layerwise.py")}
+    assert names == {"layerwise.py", "distilling.py", "common.py", "side_by_side.py"}
+    script = tmp_path / "mine.py"
+    script.write_text("a = 1")
+    before = side_by_side.code_hash(str(script))
+    script.write_text("a = 2")
+    assert side_by_side.code_hash(str(script)) != before
 
 
 def test_stages_and_trainer_are_timed_after_the_first_step() -> None:
