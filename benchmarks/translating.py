@@ -1,50 +1,104 @@
 """Translations per second: `generate` of transformers in file order against what tinybert runs; prints the ratios.
 
-The first table is labelling with 4 beams: `model.generate` in fixed batches of 32 rows in file order, the same search
+The first case is labelling with 4 beams: `model.generate` in fixed batches of 32 rows in file order, the same search
 over sorted batches of limited tokens, and CTranslate2 in float32 and int8. The others are greedy, in batches of 1 and
-32, with ONNX Runtime as well. The baseline generates with the same limits, length penalty and stopping.
+32, with ONNX Runtime as well. The baseline generates with the same limits, length penalty and stopping. Without
+arguments the teacher of configs/made-up is trained first, and translates sentences of its training file.
 
-    OMP_NUM_THREADS=1 python benchmarks/translating.py MODEL_FOLDER FILE COLUMN [rows]
+    python benchmarks/translating.py [MODEL_FOLDER FILE COLUMN [rows]]
 """
 
 from __future__ import annotations
 
-import sys
+import json
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import alternate, report, scratch, seconds
+from common import ROOT
+from side_by_side import Benchmark, Measurement, Settings, Side, main, timed
 
-ROUNDS = 3
-GREEDY_ROWS = {1: 50, 32: 256}  # batch size → rows
+GREEDY = {1: 50, 32: 256}  # batch size → rows
+MADE_UP = {"model": "", "file": "", "column": "english"}  # without a model: that of configs/made-up and its sentences
 
 
-def main(model_folder: str, file: str, column: str, count: str = "1014") -> None:
+def prepare(folder: Path, settings: Settings) -> dict[str, Any]:
     from tinybert_cli import formats, models
-    from tinybert_cli.data.readers import read_file
 
+    model_folder = settings["model"] or str(train_made_up(folder / "teacher", settings["steps"]))
     source = models.locate(model_folder)
     model, tokenizer = models.load_translation_model(source), models.load_translation_tokenizer(source)
-    texts = read_file(Path(file)).column(column)[: int(count)]
-    ids = tokenizer.source_ids(texts, 128)
-    with scratch() as folder:
-        translators = {"generate": Fixed(Generate(model, tokenizer), 32)}
-        own = {"transformers engine": models.torch_translator(model, tokenizer)}
-        for name, quantize in (("ctranslate2", "none"), ("ctranslate2 int8", "int8")):
-            (folder / name).mkdir()
-            formats.write_ctranslate2(model, tokenizer, folder / name, quantize=quantize)
-            own[name] = formats.Ctranslate2Translator(folder / name)
-        compare("labelling, 4 beams", translators | own, ids, 4, tokenizer.texts)
-        onnx = formats.find_translation("onnx")
-        (folder / "onnx").mkdir()
-        onnx.write(model, tokenizer, folder / "onnx")
-        assert onnx.load is not None
-        own["onnx"] = onnx.load(folder / "onnx")
-        del own["transformers engine"]
-        for size, rows in GREEDY_ROWS.items():
-            fixed = {name: Fixed(translator, size) for name, translator in {**translators, **own}.items()}
-            compare(f"greedy, batches of {size}", fixed, ids[:rows], 1, tokenizer.texts)
+    for name, quantize in (("ctranslate2", "none"), ("ctranslate2-int8", "int8")):
+        (folder / name).mkdir()
+        formats.write_ctranslate2(model, tokenizer, folder / name, quantize=quantize)
+    (folder / "onnx").mkdir()
+    formats.find_translation("onnx").write(model, tokenizer, folder / "onnx")
+    (folder / "model").write_text(str(source.folder), encoding="utf-8")
+    return {}
+
+
+def train_made_up(folder: Path, steps: int) -> Path:
+    """The teacher of configs/made-up, in half a minute; `steps`: -1 = as many as there."""
+    import tinybert
+
+    os.chdir(ROOT)  # the config names its files from there
+    tinybert.finetune("configs/made-up/1-teacher.yaml", f"training.max_steps={steps}", f"output_dir={folder}")
+    return folder
+
+
+def measure(
+    engine: str, precision: str, folder: Path, settings: Settings, prepared: Settings
+) -> dict[str, Measurement]:
+    """Case → speed; the texts of `generate`, which is the first side, are kept for comparison."""
+    from tinybert_cli import models
+    from tinybert_cli.data.readers import read_file
+
+    file = Path(settings["file"] or ROOT / "configs/made-up/sentences/train.jsonl")
+    tokenizer = models.load_translation_tokenizer(models.locate((folder / "model").read_text(encoding="utf-8")))
+    ids = tokenizer.source_ids(read_file(file).column(settings["column"])[: settings["rows"]], 128)
+    translator = translator_of(engine, folder)
+    cases: dict[str, tuple[Any, Sequence[Sequence[int]], int]] = {}
+    if engine != "onnx":
+        whole = Fixed(translator, 32) if engine == "generate" else Sorted(translator)
+        cases[f"labelling, 4 beams, {len(ids):,} rows"] = (whole, ids, 4)
+    if engine != "transformers":
+        for size, rows in GREEDY.items():
+            cases[f"greedy, batches of {size}, {len(ids[:rows])} rows"] = (Fixed(translator, size), ids[:rows], 1)
+    return {case: speed(case, *work, tokenizer.texts, precision, folder) for case, work in cases.items()}
+
+
+def speed(
+    case: str, translator: Any, ids: Sequence[Sequence[int]], beams: int, texts_of: Callable[[Any], list[str]],
+    precision: str, folder: Path,
+) -> Measurement:  # fmt: skip
+    from tinybert_cli.types import Search
+
+    search, outputs = Search(beams=beams, max_target_length=128), []
+    translator.all(ids[:2], search)
+    measurement = timed(len(ids), lambda: outputs.extend(translator.all(ids, search)), precision=precision)
+    translations, kept = texts_of(outputs), folder / f"{case}.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(translations), encoding="utf-8")
+    baseline = json.loads(kept.read_text(encoding="utf-8"))
+    equal = sum(ours == theirs for ours, theirs in zip(translations, baseline, strict=True)) / len(baseline)
+    return {**measurement, "equal": equal}
+
+
+def translator_of(engine: str, folder: Path) -> Any:
+    from tinybert_cli import formats, models
+
+    if engine.startswith("ctranslate2"):
+        return formats.Ctranslate2Translator(folder / engine)
+    if engine == "onnx":
+        load = formats.find_translation("onnx").load
+        if load is None:
+            raise RuntimeError("the format onnx cannot be loaded")
+        return load(folder / "onnx")
+    source = models.locate((folder / "model").read_text(encoding="utf-8"))
+    model, tokenizer = models.load_translation_model(source), models.load_translation_tokenizer(source)
+    return Generate(model, tokenizer) if engine == "generate" else models.torch_translator(model, tokenizer)
 
 
 class Generate:
@@ -76,51 +130,45 @@ class Fixed:
     """Translates in batches of a fixed number of rows, in their order."""
 
     def __init__(self, translator: Any, size: int) -> None:
-        self.translator = translator.translator if isinstance(translator, Fixed) else translator
-        self.size = size
+        self.translator, self.size = translator, size
 
     def all(self, ids: Sequence[Sequence[int]], search: Any) -> list[tuple[int, ...]]:
         parts = (ids[begin : begin + self.size] for begin in range(0, len(ids), self.size))
         return [best[0].ids for part in parts for best in self.translator.translate(part, search)]
 
 
-def compare(
-    title: str,
-    translators: dict[str, Any],
-    ids: Sequence[Sequence[int]],
-    beams: int,
-    texts_of: Callable[[list[tuple[int, ...]]], list[str]],
-) -> None:
-    """Rows per second of each in turns, and the share of texts that are those of `generate`."""
-    from tinybert_cli.types import Search
+class Sorted:
+    """Translates as gen-soft-labels does: batches of similar lengths and limited tokens."""
 
-    search, outputs = Search(beams=beams, max_target_length=128), {}
+    def __init__(self, translator: Any) -> None:
+        self.translator = translator
 
-    def measure(name: str) -> Callable[[int], float]:
-        def run() -> None:
-            translator = translators[name]
-            outputs[name] = translator.all(ids, search) if isinstance(translator, Fixed) else sorted_batches(translator)
+    def all(self, ids: Sequence[Sequence[int]], search: Any) -> list[tuple[int, ...]]:
+        import numpy as np
 
-        def sorted_batches(translator: Any) -> list[tuple[int, ...]]:
-            import numpy as np
+        from tinybert_cli import loops
+        from tinybert_cli.types import Encoded
 
-            from tinybert_cli import loops
-            from tinybert_cli.types import Encoded
+        values = np.concatenate([np.asarray(row) for row in ids])
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
+        encoded = Encoded({"input_ids": (values, 0)}, offsets, 0, [])
+        return [best[0].ids for best in loops.translate_all(self.translator, encoded, search)]
 
-            values = np.concatenate([np.asarray(row) for row in ids])
-            offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
-            encoded = Encoded({"input_ids": (values, 0)}, offsets, 0, [])
-            return [best[0].ids for best in loops.translate_all(translator, encoded, search)]
 
-        return lambda turn: len(ids) / seconds(run)
-
-    speeds = alternate({name: measure(name) for name in translators}, ROUNDS)
-    report(f"{title}, {len(ids):,} rows", speeds, "rows/s")
-    reference = texts_of(outputs["generate"])
-    for name, rows in outputs.items():
-        same = sum(a == b for a, b in zip(reference, texts_of(rows), strict=True)) / len(reference)
-        print(f"  {name}: {same:.1%} of the texts are those of generate")
-
+BENCHMARK = Benchmark(
+    name="translating",
+    script=__file__,
+    prepare=prepare,
+    sides=(
+        Side("generate of transformers", partial(measure, "generate", "float32")),
+        Side("torch, sorted batches", partial(measure, "transformers", "float32"), own=True),
+        Side("ONNX Runtime", partial(measure, "onnx", "float32"), own=True),
+        Side("CTranslate2", partial(measure, "ctranslate2", "float32"), own=True),
+        Side("CTranslate2, int8", partial(measure, "ctranslate2-int8", "int8"), own=True),
+    ),
+    settings={**MADE_UP, "rows": 600, "steps": -1},
+    quick={"rows": 8, "steps": 2},
+)
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(BENCHMARK, ["model", "file", "column", "rows"])

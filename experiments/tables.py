@@ -17,6 +17,7 @@ import cascade
 import defaults
 import int8_table
 import layer_mappings
+import performance
 import result_files
 import tasks
 
@@ -202,6 +203,7 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "defaults-held-out": (defaults.held_out_table, "defaults.json"),
     "cascade": (cascade.table, "cascade.json"),
     "layer-mappings": (layer_mappings.table, "layer_mappings.json"),
+    **{name: (draw, performance.FILE) for name, draw in performance.TABLES.items()},
     **{name: (recorded, f"{name}.json") for name in RECORDED},
 }
 

@@ -67,6 +67,19 @@ def test_a_missed_requirement_stops_make_until_it_is_met(make: Make) -> None:
     assert make.stages("student") == (0, ["teacher-labels", "student"])
 
 
+@pytest.mark.parametrize("pip_exit_code", [0, 1])
+def test_bench_runs_with_the_peers_that_can_be_installed(make: Make, pip_exit_code: int) -> None:
+    python, peers = make.folder / "venv/bin/python", make.folder / "venv/peers"
+    python.write_text(f'#!/bin/sh\necho "$PYTHONPATH $*" >> "$NOTES"\ntest "$2" != pip || exit {pip_exit_code}\n')
+    python.chmod(0o755)
+    code, lines = make("bench", "BENCH=--only labelling")
+    assert code == 0
+    assert f"-m pip install --quiet --upgrade --target {peers} --no-deps -r benchmarks/requirements.txt" in lines[0]
+    assert lines[1:] == [f"{peers} benchmarks/run_all.py --only labelling"]
+    again = make("bench")[1]
+    assert len(again) == 1 + pip_exit_code, "peers are installed once"
+
+
 def test_students_of_the_sweep_are_made_from_the_labels_of_the_demo(make: Make) -> None:
     code, lines = make(str(make.folder / "sweep-demo" / "narrow" / "manifest.json"))
     assert code == 0

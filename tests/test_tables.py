@@ -1,4 +1,4 @@
-"""Every measured table of README.md and docs/results.md is made from the result files."""
+"""Every measured table of README.md, docs/results.md and docs/performance.md is made from the result files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_table_is_on_a_page() -> None:
     assert names == tables.TABLES.keys()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/performance.md"])
 def test_no_measured_table_is_written_by_hand(page: str) -> None:
     outside = tables.BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
     assert NUMBERS.findall(outside) == []
