@@ -13,11 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from tinybert_cli.config import Data
-from tinybert_cli.data import column_types, parts, read_soft_labels, readers, soft_labels, write_soft_labels
+from tinybert_cli.data import (
+    column_types,
+    parts,
+    read_soft_labels,
+    readers,
+    soft_labels,
+    stored_columns,
+    write_soft_labels,
+    write_table,
+)
 from tinybert_cli.data.parts import read_table
 from tinybert_cli.data.readers import read_file
 from tinybert_cli.data.stored_columns import StoredColumn, StoredColumns
 from tinybert_cli.errors import InputError
+from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.duplicates import contradictions
 from tinybert_cli.types import Rows
 
@@ -124,3 +134,34 @@ def test_contradictions_of_stored_columns_are_found() -> None:
     columns.append({"text": ["a", "b", "a", "c", "b"], "label": ["x", "x", "y", "x", "x"]}, 5)
     rows = Rows(columns.finish(), (("t", 5),))
     assert contradictions(rows, Data(), "text-classification") == [[0, 2]]
+
+
+def test_selected_rows_of_stored_columns_are_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_columns, "PART", 100)
+    columns, texts = StoredColumns(), [f"{row:05d} {'x' * 200}" for row in range(5000)]
+    columns.append({"text": texts}, len(texts))
+    column, before = columns.finish()["text"], pa.total_allocated_bytes()
+    indices = np.arange(0, 5000, 2)[::-1]
+    selected = column.select(indices)
+    assert isinstance(selected, StoredColumn) and list(selected) == [texts[index] for index in indices]
+    assert pa.total_allocated_bytes() - before < 100_000  # of 500 kB
+
+
+def test_table_in_row_groups_reads_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soft_labels, "ROW_GROUP", 4)
+    columns = StoredColumns()
+    columns.append({"text": list("abcdefghij")}, 10)
+    stored = columns.finish()["text"]
+    table = {"text": stored, "label": ["x", None] * 5, "confidence": np.linspace(0, 1, 10), "mixed": [1, "one"] * 5}
+    write_table(tmp_path / "t.parquet", table)
+    rows = pq.read_table(tmp_path / "t.parquet")
+    assert rows.to_pydict() == {**{name: list(values) for name, values in table.items()}, "mixed": ["1", "one"] * 5}
+    assert rows.schema.field("text").type == pa.string() and pq.read_metadata(tmp_path / "t.parquet").num_row_groups == 3
+
+
+def test_rows_on_both_sides_of_large_splits_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "PART", 2)
+    train = Rows({"text": ["a", "b", " ", "c", "b", "D"]}, (("t", 6),))
+    other = Rows({"text": ["x", "b", " ", "c", "d", "b"]}, (("o", 6),))
+    result = duplicates.leak(train, other, Data())
+    assert (result.exact, result.similar, result.example) == (3, 1, (1, 1))

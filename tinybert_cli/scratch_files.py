@@ -10,7 +10,9 @@ import errno
 import itertools
 import mmap
 import shutil
+import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +25,12 @@ from tinybert_cli.errors import UserError
 IN_MEMORY = 16 << 20  # bytes; a smaller array stays in memory
 PART = 1 << 20  # numbers that are counted at a time
 JOINED = 1000  # arrays that are joined at a time
+RESIDENT = 64 << 20  # bytes of mapped files that are read before their pages are released
+AROUND = 64 << 10  # bytes that the system maps when one page is read
 
 _folders: list[Callable[[], Path]] = []  # of the runs that are open, the innermost last
+_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the files that are in use
+_read = 0  # bytes of them that were read since their pages were released
 
 
 @contextmanager
@@ -71,9 +77,33 @@ class ScratchFile:
 
     def mapped(self) -> memoryview:
         """All bytes, read-only; the file can no longer be appended to, and lives as long as they are in use."""
-        content = memoryview(mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ) if self.size else b"")
+        if not self.size:
+            self._file.close()
+            return memoryview(b"")
+        content = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
         self._file.close()
-        return content
+        _maps.add(content)
+        return memoryview(content)
+
+
+def has_read(size: int) -> None:
+    """Counts bytes that were read from mapped files; after RESIDENT of them their pages are released.
+
+    The pages stay in the cache of the system, but no longer count as memory of this process: it would seem to need all
+    that it has ever read.
+    """
+    global _read
+    _read += size
+    if _read >= RESIDENT and sys.platform == "linux":
+        _read = 0
+        for content in list(_maps):
+            content.madvise(mmap.MADV_DONTNEED)
+
+
+def has_read_items(count: int) -> None:
+    """`has_read` for items at random positions, each of which is in pages of its own."""
+    if _maps:
+        has_read(count * AROUND)
 
 
 class GrowingArray:

@@ -78,7 +78,11 @@ class Rows:
         columns = {name: _selected(values, indices) for name, values in self.columns.items()}
         if isinstance(indices, range) and self.selected is None:
             return Rows(columns, self.origins, self.class_names, indices)
-        selected = [index if self.selected is None else self.selected[index] for index in indices]
+        selected = np.asarray(indices, dtype=np.int64)
+        if isinstance(self.selected, range):
+            selected = self.selected.start + self.selected.step * selected
+        elif self.selected is not None:
+            selected = np.asarray(self.selected)[selected]
         return Rows(columns, self.origins, self.class_names, selected)
 
 
@@ -198,6 +202,8 @@ class Translator(Protocol):
 class Examples(Protocol):
     """Examples that come as batches, such as `data.Examples`."""
 
+    @property
+    def prediction_count(self) -> int: ...
     def __len__(self) -> int: ...
     def __getitems__(self, indices: Sequence[int]) -> Batch: ...
     def prediction_indices(self, indices: Sequence[int]) -> Array: ...

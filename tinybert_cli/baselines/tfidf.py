@@ -127,7 +127,8 @@ def _selected(training: Training, labelled: Array, seed: int) -> tuple[Rows, Arr
     """The labelled rows with their labels; a random part of them, if they have more than MOST_CHARACTERS."""
     indices = np.flatnonzero(labelled)
     texts = text_columns_of(training.rows, training.settings)
-    lengths = np.array([sum(len(column[row]) for column in texts) for row in indices])
+    characters = [np.fromiter(map(len, column), dtype=np.int64, count=len(column)) for column in texts]
+    lengths = np.sum(characters, axis=0)[indices]
     if lengths.sum() > MOST_CHARACTERS:
         order = np.random.default_rng(seed).permutation(len(indices))
         count = max(1, int(np.searchsorted(np.cumsum(lengths[order]), MOST_CHARACTERS)))

@@ -108,11 +108,16 @@ def score(metric: Metric, predictions: Predictions, statistics: Statistics | Non
 
 
 def one_hot(indices: Array, size: int, values: Array | None = None) -> Any:
-    """(N, size), sparse: one number per row, 1 or that of `values` (N,), in the column `indices` (N,)."""
+    """(N, size), sparse: one number per row, 1 or that of `values` (N,), in the column `indices` (N,).
+
+    Whole numbers take one byte, the indices 4 bytes each: with 8 bytes each, millions of rows fill the memory.
+    """
     from scipy.sparse import csr_array
 
-    numbers = np.ones(len(indices)) if values is None else np.asarray(values, dtype=np.float64)
-    return csr_array((numbers, indices, np.arange(len(indices) + 1)), shape=(len(indices), size))
+    numbers = np.ones(len(indices), dtype=np.int8) if values is None else values
+    numbers = numbers.astype(np.int8 if numbers.dtype.kind in "bi" else np.float64, copy=False)
+    starts = np.arange(len(indices) + 1, dtype=np.int32)
+    return csr_array((numbers, indices.astype(np.int32), starts), shape=(len(indices), size))
 
 
 def column(values: Any) -> Array:
