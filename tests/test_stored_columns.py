@@ -156,7 +156,9 @@ def test_table_in_row_groups_reads_as_it_was_written(tmp_path: Path, monkeypatch
     write_table(tmp_path / "t.parquet", table)
     rows = pq.read_table(tmp_path / "t.parquet")
     assert rows.to_pydict() == {**{name: list(values) for name, values in table.items()}, "mixed": ["1", "one"] * 5}
-    assert rows.schema.field("text").type == pa.string() and pq.read_metadata(tmp_path / "t.parquet").num_row_groups == 3
+    assert (
+        rows.schema.field("text").type == pa.string() and pq.read_metadata(tmp_path / "t.parquet").num_row_groups == 3
+    )
 
 
 def test_rows_on_both_sides_of_large_splits_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

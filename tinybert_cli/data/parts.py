@@ -18,7 +18,7 @@ from tinybert_cli.data.json_files import open_json_lines
 from tinybert_cli.data.readers import format_of, parquet_features, parquet_parts, read_file, with_class_names
 from tinybert_cli.data.stored_columns import PART, StoredColumns
 from tinybert_cli.data.text_files import is_gzip
-from tinybert_cli.errors import InputError
+from tinybert_cli.input_versions import unchanged
 from tinybert_cli.types import Rows
 
 SMALL = 4 << 20  # bytes; a smaller file is read at once
@@ -68,18 +68,14 @@ def read_table(path: Path, data: Data) -> Rows:
     """
     if not path.is_file() or path.stat().st_size <= LARGE:
         return read_file(path, data)
-    before = path.stat()
     features: dict[str, Any] = {}
-    if format_of(path) == "parquet" and not is_gzip(path):
-        features = parquet_features(path)
-        parts = _numbered(path, (columns for _, columns in parquet_parts(path)))
-    else:
-        parts = open_parts(path, data)()
-    rows = _stored(parts)
-    after = path.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        hint = "run the same command again when nothing writes to it any more"
-        raise InputError(f"'{path}' was changed while it was read", hint=hint)
+    with unchanged(path):
+        if format_of(path) == "parquet" and not is_gzip(path):
+            features = parquet_features(path)
+            parts = _numbered(path, (columns for _, columns in parquet_parts(path)))
+        else:
+            parts = open_parts(path, data)()
+        rows = _stored(parts)
     return read_file(path, data) if rows is None else with_class_names(rows, features) if features else rows
 
 

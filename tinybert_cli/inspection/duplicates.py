@@ -114,8 +114,8 @@ def _indices_of(hashes: Array, wanted: Array) -> list[int]:
     if not len(wanted):
         return []
     parts = [hashes[begin : begin + PART] for begin in range(0, len(hashes), PART)]
-    places = (np.minimum(np.searchsorted(wanted, part), len(wanted) - 1) for part in parts)
-    among = [wanted[place] == part for place, part in zip(places, parts, strict=True)]
+    nearest = (wanted[np.minimum(np.searchsorted(wanted, part), len(wanted) - 1)] for part in parts)
+    among = [values == part for values, part in zip(nearest, parts, strict=True)]
     indices: list[int] = np.concatenate(among).nonzero()[0].tolist()
     return indices
 
