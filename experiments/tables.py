@@ -17,6 +17,7 @@ import defaults
 import int8_table
 import layer_mappings
 import result_files
+import scale_table
 import tasks
 
 ROOT = Path(__file__).parents[1]
@@ -172,6 +173,8 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "defaults-held-out": (defaults.held_out_table, "defaults.json"),
     "cascade": (cascade.table, "cascade.json"),
     "layer-mappings": (layer_mappings.table, "layer_mappings.json"),
+    "scale": (scale_table.table, "scale.json"),
+    "scale-tags": (scale_table.tags, "scale.json"),
     **{name: (recorded, f"{name}.json") for name in RECORDED},
 }
 

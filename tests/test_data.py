@@ -21,7 +21,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.data import BucketBatches, Examples, SoftLabels
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.inspection import duplicates
-from tinybert_cli.types import Encoded, Layout, Rows
+from tinybert_cli.types import Encoded, Layout, Rows, concatenated_ranges
 
 TEXTS = ["the soup was warm", "a dull evening", "we laughed, twice"]
 LABELS = ["good", "bad", "good"]
@@ -879,6 +879,14 @@ def test_grouped_batches_are_not_ordered_by_length() -> None:
     lengths = np.arange(8 * data.POOL)  # one pool
     longest = [int(lengths[rows].max()) for rows in BucketBatches(lengths, 8, seed=1)]
     assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize("indices", [[], [2], [3, 0, 0, 1], [1, 1]])
+def test_concatenated_ranges_are_those_of_each_index(indices: list[int]) -> None:
+    offsets = np.array([0, 2, 2, 7, 8])
+    expected = [number for index in indices for number in range(offsets[index], offsets[index + 1])]
+    result = concatenated_ranges(offsets, np.array(indices, dtype=np.int64))
+    assert result.tolist() == expected and result.dtype == np.int64
 
 
 def test_order_of_batches_is_that_of_earlier_versions() -> None:

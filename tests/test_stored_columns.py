@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
+import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +21,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.data import (
     column_types,
     parts,
+    read,
     read_soft_labels,
     readers,
     soft_labels,
@@ -25,10 +31,11 @@ from tinybert_cli.data import (
 )
 from tinybert_cli.data.parts import read_table
 from tinybert_cli.data.readers import read_file
-from tinybert_cli.data.stored_columns import StoredColumn, StoredColumns
-from tinybert_cli.errors import InputError
+from tinybert_cli.data.stored_columns import StoredColumn, StoredColumns, joined_columns
+from tinybert_cli.errors import InputError, UserError
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.duplicates import contradictions
+from tinybert_cli.scratch_files import scratch_files_in
 from tinybert_cli.types import Rows
 
 ROWS = [
@@ -167,3 +174,49 @@ def test_rows_on_both_sides_of_large_splits_are_counted(monkeypatch: pytest.Monk
     other = Rows({"text": ["x", "b", " ", "c", "d", "b"]}, (("o", 6),))
     result = duplicates.leak(train, other, Data())
     assert (result.exact, result.similar, result.example) == (3, 1, (1, 1))
+
+
+def test_full_disk_ends_the_reading_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk(io.BytesIO):
+        def write(self, values: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = written(tmp_path, "csv")
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: FullDisk())
+    with scratch_files_in(lambda: tmp_path), pytest.raises(UserError) as info:
+        read(Data(train_file=str(path)), "train")
+    assert info.value.where == str(tmp_path) and "another disk" in (info.value.hint or "")
+    assert re.search(r"at least [1-9][\d,]* more are needed, and [1-9][\d,]* are free", info.value.what)
+
+
+@pytest.mark.parametrize("forms", [("csv", "csv"), ("jsonl", "parquet"), ("csv", "txt.gz")])
+def test_files_that_are_large_together_are_stored(
+    forms: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = []
+    for name, form in zip("ab", forms, strict=True):
+        path, table = tmp_path / f"{name}.{form}", {"text": [f"{name} {row}" for row in range(9)]}
+        if form == "parquet":
+            pq.write_table(pa.table(table), path)
+        elif form == "txt.gz":
+            path.write_bytes(gzip.compress("\n".join(table["text"]).encode()))
+        else:
+            lines = [json.dumps({"text": text}) for text in table["text"]] if form == "jsonl" else table["text"]
+            path.write_text("\n".join([*(["text"] if form == "csv" else []), *lines, ""]))
+        paths.append(path)
+    monkeypatch.setattr(parts, "LARGE", max(path.stat().st_size for path in paths))
+    rows = read(Data(train_file=[str(path) for path in paths]), "train")
+    assert isinstance(rows.column("text"), StoredColumn)
+    assert list(rows.column("text")) == [f"{name} {row}" for name in "ab" for row in range(9)]
+    assert rows.location(10) == f"{paths[1]}, row 2"
+    alone = read(Data(train_file=str(paths[0])), "train")
+    assert isinstance(alone.column("text"), list)
+
+
+def test_columns_of_several_types_are_joined_as_a_list() -> None:
+    columns = StoredColumns()
+    columns.append({"a": ["x", None]}, 2)
+    stored = columns.finish()["a"]
+    assert joined_columns([stored, [1, 2]]) == ["x", None, 1, 2] and joined_columns([[], [3]]) == [3]
+    both = joined_columns([stored, [], ["y"] * 3])
+    assert isinstance(both, StoredColumn) and list(both) == ["x", None, "y", "y", "y"]

@@ -254,8 +254,13 @@ def padded(tokens: Mapping[str, tuple[Array, int]], offsets: Array, windows: Arr
 
 def concatenated_ranges(offsets: Array, indices: Array) -> Array:
     """The integers from offsets[i] to offsets[i + 1], for each i of `indices`, concatenated."""
-    ranges = [np.arange(offsets[index], offsets[index + 1]) for index in indices]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
+    if not len(indices):
+        return np.zeros(0, dtype=np.int64)
+    begins = offsets[indices]
+    counts = offsets[indices + 1] - begins
+    ends = np.cumsum(counts)
+    ranges: Array = np.arange(ends[-1]) + np.repeat(begins - ends + counts, counts)
+    return ranges
 
 
 def first_infinite_row(logits: Array, layout: Layout | None) -> int | None:

@@ -60,13 +60,16 @@ def open_parts(path: Path, data: Data) -> Parts:
     return _whole(path, data)
 
 
-def read_table(path: Path, data: Data) -> Rows:
+def read_table(path: Path, data: Data, *, size: int | None = None) -> Rows:
     """The rows of a file; those of a large one are in memory-mapped scratch files, see `stored_columns`.
 
+    Args:
+        size: bytes of all files of the split, which are large together; None = of this file.
+
     Raises:
-        InputError: as `read_file`; or the file was changed while it was read.
+        InputError: as `read_file`.
     """
-    if not path.is_file() or path.stat().st_size <= LARGE:
+    if not path.is_file() or max(size or 0, path.stat().st_size) <= LARGE:
         return read_file(path, data)
     features: dict[str, Any] = {}
     with unchanged(path):
@@ -75,18 +78,23 @@ def read_table(path: Path, data: Data) -> Rows:
             parts = _numbered(path, (columns for _, columns in parquet_parts(path)))
         else:
             parts = open_parts(path, data)()
-        rows = _stored(parts)
+        rows = _stored(parts, one_of_several=path.stat().st_size < (size or 0))
     return read_file(path, data) if rows is None else with_class_names(rows, features) if features else rows
 
 
-def _stored(parts: Iterator[Rows]) -> Rows | None:
-    """All rows, with stored columns; None if there are no parts. A file that is one large part stays in memory."""
+def _stored(parts: Iterator[Rows], *, one_of_several: bool) -> Rows | None:
+    """All rows, with stored columns; None if there are no parts.
+
+    A file that is one large part is in memory and stays there, unless the others would be in memory with it.
+    """
     first = next(parts, None)
-    if first is None or len(first) > PART:
+    if first is None or (len(first) > PART and not one_of_several):
         return first
     columns, last = StoredColumns(), first
     for last in itertools.chain([first], parts):
-        columns.append(last.columns, len(last))
+        for begin in range(0, len(last), PART):
+            part = {name: values[begin : begin + PART] for name, values in last.columns.items()}
+            columns.append(part, min(PART, len(last) - begin))
     return replace(last, columns=columns.finish(), selected=None)
 
 

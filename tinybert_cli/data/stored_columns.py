@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -82,6 +83,31 @@ class StoredColumns:
     def finish(self) -> dict[str, Any]:
         """All columns by their names."""
         return {name: writer.finish() for name, writer in self._writers.items()}
+
+
+def joined_columns(columns: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    """The values of several columns, one after the other: a stored column, if one of them is, else a list.
+
+    Stored columns stay where they are. If their types differ, the result is a list, too.
+    """
+    import pyarrow as pa
+
+    parts = [values for values in columns if len(values)]
+    if any(isinstance(values, StoredColumn) for values in parts):
+        stored = [values if isinstance(values, StoredColumn) else _as_stored(values) for values in parts]
+        arrays = [values.values for values in stored if isinstance(values, StoredColumn)]
+        if len(arrays) == len(parts) and len({array.type for array in arrays}) == 1:
+            return StoredColumn(pa.chunked_array([chunk for array in arrays for chunk in array.chunks]))
+    return list(itertools.chain(*parts))
+
+
+def _as_stored(values: Sequence[Any]) -> Sequence[Any]:
+    columns = StoredColumns()
+    for begin in range(0, len(values), PART):
+        part = values[begin : begin + PART]
+        columns.append({"values": part}, len(part))
+    stored: Sequence[Any] = columns.finish()["values"]
+    return stored
 
 
 class _ColumnWriter:
