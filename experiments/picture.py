@@ -114,7 +114,8 @@ def scale(results: Mapping[str, Any]) -> str:
     """The memory of each stage by the number of rows, without and with pages of mapped files."""
     stages = {stage: results["text-classification"][stage] for stage in scale_table.STAGES}
     description = "; ".join(
-        f"{stage}: " + ", ".join(f"{int(rows):,} rows {numbers['peak_mb'] / 1000:.2f} GB" for rows, numbers in own.items())
+        f"{stage}: "
+        + ", ".join(f"{int(rows):,} rows {numbers['peak_mb'] / 1000:.2f} GB" for rows, numbers in own.items())
         for stage, own in stages.items()
     )
     with plots.canvas("Peak memory by the number of rows", description, height=3.9) as (axes, svgs):

@@ -15,7 +15,7 @@ from official_scripts import conlleval, squad
 from scipy import stats
 from span_reference import word_layout
 
-from tinybert_cli import metrics, tasks
+from tinybert_cli import metrics, scratch_files, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.metrics import bootstrap, probabilities
 from tinybert_cli.metrics.calibration import temperature_scaling
@@ -565,7 +565,8 @@ def test_numbers_of_many_rows_in_parts_are_those_of_all_at_once(monkeypatch: pyt
         }
 
     expected = numbers()
-    for module, name, value in ((probabilities, "PART", 24), (bootstrap, "MOST_COUNTS", 120), (bootstrap, "DRAWN", 7)):
+    limits = {(probabilities, "PART"): 24, (bootstrap, "MOST_COUNTS"): 120, (bootstrap, "DRAWN"): 7}
+    for (module, name), value in {**limits, (scratch_files, "IN_MEMORY"): 0}.items():
         monkeypatch.setattr(module, name, value)
     for name, value in numbers().items():
         assert value == pytest.approx(expected[name], rel=1e-6, abs=1e-12), name

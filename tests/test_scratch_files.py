@@ -197,3 +197,11 @@ def test_starts_in_parts_are_those_of_cumsum(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("tinybert_cli.tasks.encoding.PART", 3)
     assert starts(np.array([4, 0, 1, 2, 7, 1, 0])).tolist() == [0, 4, 4, 5, 7, 14, 15, 15]
     assert starts(np.zeros(0, dtype=np.int64)).tolist() == [0]
+
+
+def test_large_array_to_be_filled_is_a_file(tmp_path: Path, files_only: None) -> None:
+    with scratch_files_in(lambda: tmp_path):
+        array = scratch_files.empty((3, 2), np.float32)
+    array[1] = 7
+    scratch_files.has_read(scratch_files.RESIDENT)  # releases its pages
+    assert array.tolist() == [[0, 0], [7, 7], [0, 0]] and not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import mmap
 import shutil
 import sys
@@ -75,12 +76,12 @@ class ScratchFile:
         self.size += len(view)
         return len(view)
 
-    def mapped(self) -> memoryview:
-        """All bytes, read-only; the file can no longer be appended to, and lives as long as they are in use."""
+    def mapped(self, *, writable: bool = False) -> memoryview:
+        """All bytes; the file can no longer be appended to, and lives as long as they are in use."""
         if not self.size:
             self._file.close()
             return memoryview(b"")
-        content = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
+        content = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
         self._file.close()
         _maps.add(content)
         return memoryview(content)
@@ -131,6 +132,21 @@ class GrowingArray:
         if self._file is None:
             return np.concatenate([np.zeros(0, dtype=self._dtype), *self._parts])
         return np.frombuffer(self._file.mapped(), dtype=self._dtype)
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """An array to be filled: in memory if it is small, else in a scratch file, full of zeros.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= IN_MEMORY:
+        return np.empty(shape, dtype=dtype)
+    file = ScratchFile()
+    for begin in range(0, size, PART):
+        file.write(bytes(min(PART, size - begin)))  # written now: a full disk would end the process later
+    return np.frombuffer(file.mapped(writable=True), dtype=dtype).reshape(shape)
 
 
 def joined(parts: Iterable[np.ndarray[Any, Any]], dtype: Any) -> np.ndarray[Any, Any]:

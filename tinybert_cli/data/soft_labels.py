@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TRAINING_PREFIXES = ("train-", "augmented-", "unlabeled-")  # of the shards to train on, in the order they are read
-ROW_GROUP = 1 << 17  # rows of a Parquet file that are in memory at a time
+ROW_GROUP = 1 << 15  # rows of a Parquet file that are in memory at a time
 LARGE = 32 << 20  # bytes; the columns of a smaller label dataset are Python lists
 LOGITS, PREDICTION = "teacher_logits", "teacher_prediction"  # the columns that a label dataset adds
 TOKEN_SPANS = "teacher_token_spans"  # ... if the predictions are those of tokens

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from tinybert_cli.scratch_files import empty
 from tinybert_cli.types import Array, Batch, Examples
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def predict_all(
     logits: Array | None = None
     for indices, values in results:
         if logits is None:
-            logits = np.zeros((examples.prediction_count, *values.shape[1:]), dtype=values.dtype)
+            logits = empty((examples.prediction_count, *values.shape[1:]), values.dtype)
         logits[indices] = values
     assert logits is not None  # there are rows
     return logits

@@ -36,7 +36,7 @@ class ClassificationMetric(Metric):
         right = predicted == self.labels
         loss, brier_scores, confidences = in_parts(_scores, logits, self.labels)
         return {
-            "rows": np.ones((len(right), 1)),
+            "rows": np.broadcast_to(1.0, (len(right), 1)),
             "right": one_hot(self.labels, classes, right),
             "gold": one_hot(self.labels, classes),
             "predicted": one_hot(predicted, classes),

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tinybert_cli.scratch_files import empty
 from tinybert_cli.types import Array
 
 EPSILON = 1e-12  # smallest probability whose logarithm is taken
-PART = 1 << 20  # logits whose probabilities are in memory at a time
+PART = 1 << 18  # logits whose probabilities are in memory at a time
 
 
 def softmax(logits: Array) -> Array:
@@ -37,7 +38,7 @@ def in_parts(function: Callable[..., tuple[Array, ...]], *arrays: Array) -> tupl
     results: list[Array] = []
     for part in _parts(arrays[0]):
         values = function(*(array[part] for array in arrays))
-        results = results or [np.empty((len(arrays[0]), *own.shape[1:]), dtype=own.dtype) for own in values]
+        results = results or [empty((len(arrays[0]), *own.shape[1:]), own.dtype) for own in values]
         for result, own in zip(results, values, strict=True):
             result[part] = own
     return tuple(results)
