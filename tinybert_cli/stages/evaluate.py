@@ -109,6 +109,7 @@ def _compare(
         encoded = candidates[reference].encoded
         baselines = yield from baseline_scores.fit(config, task, listed, names, rows, encoded)
         scored |= {name: _scored(config, task, metric, one.predictions, names) for name, one in baselines.items()}
+    loops.return_freed_memory()  # of the resamples
     yield from map(events.warning, _left_out(task, metric, scored, reference))
     undefined = {name for name, model in scored.items() if task.main_metric in metric.undefined(model.predictions)}
     main_scores = {name: model.scores[task.main_metric] for name, model in scored.items() if name not in undefined}
@@ -199,6 +200,8 @@ def _compare(
         for name, text in pages.items():
             (folder / name).write_text(text, encoding="utf-8")
 
+    scored.clear()  # the statistics are large, and writing needs memory, too
+    loops.return_freed_memory()
     output.put(write)
     described = {"label_names": names} if isinstance(task, tasks.PredictionTask) else metric.description()
     output.finish(
@@ -256,6 +259,7 @@ def _predict(
     for name, candidate in candidates.items():
         predictions[name] = predictions_of(config, task, candidate, rows, names, accelerator=accelerator)
         yield {"event": "scored", "model": name}
+    loops.return_freed_memory()
 
     def costs(latency: Latency, baselines: Mapping[str, ScoredBaseline]) -> dict[str, dict[str, float]]:
         measured = costs_of(candidates, latency)
