@@ -112,7 +112,8 @@ def tasks(results: Mapping[str, Any]) -> str:
 
 def scale(results: Mapping[str, Any]) -> str:
     """The memory of each stage by the number of rows, without and with pages of mapped files."""
-    stages = {stage: results["text-classification"][stage] for stage in scale_table.STAGES}
+    measured = results["text-classification"]
+    stages = {stage: dict(scale_table.by_rows(measured[stage])) for stage in scale_table.STAGES}
     description = "; ".join(
         f"{stage}: "
         + ", ".join(f"{int(rows):,} rows {numbers['peak_mb'] / 1000:.2f} GB" for rows, numbers in own.items())

@@ -18,11 +18,12 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
     )
     yield "|---|---:|---:|---:|---:|---:|---:|"
     for stage in STAGES:
-        for rows, numbers in stages.get(stage, {}).items():
+        for rows, numbers in by_rows(stages.get(stage, {})):
             alone = stages.get("tokenizer", {}).get(rows)
+            before = "" if stage == "eval" else f"{numbers['cpu_s_before']:.0f} s"  # it has no steps
             whole = f"{numbers['cpu_s']:.0f} s" if stage in ROWS_SCORED else "20 steps"
             cells = [
-                stage, f"{int(rows):,}", *_memory(numbers), f"{numbers['cpu_s_before']:.0f} s",
+                stage, f"{int(rows):,}", *_memory(numbers), before,
                 f"{alone['cpu_s']:.1f} s" if alone else "", whole,
             ]  # fmt: skip
             yield "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
@@ -33,8 +34,13 @@ def tags(results: Mapping[str, Any]) -> Iterator[str]:
     yield "| stage | sentences | peak memory | of it private |"
     yield "|---|---:|---:|---:|"
     for stage, sizes in results["token-classification"].items():
-        for rows, numbers in sizes.items():
+        for rows, numbers in by_rows(sizes):
             yield f"| {stage} | {int(rows):,} | {' | '.join(_memory(numbers))} |"
+
+
+def by_rows(sizes: Mapping[str, Mapping[str, float]]) -> list[tuple[str, Mapping[str, float]]]:
+    """The number of rows with what was measured, the smallest first."""
+    return sorted(sizes.items(), key=lambda item: int(item[0]))
 
 
 def _memory(numbers: Mapping[str, float]) -> tuple[str, str]:

@@ -162,6 +162,7 @@ def counts(values: np.ndarray[Any, Any], minlength: int = 0) -> np.ndarray[Any, 
     total = np.zeros(minlength, dtype=np.int64)
     for begin in range(0, len(values), PART):
         part = np.bincount(values[begin : begin + PART], minlength=len(total))
+        has_read(values[begin : begin + PART].nbytes)
         part[: len(total)] += total
         total = part
     return total

@@ -17,7 +17,7 @@ from torch import Tensor
 from tinybert_cli.data.layer_states import LayerStates
 from tinybert_cli.data.stack_states import StackStates
 from tinybert_cli.data.top_k import TopK
-from tinybert_cli.scratch_files import has_read_items
+from tinybert_cli.scratch_files import has_read, has_read_items
 from tinybert_cli.types import Array, Encoded, concatenated_ranges, padded
 
 POOL = 50  # batches sorted by length together: enough for little padding, few enough to keep the order random
@@ -52,6 +52,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
     @property
     def lengths(self) -> Array:
         """Tokens of each window (W,), as int32: half of the memory of the offsets."""
+        has_read(self.offsets.nbytes)
         return np.subtract(self.offsets[1:], self.offsets[:-1], dtype=np.int32, casting="same_kind")
 
     @property
