@@ -1,13 +1,15 @@
 """Peak memory and time of each stage on tables of growing size, with a tiny model: what the data layer costs.
 
 The rows are generated, the models have random weights, and every stage runs in a process of its own. `finetune` and
-`distill` stop after a few steps; `read` only reads the rows. Prints one line per stage and size, as Markdown.
+`distill` stop after a few steps; `read` only reads the rows, and `tokenizer` only tokenizes them. Prints one line per
+stage and size, as Markdown; with FILE the numbers are also recorded there, as in experiments/results/scale.json.
 
-    python benchmarks/scale.py FOLDER [ROWS,ROWS,...] [STAGE,STAGE,...] [TASK]
+    OMP_NUM_THREADS=1 python benchmarks/scale.py FOLDER [ROWS,ROWS,...] [STAGE,STAGE,...] [TASK] [FILE]
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import resource
@@ -38,6 +40,7 @@ def main(
     sizes: str = ",".join(map(str, SIZES)),
     stages: str = ",".join(STAGES),
     task: str = "text-classification",
+    record: str = "",
 ) -> None:
     root = Path(folder) / task
     root.mkdir(parents=True, exist_ok=True)
@@ -52,11 +55,26 @@ def main(
         for stage in stages.split(","):
             command = [sys.executable, __file__, "--child", stage, str(root), str(size)]
             result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+            if record:
+                _record(Path(record), task, stage, size, result)
             print(
                 f"| {size:,} | {stage} | {result['peak'] / 1e9:.2f} GB | {result['private'] / 1e9:.2f} GB "
                 f"| {result['before']:.1f} s | {result['speed']:,.0f} |",
                 flush=True,
             )
+
+
+def _record(file: Path, task: str, stage: str, size: int, result: dict[str, float]) -> None:
+    """Sets the numbers of one stage and size, in megabytes, CPU seconds, and rows per CPU second."""
+    content = json.loads(file.read_text()) if file.exists() else {}
+    content.setdefault(task, {}).setdefault(stage, {})[str(size)] = {
+        "peak_mb": round(result["peak"] / 1e6),
+        "private_mb": round(result["private"] / 1e6),
+        "cpu_s_before": round(result["before"], 1),
+        "cpu_s": round(result["cpu"], 1),
+        "rows_per_cpu_s": round(result["speed"]),
+    }
+    file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def settings(stage: str, root: Path, size: int) -> dict[str, Any]:
@@ -82,7 +100,8 @@ def child(stage: str, root: Path, size: int) -> None:
     private = _PrivateMemory()
     private.start()
     before, rows = None, 0
-    for event in _events(stage, settings(stage, root, size)) if stage != "read" else _read(root, size):
+    only = {"read": _read, "tokenizer": _tokenize}.get(stage)
+    for event in _events(stage, settings(stage, root, size)) if only is None else only(root, size):
         if before is None and event["event"] in ("progress", "train", "scored"):
             before = time.process_time()
         if event["event"] == "progress":
@@ -115,6 +134,20 @@ def _read(root: Path, size: int) -> Iterator[dict[str, Any]]:
     added, seconds = (_private() - memory) / 1e6, time.process_time() - begin
     print(f"{len(rows):,} rows: {added:,.0f} MB of private memory, {seconds:.1f} CPU s", file=sys.stderr)
     yield {"event": "progress", "rows": len(rows)}
+
+
+def _tokenize(root: Path, size: int) -> Iterator[dict[str, Any]]:
+    """Only tokenizes the first text column, with the tokenizer that the stages use, as fast as it can."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(root / "model" / "tokenizer.json"))
+    tokenizer.enable_truncation(128)
+    yield {"event": "scored"}
+    with _table(root, size).open(encoding="utf-8") as file:
+        next(file)
+        while part := [line.rpartition(",")[0] for line in itertools.islice(file, 1000)]:
+            tokenizer.encode_batch_fast(part)
+    yield {"event": "progress", "rows": size}
 
 
 class _PrivateMemory(threading.Thread):
@@ -193,7 +226,7 @@ def _write_model(folder: Path, words: list[str], task: str) -> None:
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n", encoding="utf-8")
     tokenizer = BertTokenizerFast(str(vocabulary))
     torch.manual_seed(0)
-    shape = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     heads = {"token-classification": ("TokenClassification", TAGS), "question-answering": ("QuestionAnswering", [])}
     head, classes = heads.get(task, ("SequenceClassification", CLASSES))
     names = {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}

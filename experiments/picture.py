@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import result_files
+import scale_table
 
 from tinybert_cli.reports import html, plots
 
@@ -109,10 +110,34 @@ def tasks(results: Mapping[str, Any]) -> str:
     return svgs[0]
 
 
+def scale(results: Mapping[str, Any]) -> str:
+    """The memory of each stage by the number of rows, without and with pages of mapped files."""
+    measured = results["text-classification"]
+    stages = {stage: dict(scale_table.by_rows(measured[stage])) for stage in scale_table.STAGES}
+    description = "; ".join(
+        f"{stage}: "
+        + ", ".join(f"{int(rows):,} rows {numbers['peak_mb'] / 1000:.2f} GB" for rows, numbers in own.items())
+        for stage, own in stages.items()
+    )
+    with plots.canvas("Peak memory by the number of rows", description, height=3.9) as (axes, svgs):
+        for index, (stage, own) in enumerate(stages.items()):
+            rows, colour = [int(count) for count in own], plots.SERIES[index]
+            peak, private = ([numbers[key] / 1000 for numbers in own.values()] for key in ("peak_mb", "private_mb"))
+            axes.plot(rows, peak, color=colour, lw=1.8, marker="o", ms=5, label=stage)
+            axes.plot(rows, private, color=colour, lw=1.2, ls=":")
+        axes.plot([], [], color=plots.COLOURS["muted"], lw=1.2, ls=":", label="private memory only")
+        axes.set(xscale="log", xlabel="rows", ylabel="GB")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.figure.legend(loc="outside upper left", ncols=3, fontsize=10, handletextpad=0.4, columnspacing=1.0)
+    return svgs[0]
+
+
 # File in docs/images → its plot, and the file in experiments/results with its numbers.
 PICTURES: dict[str, tuple[Callable[[Any], str], str]] = {
     "sst2-cascade.svg": (cascade, "sst2-minilm.json"),
     "tasks.svg": (tasks, "tasks.json"),
+    "scale.svg": (scale, "scale.json"),
 }
 
 

@@ -19,6 +19,7 @@ import int8_table
 import layer_mappings
 import performance
 import result_files
+import scale_table
 import tasks
 
 ROOT = Path(__file__).parents[1]
@@ -204,6 +205,8 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "cascade": (cascade.table, "cascade.json"),
     "layer-mappings": (layer_mappings.table, "layer_mappings.json"),
     **{name: (draw, performance.FILE) for name, draw in performance.TABLES.items()},
+    "scale": (scale_table.table, "scale.json"),
+    "scale-tags": (scale_table.tags, "scale.json"),
     **{name: (recorded, f"{name}.json") for name in RECORDED},
 }
 

@@ -21,7 +21,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.data import BucketBatches, Examples, SoftLabels
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.inspection import duplicates
-from tinybert_cli.types import Encoded, Layout, Rows
+from tinybert_cli.types import Encoded, Layout, Rows, concatenated_ranges
 
 TEXTS = ["the soup was warm", "a dull evening", "we laughed, twice"]
 LABELS = ["good", "bad", "good"]
@@ -881,8 +881,28 @@ def test_grouped_batches_are_not_ordered_by_length() -> None:
     assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.5
 
 
+@pytest.mark.parametrize("indices", [[], [2], [3, 0, 0, 1], [1, 1]])
+def test_concatenated_ranges_are_those_of_each_index(indices: list[int]) -> None:
+    offsets = np.array([0, 2, 2, 7, 8])
+    expected = [number for index in indices for number in range(offsets[index], offsets[index + 1])]
+    result = concatenated_ranges(offsets, np.array(indices, dtype=np.int64))
+    assert result.tolist() == expected and result.dtype == np.int64
+
+
+def test_order_of_batches_is_that_of_earlier_versions() -> None:
+    random = np.random.default_rng([4, 2])
+    order = random.permutation(len(LENGTHS))
+    pools = np.split(order, range(data.POOL * 3, len(order), data.POOL * 3))
+    order = np.concatenate([rows[np.argsort(LENGTHS[rows], kind="stable")] for rows in pools])
+    parts, full = np.split(order, range(3, len(order), 3)), len(order) // 3
+    expected = [parts[index].tolist() for index in [*random.permutation(full), *range(full, len(parts))]]
+    batches = BucketBatches(LENGTHS, 3, seed=4)
+    batches.epoch = 2
+    assert list(batches) == expected
+
+
 def test_sorted_batches_start_with_the_longest_rows() -> None:
-    assert data.sorted_batches(np.array([3, 9, 5, 9, 1]), 2) == [[1, 3], [2, 0], [4]]
+    assert list(data.sorted_batches(np.array([3, 9, 5, 9, 1]), 2)) == [[1, 3], [2, 0], [4]]
 
 
 def test_sorted_batches_have_little_padding() -> None:

@@ -631,7 +631,7 @@ def test_predictions_are_in_row_order(size: int, net: Net) -> None:
 def test_predict_yields_the_row_indices_of_every_batch(net: Net) -> None:
     examples = make_examples()
     batches = sorted_batches(examples.lengths, 16)
-    assert [rows for rows, _ in loops.predict(net, examples, batches)] == batches
+    assert [rows for rows, _ in loops.predict(net, examples, batches)] == list(batches)
 
 
 def test_prediction_disables_dropout(net: Net) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,10 +15,11 @@ from official_scripts import conlleval, squad
 from scipy import stats
 from span_reference import word_layout
 
-from tinybert_cli import metrics, tasks
+from tinybert_cli import metrics, scratch_files, tasks
 from tinybert_cli.config import Data
-from tinybert_cli.metrics import bootstrap
+from tinybert_cli.metrics import bootstrap, probabilities
 from tinybert_cli.metrics.calibration import temperature_scaling
+from tinybert_cli.metrics.comparison import class_fidelity
 from tinybert_cli.metrics.probabilities import sigmoid, softmax
 from tinybert_cli.metrics.regression import RegressionMetric
 from tinybert_cli.metrics.slices import slice_scores
@@ -537,3 +539,49 @@ def test_correlations_do_not_depend_on_the_scale(scale: float) -> None:
     expected, scores = regression_scores(labels, predicted), regression_scores(labels * scale, predicted * scale)
     for name in ("pearson", "spearman", "r2", "nearness"):
         assert scores[name] == pytest.approx(expected[name], rel=1e-9)
+
+
+def test_numbers_of_many_rows_in_parts_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    logits, other = random.normal(size=(2, 50, 4)).astype(np.float32)
+    labels = random.integers(4, size=50)
+    rows = Rows({"text": ["x"] * 50, "label": [CLASSES[label] for label in labels]}, (("t", 50),))
+    task = tasks.find_prediction_task("text-classification")
+
+    def numbers() -> dict[str, Any]:
+        metric = task.metric(rows, Data(), CLASSES)
+        assert metric is not None
+        predictions = task.predictions(logits, None, CLASSES, rows, Data())
+        statistics = metric.statistics(predictions)
+        slices = {"first": np.arange(50) < 20, "others": np.arange(50) >= 20}
+        resampled = metrics.resampled(metric, predictions, statistics, resamples=20, seed=1)
+        return {
+            **metrics.score(metric, predictions, statistics),
+            **{f"sampled {name}": values.tolist() for name, values in resampled.items()},
+            **temperature_scaling(logits, labels),
+            **class_fidelity(logits, other),
+            **slice_scores(metric, statistics, slices, "accuracy"),
+            "confidences": np.asarray(predictions.confidences).tolist(),
+        }
+
+    expected = numbers()
+    limits = {(probabilities, "PART"): 24, (bootstrap, "MOST_COUNTS"): 120, (bootstrap, "DRAWN"): 7}
+    for (module, name), value in {**limits, (scratch_files, "IN_MEMORY"): 0}.items():
+        monkeypatch.setattr(module, name, value)
+    for name, value in numbers().items():
+        assert value == pytest.approx(expected[name], rel=1e-6, abs=1e-12), name
+
+
+def test_statistics_of_many_rows_take_few_bytes_each() -> None:
+    count = 200_000
+    logits = np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
+    rows = Rows({"text": [""] * count, "label": ["a", "b"] * (count // 2)}, (("t", count),))
+    task = tasks.find_prediction_task("text-classification")
+    metric = task.metric(rows, Data(), CLASSES[:3])
+    assert metric is not None
+    predictions = task.predictions(logits, None, CLASSES[:3], rows, Data())
+    tracemalloc.start()
+    statistics = metric.statistics(predictions)
+    size, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(statistics) == 7 and size < 80 * count and peak < 130 * count + (60 << 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tinybert_cli.errors import UserError
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.losses import class_weights
 from tinybert_cli.scratch_files import GrowingArray, ScratchFile, counts, scratch_files_in
-from tinybert_cli.tasks.encoding import encode_texts
+from tinybert_cli.tasks.encoding import encode_texts, starts
 from tinybert_cli.tasks.language_modeling import LanguageModeling
 from tinybert_cli.types import NO_LABEL, Encoded, Rows
 
@@ -173,3 +174,34 @@ def test_contradictory_tags_are_found_in_stored_columns() -> None:
     assert isinstance(rows.columns["tokens"], StoredColumn)
     assert duplicates.contradictions(rows, settings, "token-classification") == [[0, 2]]
     assert list(duplicates.texts_of(rows, settings))[1:] == duplicates.texts_of(rows, settings)[1:]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_read_pages_of_mapped_files_are_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resident() -> int:
+        """Bytes of mapped files in the memory of this process."""
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
+        return int(line.split()[1]) * 1024
+
+    file, size = ScratchFile(), 32 << 20
+    file.write(np.zeros(size, dtype=np.int8))
+    content, before = file.mapped(), resident()
+    assert not np.frombuffer(content, dtype=np.int8).any() and resident() > before + size / 2
+    monkeypatch.setattr(scratch_files, "_read", 0)
+    monkeypatch.setattr(scratch_files, "RESIDENT", size)
+    scratch_files.has_read(size)
+    assert resident() < before + size / 4 and content[size - 1] == 0
+
+
+def test_starts_in_parts_are_those_of_cumsum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinybert_cli.tasks.encoding.PART", 3)
+    assert starts(np.array([4, 0, 1, 2, 7, 1, 0])).tolist() == [0, 4, 4, 5, 7, 14, 15, 15]
+    assert starts(np.zeros(0, dtype=np.int64)).tolist() == [0]
+
+
+def test_large_array_to_be_filled_is_a_file(tmp_path: Path, files_only: None) -> None:
+    with scratch_files_in(lambda: tmp_path):
+        array = scratch_files.empty((3, 2), np.float32)
+    array[1] = 7
+    scratch_files.has_read(scratch_files.RESIDENT)  # releases its pages
+    assert array.tolist() == [[0, 0], [7, 7], [0, 0]] and not list(tmp_path.iterdir())

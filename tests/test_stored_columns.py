@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
+import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +18,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from tinybert_cli.config import Data
-from tinybert_cli.data import column_types, parts, read_soft_labels, readers, soft_labels, write_soft_labels
+from tinybert_cli.data import (
+    column_types,
+    parts,
+    read,
+    read_soft_labels,
+    readers,
+    soft_labels,
+    stored_columns,
+    write_soft_labels,
+    write_table,
+)
 from tinybert_cli.data.parts import read_table
 from tinybert_cli.data.readers import read_file
-from tinybert_cli.data.stored_columns import StoredColumn, StoredColumns
-from tinybert_cli.errors import InputError
+from tinybert_cli.data.stored_columns import StoredColumn, StoredColumns, joined_columns
+from tinybert_cli.errors import InputError, UserError
+from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.duplicates import contradictions
+from tinybert_cli.scratch_files import scratch_files_in
 from tinybert_cli.types import Rows
 
 ROWS = [
@@ -124,3 +141,82 @@ def test_contradictions_of_stored_columns_are_found() -> None:
     columns.append({"text": ["a", "b", "a", "c", "b"], "label": ["x", "x", "y", "x", "x"]}, 5)
     rows = Rows(columns.finish(), (("t", 5),))
     assert contradictions(rows, Data(), "text-classification") == [[0, 2]]
+
+
+def test_selected_rows_of_stored_columns_are_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_columns, "PART", 100)
+    columns, texts = StoredColumns(), [f"{row:05d} {'x' * 200}" for row in range(5000)]
+    columns.append({"text": texts}, len(texts))
+    column, before = columns.finish()["text"], pa.total_allocated_bytes()
+    indices = np.arange(0, 5000, 2)[::-1]
+    selected = column.select(indices)
+    assert isinstance(selected, StoredColumn) and list(selected) == [texts[index] for index in indices]
+    assert pa.total_allocated_bytes() - before < 100_000  # of 500 kB
+
+
+def test_table_in_row_groups_reads_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soft_labels, "ROW_GROUP", 4)
+    columns = StoredColumns()
+    columns.append({"text": list("abcdefghij")}, 10)
+    stored = columns.finish()["text"]
+    table = {"text": stored, "label": ["x", None] * 5, "confidence": np.linspace(0, 1, 10), "mixed": [1, "one"] * 5}
+    write_table(tmp_path / "t.parquet", table)
+    rows = pq.read_table(tmp_path / "t.parquet")
+    assert rows.to_pydict() == {**{name: list(values) for name, values in table.items()}, "mixed": ["1", "one"] * 5}
+    assert (
+        rows.schema.field("text").type == pa.string() and pq.read_metadata(tmp_path / "t.parquet").num_row_groups == 3
+    )
+
+
+def test_rows_on_both_sides_of_large_splits_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "PART", 2)
+    train = Rows({"text": ["a", "b", " ", "c", "b", "D"]}, (("t", 6),))
+    other = Rows({"text": ["x", "b", " ", "c", "d", "b"]}, (("o", 6),))
+    result = duplicates.leak(train, other, Data())
+    assert (result.exact, result.similar, result.example) == (3, 1, (1, 1))
+
+
+def test_full_disk_ends_the_reading_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk(io.BytesIO):
+        def write(self, values: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = written(tmp_path, "csv")
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: FullDisk())
+    with scratch_files_in(lambda: tmp_path), pytest.raises(UserError) as info:
+        read(Data(train_file=str(path)), "train")
+    assert info.value.where == str(tmp_path) and "another disk" in (info.value.hint or "")
+    assert re.search(r"at least [1-9][\d,]* more are needed, and [1-9][\d,]* are free", info.value.what)
+
+
+@pytest.mark.parametrize("forms", [("csv", "csv"), ("jsonl", "parquet"), ("csv", "txt.gz")])
+def test_files_that_are_large_together_are_stored(
+    forms: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = []
+    for name, form in zip("ab", forms, strict=True):
+        path, table = tmp_path / f"{name}.{form}", {"text": [f"{name} {row}" for row in range(9)]}
+        if form == "parquet":
+            pq.write_table(pa.table(table), path)
+        elif form == "txt.gz":
+            path.write_bytes(gzip.compress("\n".join(table["text"]).encode()))
+        else:
+            lines = [json.dumps({"text": text}) for text in table["text"]] if form == "jsonl" else table["text"]
+            path.write_text("\n".join([*(["text"] if form == "csv" else []), *lines, ""]))
+        paths.append(path)
+    monkeypatch.setattr(parts, "LARGE", max(path.stat().st_size for path in paths))
+    rows = read(Data(train_file=[str(path) for path in paths]), "train")
+    assert isinstance(rows.column("text"), StoredColumn)
+    assert list(rows.column("text")) == [f"{name} {row}" for name in "ab" for row in range(9)]
+    assert rows.location(10) == f"{paths[1]}, row 2"
+    alone = read(Data(train_file=str(paths[0])), "train")
+    assert isinstance(alone.column("text"), list)
+
+
+def test_columns_of_several_types_are_joined_as_a_list() -> None:
+    columns = StoredColumns()
+    columns.append({"a": ["x", None]}, 2)
+    stored = columns.finish()["a"]
+    assert joined_columns([stored, [1, 2]]) == ["x", None, 1, 2] and joined_columns([[], [3]]) == [3]
+    both = joined_columns([stored, [], ["y"] * 3])
+    assert isinstance(both, StoredColumn) and list(both) == ["x", None, "y", "y", "y"]

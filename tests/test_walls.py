@@ -22,6 +22,7 @@ GROUND = {
     "events",
     "files",
     "input_limits",
+    "input_versions",
     "label_values",
     "lazy_import",
     "memory",

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import mmap
 import shutil
+import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +26,12 @@ from tinybert_cli.errors import UserError
 IN_MEMORY = 16 << 20  # bytes; a smaller array stays in memory
 PART = 1 << 20  # numbers that are counted at a time
 JOINED = 1000  # arrays that are joined at a time
+RESIDENT = 64 << 20  # bytes of mapped files that are read before their pages are released
+AROUND = 64 << 10  # bytes that the system maps when one page is read
 
 _folders: list[Callable[[], Path]] = []  # of the runs that are open, the innermost last
+_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the files that are in use
+_read = 0  # bytes of them that were read since their pages were released
 
 
 @contextmanager
@@ -69,11 +76,35 @@ class ScratchFile:
         self.size += len(view)
         return len(view)
 
-    def mapped(self) -> memoryview:
-        """All bytes, read-only; the file can no longer be appended to, and lives as long as they are in use."""
-        content = memoryview(mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ) if self.size else b"")
+    def mapped(self, *, writable: bool = False) -> memoryview:
+        """All bytes; the file can no longer be appended to, and lives as long as they are in use."""
+        if not self.size:
+            self._file.close()
+            return memoryview(b"")
+        content = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
         self._file.close()
-        return content
+        _maps.add(content)
+        return memoryview(content)
+
+
+def has_read(size: int) -> None:
+    """Counts bytes that were read from mapped files; after RESIDENT of them their pages are released.
+
+    The pages stay in the cache of the system, but no longer count as memory of this process: it would seem to need all
+    that it has ever read.
+    """
+    global _read
+    _read += size
+    if _read >= RESIDENT and sys.platform == "linux":
+        _read = 0
+        for content in list(_maps):
+            content.madvise(mmap.MADV_DONTNEED)
+
+
+def has_read_items(count: int) -> None:
+    """`has_read` for items at random positions, each of which is in pages of its own."""
+    if _maps:
+        has_read(count * AROUND)
 
 
 class GrowingArray:
@@ -103,6 +134,21 @@ class GrowingArray:
         return np.frombuffer(self._file.mapped(), dtype=self._dtype)
 
 
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """An array to be filled: in memory if it is small, else in a scratch file, full of zeros.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= IN_MEMORY:
+        return np.empty(shape, dtype=dtype)
+    file = ScratchFile()
+    for begin in range(0, size, PART):
+        file.write(bytes(min(PART, size - begin)))  # written now: a full disk would end the process later
+    return np.frombuffer(file.mapped(writable=True), dtype=dtype).reshape(shape)
+
+
 def joined(parts: Iterable[np.ndarray[Any, Any]], dtype: Any) -> np.ndarray[Any, Any]:
     """The numbers of many small arrays, one after the other: `np.concatenate` without all of them in memory."""
     result, rest = GrowingArray(dtype), iter(parts)
@@ -116,6 +162,7 @@ def counts(values: np.ndarray[Any, Any], minlength: int = 0) -> np.ndarray[Any, 
     total = np.zeros(minlength, dtype=np.int64)
     for begin in range(0, len(values), PART):
         part = np.bincount(values[begin : begin + PART], minlength=len(total))
+        has_read(values[begin : begin + PART].nbytes)
         part[: len(total)] += total
         total = part
     return total

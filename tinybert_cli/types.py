@@ -78,7 +78,11 @@ class Rows:
         columns = {name: _selected(values, indices) for name, values in self.columns.items()}
         if isinstance(indices, range) and self.selected is None:
             return Rows(columns, self.origins, self.class_names, indices)
-        selected = [index if self.selected is None else self.selected[index] for index in indices]
+        selected = np.asarray(indices, dtype=np.int64)
+        if isinstance(self.selected, range):
+            selected = self.selected.start + self.selected.step * selected
+        elif self.selected is not None:
+            selected = np.asarray(self.selected)[selected]
         return Rows(columns, self.origins, self.class_names, selected)
 
 
@@ -198,6 +202,8 @@ class Translator(Protocol):
 class Examples(Protocol):
     """Examples that come as batches, such as `data.Examples`."""
 
+    @property
+    def prediction_count(self) -> int: ...
     def __len__(self) -> int: ...
     def __getitems__(self, indices: Sequence[int]) -> Batch: ...
     def prediction_indices(self, indices: Sequence[int]) -> Array: ...
@@ -248,8 +254,13 @@ def padded(tokens: Mapping[str, tuple[Array, int]], offsets: Array, windows: Arr
 
 def concatenated_ranges(offsets: Array, indices: Array) -> Array:
     """The integers from offsets[i] to offsets[i + 1], for each i of `indices`, concatenated."""
-    ranges = [np.arange(offsets[index], offsets[index + 1]) for index in indices]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
+    if not len(indices):
+        return np.zeros(0, dtype=np.int64)
+    begins = offsets[indices]
+    counts = offsets[indices + 1] - begins
+    ends = np.cumsum(counts)
+    ranges: Array = np.arange(ends[-1]) + np.repeat(begins - ends + counts, counts)
+    return ranges
 
 
 def first_infinite_row(logits: Array, layout: Layout | None) -> int | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli import strict_json
+from tinybert_cli.input_versions import note_version
 
 LARGE = 1 << 20  # bytes; smaller files are always read
 SECONDS = 24 * 3600  # that a remembered hash is used for
@@ -31,6 +32,7 @@ def file_hash(path: Path) -> str:
 
 def remembered_hash(path: Path) -> str:
     """sha256 of a file; of a large one that was hashed before and has not changed since without reading it."""
+    note_version(path)
     before = _fingerprint(path)
     if before[2] < LARGE:
         return file_hash(path)

@@ -38,6 +38,7 @@ from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, explained
 from tinybert_cli.escaping import shell_word
 from tinybert_cli.events import Event
+from tinybert_cli.input_versions import inputs_of_run
 from tinybert_cli.scratch_files import scratch_files_in
 
 log = logging.getLogger("tinybert")
@@ -84,7 +85,7 @@ def open_output(
                 hint="choose an output_dir on a disk that all machines share",
             )
         try:
-            with scratch_files_in(lambda: output.checkpoints.folder):
+            with scratch_files_in(lambda: output.checkpoints.folder), inputs_of_run():
                 yield output
         except BaseException as error:
             described = error if isinstance(error, OSError) else explained(error)  # see `close_failed`

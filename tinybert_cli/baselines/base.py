@@ -19,6 +19,7 @@ from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
 RAREST = 1e-6  # probability of a class without training rows
 TIMED_ROWS = 256
+PART = 8192  # rows whose features are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Baseline:
 
     def predictions(self, training: Training, rows: Rows, encoded: Encoded) -> Predictions:
         """The predictions for rows; `encoded`: the rows as a model reads them, for the layout of the predictions."""
-        outputs = self.compute(rows)
+        parts = [rows.select(range(begin, min(begin + PART, len(rows)))) for begin in range(0, len(rows), PART)]
+        outputs = np.concatenate([self.compute(part) for part in parts])
         if self.decide is not None:
             return self.decide(outputs, rows, encoded)
         return training.task.predictions(outputs, encoded.layout, training.names, rows, training.settings)

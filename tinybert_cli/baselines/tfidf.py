@@ -151,7 +151,8 @@ def _selected(training: Training, labelled: Array, seed: int) -> tuple[Rows, Arr
     most = MOST_CHARACTERS * min(1.0, MANY_CLASSES / len(training.names))
     indices = np.flatnonzero(labelled)
     texts = text_columns_of(training.rows, training.settings)
-    lengths = np.array([sum(len(column[row]) for column in texts) for row in indices])
+    characters = [np.fromiter(map(len, column), dtype=np.int64, count=len(column)) for column in texts]
+    lengths = np.sum(characters, axis=0)[indices]
     if lengths.sum() > most:
         order = np.random.default_rng(seed).permutation(len(indices))
         count = max(1, int(np.searchsorted(np.cumsum(lengths[order]), most)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from tinybert_cli.data.layer_states import LayerStates
 from tinybert_cli.data.stack_states import StackStates
 from tinybert_cli.data.top_k import TopK
+from tinybert_cli.scratch_files import has_read, has_read_items
 from tinybert_cli.types import Array, Encoded, concatenated_ranges, padded
 
 POOL = 50  # batches sorted by length together: enough for little padding, few enough to keep the order random
@@ -49,8 +51,14 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     @property
     def lengths(self) -> Array:
-        """Tokens of each window, (W,)."""
-        return np.diff(self.offsets)
+        """Tokens of each window (W,), as int32: half of the memory of the offsets."""
+        has_read(self.offsets.nbytes)
+        return np.subtract(self.offsets[1:], self.offsets[:-1], dtype=np.int32, casting="same_kind")
+
+    @property
+    def prediction_count(self) -> int:
+        """P, the predictions of all windows."""
+        return len(self) if self.window_offsets is None else int(self.window_offsets[-1])
 
     @property
     def target_lengths(self) -> Array:
@@ -72,6 +80,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         `teacher_<name>` (B, T, ...) for each of them.
         """
         windows = np.asarray(indices)
+        has_read_items(len(windows) * (len(self.tokens) + len(self.targets)))
         arrays = padded(self.tokens, self.offsets, windows)
         batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
         length = tokens = arrays["attention_mask"].shape[1]
@@ -135,16 +144,12 @@ class BucketBatches(torch.utils.data.Sampler[list[int]]):
         order = random.permutation(len(self.lengths))
         if self.group_by_length:
             pool = POOL * self.batch_size
-            order = np.concatenate(
-                [
-                    rows[np.argsort(self.lengths[rows], kind="stable")]
-                    for rows in np.split(order, range(pool, len(order), pool))
-                ]
-            )
-        batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
+            for begin in range(0, len(order), pool):
+                rows = order[begin : begin + pool]
+                rows[:] = rows[np.argsort(self.lengths[rows], kind="stable")]
         full = len(order) // self.batch_size
-        for index in [*random.permutation(full), *range(full, len(batches))]:
-            yield batches[index].tolist()
+        for index in np.concatenate([random.permutation(full), np.arange(full, len(self))]):
+            yield order[index * self.batch_size : (index + 1) * self.batch_size].tolist()
 
 
 class TokenBatches(torch.utils.data.Sampler[list[int]]):
@@ -202,7 +207,28 @@ class TokenBatches(torch.utils.data.Sampler[list[int]]):
         return np.split(order, starts[1:])
 
 
-def sorted_batches(lengths: Array, batch_size: int) -> list[list[int]]:
+def sorted_batches(lengths: Array, batch_size: int) -> Sequence[list[int]]:
     """Batches for inference, longest rows first: little padding, and too little memory fails in the first batch."""
-    order = np.argsort(-lengths, kind="stable")
-    return [rows.tolist() for rows in np.split(order, range(batch_size, len(order), batch_size))]
+    return _SortedBatches(lengths, batch_size)
+
+
+class _SortedBatches(Sequence[list[int]]):
+    """Batches of the indices that sort the rows, each made when it is read."""
+
+    def __init__(self, lengths: Array, batch_size: int) -> None:
+        self._order = np.argsort(-lengths, kind="stable").astype(np.int32 if len(lengths) < 2**31 else np.int64)
+        self._size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._order) // self._size)
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        begin = range(len(self))[index] * self._size
+        batch: list[int] = self._order[begin : begin + self._size].tolist()
+        return batch

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tinybert_cli.data.stored_columns import StoredColumn
-from tinybert_cli.types import Rows
+from tinybert_cli.types import Array, Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,15 +40,27 @@ def converted_columns(parts: Sequence[Rows], types: Mapping[str, pa.DataType]) -
     ]
 
 
-def as_array(values: Sequence[Any], kind: pa.DataType | None = None) -> Any:
+def column_type(values: Sequence[Any] | Array | pa.Array) -> pa.DataType:
+    """The type of one column, as in `column_types`; of an array its own."""
+    import pyarrow as pa
+
+    if isinstance(values, pa.Array):
+        return values.type
+    if isinstance(values, np.ndarray):
+        return pa.from_numpy_dtype(values.dtype)
+    return _stored_type([values]) or _type_of(values)
+
+
+def as_array(values: Sequence[Any] | Array | pa.Array, kind: pa.DataType) -> Any:
     """A column as Arrow stores it: values of a text column that are no text become JSON, or `str` of the value.
 
     Args:
-        kind: from `column_types`; None = the type of these values.
+        kind: from `column_types` or `column_type`.
     """
     import pyarrow as pa
 
-    kind = _type_of(values) if kind is None else kind
+    if isinstance(values, pa.Array):
+        return values
     return pa.array(map(_as_text, values) if kind == pa.string() else values, type=kind)
 
 

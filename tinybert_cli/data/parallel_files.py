@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinybert_cli.data.text_files import read_text, split_lines
 from tinybert_cli.errors import InputError
+from tinybert_cli.input_versions import unchanged
 from tinybert_cli.types import Rows
 
 _BRACES = re.compile(r"\{([^{}/,]+(?:,[^{}/,]+)+)\}")
@@ -25,7 +26,7 @@ def read_parallel(path: Path) -> Rows:
     """The rows of the files that `path` names, one column of each; empty lines are empty texts.
 
     Raises:
-        InputError: the files have different numbers of lines.
+        InputError: the files have different numbers of lines, or one was changed while it was read.
     """
     columns = {name: _lines(file) for name, file in parallel_files(path).items()}
     counts = {name: len(lines) for name, lines in columns.items()}
@@ -40,7 +41,8 @@ def read_parallel(path: Path) -> Rows:
 
 
 def _lines(file: Path) -> list[str]:
-    lines = split_lines(read_text(file))
+    with unchanged(file):
+        lines = split_lines(read_text(file))
     if not lines[-1]:  # after the last line feed
         del lines[-1]
     return [line.strip(" \t\r") for line in lines]

@@ -18,7 +18,7 @@ from tinybert_cli.data.json_files import open_json_lines
 from tinybert_cli.data.readers import format_of, parquet_features, parquet_parts, read_file, with_class_names
 from tinybert_cli.data.stored_columns import PART, StoredColumns
 from tinybert_cli.data.text_files import is_gzip
-from tinybert_cli.errors import InputError
+from tinybert_cli.input_versions import unchanged
 from tinybert_cli.types import Rows
 
 SMALL = 4 << 20  # bytes; a smaller file is read at once
@@ -60,37 +60,41 @@ def open_parts(path: Path, data: Data) -> Parts:
     return _whole(path, data)
 
 
-def read_table(path: Path, data: Data) -> Rows:
+def read_table(path: Path, data: Data, *, size: int | None = None) -> Rows:
     """The rows of a file; those of a large one are in memory-mapped scratch files, see `stored_columns`.
 
+    Args:
+        size: bytes of all files of the split, which are large together; None = of this file.
+
     Raises:
-        InputError: as `read_file`; or the file was changed while it was read.
+        InputError: as `read_file`.
     """
-    if not path.is_file() or path.stat().st_size <= LARGE:
+    if not path.is_file() or max(size or 0, path.stat().st_size) <= LARGE:
         return read_file(path, data)
-    before = path.stat()
     features: dict[str, Any] = {}
-    if format_of(path) == "parquet" and not is_gzip(path):
-        features = parquet_features(path)
-        parts = _numbered(path, (columns for _, columns in parquet_parts(path)))
-    else:
-        parts = open_parts(path, data)()
-    rows = _stored(parts)
-    after = path.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        hint = "run the same command again when nothing writes to it any more"
-        raise InputError(f"'{path}' was changed while it was read", hint=hint)
+    with unchanged(path):
+        if format_of(path) == "parquet" and not is_gzip(path):
+            features = parquet_features(path)
+            parts = _numbered(path, (columns for _, columns in parquet_parts(path)))
+        else:
+            parts = open_parts(path, data)()
+        rows = _stored(parts, one_of_several=path.stat().st_size < (size or 0))
     return read_file(path, data) if rows is None else with_class_names(rows, features) if features else rows
 
 
-def _stored(parts: Iterator[Rows]) -> Rows | None:
-    """All rows, with stored columns; None if there are no parts. A file that is one large part stays in memory."""
+def _stored(parts: Iterator[Rows], *, one_of_several: bool) -> Rows | None:
+    """All rows, with stored columns; None if there are no parts.
+
+    A file that is one large part is in memory and stays there, unless the others would be in memory with it.
+    """
     first = next(parts, None)
-    if first is None or len(first) > PART:
+    if first is None or (len(first) > PART and not one_of_several):
         return first
     columns, last = StoredColumns(), first
     for last in itertools.chain([first], parts):
-        columns.append(last.columns, len(last))
+        for begin in range(0, len(last), PART):
+            part = {name: values[begin : begin + PART] for name, values in last.columns.items()}
+            columns.append(part, min(PART, len(last) - begin))
     return replace(last, columns=columns.finish(), selected=None)
 
 

@@ -13,8 +13,10 @@ from tinybert_cli.config import Data
 from tinybert_cli.data.conll import is_conll, read_conll
 from tinybert_cli.data.delimited import read_delimited
 from tinybert_cli.data.json_files import read_json
+from tinybert_cli.data.stored_columns import joined_columns
 from tinybert_cli.data.text_files import check_content, is_gzip, largest_content, read_text, split_lines, too_large
 from tinybert_cli.errors import InputError, nearest
+from tinybert_cli.input_versions import unchanged
 from tinybert_cli.label_values import HIDDEN, all_hidden
 from tinybert_cli.types import Rows
 
@@ -60,7 +62,8 @@ def read_file(path: Path, data: Data | None = None) -> Rows:
     """All rows of a file, as the settings say.
 
     Raises:
-        InputError: the format is unknown, or the file is malformed or too large for the memory.
+        InputError: the format is unknown, or the file is malformed, too large for the memory, or changed while it was
+            read.
     """
     form, data = format_of(path), data or Data()
     if form not in READERS:
@@ -69,7 +72,8 @@ def read_file(path: Path, data: Data | None = None) -> Rows:
         raise InputError(f"cannot read '{path}': unknown file format", hint=hint)
     if form == "parquet" and is_gzip(path):
         raise InputError(f"cannot read '{path}': a compressed parquet file", hint="decompress it: gunzip")
-    columns = READERS[form](path, data)
+    with unchanged(path):
+        columns = READERS[form](path, data)
     rows = Rows(columns, ((str(path), len(next(iter(columns.values()), []))),))
     return with_class_names(rows, parquet_features(path)) if form == "parquet" else rows
 
@@ -130,8 +134,8 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
         if lacking and not (_has_optional_keys(part) and _has_optional_keys(first)):
             what = f"columns differ from those of {first.origins[0][0]}: {', '.join(sorted(lacking))}"
             raise InputError(what, where=part.origins[0][0])
-    columns = {
-        name: [value for part in parts for value in part.columns.get(name, [None] * len(part))] for name in names
+    columns: dict[str, Any] = {
+        name: joined_columns([part.columns.get(name, [None] * len(part)) for part in parts]) for name in names
     }
     class_names = {
         name: list(dict.fromkeys(label for part in parts for label in part.class_names.get(name, [])))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinybert_cli.data.column_types import as_array
+from tinybert_cli.data.column_types import as_array, column_type
 from tinybert_cli.data.stored_columns import StoredColumns
 from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.scratch_files import GrowingArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TRAINING_PREFIXES = ("train-", "augmented-", "unlabeled-")  # of the shards to train on, in the order they are read
+ROW_GROUP = 1 << 15  # rows of a Parquet file that are in memory at a time
 LARGE = 32 << 20  # bytes; the columns of a smaller label dataset are Python lists
 LOGITS, PREDICTION = "teacher_logits", "teacher_prediction"  # the columns that a label dataset adds
 TOKEN_SPANS = "teacher_token_spans"  # ... if the predictions are those of tokens
@@ -186,7 +187,7 @@ def _split_index(name: str) -> int:
 
 def write_table(
     path: Path,
-    columns: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Sequence[Any] | Array],
     types: Mapping[str, pa.DataType] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
@@ -200,13 +201,15 @@ def write_table(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = types or {}
-    missing = [None] * len(next(iter(columns.values())))
-    arrays = {
-        name: values if isinstance(values, pa.Array) else as_array(values, types.get(name))
-        for name, values in ({name: columns.get(name, missing) for name in types} | dict(columns)).items()
-    }
-    pq.write_table(pa.table(arrays, metadata=dict(metadata or {})), path, write_page_checksum=True)
+    count = len(next(iter(columns.values())))
+    missing = [None] * count if types and not types.keys() <= columns.keys() else []
+    values = {name: columns.get(name, missing) for name in types or {}} | dict(columns)
+    kinds = {name: (types or {}).get(name) or column_type(column) for name, column in values.items()}
+    schema = pa.schema(kinds, metadata=dict(metadata or {}))
+    with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
+        for begin in range(0, max(1, count), ROW_GROUP):
+            part = {name: as_array(column[begin : begin + ROW_GROUP], kinds[name]) for name, column in values.items()}
+            writer.write_table(pa.table(part, schema=schema))
 
 
 def write_soft_labels(

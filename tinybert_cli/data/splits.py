@@ -53,7 +53,8 @@ def read(data: Data, split: Split) -> Rows:
         InputError: a source is missing, empty or unreadable; the message gives file and line.
     """
     if paths := _paths(data, split):
-        rows = concatenate([_read_path(path, data) for path in paths])
+        size = sum(path.stat().st_size for path in paths if path.is_file())
+        rows = concatenate([_read_path(path, data, size) for path in paths])
     elif _on_hub(data) and split != "unlabeled":
         rows = _read_dataset(data, split)
     elif data.dataset_name and split != "unlabeled":
@@ -173,11 +174,11 @@ def _on_hub(data: Data) -> bool:
     return True
 
 
-def _read_path(path: Path, data: Data) -> Rows:
-    """The rows of a file, of parallel text files, or of a folder from save_to_disk."""
+def _read_path(path: Path, data: Data, size: int) -> Rows:
+    """The rows of a file, of parallel text files, or of a folder from save_to_disk; `size`: bytes of all files."""
     if parallel_files(path):
         return read_parallel(path)
-    return with_class_names(*local_datasets.read_saved(path)) if path.is_dir() else read_table(path, data)
+    return with_class_names(*local_datasets.read_saved(path)) if path.is_dir() else read_table(path, data, size=size)
 
 
 def _split_name(data: Data, split: Split) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from tinybert_cli.scratch_files import ScratchFile
+from tinybert_cli.scratch_files import ScratchFile, has_read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,9 @@ class StoredColumn(Sequence[Any]):
         begin, end, step = index.indices(len(self))
         if step != 1:
             return [self.values[one].as_py() for one in range(begin, end, step)]
-        return self.values.slice(begin, max(0, end - begin)).to_pylist()
+        part = self.values.slice(begin, max(0, end - begin))
+        has_read(part.nbytes)
+        return part.to_pylist()
 
     def __iter__(self) -> Iterator[Any]:
         for begin in range(0, len(self), PART):
@@ -44,12 +47,17 @@ class StoredColumn(Sequence[Any]):
     __hash__ = None  # type: ignore[assignment]
 
     def select(self, indices: Sequence[int]) -> StoredColumn:
-        """The values at these indices."""
+        """The values at these indices: a range is a view, others are copied to a file of their own."""
         import pyarrow as pa
 
         if isinstance(indices, range) and indices.step == 1:
             return StoredColumn(self.values.slice(indices.start, len(indices)))
-        return StoredColumn(self.values.take(pa.array(indices, type=pa.int64())))
+        file = _ArrowFile(self.values.type)
+        for begin in range(0, len(indices), PART):
+            part = self.values.take(pa.array(indices[begin : begin + PART], type=pa.int64())).combine_chunks()
+            has_read(part.nbytes)
+            file.append(part)
+        return file.finish()
 
 
 class StoredColumns:
@@ -77,38 +85,77 @@ class StoredColumns:
         return {name: writer.finish() for name, writer in self._writers.items()}
 
 
+def joined_columns(columns: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    """The values of several columns, one after the other: a stored column, if one of them is, else a list.
+
+    Stored columns stay where they are. If their types differ, the result is a list, too.
+    """
+    import pyarrow as pa
+
+    parts = [values for values in columns if len(values)]
+    if any(isinstance(values, StoredColumn) for values in parts):
+        stored = [values if isinstance(values, StoredColumn) else _as_stored(values) for values in parts]
+        arrays = [values.values for values in stored if isinstance(values, StoredColumn)]
+        if len(arrays) == len(parts) and len({array.type for array in arrays}) == 1:
+            return StoredColumn(pa.chunked_array([chunk for array in arrays for chunk in array.chunks]))
+    return list(itertools.chain(*parts))
+
+
+def _as_stored(values: Sequence[Any]) -> Sequence[Any]:
+    columns = StoredColumns()
+    for begin in range(0, len(values), PART):
+        part = values[begin : begin + PART]
+        columns.append({"values": part}, len(part))
+    stored: Sequence[Any] = columns.finish()["values"]
+    return stored
+
+
 class _ColumnWriter:
     """Appends the values of a column to a scratch file."""
 
     def __init__(self, values: list[Any] | None) -> None:
-        self._kind: Any = None
-        self._file: ScratchFile | None = None
-        self._stream: Any = None
+        self._file: _ArrowFile | None = None
         self._values = values  # all of them, if they are of several types
 
     def append(self, values: Sequence[Any]) -> None:
         import pyarrow as pa
 
         kind = _kind(values)
-        if self._values is None and self._stream is not None and kind != self._kind:
-            self._values = list(self._stored())
-        if kind is None and self._stream is None:
+        if self._values is None and self._file is not None and kind != self._file.kind:
+            self._values = list(self._file.finish())
+        if kind is None and self._file is None:
             self._values = self._values or []
         if self._values is not None:
             self._values.extend(values)
             return
-        if self._stream is None:
-            self._kind, self._file = kind, ScratchFile()
-            self._stream = pa.ipc.new_stream(pa.PythonFile(_Sink(self._file), mode="w"), pa.schema({"values": kind}))
-        self._stream.write_batch(pa.record_batch({"values": pa.array(values, type=kind)}))
+        self._file = self._file or _ArrowFile(kind)
+        self._file.append(pa.array(values, type=kind))
 
     def finish(self) -> Sequence[Any]:
-        return self._stored() if self._values is None else self._values
+        if self._values is not None:
+            return self._values
+        assert self._file is not None  # a part was appended
+        return self._file.finish()
 
-    def _stored(self) -> StoredColumn:
+
+class _ArrowFile:
+    """Arrow arrays of one type, appended to a scratch file."""
+
+    def __init__(self, kind: pa.DataType) -> None:
         import pyarrow as pa
 
-        assert self._file is not None  # a part was appended
+        self.kind = kind
+        self._file = ScratchFile()
+        self._stream = pa.ipc.new_stream(pa.PythonFile(_Sink(self._file), mode="w"), pa.schema({"values": kind}))
+
+    def append(self, values: pa.Array) -> None:
+        import pyarrow as pa
+
+        self._stream.write_batch(pa.record_batch({"values": values}))
+
+    def finish(self) -> StoredColumn:
+        import pyarrow as pa
+
         self._stream.close()
         return StoredColumn(pa.ipc.open_stream(pa.py_buffer(self._file.mapped())).read_all().column("values"))
 

@@ -12,11 +12,12 @@ from tinybert_cli.config import Data
 from tinybert_cli.inspection.splitting import text_key
 from tinybert_cli.inspection.vocabulary import sample_of
 from tinybert_cli.label_values import as_text, is_missing
-from tinybert_cli.types import Rows
+from tinybert_cli.types import Array, Rows
 
 ONE_LABEL = ("text-classification", "multi-label-classification", "token-classification", "regression")
 FAR = 0.1  # of the range of a regression target: labels of one text that differ by more contradict each other
 SAMPLE = 30_000  # rows whose normalised texts are compared before a stage starts
+PART = 1 << 20  # hashes that are compared at a time
 EXCERPT = 60  # characters of a text in a message
 
 TRAINING = ("train", "unlabeled")
@@ -99,10 +100,23 @@ def contradictions(rows: Rows, data: Data, task: str) -> list[list[int]]:
 
 def _maybe_repeated(texts: Sequence[Hashable]) -> list[int]:
     """The indices of the texts whose hash occurs more than once, without the texts in memory."""
-    hashes = np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
+    hashes = _hashes(texts)
     ordered = np.sort(hashes)
-    repeats = ordered[1:][ordered[1:] == ordered[:-1]]
-    indices: list[int] = np.isin(hashes, repeats).nonzero()[0].tolist() if len(repeats) else []
+    return _indices_of(hashes, ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def _hashes(texts: Sequence[Hashable]) -> Array:
+    return np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
+
+
+def _indices_of(hashes: Array, wanted: Array) -> list[int]:
+    """The indices of the hashes that are among others, which are sorted."""
+    if not len(wanted):
+        return []
+    parts = [hashes[begin : begin + PART] for begin in range(0, len(hashes), PART)]
+    nearest = (wanted[np.minimum(np.searchsorted(wanted, part), len(wanted) - 1)] for part in parts)
+    among = [values == part for values, part in zip(nearest, parts, strict=True)]
+    indices: list[int] = np.concatenate(among).nonzero()[0].tolist()
     return indices
 
 
@@ -128,12 +142,12 @@ def leak(train: Rows, other: Rows, data: Data, *, most: int | None = None, seed:
         most: training rows whose normalised texts are compared; None = all. Equal texts are always counted in all.
     """
     texts, train_texts = texts_of(other, data), texts_of(train, data)
-    wanted = set(texts)
+    hashes, train_hashes = _hashes(texts), _hashes(train_texts)
     index_of: dict[Hashable, int] = {}
-    for index, text in enumerate(train_texts):
-        if text in wanted:
-            index_of.setdefault(text, index)
-    exact = [index for index, text in enumerate(texts) if text in index_of and not _is_blank(text)]
+    for index in _indices_of(train_hashes, np.sort(hashes)):
+        index_of.setdefault(train_texts[index], index)
+    maybe = _indices_of(hashes, np.sort(train_hashes))
+    exact = [index for index in maybe if texts[index] in index_of and not _is_blank(texts[index])]
     equal = set(exact)
     sample = range(len(train_texts)) if most is None else sample_of(len(train_texts), most, seed)
     compared = range(len(texts)) if most is None else sample_of(len(texts), most, seed)

@@ -83,9 +83,9 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Returns the freed memory that `keep_freed_memory` has kept to the system; only with glibc.
+    """Returns the freed memory that malloc has kept to the system; only with glibc.
 
-    Batches of other shapes leave gaps that later blocks do not fit, so that a long training would need more and more.
+    Batches of other shapes leave gaps that later blocks do not fit, so that a long run would need more and more.
     """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if malloc_trim is not None:

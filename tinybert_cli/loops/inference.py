@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tinybert_cli.loops.out_of_memory import compute_in_parts
+from tinybert_cli.scratch_files import empty
 from tinybert_cli.types import Array, Batch, Examples
 
 if TYPE_CHECKING:
@@ -115,10 +115,17 @@ def predict_all(
     accelerator: Accelerator | None = None,
 ) -> Array:
     """The logits (P, C) of all rows, in the order of the rows; several processes exchange theirs at the end."""
-    parts = of_all_processes(list(predict(model, examples, own_batches(batches, accelerator))), accelerator)
-    order = np.concatenate([examples.prediction_indices(rows) for rows, _ in parts])
-    logits: Array = np.concatenate([values for _, values in parts])
-    return logits[np.argsort(order)]
+    own = predict(model, examples, own_batches(batches, accelerator))
+    results: Iterable[tuple[Array, Array]] = ((examples.prediction_indices(rows), values) for rows, values in own)
+    if accelerator is not None and accelerator.num_processes > 1:
+        results = of_all_processes(list(results), accelerator)
+    logits: Array | None = None
+    for indices, values in results:
+        if logits is None:
+            logits = empty((examples.prediction_count, *values.shape[1:]), values.dtype)
+        logits[indices] = values
+    assert logits is not None  # there are rows
+    return logits
 
 
 def mean_loss(

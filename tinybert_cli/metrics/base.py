@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from tinybert_cli.metrics.comparison import mcnemar
+from tinybert_cli.scratch_files import empty
 from tinybert_cli.types import Array, Layout, Predictions
 
 Statistics = Mapping[str, Any]  # name → (N, K), a NumPy array or a sparse one of SciPy
@@ -108,11 +110,27 @@ def score(metric: Metric, predictions: Predictions, statistics: Statistics | Non
 
 
 def one_hot(indices: Array, size: int, values: Array | None = None) -> Any:
-    """(N, size), sparse: one number per row, 1 or that of `values` (N,), in the column `indices` (N,)."""
+    """(N, size), sparse: one number per row, 1 or that of `values` (N,), in the column `indices` (N,).
+
+    Whole numbers take one byte, the indices 4 bytes each: with 8 bytes each, millions of rows fill the memory.
+    """
     from scipy.sparse import csr_array
 
-    numbers = np.ones(len(indices)) if values is None else np.asarray(values, dtype=np.float64)
-    return csr_array((numbers, indices, np.arange(len(indices) + 1)), shape=(len(indices), size))
+    numbers = np.ones(len(indices), dtype=np.int8) if values is None else values
+    numbers = _stored(numbers, np.int8 if numbers.dtype.kind in "bi" else np.float64)
+    return csr_array((numbers, _stored(indices, np.int32), _one_each(len(indices))), shape=(len(indices), size))
+
+
+def _stored(values: Array, dtype: Any) -> Array:
+    result = empty(values.shape, dtype)
+    result[...] = values
+    return result
+
+
+@lru_cache(maxsize=1)
+def _one_each(rows: int) -> Array:
+    """Where the numbers of each row begin, if there is one in each (N + 1,): the same array for all statistics."""
+    return _stored(np.arange(rows + 1, dtype=np.int32), np.int32)
 
 
 def column(values: Any) -> Array:

@@ -12,7 +12,8 @@ import numpy as np
 from tinybert_cli.metrics.base import Metric, Statistics
 from tinybert_cli.types import Array, Predictions
 
-MOST_COUNTS = 2**24  # numbers in the table of drawn rows that is in memory at once
+MOST_COUNTS = 2**22  # numbers in the table of drawn rows that is in memory at once
+DRAWN = 2**20  # rows that are drawn at a time
 TABLES = 4  # of sums, for each table of drawn rows
 
 
@@ -53,5 +54,8 @@ def _drawn_counts(rows: int, *, resamples: int, seed: int, columns: int = 1) -> 
     chunk = max(1, MOST_COUNTS // max(1, rows, columns))
     for begin in range(0, resamples, chunk):
         size = min(chunk, resamples - begin)
-        draws = (random.integers(rows, size=rows) for _ in range(size))
-        yield np.stack([np.bincount(drawn, minlength=rows) for drawn in draws]).astype(np.float64)
+        counts = np.zeros((size, rows))
+        for count in counts:
+            for first in range(0, rows, DRAWN):
+                count += np.bincount(random.integers(rows, size=min(DRAWN, rows - first)), minlength=rows)
+        yield counts

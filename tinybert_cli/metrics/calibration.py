@@ -6,12 +6,13 @@ Shapes: D decisions (rows or words), C classes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tinybert_cli.metrics.base import one_hot
-from tinybert_cli.metrics.probabilities import cross_entropy, softmax
+from tinybert_cli.metrics.probabilities import cross_entropy, in_parts, mean_in_parts, softmax
 from tinybert_cli.types import Array
 
 BINS = 15  # of confidence, for the calibration error
@@ -47,18 +48,24 @@ def temperature_scaling(logits: Array, labels: Array, fit: Fit | None = None) ->
         fit: from logits (D, C) and labels (D,) to a temperature; None = the one with the smallest cross-entropy.
     """
     fit = fit or _best_temperature
-    scaled = np.empty(logits.shape)
-    halves = np.arange(len(labels)) % 2
+    confidences, right, scores = np.empty(len(labels)), np.empty(len(labels), dtype=bool), np.empty(len(labels))
     for half in (0, 1):
-        scored, other = halves == half, halves != half
-        temperature = fit(logits[other], labels[other]) if other.any() else 1.0
-        scaled[scored] = softmax(logits[scored] / temperature)
-    gaps = gaps_by_bin(scaled.max(-1), scaled.argmax(-1) == labels).sum(axis=0)
+        scored, other = slice(half, None, 2), slice(1 - half, None, 2)
+        temperature = fit(logits[other], labels[other]) if len(labels) > 1 else 1.0
+        scaled = in_parts(partial(_scaled, temperature), logits[scored], labels[scored])
+        confidences[scored], right[scored], scores[scored] = scaled
+    gaps = gaps_by_bin(confidences, right).sum(axis=0)
     return {
         "temperature": fit(logits, labels),
         "ece_scaled": float(calibration_error(gaps, np.asarray(len(labels)))),
-        "brier_scaled": float(brier(scaled, labels).mean()),
+        "brier_scaled": float(scores.mean()),
     }
+
+
+def _scaled(temperature: float, logits: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """Confidence, whether it is right, and Brier score of each decision (D,) at a temperature."""
+    probabilities = softmax(logits / temperature)
+    return probabilities.max(-1), probabilities.argmax(-1) == labels, brier(probabilities, labels)
 
 
 def calibration(logits: Array, labels: Array) -> dict[str, float]:
@@ -91,9 +98,10 @@ def _best_temperature(logits: Array, labels: Array, *, limit: float = 3.0) -> fl
     """The T for which softmax(logits / T) has the smallest cross-entropy, and whose logarithm is within the limit."""
     from scipy.optimize import minimize_scalar
 
-    values = logits.astype(np.float64)
-
     def loss(log_temperature: float) -> float:
-        return float(cross_entropy(values / np.exp(log_temperature), labels).mean())
+        def scaled(part: Array, own: Array) -> Array:
+            return cross_entropy(part.astype(np.float64) / np.exp(log_temperature), own)
+
+        return mean_in_parts(scaled, logits, labels)
 
     return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x))

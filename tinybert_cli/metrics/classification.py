@@ -13,7 +13,7 @@ import numpy as np
 
 from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, of_column, one_hot, ratio, total
 from tinybert_cli.metrics.calibration import brier, calibration_error, gaps_by_bin
-from tinybert_cli.metrics.probabilities import cross_entropy, softmax
+from tinybert_cli.metrics.probabilities import cross_entropy, in_parts, most_probable, softmax
 from tinybert_cli.metrics.slices import by_value
 from tinybert_cli.types import Array, Predictions
 
@@ -31,17 +31,18 @@ class ClassificationMetric(Metric):
         return [self.names[label] for label in self.labels]
 
     def statistics(self, predictions: Predictions) -> Statistics:
-        logits = predictions.known_logits
-        predicted, probabilities, classes = logits.argmax(-1), softmax(logits), len(self.names)
+        logits, classes = predictions.known_logits, len(self.names)
+        predicted = logits.argmax(-1)
         right = predicted == self.labels
+        loss, brier_scores, confidences = in_parts(_scores, logits, self.labels)
         return {
-            "rows": np.ones((len(right), 1)),
+            "rows": np.broadcast_to(1.0, (len(right), 1)),
             "right": one_hot(self.labels, classes, right),
             "gold": one_hot(self.labels, classes),
             "predicted": one_hot(predicted, classes),
-            "loss": column(cross_entropy(logits, self.labels)),
-            "brier": column(brier(probabilities, self.labels)),
-            "gaps": gaps_by_bin(probabilities.max(-1), right),
+            "loss": column(loss),
+            "brier": column(brier_scores),
+            "gaps": gaps_by_bin(confidences, right),
         }
 
     def from_sums(self, sums: Sums) -> dict[str, Array]:
@@ -86,7 +87,14 @@ class ClassificationMetric(Metric):
         return predictions.known_logits, self.labels
 
     def confidences(self, predictions: Predictions, statistics: Statistics) -> tuple[Array, Array]:
-        return softmax(predictions.known_logits).max(-1), self.row_scores(statistics) == 1
+        (_, confidences) = in_parts(most_probable, predictions.known_logits)
+        return confidences, self.row_scores(statistics) == 1
+
+
+def _scores(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """Cross-entropy, Brier score and confidence of each row (N,)."""
+    probabilities = softmax(logits)
+    return cross_entropy(logits, labels), brier(probabilities, labels), probabilities.max(-1)
 
 
 def of_each(metric: str, values: Array, names: Sequence[str]) -> dict[str, Array]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinybert_cli.metrics.probabilities import log_softmax, softmax
+from tinybert_cli.metrics.probabilities import in_parts, log_softmax, softmax
 from tinybert_cli.metrics.proportions import wilson
 from tinybert_cli.types import Array
 
@@ -18,13 +18,18 @@ def class_fidelity(logits: Array, reference: Array) -> dict[str, float]:
     `agreement`: share of equal predictions; `kl`: divergence from the reference at T = 1; `confidence_correlation`:
     Spearman correlation of both models' confidences.
     """
-    p, q = softmax(reference), softmax(logits)
-    divergence = (p * (log_softmax(reference) - log_softmax(logits))).sum(-1)
+    divergence, p, q = in_parts(_divergence, logits, reference)
     return {
         "agreement": float((logits.argmax(-1) == reference.argmax(-1)).mean()) if len(p) else 1.0,
         "kl": max(0.0, float(divergence.mean())) if len(p) else 0.0,
-        "confidence_correlation": rank_correlation(p.max(-1), q.max(-1)),
+        "confidence_correlation": rank_correlation(p, q),
     }
+
+
+def _divergence(logits: Array, reference: Array) -> tuple[Array, Array, Array]:
+    """The divergence from the reference, and the confidences of the reference and of the model (D,)."""
+    p, q = softmax(reference), softmax(logits)
+    return (p * (log_softmax(reference) - log_softmax(logits))).sum(-1), p.max(-1), q.max(-1)
 
 
 def agreement_interval(agreement: float, rows: int) -> dict[str, float]:

@@ -5,13 +5,15 @@ Shapes: D decisions (rows or words), C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tinybert_cli.scratch_files import empty
 from tinybert_cli.types import Array
 
 EPSILON = 1e-12  # smallest probability whose logarithm is taken
+PART = 1 << 18  # logits whose probabilities are in memory at a time
 
 
 def softmax(logits: Array) -> Array:
@@ -19,6 +21,39 @@ def softmax(logits: Array) -> Array:
     shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     probabilities: Array = shifted / shifted.sum(-1, keepdims=True)
     return probabilities
+
+
+def most_probable(logits: Array) -> tuple[Array, Array]:
+    """The class with the highest probability, and this probability (D,)."""
+    probabilities = softmax(logits)
+    return probabilities.argmax(-1), probabilities.max(-1)
+
+
+def in_parts(function: Callable[..., tuple[Array, ...]], *arrays: Array) -> tuple[Array, ...]:
+    """`function(*arrays)` for a function of each decision alone, without temporary arrays for all of them.
+
+    Args:
+        function: from arrays (D, ...) to arrays (D, ...).
+    """
+    results: list[Array] = []
+    for part in _parts(arrays[0]):
+        values = function(*(array[part] for array in arrays))
+        results = results or [empty((len(arrays[0]), *own.shape[1:]), own.dtype) for own in values]
+        for result, own in zip(results, values, strict=True):
+            result[part] = own
+    return tuple(results)
+
+
+def mean_in_parts(function: Callable[..., Array], *arrays: Array) -> float:
+    """The mean of `function(*arrays)` (D,), likewise."""
+    total = sum(float(function(*(array[part] for array in arrays)).sum()) for part in _parts(arrays[0]))
+    return total / len(arrays[0])
+
+
+def _parts(values: Array) -> list[slice]:
+    """Slices of rows with about PART numbers each; one of an empty array."""
+    step = max(1, PART // max(1, values[:1].size))
+    return [slice(begin, begin + step) for begin in range(0, max(1, len(values)), step)]
 
 
 def log_softmax(logits: Array) -> Array:

@@ -41,8 +41,10 @@ def slice_scores(metric: Metric, statistics: Statistics, slices: Mapping[str, Ar
     """slice → the metric `name` on its rows."""
     if not slices:
         return {}
-    rows = np.stack(list(slices.values())).astype(np.float64)  # (K, N)
-    sums = {key: np.asarray(rows @ values) for key, values in statistics.items()}
+    sums = {
+        key: np.concatenate([np.asarray(rows.astype(np.float64)[None] @ values) for rows in slices.values()])
+        for key, values in statistics.items()
+    }  # one slice at a time: all of them would be 8 bytes for each slice and row
     return dict(zip(slices, metric.from_sums(sums)[name].tolist(), strict=True))
 
 
@@ -64,24 +66,24 @@ def regressions(
     table: dict[str, list[Any]] = {name: [] for name in ("model", "row", *rows, *names)}
     for model, values in columns.items():
         loss = row_scores[reference] - row_scores[model]
-        confidences = np.asarray(values.get("confidence", np.zeros(len(loss))), dtype=float)
-        for index in np.lexsort((-confidences, -loss)):
-            if loss[index] <= 0:
-                break
+        worse = np.flatnonzero(loss > 0)
+        confidences = np.asarray(values["confidence"])[worse] if "confidence" in values else np.zeros(len(worse))
+        for index in worse[np.lexsort((-confidences, -loss[worse]))].tolist():
             table["model"].append(model)
-            table["row"].append(int(index))
+            table["row"].append(index)
             for name, column in rows.items():
                 table[name].append(column[index])
             for name in names:
-                table[name].append(values[name][index])
+                value = values[name][index]
+                table[name].append(float(value) if name == "confidence" else value)
     return table
 
 
-def prediction_columns(predictions: Predictions) -> dict[str, list[Any]]:
+def prediction_columns(predictions: Predictions) -> dict[str, Sequence[Any] | Array]:
     """`prediction`, and `confidence` if there is any, as columns of a table (N,)."""
-    columns: dict[str, list[Any]] = {"prediction": list(predictions.values)}
+    columns: dict[str, Sequence[Any] | Array] = {"prediction": predictions.values}
     if predictions.confidences is not None:
-        columns["confidence"] = predictions.confidences.tolist()
+        columns["confidence"] = predictions.confidences
     return columns
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinybert_cli.reports import html, plots, training_curves
+from tinybert_cli.types import Array
 
 Metrics = Mapping[str, float]
 
@@ -28,7 +29,7 @@ class Evaluation:
     more_is_better: bool  # of the main metric
     reference: str
     models: Mapping[str, Metrics]  # model → all its metrics
-    confidences: Mapping[str, tuple[Sequence[float], Sequence[bool]]]  # model → by decision: confidence, is correct
+    confidences: Mapping[str, tuple[Array, Array]]  # model → by decision: confidence, is correct
     classes: Sequence[str]
     confusion_matrices: Mapping[str, Sequence[Sequence[float]]]  # model → gold x predicted (C, C); {} without classes
     slice_sizes: Mapping[str, int]  # slice → number of rows

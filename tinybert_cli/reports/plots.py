@@ -17,7 +17,10 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from tinybert_cli.errors import InputError
+from tinybert_cli.types import Array
 
 Points = Mapping[str, Sequence[float]]  # name → (x, y), or (x, y, low, high) with the bounds of y's interval
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name → (all x, all y)
@@ -139,7 +142,10 @@ def curves(
 
 
 def reliability_diagram(
-    confidences: Mapping[str, tuple[Sequence[float], Sequence[bool]]], *, bins: int = 10, title: str | None = None
+    confidences: Mapping[str, tuple[Sequence[float] | Array, Sequence[bool] | Array]],
+    *,
+    bins: int = 10,
+    title: str | None = None,
 ) -> str:
     """Accuracy by confidence (Guo et al. 2017); name → (confidence of each prediction, whether it is correct).
 
@@ -389,14 +395,18 @@ def _cell(x: int, y: int, share: float) -> Any:
     )
 
 
-def _bin_means(confidences: Sequence[float], correct: Sequence[bool], bins: int) -> list[tuple[float, float, float]]:
+def _bin_means(
+    confidences: Sequence[float] | Array, correct: Sequence[bool] | Array, bins: int
+) -> list[tuple[float, float, float]]:
     """(mean confidence, accuracy, share of all predictions) of each bin that is not empty."""
-    members: dict[int, list[tuple[float, bool]]] = {}
-    for confidence, is_correct in zip(confidences, correct, strict=True):
-        members.setdefault(min(int(confidence * bins), bins - 1), []).append((float(confidence), bool(is_correct)))
+    values = np.asarray(confidences, dtype=np.float64)
+    bin_of = np.minimum((values * bins).astype(np.int32), bins - 1)
+    sizes = np.bincount(bin_of, minlength=bins)
+    sums = [np.bincount(bin_of, weights=weights, minlength=bins) for weights in (values, np.asarray(correct))]
     return [
-        (sum(c for c, _ in rows) / len(rows), sum(r for _, r in rows) / len(rows), len(rows) / len(confidences))
-        for _, rows in sorted(members.items())
+        (float(sums[0][index] / size), float(sums[1][index] / size), float(size / len(values)))
+        for index, size in enumerate(sizes.tolist())
+        if size
     ]
 
 

@@ -109,6 +109,7 @@ def _compare(
         encoded = candidates[reference].encoded
         baselines = yield from baseline_scores.fit(config, task, listed, names, rows, encoded)
         scored |= {name: _scored(config, task, metric, one.predictions, names) for name, one in baselines.items()}
+    loops.return_freed_memory()  # of the resamples
     yield from map(events.warning, _left_out(task, metric, scored, reference))
     undefined = {name for name, model in scored.items() if task.main_metric in metric.undefined(model.predictions)}
     main_scores = {name: model.scores[task.main_metric] for name, model in scored.items() if name not in undefined}
@@ -146,7 +147,7 @@ def _compare(
         }
 
     flat = {f"{name}.{key}": value for name, numbers in table.items() for key, value in numbers.items()}
-    texts = {key: rows.columns[key] for key in config.data.text_columns} | {"label": list(metric.references)}
+    texts = {key: rows.columns[key] for key in config.data.text_columns} | {"label": metric.references}
     predictions = {name: result.predictions for name, result in scored.items()}
     row_scores = {name: metric.row_scores(result.statistics) for name, result in scored.items()}
     outputs = {f"{name}_prediction": result.values for name, result in predictions.items()}
@@ -191,12 +192,16 @@ def _compare(
 
     def write(folder: Path) -> None:
         by_model = {name: prediction_columns(values) for name, values in predictions.items()}
-        flat_columns = {f"{name}_{key}": values for name, own in by_model.items() for key, values in own.items()}
+        flat_columns: dict[str, Any] = {
+            f"{name}_{key}": values for name, own in by_model.items() for key, values in own.items()
+        }
         data.write_table(folder / "predictions.parquet", {**texts, **flat_columns})
         data.write_table(folder / "regressions.parquet", lost)
         for name, text in pages.items():
             (folder / name).write_text(text, encoding="utf-8")
 
+    scored.clear()  # the statistics are large, and writing needs memory, too
+    loops.return_freed_memory()
     output.put(write)
     described = {"label_names": names} if isinstance(task, tasks.PredictionTask) else metric.description()
     output.finish(
@@ -254,6 +259,7 @@ def _predict(
     for name, candidate in candidates.items():
         predictions[name] = predictions_of(config, task, candidate, rows, names, accelerator=accelerator)
         yield {"event": "scored", "model": name}
+    loops.return_freed_memory()
 
     def costs(latency: Latency, baselines: Mapping[str, ScoredBaseline]) -> dict[str, dict[str, float]]:
         measured = costs_of(candidates, latency)
@@ -393,10 +399,10 @@ def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float]:
     return {} if interval is None else {f"{name}{end}": value for end, value in zip(ENDS, interval, strict=True)}
 
 
-def _confidences(metric: metrics.Metric, scored: Mapping[str, _Scored]) -> dict[str, tuple[list[float], list[bool]]]:
+def _confidences(metric: metrics.Metric, scored: Mapping[str, _Scored]) -> dict[str, tuple[Array, Array]]:
     """model → confidence of each decision, and whether it is correct; empty for a task without confidences."""
     pairs = {name: metric.confidences(result.predictions, result.statistics) for name, result in scored.items()}
-    return {name: (pair[0].tolist(), pair[1].tolist()) for name, pair in pairs.items() if pair is not None}
+    return {name: pair for name, pair in pairs.items() if pair is not None}
 
 
 def _confusions(

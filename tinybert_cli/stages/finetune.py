@@ -141,8 +141,10 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
             f"({len(confident):,} rows)",
             hint="lower min_confidence",
         )
-    rows = dataset.rows.select(selected.tolist())
-    labels = labels[selected if task.labels_of_rows else dataset.prediction_indices(selected)]
+    rows = dataset.rows
+    if len(selected) < len(rows):
+        rows = rows.select(selected.tolist())
+        labels = labels[selected if task.labels_of_rows else dataset.prediction_indices(selected)]
     task.check_trainable(labels, names, rows)
     return TrainingRows(
         rows, {"labels": labels}, names, originals=dataset.originals, origin=manifest["inputs"],

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from tinybert_cli import artifacts, data, events, models, tasks
+from tinybert_cli import artifacts, data, events, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import vocabulary
@@ -175,6 +175,7 @@ def _label(
         for name, count in zip(group, counts, strict=True):
             labelled += count
             yield {"event": "shard", "step": finished + labelled, "max_steps": total, "shard": name, "rows": count}
+        loops.return_freed_memory()
     if labelled:
         numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
     facts: dict[str, Any] = {} if spec is None else {"states": spec.for_manifest()}

@@ -114,7 +114,7 @@ class Parity:
         return self.task.decide(logits, self.layout, self.names, self.rows, self.settings, tuned)
 
     @property
-    def _batches(self) -> list[list[int]]:
+    def _batches(self) -> Sequence[list[int]]:
         return data.sorted_batches(self.examples.lengths, BATCH_SIZE)
 
     @property

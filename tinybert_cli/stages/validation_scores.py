@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,7 +89,7 @@ class ValidationScores:
         return {name: scores[name] for name in self.run.task.metrics}
 
     @property
-    def _batches(self) -> list[list[int]]:
+    def _batches(self) -> Sequence[list[int]]:
         return data.sorted_batches(
             self.validation.examples.lengths, self.run.config.training.per_device_eval_batch_size
         )

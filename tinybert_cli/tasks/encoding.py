@@ -10,7 +10,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.scratch_files import GrowingArray
+from tinybert_cli.scratch_files import PART, GrowingArray
 from tinybert_cli.tasks.tokenizer_file import cut_encodings
 from tinybert_cli.types import Array, Encoded, Layout, Rows
 
@@ -68,7 +68,13 @@ class TokenArrays:
 
 def starts(counts: Array) -> Array:
     """Where each part begins in a flat array, and its end (N + 1,), from the lengths of the parts (N,)."""
-    return np.concatenate([[0], np.cumsum(counts)])
+    result, total = GrowingArray(np.int64), 0
+    result.append([0])
+    for begin in range(0, len(counts), PART):
+        ends = total + np.cumsum(counts[begin : begin + PART])
+        result.append(ends)
+        total = int(ends[-1])
+    return result.finish()
 
 
 def encode_texts(rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:

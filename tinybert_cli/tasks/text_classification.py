@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,13 +13,16 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.label_values import HIDDEN, all_hidden, is_missing
 from tinybert_cli.metrics.classification import ClassificationMetric
 from tinybert_cli.metrics.comparison import class_fidelity
-from tinybert_cli.metrics.probabilities import mean_class_logits, softmax
+from tinybert_cli.metrics.probabilities import in_parts, mean_class_logits, most_probable, softmax
+from tinybert_cli.scratch_files import GrowingArray
 from tinybert_cli.tasks.base import PredictionTask, check_complete, missing, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
 from tinybert_cli.tasks.label_lists import combined_names, is_list_text
 from tinybert_cli.tasks.label_names import agreed_names, label_indices, label_statements, name_warnings, unknown_label
 from tinybert_cli.tasks.onnx_examples import CLASS, text_example
 from tinybert_cli.types import NO_LABEL, Array, Layout, Predictions, Rows
+
+PART = 16_384  # labels that are Python numbers at a time
 
 
 class TextClassification(PredictionTask):
@@ -58,15 +62,18 @@ class TextClassification(PredictionTask):
         values = rows.column(data.label_column)
         if all_hidden(values) and str(HIDDEN) not in names:
             return None
-        labels = np.full(len(values), NO_LABEL, dtype=np.int64)
         index_of = label_indices(names)
-        for row, value in enumerate(values):
+
+        def label(row: int, value: object) -> int:
             index = index_of(value)
-            if index is not None:
-                labels[row] = index
-            elif not is_missing(value):
+            if index is None and not is_missing(value):
                 raise unknown_label(value, names, rows.location(row))
-        return labels
+            return NO_LABEL if index is None else index
+
+        labels, numbered = GrowingArray(np.int64), enumerate(values)
+        while part := list(itertools.islice(numbered, PART)):
+            labels.append(list(itertools.starmap(label, part)))
+        return labels.finish()
 
     def label_warnings(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
         """Classes that look alike, look like several labels, or have no rows."""
@@ -98,14 +105,13 @@ class TextClassification(PredictionTask):
     def predictions(
         self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
     ) -> Predictions:
-        probabilities = softmax(logits)
-        values = [names[index] for index in probabilities.argmax(-1)]
-        return Predictions(values, probabilities.max(-1), logits)
+        indices, confidences = in_parts(most_probable, logits)
+        return Predictions([names[index] for index in indices], confidences, logits)
 
     def hard_labels(self, logits: Array, layout: Layout | None, min_confidence: float) -> tuple[Array, Array]:
-        probabilities = softmax(logits)
-        confident = probabilities.max(-1) >= min_confidence
-        return np.where(confident, probabilities.argmax(-1), NO_LABEL), confident
+        indices, confidences = in_parts(most_probable, logits)
+        confident = confidences >= min_confidence
+        return np.where(confident, indices, NO_LABEL), confident
 
     def fidelity(self, predictions: Predictions, reference: Predictions) -> dict[str, float]:
         return class_fidelity(predictions.known_logits, reference.known_logits)
