@@ -19,13 +19,17 @@ def run(command: str, config: Path, folder: Path, settings: list[str], variables
         settings: KEY=VALUE, over those of the file.
         variables: of the environment, that the file names.
     """
-    if not (folder / "manifest.json").exists():
+    if not is_finished(folder):
         words = [command, str(config), f"output_dir={folder}", *settings, "--quiet"]
         done = subprocess.run([sys.executable, "-m", "tinybert_cli", *words], env={**os.environ, **variables})
         if done.returncode:
             sys.exit(done.returncode)
         print(folder, flush=True)
     return folder
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "manifest.json").exists()
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import performance
 import result_files
 import scale_table
 import tasks
+import translation
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"<!-- table ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
@@ -205,6 +206,7 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "cascade": (cascade.table, "cascade.json"),
     "layer-mappings": (layer_mappings.table, "layer_mappings.json"),
     **{name: (draw, performance.FILE) for name, draw in performance.TABLES.items()},
+    "multi30k": (translation.table, "multi30k.json"),
     "scale": (scale_table.table, "scale.json"),
     "scale-tags": (scale_table.tags, "scale.json"),
     **{name: (recorded, f"{name}.json") for name in RECORDED},

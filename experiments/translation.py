@@ -146,18 +146,21 @@ class Runs:
                           *more)  # fmt: skip
 
     def scores(self, seed: int) -> dict[str, Any]:
-        """All models of a seed on the test rows, and the distilled ones minus the plain ones."""
-        models = {"teacher": self.folder("teacher"), **{name: self.folder(name, seed) for name in MODELS}}
-        evaluated = self.evaluate("eval", seed, "test", 4, models)
-        greedy = self.evaluate("eval-greedy", seed, "test", 1, models)
+        """The finished models of a seed on the test rows, and the distilled ones minus the plain ones."""
+        folders = {"teacher": self.folder("teacher"), **{name: self.folder(name, seed) for name in MODELS}}
+        models = {name: folder for name, folder in folders.items() if recipe_stages.is_finished(folder)}
+        ending = "" if models == folders else f"-of-{'-'.join(models)}"
+        evaluated = self.evaluate(f"eval{ending}", seed, "test", 4, models)
+        greedy = self.evaluate(f"eval-greedy{ending}", seed, "test", 1, models)
         return {
             "models": {name: measured(evaluated, name) | {"greedy bleu": greedy[f"{name}.bleu"]} for name in models},
             "minutes": {name: cpu_minutes(folder) for name, folder in models.items()},
             "distilled minus plain": {
-                name: self.difference(self.folder("eval", seed), name, plain) for name, plain in DISTILLED.items()
+                name: self.difference(self.folder(f"eval{ending}", seed), name, plain)
+                for name, plain in DISTILLED.items() if {name, plain} <= models.keys()
             },
-            **signatures(self.folder("eval", seed)),
-        }
+            **signatures(self.folder(f"eval{ending}", seed)),
+        }  # fmt: skip
 
     def ablation(self) -> dict[str, Any]:
         models = {name: self.arm(name) for name in ARMS}
