@@ -27,7 +27,6 @@ IN_MEMORY = 16 << 20  # bytes; a smaller array stays in memory
 PART = 1 << 20  # numbers that are counted at a time
 JOINED = 1000  # arrays that are joined at a time
 RESIDENT = 64 << 20  # bytes of mapped files that are read before their pages are released
-AROUND = 64 << 10  # bytes that the system maps when one page is read
 
 _folders: list[Callable[[], Path]] = []  # of the runs that are open, the innermost last
 _maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the files that are in use
@@ -88,10 +87,11 @@ class ScratchFile:
 
 
 def has_read(size: int) -> None:
-    """Counts bytes that were read from mapped files; after RESIDENT of them their pages are released.
+    """Counts bytes that were read from mapped files in their order; after RESIDENT of them all pages are released.
 
     The pages stay in the cache of the system, but no longer count as memory of this process: it would seem to need all
-    that it has ever read.
+    that it has ever read. Where rows are read in random order they are not counted: mapping their pages again and
+    again would take more time than small models do.
     """
     global _read
     _read += size
@@ -99,12 +99,6 @@ def has_read(size: int) -> None:
         _read = 0
         for content in list(_maps):
             content.madvise(mmap.MADV_DONTNEED)
-
-
-def has_read_items(count: int) -> None:
-    """`has_read` for items at random positions, each of which is in pages of its own."""
-    if _maps:
-        has_read(count * AROUND)
 
 
 class GrowingArray:

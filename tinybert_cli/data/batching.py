@@ -17,7 +17,7 @@ from torch import Tensor
 from tinybert_cli.data.layer_states import LayerStates
 from tinybert_cli.data.stack_states import StackStates
 from tinybert_cli.data.top_k import TopK
-from tinybert_cli.scratch_files import has_read, has_read_items
+from tinybert_cli.scratch_files import has_read
 from tinybert_cli.types import Array, Encoded, concatenated_ranges, padded
 
 POOL = 50  # batches sorted by length together: enough for little padding, few enough to keep the order random
@@ -80,7 +80,6 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         `teacher_<name>` (B, T, ...) for each of them.
         """
         windows = np.asarray(indices)
-        has_read_items(len(windows) * (len(self.tokens) + len(self.targets)))
         arrays = padded(self.tokens, self.offsets, windows)
         batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
         length = tokens = arrays["attention_mask"].shape[1]
