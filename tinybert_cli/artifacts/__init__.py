@@ -10,6 +10,7 @@ from tinybert_cli.artifacts.manifests import (
     describe_model,
     has_manifest,
     machine,
+    name_all,
     read_manifest,
     settings_of,
     verify_folder,
@@ -17,6 +18,7 @@ from tinybert_cli.artifacts.manifests import (
 )
 from tinybert_cli.artifacts.output import Output, open_output
 from tinybert_cli.artifacts.records import markdown_table, read_metrics, read_rows
+from tinybert_cli.artifacts.replacement import has_finished
 from tinybert_cli.artifacts.status import Status, status
 
 __all__ = [
@@ -29,9 +31,11 @@ __all__ = [
     "describe",
     "describe_all",
     "describe_model",
+    "has_finished",
     "has_manifest",
     "machine",
     "markdown_table",
+    "name_all",
     "open_output",
     "read_manifest",
     "read_metrics",

@@ -9,7 +9,7 @@ from typing import Any
 from tinybert_cli import baselines, configuration, formats, losses, tasks
 from tinybert_cli.config import Export, Stage, Verify
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
-from tinybert_cli.stages import answer_checks, translation_checks
+from tinybert_cli.stages import answer_checks, streaming_checks, translation_checks
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
 
@@ -70,10 +70,14 @@ def _check_source(setting: str | Mapping[str, Any]) -> None:
         )
 
 
-def _check_data(task: str, data: Mapping[str, Any]) -> None:
-    _check_label_settings(task, data)
-    translation_checks.check_sections("data")(task, data)
-    translation_checks.check_text_columns(task, data)
+def _check_data_of(command: str) -> configuration.Check:
+    def check(task: str, data: Mapping[str, Any]) -> None:
+        streaming_checks.check_stage(command, task, data)
+        _check_label_settings(task, data)
+        translation_checks.check_sections("data")(task, data)
+        translation_checks.check_text_columns(task, data)
+
+    return check
 
 
 def _check_model(task: str, model: object) -> None:
@@ -421,7 +425,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "finetune": {
         "task": tasks.find_scored_task,
         "model": _check_source,
-        ("task", "data"): _check_data,
+        ("task", "data"): _check_data_of("finetune"),
         "training": _check_batches,
         ("task", "training"): _check_objective,
         ("task", "model"): _check_model,
@@ -432,9 +436,10 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     },
     "gen-soft-labels": {
         "task": tasks.find_scored_task,
-        ("task", "data"): _check_data,
+        ("task", "data"): _check_data_of("gen-soft-labels"),
         ("task", "teacher"): answer_checks.check_teachers,
         ("teacher", "teacher_weights"): _check_teacher_weights,
+        ("data", "teacher", "augment"): streaming_checks.check_labels,
         ("teacher", "states", "augment"): answer_checks.check_models_exist,
         ("task", "augment", "splits"): _check_augmentation,
         ("task", "states", "student_layers", "layer_mapping"): _check_states,
@@ -445,7 +450,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "distill": {
         "task": tasks.find,
         "student": _check_source,
-        ("task", "data"): _check_data,
+        ("task", "data"): _check_data_of("distill"),
         "training": _check_batches,
         ("task", "training"): _check_objective,
         ("task", "student"): _check_student,
@@ -459,7 +464,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     },
     "eval": {
         "task": tasks.find_scored_task,
-        ("task", "data"): _check_data,
+        ("task", "data"): _check_data_of("eval"),
         ("models", "reference"): _check_reference,
         ("task", "models", "split", "baselines"): _check_baselines,
         ("task", "metrics"): _check_metrics,
@@ -470,7 +475,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "export": {
         "task": tasks.find_scored_task,
         "format": _check_format,
-        ("task", "data"): _check_data,
+        ("task", "data"): _check_data_of("export"),
         ("format", "data"): _check_columns_of_format,
         ("task", "format", "verify", *_FORMAT_SETTINGS): _check_format_settings,
     },
