@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ class HubStream:
                 data.dataset_name, data.dataset_config_name, revision=revision or data.dataset_revision
             )
             self._dataset: IterableDataset = builder.as_streaming_dataset(split=name)
+        self._opened = functools.partial(builder.as_streaming_dataset, split=name)
         self.origin = f"{data.dataset_name}[{name}]"
         commit = _COMMIT.search(str(builder.base_path or ""))
         self.facts = {
@@ -82,6 +84,7 @@ class HubStream:
         Raises:
             InputError: the stream breaks; names the last row that was read.
         """
+        self._dataset = self._opened()  # one that has loaded a state starts there each time
         if state is not None:
             self._dataset.load_state_dict(state)
         features = {} if self._dataset.features is None else self._dataset.features.to_dict()

@@ -459,6 +459,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "losses"): _check_losses_of_task,
         ("losses", "teacher", "label_dataset"): _check_layer_teacher,
         ("losses", "student"): _check_trimming,
+        ("task", "data", "training"): streaming_checks.check_training,
         ("task", "losses", "targets"): translation_checks.check_top_k,
         **translation_checks.top_level("distill"),
     },
