@@ -428,6 +428,37 @@ def without_speed(folder: Path) -> dict[str, float]:
     return {name: value for name, value in artifacts.read_metrics(folder).items() if name != "rows_per_second"}
 
 
+def test_streamed_labels_are_the_same_also_after_an_interruption(
+    labelling: Callable[..., Any], sentences: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {**sentences, "max_train_samples": 48, "max_target_length": 16, "streaming": True}
+    list(labelling("whole"))
+    events = list(labelling("stream", data=settings))
+    interrupt(labelling("out", data=settings), "shard", 16)
+    list(labelling("out", data=settings))
+    assert [row["shard"] for row in events if row["event"] == "shard"] == [f"train-0000{n}.parquet" for n in range(3)]
+    for folder in (tmp_path / "stream", tmp_path / "out"):
+        assert files_of(folder) == files_of(tmp_path / "whole") and len(files_of(folder)) == 18
+        assert without_speed(folder) == without_speed(tmp_path / "whole")
+        manifest = artifacts.read_manifest(folder)
+        assert manifest["inputs"] == artifacts.read_manifest(tmp_path / "whole")["inputs"]
+        assert manifest["streams"]["train"]["rows"] == 48
+
+
+def test_parallel_text_files_are_streamed(labelling: Callable[..., Any], tmp_path: Path) -> None:
+    rows = pairs("train")[:48]
+    for language in ("en", "xx"):
+        (tmp_path / f"train.{language}").write_text("".join(f"{row[language]}\n" for row in rows))
+    files = {**COLUMNS, "train_file": str(tmp_path / "train.{en,xx}"), "max_target_length": 16}
+    list(labelling("whole", data=files))
+    list(labelling("stream", data={**files, "streaming": True}))
+    assert files_of(tmp_path / "stream") == files_of(tmp_path / "whole")
+    (tmp_path / "train.xx").write_text("".join(f"{row['xx']}\n" for row in rows[:40]))
+    with pytest.raises(InputError, match=r"different numbers of lines: .*train.xx' ends before line 41") as caught:
+        list(labelling("short", data={**files, "streaming": True}))
+    assert "the 32 rows of train before it, 2 shards, are finished" in str(caught.value.hint)
+
+
 def test_interrupted_labels_end_in_the_same_files_and_counts(labelling: Callable[[str], Any], tmp_path: Path) -> None:
     list(labelling("whole"))
     interrupt(labelling("out"), "shard", 16)

@@ -68,6 +68,9 @@ class Data(Section):
     """Test files."""
     unlabeled_file: PathText | list[PathText] | None = None
     """Files with text without labels, for gen-soft-labels (split name: `unlabeled`)."""
+    streaming: bool = False
+    """Read the rows as a stream, from local files or the Hub: nothing is downloaded, stored or counted before the first
+    step. For gen-soft-labels, and for distill with `task: language-modeling`."""
     text_column_names: str | Annotated[list[str], Field(min_length=1, max_length=2)] = "text"
     """The column with the text, or the two columns of a sentence pair."""
     delimiter: Delimiter = "auto"

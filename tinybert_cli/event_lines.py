@@ -19,7 +19,7 @@ def _setting(value: object) -> str:
 
 
 def _plan(row: Row) -> str:
-    parts = [f"{row['rows']:,} rows"]
+    parts = ["a stream of rows" if row["rows"] is None else f"{row['rows']:,} rows"]
     parts += [f"{row['steps']:,} steps"] if "steps" in row else []
     parts += [f"{row['parameters'] / 1e6:.1f} M parameters"] if "parameters" in row else []
     if "vocabulary_size" in row:
@@ -47,6 +47,11 @@ def _plan(row: Row) -> str:
     parts += ["float32" if row["precision"] == "no" else row["precision"]] if "precision" in row else []
     parts += [f"{processes.count()} processes"] if processes.count() > 1 else []
     return "\n".join(["  ".join(parts), *(f"assumed: {statement}" for statement in row.get("assumptions", []))])
+
+
+def _of_all(row: Row) -> str:
+    """The steps that are done, and of how many if that is known."""
+    return f"{row['step']:,}" + ("" if row["max_steps"] is None else f" of {row['max_steps']:,}")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -148,8 +153,8 @@ LINES: dict[str, Callable[[Row], str | None]] = {
         f"stopped at step {row['step']:,} of {row['max_steps']:,}: {row['evaluations']} evaluations without a better "
         "score or a lower loss"
     ),
-    "resume": lambda row: f"resuming from step {row['step']:,} of {row['max_steps']:,}",
-    "shard": lambda row: f"{row['step']:,} of {row['max_steps']:,} rows  {row['shard']}",
+    "resume": lambda row: f"resuming from step {_of_all(row)}",
+    "shard": lambda row: f"{_of_all(row)} rows  {row['shard']}",
     "candidates": lambda row: f"masked LM: replacements computed for {row['texts']:,} of {row['of']:,} texts",
     "augmented": lambda row: (
         f"augmentation: {'at most ' if row.get('at_most') else ''}{row['copies']:,} variants of {row['rows']:,} rows"

@@ -13,8 +13,8 @@ from typing import Any
 Event = dict[str, Any]
 
 
-def plan(rows: int, **facts: Any) -> Event:
-    """What the run will do; a dry run ends here."""
+def plan(rows: int | None, **facts: Any) -> Event:
+    """What the run will do; a dry run ends here. `rows` is None for a stream, whose rows are not counted before."""
     return {"event": "plan", "rows": rows, **facts}
 
 
@@ -28,12 +28,12 @@ def warning(message: str) -> Event:
     return {"event": "warning", "message": message}
 
 
-def resume(step: int, max_steps: int) -> Event:
+def resume(step: int, max_steps: int | None) -> Event:
     """The run continues an earlier one after `step` of `max_steps`; log.jsonl drops the events after that step."""
     return {"event": "resume", "step": step, "max_steps": max_steps}
 
 
-def progress(step: int, max_steps: int, *, rows: int, seconds: float, **numbers: float) -> Event:
+def progress(step: int, max_steps: int | None, *, rows: int, seconds: float, **numbers: float) -> Event:
     """`step` of `max_steps` is done; for the screen only, so log.jsonl does not have it.
 
     Args:
@@ -49,7 +49,7 @@ def done(output_dir: str, metrics: Mapping[str, float]) -> Event:
 
 
 _STEP = {"step": "steps done: optimizer steps in training, rows in gen-soft-labels, texts in augmentation"}
-_MAX_STEPS = {"max_steps": "steps of the whole run"}
+_MAX_STEPS = {"max_steps": "steps of the whole run; null where a stream is labelled, whose rows are not counted before"}
 _MODEL_SIZE = {"parameters": "of the model", "embedding_parameters": "those among them that are embeddings"}
 _EPOCH = {"epoch": "epochs done, with a fraction"}
 _OUTPUT_DIR = {"output_dir": "the folder of the run"}
@@ -57,7 +57,7 @@ _METRICS = {"...": "every number of metrics.json under its name"}
 
 EVENTS: dict[str, dict[str, str]] = {
     "plan": {
-        "rows": "rows that the stage reads",
+        "rows": "rows that the stage reads; null for a stream",
         "steps": "optimizer steps",
         **_MODEL_SIZE,
         "source_vocabulary_size": "size of the vocabulary before it is trimmed",

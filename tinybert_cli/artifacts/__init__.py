@@ -12,6 +12,7 @@ from tinybert_cli.artifacts.manifests import (
     has_manifest,
     is_unchanged,
     machine,
+    name_all,
     read_manifest,
     settings_of,
     verify_folder,
@@ -19,6 +20,7 @@ from tinybert_cli.artifacts.manifests import (
 )
 from tinybert_cli.artifacts.output import Output, open_output
 from tinybert_cli.artifacts.records import markdown_table, read_metrics, read_rows
+from tinybert_cli.artifacts.replacement import has_finished
 from tinybert_cli.artifacts.status import Status, status
 
 __all__ = [
@@ -32,10 +34,12 @@ __all__ = [
     "describe_all",
     "describe_model",
     "digest",
+    "has_finished",
     "has_manifest",
     "is_unchanged",
     "machine",
     "markdown_table",
+    "name_all",
     "open_output",
     "read_manifest",
     "read_metrics",

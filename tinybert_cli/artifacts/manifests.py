@@ -127,6 +127,14 @@ def describe_all(sources: Mapping[str, list[Path] | Mapping[str, Any]]) -> dict[
     }
 
 
+def name_all(sources: Mapping[str, list[Path] | Mapping[str, Any]]) -> dict[str, Any]:
+    """The data of each split that is not read yet: files by their paths, a dataset by its given description."""
+    return {
+        name: [{"path": str(path)} for path in source] if isinstance(source, list) else dict(source)
+        for name, source in sources.items()
+    }
+
+
 def check_origin(folder: Path, manifest: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Checks that a label dataset was made from the data and by the teacher in the config.
 

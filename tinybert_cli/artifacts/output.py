@@ -120,6 +120,7 @@ class Output:
         self.finished = False
         self.resumed = False
         self.resolved: dict[str, Any] | None = {}  # see `resolve`; None in a run that an earlier version has started
+        self.notes: dict[str, Any] = {}  # see `note`
         self.start = now()
         self.signals = Signals()
         self.main = processes.is_main()
@@ -181,7 +182,7 @@ class Output:
         self._build_in(folder)
         self.resumed = True
         started = read_json(folder / STARTED)
-        self.start, self.resolved = started["start"], started.get("resolved")
+        self.start, self.resolved, self.notes = started["start"], started.get("resolved"), started.get("notes", {})
 
     def _build_in(self, folder: Path) -> None:
         self._building = folder
@@ -259,6 +260,13 @@ class Output:
                 write_json(path, {**read_json(path), "resolved": self.resolved})
         return dict(self.resolved or {})
 
+    def note(self, key: str, value: Any) -> None:
+        """Records a JSON value about what is done, which `notes` has when the run is resumed."""
+        self.notes = {**self.notes, key: value}
+        if self._writes:
+            path = self._building / STARTED
+            write_json(path, {**read_json(path), "notes": self.notes})
+
     def put(self, write: Write) -> None:
         """Calls `write(empty folder)` and moves the files to the output folder, each complete or not at all."""
         if not self.main:
@@ -312,6 +320,30 @@ class Output:
     def path(self, name: str) -> Path:
         """Where a file is that this run, or the one that it resumes, has put."""
         return self._building / name
+
+    def files(self) -> list[str]:
+        """The names of all files that this run, or the one that it resumes, has put."""
+        return sorted(name for name in _recorded_files(self._building) if (self._building / name).is_file())
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Gives files that `put` or `publish` has moved another name; may be called again if it was interrupted.
+
+        Args:
+            names: old → new.
+        """
+        if not self.main:
+            return
+        recorded = _recorded_files(self._building)
+        self._claim({new: recorded[old] for old, new in names.items()})  # first: a file that is not listed is foreign
+        for old, new in names.items():
+            (self._building / old).replace(self._building / new)
+        self._disclaim({*recorded} - LOGS - {*self.files()})  # also those of a call that was interrupted
+
+    def discard(self, name: str) -> None:
+        """Removes a file that `put` or `publish` has moved."""
+        if self.main:
+            (self._building / name).unlink(missing_ok=True)
+            self._disclaim([name])
 
     def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
         """Writes metrics.json, run.yaml and, as the last file, the manifest with the sha256 of every file.
@@ -413,6 +445,12 @@ class Output:
         """Lists files in started.json as written by this run, with size and sha256, before they are moved there."""
         started = read_json(self._building / STARTED)
         started["files"] = {**_recorded_files(self._building), **files}
+        write_json(self._building / STARTED, started)
+
+    def _disclaim(self, names: Iterable[str]) -> None:
+        started = read_json(self._building / STARTED)
+        gone = set(names)
+        started["files"] = {name: entry for name, entry in _recorded_files(self._building).items() if name not in gone}
         write_json(self._building / STARTED, started)
 
     def _identity(self) -> dict[str, Any]:

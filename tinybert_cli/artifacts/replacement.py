@@ -44,6 +44,11 @@ def finished(output_dir: Path) -> Path | None:
     return next((path for path in _all(output_dir) if (path / MANIFEST).exists()), None)
 
 
+def has_finished(output_dir: Path) -> bool:
+    """Whether the folder holds a finished run, or one whose files were being moved when the process ended."""
+    return (output_dir / MANIFEST).exists() or finished(output_dir) is not None
+
+
 def complete(output_dir: Path, new: Path) -> None:
     """Replaces the files of the earlier run by those of `new`, which is finished; files of the user stay.
 

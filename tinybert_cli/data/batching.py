@@ -6,6 +6,7 @@ target tokens), B windows of one batch, T tokens, U target tokens, C numbers of 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
@@ -138,6 +139,10 @@ class BucketBatches(torch.utils.data.Sampler[list[int]]):
         """Batches of an epoch."""
         return len(self)
 
+    def after(self, count: int) -> Iterator[list[int]]:
+        """The batches of this epoch after the first `count`."""
+        return itertools.islice(iter(self), count, None)
+
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(len(self.lengths))
@@ -180,6 +185,10 @@ class TokenBatches(torch.utils.data.Sampler[list[int]]):
         if epoch not in self.counts:
             self.counts[epoch] = len(self._batches(np.random.default_rng([self.seed, epoch])))
         return self.counts[epoch]
+
+    def after(self, count: int) -> Iterator[list[int]]:
+        """The batches of this epoch after the first `count`."""
+        return itertools.islice(iter(self), count, None)
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])

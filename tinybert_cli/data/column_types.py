@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+DECIMAL_DIGITS = 38  # of the widest decimal number
+
+
 def column_types(parts: Iterable[Rows]) -> dict[str, pa.DataType]:
     """The type of each column of all these rows; text for a column whose values have no common type.
 
@@ -26,6 +29,43 @@ def column_types(parts: Iterable[Rows]) -> dict[str, pa.DataType]:
         for name, values in rows.columns.items():
             columns.setdefault(name, []).append(values)
     return {name: _stored_type(several) or _type_of(list(chain(*several))) for name, several in columns.items()}
+
+
+def common_types(one: Mapping[str, pa.DataType], other: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """The type of each column of two parts of a table, from those of the parts; text if they have none in common."""
+    import pyarrow as pa
+
+    both = {name: _common(one[name], other[name]) or pa.string() for name in one if name in other}
+    return {name: both.get(name, kind) for name, kind in {**one, **other, **both}.items()}
+
+
+def widened_types(types: Mapping[str, pa.DataType], rows: Rows) -> dict[str, pa.DataType]:
+    """The types of the columns of a table that can hold these rows, too."""
+    import pyarrow as pa
+
+    own = column_types([rows])
+    result = common_types(types, own)
+    for name, kind in own.items():
+        try:
+            if result[name] != kind:
+                as_array(rows.columns[name], result[name])
+        except pa.ArrowException:
+            result[name] = pa.string()
+    return result
+
+
+def converted(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
+    """The values as another type of the same columns, see `common_types`; None if it cannot hold one of them."""
+    import pyarrow as pa
+
+    if values.type == kind:
+        return values
+    if kind == pa.string():
+        return as_array(values.to_pylist(), kind)
+    try:
+        return values.cast(kind)
+    except pa.ArrowException:
+        return None
 
 
 def converted_columns(parts: Sequence[Rows], types: Mapping[str, pa.DataType]) -> list[str]:
@@ -79,6 +119,29 @@ def _stored_type(several: Sequence[Sequence[Any]]) -> pa.DataType | None:
 
 def _chunks(arrays: Sequence[pa.ChunkedArray]) -> Iterator[pa.Array]:
     return (chunk for array in arrays for chunk in array.chunks)
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that all values of both have; None if there is none but text."""
+    import pyarrow as pa
+
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if {one, other} == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    if pa.types.is_decimal128(one) and pa.types.is_decimal128(other):
+        scale = max(one.scale, other.scale)
+        precision = max(one.precision - one.scale, other.precision - other.scale) + scale
+        return pa.decimal128(precision, scale) if precision <= DECIMAL_DIGITS else None
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        kind = _common(one.value_type, other.value_type)
+        return None if kind is None else pa.list_(kind)
+    if pa.types.is_struct(one) and pa.types.is_struct(other) and {f.name for f in one} == {f.name for f in other}:
+        kinds = {field.name: _common(field.type, other.field(field.name).type) for field in one}
+        return None if None in kinds.values() else pa.struct(list(kinds.items()))
+    return None
 
 
 def _type_of(values: Sequence[Any]) -> pa.DataType:

@@ -18,6 +18,7 @@ from tinybert_cli.errors import InputError
 log = logging.getLogger("tinybert")
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+SAMPLE = 10_000  # rows of a stream by which its delimiter is detected
 LONGEST_CELL = 2**31 - 1  # characters; the limit of the csv module is 131,072 unless it is set
 
 
@@ -29,8 +30,20 @@ class _Doubts:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.joined: list[int] = []  # lines where a quoted cell begins that has delimiters and line breaks
-        self.quotes: list[int] = []  # lines of cells in quotes that are part of the text
+        self.joined = _Lines()  # lines where a quoted cell begins that has delimiters and line breaks
+        self.quotes = _Lines()  # lines of cells in quotes that are part of the text
+
+
+class _Lines:
+    """How many lines have something, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = 0
+
+    def append(self, line: int) -> None:
+        self.first = self.first or line
+        self.count += 1
 
 
 class _Malformed(Exception):
@@ -79,6 +92,21 @@ def open_delimited(
     return header, lambda: reader.table(delimiter, quoted, _Doubts())[1]
 
 
+def stream_delimited(path: Path, lines: Lines, data: Data, *, default: str) -> Iterator[list[str]]:
+    """The header, and then the cells of each row as they are read.
+
+    Delimiter and quoting are those that fit the first SAMPLE rows; a later row that they do not fit is an error.
+
+    Raises:
+        InputError: as `read_delimited`, once the row is reached.
+    """
+    reader, delimiter, quoted = _opened(path, lines, data, default, sample=SAMPLE)
+    with _checked(reader, delimiter, quoted, data) as doubts:
+        header, rows = reader.table(delimiter, quoted, doubts)
+        yield header
+        yield from rows
+
+
 def delimiter_of(path: Path, data: Data, *, default: str) -> str:
     """The delimiter with which `read_delimited` reads a file, in words."""
     text = read_text(path)
@@ -86,13 +114,19 @@ def delimiter_of(path: Path, data: Data, *, default: str) -> str:
     return DELIMITERS.get(delimiter, repr(delimiter))
 
 
-def _opened(path: Path, lines: Lines, data: Data, default: str) -> tuple[_Reader, str, bool]:
-    """A reader of the file, its delimiter, and whether quotes enclose cells."""
+def _opened(
+    path: Path, lines: Lines, data: Data, default: str, *, sample: int | None = None
+) -> tuple[_Reader, str, bool]:
+    """A reader of the file, its delimiter, and whether quotes enclose cells.
+
+    Args:
+        sample: the number of rows by which the delimiter is detected; None = all.
+    """
     skipped, delimiter = 0, data.delimiter
     if match := re.match(r"sep=(.)\r?\n", next(lines()), re.IGNORECASE):  # Excel's way to name the delimiter
         skipped = 1
         delimiter = match[1] if delimiter == "auto" else delimiter
-    reader = _Reader(path, lines, skipped)
+    reader = _Reader(path, lines, skipped, sample)
     if not any(line.strip() for line in reader.lines()):
         raise InputError(f"'{path}' has no header", where=f"{path}:{1 + skipped}")
     quoted = _is_quoted(reader, data, default)
@@ -117,9 +151,10 @@ def _checked(reader: _Reader, delimiter: str, quoted: bool, data: Data) -> Itera
 class _Reader:
     """Reads the lines of a file with any delimiter, with or without quotes."""
 
-    def __init__(self, path: Path, lines: Lines, skipped: int) -> None:
+    def __init__(self, path: Path, lines: Lines, skipped: int, sample: int | None) -> None:
         self.path = path
         self.skipped = skipped  # lines before the header
+        self.sample = sample  # rows by which delimiter and quoting are detected; None: all
         self._all_lines = lines
 
     def lines(self) -> Iterator[str]:
@@ -170,9 +205,9 @@ class _Reader:
         return header, rows()
 
     def fits(self, delimiter: str, quoted: bool) -> bool:
-        """Whether all rows have as many cells as the header."""
+        """Whether all rows, or those of the sample, have as many cells as the header."""
         try:
-            for _ in self.table(delimiter, quoted, _Doubts())[1]:
+            for _ in itertools.islice(self.table(delimiter, quoted, _Doubts())[1], self.sample):
                 pass
         except _Malformed:
             return False
@@ -229,15 +264,15 @@ def _hint(reader: _Reader, error: _Malformed, delimiter: str, quoted: bool) -> s
 
 
 def _warn(path: Path, doubts: _Doubts, delimiter: str) -> None:
-    if doubts.joined:
+    if doubts.joined.count:
         log.warning(
             "%s of %s rows of %s have a quoted cell with a %s and a line break (first: %s:%s); if a lone quote joined "
             "several rows, set data.quoting: none",
-            f"{len(doubts.joined):,}", f"{doubts.rows:,}", path.name, delimiter, path, doubts.joined[0],
+            f"{doubts.joined.count:,}", f"{doubts.rows:,}", path.name, delimiter, path, doubts.joined.first,
         )  # fmt: skip
-    if doubts.quotes:
+    if doubts.quotes.count:
         log.warning(
             "%s of %s rows of %s have a cell in double quotes (first: %s:%s), which are read as part of the text; set "
             "data.quoting: double to remove them",
-            f"{len(doubts.quotes):,}", f"{doubts.rows:,}", path.name, path, doubts.quotes[0],
+            f"{doubts.quotes.count:,}", f"{doubts.rows:,}", path.name, path, doubts.quotes.first,
         )  # fmt: skip

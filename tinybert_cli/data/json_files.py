@@ -50,27 +50,46 @@ def open_json_lines(
     Raises:
         InputError: as `read_json`.
     """
-    first_two = list(itertools.islice((line for line in lines() if line.strip()), 2))
-    if len(first_two) < 2 or first_two[0].lstrip().startswith("[") or not _is_complete(first_two[0]):
+    if not _has_one_per_line(lines()):
         return None
-
-    def parsed() -> Iterator[tuple[int, Any, Any]]:
-        """The line and the value in each, as it is and without halves of characters."""
-        for number, line in enumerate(lines(), 1):
-            if line.strip():
-                row = _parse_line(line.rstrip("\r\n"), path, number)
-                yield number, row, _replaced(row) if _HALF_ESCAPED.search(line) else row
-
     names: dict[str, None] = {}
-    count, changed = 0, []
-    for number, row, whole in parsed():
+    for row in _checked_objects(path, lines()):
+        names |= dict.fromkeys(row)
+    return list(names), lambda: (whole for _, _, whole in _parsed(path, lines()))
+
+
+def stream_json_lines(path: Path, lines: Callable[[], Iterator[str]]) -> Iterator[dict[str, Any]] | None:
+    """The objects as they are read; None if there is not one per line.
+
+    Raises:
+        InputError: as `read_json`, once the line is reached.
+    """
+    return _checked_objects(path, lines()) if _has_one_per_line(lines()) else None
+
+
+def _has_one_per_line(lines: Iterator[str]) -> bool:
+    first_two = list(itertools.islice((line for line in lines if line.strip()), 2))
+    return len(first_two) == 2 and not first_two[0].lstrip().startswith("[") and _is_complete(first_two[0])
+
+
+def _parsed(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, Any, Any]]:
+    """The number of each line that is not blank, and its value, as it is and without halves of characters."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            row = _parse_line(line.rstrip("\r\n"), path, number)
+            yield number, row, _replaced(row) if _HALF_ESCAPED.search(line) else row
+
+
+def _checked_objects(path: Path, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """The objects, without halves of characters; at the end, a warning if there were any."""
+    changed, first, count = 0, 0, 0
+    for number, row, whole in _parsed(path, lines):
         _check_object(row, f"{path}:{number}")
-        if whole != row:
-            changed.append(count)
-        names |= dict.fromkeys(whole)
         count += 1
-    _warn_of_halves(changed, count, path)
-    return list(names), lambda: (whole for _, _, whole in parsed())
+        if whole != row:
+            changed, first = changed + 1, first or count
+        yield whole
+    _warn_of_halves(changed, first, count, path)
 
 
 def _check_object(row: Any, where: str) -> None:
@@ -189,16 +208,17 @@ def _with_whole_characters(rows: list[Any], path: Path) -> list[Any]:
     """The rows with U+FFFD for each half of a character, which is no text."""
     whole = [_replaced(row) for row in rows]
     changed = [index for index, (old, new) in enumerate(zip(rows, whole, strict=True)) if old != new]
-    _warn_of_halves(changed, len(rows), path)
+    _warn_of_halves(len(changed), 1 + changed[0] if changed else 0, len(rows), path)
     return whole
 
 
-def _warn_of_halves(changed: Sequence[int], count: int, path: Path) -> None:
+def _warn_of_halves(changed: int, first: int, count: int, path: Path) -> None:
+    """A warning if rows have halves of characters; `first` is the number of the first of them, from 1."""
     if changed:
         log.warning(
             "%s of %s rows of %s have half a character (an escape such as \\ud83d without its other half), which is "
             "replaced by U+FFFD; first: %s, row %s",
-            f"{len(changed):,}", f"{count:,}", path.name, path, changed[0] + 1,
+            f"{changed:,}", f"{count:,}", path.name, path, first,
         )  # fmt: skip
 
 

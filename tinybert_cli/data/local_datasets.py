@@ -6,9 +6,11 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tinybert_cli.data.readers import READERS, format_of
 from tinybert_cli.errors import InputError
@@ -66,17 +68,41 @@ def split_paths(folder: Path, name: str, config: str | None, *, key: str) -> lis
     return []
 
 
-def read_saved(folder: Path) -> tuple[Rows, dict[str, object]]:
+def read_saved(folder: Path) -> tuple[Rows, dict[str, Any]]:
     """The rows of a folder from save_to_disk, and the features of its columns."""
     import datasets
+
+    with _loading(folder):
+        loaded = datasets.load_from_disk(str(folder))
+        rows = Rows(loaded.to_dict(), ((str(folder), len(loaded)),))
+    return rows, dict(loaded.features.to_dict())
+
+
+def saved_parts(folder: Path, size: int) -> tuple[dict[str, Any], Iterator[dict[str, list[Any]]]]:
+    """The features of a folder from save_to_disk, and its columns in parts of `size` rows, as they are read."""
+    import datasets
+
+    with _loading(folder):
+        loaded = datasets.load_from_disk(str(folder))
+
+    def parts() -> Iterator[dict[str, list[Any]]]:
+        for begin in range(0, len(loaded), size):
+            with _loading(folder):
+                part = dict(loaded[begin : begin + size])
+            yield part
+
+    return dict(loaded.features.to_dict()), parts()
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Errors of the `datasets` library as those of the folder."""
     import pyarrow as pa
 
     try:
-        loaded = datasets.load_from_disk(str(folder))
-        rows = Rows(loaded.to_dict(), ((str(folder), len(loaded)),))
+        yield
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise InputError(f"cannot load '{folder}': {error}", hint="write it again with save_to_disk") from error
-    return rows, dict(loaded.features.to_dict())
 
 
 def contents(folder: Path) -> str:

@@ -130,10 +130,7 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
         return first
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
     for part in parts[1:]:
-        lacking = {*(part.columns.keys() ^ first.columns.keys())}
-        if lacking and not (_has_optional_keys(part) and _has_optional_keys(first)):
-            what = f"columns differ from those of {first.origins[0][0]}: {', '.join(sorted(lacking))}"
-            raise InputError(what, where=part.origins[0][0])
+        check_same_columns(first, part)
     columns: dict[str, Any] = {
         name: joined_columns([part.columns.get(name, [None] * len(part)) for part in parts]) for name in names
     }
@@ -142,6 +139,14 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
         for name in first.class_names
     }
     return Rows(columns, tuple(origin for part in parts for origin in part.origins), class_names)
+
+
+def check_same_columns(first: Rows, other: Rows) -> None:
+    """InputError if the rows of two files have different columns; a key may be missing in JSON files."""
+    lacking = {*(other.columns.keys() ^ first.columns.keys())}
+    if lacking and not (_has_optional_keys(other) and _has_optional_keys(first)):
+        what = f"columns differ from those of {first.origins[0][0]}: {', '.join(sorted(lacking))}"
+        raise InputError(what, where=other.origins[0][0])
 
 
 def _has_optional_keys(part: Rows) -> bool:
@@ -164,11 +169,16 @@ def _txt(path: Path, data: Data) -> Columns:
     """One text per line; empty lines are skipped."""
     lines = split_lines(read_text(path))
     if is_conll(lines[:1000]):
-        raise InputError(
-            f"'{path}' has a word and its tags per line, but the ending .txt stands for one text per line",
-            hint=f"rename it to {path.name.lower().removesuffix('.gz').removesuffix('.txt')}.conll",
-        )
+        raise conll_in_txt(path)
     return {"text": [line.strip(" \t\r") for line in lines if line.strip()]}
+
+
+def conll_in_txt(path: Path) -> InputError:
+    """The error for a text file with words and tags."""
+    return InputError(
+        f"'{path}' has a word and its tags per line, but the ending .txt stands for one text per line",
+        hint=f"rename it to {path.name.lower().removesuffix('.gz').removesuffix('.txt')}.conll",
+    )
 
 
 def _conll(path: Path, data: Data) -> Columns:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from tinybert_cli import events
 from tinybert_cli.config import Data
 from tinybert_cli.data import local_datasets
+from tinybert_cli.data.hub_datasets import read_hub_dataset
 from tinybert_cli.data.parallel_files import parallel_files, read_parallel
 from tinybert_cli.data.parts import read_table
 from tinybert_cli.data.readers import concatenate, existing_file, with_class_names
@@ -18,12 +19,14 @@ from tinybert_cli.errors import ConfigError, InputError, nearest
 from tinybert_cli.label_values import HIDDEN, Matcher, as_number, is_missing
 from tinybert_cli.types import Encoded, Rows
 
+FIRST_ROWS = 5  # numbers of rows in a warning
+
 Split = Literal["train", "validation", "test", "unlabeled"]
 
 
 def has(data: Data, split: Split) -> bool:
     """Whether the config names rows for this split; a Hub dataset is assumed to have every split except `unlabeled`."""
-    return bool(_paths(data, split)) or (_on_hub(data) and split != "unlabeled")
+    return bool(paths_of(data, split)) or (on_hub(data) and split != "unlabeled")
 
 
 def sources(data: Data, splits: Iterable[Split]) -> dict[str, list[Path] | dict[str, str | None]]:
@@ -34,9 +37,9 @@ def sources(data: Data, splits: Iterable[Split]) -> dict[str, list[Path] | dict[
     """
     result: dict[str, list[Path] | dict[str, str | None]] = {}
     for split in splits:
-        if paths := [file for path in _paths(data, split) for file in parallel_files(path).values() or [path]]:
+        if paths := [file for path in paths_of(data, split) for file in parallel_files(path).values() or [path]]:
             result[f"data.{split}_file"] = paths
-        elif _on_hub(data):
+        elif on_hub(data):
             result["data.dataset_name"] = {
                 "hub_id": data.dataset_name,
                 "config": data.dataset_config_name,
@@ -52,24 +55,39 @@ def read(data: Data, split: Split) -> Rows:
         ConfigError: the config names no source for this split.
         InputError: a source is missing, empty or unreadable; the message gives file and line.
     """
-    if paths := _paths(data, split):
+    if paths := paths_of(data, split):
         size = sum(path.stat().st_size for path in paths if path.is_file())
         rows = concatenate([_read_path(path, data, size) for path in paths])
-    elif _on_hub(data) and split != "unlabeled":
-        rows = _read_dataset(data, split)
-    elif data.dataset_name and split != "unlabeled":
-        folder, name = Path(data.dataset_name), _split_name(data, split)
-        raise InputError(
-            f"no files for the split '{name}' in '{folder}'; it has {local_datasets.contents(folder)}",
-            where="data.dataset_name",
-            hint=f"call them {name}.csv, {name}-00000-of-00002.parquet, ...; or set data.{split}_file",
-        )
+    elif on_hub(data) and split != "unlabeled":
+        rows = read_hub_dataset(data, split, split_name(data, split))
     else:
-        raise ConfigError(f"no rows for the split '{split}'", key=("data",), hint=f"set data.{split}_file")
+        raise no_source(data, split)
     if not len(rows):
-        raise InputError(f"no rows in {', '.join(origin for origin, _ in rows.origins)}", hint="the file has no data")
+        raise no_rows(origin for origin, _ in rows.origins)
     rows = with_label_names(rows, data)
-    return rows.head(data.max_train_samples if split in ("train", "unlabeled") else data.max_eval_samples)
+    return rows.head(most_rows(data, split))
+
+
+def most_rows(data: Data, split: Split) -> int | None:
+    """The number of rows that the config limits a split to; None: all."""
+    return data.max_train_samples if split in ("train", "unlabeled") else data.max_eval_samples
+
+
+def no_source(data: Data, split: Split) -> InputError | ConfigError:
+    """The error for a split that neither files nor a dataset have."""
+    if data.dataset_name is None or split == "unlabeled":
+        return ConfigError(f"no rows for the split '{split}'", key=("data",), hint=f"set data.{split}_file")
+    folder, name = Path(data.dataset_name), split_name(data, split)
+    return InputError(
+        f"no files for the split '{name}' in '{folder}'; it has {local_datasets.contents(folder)}",
+        where="data.dataset_name",
+        hint=f"call them {name}.csv, {name}-00000-of-00002.parquet, ...; or set data.{split}_file",
+    )
+
+
+def no_rows(origins: Iterable[str]) -> InputError:
+    """The error for files or a dataset without any row."""
+    return InputError(f"no rows in {', '.join(origins)}", hint="the file has no data")
 
 
 def with_label_names(rows: Rows, data: Data) -> Rows:
@@ -122,16 +140,23 @@ def with_label_names(rows: Rows, data: Data) -> Rows:
 def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:
     """Warnings about rows that were truncated or have no text."""
     count = len(encoded.offsets if encoded.layout is None else encoded.layout.row_offsets) - 1
-    if encoded.truncated:
-        share = f"{encoded.truncated:,} of {count:,} rows of {split} ({encoded.truncated / count:.1%})"
+    first = [row + 1 for row in encoded.empty[:FIRST_ROWS]]
+    yield from rows_warnings(split, count, encoded.truncated, len(encoded.empty), first, data)
+
+
+def rows_warnings(
+    split: str, count: int, truncated: int, empty: int, first: Iterable[int], data: Data
+) -> Iterator[dict[str, Any]]:
+    """The same, from their numbers among `count` rows, and the numbers of the first rows without text."""
+    if truncated:
+        share = f"{truncated:,} of {count:,} rows of {split} ({truncated / count:.1%})"
         message = f"{share} are longer than {data.max_seq_length} tokens and were truncated"
         yield events.warning(message)
-    if encoded.empty:
-        numbers = ", ".join(str(row + 1) for row in encoded.empty[:5])
-        yield events.warning(f"{len(encoded.empty):,} rows of {split} have no text (row {numbers})")
+    if empty:
+        yield events.warning(f"{empty:,} rows of {split} have no text (row {', '.join(map(str, first))})")
 
 
-def _paths(data: Data, split: Split) -> list[Path]:
+def paths_of(data: Data, split: Split) -> list[Path]:
     """The files of a split: those that the config names, or those in a local dataset folder; empty if there are none.
 
     Raises:
@@ -150,13 +175,13 @@ def _paths(data: Data, split: Split) -> list[Path]:
             existing_file(file, f"data.{split}_file")
     if repeated := [path for path in paths if paths.count(path) > 1]:
         raise InputError(f"'{repeated[0]}' is named twice", where=f"data.{split}_file", hint="name each file once")
-    if paths or data.dataset_name is None or split == "unlabeled" or _on_hub(data):
+    if paths or data.dataset_name is None or split == "unlabeled" or on_hub(data):
         return paths
-    folder, name = Path(data.dataset_name), _split_name(data, split)
+    folder, name = Path(data.dataset_name), split_name(data, split)
     return local_datasets.split_paths(folder, name, data.dataset_config_name, key=f"data.{split}_file")
 
 
-def _on_hub(data: Data) -> bool:
+def on_hub(data: Data) -> bool:
     """Whether the dataset is one on the Hub.
 
     Raises:
@@ -181,31 +206,7 @@ def _read_path(path: Path, data: Data, size: int) -> Rows:
     return with_class_names(*local_datasets.read_saved(path)) if path.is_dir() else read_table(path, data, size=size)
 
 
-def _split_name(data: Data, split: Split) -> str:
+def split_name(data: Data, split: Split) -> str:
+    """The name of a split in the dataset."""
     names = {"train": data.train_split_name, "validation": data.validation_split_name, "test": data.test_split_name}
     return names.get(split, split)
-
-
-def _read_dataset(data: Data, split: Split) -> Rows:
-    import datasets
-
-    assert data.dataset_name is not None
-    name = _split_name(data, split)
-    try:
-        loaded = datasets.load_dataset(
-            data.dataset_name, data.dataset_config_name, split=name, revision=data.dataset_revision
-        )
-    except ValueError as error:  # an unknown configuration or split; the message lists the valid ones
-        hint = None
-        if "Unknown split" in str(error):
-            hint = f"set data.{split}_split_name to one of them, or data.{split}_file"
-        raise InputError(f"cannot load the dataset '{data.dataset_name}': {error}", hint=hint) from error
-    except (OSError, datasets.exceptions.DatasetsError) as error:  # includes every network failure
-        message, _, _ = str(error).partition("\n")
-        raise InputError(
-            f"cannot load the dataset '{data.dataset_name}': {message}",
-            hint="without network: set data.train_file and data.validation_file to local files, or fill the cache "
-            f"where there is one: hf download --repo-type dataset {data.dataset_name}",
-        ) from error
-    rows = Rows(loaded.to_dict(), ((f"{data.dataset_name}[{name}]", len(loaded)),))
-    return with_class_names(rows, loaded.features.to_dict())

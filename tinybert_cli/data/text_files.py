@@ -45,28 +45,51 @@ def read_text(path: Path) -> str:
     """
     raw = _contents(path)
     check_content(raw[:64], path)
-    encoding = next((name for mark, name in _ENCODINGS if raw.startswith(mark)), "utf-8")
+    encoding = encoding_of(raw)
     try:
         text = raw.decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
-            raise InputError(f"'{path}' is not valid {encoding.upper()}, as its byte order mark says") from error
-        line = raw[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"'{path}' is not UTF-8", where=f"{path}:{line}", hint=_convert(path, "WINDOWS-1252")
-        ) from error
+            raise not_as_marked(path, encoding) from error
+        raise not_utf8(path, raw[: error.start].count(b"\n") + 1) from error
     if not text.strip():
         raise InputError(f"'{path}' is empty")
     if "\0" in text:
-        begin = text[:256]
-        where = f"{path}:{text.count(chr(10), 0, text.index(chr(0))) + 1}"
-        if begin.count("\0") > len(begin) // 4:
-            encoding = "UTF-16BE" if begin.startswith("\0") else "UTF-16LE"
-            what = f"'{path}' seems to be UTF-16 without a byte order mark"
-            raise InputError(what, where=where, hint=_convert(path, encoding))
-        hint = f"remove them: {_print_command(path)} | tr -d '\\000' > {_new_name(path)}"
-        raise InputError(f"'{path}' contains NUL bytes", where=where, hint=hint)
+        raise has_nuls(path, text[:256], text.count("\n", 0, text.index("\0")) + 1)
     return text
+
+
+def encoding_of(begin: bytes) -> str:
+    """The encoding that the first bytes of a text file mark; UTF-8 if they mark none."""
+    return next((name for mark, name in _ENCODINGS if begin.startswith(mark)), "utf-8")
+
+
+def not_utf8(path: Path, line: int) -> InputError:
+    """The error for a file that is not UTF-8 in this line."""
+    return InputError(f"'{path}' is not UTF-8", where=f"{path}:{line}", hint=_convert(path, "WINDOWS-1252"))
+
+
+def not_as_marked(path: Path, encoding: str) -> InputError:
+    """The error for a file that does not have the encoding of its byte order mark."""
+    return InputError(f"'{path}' is not valid {encoding.upper()}, as its byte order mark says")
+
+
+def has_nuls(path: Path, begin: str, line: int) -> InputError:
+    """The error for a file that begins like this, and has a NUL in this line."""
+    where = f"{path}:{line}"
+    if begin.count("\0") > len(begin) // 4:
+        encoding = "UTF-16BE" if begin.startswith("\0") else "UTF-16LE"
+        what = f"'{path}' seems to be UTF-16 without a byte order mark"
+        return InputError(what, where=where, hint=_convert(path, encoding))
+    hint = f"remove them: {_print_command(path)} | tr -d '\\000' > {_new_name(path)}"
+    return InputError(f"'{path}' contains NUL bytes", where=where, hint=hint)
+
+
+def damaged_gzip(path: Path, error: Exception, where: str | None = None) -> InputError:
+    """The error for a file that is no gzip file, or not all of one."""
+    plain = isinstance(error, gzip.BadGzipFile) and str(error).startswith("Not a gzipped file")
+    hint = "if it is not compressed, remove .gz from its name" if plain else "copy or download it again"
+    return InputError(f"'{path}' is not a complete gzip file: {error}", where=where, hint=hint)
 
 
 def split_lines(text: str) -> list[str]:
@@ -118,13 +141,8 @@ def _contents(path: Path) -> bytes:
             _check_decompressed_size(path, limit)
         with gzip.open(path) as file:
             return file.read()
-    except gzip.BadGzipFile as error:
-        plain = str(error).startswith("Not a gzipped file")
-        hint = "if it is not compressed, remove .gz from its name" if plain else "copy or download it again"
-        raise InputError(f"'{path}' is not a complete gzip file: {error}", hint=hint) from error
-    except (EOFError, zlib.error) as error:
-        hint = "copy or download it again"
-        raise InputError(f"'{path}' is not a complete gzip file: {error}", hint=hint) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise damaged_gzip(path, error) from error
 
 
 def is_gzip(path: Path) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCORE, TOKENS, FINISHED = "teacher_score", "teacher_tokens", "teacher_finished"
 N_BEST, N_BEST_SCORES = "teacher_translations", "teacher_scores"  # only if several of each row are stored
 COUNTS, ENGINE = "tinybert_counts", "tinybert_engine"  # keys of the metadata of a shard
-COLUMNS = (PREDICTION, SCORE, TOKENS, FINISHED, N_BEST, N_BEST_SCORES)
+TRANSLATION_COLUMNS = (PREDICTION, SCORE, TOKENS, FINISHED, N_BEST, N_BEST_SCORES)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _split(part: Translations) -> str:
 
 def check_translation_names(rows: Rows) -> None:
     """InputError if the rows have a column that the label dataset adds."""
-    if taken := [name for name in COLUMNS if name in rows.columns]:
+    if taken := [name for name in TRANSLATION_COLUMNS if name in rows.columns]:
         raise InputError(
             f"the data has a column '{taken[0]}', which the label dataset adds",
             where=rows.origins[0][0],
@@ -171,7 +171,7 @@ def _read_shard(path: Path) -> Translations:
             where=str(path),
             hint="make it with gen-soft-labels and task: translation",
         )
-    own = {name: table[name].to_pylist() for name in table.column_names if name not in COLUMNS}
+    own = {name: table[name].to_pylist() for name in table.column_names if name not in TRANSLATION_COLUMNS}
     rows = Rows(own, ((str(path), table.num_rows),))
     several = N_BEST in table.column_names
     return Translations(

@@ -28,6 +28,7 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
     def count(self, epoch: int) -> int: ...
     def __iter__(self) -> Iterator[list[int]]: ...
+    def after(self, count: int) -> Iterator[list[int]]: ...
 
 
 def steps_of_epoch(batches: Batches, training: Training, processes: int, epoch: int = 0) -> int:
@@ -49,7 +50,7 @@ class OwnBatches(torch.utils.data.Sampler[list[int]]):
         self.process, self.processes = accelerator.process_index, accelerator.num_processes
 
     def __iter__(self) -> Iterator[list[int]]:
-        for group in itertools.islice(groups(self.batches, self.processes), self.skip, None):
+        for group in groups(self.batches.after(self.skip * self.processes), self.processes):
             yield group[self.process] if self.process < len(group) else group[0][:1]
 
 

@@ -71,6 +71,7 @@ class Trainer:
 
     Args:
         unused: parameters without a gradient, which are frozen: several processes wait for the gradients of all others.
+        stateful: what else a checkpoint holds, with `state_dict` and `load_state_dict`.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Trainer:
         accelerator: Accelerator,
         seed: int,
         unused: Iterable[torch.nn.Parameter] = (),
+        stateful: Iterable[Any] = (),
     ):
         from accelerate.utils import DistributedDataParallelKwargs, set_seed
         from transformers import get_scheduler
@@ -105,7 +107,7 @@ class Trainer:
             num_warmup_steps=math.ceil(training.warmup_ratio * self.max_steps),
             num_training_steps=self.max_steps,
         )
-        self.accelerator.register_for_checkpointing(self.scheduler)
+        self.accelerator.register_for_checkpointing(self.scheduler, *stateful)
         self.progress = Progress()
         self.saved: int | None = None  # the step of the last checkpoint
         self.pending: list[_Step] = []  # done, but their losses are still on the device only

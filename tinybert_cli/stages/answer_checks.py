@@ -16,7 +16,7 @@ def check_teachers(task: str, teacher: Any) -> None:
     """What a task cannot do with its teachers."""
     translation_checks.check_one_teacher(task, teacher)
     definition = tasks.find(task)
-    for key, setting in _answers(teacher):
+    for key, setting in answers_of(teacher):
         if isinstance(definition, tasks.GenerationTask):
             raise ConfigError(
                 "translations of a file are learned directly, without a label dataset",
@@ -58,7 +58,7 @@ def check_teachers(task: str, teacher: Any) -> None:
 
 def check_models_exist(teacher: Any, states: Sequence[str], augment: object) -> None:
     """Layer states and labels of augmented examples come from a model."""
-    settings = list(_answers(teacher))
+    settings = list(answers_of(teacher))
     teachers = teacher if isinstance(teacher, list) else [teacher]
     if states and settings:
         raise ConfigError(
@@ -74,7 +74,7 @@ def check_models_exist(teacher: Any, states: Sequence[str], augment: object) -> 
         )
 
 
-def _answers(teacher: Any) -> Iterator[tuple[Key, Mapping[str, Any]]]:
+def answers_of(teacher: Any) -> Iterator[tuple[Key, Mapping[str, Any]]]:
     """The files with answers among the teachers, and the key of each."""
     if isinstance(teacher, Mapping):
         yield ("teacher",), teacher

@@ -69,7 +69,8 @@ def label(config: GenSoftLabels, task: tasks.PredictionTask, output: artifacts.O
         written = {data.PREDICTION: columns[split][indices.start : indices.stop]}
         output.put(labelling.shard_writer(name, rows, raw, written, types, config.logits_dtype))
         yield {"event": "shard", "step": done, "max_steps": total, "shard": name, "rows": len(rows)}
-    output.put(labelling.card_writer(config, task, splits, check, output))
+    counts = {split: len(rows) for split, rows in splits.items()}
+    output.put(labelling.card_writer(config, task, counts, check, output))
     output.finish(
         numbers, label_names=names, text_columns=config.data.text_columns, tuned_settings={},
         answers=[teacher.facts() for teacher in answers.teachers],

@@ -9,7 +9,7 @@ from typing import Any
 from tinybert_cli import baselines, configuration, formats, losses, tasks
 from tinybert_cli.config import Export, Stage, Verify
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
-from tinybert_cli.stages import answer_checks, translation_checks
+from tinybert_cli.stages import answer_checks, streaming_checks, translation_checks
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
 
@@ -70,10 +70,14 @@ def _check_source(setting: str | Mapping[str, Any]) -> None:
         )
 
 
-def _check_data(task: str, data: Mapping[str, Any]) -> None:
-    _check_label_settings(task, data)
-    translation_checks.check_sections("data")(task, data)
-    translation_checks.check_text_columns(task, data)
+def _check_data_of(command: str) -> configuration.Check:
+    def check(task: str, data: Mapping[str, Any]) -> None:
+        streaming_checks.check_stage(command, task, data)
+        _check_label_settings(task, data)
+        translation_checks.check_sections("data")(task, data)
+        translation_checks.check_text_columns(task, data)
+
+    return check
 
 
 def _check_model(task: str, model: object) -> None:
@@ -428,7 +432,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "finetune": {
         "task": tasks.find_scored_task,
         "model": _check_source,
-        ("task", "data"): _check_data,
+        ("task", "data"): _check_data_of("finetune"),
         "training": _check_batches,
         ("task", "training"): _check_objective,
         ("task", "model"): _check_model,
@@ -440,9 +444,10 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     },
     "gen-soft-labels": {
         "task": tasks.find_scored_task,
-        ("task", "data"): _check_data,
+        ("task", "data"): _check_data_of("gen-soft-labels"),
         ("task", "teacher"): answer_checks.check_teachers,
         ("teacher", "teacher_weights"): _check_teacher_weights,
+        ("data", "teacher", "augment"): streaming_checks.check_labels,
         ("teacher", "states", "augment"): answer_checks.check_models_exist,
         ("task", "augment", "splits"): _check_augmentation,
         ("task", "states", "student_layers", "layer_mapping"): _check_states,
@@ -453,7 +458,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "distill": {
         "task": tasks.find,
         "student": _check_source,
-        ("task", "data"): _check_data,
+        ("task", "data"): _check_data_of("distill"),
         "training": _check_batches,
         ("task", "training"): _check_objective,
         ("task", "student"): _check_student,
@@ -462,13 +467,14 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "losses"): _check_losses_of_task,
         ("losses", "teacher", "label_dataset"): _check_layer_teacher,
         ("losses", "student"): _check_trimming,
+        ("task", "data", "training"): streaming_checks.check_training,
         ("task", "losses", "targets"): translation_checks.check_top_k,
         ("task", "baselines"): _check_baselines,
         **translation_checks.top_level("distill"),
     },
     "eval": {
         "task": tasks.find_scored_task,
-        ("task", "data"): _check_data,
+        ("task", "data"): _check_data_of("eval"),
         ("models", "reference"): _check_reference,
         ("task", "baselines"): _check_baselines,
         ("models", "split", "baselines"): _check_compared_baselines,
@@ -480,7 +486,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
     "export": {
         "task": tasks.find_scored_task,
         "format": _check_format,
-        ("task", "data"): _check_data,
+        ("task", "data"): _check_data_of("export"),
         ("format", "data"): _check_columns_of_format,
         ("task", "format", "verify", *_FORMAT_SETTINGS): _check_format_settings,
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,17 @@ from tinybert_cli import artifacts, data, events, loops, losses, models, tasks
 from tinybert_cli.config import Distill, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.events import Event
-from tinybert_cli.stages import layer_states, preparation, stack_teacher, training, translation_training
+from tinybert_cli.stages import (
+    layer_states,
+    preparation,
+    stack_teacher,
+    streamed_blocks,
+    training,
+    translation_training,
+)
 from tinybert_cli.stages.checks import no_teacher
 from tinybert_cli.stages.preparation import NewModel, TrainingData, TrainingRows, TrainingRun
+from tinybert_cli.stages.streamed_blocks import StreamedBlocks
 from tinybert_cli.stages.translation_training import TranslationEvaluation
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Batch
@@ -37,7 +45,7 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
     teacher = None if config.teacher is None else models.locate(config.teacher)
     if teacher is not None:
         inputs["teacher"] = artifacts.describe_model(teacher.folder, teacher.name, models.commit(teacher))
-    inputs |= artifacts.describe_all(data.sources(config.data, splits))
+    inputs |= _describe_data(config, splits)
     with artifacts.open_output("distill", config, inputs, force=force, dry_run=dry_run, same_processes=True) as output:
         if output.finished:
             yield output.up_to_date()
@@ -63,7 +71,10 @@ def _distill(
     if teacher is not None:
         yield from _tokenizer_warnings(teacher, source, loss)
     stored: models.StoredTeacher | None = None
-    if config.label_dataset is None:
+    stream: data.Stream | None = None
+    if config.data.streaming:
+        stream, rows = _open_stream(config, output)
+    elif config.label_dataset is None:
         rows = TrainingRows(data.read(config.data, "train"), {}, None)
     else:
         if config.training.keep == "best" and not loss.trains_head:
@@ -91,6 +102,13 @@ def _distill(
             else:
                 yield events.warning(f"the teacher has to run beside the student: '{folder}' {gap}")
     new, training_data = yield from preparation.prepare(run, config.student, source, rows, section="student")
+    if stream is not None:
+        batches = config.training.max_steps * config.training.gradient_accumulation_steps * accelerator.num_processes
+        blocks = StreamedBlocks(
+            stream, config.data, new.tokenizer, batch_size=config.training.per_device_train_batch_size,
+            seed=config.seed, total=batches,
+        )  # fmt: skip
+        training_data = replace(training_data, stream=blocks)
     module: torch.nn.Module = new.model
     live: models.Teacher | models.StoredTeacher | None = stored
     facts: dict[str, Any] = {}
@@ -110,6 +128,27 @@ def _distill(
         run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts,
         scores_matter=config.label_dataset is None or loss.trains_head,
     )  # fmt: skip
+
+
+def _describe_data(config: Distill, splits: Sequence[data.Split]) -> dict[str, Any]:
+    """The data for the manifest. A stream is read first and hashed later, unless there is a run to compare it with."""
+    described = artifacts.describe_all(data.sources(config.data, [split for split in splits if split != "train"]))
+    if "train" not in splits:
+        return described
+    train = data.sources(config.data, ["train"])
+    read_first = config.data.streaming and not artifacts.has_finished(Path(config.output_dir))
+    return described | (artifacts.name_all(train) if read_first else artifacts.describe_all(train))
+
+
+def _open_stream(config: Distill, output: artifacts.Output) -> tuple[data.Stream, TrainingRows]:
+    """The training rows as a stream, from the commit that an earlier run has begun with, and its first rows."""
+    stream = data.open_stream(config.data, "train", revision=output.notes.get("streams", {}).get("revision"))
+    most = data.most_rows(config.data, "train")
+    first = next(data.stream_shards(stream, config.data, streamed_blocks.PART, most=most), None)
+    if first is None:
+        raise data.no_rows([stream.origin])
+    output.note("streams", dict(stream.facts))
+    return stream, TrainingRows(first, {}, None)
 
 
 def _distill_translator(

@@ -7,7 +7,6 @@ Teachers that are no models, files with answers, are read in `answer_teachers`; 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,11 +25,14 @@ from tinybert_cli.stages import (
     answer_teachers,
     augmentation,
     label_precision,
+    label_shards,
     labelling,
     layer_states,
     teacher_check,
     translating,
 )
+from tinybert_cli.stages.label_progress import LabellingProgress, UnusualRows
+from tinybert_cli.stages.label_shards import Shard
 from tinybert_cli.stages.labelling import Labeller, RawLogits
 from tinybert_cli.types import Encoded, Predictions, Rows
 
@@ -43,25 +45,33 @@ def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) ->
     inputs: dict[str, Any] = {"teacher": [*described, *answer_teachers.describe(config)]}
     for key, source in augmentation.sources(config.augment).items():
         inputs[f"augment.{key}"] = artifacts.describe_model(source.folder, source.name, models.commit(source))
-    inputs |= artifacts.describe_all(data.sources(config.data, config.splits))
+    inputs |= label_shards.describe_data(config)
     with artifacts.open_output("gen-soft-labels", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
             yield output.up_to_date()
         elif isinstance(task, tasks.Translation):
-            yield from output.record(translating.label(config, task, sources[0], output))
+            yield from output.record(translating.label(config, task, sources[0], output, force=force))
         elif not sources:
             assert isinstance(task, tasks.PredictionTask)  # see checks.py
             yield from output.record(answer_labelling.label(config, task, output))
         else:
             assert isinstance(task, tasks.PredictionTask)  # the only other kind
-            yield from output.record(_label(config, task, sources, output))
+            yield from output.record(_label(config, task, sources, output, force=force))
 
 
 def _label(
-    config: GenSoftLabels, task: tasks.PredictionTask, sources: Sequence[models.Source], output: artifacts.Output
+    config: GenSoftLabels,
+    task: tasks.PredictionTask,
+    sources: Sequence[models.Source],
+    output: artifacts.Output,
+    *,
+    force: bool,
 ) -> Iterator[Event]:
     accelerator = Accelerator()  # sets the device of this process
-    splits: dict[str, Rows] = {split: data.read(config.data, split) for split in config.splits}
+    stream = label_shards.StreamedRows(config, output, force=force) if config.data.streaming else None
+    splits: dict[str, Rows] = (  # of a stream its first rows
+        {split: data.read(config.data, split) for split in config.splits} if stream is None else {**stream.splits}
+    )
     types = yield from labelling.column_types(list(splits.values()))
     teachers = _load_teachers(config, sources, task, accelerator.device)
     precision = label_precision.label_precision(config, task, teachers)
@@ -88,21 +98,20 @@ def _label(
         if len(augmented):
             splits["augmented"], labels["augmented"] = augmented, None
 
-    total = sum(map(len, splits.values()))
-    shards = labelling.shards_of(splits)
-    missing = [name for name, (split, _) in shards.items() if not labelling.is_finished(output, name, split, spec)]
+    shards = label_shards.KnownRows(splits) if stream is None else stream
+    finished = shards.find_finished(lambda name, split: labelling.is_finished(output, name, split, spec))
     planned: dict[str, Any] = {}
     needed = 0
-    if spec is not None:
+    if spec is not None and isinstance(shards, label_shards.KnownRows):
         sizes = {
-            name: data.states_bytes(task.encode(splits[split].select(rows), config.data, tokenizer), spec.shapes)
-            for name, (split, rows) in shards.items()
-            if split in labelling.TRAINING_SPLITS
+            shard.name: data.states_bytes(task.encode(shard.rows(), config.data, tokenizer), spec.shapes)
+            for shard in shards.shards
+            if shard.split in labelling.TRAINING_SPLITS
         }
-        needed = sum(sizes[name] for name in missing if name in sizes)
+        needed = sum(size for name, size in sizes.items() if name not in shards.done)
         planned = {"states_bytes": sum(sizes.values()), "states_of_layers": spec.for_manifest()["layers"]}
     yield events.plan(
-        total,
+        shards.total,
         **teachers[0].size,
         teachers=len(config.teachers),
         label_names=names,
@@ -123,9 +132,9 @@ def _label(
     def predictions(raw: RawLogits, rows: Rows) -> Predictions:
         return task.decide(raw.logits, raw.layout, names, rows, config.data, tuned)
 
-    numbers: dict[str, float] = {"rows": total, **answers.numbers}
-    split, shard_rows = next(iter(shards.values()))
-    drawn = label_precision.sampled_rows(shard_rows, config.seed)
+    numbers: dict[str, float] = {"rows": 0, **answers.numbers}
+    split = next(iter(splits))
+    drawn = label_precision.sampled_rows(range(min(len(splits[split]), labelling.ROWS_PER_SHARD)), config.seed)
     exact = _result_of(labeller.label(split, drawn)) if precision.is_reduced else None
     label_precision.reduce_precision(precision, teachers)
     if exact is not None:
@@ -147,43 +156,52 @@ def _label(
         numbers |= check.numbers
         yield check.event()
 
-    finished = total - sum(len(shards[name][1]) for name in missing)
     if finished:
-        yield events.resume(finished, total)
+        yield events.resume(finished, shards.total)
     for split, rows in splits.items() if output.main else ():  # the others encode their shards only
         encoded = labeller.encode(split)
-        yield from data.row_warnings(split, encoded, config.data)
+        if stream is None:
+            yield from data.row_warnings(split, encoded, config.data)
         unknown = vocabulary.unknown_warnings(split, encoded, rows, config.data, tokenizer, sources[0].name)
         yield from map(events.warning, unknown)
         del encoded
-    begin, labelled = time.perf_counter(), 0
+    unusual = UnusualRows(config.data)
+    progress = LabellingProgress(finished, shards.total)
 
-    def write(name: str, folder: Path) -> Generator[Event, None, int]:
-        split, indices = shards[name]
-        rows, writer = splits[split].select(indices), None
+    def write(shard: Shard, folder: Path) -> Generator[Event, None, dict[str, Any]]:
+        split, rows, writer, counts = shard.split, shard.rows(), None, {}
+        own, indices = labeller, shard.indices
+        if stream is not None:
+            labelling.gold_labels(config, task, {split: rows}, names)  # raises
+            own, indices = labeller.of_rows(split, rows), range(len(rows))
+            counts = unusual.of(shard, own.encode(split))
         if spec is not None and split in labelling.TRAINING_SPLITS:
-            writer = partial(_states_writer, folder, name, spec.shapes)
-        steps = labeller.label(split, indices, writer)
-        raw = yield from _with_progress(steps, finished, labelled, total, begin, len(group))
+            writer = partial(_states_writer, folder, shard.name, spec.shapes)
+        raw = yield from progress.events(own.label(split, indices, writer), len(group))
         columns = {data.PREDICTION: list(predictions(raw, rows).values)}
         stored = labelling.as_stored(raw, rows, config.logits_dtype)
-        labelling.shard_writer(name, rows, stored, columns, types, config.logits_dtype)(folder)
-        return len(rows)
+        kinds = types if stream is None else data.widened_types(types, rows)
+        labelling.shard_writer(shard.name, rows, stored, columns, kinds, config.logits_dtype)(folder)
+        return counts
 
-    for group in labelling.groups(missing):
-        counts = yield from labelling.write_group(output, group, write)
-        for name, count in zip(group, counts, strict=True):
-            labelled += count
-            yield {"event": "shard", "step": finished + labelled, "max_steps": total, "shard": name, "rows": count}
+    for group in shards.groups():
+        several = yield from labelling.write_group(output, group, write)
+        for shard, counts in zip(group, several, strict=True):
+            unusual.add(shard, counts)
+            yield progress.shard_event(shard, rows=len(shard))
         loops.return_freed_memory()
-    if labelled:
-        numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
+    yield from unusual.warnings()
+    if progress.labelled:
+        numbers["rows_per_second"] = progress.rows_per_second()
+    if stream is not None and (as_text := stream.finish([data.LOGITS, data.PREDICTION, data.TOKEN_SPANS])):
+        yield labelling.stored_as_text(as_text)
+    numbers["rows"] = sum(shards.row_counts().values())
     facts: dict[str, Any] = {} if spec is None else {"states": spec.for_manifest()}
     facts |= {"answers": [teacher.facts() for teacher in answers.teachers]} if answers.teachers else {}
-    output.put(labelling.card_writer(config, task, splits, check, output))
+    output.put(labelling.card_writer(config, task, shards.row_counts(), check, output))
     output.finish(
-        numbers, label_names=names, text_columns=config.data.text_columns, tuned_settings=tuned, **facts,
-        device=str(accelerator.device),
+        numbers, label_names=names, text_columns=config.data.text_columns, tuned_settings=tuned,
+        **facts, **shards.facts(), device=str(accelerator.device),
         precision=precision.precision, label_precision=precision.for_manifest(),
         **labelling.size_of([teacher.size for teacher in teachers]),
     )  # fmt: skip
@@ -211,19 +229,6 @@ def _tuned_settings(config: GenSoftLabels, task: tasks.PredictionTask, teachers:
 
 def _are_named(config: GenSoftLabels, source: models.Source) -> bool:
     return config.data.class_names is not None or models.read_label_names(source) is not None
-
-
-def _with_progress(
-    steps: Generator[int, None, RawLogits], finished: int, labelled: int, total: int, begin: float, processes: int
-) -> Generator[Event, None, RawLogits]:
-    """Progress events while each of the processes labels a shard, as if all were as fast as this one."""
-    while True:
-        try:
-            done = min(labelled + processes * next(steps), total - finished)
-        except StopIteration as stop:
-            raw: RawLogits = stop.value
-            return raw
-        yield events.progress(finished + done, total, rows=done, seconds=time.perf_counter() - begin)
 
 
 def _result_of(steps: Generator[int, None, RawLogits]) -> RawLogits:

@@ -6,7 +6,7 @@ Shapes: N rows, P predictions, C numbers of each prediction.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from tinybert_cli.stages.layer_states import LayerStateSpec
 from tinybert_cli.stages.teacher_check import TeacherCheck
 from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 ROWS_PER_SHARD = 16_384  # one file; a killed run loses at most this much work
@@ -63,6 +64,10 @@ class Labeller:
         encoded = self.task.encode(self.splits[split], self.config.data, self.teachers[0].torch_tokenizer)
         self.encoded[split] = encoded
         return encoded
+
+    def of_rows(self, split: str, rows: Rows) -> Labeller:
+        """The same teachers, for rows that are not among `splits`."""
+        return replace(self, splits={split: rows}, encoded={})
 
     def label(
         self,
@@ -134,7 +139,7 @@ def as_stored(raw: RawLogits, rows: Rows, dtype: str) -> RawLogits:
 def shards_of(splits: Mapping[str, Rows]) -> dict[str, tuple[str, range]]:
     """The files of the label dataset, and which rows of which split each holds."""
     return {
-        f"{split}-{number:05d}-of-{-(-len(rows) // ROWS_PER_SHARD):05d}.parquet": (
+        shard_name(split, number, -(-len(rows) // ROWS_PER_SHARD)): (
             split,
             range(number * ROWS_PER_SHARD, min((number + 1) * ROWS_PER_SHARD, len(rows))),
         )
@@ -143,15 +148,20 @@ def shards_of(splits: Mapping[str, Rows]) -> dict[str, tuple[str, range]]:
     }
 
 
-def groups(shards: Sequence[str]) -> list[Sequence[str]]:
+def shard_name(split: str, number: int, count: int) -> str:
+    """The file of a shard: its number, from 0, and how many the split has."""
+    return f"{split}-{number:05d}-of-{count:05d}.parquet"
+
+
+def groups(shards: Sequence[T]) -> list[Sequence[T]]:
     """The shards in groups of as many as there are processes; each process writes one of a group."""
     return [shards[begin : begin + processes.count()] for begin in range(0, len(shards), processes.count())]
 
 
 def write_group(
     output: artifacts.Output,
-    group: Sequence[str],
-    write: Callable[[str, Path], Generator[Event, None, T]],
+    group: Sequence[S],
+    write: Callable[[S, Path], Generator[Event, None, T]],
     check: Callable[[Sequence[T]], None] = lambda _: None,
 ) -> Generator[Event, None, list[T]]:
     """Writes a group of shards, in this process the one with the number of its rank; nothing else is exchanged.
@@ -222,9 +232,14 @@ def column_types(splits: Sequence[Rows]) -> Generator[Event, None, Mapping[str, 
         data.check_names(rows)
     types = data.column_types(splits)
     if converted := data.converted_columns(splits, types):
-        what = "values of several types, mappings with different keys, or integers of more than 64 bits"
-        yield events.warning(f"columns stored as text, because they have {what}: {', '.join(converted)}")
+        yield stored_as_text(converted)
     return types
+
+
+def stored_as_text(columns: Sequence[str]) -> Event:
+    """The warning about columns whose values have no common type."""
+    what = "values of several types, mappings with different keys, or integers of more than 64 bits"
+    return events.warning(f"columns stored as text, because they have {what}: {', '.join(columns)}")
 
 
 def gold_labels(
@@ -255,14 +270,13 @@ def data_warnings(
 def card_writer(
     config: GenSoftLabels,
     task: tasks.PredictionTask,
-    splits: Mapping[str, Rows],
+    rows: Mapping[str, int],
     check: TeacherCheck | None,
     output: artifacts.Output,
 ) -> Callable[[Path], None]:
-    """Writes the dataset card."""
+    """Writes the dataset card; `rows` is their number in each split."""
 
     def write(folder: Path) -> None:
-        rows = {split: len(rows) for split, rows in splits.items()}
         numbers = {} if check is None else check.numbers
         confusion = {} if check is None else check.confusion
         card = label_dataset_card.as_markdown(

@@ -16,6 +16,7 @@ from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.scratch_files import counts
+from tinybert_cli.stages.streamed_blocks import StreamedBlocks
 from tinybert_cli.types import Array, Encoded, Layout, Rows
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class TrainingData:
     source: TrainingRows
     examples: data.Examples
     validation: Validation | None
+    stream: StreamedBlocks | None = None  # what is trained on; `source` and `examples` are then its first rows
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
 from tinybert_cli.stages import auto_settings, selection, training_baselines
 from tinybert_cli.stages.preparation import NewModel, TrainingData, TrainingRun, Validation
+from tinybert_cli.stages.streamed_blocks import StreamedBlocks
 from tinybert_cli.stages.training_baselines import BaselineScores
 from tinybert_cli.stages.validation_scores import Evaluation, ValidationScores
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
+from tinybert_cli.types import Examples
 
 
 def train(
@@ -45,7 +48,9 @@ def train(
         scores_matter: whether the validation scores show how good the model is; False if its head is not trained.
     """
     output, source, validation = run.output, training_data.source, training_data.validation
-    batches = _batches(run.config, training_data.examples)
+    stream = training_data.stream
+    examples = training_data.examples if stream is None else stream
+    batches = _batches(run.config, training_data.examples) if stream is None else stream
     yield from _oversized_warning(run.config.training.per_device_train_batch_tokens, training_data.examples)
     if evaluation is None and validation is not None:
         evaluation = ValidationScores(run, validation, loss, source.scale)
@@ -54,8 +59,8 @@ def train(
     training, resolved = _resolved(run, new, batches, selects_best=selects_best and scores_matter)
     output.config = run.config.model_copy(update={"training": training})
     trainer = loops.Trainer(
-        module, training_data.examples, batches, training, accelerator=run.accelerator, seed=run.config.seed,
-        unused=_unused_parameters(run, module, loss, training_data.examples),
+        module, examples, batches, training, accelerator=run.accelerator, seed=run.config.seed,
+        unused=_unused_parameters(run, module, loss, examples), stateful=[] if stream is None else [stream],
     )  # fmt: skip
     names = training_baselines.chosen(run, validation, scores_matter=scores_matter)
     described = dict(facts or {}) | _facts(new, training_data)
@@ -78,6 +83,9 @@ def train(
         best_loss = trainer.progress.best if selects_best else None
         result, tuned = evaluation.result(final, trainer.plain_model, best_loss)
         numbers |= _scores(result)
+    if stream is not None:
+        described |= stream.facts()
+        output.inputs |= _describe_read(run.config, stream)
     if scores_matter:
         yield from map(events.warning, training_baselines.comparison(run, result, baselines))
     finished = _Finished(
@@ -92,8 +100,20 @@ def train(
     yield events.done(run.config.output_dir, numbers)
 
 
+def _describe_read(config: Distill | Finetune, stream: StreamedBlocks) -> dict[str, Any]:
+    """The training data for the manifest, after it was read.
+
+    Raises:
+        InputError: a file was changed since.
+    """
+    described = artifacts.describe_all(data.sources(config.data, ["train"]))
+    if isinstance(stream.stream, data.FileStream):
+        stream.stream.check_unchanged()  # and so was hashed as it was read
+    return described
+
+
 def _unused_parameters(
-    run: TrainingRun, module: torch.nn.Module, loss: loops.StepLoss, examples: data.Examples
+    run: TrainingRun, module: torch.nn.Module, loss: loops.StepLoss, examples: Examples
 ) -> list[torch.nn.Parameter]:
     """Parameters without a gradient, if there are several processes: they wait for those of all others."""
     if run.accelerator.num_processes == 1:
@@ -134,7 +154,7 @@ def _plan(
     if isinstance(run.task, tasks.PredictionTask) and names is not None:
         assumptions = events.assumptions(run.task.label_statements(rows, run.config.data, names))
     return events.plan(
-        len(training_data.examples),
+        len(training_data.examples) if training_data.stream is None else None,
         steps=trainer.max_steps,
         **models.size(new.model),
         **new.vocabulary,
@@ -269,7 +289,7 @@ class _Finished:
             "bytes": models.weights_bytes(folder),
         }
         statements = training_card.Training(
-            self.made, source.label_names, new.copied_layers, len(source.rows), facts, self.result, self.settings,
+            self.made, source.label_names, new.copied_layers, self._rows(), facts, self.result, self.settings,
             selected=self.selected,
             made_from=selection.learned_from(config, output.inputs, "validation"),
             origin=source.origin,
@@ -278,6 +298,10 @@ class _Finished:
         )  # fmt: skip
         card = training_card.card(config, statements, output)
         (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
+
+    def _rows(self) -> int:
+        stream = self.training_data.stream
+        return len(self.training_data.source.rows) if stream is None else stream.read.rows
 
 
 def _resolved(
@@ -292,6 +316,9 @@ def _resolved(
         hidden_size=new.model.config.hidden_size,
         selects_best=selects_best,
     )
+    if config.data.streaming and config.training.eval_strategy == "auto" and config.training.eval_steps is None:
+        values["training.eval_steps"] = math.ceil(config.training.max_steps / auto_settings.EVALUATIONS)
+        values["training.eval_strategy"] = "steps"  # its epochs are not known
     values = run.output.resolve(values)
     names = {key.removeprefix("training."): value for key, value in values.items()}
     return auto_settings.with_values(config.training, names), names

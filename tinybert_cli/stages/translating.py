@@ -5,11 +5,11 @@ Shapes: N rows, P target tokens, K stored tokens of each.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.metrics.generation import KINDS, unusual_translations
 from tinybert_cli.reports import label_dataset_card
-from tinybert_cli.stages import labelling, stack_teacher, translation_engine
+from tinybert_cli.stages import label_shards, labelling, stack_teacher, translation_engine
+from tinybert_cli.stages.label_progress import LabellingProgress, UnusualRows
+from tinybert_cli.stages.label_shards import Shard
 from tinybert_cli.stages.translation_labeller import TranslationLabeller
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows
@@ -33,11 +35,14 @@ MOST_CUT = 0.01  # share of the translations of a shard that may be cut at the l
 
 
 def label(
-    config: GenSoftLabels, task: tasks.Translation, source: models.Source, output: artifacts.Output
+    config: GenSoftLabels, task: tasks.Translation, source: models.Source, output: artifacts.Output, *, force: bool
 ) -> Iterator[Event]:
     """Writes the shards; yields events."""
     accelerator = Accelerator()  # sets the device of this process
-    splits: dict[str, Rows] = {split: data.read(config.data, split) for split in config.splits}
+    stream = label_shards.StreamedRows(config, output, force=force) if config.data.streaming else None
+    splits: dict[str, Rows] = (  # of a stream its first rows
+        {split: data.read(config.data, split) for split in config.splits} if stream is None else {**stream.splits}
+    )
     for split, rows in splits.items():
         data.check_translation_names(rows)
         yield from map(events.warning, task.pair_warnings(rows, config.data, complete=split != "unlabeled"))
@@ -52,11 +57,10 @@ def label(
         )
     precision = _precision(config, teacher)
     spec = stack_teacher.state_spec(config, teacher.model)
-    total = sum(map(len, splits.values()))
-    shards = labelling.shards_of(splits)
-    missing = [name for name, (split, _) in shards.items() if not _is_finished(config, output, name, split)]
+    shards = label_shards.KnownRows(splits) if stream is None else stream
+    finished = shards.find_finished(lambda name, split: _is_finished(config, output, name, split))
     yield events.plan(
-        total,
+        shards.total,
         **teacher.size,
         teachers=1,
         **({"top_k": config.top_k} if config.top_k else {}),
@@ -79,68 +83,77 @@ def label(
                 hint="install the same packages on all machines, or set engine: transformers",
             )
         labeller = TranslationLabeller(config, task, teacher, engine.translator)
-        numbers: dict[str, float] = {"rows": total}
+        numbers: dict[str, float] = {"rows": 0}
         if config.check_teacher:
             checked = _check_teacher(labeller, splits)
             numbers |= checked
-            yield {"event": "teacher check", "checked_rows": min(CHECKED_ROWS, total), **checked}
-        finished = total - sum(len(shards[name][1]) for name in missing)
+            yield {
+                "event": "teacher check",
+                "checked_rows": min(CHECKED_ROWS, sum(map(len, splits.values()))),
+                **checked,
+            }
         if finished:
-            yield events.resume(finished, total)
+            yield events.resume(finished, shards.total)
         for split, rows in splits.items() if output.main else ():
             encoded = task.encode_sources(rows, config.data, teacher.tokenizer)
-            yield from data.row_warnings(split, encoded, config.data)
+            if stream is None:
+                yield from data.row_warnings(split, encoded, config.data)
             unknown = unknown_warnings(split, encoded, rows, config.data, teacher.tokenizer, source.name)
             yield from map(events.warning, unknown)
         counts: Counter[str] = Counter()
-        for name in sorted(shards.keys() - set(missing)):
+        for name in shards.finished_names():
             counts.update(data.read_counts(output.path(name)))
             _check_engine(data.read_engine(output.path(name)), engine.name, output)
-        begin, labelled = time.perf_counter(), 0
+        unusual = UnusualRows(config.data)
+        progress = LabellingProgress(finished, shards.total)
 
-        def write(name: str, folder: Path) -> Generator[Event, None, Counter[str]]:
-            split, indices = shards[name]
-            rows = splits[split].select(indices)
-            steps = labeller.translate(rows)
-            hypotheses = yield from _with_progress(steps, finished, labelled, total, begin, len(group))
+        def write(shard: Shard, folder: Path) -> Generator[Event, None, tuple[Counter[str], dict[str, Any]]]:
+            name, split, rows = shard.name, shard.split, shard.rows()
+            of_rows: dict[str, Any] = {}
+            if stream is not None:
+                data.check_translation_names(rows)
+                of_rows = unusual.of(shard, task.encode_sources(rows, config.data, teacher.tokenizer))
+            hypotheses = yield from progress.events(labeller.translate(rows), len(group))
             labels = labeller.labels(rows, hypotheses)
             selected, kinds = _selected(labels, config, name)
             labels = labels.select(np.flatnonzero(selected).tolist())
             kinds |= {"rows": len(labels)}
-            data.write_translations(folder / name, labels, types, kinds, engine=engine.name)
+            columns = types if stream is None else data.widened_types(types, rows)
+            data.write_translations(folder / name, labels, columns, kinds, engine=engine.name)
             if config.top_k and split in labelling.TRAINING_SPLITS:
                 _top_k(labeller, labels).save(folder, name)
             if spec is not None and split in labelling.TRAINING_SPLITS:
                 pairs = _forced(task, labels, config, teacher) if len(labels) else stack_teacher.NO_PAIRS
                 spec.store(pairs, folder, name)
-            return kinds
+            return kinds, of_rows
 
-        def check(kinds: Sequence[Counter[str]]) -> None:
-            if group[-1] == missing[-1] and not counts["rows"] + sum(own["rows"] for own in kinds):
-                raise InputError(
-                    f"all {total:,} translations are left out by `drop`",
-                    where=", ".join(config.drop),
-                    hint="drop fewer kinds, or train the teacher first",
-                )
+        def check(several: Sequence[tuple[Counter[str], dict[str, Any]]]) -> None:
+            if shards.is_last(group):
+                _check_some(counts["rows"] + sum(kinds["rows"] for kinds, _ in several), shards.total, config)
 
-        for group in labelling.groups(missing):
-            for name, kinds in zip(group, (yield from labelling.write_group(output, group, write, check)), strict=True):
+        for group in shards.groups():
+            several = yield from labelling.write_group(output, group, write, check)
+            for shard, (kinds, of_rows) in zip(group, several, strict=True):
                 counts.update(kinds)
-                labelled += len(shards[name][1])
-                yield {
-                    "event": "shard", "step": finished + labelled, "max_steps": total, "shard": name,
-                    **{kind: count for kind, count in kinds.items() if count},
-                }  # fmt: skip
+                unusual.add(shard, of_rows)
+                yield progress.shard_event(shard, **{kind: count for kind, count in kinds.items() if count})
+    yield from unusual.warnings()
+    if stream is not None:
+        _check_some(counts["rows"], sum(stream.row_counts().values()), config)
+        if as_text := stream.finish(data.TRANSLATION_COLUMNS):
+            yield labelling.stored_as_text(as_text)
+    total = sum(shards.row_counts().values())
     yield from _unusual_warning(counts, total, config)
-    if labelled:
-        numbers["rows_per_second"] = labelled / (time.perf_counter() - begin)
+    numbers["rows"] = total
+    if progress.labelled:
+        numbers["rows_per_second"] = progress.rows_per_second()
     numbers |= {"stored_rows": counts["rows"], **{f"share_{kind}": counts[kind] / total for kind in KINDS}}
     search = {**config.search.model_dump(), "max_target_length": config.data.max_target_length}
     facts = {} if spec is None else {"states": spec.for_manifest()}
 
     def write_card(folder: Path) -> None:
         rows: Counter[str] = Counter()
-        for name, (split, _) in shards.items():
+        for name, split in shards.names():
             rows[split] += data.read_counts(output.path(name)).get("rows", 0)
         card = label_dataset_card.as_markdown(config, task.pipeline, rows, output.inputs)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -149,9 +162,19 @@ def label(
     output.finish(
         numbers, **facts, text_columns=config.data.text_columns, search=search, **engine.for_manifest(),
         drop=config.drop, top_k=config.top_k, vocabulary=teacher.tokenizer.size,
-        device=str(accelerator.device), precision=precision, **labelling.size_of([teacher.size]),
+        device=str(accelerator.device), precision=precision, **labelling.size_of([teacher.size]), **shards.facts(),
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
+
+
+def _check_some(count: int, total: int | None, config: GenSoftLabels) -> None:
+    """InputError if `drop` leaves none of the translations."""
+    if not count:
+        raise InputError(
+            f"all {total:,} translations are left out by `drop`",
+            where=", ".join(config.drop),
+            hint="drop fewer kinds, or train the teacher first",
+        )
 
 
 def _check_engine(earlier: str, engine: str, output: artifacts.Output) -> None:
@@ -266,24 +289,6 @@ def _is_finished(config: GenSoftLabels, output: artifacts.Output, shard: str, sp
         files += data.top_k_files(shard) if config.top_k else []
         files += data.stack_states_files(shard, stack_teacher.NAMES) if config.states else []
     return all(output.has(name) for name in (shard, *files))
-
-
-def _with_progress(
-    steps: Generator[int, None, list[list[Hypothesis]]],
-    finished: int,
-    labelled: int,
-    total: int,
-    begin: float,
-    of_processes: int,
-) -> Generator[Event, None, list[list[Hypothesis]]]:
-    """Progress events while each of the processes translates a shard, as if all were as fast as this one."""
-    while True:
-        try:
-            done = min(labelled + of_processes * next(steps), total - finished)
-        except StopIteration as stop:
-            hypotheses: list[list[Hypothesis]] = stop.value
-            return hypotheses
-        yield events.progress(finished + done, total, rows=done, seconds=time.perf_counter() - begin)
 
 
 def _result_of(steps: Generator[int, None, list[list[Hypothesis]]]) -> list[list[Hypothesis]]:

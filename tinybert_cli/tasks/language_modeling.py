@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -33,34 +33,66 @@ class LanguageModeling(Task):
 
         A block begins and ends like a single text, [CLS] ... [SEP]; [SEP] separates the texts inside it.
         """
-        before, after = special_tokens(tokenizer)
-        paragraphs = (
-            text for texts in zip(*text_columns_of(rows, data), strict=True) for text in texts if text.strip()
-        )
-        length, begin, end = data.max_seq_length, len(before), data.max_seq_length - len(after)
-        blocks, ids, has_text = GrowingArray(np.int32), np.zeros(0, dtype=np.int32), False
-        for part in _tokenized(paragraphs, tokenizer, after):
-            ids, has_text = np.concatenate([ids, part]), True
-            count = max(0, len(ids) - len(after)) // (end - begin)  # without the last separator
-            whole, ids = np.split(ids, [count * (end - begin)])
-            full = np.empty((count, length), dtype=np.int32)
-            full[:, :begin], full[:, begin:end], full[:, end:] = before, whole.reshape(count, end - begin), after
+        builder, blocks = Blocks(tokenizer, data), GrowingArray(np.int32)
+        for full in builder.add(rows):
             blocks.append(full)
-        if not has_text:
+        if not builder.has_text:
             raise InputError("these rows have no text", where=rows.location(0))
-        rest = ids[: len(ids) - len(after)]  # the last block gets its own
-        if len(rest):
-            blocks.append(np.concatenate([before, rest, after]))
-        values = blocks.finish()
-        tokens = {"input_ids": (values, tokenizer.pad_token_id)}
-        if "token_type_ids" in tokenizer.model_input_names:
-            tokens["token_type_ids"] = (np.zeros(len(values), dtype=np.int8), tokenizer.pad_token_type_id)
-        return Encoded(tokens, np.append(np.arange(0, len(values), length), len(values)), truncated=0, empty=[])
+        blocks.append(builder.finish())
+        return encoded_blocks(blocks.finish(), data, tokenizer)
 
     def usage(self, folder: str, data: Data) -> str:
         return (
             f'from transformers import pipeline\n\npipeline("feature-extraction", "{folder}")("Better than it looks.")'
         )
+
+
+class Blocks:
+    """Cuts the concatenated texts of rows, which may come in parts, into blocks of `max_seq_length` tokens (T).
+
+    Args:
+        rest: tokens of earlier rows, see `rest`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, data: Data, rest: Sequence[int] = ()) -> None:
+        self._tokenizer, self._data = tokenizer, data
+        self._before, self._after = special_tokens(tokenizer)
+        self.rest = np.asarray(rest, dtype=np.int32)  # tokens that fill no block yet, a separator after each text
+        self.has_text = False
+
+    def add(self, rows: Rows) -> Iterator[Array]:
+        """The blocks (N, T) that these rows complete, in parts.
+
+        Raises:
+            InputError: a row is not text.
+        """
+        paragraphs = (
+            text for texts in zip(*text_columns_of(rows, self._data), strict=True) for text in texts if text.strip()
+        )
+        before, after, length = self._before, self._after, self._data.max_seq_length
+        begin, end = len(before), length - len(after)
+        for part in _tokenized(paragraphs, self._tokenizer, after):
+            ids, self.has_text = np.concatenate([self.rest, part]), True
+            count = max(0, len(ids) - len(after)) // (end - begin)  # without the last separator
+            whole, self.rest = np.split(ids, [count * (end - begin)])
+            full = np.empty((count, length), dtype=np.int32)
+            full[:, :begin], full[:, begin:end], full[:, end:] = before, whole.reshape(count, end - begin), after
+            yield full
+
+    def finish(self) -> Array:
+        """The last block (t,), which may be shorter; empty if there is none."""
+        rest = self.rest[: max(0, len(self.rest) - len(self._after))]  # the last block gets its own
+        self.rest = self.rest[:0]
+        return np.concatenate([self._before, rest, self._after]) if len(rest) else rest
+
+
+def encoded_blocks(ids: Array, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """Blocks as the task returns them, from all their tokens, concatenated: all blocks but the last one are full."""
+    tokens = {"input_ids": (ids, tokenizer.pad_token_id)}
+    if "token_type_ids" in tokenizer.model_input_names:
+        tokens["token_type_ids"] = (np.zeros(len(ids), dtype=np.int8), tokenizer.pad_token_type_id)
+    offsets = np.append(np.arange(0, len(ids), data.max_seq_length), len(ids))
+    return Encoded(tokens, offsets, truncated=0, empty=[])
 
 
 def _tokenized(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, after: Array) -> Iterator[Array]:
