@@ -442,7 +442,7 @@ from tinybert_cli.config import Data
 path = Path(sys.argv[1])
 stream = data.open_stream(Data(train_file=str(path)), "train")
 tracemalloc.start()
-rows = sum(map(len, data.shards(stream, Data(), 1000, most=None)))
+rows = sum(map(len, data.stream_shards(stream, Data(), 1000, most=None)))
 print(rows, tracemalloc.get_traced_memory()[1])
 """
     peaks = {}
