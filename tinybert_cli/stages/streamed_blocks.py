@@ -72,6 +72,11 @@ class StreamedBlocks:
     def __len__(self) -> int:
         return self.total
 
+    @property
+    def prediction_count(self) -> int:
+        """Blocks of the buffer; all batches of a step are from one."""
+        return 0 if self._buffer is None else len(self._buffer)
+
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The blocks of the buffer with these indices, as one batch."""
         if self._buffer is None:
