@@ -74,7 +74,7 @@ class StreamedBlocks:
 
     @property
     def prediction_count(self) -> int:
-        """Blocks of the buffer; all batches of a step are from one."""
+        """Blocks of the buffer."""
         return 0 if self._buffer is None else len(self._buffer)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
