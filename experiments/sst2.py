@@ -11,8 +11,8 @@
   which choose nothing.
 
 A training row is a sentence or a phrase of one. Phrases of a sentence set aside would tell its label, so they are left
-out of training. Finished stages are skipped. What was measured goes to experiments/results/sst2.json, and from there
-into the tables of docs/results.md and docs/experiments.md (`experiments/tables.py`).
+out of training. Finished stages are skipped. What was measured goes to
+experiments/results/sst2.json, and is printed as tables.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def main() -> None:
             runs = Runs(arguments.runs / "held-out", arguments.runs / "held-out" / f"seed-{seed}", seed)
             for name in CANDIDATES[part]:
                 _record(part, seed, {name: runs.measured(runs.candidate(part, name))})
+        draw = report_table if part == "report" else settings_table(part)
+        print("\n".join(draw(result_files.read(RESULTS))), flush=True)
 
 
 def _record(part: str, seed: int, measured: Mapping[str, Any]) -> None:
