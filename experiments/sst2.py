@@ -7,12 +7,12 @@
 - `students`, `students2`: trains each candidate on a part of the training rows and scores its last checkpoint on the
   sentences set aside. Students2 start from the student that is best in the mean of the recorded seeds.
 - `small`: the same for narrower students2, which learn from the soft labels of that student.
-- `report`: the recipe as it is in configs/sst2-minilm, on all training rows, and its scores on the validation rows,
-  which choose nothing.
+- `report`: the settings of configs/sst2-minilm, on all training rows, and the scores of the last checkpoints on the
+  validation rows, which choose nothing.
 
 A training row is a sentence or a phrase of one. Phrases of a sentence set aside would tell its label, so they are left
-out of training. Finished stages are skipped. What was measured goes to
-experiments/results/sst2.json, and is printed as tables.
+out of training. Finished stages are skipped. What was measured goes to experiments/results/sst2.json, and is printed as
+tables.
 """
 
 from __future__ import annotations
@@ -225,7 +225,8 @@ class Runs:
             number, _, name = config.stem.partition("-")
             command = {"labels": "gen-soft-labels", "student": "distill"}.get(name.rpartition("-")[2], "finetune")
             if int(number) <= 6:
-                self.stage(command, config.name, f"sst2-minilm/{name}")
+                last = () if command == "gen-soft-labels" else LAST
+                self.stage(command, config.name, f"sst2-minilm/{name}", *last)
         measured = {}
         for reference in ("teacher", "student2-plain"):
             evaluated = self.stage(

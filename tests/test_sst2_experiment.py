@@ -108,6 +108,10 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
     assert small.student.from_ == small.teacher == student2.model.from_
     report = sst2.Runs(tmp_path / "data", tmp_path / "report", 43).report()
     assert report["models"].keys() == set(sst2.MODELS) and "student2 minus student2-plain" in report["differences"]
+    reported = [
+        config for name, config in configs.items() if name.startswith("report/") and hasattr(config, "training")
+    ]
+    assert {(config.training.eval_strategy, config.training.keep) for config in reported} == {("no", "last")}
     assert configs["report/sst2-minilm/student"].teacher == str(tmp_path / "report/sst2-minilm/teacher")
     results = result_files.read(sst2.RESULTS)
     lines = list(sst2.settings_table("students")(results))
