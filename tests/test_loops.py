@@ -67,6 +67,9 @@ class SequentialBatches:
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
 
+    def after(self, count: int) -> Iterator[list[int]]:
+        return iter(self.batches[count:])
+
 
 def make_examples(rows: int = ROWS) -> Examples:
     rng = np.random.default_rng(0)

@@ -123,21 +123,23 @@ def test_baseline_that_cannot_be_fitted_ends_all_processes(teacher: Path, config
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("streaming", [False, True])
 def test_each_process_writes_shards_with_the_bytes_of_one_process(
-    teacher: Path, data: Path, configs: Configs, tmp_path: Path
+    streaming: bool, teacher: Path, data: Path, configs: Configs, tmp_path: Path
 ) -> None:
-    """Three shards: one of each process, then one of the first."""
+    """Three shards: one of each process, then one of the first; also if the rows are a stream."""
     rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
     count = labelling.ROWS_PER_SHARD + 6
     write_rows(data / "train.jsonl", [rows[index % len(rows)] for index in range(count)])
 
-    def labelled(output: str) -> Stage:
+    def labelled(output: str, *, streaming: bool = False) -> Stage:
         splits = ["train", "unlabeled"]
         return configs(
-            "gen-soft-labels", output, teacher=teacher, splits=splits, states=["hidden_states"], student_layers=2
-        )
+            "gen-soft-labels", output, teacher=teacher, splits=splits, states=["hidden_states"], student_layers=2,
+            data__streaming=streaming,
+        )  # fmt: skip
 
-    process = launch("gen-soft-labels", labelled("shared"), tmp_path)
+    process = launch("gen-soft-labels", labelled("shared", streaming=streaming), tmp_path)
     stdout, stderr = process.communicate(timeout=1200)
     assert process.returncode == 0 and stdout == f"{tmp_path / 'shared'}\n", stderr
     run("gen-soft-labels", labelled("alone"))

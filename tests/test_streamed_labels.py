@@ -22,7 +22,9 @@ from conftest import Configs, run, sentences, write_rows
 from tinybert_cli.artifacts import read_manifest
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import ConfigError, InputError, OutputError
+from tinybert_cli.helpers import inspect
 from tinybert_cli.stages import labelling
+from tinybert_cli.stages.checks import CHECKS
 
 SIZE = 24  # rows of a shard: 96 rows of train are 4 shards
 
@@ -486,6 +488,19 @@ def test_what_needs_all_rows_is_refused(
     with pytest.raises(ConfigError) as caught:
         run("gen-soft-labels", config)
     assert caught.value.key == key
+
+
+def test_inspect_reads_the_first_rows_of_a_stream(
+    labels: Callable[..., Stage], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect, "STREAMED", 40)
+    with (data / "train.jsonl").open("a") as file:
+        file.write("this is no JSON\n")
+    config = tmp_path / "labels.yaml"
+    config.write_text(json.dumps(labels("out", streaming=True).model_dump(mode="json", by_alias=True)))
+    (result,) = inspect.run(inspect.Request(str(config)), CHECKS)
+    assert result.summary.splits["train"].rows == 40
+    assert "train is a stream: only its first 40 rows were read" in result.notes
 
 
 def test_a_file_that_is_no_stream_is_an_error(labels: Callable[..., Stage], data: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from tinybert_cli.data.splits import (
     sources,
 )
 from tinybert_cli.data.stack_states import StackStates, StackStatesWriter, read_stack_states, stack_states_files
-from tinybert_cli.data.streams import FileStream, Stream, open_stream, rows_digest, stream_shards
+from tinybert_cli.data.streams import FileStream, Stream, first_rows, open_stream, rows_digest, stream_shards
 from tinybert_cli.data.top_k import TopK, TopKWriter, read_top_k, top_k_files
 from tinybert_cli.data.translations import (
     TRANSLATION_COLUMNS,
@@ -75,6 +75,7 @@ __all__ = [
     "converted_columns",
     "existing_file",
     "existing_folder",
+    "first_rows",
     "has",
     "has_types",
     "most_rows",

@@ -14,7 +14,16 @@ from tinybert_cli.config import Data
 from tinybert_cli.data.hub_datasets import HubStream, State
 from tinybert_cli.data.parallel_files import parallel_files
 from tinybert_cli.data.readers import check_same_columns
-from tinybert_cli.data.splits import Split, no_source, on_hub, paths_of, split_name, with_label_names
+from tinybert_cli.data.splits import (
+    Split,
+    most_rows,
+    no_rows,
+    no_source,
+    on_hub,
+    paths_of,
+    split_name,
+    with_label_names,
+)
 from tinybert_cli.data.streamed_files import stream_path
 from tinybert_cli.errors import InputError
 from tinybert_cli.types import Rows
@@ -130,6 +139,19 @@ def stream_shards(
             break
     if rest:
         yield _joined(rest, data)
+
+
+def first_rows(data: Data, split: Split, count: int) -> Rows:
+    """The first `count` rows of a split that is read as a stream.
+
+    Raises:
+        InputError: there are none, or one of them is malformed.
+    """
+    stream = open_stream(data, split)
+    rows = next(stream_shards(stream, data, count, most=most_rows(data, split)), None)
+    if rows is None:
+        raise no_rows([stream.origin])
+    return rows
 
 
 def rows_digest(rows: Rows) -> str:

@@ -18,6 +18,7 @@ from tinybert_cli.inspection import columns, summary
 from tinybert_cli.inspection.summary import Split, Summary
 from tinybert_cli.types import Rows
 
+STREAMED = 16_384  # rows that are read of a stream
 MOST_LABELS = 20  # rows of the table of labels
 MOST_NAMED = 12  # columns in a line
 WIDTH = 80  # of the table of labels
@@ -146,7 +147,11 @@ def _of_stage(stage: Stage, name: str, stages: Sequence[Stage], model: str | Non
         if not data.has(settings, split):
             continue
         try:
-            rows[split] = data.read(settings, split)
+            rows[split] = (
+                data.first_rows(settings, split, STREAMED) if settings.streaming else data.read(settings, split)
+            )
+            if settings.streaming and len(rows[split]) == STREAMED:
+                notes.append(f"{split} is a stream: only its first {STREAMED:,} rows were read")
         except InputError as error:
             if not rows or data.sources(settings, [split]).keys() != {"data.dataset_name"}:
                 raise
