@@ -61,9 +61,6 @@ class SequentialBatches:
     def count(self, epoch: int) -> int:
         return len(self)
 
-    def after(self, count: int) -> Iterator[list[int]]:
-        return iter(self.batches[count:])
-
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
 

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -230,6 +233,38 @@ def test_ctranslate2_translates_like_transformers(folders: dict[str, Path], fami
         ours = models.torch_translator(model, tokenizer).translate(sources, search)
         theirs = formats.Ctranslate2Translator(tmp_path).translate(sources, search)
         assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("limit", [4, 8])
+def test_translations_get_the_score_that_they_have_as_hypotheses(
+    folders: dict[str, Path], family: str, limit: int
+) -> None:
+    tokenizer, model = tokenizer_of(folders[family], family), model_of(folders[family])
+    translator = models.torch_translator(model, tokenizer)
+    search, sources = Search(beams=4, length_penalty=1.3, max_target_length=limit), tokenizer.source_ids(ENGLISH)
+    own = [best[0] for best in translator.translate(sources, search)]
+    assert translator.score(sources, own, search) == pytest.approx([one.score for one in own], abs=1e-5)
+    without_scores = [replace(one, score=math.nan) for one in own]
+    assert translator.score(sources[::-1], without_scores[::-1], search) == pytest.approx(
+        [one.score for one in own[::-1]], abs=1e-5
+    )
+
+
+def test_other_translations_are_as_good_if_the_model_gives_them_no_lower_score(folders: dict[str, Path]) -> None:
+    tokenizer, model = tokenizer_of(folders["marian"], "marian"), model_of(folders["marian"])
+    translator = models.torch_translator(model, tokenizer)
+    sources = tokenizer.source_ids(ENGLISH)
+    rows = [np.array(source) for source in sources]
+    encoded = Encoded({"input_ids": (np.concatenate(rows), 0)}, np.cumsum([0, *map(len, rows)]), 0, [])
+    wide, narrow = (Search(beams=beams, keep=beams, max_target_length=8) for beams in (4, 1))
+    best = translator.translate(sources, wide)
+    others = [hypotheses[1:] for hypotheses in best]  # the second best ones
+    assert loops.as_good(translator, encoded, best, best, wide) == [True] * len(sources)
+    assert loops.as_good(translator, encoded, best, others, wide) == [False] * len(sources)
+    claims = [[replace(one[0], score=1.0)] for one in others]  # the score that counts is the model's
+    assert loops.as_good(translator, encoded, best, claims, wide) == [False] * len(sources)
+    assert loops.as_good(translator, encoded, others, best, narrow) == [True] * len(sources)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tinybert_cli import artifacts, cli, data, formats
 from tinybert_cli.config import COMMANDS
 from tinybert_cli.errors import InputError, Interrupted
 from tinybert_cli.stages import distill, finetune, gen_soft_labels
+from tinybert_cli.types import Hypothesis, Search
 
 Stage = Callable[..., dict[str, Any]]
 COLUMNS = {"text_column_names": "en", "label_column_name": "xx", "max_seq_length": 32, "max_target_length": 32}
@@ -141,7 +143,25 @@ def test_both_engines_write_the_same_labels(stage: Stage, tiny_translator: Path,
     assert sum(same) >= 0.95 * ROWS  # the last of the n-best depends on when the search ends
     assert first["teacher_score"] == pytest.approx(second["teacher_score"], abs=1e-4)
     assert first["teacher_tokens"] == second["teacher_tokens"]
-    assert artifacts.read_manifest(tmp_path / "out")["engine_same"] == 1.0
+    manifest = artifacts.read_manifest(tmp_path / "out")
+    assert manifest["engine_same"] == manifest["engine_as_good"] == 1.0
+
+
+def test_an_engine_that_finds_worse_translations_is_not_used(
+    stage: Stage, tiny_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Halved(formats.Ctranslate2Translator):
+        """Leaves out the second half of each translation, and claims the best score."""
+
+        def translate(self, sources: Sequence[Sequence[int]], search: Search) -> list[list[Hypothesis]]:
+            whole = super().translate(sources, search)
+            return [[replace(one[0], ids=one[0].ids[: len(one[0].ids) // 2], score=0.0)] for one in whole]
+
+    monkeypatch.setattr(formats, "Ctranslate2Translator", Halved)
+    stage("gen-soft-labels", "out", teacher=str(tiny_translator), search={"beams": 4, "length_penalty": 1.3})
+    assert artifacts.read_manifest(tmp_path / "out")["engine"] == "transformers"
+    warnings = [row["message"] for row in log(tmp_path / "out", "warning")]
+    assert any("CTranslate2 translates as well as transformers in only 0.0% of 64 rows" in one for one in warnings)
 
 
 @pytest.mark.parametrize("by", ["chrf", "bleu"])

@@ -331,8 +331,8 @@ class Verify(Section):
     min_agreement and max_metric_drop only."""
     min_agreement: Share | None = None
     """Minimum share of rows with the same prediction; in translation, minimum mean sentence chrF / 100 with the
-    original's translations, in other precisions than float32, of which 99 % must be equal. null = 0.99, in
-    translation 0.9."""
+    original's translations, in other precisions than float32, of which 99 % must be equal or as good. null =
+    0.99, in translation 0.9."""
     max_metric_drop: Weight | None = None
     """Maximum decrease of the task's main metric; null = 0.01, in translation 0.5 BLEU."""
 
@@ -490,8 +490,8 @@ class GenSoftLabels(Stage):
     student_layers: Annotated[int, Field(ge=1, le=1_000)] | None = None
     """Number of layers of the student that will use the stored states; null = length of the `layer_mapping` list."""
     engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
-    """What generates translations. auto: CTranslate2 if it is installed and its conversion of the teacher gives the
-    same translations of a sample of the rows, else transformers."""
+    """What generates translations. auto: CTranslate2 if it is installed and its conversion of the teacher
+    translates a sample of the rows as well, else transformers."""
     search: LabelSearch = LabelSearch()
     """How translations are generated."""
     top_k: Annotated[int, Field(ge=0, le=1024)] = 0

@@ -129,7 +129,11 @@ LINES: dict[str, Callable[[Row], str | None]] = {
     "engine": lambda row: " ".join(
         [
             f"engine: {row['engine']} {row['engine_version']}".strip(),
-            *([f"({row['engine_same']:.1%} equal translations)"] if "engine_same" in row else []),
+            *(
+                [f"({row['engine_same']:.1%} equal translations, {row['engine_as_good']:.1%} as good)"]
+                if "engine_same" in row
+                else []
+            ),
         ]
     ),
     "teacher check": _teacher_check,

@@ -199,6 +199,15 @@ class Translator(Protocol):
         """For each source (its special tokens included) the `search.keep` best hypotheses, best first."""
 
 
+class ScoringTranslator(Translator, Protocol):
+    """A translator that also scores translations of others."""
+
+    def score(
+        self, sources: Sequence[Sequence[int]], translations: Sequence[Hypothesis], search: Search
+    ) -> list[float]:
+        """What its own hypothesis would have as `score`, were it the given translation, one of each source."""
+
+
 class Examples(Protocol):
     """Examples that come as batches, such as `data.Examples`."""
 

@@ -11,6 +11,7 @@ from tinybert_cli.loops.devices import (
 )
 from tinybert_cli.loops.generation import (
     BATCH_TOKENS,
+    as_good,
     token_batches,
     top_k,
     translate,
@@ -41,6 +42,7 @@ __all__ = [
     "SessionModule",
     "StepLoss",
     "Trainer",
+    "as_good",
     "cold_start",
     "device",
     "end_process_group",

@@ -10,13 +10,14 @@ import numpy as np
 
 from tinybert_cli.loops.inference import forward, map_batches, of_all_processes, own_batches
 from tinybert_cli.loops.out_of_memory import compute_in_parts
-from tinybert_cli.types import Array, Batch, Encoded, Examples, Hypothesis, Search, Translator
+from tinybert_cli.types import Array, Batch, Encoded, Examples, Hypothesis, ScoringTranslator, Search, Translator
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
 TURNS = 3
+ROUNDING = 1e-4  # of the score of a translation in float32
 BATCH_TOKENS = 8192  # source tokens of a batch, padding included, times the number of beams
 
 
@@ -44,6 +45,30 @@ def translate_all(
     for rows, hypotheses in of_all_processes(own, accelerator):
         result |= dict(zip(rows, hypotheses, strict=True))
     return [result[row] for row in range(len(result))]
+
+
+def as_good(
+    translator: ScoringTranslator,
+    encoded: Encoded,
+    own: Sequence[list[Hypothesis]],
+    others: Sequence[list[Hypothesis]],
+    search: Search,
+) -> list[bool]:
+    """For each row, whether the best hypothesis of another program is as good as the translator's own one.
+
+    It is if it has the same tokens, or if the translator itself gives it no lower score: two beam searches with the
+    same model end at different times, and the longer one finds better translations.
+    """
+    values, offsets = encoded.tokens["input_ids"][0], encoded.offsets
+    good = [mine[0].ids == other[0].ids for mine, other in zip(own, others, strict=True)]
+    differing = np.flatnonzero(~np.array(good, dtype=bool))
+    for rows in token_batches(np.diff(encoded.offsets)[differing], BATCH_TOKENS, 1):
+        part = differing[rows].tolist()
+        sources = [values[offsets[row] : offsets[row + 1]].tolist() for row in part]
+        scores = translator.score(sources, [others[row][0] for row in part], search)
+        for row, score in zip(part, scores, strict=True):
+            good[row] = score >= own[row][0].score - ROUNDING
+    return good
 
 
 def translation_seconds(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +59,17 @@ class TorchTranslator:
             Hypothesis(tuple(ids), score, finished) for (ids, finished), score in zip(targets, scores, strict=True)
         ]
         return [best_first(hypotheses[row * keep : (row + 1) * keep]) for row in range(len(sources))]
+
+    def score(
+        self, sources: Sequence[Sequence[int]], translations: Sequence[Hypothesis], search: Search
+    ) -> list[float]:
+        """The scores that `translate` would give the translations, one of each source."""
+        batch = self._padded(sources)
+        targets = [(list(one.ids), one.finished) for one in translations]
+        self.model.eval()
+        with torch.no_grad():
+            states = self.model.get_encoder()(**batch)[0]  # (B, T, H)
+            return self._scores(states, batch["attention_mask"], targets, replace(search, keep=1))
 
     def _settings(self, search: Search, limit: int) -> Any:
         from transformers import GenerationConfig

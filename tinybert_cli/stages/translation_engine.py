@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import transformers
 
-from tinybert_cli import events, formats, loops
+from tinybert_cli import events, formats, loops, models
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
@@ -16,7 +16,7 @@ from tinybert_cli.translation_predictor import TranslationPredictor
 from tinybert_cli.types import Encoded, Search, Translator
 
 SAMPLED_ROWS = 64  # translated by both engines
-LEAST_SAME = 0.95  # share of them with the same text: near-ties may differ
+LEAST_AS_GOOD = 0.95  # share of them with the same translation, or one that the teacher finds no less probable
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,10 @@ class Engine:
     name: str
     version: str
     translator: Translator
-    same: float | None = None  # share of the sample with the text of transformers; None if nothing was converted
+    verified: Mapping[str, float] = field(default_factory=dict)  # `_agreement` of a teacher that was converted
 
     def for_manifest(self) -> dict[str, object]:
-        verified = {} if self.same is None else {"engine_same": self.same}
-        return {"engine": self.name, "engine_version": self.version, **verified}
+        return {"engine": self.name, "engine_version": self.version, **self.verified}
 
 
 def choose(
@@ -51,15 +50,18 @@ def choose(
         folder.mkdir()
         formats.write_ctranslate2(teacher.model, teacher.tokenizer, folder)
         translator = formats.Ctranslate2Translator(folder, teacher.tokenizer)
-        same = _same(teacher, translator, sample, config)
+        verified = _agreement(teacher, translator, sample, config)
     except InputError as error:
         if config.engine == "ctranslate2":
             raise
         yield events.warning(f"the teacher runs in transformers: {error.what}")
         return own
-    if same >= LEAST_SAME:
-        return Engine("ctranslate2", formats.ctranslate2_version(), translator, same)
-    message = f"CTranslate2 gives the same translation as transformers for only {same:.1%} of {SAMPLED_ROWS} rows"
+    if verified["engine_as_good"] >= LEAST_AS_GOOD:
+        return Engine("ctranslate2", formats.ctranslate2_version(), translator, verified)
+    message = (
+        f"CTranslate2 translates as well as transformers in only {verified['engine_as_good']:.1%} of {SAMPLED_ROWS} "
+        f"rows, and {verified['engine_same']:.1%} are the same"
+    )
     if config.engine == "ctranslate2":
         raise InputError(message, where=str(config.teacher), hint="set engine: transformers")
     yield events.warning(f"the teacher runs in transformers: {message}")
@@ -72,13 +74,18 @@ def _may_convert(teacher: TranslationPredictor) -> bool:
     return formats.ctranslate2_is_installed() and teacher.model.device.type == "cpu"
 
 
-def _same(teacher: TranslationPredictor, translator: Translator, sample: Encoded, config: GenSoftLabels) -> float:
+def _agreement(
+    teacher: TranslationPredictor, translator: Translator, sample: Encoded, config: GenSoftLabels
+) -> dict[str, float]:
+    """Shares of the sample: the translation of transformers, and one that is as good, see `loops.as_good`."""
     settings = config.search
     search = Search(
         beams=settings.beams, length_penalty=settings.length_penalty, max_length_factor=settings.max_length_factor,
         max_target_length=config.data.max_target_length,
     )  # fmt: skip
-    ours, theirs = (
-        [best[0].ids for best in loops.translate_all(one, sample, search)] for one in (teacher.translator, translator)
-    )
-    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / max(1, len(ours))
+    own = models.torch_translator(teacher.model, teacher.tokenizer)
+    ours, theirs = (loops.translate_all(one, sample, search) for one in (own, translator))
+    count = max(1, len(ours))
+    same = sum(a[0].ids == b[0].ids for a, b in zip(ours, theirs, strict=True))
+    as_good = sum(loops.as_good(own, sample, ours, theirs, search))
+    return {"engine_same": same / count, "engine_as_good": as_good / count}

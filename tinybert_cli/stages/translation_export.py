@@ -36,7 +36,8 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
     metric = task.generation_metric(rows, config.data)
     encoded = task.encode_sources(rows, config.data, tokenizer)
     yield from data.row_warnings(config.verify.split, encoded, config.data)
-    parity = TranslationParity(original.translator, tokenizer, encoded, config.data, metric, original.weights_bytes)
+    translator = models.torch_translator(model, tokenizer)
+    parity = TranslationParity(translator, tokenizer, encoded, config.data, metric, original.weights_bytes)
     yield events.plan(len(rows), format=config.format, quantize=config.quantize, **models.size(model))
     if output.dry_run:
         return
