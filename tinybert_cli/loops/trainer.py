@@ -40,7 +40,7 @@ from tinybert_cli.types import Batch, Examples
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-TRIM_STEPS = 50  # after which freed memory is returned: seldom enough to cost nothing
+TRIM_STEPS = 250  # after which freed memory is returned: seldom enough to cost nothing
 FALL = 0.99  # of the lowest loss before: a validation loss below it has clearly fallen
 Evaluate = Callable[[], dict[str, float]]  # the validation metrics, and `objective`, which selects the best checkpoint
 
