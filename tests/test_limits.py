@@ -31,7 +31,7 @@ from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, UserError
 from tinybert_cli.escaping import ESCAPED, as_json
 from tinybert_cli.metrics import bootstrap
 from tinybert_cli.metrics.calibration import brier
-from tinybert_cli.stages import evaluate, teacher_check
+from tinybert_cli.stages import eval_scores, teacher_check
 from tinybert_cli.types import Predictions, Rows
 
 locate = importlib.import_module("tinybert_cli.models.locate")  # the package has a function of this name
@@ -83,7 +83,7 @@ def test_intervals_with_many_classes_need_little_memory(monkeypatch: pytest.Monk
 
 def test_metrics_of_single_classes_are_left_out_by_name() -> None:
     numbers = {"m.accuracy": 1.0, "m.recall[a[b]]_low": 0.5, "m.f1[PER]": 0.5, "m.accuracy[length=low]": 1.0}
-    selected = evaluate._without_many_classes(numbers, ["a[b]", "B-PER"], most=1)
+    selected = eval_scores.without_many_classes(numbers, ["a[b]", "B-PER"], most=1)
     assert selected == {"m.accuracy": 1.0, "m.accuracy[length=low]": 1.0}
 
 

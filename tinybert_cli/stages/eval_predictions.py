@@ -1,0 +1,150 @@
+"""What `eval` compares: the models, encoded rows and predictions, and how their costs are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tinybert_cli import artifacts, data, events, loops, metrics, models, processes, tasks
+from tinybert_cli.config import Data, Eval, Latency
+from tinybert_cli.errors import InputError
+from tinybert_cli.events import Event
+from tinybert_cli.stages import translation_candidates
+from tinybert_cli.stages.baseline_scores import ScoredBaseline
+from tinybert_cli.stages.candidates import Candidate, costs_of, load_candidate, names_of_model, predictions_of
+from tinybert_cli.stages.translation_candidates import TranslationCandidate
+from tinybert_cli.types import Predictions, Rows
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Costs = dict[str, dict[str, float]]  # `latency_ms_b1`, ... → model → number
+
+
+@dataclass(frozen=True)
+class EvalRun:
+    """What a run of `eval` has resolved once: its settings, models and rows."""
+
+    config: Eval
+    task: tasks.PredictionTask | tasks.GenerationTask
+    sources: Mapping[str, models.Source]
+    reference: str  # the model that the others are compared with
+    baselines: list[str]
+    output: artifacts.Output
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The models with their predictions."""
+
+    metric: metrics.Metric
+    classes: list[str]  # none in translation
+    candidates: Mapping[str, Candidate] | Mapping[str, TranslationCandidate]
+    predictions: Mapping[str, Predictions]
+    costs: Callable[[Latency, Mapping[str, ScoredBaseline]], Costs]
+
+
+def predict(run: EvalRun) -> Generator[Event, None, Predicted | None]:
+    """The predictions of all models, shared by several processes; None in a dry run."""
+    if isinstance(run.task, tasks.Translation):
+        return (yield from _translate(run, run.task))
+    assert isinstance(run.task, tasks.PredictionTask)  # the only other kind
+    return (yield from _predict(run, run.task))
+
+
+def _predict(run: EvalRun, task: tasks.PredictionTask) -> Generator[Event, None, Predicted | None]:
+    """Of models that compute logits."""
+    config, rows, source = run.config, run.rows, run.sources[run.reference]
+    classes = task.label_names(rows, config.data, model_names=names_of_model(config, task, source))
+    metric = task.metric(rows, config.data, classes)
+    if metric is None:
+        raise tasks.no_labels_error(rows, config.data)
+    named = config.data.class_names is not None or models.read_label_names(source) is not None
+    unnamed = tasks.unnamed_classes(task, source.name, classes, named=named)
+    assumptions = events.assumptions([*unnamed, *task.label_statements(rows, config.data, classes)])
+    candidates = {name: load_candidate(config, task, one, rows, classes) for name, one in run.sources.items()}
+    for candidate in candidates.values():
+        inputs = candidate.predictor.inputs
+        yield from map(events.warning, inputs.check(config.data, candidate.source.name))
+    beside = {"baselines": run.baselines} if run.baselines else {}
+    yield _plan(run, **beside, **assumptions)
+    yield from data.row_warnings(config.split, candidates[run.reference].encoded, config.data)
+    if run.output.dry_run:
+        return None
+    accelerator = _accelerator()
+    predictions: dict[str, Predictions] = {}
+    for name, candidate in candidates.items():
+        predictions[name] = predictions_of(config, task, candidate, rows, classes, accelerator=accelerator)
+        yield {"event": "scored", "model": name}
+    loops.return_freed_memory()
+
+    def costs(latency: Latency, baselines: Mapping[str, ScoredBaseline]) -> Costs:
+        measured = costs_of(candidates, latency)
+        for name, baseline in baselines.items():
+            for key, value in baseline.costs(latency, rows).items():
+                measured[key][name] = value
+        return measured | (_startup(run) if latency.startup else {})
+
+    return Predicted(metric, classes, candidates, predictions, costs)
+
+
+def _translate(run: EvalRun, task: tasks.Translation) -> Generator[Event, None, Predicted | None]:
+    config, rows = run.config, run.rows
+    metric = task.generation_metric(rows, config.data)
+    if metric is None:
+        rows.column(config.data.label_column)  # raises
+    assert metric is not None
+    yield from map(events.warning, task.pair_warnings(rows, config.data))
+    accelerator = _accelerator()
+    candidates = {
+        name: translation_candidates.load_candidate(config, task, source, rows, accelerator=accelerator)
+        for name, source in run.sources.items()
+    }
+    for candidate in candidates.values():
+        yield from map(events.warning, translation_candidates.warnings(config, candidate))
+    yield _plan(run)
+    yield from data.row_warnings(config.split, candidates[run.reference].encoded, config.data)
+    if run.output.dry_run:
+        return None
+    predictions: dict[str, Predictions] = {}
+    for name, candidate in candidates.items():
+        predictions[name] = candidate.translations(config, accelerator=accelerator)
+        yield {"event": "scored", "model": name}
+
+    def costs(latency: Latency, _: Mapping[str, ScoredBaseline]) -> Costs:
+        return translation_candidates.costs(candidates, config) | (_startup(run) if latency.startup else {})
+
+    return Predicted(metric, [], candidates, predictions, costs)
+
+
+def _plan(run: EvalRun, **more: object) -> Event:
+    return events.plan(len(run.rows), models=list(run.sources), reference=run.reference, split=run.config.split, **more)
+
+
+def _accelerator() -> Accelerator | None:
+    """Of this process, if it shares the rows with others."""
+    if processes.count() == 1:
+        return None
+    from accelerate import Accelerator
+
+    return Accelerator()
+
+
+def _startup(run: EvalRun) -> Costs:
+    text = _typed(run.rows, run.config.data)
+    starts = {name: loops.cold_start(source.name, text) for name, source in run.sources.items()}
+    return {
+        "startup_ms": {name: milliseconds for name, (milliseconds, _) in starts.items()},
+        "peak_memory_bytes": {name: float(peak) for name, (_, peak) in starts.items()},
+    }
+
+
+def _typed(rows: Rows, settings: Data) -> str:
+    """The first row with text in every column, as a line of input for `tinybert predict`."""
+    for values in zip(*map(rows.column, settings.text_columns), strict=True):
+        words = [value if isinstance(value, list) else str(value).split() for value in values]
+        if all(words):
+            return "\t".join(" ".join(column) for column in words)
+    raise InputError("every row is empty", where=rows.location(0), hint="set latency.startup: false")
