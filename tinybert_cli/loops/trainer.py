@@ -7,9 +7,9 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ from tinybert_cli.config import ResolvedTraining, Training
 from tinybert_cli.errors import InputError, Interrupted, UserError, explained
 from tinybert_cli.events import Event
 from tinybert_cli.loops.devices import keep_freed_memory, precision, return_freed_memory
-from tinybert_cli.loops.inference import StepLoss, weighted_mean
+from tinybert_cli.loops.inference import StepLoss
 from tinybert_cli.loops.out_of_memory import is_out_of_gpu_memory, release_gpu_memory
+from tinybert_cli.loops.pending_steps import PendingSteps, Step
 from tinybert_cli.loops.progress import PROGRESS, Progress, read_progress
 from tinybert_cli.loops.step_batches import (
     Batches,
@@ -109,10 +110,7 @@ class Trainer:
         )
         self.accelerator.register_for_checkpointing(self.scheduler, *stateful)
         self.progress = Progress()
-        self.saved: int | None = None  # the step of the last checkpoint
-        self.pending: list[_Step] = []  # done, but their losses are still on the device only
-        self.settled: list[_Losses] = []  # since the last `train` event
-        self.last_loss: float | None = None  # of the last step whose loss was read
+        self.pending = PendingSteps(self.progress, scaled=self.precision == "fp16")
 
     def _steps_of_epochs(self) -> int:
         """Steps of all epochs; the last one may be a fraction of an epoch."""
@@ -144,7 +142,7 @@ class Trainer:
         Raises:
             UserError: the loss or a gradient of a step since the last event was not finite (nothing is saved).
         """
-        self._settle()
+        self.pending.settle()
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(folder))
         if self.accelerator.is_main_process:
@@ -154,8 +152,8 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote."""
         self.accelerator.load_state(str(folder))
-        self.progress = read_progress(folder)
-        self.saved = self.progress.step
+        self.progress = self.pending.progress = read_progress(folder)
+        self.pending.saved = self.progress.step
 
     def summary(self) -> dict[str, float]:
         """Mean loss, rows per second, wall and CPU seconds, and steps of the whole training, earlier runs included."""
@@ -201,7 +199,7 @@ class Trainer:
         self, loss: StepLoss, evaluate: Evaluate | None, better: float, stop: Callable[[], int]
     ) -> Iterator[Event]:
         progress, training = self.progress, self.training
-        self.loss = loss
+        self.pending.loss = loss
         rows_logged, seconds_logged = progress.rows, progress.seconds
         self.model.train()
         while progress.step < self.max_steps and not self._out_of_patience():
@@ -223,7 +221,7 @@ class Trainer:
                 evaluates = evaluate is not None and (done or self._is_due(epoch_ends))
                 settles = logs or evaluates or self._saves(evaluates)
                 if settles:
-                    self._settle()
+                    self.pending.settle()
                 progress.seconds += time.perf_counter() - begin
                 progress.cpu_seconds += time.process_time() - cpu_begin
                 if progress.step % TRIM_STEPS == 0:
@@ -233,10 +231,10 @@ class Trainer:
                 yield self._progress_event()
                 if logs:
                     rows, seconds = progress.rows - rows_logged, progress.seconds - seconds_logged
-                    event = self._train_event(samples_per_second=rows / max(1e-9, seconds))
+                    event = self._train_event(loss, samples_per_second=rows / max(1e-9, seconds))
                     self._track(event)
                     yield event
-                    self.settled, rows_logged, seconds_logged = [], progress.rows, progress.seconds
+                    rows_logged, seconds_logged = progress.rows, progress.seconds
                 if evaluate is not None and evaluates:
                     event = self._evaluate_event(evaluate, better)
                     self._track(event)
@@ -244,9 +242,9 @@ class Trainer:
                     self.model.train()
                 signum = self._any_signal(stop()) if settles or self.accelerator.num_processes == 1 else 0
                 if signum or done or self._out_of_patience() or self._saves(evaluates):
-                    self._settle()
+                    self.pending.settle()
                     yield {"event": "checkpoint", "step": progress.step}
-                    self.saved = progress.step
+                    self.pending.saved = progress.step
                 if signum:
                     raise Interrupted(
                         signum,
@@ -256,7 +254,7 @@ class Trainer:
                 if done or self._out_of_patience():
                     return
 
-    def _step(self, loss: StepLoss, batches: StepBatches) -> _Step | None:
+    def _step(self, loss: StepLoss, batches: StepBatches) -> Step | None:
         """One optimizer step; None, with no gradient and unchanged weights, if smaller micro-batches may fit.
 
         Raises:
@@ -305,50 +303,14 @@ class Trainer:
             means += torch.stack([part.detach() for part in parts.values()])
         return means, totals
 
-    def _update(self, means: Tensor, totals: Tensor, batches: StepBatches) -> _Step:
+    def _update(self, means: Tensor, totals: Tensor, batches: StepBatches) -> Step:
         """Updates the weights by the gradients, which it then drops."""
         limit = self.training.max_grad_norm or float("inf")
         norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad()
         rows = sum(_rows(batches)) * self.accelerator.num_processes
-        return _Step(self._sum(means), totals, norm.to(totals), rows)
-
-    def _settle(self) -> None:
-        """Reads the losses of the pending steps from the device, all at once, and adds them to the progress.
-
-        Raises:
-            UserError: the loss or a gradient of a step is not finite; the weights are worthless from this step on.
-        """
-        pending, self.pending = self.pending, []
-        if not pending:
-            return
-        values = torch.stack([torch.cat([step.means, step.totals, step.norm[None]]) for step in pending]).tolist()
-        names = list(self.loss.weights)
-        for number, (*losses, rows, norm) in enumerate(values, self.progress.step - len(pending) + 1):
-            means, totals = losses[: len(names)], losses[len(names) :]
-            step = _Losses(dict(zip(names, means, strict=True)), dict(zip(names, totals, strict=True)))
-            loss = self.loss.total(step.means)
-            self._check_finite(number, loss, norm)
-            self.progress.loss_sum += loss
-            self.progress.rows += int(rows)
-            self.settled.append(step)
-            self.last_loss = loss
-
-    def _check_finite(self, step: int, loss: float, norm: float) -> None:
-        scaled = self.precision == "fp16"  # the gradient scaler skips a step whose gradients are infinite
-        if math.isfinite(loss) and (scaled or math.isfinite(norm)):
-            return
-        what = "gradient" if math.isfinite(loss) else "loss"
-        checkpoint = (
-            "no checkpoint was saved before this step"
-            if self.saved is None
-            else f"the checkpoint of step {self.saved} is kept"
-        )
-        raise UserError(
-            f"the {what} is not finite at step {step}",
-            hint=f"lower training.learning_rate, or try training.mixed_precision=no; {checkpoint}",
-        )
+        return Step(self._sum(means), totals, norm.to(totals), rows)
 
     def _denominators(self, loss: StepLoss, batch: Batch, index: int) -> Tensor:
         """The denominators (L + 1,) of the losses for the batch `index` of a step, and its number of rows.
@@ -383,8 +345,8 @@ class Trainer:
     def _progress_event(self) -> Event:
         """Rows of pending steps are counted as if all processes had as many as this one."""
         progress = self.progress
-        rows = progress.rows + sum(step.rows for step in self.pending)
-        known = {} if self.last_loss is None else {"loss": self.last_loss}
+        rows, last_loss = progress.rows + self.pending.rows, self.pending.last_loss
+        known = {} if last_loss is None else {"loss": last_loss}
         return events.progress(progress.step, self.max_steps, rows=rows, seconds=progress.seconds, **known)
 
     def _out_of_memory_event(self, batches: StepBatches) -> Event:
@@ -399,17 +361,14 @@ class Trainer:
             "settings": smaller_batches(self.training, self.progress.micro_batches),
         }
 
-    def _train_event(self, *, samples_per_second: float) -> Event:
+    def _train_event(self, loss: StepLoss, *, samples_per_second: float) -> Event:
         """The means of the losses over all rows since the last one."""
-        means = {
-            name: weighted_mean((step.means[name], step.denominators[name]) for step in self.settled)
-            for name in self.loss.weights
-        }
+        means = self.pending.take_means()
         return {
             "event": "train",
             "step": self.progress.step,
             "epoch": self._epochs(),
-            "loss": round(self.loss.total(means), 6),
+            "loss": round(loss.total(means), 6),
             **{name: round(value, 6) for name, value in means.items()},
             "learning_rate": self.scheduler.get_last_lr()[0],
             "samples_per_second": round(samples_per_second, 1),
@@ -460,24 +419,6 @@ class Trainer:
             return signum
         signals = torch.tensor([signum], device=self.accelerator.device)
         return int(self.accelerator.gather(signals).max())
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step that is done, with L losses on the device."""
-
-    means: Tensor  # (L,) over all its batches in all processes
-    totals: Tensor  # (L + 1,) denominators of the means, and the number of rows
-    norm: Tensor  # () of the gradients, before they were clipped
-    rows: int  # of this process, times the number of processes
-
-
-@dataclass(frozen=True)
-class _Losses:
-    """The losses of one step, over all its batches in all processes."""
-
-    means: Mapping[str, float]
-    denominators: Mapping[str, float]
 
 
 def _trackers(training: Training) -> list[str]:
