@@ -59,13 +59,13 @@ def test_stages_of_all_seeds_and_arms_have_valid_settings(recorder: Recorder, tm
     configs = {name: config for name, (_, config) in recorder.configs.items()}
     assert {name for name in configs if "seed" not in name} == {
         "teacher", "teacher-labels", "student", "student-labels", "student2", "student-plain", "student2-plain",
-        "labels-by-score", *(f"ablation-{arm}" for arm in translation.ARMS if arm != "both-words"),
+        "labels-by-score", *(f"ablation-{arm}" for arm in translation.ARMS),
     }  # fmt: skip
     second = configs["seed-43/student2"]
     assert second.seed == 43 and second.label_dataset == str(tmp_path / "multi30k" / "seed-43" / "student-labels")
     assert second.model.from_ == configs["seed-43/student-labels"].teacher == str(tmp_path / "multi30k/seed-43/student")
-    arms = {arm: configs[f"ablation-{arm}"] for arm in translation.ARMS if arm != "both-words"}
-    assert {arm.training.max_steps for arm in arms.values()} == {77}  # as many as the recipe's student
+    arms = {arm: configs[f"ablation-{arm}"] for arm in translation.ARMS}
+    assert {arm.training.max_steps for arm in arms.values()} == {38}  # half of those of the recipe's student
     assert {arm.student.from_ for arm in arms.values()} == {configs["student"].student.from_}
     assert configs["labels-by-score"].search.select == "score" and configs["labels-by-score"].top_k == 0
     count = len(recorder.configs)
