@@ -9,7 +9,7 @@
   same shapes and learn from nothing on the references.
 - `scores`: `eval` of all of them on the test rows, which choose nothing, with 4 beams and with 1.
 - `ablation`: students with the same start, and half of the recipe's updates each, that differ in labels and losses,
-  scored on the validation rows, where the recipe is chosen, and on the test rows. The name of one of them trains it alone.
+  scored on the validation rows, where the recipe is chosen, and on the test rows. The name of one trains it alone.
 
 Finished stages are skipped. What was measured goes to experiments/results/multi30k.json, and from there into the tables
 of docs/results.md (`experiments/tables.py`).
