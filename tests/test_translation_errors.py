@@ -281,6 +281,7 @@ ONLY_FOR_TRANSLATION = {
     "drop": ("gen-soft-labels", {"teacher": "a", "drop": ["cut"]}),
     "targets": ("distill", {**DISTILL, "targets": "both"}),
     "search of eval": ("eval", {"models": {"t": "a"}, "search": {"beams": 1}}),
+    "search of export": ("export", {"model": "a", "search": {"beams": 1}}),
 }
 
 

@@ -618,6 +618,9 @@ class Export(Stage):
     runtime: Literal["onnxruntime", "any"] = "onnxruntime"
     """any: with standard ONNX operators only, which OpenVINO, TensorRT and DirectML read too; ONNX Runtime is faster
     with operators of its own."""
+    search: Search = Search()
+    """How translations are generated in the verification, and by `tinybert predict` with the export, which records it.
+    An export without beam search is greedy."""
     language: str | None = None
     """Language of the tokenizer of a spaCy pipeline, with `format: spacy`: en, de, zh, ...; null = xx, any language."""
     verify: Verify = Verify()

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinybert_cli import artifacts, files, formats, tasks, translation_tokenizer
-from tinybert_cli.config import Data
+from tinybert_cli.config import Data, Search
 from tinybert_cli.errors import InputError
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
-from tinybert_cli.types import Search, Translator
+from tinybert_cli.types import Translator
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,24 @@ class TranslationPredictor:
         return None if self.form is None or self.form.beams else 1
 
     @property
+    def search(self) -> Search | None:
+        """How it translates in `predict`, if it is an export that records this.
+
+        Raises:
+            InputError: the record is damaged.
+        """
+        recorded = self.config.get(tasks.SEARCH)
+        if recorded is None:
+            return None
+        try:
+            return Search.model_validate(recorded)
+        except ValueError as error:
+            where = str(self.folder / "config.json")
+            raise InputError(
+                f"`{tasks.SEARCH}` is damaged: {recorded!r:.80}", where=where, hint="export again"
+            ) from error
+
+    @property
     def max_lengths(self) -> tuple[int, int]:
         """The longest source and target in tokens, as recorded by training."""
         recorded = self.config.get(tasks.MAX_LENGTHS)
@@ -106,7 +124,10 @@ class TranslationPredictor:
         ]
 
     def predict(self, texts: Iterable[str | Sequence[str]], *, first: int = 1) -> Iterator[dict[str, Any]]:
-        """`text`, `prediction` and `score` for each text, in their order; greedy for exports without beam search.
+        """`text`, `prediction` and `score` for each text, in their order.
+
+        An export translates with the search that it was verified with, greedily if it has no beam search; a model with
+        4 beams.
 
         Args:
             first: the number of the first text, for messages.
@@ -123,7 +144,7 @@ class TranslationPredictor:
             if any("\ud800" <= letter <= "\udfff" for letter in text):  # Python's stand-in for bytes that are not UTF-8
                 raise InputError(f"text {number} is not UTF-8", hint="convert it: iconv -t UTF-8")
         source, target = self.max_lengths
-        search = Search(beams=self.beams or Search.beams, max_target_length=target)
+        search = tasks.search_of(self.search or Search(), target, most_beams=self.beams)
         for begin in range(0, len(given), BATCH_SIZE):
             chunk = given[begin : begin + BATCH_SIZE]
             ids = self.tokenizer.source_ids(chunk)

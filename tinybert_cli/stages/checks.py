@@ -489,5 +489,6 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "data"): _check_data_of("export"),
         ("format", "data"): _check_columns_of_format,
         ("task", "format", "verify", *_FORMAT_SETTINGS): _check_format_settings,
+        **translation_checks.top_level("export"),
     },
 }

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinybert_cli import data, loops, models, tasks
-from tinybert_cli.config import Eval
+from tinybert_cli import data, loops, models, tasks, types
+from tinybert_cli.config import Eval, Search
 from tinybert_cli.stages.translation_training import known_labels, reference_loss
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
-from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows, Search
+from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,9 +35,9 @@ class TranslationCandidate:
         """Source tokens of each row (N,)."""
         return np.diff(self.encoded.offsets)
 
-    def search(self, config: Eval) -> Search:
+    def search(self, config: Eval) -> types.Search:
         """The search of the config; greedy for an export without beam search."""
-        return search_of(config, self.predictor.beams)
+        return tasks.search_of(config.search, config.data.max_target_length, most_beams=self.predictor.beams)
 
     def translations(self, config: Eval, *, accelerator: Accelerator | None = None) -> Predictions:
         """The translations of all rows; several processes share the rows."""
@@ -46,16 +46,6 @@ class TranslationCandidate:
 
     def texts(self, hypotheses: Sequence[Sequence[Hypothesis]]) -> Predictions:
         return Predictions(self.predictor.tokenizer.texts([best[0].ids for best in hypotheses]))
-
-
-def search_of(config: Eval, most_beams: int | None) -> Search:
-    settings = config.search
-    return Search(
-        beams=settings.beams if most_beams is None else min(settings.beams, most_beams),
-        length_penalty=settings.length_penalty,
-        max_length_factor=settings.max_length_factor,
-        max_target_length=config.data.max_target_length,
-    )
 
 
 def load_candidate(
@@ -80,11 +70,21 @@ def load_candidate(
 
 
 def warnings(config: Eval, candidate: TranslationCandidate) -> Iterator[str]:
-    """Settings that differ from those of the training, and a search that the model cannot do."""
-    yield from candidate.predictor.check(config.data, candidate.source.name)
-    most = candidate.predictor.beams
-    if most is not None and most < config.search.beams:
-        yield f"'{candidate.source.name}' has no beam search: its translations are greedy"
+    """Settings that differ from those of the training or the export, and a search that the model cannot do."""
+    predictor, name = candidate.predictor, candidate.source.name
+    yield from predictor.check(config.data, name)
+    if predictor.beams is not None and predictor.beams < config.search.beams:
+        yield f"'{name}' has no beam search: its translations are greedy"
+    elif predictor.search is not None and predictor.search != config.search:
+        recorded, own = (in_words(settings) for settings in (predictor.search, config.search))
+        yield f"'{name}' was exported with {recorded}, as `predict` translates; this run uses {own}"
+
+
+def in_words(search: Search) -> str:
+    """`4 beams and length_penalty 1.3`."""
+    beams = "1 beam" if search.beams == 1 else f"{search.beams} beams"
+    factor = f", max_length_factor {search.max_length_factor:g}"
+    return f"{beams}, length_penalty {search.length_penalty:g}{factor}"
 
 
 def costs(candidates: Mapping[str, TranslationCandidate], config: Eval) -> dict[str, dict[str, float]]:
@@ -103,10 +103,7 @@ def costs(candidates: Mapping[str, TranslationCandidate], config: Eval) -> dict[
                 for name, candidate in candidates.items()
                 if candidate.predictor.beams is None or count <= candidate.predictor.beams
             }
-            search = Search(
-                beams=count, length_penalty=config.search.length_penalty,
-                max_length_factor=config.search.max_length_factor, max_target_length=config.data.max_target_length,
-            )  # fmt: skip
+            search = replace(tasks.search_of(config.search, config.data.max_target_length), beams=count)
             rows = min(min(len(candidate.lengths) for candidate in candidates.values()), TIMED_ROWS.get(size, 2 * size))
             seconds, tokens = loops.translation_seconds(
                 {name: candidate.predictor.translator for name, candidate in able.items()},

@@ -33,6 +33,7 @@ TOP_LEVEL_ONLY = {
     "gen-soft-labels": ("engine", "search", "top_k", "drop"),
     "distill": ("targets",),
     "eval": ("search",),
+    "export": ("search",),
 }
 TOP_LEVEL_NEVER = {
     "gen-soft-labels": {

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import transformers
 
-from tinybert_cli import events, formats, loops, models
+from tinybert_cli import events, formats, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.translation_predictor import TranslationPredictor
-from tinybert_cli.types import Encoded, Search, Translator
+from tinybert_cli.types import Encoded, Translator
 
 SAMPLED_ROWS = 64  # translated by both engines
 LEAST_AS_GOOD = 0.95  # share of them with the same translation, or one that the teacher finds no less probable
@@ -78,11 +78,7 @@ def _agreement(
     teacher: TranslationPredictor, translator: Translator, sample: Encoded, config: GenSoftLabels
 ) -> dict[str, float]:
     """Shares of the sample: the translation of transformers, and one that is as good, see `loops.as_good`."""
-    settings = config.search
-    search = Search(
-        beams=settings.beams, length_penalty=settings.length_penalty, max_length_factor=settings.max_length_factor,
-        max_target_length=config.data.max_target_length,
-    )  # fmt: skip
+    search = tasks.search_of(config.search, config.data.max_target_length)
     own = models.torch_translator(teacher.model, teacher.tokenizer)
     ours, theirs = (loops.translate_all(one, sample, search) for one in (own, translator))
     count = max(1, len(ours))

@@ -37,10 +37,12 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
     encoded = task.encode_sources(rows, config.data, tokenizer)
     yield from data.row_warnings(config.verify.split, encoded, config.data)
     translator = models.torch_translator(model, tokenizer)
-    parity = TranslationParity(translator, tokenizer, encoded, config.data, metric, original.weights_bytes)
+    search = tasks.search_of(config.search, config.data.max_target_length)
+    parity = TranslationParity(translator, tokenizer, encoded, search, metric, original.weights_bytes)
     yield events.plan(len(rows), format=config.format, quantize=config.quantize, **models.size(model))
     if output.dry_run:
         return
+    model.generation_config.update(num_beams=config.search.beams, length_penalty=config.search.length_penalty)
     with output.scratch() as folder:
         precision = config.dtype or form.precision
         options = {name: getattr(config, name) for name in form.options}
@@ -71,7 +73,7 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
             finally:
                 shutil.rmtree(int8)
         yield {"event": "verify", **numbers}
-        recorded = tasks.recorded_settings(config.data, task)
+        recorded = {**tasks.recorded_settings(config.data, task), tasks.SEARCH: config.search.model_dump()}
         models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name, **recorded})
         result = None if metric is None else _result(config, task, predictions, metric)
         facts = {**numbers, **models.size(model)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,13 +28,8 @@ class TranslationLabeller:
     def search(self) -> Search:
         """All beams are kept if one of them is selected by its reference."""
         settings = self.config.search
-        return Search(
-            beams=settings.beams,
-            keep=settings.keep if settings.select == "score" else settings.beams,
-            length_penalty=settings.length_penalty,
-            max_length_factor=settings.max_length_factor,
-            max_target_length=self.config.data.max_target_length,
-        )
+        keep = settings.keep if settings.select == "score" else settings.beams
+        return replace(tasks.search_of(settings, self.config.data.max_target_length), keep=keep)
 
     def translate(self, rows: Rows) -> Generator[int, None, list[list[Hypothesis]]]:
         """Yields how many rows are done, and returns the hypotheses of each row, best score first."""

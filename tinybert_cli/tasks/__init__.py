@@ -12,6 +12,7 @@ from tinybert_cli.tasks.language_modeling import LanguageModeling
 from tinybert_cli.tasks.model_inputs import (
     LANGUAGES,
     MAX_LENGTHS,
+    SEARCH,
     TEXT_COLUMNS,
     ModelInputs,
     cuts_long_texts,
@@ -26,7 +27,7 @@ from tinybert_cli.tasks.regression import Regression
 from tinybert_cli.tasks.text_classification import TextClassification
 from tinybert_cli.tasks.token_classification import TokenClassification, words_of
 from tinybert_cli.tasks.tokenizer_file import TokenizerFile
-from tinybert_cli.tasks.translation import Translation
+from tinybert_cli.tasks.translation import Translation, search_of
 
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
@@ -114,6 +115,7 @@ __all__ = [
     "CONFIG_KEY",
     "LANGUAGES",
     "MAX_LENGTHS",
+    "SEARCH",
     "TASKS",
     "TEXT_COLUMNS",
     "GenerationTask",
@@ -134,6 +136,7 @@ __all__ = [
     "onnx_example",
     "read_model_inputs",
     "recorded_settings",
+    "search_of",
     "text_columns_of",
     "unnamed_classes",
     "words_of",

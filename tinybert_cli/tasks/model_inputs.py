@@ -19,6 +19,7 @@ TEXT_COLUMNS = "tinybert_text_columns"  # the text columns of the training data:
 DOC_STRIDE = "tinybert_doc_stride"  # `doc_stride` of tasks that split long texts into windows
 
 MAX_LENGTHS = "tinybert_max_lengths"  # of a translation model: the longest source and target in tokens
+SEARCH = "tinybert_search"  # of an export of a translation model: the settings `search` of the export
 LANGUAGES = "tinybert_languages"  # of a translation model that needs them: source and target
 
 DEFAULT_LENGTH = 512  # of a model that names neither a length nor a number of positions

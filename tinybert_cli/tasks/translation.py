@@ -11,19 +11,30 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from tinybert_cli import config
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.base import Metric
 from tinybert_cli.metrics.generation import UNUSUAL_RATIO, TranslationMetric, has_unusual_length, translation_fidelity
 from tinybert_cli.tasks.base import GenerationTask
 from tinybert_cli.tasks.encoding import text_columns_of
-from tinybert_cli.types import Array, Encoded, Predictions, Rows
+from tinybert_cli.types import Array, Encoded, Predictions, Rows, Search
 
 if TYPE_CHECKING:
     from tinybert_cli.translation_tokenizer import TranslationTokenizer
 
 UNUSUAL_SHARE = 0.05  # of the rows: above it, the data is suspicious
 EXAMPLES = 3  # rows that a warning names
+
+
+def search_of(settings: config.Search, max_target_length: int, *, most_beams: int | None = None) -> Search:
+    """The search of these settings; `most_beams`: of a model that has no larger beam search."""
+    return Search(
+        beams=settings.beams if most_beams is None else min(settings.beams, most_beams),
+        length_penalty=settings.length_penalty,
+        max_length_factor=settings.max_length_factor,
+        max_target_length=max_target_length,
+    )
 
 
 class Translation(GenerationTask):
@@ -201,5 +212,5 @@ _USAGE = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 model = AutoModelForSeq2SeqLM.from_pretrained("{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 inputs = tokenizer(["A man rides a bicycle."], return_tensors="pt", truncation=True, max_length={length})
-outputs = model.generate(**inputs)  # 4 beams, at most {tokens} tokens: generation_config.json
+outputs = model.generate(**inputs)  # beams, length penalty and at most {tokens} tokens: generation_config.json
 tokenizer.batch_decode(outputs, skip_special_tokens=True)"""

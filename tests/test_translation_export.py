@@ -1,0 +1,113 @@
+"""export of translation models: the search that it is verified with, records and translates with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run
+from transformers import AutoModelForSeq2SeqLM
+from translation_model import translation_config
+
+from tinybert_cli import artifacts, tasks
+from tinybert_cli.errors import InputError
+from tinybert_cli.translation_predictor import load_translation_predictor
+from tinybert_cli.types import Hypothesis, Search
+
+pytest.importorskip("ctranslate2")
+
+SEARCH = {"beams": 3, "length_penalty": 1.5, "max_length_factor": 3.0}
+VERIFY = {"split": "validation", "max_samples": 8}
+
+
+def export(model: Path, folder: Path, **settings: Any) -> dict[str, float]:
+    config = translation_config("export", model.parent / "data", folder, model=model, verify=VERIFY, **settings)
+    run("export", config)
+    return artifacts.read_metrics(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_translator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In float32 for CTranslate2, with a search of its own."""
+    folder = tmp_path_factory.mktemp("export") / "export"
+    export(tiny_translator, folder, format="ctranslate2", search=SEARCH)
+    return folder
+
+
+class Recorder:
+    """A translator that only records with which search it is called."""
+
+    def __init__(self) -> None:
+        self.searches: list[Search] = []
+
+    def translate(self, sources: Sequence[Sequence[int]], search: Search) -> list[list[Hypothesis]]:
+        self.searches.append(search)
+        return [[Hypothesis((1,), 0.0, True)] for _ in sources]
+
+
+def searches_of_predict(folder: Path) -> list[Search]:
+    predictor, recorder = load_translation_predictor(str(folder)), Recorder()
+    object.__setattr__(predictor, "translator", recorder)
+    list(predictor.predict(["The man sees a dog."]))
+    return recorder.searches
+
+
+def test_an_export_is_verified_greedily_and_with_its_own_beams(exported: Path) -> None:
+    numbers = artifacts.read_metrics(exported)
+    assert numbers["same_beam1"] == numbers["as_good_beam1"] >= 0.99
+    assert numbers["as_good_beam3"] >= max(0.99, numbers["same_beam3"])
+    assert not [name for name in numbers if name.endswith("_beam4")]
+
+
+def test_one_beam_is_verified_once(tiny_translator: Path, tmp_path: Path) -> None:
+    numbers = export(tiny_translator, tmp_path / "out", format="ctranslate2", search={"beams": 1})
+    assert {name for name in numbers if "_beam" in name} == {
+        f"{name}_beam1" for name in ("agreement", "same", "as_good", "metric_difference")
+    }
+    assert searches_of_predict(tmp_path / "out")[0].beams == 1
+
+
+def test_predict_translates_with_the_search_of_the_export(exported: Path, tiny_translator: Path) -> None:
+    assert json.loads((exported / "config.json").read_text())[tasks.SEARCH] == SEARCH
+    assert searches_of_predict(exported) == [Search(3, 1, 1.5, 3.0, 32)]
+    assert searches_of_predict(tiny_translator) == [Search(4, 1, 1.0, 2.0, 32)]  # a model records none
+
+
+def test_an_export_without_beam_search_records_its_search_and_translates_greedily(
+    tiny_translator: Path, tmp_path: Path
+) -> None:
+    export(tiny_translator, tmp_path / "out", format="onnx", search=SEARCH)
+    assert searches_of_predict(tmp_path / "out") == [Search(1, 1, 1.5, 3.0, 32)]
+
+
+def test_transformers_generates_with_the_search_of_a_safetensors_export(tiny_translator: Path, tmp_path: Path) -> None:
+    export(tiny_translator, tmp_path / "out", format="safetensors", search=SEARCH)
+    settings = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").generation_config
+    assert (settings.num_beams, settings.length_penalty) == (3, 1.5)
+
+
+@pytest.mark.parametrize(("search", "warns"), [({"beams": 3}, True), (SEARCH, False)])
+def test_eval_warns_of_another_search_than_that_of_the_export(
+    search: dict[str, float], warns: bool, exported: Path, tiny_translator: Path, tmp_path: Path
+) -> None:
+    config = translation_config(
+        "eval", tiny_translator.parent / "data", tmp_path / "out", models={"small": str(exported)}, search=search,
+        latency=None, bootstrap=0,
+    )  # fmt: skip
+    messages = [row["message"] for row in run("eval", config) if row["event"] == "warning"]
+    expected = (
+        "'small' was exported with 3 beams, length_penalty 1.5, max_length_factor 3, as `predict` translates; this run "
+        "uses 3 beams, length_penalty 1, max_length_factor 2"
+    ).replace("'small'", f"'{exported}'")
+    assert (expected in messages) is warns
+
+
+@pytest.mark.parametrize("record", ["beams: 3", {"beams": 0}, {"beam": 3}, [3]])
+def test_a_damaged_record_of_the_search_is_an_error(record: object, exported: Path) -> None:
+    predictor = load_translation_predictor(str(exported))
+    object.__setattr__(predictor, "config", {**predictor.config, tasks.SEARCH: record})
+    with pytest.raises(InputError, match="`tinybert_search` is damaged"):
+        list(predictor.predict(["The man sees a dog."]))
