@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from conftest import run
 from transformers import AutoModelForSeq2SeqLM
-from translation_model import translation_config
+from translation_model import pairs, translation_config
 
-from tinybert_cli import artifacts, tasks
+from tinybert_cli import artifacts, formats, models, tasks
 from tinybert_cli.errors import InputError
+from tinybert_cli.formats import ctranslate2
 from tinybert_cli.translation_predictor import load_translation_predictor
 from tinybert_cli.types import Hypothesis, Search
 
@@ -111,3 +112,22 @@ def test_a_damaged_record_of_the_search_is_an_error(record: object, exported: Pa
     object.__setattr__(predictor, "config", {**predictor.config, tasks.SEARCH: record})
     with pytest.raises(InputError, match="`tinybert_search` is damaged"):
         list(predictor.predict(["The man sees a dog."]))
+
+
+@pytest.mark.parametrize(("quantize", "batches"), [("none", 1), ("int8", 3)])
+def test_threads_share_a_product_in_float32_and_a_batch_in_int8(
+    quantize: str, batches: int, tiny_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = models.locate(str(tiny_translator))
+    model, tokenizer = models.load_translation_model(source), models.load_translation_tokenizer(source)
+    formats.write_ctranslate2(model, tokenizer, tmp_path, quantize=quantize)
+    sources = tokenizer.source_ids([row["en"] for row in pairs("test")])
+    translations = {}
+    for threads in (1, 3):
+        monkeypatch.setattr(ctranslate2, "_threads", lambda threads=threads: threads)
+        translator = formats.Ctranslate2Translator(tmp_path)
+        assert translator.batches == (batches if threads > 1 else 1)
+        translations[threads] = [
+            [best[0].ids for best in translator.translate(sources[:count], Search(beams=4))] for count in (1, 2, 40)
+        ]
+    assert translations[1] == translations[3]

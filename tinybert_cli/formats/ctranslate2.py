@@ -77,7 +77,14 @@ class Ctranslate2Translator:
         self.names = _names(self.tokenizer)
         self.ids = {name: index for index, name in enumerate(self.names)}
         try:
-            self.engine = ctranslate2.Translator(str(folder), device="cpu", inter_threads=1, intra_threads=_threads())
+            self.engine = ctranslate2.Translator(str(folder), device="cpu", intra_threads=_threads())
+            self.batches = 1  # that are translated at the same time
+            if self.engine.compute_type.startswith("int8") and _threads() > 1:
+                # its matrix products are so short that threads which share one wait for each other most of the time
+                self.batches = _threads()
+                self.engine = ctranslate2.Translator(
+                    str(folder), device="cpu", intra_threads=1, inter_threads=self.batches
+                )
         except (RuntimeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
@@ -99,6 +106,7 @@ class Ctranslate2Translator:
             num_hypotheses=search.keep,
             length_penalty=search.length_penalty,
             max_input_length=0,
+            max_batch_size=-(-len(sources) // self.batches),
             max_decoding_length=max(limits) + len(self.tokenizer.prefix),
             return_scores=True,
             return_end_token=True,
