@@ -123,7 +123,7 @@ class Runs:
         elif model == "student2":
             student, labels = self.folder("student", seed), self.folder("student-labels", seed)
             self.stage("gen-soft-labels", "4-student-labels.yaml", labels, f"teacher={student}")
-            self.stage("finetune", "5-student2.yaml", folder, of_seed, f"model.from={student}",
+            self.stage("distill", "5-student2.yaml", folder, of_seed, f"student.from={student}",
                        f"label_dataset={labels}")  # fmt: skip
         else:
             self.stage("finetune", "6-student-plain.yaml" if model == "student-plain" else "7-student2-plain.yaml",

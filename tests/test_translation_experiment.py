@@ -63,7 +63,9 @@ def test_stages_of_all_seeds_and_arms_have_valid_settings(recorder: Recorder, tm
     }  # fmt: skip
     second = configs["seed-43/student2"]
     assert second.seed == 43 and second.label_dataset == str(tmp_path / "multi30k" / "seed-43" / "student-labels")
-    assert second.model.from_ == configs["seed-43/student-labels"].teacher == str(tmp_path / "multi30k/seed-43/student")
+    assert (
+        second.student.from_ == configs["seed-43/student-labels"].teacher == str(tmp_path / "multi30k/seed-43/student")
+    )
     arms = {arm: configs[f"ablation-{arm}"] for arm in translation.ARMS}
     assert {arm.training.max_steps for arm in arms.values()} == {38}  # half of those of the recipe's student
     assert {arm.student.from_ for arm in arms.values()} == {configs["student"].student.from_}

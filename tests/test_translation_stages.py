@@ -525,3 +525,32 @@ def test_a_changed_label_dataset_is_rejected_by_distill(
     settings = {"data": sentences, "label_dataset": str(changed), "student": str(tiny_translator)}
     with pytest.raises(InputError, match="is damaged"):
         list(distill.run(of_command("distill", tmp_path / "out", settings)))
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "expected"),
+    [
+        ("finetune", {}, "loss"),
+        ("finetune", {"label_dataset": True}, "bleu"),
+        ("finetune", {"label_dataset": True, "training": {"metric_for_best_model": "loss"}}, "loss"),
+        ("distill", {"label_dataset": True, "targets": "teacher"}, "bleu"),
+        ("distill", {"label_dataset": True, "targets": "n_best"}, "bleu"),
+        ("distill", {"label_dataset": True, "targets": "both"}, "loss"),
+        ("distill", {"label_dataset": True, "targets": "gold"}, "loss"),
+    ],
+)
+def test_models_that_learn_no_references_are_selected_by_bleu(
+    command: str, settings: dict[str, Any], expected: str, stage: Stage, labels: Path, tiny_translator: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    given = {**settings, **({"label_dataset": str(labels)} if "label_dataset" in settings else {})}
+    given["training"] = {**FEW_STEPS, "eval_strategy": "steps", "eval_steps": 2, **settings.get("training", {})}
+    student = {"model" if command == "finetune" else "student": str(tiny_translator)}
+    losses = {"losses": {"hard_labels": 1.0}} if command == "distill" else {}
+    stage(command, "out", **student, **losses, **given)
+    evaluations = log(tmp_path / "out", "evaluate")
+    assert [expected in row and "bleu" in row for row in evaluations] == [expected == "bleu"] * len(evaluations)
+    values = [row[expected] for row in evaluations]
+    best = [row["step"] for row in evaluations if row["is_best"]][-1]
+    chosen = (max if expected == "bleu" else min)(values)
+    assert evaluations[values.index(chosen)]["step"] == best

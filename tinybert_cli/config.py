@@ -282,7 +282,8 @@ class Training(Section):
     save_steps: Positive | None = None
     """Steps between checkpoints to resume from; null = at every evaluation."""
     metric_for_best_model: str = "auto"
-    """auto: the main metric of the task; or the name of another of its metrics, or `loss`."""
+    """auto: the main metric of the task, in translation the loss, or bleu for a model that learns only translations of
+    another one; or the name of another metric of the task, or `loss`."""
     early_stopping_patience: Literal["auto"] | Positive | None = "auto"
     """Stop after this many evaluations in a row with neither a better score nor a lower loss than all before; null =
     never. auto: 6 if the best checkpoint is stored, else null."""

@@ -20,6 +20,7 @@ from tinybert_cli.types import Hypothesis, Search, best_first
 FILE = "model.bin"
 VOCABULARY = "shared_vocabulary.json"
 PATIENCE = 2.0  # of a beam search, with which it ends like `early_stopping=False` of transformers; measured
+LONG_PATIENCE = 3.0  # the same for a length penalty above 1, with which long translations win
 NORMALIZATION = {"bart": (False, True), "mbart": (True, True)}  # before each layer, after the embeddings
 
 
@@ -102,7 +103,7 @@ class Ctranslate2Translator:
             [[self.names[token] for token in source] for source in sources],
             [self.prefix] * len(sources) if self.prefix else None,
             beam_size=search.beams,
-            patience=PATIENCE if search.beams > 1 else 1.0,
+            patience=_patience(search),
             num_hypotheses=search.keep,
             length_penalty=search.length_penalty,
             max_input_length=0,
@@ -229,6 +230,12 @@ def _names(tokenizer: TranslationTokenizer) -> list[str]:
 
 def _first(names: Sequence[str], wanted: str, other: str) -> str:
     return wanted if wanted in names else other
+
+
+def _patience(search: Search) -> float:
+    if search.beams == 1:
+        return 1.0
+    return LONG_PATIENCE if search.length_penalty > 1 else PATIENCE
 
 
 def _threads() -> int:

@@ -50,6 +50,8 @@ def run(config: Distill, *, force: bool = False, dry_run: bool = False) -> Itera
         if output.finished:
             yield output.up_to_date()
         elif isinstance(task, tasks.Translation):
+            if config.targets in ("teacher", "n_best"):
+                objective = task.objective_of_labels(config.training.metric_for_best_model)
             yield from output.record(_distill_translator(config, task, objective, loss, source, teacher, output))
         else:
             yield from output.record(_distill(config, task, objective, loss, source, teacher, output))

@@ -37,6 +37,8 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
         if output.finished:
             yield output.up_to_date()
         elif isinstance(task, tasks.Translation):
+            if config.label_dataset is not None:
+                objective = task.objective_of_labels(config.training.metric_for_best_model)
             yield from output.record(_finetune_translator(config, task, objective, source, output))
         else:
             assert isinstance(task, tasks.PredictionTask) and source is not None  # see checks.py

@@ -49,8 +49,18 @@ class Translation(GenerationTask):
     extra_metrics = ("length_ratio", "empty", "looping", "copied")
 
     def objective(self, name: str) -> tuple[str, float]:
-        """auto is the loss: generating the validation texts costs more than an epoch of a small model."""
+        """auto is the loss: generating the validation texts costs more than an epoch of a small model.
+
+        It is the cross-entropy with the references, see `objective_of_labels` for models that learn from others only.
+        """
         return super().objective("loss" if name == "auto" else name)
+
+    def objective_of_labels(self, name: str) -> tuple[str, float]:
+        """The objective of a model that learns translations of another one, and no references: auto is BLEU.
+
+        Its cross-entropy with the references rises from the first epoch on, while its translations become better.
+        """
+        return super().objective(name)
 
     def encode(self, rows: Rows, data: Data, tokenizer: Any) -> Encoded:
         return self.encode_sources(rows, data, tokenizer)
