@@ -8,6 +8,7 @@
 - `student`, `student2`, `student-plain`, `student2-plain`: by the recipe, one of each seed. The plain models have the
   same shapes and learn from nothing on the references.
 - `scores`: `eval` of all of them on the test rows, which choose nothing, with 4 beams and with 1.
+- `exports`: those of student2, verified and timed; nothing else should run.
 - `ablation`: students with the same start, and half of the recipe's updates each, that differ in labels and losses,
   scored on the validation rows, where the recipe is chosen, and on the test rows. The name of one trains it alone.
 
@@ -36,7 +37,12 @@ TEST = "test_2016_flickr"
 FIRST_SEED = 42  # of the recipe
 DISTILLED = {"student": "student-plain", "student2": "student2-plain"}  # → the same shape without distillation
 MODELS = (*DISTILLED, *DISTILLED.values())
-PARTS = ("teacher", *MODELS, "scores", "ablation")
+PARTS = ("teacher", *MODELS, "scores", "exports", "ablation")
+EXPORTS = {  # folder → its name in the table, and the settings over those of the recipe
+    "export-float32": ("CTranslate2, float32", ("format=ctranslate2", "quantize=none")),
+    "export": ("CTranslate2, int8", ("format=ctranslate2", "quantize=int8")),
+    "export-onnx": ("ONNX Runtime, float32, greedy only", ("format=onnx", "quantize=none")),
+}
 RESAMPLES = 1000
 HARD = "{hard_labels: {weight: 1.0, label_smoothing: 0.1}}"
 WORDS = "{hard_labels: {weight: 1.0, label_smoothing: 0.1}, soft_labels: 1.0}"
@@ -89,6 +95,8 @@ def main() -> None:
         elif part == "scores":
             for seed in seeds:
                 result_files.record(RESULTS, f"seed {seed}", runs.scores(seed))
+        elif part == "exports":
+            result_files.record(RESULTS, "exports", runs.exports())
         elif part == "ablation":
             result_files.record(RESULTS, "ablation", runs.ablation())
         else:
@@ -159,6 +167,14 @@ class Runs:
             },
             **signatures(self.folder(f"eval{ending}", seed)),
         }  # fmt: skip
+
+    def exports(self) -> dict[str, dict[str, float]]:
+        """What `export` says about the exports of student2."""
+        student2 = f"model={self.folder('student2')}"
+        return {
+            name: read_metrics(self.stage("export", "9-export.yaml", self.folder(name), student2, *settings))
+            for name, (_, settings) in EXPORTS.items()
+        }
 
     def ablation(self) -> dict[str, Any]:
         models = {name: self.arm(name) for name in ARMS}
@@ -283,6 +299,20 @@ def ablation_table(results: Mapping[str, Any]) -> Iterator[str]:
         difference = f"{minus['bleu']:+.1f} ({minus['low']:+.1f} to {minus['high']:+.1f})" if minus else ""
         cells = [arm["learns"], f"{arm['validation']['bleu']:.1f}", f"{arm['test']['bleu']:.1f}", difference,
                  f"{arm['minutes']:.0f}"]  # fmt: skip
+        yield "| " + " | ".join(cells) + " |"
+
+
+def exports_table(results: Mapping[str, Any]) -> Iterator[str]:
+    """Every export of student2."""
+    yield "| export | equal texts, greedy; beams | as good, beams | BLEU | MB | batches of 1 | batches of 32 |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for name, own in results["exports"].items():
+        same = [f"{own[key]:.1%}" for key in ("same_beam1", "same_beam4") if key in own]
+        cells = [
+            EXPORTS[name][0], "; ".join(same), f"{own['as_good_beam4']:.1%}" if "as_good_beam4" in own else "",
+            f"{own['metric_difference']:+.2f}", f"{own['bytes'] / 1e6:.1f}", f"{own['speedup_b1']:.1f}x",
+            f"{own['speedup_b32']:.1f}x",
+        ]  # fmt: skip
         yield "| " + " | ".join(cells) + " |"
 
 

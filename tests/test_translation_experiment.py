@@ -70,6 +70,12 @@ def test_stages_of_all_seeds_and_arms_have_valid_settings(recorder: Recorder, tm
     assert {arm.training.max_steps for arm in arms.values()} == {38}  # half of those of the recipe's student
     assert {arm.student.from_ for arm in arms.values()} == {configs["student"].student.from_}
     assert configs["labels-by-score"].search.select == "score" and configs["labels-by-score"].top_k == 0
+    runs.exports()
+    exports = {name: recorder.configs[name][1] for name in translation.EXPORTS}
+    assert {(one.format, one.quantize) for one in exports.values()} == {
+        ("ctranslate2", "none"), ("ctranslate2", "int8"), ("onnx", "none"),
+    }  # fmt: skip
+    assert {one.model for one in exports.values()} == {str(tmp_path / "multi30k" / "student2")}
     count = len(recorder.configs)
     runs.train("student", 43)
     assert len(recorder.configs) == count  # finished
