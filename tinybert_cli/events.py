@@ -154,7 +154,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "engine": "what translates: transformers, ctranslate2, or `as exported`",
         "engine_version": "its version",
         "engine_same": "share of a sample of rows with the translation of transformers, if the teacher was converted",
-        "engine_as_good": "the same share, with translations that the teacher finds no less probable",
+        "engine_as_good": "the same, with other translations that the teacher gives no lower score",
     },
     "drift": {
         "rows": "sampled rows of the first shard, labelled in float32 as well; only if the labels are not all float32",

@@ -76,15 +76,14 @@ def warnings(config: Eval, candidate: TranslationCandidate) -> Iterator[str]:
     if predictor.beams is not None and predictor.beams < config.search.beams:
         yield f"'{name}' has no beam search: its translations are greedy"
     elif predictor.search is not None and predictor.search != config.search:
-        recorded, own = (in_words(settings) for settings in (predictor.search, config.search))
+        recorded, own = _in_words(predictor.search), _in_words(config.search)
         yield f"'{name}' was exported with {recorded}, as `predict` translates; this run uses {own}"
 
 
-def in_words(search: Search) -> str:
-    """`4 beams and length_penalty 1.3`."""
+def _in_words(search: Search) -> str:
+    """`4 beams, length_penalty 1.3, max_length_factor 2`."""
     beams = "1 beam" if search.beams == 1 else f"{search.beams} beams"
-    factor = f", max_length_factor {search.max_length_factor:g}"
-    return f"{beams}, length_penalty {search.length_penalty:g}{factor}"
+    return f"{beams}, length_penalty {search.length_penalty:g}, max_length_factor {search.max_length_factor:g}"
 
 
 def costs(candidates: Mapping[str, TranslationCandidate], config: Eval) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ from tinybert_cli.translation_predictor import TranslationPredictor
 from tinybert_cli.types import Encoded, Translator
 
 SAMPLED_ROWS = 64  # translated by both engines
-LEAST_AS_GOOD = 0.95  # share of them with the same translation, or one that the teacher finds no less probable
+LEAST_AS_GOOD = 0.95  # share of them with the same translation, or one that the teacher gives no lower score
 
 
 @dataclass(frozen=True)

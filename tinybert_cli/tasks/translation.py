@@ -49,16 +49,15 @@ class Translation(GenerationTask):
     extra_metrics = ("length_ratio", "empty", "looping", "copied")
 
     def objective(self, name: str) -> tuple[str, float]:
-        """auto is the loss: generating the validation texts costs more than an epoch of a small model.
-
-        It is the cross-entropy with the references, see `objective_of_labels` for models that learn from others only.
+        """auto is the loss, the cross-entropy with the references: translating the validation rows takes longer than an
+        epoch of a small model. See `objective_of_labels` for models that learn no references.
         """
         return super().objective("loss" if name == "auto" else name)
 
     def objective_of_labels(self, name: str) -> tuple[str, float]:
         """The objective of a model that learns translations of another one, and no references: auto is BLEU.
 
-        Its cross-entropy with the references rises from the first epoch on, while its translations become better.
+        Its cross-entropy with the references rises after the first epoch, while its translations still improve.
         """
         return super().objective(name)
 
