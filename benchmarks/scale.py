@@ -1,8 +1,9 @@
 """Peak memory and time of each stage on tables of growing size, with a tiny model: what the data layer costs.
 
 The rows are generated, the models have random weights, and every stage runs in a process of its own. `finetune` and
-`distill` stop after a few steps; `read` only reads the rows, and `tokenizer` only tokenizes them. Prints one line per
-stage and size, as Markdown; with FILE the numbers are also recorded there, as in experiments/results/scale.json.
+`distill` stop after a few steps; with `-resumed` behind their name, a run that has saved half of them is resumed.
+`read` only reads the rows, and `tokenizer` only tokenizes them. Prints one line per stage and size, as Markdown; with
+FILE the numbers are also recorded there, as in experiments/results/scale.json.
 
     OMP_NUM_THREADS=1 python benchmarks/scale.py FOLDER [ROWS,ROWS,...] [STAGE,STAGE,...] [TASK] [FILE]
 """
@@ -25,6 +26,7 @@ from typing import Any
 STAGES = ("finetune", "gen-soft-labels", "distill", "eval")
 SIZES = (10_000, 100_000, 1_000_000)
 STEPS = 20
+RESUMED, STOPPED = "-resumed", "-stopped"  # a run that is resumed, and the one before it
 WORDS = 5_000
 CLASSES = ["negative", "neutral", "positive"]
 TAGS = ["O", *(f"{prefix}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for prefix in "BI")]
@@ -53,8 +55,9 @@ def main(
         if not _table(root, size).exists():
             _write_rows(_table(root, size), size, words, task)
         for stage in stages.split(","):
-            command = [sys.executable, __file__, "--child", stage, str(root), str(size)]
-            result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+            if stage.endswith(RESUMED):
+                _measured(stage.removesuffix(RESUMED) + STOPPED, root, size)
+            result = _measured(stage, root, size)
             if record:
                 _record(Path(record), task, stage, size, result)
             print(
@@ -62,6 +65,13 @@ def main(
                 f"| {result['before']:.1f} s | {result['speed']:,.0f} |",
                 flush=True,
             )
+
+
+def _measured(stage: str, root: Path, size: int) -> dict[str, float]:
+    """What a stage takes in a process of its own."""
+    command = [sys.executable, __file__, "--child", stage, str(root), str(size)]
+    measured: dict[str, float] = json.loads(subprocess.check_output(command).splitlines()[-1])
+    return measured
 
 
 def _record(file: Path, task: str, stage: str, size: int, result: dict[str, float]) -> None:
@@ -80,7 +90,7 @@ def _record(file: Path, task: str, stage: str, size: int, result: dict[str, floa
 def settings(stage: str, root: Path, size: int) -> dict[str, Any]:
     """The config of a stage for the table of this size; the folder is named after the task."""
     table, model, labels = str(_table(root, size)), str(root / "model"), str(root / f"labels-{size}")
-    training = {"max_steps": STEPS, "keep": "last", "logging_steps": 1}
+    training = {"max_steps": STEPS, "save_steps": STEPS // 2, "keep": "last", "logging_steps": 1}
     new_head = {"from": model, "initialize": "teacher"}
     own = {
         "finetune": {"model": new_head, "training": training},
@@ -101,11 +111,13 @@ def child(stage: str, root: Path, size: int) -> None:
     private.start()
     before, rows = None, 0
     only = {"read": _read, "tokenizer": _tokenize}.get(stage)
-    for event in _events(stage, settings(stage, root, size)) if only is None else only(root, size):
+    for event in _events(stage, root, size) if only is None else only(root, size):
         if before is None and event["event"] in ("progress", "train", "scored"):
             before = time.process_time()
         if event["event"] == "progress":
             rows = event["rows"]
+        if event["event"] == "checkpoint" and stage.endswith(STOPPED):
+            break
     cpu = time.process_time()
     before = cpu if before is None else before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -113,17 +125,18 @@ def child(stage: str, root: Path, size: int) -> None:
     print(json.dumps({"peak": peak, "private": private.peak, "before": before, "cpu": cpu, "speed": speed}))
 
 
-def _events(stage: str, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _events(stage: str, root: Path, size: int) -> Iterator[dict[str, Any]]:
     import importlib
 
     from tinybert_cli import config, runner
     from tinybert_cli.stages import checks
 
-    kinds = {"finetune": config.Finetune, "gen-soft-labels": config.GenSoftLabels, "distill": config.Distill}
-    parsed = kinds.get(stage, config.Eval).model_validate(values)
-    checks.check(stage, parsed)
-    shutil.rmtree(values["output_dir"], ignore_errors=True)
-    yield from importlib.import_module(f"tinybert_cli.stages.{runner.STAGES[stage]}").run(parsed)
+    command = stage.removesuffix(RESUMED).removesuffix(STOPPED)
+    parsed = config.COMMANDS[command].model_validate(settings(command, root, size))
+    checks.check(command, parsed)
+    if not stage.endswith(RESUMED):
+        shutil.rmtree(parsed.output_dir, ignore_errors=True)
+    yield from importlib.import_module(f"tinybert_cli.stages.{runner.STAGES[command]}").run(parsed)
 
 
 def _read(root: Path, size: int) -> Iterator[dict[str, Any]]:

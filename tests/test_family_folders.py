@@ -155,9 +155,11 @@ def test_trimmed_student_learns_from_layers_and_reads_the_same_tokens(
     texts = [row["text"] for row in sentences("validation")]
     used = {token for text in TEXTS[20:] for token in before(text)["input_ids"]}
     tokens, expected = [before.tokenize(text) for text in texts], logits(model, tokenizer, texts)
-    trimmed, facts = models.trim_vocabulary(model, tokenizer, used)
-    assert facts["vocabulary_size"] < facts["source_vocabulary_size"] - len(RARE) // 2
-    models.save(model, trimmed, tmp_path / "trimmed")
+    original = [before(text)["input_ids"] for text in texts]
+    trimmed = models.trim_vocabulary(model, tokenizer, sorted(used))
+    assert trimmed.sizes["vocabulary_size"] < trimmed.sizes["source_vocabulary_size"] - len(RARE) // 2
+    assert [trimmed.new_ids[ids].tolist() for ids in original] == [trimmed.tokenizer(t)["input_ids"] for t in texts]
+    models.save(model, trimmed.tokenizer, tmp_path / "trimmed")
     loaded, loaded_tokenizer = load(tmp_path / "trimmed")
     models.check_vocabulary(loaded, loaded_tokenizer, models.locate(str(tmp_path / "trimmed")))
     assert [loaded_tokenizer.tokenize(text) for text in texts] == tokens

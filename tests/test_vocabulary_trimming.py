@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,13 @@ def logits(model: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> 
         return torch.cat([model(**batch).logits for batch in batches])
 
 
+def trim(
+    model: Any, tokenizer: PreTrainedTokenizerFast, used: Iterable[int]
+) -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
+    trimmed = models.trim_vocabulary(model, tokenizer, sorted(used))
+    return trimmed.tokenizer, trimmed.sizes
+
+
 @pytest.mark.parametrize("algorithm", SPECIAL)
 def test_text_of_remaining_tokens_has_the_same_tokens_and_logits(algorithm: str) -> None:
     tokenizer = make_tokenizer(algorithm)
@@ -107,7 +115,7 @@ def test_text_of_remaining_tokens_has_the_same_tokens_and_logits(algorithm: str)
     training_texts, other_texts = make_texts(WORDS, 1), make_texts(WORDS, 2)
     tokens_before = [tokenizer.tokenize(text) for text in other_texts]
     expected = logits(model, tokenizer, other_texts)
-    trimmed, facts = models.trim_vocabulary(model, tokenizer, used_ids(tokenizer, training_texts))
+    trimmed, facts = trim(model, tokenizer, used_ids(tokenizer, training_texts))
     assert used_ids(tokenizer, other_texts) <= used_ids(tokenizer, training_texts)
     assert [trimmed.tokenize(text) for text in other_texts] == tokens_before
     assert torch.equal(logits(model, trimmed, other_texts), expected)
@@ -125,9 +133,7 @@ def test_text_of_remaining_tokens_has_the_same_tokens_and_logits(algorithm: str)
 @pytest.mark.parametrize("algorithm", SPECIAL)
 def test_text_of_removed_tokens_can_still_be_tokenized(algorithm: str) -> None:
     tokenizer = make_tokenizer(algorithm)
-    trimmed, _ = models.trim_vocabulary(
-        make_model(algorithm, tokenizer), tokenizer, used_ids(tokenizer, make_texts(WORDS, 1))
-    )
+    trimmed, _ = trim(make_model(algorithm, tokenizer), tokenizer, used_ids(tokenizer, make_texts(WORDS, 1)))
     ids = trimmed("a zebra and some quartz")["input_ids"]
     assert trimmed.unk_token_id not in ids
     assert trimmed.decode(ids, skip_special_tokens=True).replace(" ", "").strip() == "azebraandsomequartz"
@@ -137,7 +143,7 @@ def test_text_of_removed_tokens_can_still_be_tokenized(algorithm: str) -> None:
 def test_trimmed_model_and_tokenizer_reload_from_disk(algorithm: str, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(algorithm)
     model = make_model(algorithm, tokenizer)
-    trimmed, _ = models.trim_vocabulary(model, tokenizer, used_ids(tokenizer, make_texts(WORDS, 1)))
+    trimmed, _ = trim(model, tokenizer, used_ids(tokenizer, make_texts(WORDS, 1)))
     models.save(model, trimmed, tmp_path)
     source = models.locate(str(tmp_path))
     loaded_tokenizer, loaded = models.load_tokenizer(source), models.load(source, "sequence-classification")
@@ -150,9 +156,7 @@ def test_trimmed_model_and_tokenizer_reload_from_disk(algorithm: str, tmp_path: 
 
 def test_pairs_keep_their_special_tokens() -> None:
     tokenizer = make_tokenizer("BPE")
-    trimmed, _ = models.trim_vocabulary(
-        make_model("BPE", tokenizer), tokenizer, used_ids(tokenizer, make_texts(WORDS, 1))
-    )
+    trimmed, _ = trim(make_model("BPE", tokenizer), tokenizer, used_ids(tokenizer, make_texts(WORDS, 1)))
     pair = ("the film", "was warm")
     assert trimmed.convert_ids_to_tokens(trimmed(*pair)["input_ids"]) == tokenizer.convert_ids_to_tokens(
         tokenizer(*pair)["input_ids"]
@@ -168,9 +172,7 @@ def test_unsupported_tokenizer_algorithm_is_rejected() -> None:
 
 def test_tokenizer_file_has_only_the_remaining_tokens_and_merges(tmp_path: Path) -> None:
     tokenizer = make_tokenizer("BPE")
-    trimmed, facts = models.trim_vocabulary(
-        make_model("BPE", tokenizer), tokenizer, used_ids(tokenizer, make_texts(WORDS, 1))
-    )
+    trimmed, facts = trim(make_model("BPE", tokenizer), tokenizer, used_ids(tokenizer, make_texts(WORDS, 1)))
     description = json.loads(trimmed.backend_tokenizer.to_str())["model"]
     assert sorted(description["vocab"].values()) == list(range(facts["vocabulary_size"]))
     assert all(left + right in description["vocab"] for left, right in description["merges"])

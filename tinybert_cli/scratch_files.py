@@ -128,6 +128,26 @@ class GrowingArray:
         return np.frombuffer(self._file.mapped(), dtype=self._dtype)
 
 
+def save(file: Path, values: np.ndarray[Any, Any]) -> None:
+    """An array as a .npy file; as `np.save`, but no more than a part of a mapped one is in memory."""
+    values = np.ascontiguousarray(values)
+    with file.open("wb") as opened:
+        np.lib.format.write_array_header_1_0(opened, np.lib.format.header_data_from_array_1_0(values))
+        for begin in range(0, len(values), PART):
+            part = values[begin : begin + PART]
+            opened.write(part.data.cast("B") if part.size else b"")
+            has_read(part.nbytes)
+
+
+def load(file: Path) -> np.ndarray[Any, Any]:
+    """The array in a .npy file, read-only; mapped into memory if it is large."""
+    if file.stat().st_size <= IN_MEMORY:
+        return np.load(file, allow_pickle=False)
+    values = np.load(file, mmap_mode="r", allow_pickle=False)
+    _maps.add(values.base)
+    return np.asarray(values)
+
+
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     """An array to be filled: in memory if it is small, else in a scratch file, full of zeros.
 
@@ -148,6 +168,16 @@ def joined(parts: Iterable[np.ndarray[Any, Any]], dtype: Any) -> np.ndarray[Any,
     result, rest = GrowingArray(dtype), iter(parts)
     while some := list(itertools.islice(rest, JOINED)):
         result.append(np.concatenate([part.reshape(-1) for part in some]))
+    return result.finish()
+
+
+def looked_up(table: np.ndarray[Any, Any], indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`table[indices]` (N,), in a scratch file if it is large."""
+    result = GrowingArray(table.dtype)
+    for begin in range(0, len(indices), PART):
+        part = indices[begin : begin + PART]
+        result.append(table[part])
+        has_read(part.nbytes)
     return result.finish()
 
 

@@ -159,8 +159,8 @@ _SEAL = "seal.json"
 _STATE, _BEST = "step-{:0>8}", "best-{:0>8}"  # by optimizer step
 _STATE_NAME, _BEST_NAME = re.compile(r"step-\d{8,}"), re.compile(r"best-\d{8,}")
 _OWN = re.compile(
-    r"(step|best)-\d{8,}|candidates-\d{5,}|final|started\.json"  # what a run stores
-    r"|\.((step|best)-\d{8,}|candidates-\d{5,}|final|started\.json)\.partial"  # while it is written
+    r"(step|best)-\d{8,}|candidates-\d{5,}|final|rows|started\.json"  # what a run stores
+    r"|\.((step|best)-\d{8,}|candidates-\d{5,}|final|rows|started\.json)\.partial"  # while it is written
     r"|\.partial(-\d+)?|\.scratch(-\d+)?"  # with the rank of the process, if it is not the main one
 )
 _RESUMABLE = ("step-", "candidates-")  # checkpoints that save work: of training, of augmentation

@@ -55,7 +55,7 @@ from tinybert_cli.models.translation_models import (
     zero_padding_row,
 )
 from tinybert_cli.models.translation_tokenizers import load_translation_tokenizer, translation_tokenizer_difference
-from tinybert_cli.models.vocabulary_trimming import trim_vocabulary, whole_words
+from tinybert_cli.models.vocabulary_trimming import TrimmedVocabulary, trim_vocabulary, whole_words
 
 __all__ = [
     "FAMILIES",
@@ -75,6 +75,7 @@ __all__ = [
     "Student",
     "Teacher",
     "TorchTranslator",
+    "TrimmedVocabulary",
     "build_student",
     "check_family",
     "check_inputs",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from tinybert_cli.errors import InputError
 from tinybert_cli.input_limits import AFTER_PADDING
+from tinybert_cli.types import Array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -19,10 +22,18 @@ if TYPE_CHECKING:
 NewIds = Mapping[int, int]  # old id → new id
 
 
-def trim_vocabulary(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, used: Iterable[int]
-) -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
-    """Remove the embeddings of all tokens that are not in `used` from the model; returns a tokenizer without them.
+@dataclass(frozen=True)
+class TrimmedVocabulary:
+    """A tokenizer without the tokens that were removed."""
+
+    tokenizer: PreTrainedTokenizerFast
+    sizes: dict[str, int]  # source_vocabulary_size, vocabulary_size: tokens before and after; bytes_saved
+    new_ids: Array  # (source_vocabulary_size,) of each old id, as int32; -1 where the token was removed
+    used: list[int]  # the old ids that had to stay
+
+
+def trim_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, used: list[int]) -> TrimmedVocabulary:
+    """Remove the embeddings of all tokens that are not in `used` from the model, and the tokens from the tokenizer.
 
     Special tokens and single characters stay in the vocabulary, so that every text can still be tokenized. Texts that
     need only the remaining tokens are tokenized as before and get the same logits.
@@ -31,9 +42,6 @@ def trim_vocabulary(
         model: changed in place.
         tokenizer: not changed.
         used: ids of the tokens to keep.
-
-    Returns:
-        The new tokenizer, and `source_vocabulary_size`, `vocabulary_size` (tokens before and after) and `bytes_saved`.
 
     Raises:
         InputError: the tokenizer is neither WordPiece nor BPE nor Unigram.
@@ -59,7 +67,10 @@ def trim_vocabulary(
     _select_embeddings(model, ids, new_ids)
     after = model.get_input_embeddings().weight
     saved = (before.numel() - after.numel()) * before.element_size()
-    return trimmed, {"source_vocabulary_size": len(before), "vocabulary_size": len(after), "bytes_saved": saved}
+    sizes = {"source_vocabulary_size": len(before), "vocabulary_size": len(after), "bytes_saved": saved}
+    table = np.full(len(before), -1, dtype=np.int32)
+    table[ids] = np.arange(len(ids))
+    return TrimmedVocabulary(trimmed, sizes, table, used)
 
 
 def whole_words(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

@@ -18,12 +18,13 @@ from tinybert_cli.stages import (
     layer_states,
     preparation,
     stack_teacher,
+    stored_examples,
     streamed_blocks,
     training,
     translation_training,
 )
 from tinybert_cli.stages.checks import no_teacher
-from tinybert_cli.stages.preparation import NewModel, TrainingData, TrainingRows, TrainingRun
+from tinybert_cli.stages.preparation import NewModel, StoredExamples, TrainingData, TrainingRows, TrainingRun
 from tinybert_cli.stages.streamed_blocks import StreamedBlocks
 from tinybert_cli.stages.translation_training import TranslationEvaluation
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
@@ -74,35 +75,11 @@ def _distill(
         yield from _tokenizer_warnings(teacher, source, loss)
     stored: models.StoredTeacher | None = None
     stream: data.Stream | None = None
-    if config.data.streaming:
+    rows: TrainingRows | StoredExamples | None = stored_examples.read(output)
+    if rows is None and config.data.streaming:
         stream, rows = _open_stream(config, output)
-    elif config.label_dataset is None:
-        rows = TrainingRows(data.read(config.data, "train"), {}, None)
-    else:
-        if config.training.keep == "best" and not loss.trains_head:
-            yield events.warning(
-                "these losses leave the classifier untrained, so its scores mean "
-                "nothing: set `keep: last` under training"
-            )
-        folder = Path(config.label_dataset)
-        manifest = artifacts.read_manifest(folder)  # `run` has verified its files
-        if loss.layer_outputs and teacher is None and "states" not in manifest:
-            raise no_teacher([name for name in loss.parts if name in losses.LAYER_OUTPUTS])
-        rows = yield from _labelled_rows(config, task, loss, folder, manifest, output)
-        if loss.layer_outputs and "states" in manifest:
-            layers = _compared_layers(config, source, manifest["states"]["teacher_layers"])
-            gap = layer_states.missing_states(manifest["states"], loss, layers)
-            if gap is None:
-                stored = models.StoredTeacher(loss.layer_outputs, manifest["states"]["width"], layers)
-                states = layer_states.read(folder, manifest, loss.layer_outputs, layers)
-                rows = replace(rows, states=states)
-            elif teacher is None:
-                raise InputError(
-                    f"there is no teacher to run beside the student, and '{folder}' {gap}",
-                    hint="run gen-soft-labels again with the `states` and layers that are compared, or set teacher",
-                )
-            else:
-                yield events.warning(f"the teacher has to run beside the student: '{folder}' {gap}")
+    elif rows is None:
+        rows, stored = yield from _training_rows(run, loss, source, teacher)
     new, training_data = yield from preparation.prepare(run, config.student, source, rows, section="student")
     if stream is not None:
         batches = config.training.max_steps * config.training.gradient_accumulation_steps * accelerator.num_processes
@@ -130,6 +107,40 @@ def _distill(
         run, new, training_data, module, _step_loss(loss, live), made=made, facts=facts,
         scores_matter=config.label_dataset is None or loss.trains_head,
     )  # fmt: skip
+
+
+def _training_rows(
+    run: TrainingRun, loss: losses.WeightedLoss, source: models.Source, teacher: models.Source | None
+) -> Generator[Event, None, tuple[TrainingRows, models.StoredTeacher | None]]:
+    """Plain text, or the rows of a label dataset; and the teacher if the label dataset has its layer states."""
+    config = run.config
+    assert isinstance(config, Distill)
+    if config.label_dataset is None:
+        return TrainingRows(data.read(config.data, "train"), {}, None), None
+    if config.training.keep == "best" and not loss.trains_head:
+        yield events.warning(
+            "these losses leave the classifier untrained, so its scores mean nothing: set `keep: last` under training"
+        )
+    folder = Path(config.label_dataset)
+    manifest = artifacts.read_manifest(folder)  # `run` has verified its files
+    if loss.layer_outputs and teacher is None and "states" not in manifest:
+        raise no_teacher([name for name in loss.parts if name in losses.LAYER_OUTPUTS])
+    rows = yield from _labelled_rows(config, run.task, loss, folder, manifest, run.output)
+    if not loss.layer_outputs or "states" not in manifest:
+        return rows, None
+    layers = _compared_layers(config, source, manifest["states"]["teacher_layers"])
+    gap = layer_states.missing_states(manifest["states"], loss, layers)
+    if gap is None:
+        states = layer_states.read(folder, manifest, loss.layer_outputs, layers)
+        stored = models.StoredTeacher(loss.layer_outputs, manifest["states"]["width"], layers)
+        return replace(rows, states=states), stored
+    if teacher is None:
+        raise InputError(
+            f"there is no teacher to run beside the student, and '{folder}' {gap}",
+            hint="run gen-soft-labels again with the `states` and layers that are compared, or set teacher",
+        )
+    yield events.warning(f"the teacher has to run beside the student: '{folder}' {gap}")
+    return rows, None
 
 
 def _describe_data(config: Distill, splits: Sequence[data.Split]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from tinybert_cli.config import Finetune
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
-from tinybert_cli.stages import preparation, training, translation_training
-from tinybert_cli.stages.preparation import TrainingRows, TrainingRun
+from tinybert_cli.stages import preparation, stored_examples, training, translation_training
+from tinybert_cli.stages.preparation import StoredExamples, TrainingRows, TrainingRun
 from tinybert_cli.stages.translation_training import TranslationEvaluation
 from tinybert_cli.types import Batch
 
@@ -56,13 +56,9 @@ def _finetune(
     accelerator = loops.make_accelerator(config.training, output.trackers, float32_family=family)
     run = TrainingRun(config, task, objective, output, accelerator)
     loss_set = losses.LOSS_SETS[task.output_type]
-    if config.label_dataset is None:
-        rows = yield from _gold_rows(config, task)
-    else:
-        rows = yield from _predicted_rows(config, task, Path(config.label_dataset))
-    if config.class_weights == "balanced":
-        assert loss_set.balanced is not None  # see checks.py
-        rows.targets["label_weights"] = loss_set.balanced(rows.targets["labels"])
+    rows: TrainingRows | StoredExamples | None = stored_examples.read(output)
+    if rows is None:
+        rows = yield from _training_rows(config, task, loss_set)
     new, training_data = yield from preparation.prepare(
         run, config.model, source, rows, section="model", dropout=config.regularization.dropout
     )
@@ -103,6 +99,19 @@ def _finetune_translator(
     validation = training_data.validation
     evaluation = None if validation is None else TranslationEvaluation(run, validation, new.tokenizer)
     yield from training.train(run, new, training_data, new.model, loss, made=made, evaluation=evaluation)
+
+
+def _training_rows(
+    config: Finetune, task: tasks.PredictionTask, loss_set: losses.LossSet
+) -> Generator[Event, None, TrainingRows]:
+    if config.label_dataset is None:
+        rows = yield from _gold_rows(config, task)
+    else:
+        rows = yield from _predicted_rows(config, task, Path(config.label_dataset))
+    if config.class_weights == "balanced":
+        assert loss_set.balanced is not None  # see checks.py
+        rows.targets["label_weights"] = loss_set.balanced(rows.targets["labels"])
+    return rows
 
 
 def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[Event, None, TrainingRows]:

@@ -17,7 +17,7 @@ from tinybert_cli.config import Distill, Finetune, ResolvedTraining
 from tinybert_cli.errors import UserError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
-from tinybert_cli.stages import auto_settings, selection, training_baselines
+from tinybert_cli.stages import auto_settings, selection, stored_examples, training_baselines
 from tinybert_cli.stages.preparation import NewModel, TrainingData, TrainingRun, Validation
 from tinybert_cli.stages.streamed_blocks import StreamedBlocks
 from tinybert_cli.stages.training_baselines import BaselineScores
@@ -47,13 +47,13 @@ def train(
         evaluation: None = by the predictions for the validation rows, or by the loss if the task makes none.
         scores_matter: whether the validation scores show how good the model is; False if its head is not trained.
     """
-    output, source, validation = run.output, training_data.source, training_data.validation
+    output, learnt, validation = run.output, training_data.facts, training_data.validation
     stream = training_data.stream
     examples = training_data.examples if stream is None else stream
     batches = _batches(run.config, training_data.examples) if stream is None else stream
     yield from _oversized_warning(run.config.training.per_device_train_batch_tokens, training_data.examples)
     if evaluation is None and validation is not None:
-        evaluation = ValidationScores(run, validation, loss, source.scale)
+        evaluation = ValidationScores(run, validation, loss, learnt.scale)
     evaluated = evaluation is not None and run.config.training.eval_strategy != "no"
     selects_best = run.config.training.keep == "best" and evaluated
     training, resolved = _resolved(run, new, batches, selects_best=selects_best and scores_matter)
@@ -66,16 +66,17 @@ def train(
     described = dict(facts or {}) | _facts(new, training_data)
     beside = {"baselines": names} if names else {}
     yield _plan(run, new, training_data, trainer, described | beside, resolved=resolved, evaluated=evaluated)
-    yield from _size_warning(new, source.teacher_parameters)
+    yield from _size_warning(new, learnt.teacher_parameters)
     if output.dry_run:
         return
     baselines = yield from training_baselines.score(run, training_data, names)
+    stored_examples.store(output, new, training_data)
     yield from _steps(
-        run, new, trainer, loss, evaluation if evaluated else None, scale=source.scale, selects_best=selects_best
+        run, new, trainer, loss, evaluation if evaluated else None, scale=learnt.scale, selects_best=selects_best
     )
     if evaluated and scores_matter:
         yield from _how_it_ended(trainer.progress, trainer.max_steps, training)
-    final = _final_model(run, new, trainer, scale=source.scale, selects_best=selects_best)
+    final = _final_model(run, new, trainer, scale=learnt.scale, selects_best=selects_best)
     numbers = _numbers(trainer, training_data.examples) | baselines.flat
     result: model_card.Result | None = None
     tuned: dict[str, Any] = {}
@@ -94,7 +95,7 @@ def train(
     output.put(lambda folder: finished.write(final, folder))
     output.finish(
         numbers, **_label_names(training_data), layer_mapping=new.copied_layers, **described, device=trainer.device,
-        precision=trainer.precision, **models.size(new.model), **new.vocabulary, **baselines.facts,
+        precision=trainer.precision, **models.size(new.model), **new.vocabulary_sizes, **baselines.facts,
         scored_rows=None if result is None else result.rows, micro_batches=trainer.progress.micro_batches,
     )  # fmt: skip
     yield events.done(run.config.output_dir, numbers)
@@ -128,14 +129,14 @@ def _facts(new: NewModel, training_data: TrainingData) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if new.decoder_layers is not None:
         facts["decoder_layers_copied_from"] = new.decoder_layers
-    scale = training_data.source.scale
+    scale = training_data.facts.scale
     if scale is not None:
         facts |= {"target_mean": scale.mean, "target_deviation": scale.deviation}
     return facts
 
 
 def _label_names(training_data: TrainingData) -> dict[str, list[str]]:
-    names = training_data.source.label_names
+    names = training_data.facts.label_names
     return {} if names is None else {"label_names": names}
 
 
@@ -149,19 +150,15 @@ def _plan(
     resolved: Mapping[str, Any],
     evaluated: bool,
 ) -> Event:
-    rows, names = training_data.source.rows, training_data.source.label_names
-    assumptions: dict[str, Any] = {}
-    if isinstance(run.task, tasks.PredictionTask) and names is not None:
-        assumptions = events.assumptions(run.task.label_statements(rows, run.config.data, names))
     return events.plan(
         len(training_data.examples) if training_data.stream is None else None,
         steps=trainer.max_steps,
         **models.size(new.model),
-        **new.vocabulary,
+        **new.vocabulary_sizes,
         layers_copied_from=new.copied_layers,
         **facts,
         **_label_names(training_data),
-        **assumptions,
+        **events.assumptions(training_data.facts.statements),
         resolved=resolved,
         evaluated=evaluated,
         validation=_in_words(training_data.validation),
@@ -273,7 +270,7 @@ class _Finished:
 
     def write(self, final: Path, folder: Path) -> None:
         """Copies the model from `final`, adds the task's settings to its config.json, and writes its card."""
-        output, task, new, source = self.run.output, self.run.task, self.new, self.training_data.source
+        output, task, new, learnt = self.run.output, self.run.task, self.new, self.training_data.facts
         config = self.run.config.model_copy(update={"training": self.settings})
         shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("seal.json"))
         inputs = tasks.recorded_settings(config.data, task)
@@ -281,7 +278,7 @@ class _Finished:
         models.rewrite_config(folder, settings)  # those of the source model are replaced
         facts = {
             **models.size(new.model),
-            **new.vocabulary,
+            **new.vocabulary_sizes,
             **self.numbers,
             "device": self.trainer.device,
             "precision": self.trainer.precision,
@@ -289,10 +286,10 @@ class _Finished:
             "bytes": models.weights_bytes(folder),
         }
         statements = training_card.Training(
-            self.made, source.label_names, new.copied_layers, self._rows(), facts, self.result, self.settings,
+            self.made, learnt.label_names, new.copied_layers, self._rows(), facts, self.result, self.settings,
             selected=self.selected,
             made_from=selection.learned_from(config, output.inputs, "validation"),
-            origin=source.origin,
+            origin=learnt.origin,
             baselines=self.baselines.numbers,
             no_baselines=self.baselines.reason,
         )  # fmt: skip
@@ -301,7 +298,7 @@ class _Finished:
 
     def _rows(self) -> int:
         stream = self.training_data.stream
-        return len(self.training_data.source.rows) if stream is None else stream.read.rows
+        return self.training_data.facts.rows if stream is None else stream.read.rows
 
 
 def _resolved(

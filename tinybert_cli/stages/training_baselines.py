@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tinybert_cli.stages.validation_scores import RESAMPLES
 from tinybert_cli.types import Layout
 
 Numbers = dict[str, float]
+NOTE = "baselines"  # in the notes of a run
 THIS_MODEL = "this model"  # in warnings: folders and baselines may have the same name
 
 
@@ -69,7 +70,7 @@ def chosen(run: TrainingRun, validation: Validation | None, *, scores_matter: bo
 
 
 def score(run: TrainingRun, training_data: TrainingData, names: list[str]) -> Generator[Event, None, BaselineScores]:
-    """Scores the baselines in the first process, for which the others wait.
+    """Scores the baselines in the first process, for which the others wait; a resumed run has their scores.
 
     Yields an event for each, and with `auto` a warning if the training rows do not allow any.
 
@@ -81,7 +82,14 @@ def score(run: TrainingRun, training_data: TrainingData, names: list[str]) -> Ge
     with processes.main_first():
         if not run.output.main:
             return BaselineScores()
-        return (yield from _score(run, training_data, names))
+        noted = run.output.notes.get(NOTE)
+        if noted is not None:
+            scores = BaselineScores(**noted)
+            yield from (_event(run.task, name, own) for name, own in scores.numbers.items())
+            return scores
+        scores = yield from _score(run, training_data, names)
+        run.output.note(NOTE, asdict(scores))
+        return scores
 
 
 def comparison(run: TrainingRun, result: model_card.Result | None, scores: BaselineScores) -> list[str]:
@@ -97,6 +105,7 @@ def comparison(run: TrainingRun, result: model_card.Result | None, scores: Basel
 def _score(run: TrainingRun, training_data: TrainingData, names: list[str]) -> Generator[Event, None, BaselineScores]:
     config, task, validation = run.config, run.task, training_data.validation
     assert isinstance(task, tasks.PredictionTask) and validation is not None and validation.metric is not None
+    assert training_data.rows is not None  # they are stored after this
     checksum = _checksum(run, validation, names)
     earlier = None if checksum is None else _earlier(run.output.folder, names, checksum)
     if earlier is not None:
@@ -105,7 +114,7 @@ def _score(run: TrainingRun, training_data: TrainingData, names: list[str]) -> G
         return BaselineScores(numbers, checksum)
     numbers = {}
     try:
-        rows = training_data.source.rows
+        rows = training_data.rows
         training = baseline_scores.labelled(task, config.data, validation.label_names, rows)
         for name in names:
             scored = baseline_scores.fitted(name, training, config.seed, validation.rows, validation.encoded)

@@ -21,6 +21,7 @@ from tinybert_cli.reports import model_card
 from tinybert_cli.stages.preparation import (
     NewModel,
     TrainingData,
+    TrainingFacts,
     TrainingRows,
     TrainingRun,
     Validation,
@@ -161,7 +162,10 @@ def prepare(
         top_k.check(known_labels(encoded), encoded.window_offsets)
         examples = replace(examples, top_k=top_k)
     validation = yield from _read_validation(config.data, task, rows.rows, tokenizer)
-    return NewModel(model, tokenizer, copied[0], {}, copied[1]), TrainingData(rows, examples, validation)
+    facts = TrainingFacts.of(rows, run)
+    return NewModel(model, tokenizer, copied[0], decoder_layers=copied[1]), TrainingData(
+        facts, examples, validation, rows.rows
+    )
 
 
 @dataclass(frozen=True)
