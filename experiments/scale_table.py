@@ -29,6 +29,17 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
             yield "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
 
 
+def resumed(results: Mapping[str, Any]) -> Iterator[str]:
+    """Trainings that are resumed, beside new ones of the same rows."""
+    stages = results["text-classification"]
+    yield "| stage | rows | CPU time before the first step: new run | resumed run |"
+    yield "|---|---:|---:|---:|"
+    for stage in STAGES:
+        for rows, numbers in by_rows(stages.get(f"{stage}-resumed", {})):
+            new = stages[stage][rows]
+            yield f"| {stage} | {int(rows):,} | {new['cpu_s_before']:.0f} s | {numbers['cpu_s_before']:.0f} s |"
+
+
 def tags(results: Mapping[str, Any]) -> Iterator[str]:
     """Tagged sentences: only the memory."""
     yield "| stage | sentences | peak memory | of it private |"

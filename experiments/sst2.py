@@ -57,17 +57,17 @@ class Candidate:
 
 TRIMMED, WHOLE = "student.trim_vocabulary=true", "student.trim_vocabulary=false"
 STUDENTS = {
-    "augmented, trimmed vocabulary": Candidate(2, 1, 1e-4, (TRIMMED,)),
-    "augmented": Candidate(2, 1, 1e-4, (WHOLE,)),
     "3 epochs": Candidate(0, 3, 5e-5, (WHOLE,)),
     "3 epochs, trimmed vocabulary": Candidate(0, 3, 5e-5, (TRIMMED,)),
     "3 epochs, rate 1e-4": Candidate(0, 3, 1e-4, (WHOLE,)),
+    "augmented, trimmed vocabulary": Candidate(2, 1, 1e-4, (TRIMMED,)),
 }
+TRIMMED2 = "model.trim_vocabulary=true"
 STUDENTS2 = {
-    "augmented": Candidate(2, 1, 1e-4),
-    "3 epochs": Candidate(0, 3, 5e-5),
+    "3 epochs, rate 1e-4, trimmed vocabulary": Candidate(0, 3, 1e-4, (TRIMMED2,)),
+    "3 epochs, trimmed vocabulary": Candidate(0, 3, 5e-5, (TRIMMED2,)),
     "3 epochs, rate 1e-4": Candidate(0, 3, 1e-4),
-    "3 epochs, no dropout": Candidate(0, 3, 5e-5, ("regularization.dropout=0",)),
+    "augmented, trimmed vocabulary": Candidate(2, 1, 1e-4, (TRIMMED2,)),
 }
 
 

@@ -209,6 +209,7 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "multi30k": (translation.table, "multi30k.json"),
     "multi30k-exports": (translation.exports_table, "multi30k.json"),
     "scale": (scale_table.table, "scale.json"),
+    "scale-resumed": (scale_table.resumed, "scale.json"),
     "scale-tags": (scale_table.tags, "scale.json"),
     **{name: (recorded, f"{name}.json") for name in RECORDED},
 }

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import Configs, run, write_rows
+from conftest import Configs, run, sentences, write_rows
 from safetensors.numpy import load_file
 
 from tinybert_cli import artifacts, console, processes
@@ -279,15 +279,20 @@ def test_killed_process_is_named_by_the_other_which_ends_with_code_1(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["distill", "finetune"])
 def test_sigterm_to_the_launcher_saves_on_all_ranks_and_the_same_command_resumes(
-    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
+    command: str, data: Path, teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:
     settings = SMALL_RUN | {"training__max_steps": 40, "training__save_steps": 1000, "training__logging_steps": 1}
 
-    def distill(output: str) -> Stage:
+    def config(output: str) -> Stage:
+        if command == "finetune":
+            return configs("finetune", output, model=str(teacher), **settings)
         return configs("distill", output, label_dataset=teacher_labels, student=str(teacher), **settings)
 
-    process = launch("distill", distill("out"), tmp_path)
+    if command == "finetune":  # of so many rows that they are stored
+        write_rows(data / "train.jsonl", sentences("train") * 2000)
+    process = launch(command, config("out"), tmp_path)
     folder, end = tmp_path / "out", time.monotonic() + 300
     while not ((folder / "log.jsonl").exists() and '"train"' in (folder / "log.jsonl").read_text()):
         assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
@@ -299,9 +304,10 @@ def test_sigterm_to_the_launcher_saves_on_all_ranks_and_the_same_command_resumes
     )
     (checkpoint,) = (folder / "checkpoints").glob("step-*")
     assert len(list(checkpoint.glob("random_states_*"))) == 2
+    assert (folder / "checkpoints" / "rows").exists() == (command == "finetune")
 
     for output in ("out", "whole"):
-        process = launch("distill", distill(output), tmp_path)
+        process = launch(command, config(output), tmp_path)
         _, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr
     steps = [row["step"] for row in artifacts.read_rows(folder, "train")]

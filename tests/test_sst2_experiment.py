@@ -99,8 +99,8 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
     assert {(config.training.eval_strategy, config.training.keep) for config in trained.values()} == {("no", "last")}
     assert configs["seed-43/teacher-labels-0"].augment is None
     assert configs["seed-43/teacher-labels-2"].augment.copies == 2
-    best = "students-augmented-trimmed-vocabulary"  # the first of equal ones
-    student2 = configs["seed-43/students2-3-epochs"]
+    best = "students-3-epochs"  # the first of equal ones
+    student2 = configs["seed-43/students2-3-epochs-trimmed-vocabulary"]
     assert student2.model.from_ == str(tmp_path / "seed-43" / best)
     assert student2.label_dataset == str(tmp_path / "seed-43" / f"{best}-labels-0")
     small = configs["seed-43/small-192-units"]
@@ -116,7 +116,7 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
     results = result_files.read(sst2.RESULTS)
     lines = list(sst2.settings_table("students")(results))
     assert lines[0] == "| student | seed 43 | mean | minus teacher | CPU minutes |"
-    assert lines[2] == "| augmented, trimmed vocabulary | 0.9000 | 0.9000 | +0.0000 | 1 |" and len(lines) == 7
+    assert lines[2] == "| 3 epochs | 0.9000 | 0.9000 | +0.0000 | 1 |" and len(lines) == 6
     assert list(sst2.report_table({"report": {"43": report}}))[3].startswith(
         "| student, 3 layers | 0.9000 | 0.9000 | 100.0%; 100.0% |"
     )

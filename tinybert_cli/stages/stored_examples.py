@@ -21,7 +21,7 @@ from tinybert_cli.types import Array
 
 NAME = "rows"  # of the folder in checkpoints/
 FACTS = "facts.json"
-SMALL = 16 << 20  # bytes of tokens that are encoded again in seconds
+SMALL = 4 << 20  # bytes of tokens that are encoded again in seconds
 USED = "used"  # ids of the source that a trimmed vocabulary has
 PACKAGES = ("tinybert", "tokenizers", "transformers")  # whose versions the tokens depend on
 
