@@ -75,7 +75,10 @@ def _measured(stage: str, root: Path, size: int) -> dict[str, float]:
 
 
 def _record(file: Path, task: str, stage: str, size: int, result: dict[str, float]) -> None:
-    """Sets the numbers of one stage and size, in megabytes, CPU seconds, and rows per CPU second."""
+    """Sets the numbers of one stage and size, in megabytes, CPU seconds, and rows per CPU second.
+
+    `table_mb` is the size of the file with the rows, `output_mb` that of the finished folder.
+    """
     content = json.loads(file.read_text()) if file.exists() else {}
     content.setdefault(task, {}).setdefault(stage, {})[str(size)] = {
         "peak_mb": round(result["peak"] / 1e6),
@@ -83,6 +86,8 @@ def _record(file: Path, task: str, stage: str, size: int, result: dict[str, floa
         "cpu_s_before": round(result["before"], 1),
         "cpu_s": round(result["cpu"], 1),
         "rows_per_cpu_s": round(result["speed"]),
+        "table_mb": round(result["table"] / 1e6),
+        "output_mb": round(result["output"] / 1e6),
     }
     file.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -122,7 +127,9 @@ def child(stage: str, root: Path, size: int) -> None:
     before = cpu if before is None else before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     speed = rows / max(cpu - before, 1e-9)
-    print(json.dumps({"peak": peak, "private": private.peak, "before": before, "cpu": cpu, "speed": speed}))
+    output = 0 if only else _bytes(Path(settings(_command(stage), root, size)["output_dir"]))
+    sizes = {"table": _table(root, size).stat().st_size, "output": output}
+    print(json.dumps({"peak": peak, "private": private.peak, "before": before, "cpu": cpu, "speed": speed, **sizes}))
 
 
 def _events(stage: str, root: Path, size: int) -> Iterator[dict[str, Any]]:
@@ -131,12 +138,20 @@ def _events(stage: str, root: Path, size: int) -> Iterator[dict[str, Any]]:
     from tinybert_cli import config, runner
     from tinybert_cli.stages import checks
 
-    command = stage.removesuffix(RESUMED).removesuffix(STOPPED)
+    command = _command(stage)
     parsed = config.COMMANDS[command].model_validate(settings(command, root, size))
     checks.check(command, parsed)
     if not stage.endswith(RESUMED):
         shutil.rmtree(parsed.output_dir, ignore_errors=True)
     yield from importlib.import_module(f"tinybert_cli.stages.{runner.STAGES[command]}").run(parsed)
+
+
+def _command(stage: str) -> str:
+    return stage.removesuffix(RESUMED).removesuffix(STOPPED)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _read(root: Path, size: int) -> Iterator[dict[str, Any]]:

@@ -2,8 +2,7 @@
 
     python experiments/picture.py
 
-`results/sst2-minilm.json` has the `metrics.json` of one `eval` run, with the numbers as rounded in the table of
-docs/results.md, and what its stages took. `results/tasks.json` is written by `experiments/tasks.py`. A plot has a
+`results/sst2.json` is written by `experiments/sst2.py`, `results/tasks.json` by `experiments/tasks.py`. A plot has a
 background of its own, light and dark, so that it can be read on any page.
 """
 
@@ -16,14 +15,13 @@ from typing import Any
 
 import result_files
 import scale_table
+import sst2_tables
 
 from tinybert_cli.reports import html, plots
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 WIDTH, MARGIN = 720, 10  # pixels of a plot on a page; points around it
-
-Metrics = Mapping[str, float]  # `<model>.<metric>` → value, as in metrics.json
 
 # Model → its name in the plot, what it is, and where its label begins, in points from the dot.
 CASCADE = {
@@ -37,12 +35,15 @@ SMALL = {"student": "student", "student2": "student2", "plain": "student2-plain:
 
 
 def cascade(results: Mapping[str, Any]) -> str:
-    """Accuracy against the latency of one text, with 95 % intervals; arrows lead from a teacher to its student."""
-    metrics: Metrics = results["eval"]
-    points = {name: (metrics[f"{name}.latency_ms_b1"], metrics[f"{name}.accuracy"]) for name in CASCADE}
+    """Accuracy against the latency of one text, with 95 % intervals; arrows lead from a teacher to its student.
+
+    Accuracies and intervals are means of the seeds.
+    """
+    points = {name: (sst2_tables.latency(results, name), sst2_tables.mean_accuracy(results, name)) for name in CASCADE}
+    intervals = {name: sst2_tables.mean_interval(results, name) for name in CASCADE}
     description = "; ".join(
         f"{CASCADE[name][0]}: {milliseconds:.4g} ms, accuracy {accuracy:.4g} "
-        f"({metrics[f'{name}.accuracy_low']:.3f} to {metrics[f'{name}.accuracy_high']:.3f})"
+        f"({intervals[name][0]:.3f} to {intervals[name][1]:.3f})"
         for name, (milliseconds, accuracy) in points.items()
     )
     with plots.canvas("SST-2: accuracy against latency", description, height=3.7) as (axes, svgs):
@@ -59,11 +60,10 @@ def cascade(results: Mapping[str, Any]) -> str:
             axes.annotate("", points[end], points[start], arrowprops=arrow)
         for name, (milliseconds, accuracy) in points.items():
             colour = plots.SERIES[1] if name == "student2-plain" else plots.SERIES[0]
-            low, high = metrics[f"{name}.accuracy_low"], metrics[f"{name}.accuracy_high"]
-            axes.vlines(milliseconds, low, high, color=colour, lw=1.6, alpha=0.45)
+            axes.vlines(milliseconds, *intervals[name], color=colour, lw=1.6, alpha=0.45)
             axes.scatter([milliseconds], [accuracy], s=60, color=colour, zorder=3)
             title, shape, x, y, side = CASCADE[name]
-            size = metrics[f"{name}.bytes"] / 1e6
+            size = sst2_tables.megabytes(results, name)
             for text, height, style in [
                 (title, y + 13, {"fontsize": 12, "fontweight": "bold"}),
                 (
@@ -135,7 +135,7 @@ def scale(results: Mapping[str, Any]) -> str:
 
 # File in docs/images → its plot, and the file in experiments/results with its numbers.
 PICTURES: dict[str, tuple[Callable[[Any], str], str]] = {
-    "sst2-cascade.svg": (cascade, "sst2-minilm.json"),
+    "sst2-cascade.svg": (cascade, sst2_tables.FILE),
     "tasks.svg": (tasks, "tasks.json"),
     "scale.svg": (scale, "scale.json"),
 }

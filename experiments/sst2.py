@@ -7,12 +7,13 @@
 - `students`, `students2`: trains each candidate on a part of the training rows and scores its last checkpoint on the
   sentences set aside. Students2 start from the student that is best in the mean of the recorded seeds.
 - `small`: the same for narrower students2, which learn from the soft labels of that student.
-- `report`: the settings of configs/sst2-minilm, on all training rows, and the scores of the last checkpoints on the
+- `report`: the recipe configs/sst2-minilm, on all training rows, and the scores of the last checkpoints on the
   validation rows, which choose nothing.
+- `latencies`: of the models of the first seed, side by side; nothing else should run.
 
 A training row is a sentence or a phrase of one. Phrases of a sentence set aside would tell its label, so they are left
-out of training. Finished stages are skipped. What was measured goes to experiments/results/sst2.json, and is printed as
-tables.
+out of training. Finished stages are skipped. What was measured goes to experiments/results/sst2.json, and from there
+into the tables of README.md and docs/ (`experiments/tables.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import json
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,12 @@ import result_files
 
 RECIPE = Path(__file__).parents[1] / "configs" / "sst2-minilm"
 RESULTS = "sst2.json"
-PARTS = ("students", "students2", "small", "report")
+PARTS = ("students", "students2", "small", "report", "latencies")
 HELD_OUT = 1500  # sentences; about as long as those of the validation file
 SPLIT_SEED = 42
 FREE_WORDS = 2  # a phrase of up to this many words occurs in many sentences, and stays in training
 LAST = ("training.eval_strategy=no", "training.keep=last", "training.save_steps=1000")
-MODELS = ("teacher", "student", "student2", "student2-plain")
+MODELS = ("teacher", "student", "student2", "student2-plain", "export")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ STUDENTS2 = {
     "3 epochs, rate 1e-4, trimmed vocabulary": Candidate(0, 3, 1e-4, (TRIMMED2,)),
     "3 epochs, trimmed vocabulary": Candidate(0, 3, 5e-5, (TRIMMED2,)),
     "3 epochs, rate 1e-4": Candidate(0, 3, 1e-4),
-    "augmented, trimmed vocabulary": Candidate(2, 1, 1e-4, (TRIMMED2,)),
 }
 
 
@@ -95,17 +95,16 @@ def main() -> None:
         parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
     rows = write_split(arguments.data, arguments.runs / "held-out")
     result_files.record(RESULTS, "rows", rows)
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
     for part in arguments.parts:
-        for seed in map(int, arguments.seeds.split(",")):
-            if part == "report":
+        for seed in seeds[:1] if part == "latencies" else seeds:
+            if part in ("report", "latencies"):
                 runs = Runs(arguments.data, arguments.runs / "report" / f"seed-{seed}", seed)
-                _record(part, seed, runs.report())
+                _record(part, seed, runs.report() if part == "report" else runs.latencies())
                 continue
             runs = Runs(arguments.runs / "held-out", arguments.runs / "held-out" / f"seed-{seed}", seed)
             for name in CANDIDATES[part]:
                 _record(part, seed, {name: runs.measured(runs.candidate(part, name))})
-        draw = report_table if part == "report" else settings_table(part)
-        print("\n".join(draw(result_files.read(RESULTS))), flush=True)
 
 
 def _record(part: str, seed: int, measured: Mapping[str, Any]) -> None:
@@ -220,31 +219,41 @@ class Runs:
 
     def report(self) -> dict[str, Any]:
         """The models of the recipe on the validation rows."""
-        folders = {name: self.root / "sst2-minilm" / name for name in MODELS}
         for config in sorted(RECIPE.glob("*.yaml")):
             number, _, name = config.stem.partition("-")
-            command = {"labels": "gen-soft-labels", "student": "distill"}.get(name.rpartition("-")[2], "finetune")
-            if int(number) <= 6:
-                last = () if command == "gen-soft-labels" else LAST
-                self.stage(command, config.name, f"sst2-minilm/{name}", *last)
-        measured = {}
-        for reference in ("teacher", "student2-plain"):
-            evaluated = self.stage(
-                "eval", "7-eval.yaml", f"sst2-minilm/eval-{reference}", f"reference={reference}", "latency=null",
-            )  # fmt: skip
-            metrics = recipe_stages.read_metrics(evaluated)
-            for name in set(MODELS) - {reference}:
-                measured[f"{name} minus {reference}"] = {
-                    key: metrics[f"{name}.accuracy_difference{key and f'_{key}'}"] for key in ("", "low", "high")
-                }
+            command = {"labels": "gen-soft-labels", "student": "distill", "export": "export"}
+            if int(number) != 7:
+                self.stage(command.get(name.rpartition("-")[2], "finetune"), config.name, f"sst2-minilm/{name}")
+        beside = {reference: self.evaluate(f"eval-{reference}", f"reference={reference}", "latency=null")
+                  for reference in ("teacher", "student2-plain")}  # fmt: skip
+        scores = beside["teacher"]
         return {
             "models": {
-                name: {"accuracy": metrics[f"{name}.accuracy"], "bytes": metrics[f"{name}.bytes"],
-                       "minutes": recipe_stages.cpu_minutes(folder)}
-                for name, folder in folders.items()
+                name: {"accuracy": scores[f"{name}.accuracy"], "low": scores[f"{name}.accuracy_low"],
+                       "high": scores[f"{name}.accuracy_high"], "bytes": scores[f"{name}.bytes"],
+                       **({} if name == "export" else {"minutes": recipe_stages.cpu_minutes(self.folder(name))})}
+                for name in MODELS
             },
-            "differences": measured,
+            "differences": {
+                f"{name} minus {reference}": {
+                    key: metrics[f"{name}.accuracy_difference{key and f'_{key}'}"] for key in ("", "low", "high")
+                }
+                for reference, metrics in beside.items() for name in MODELS if name != reference
+            },
         }  # fmt: skip
+
+    def latencies(self) -> dict[str, Any]:
+        """Milliseconds of each model for batches of 1 and 32 texts."""
+        metrics = self.evaluate("eval-latency")
+        return {name: {size: metrics[f"{name}.latency_ms_{size}"] for size in ("b1", "b32")} for name in MODELS}
+
+    def folder(self, name: str) -> Path:
+        return self.root / "sst2-minilm" / name
+
+    def evaluate(self, name: str, *settings: str) -> dict[str, Any]:
+        """The metrics of all models and the export, scored side by side."""
+        export = f"models.export={self.folder('export')}"
+        return recipe_stages.read_metrics(self.stage("eval", "7-eval.yaml", f"sst2-minilm/{name}", export, *settings))
 
 
 def best_student() -> str:
@@ -254,59 +263,6 @@ def best_student() -> str:
 
 def _mean(by_seed: Mapping[str, Mapping[str, Mapping[str, float]]], name: str) -> float:
     return statistics.mean(seed[name]["accuracy"] for seed in by_seed.values() if name in seed)
-
-
-# -- tables --------------------------------------------------------------------------------------------------
-
-ROWS = {
-    "teacher": "teacher, 6 layers", "student": "student, 3 layers", "student2": "student2, 2 layers",
-    "student2-plain": "student2-plain, the same architecture without distillation",
-}  # fmt: skip
-
-
-MODEL_OF = {"students": "student", "students2": "student2", "small": "student2, 2 layers"}
-
-
-def settings_table(part: str) -> Callable[[Mapping[str, Any]], Iterator[str]]:
-    """Draws the candidates of a part with their accuracies on the sentences set aside."""
-
-    def draw(results: Mapping[str, Any]) -> Iterator[str]:
-        seeds = sorted(results[part])
-        columns = " | ".join(f"seed {seed}" for seed in seeds)
-        yield f"| {MODEL_OF[part]} | {columns} | mean | minus teacher | CPU minutes |"
-        yield f"|---|{'---:|' * len(seeds)}---:|---:|---:|"
-        for name in CANDIDATES[part]:
-            measured = [results[part][seed].get(name) for seed in seeds]
-            if not (known := [one for one in measured if one]):
-                continue
-            minus = statistics.mean(one["accuracy"] - one["teacher"] for one in known)
-            cells = [name, *(f"{one['accuracy']:.4f}" if one else "" for one in measured),
-                     f"{statistics.mean(one['accuracy'] for one in known):.4f}", f"{minus:+.4f}",
-                     f"{statistics.mean(one['minutes'] for one in known):.0f}"]  # fmt: skip
-            yield "| " + " | ".join(cells) + " |"
-
-    return draw
-
-
-def report_table(results: Mapping[str, Any]) -> Iterator[str]:
-    """The models of the recipe, on rows that chose nothing."""
-    seeds = results["report"]
-    yield "| model | accuracy, mean | each seed | retention, mean; worst | minus plain | MB | CPU minutes |"
-    yield "|---|---:|---|---:|---|---:|---:|"
-    for name, title in ROWS.items():
-        own = [seed["models"][name] for seed in seeds.values()]
-        retention = [seed["models"][name]["accuracy"] / seed["models"]["teacher"]["accuracy"]
-                     for seed in seeds.values()]  # fmt: skip
-        minus = [seed["differences"].get(f"{name} minus student2-plain") for seed in seeds.values()]
-        differences = ", ".join(f"{one['']:+.4f} ({one['low']:+.3f} to {one['high']:+.3f})" for one in minus if one)
-        cells = [
-            title, f"{statistics.mean(one['accuracy'] for one in own):.4f}",
-            ", ".join(f"{one['accuracy']:.4f}" for one in own),
-            "" if name == "teacher" else f"{statistics.mean(retention):.1%}; {min(retention):.1%}",
-            differences if name == "student2" else "", f"{own[0]['bytes'] / 1e6:.1f}",
-            f"{statistics.mean(one['minutes'] for one in own):.0f}",
-        ]  # fmt: skip
-        yield "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

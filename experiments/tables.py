@@ -16,10 +16,12 @@ import baselines
 import cascade
 import defaults
 import int8_table
+import large_run
 import layer_mappings
 import performance
 import result_files
 import scale_table
+import sst2_tables
 import tasks
 import translation
 
@@ -28,23 +30,6 @@ BLOCK = re.compile(r"<!-- table ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
 Lines = Iterable[str]
 
-# Model of the SST-2 cascade → its row in README.md, its row in docs/results.md, and its config.
-SST2 = {
-    "teacher": ("teacher: MiniLM, 6 layers", "teacher, 6 layers", "1-teacher.yaml"),
-    "student": ("student: 3 layers", "student, layers 1, 3, 6", "3-student.yaml"),
-    "student2": ("", "student2, the last 2 layers of the student", "5-student2.yaml"),
-    "student2-plain": (
-        "student2-plain: the same 2 layers without distillation",
-        "student2-plain, same architecture, gold labels, no distillation",
-        "6-student2-plain.yaml",
-    ),
-    "export": ("student2: 2 layers, int8 ONNX", "student2 as int8 ONNX", "8-export.yaml"),
-}
-SHORT = ("teacher", "student", "export", "student2-plain")
-LABELLED = {
-    "teacher-labels": ("label dataset of the teacher", "2-teacher-labels.yaml", "student"),
-    "student-labels": ("label dataset of the student", "4-student-labels.yaml", "student2"),
-}  # its row, its config, and the model that it comes before
 DEMO_BASELINES = {"tfidf": "*baseline: TF-IDF*", "majority": "*baseline: majority class*"}
 DEMO = {
     "teacher": "teacher, 6 layers",
@@ -77,45 +62,6 @@ def table(name: str) -> str:
     """The lines of a table in Markdown."""
     draw, file = TABLES[name]
     return "\n".join(draw(result_files.read(file)))
-
-
-def sst2_short(results: Mapping[str, Any]) -> Iterator[str]:
-    """The table of README.md."""
-    metrics = results["eval"]
-    yield "| model | accuracy (95 % interval) | size | latency, batch 1 |"
-    yield "|---|---:|---:|---:|"
-    for model in SHORT:
-        milliseconds = metrics[f"{model}.latency_ms_b1"]
-        yield f"| {SST2[model][0]} | {_accuracy(metrics, model)} | {_size(metrics, model)} | {milliseconds:.2f} ms |"
-    for title, numbers in baselines.measured("sst2"):
-        yield row([title, _interval(**_ends(numbers)), baselines.size(numbers), ""])
-
-
-def sst2(results: Mapping[str, Any]) -> Iterator[str]:
-    """All models and label datasets, with what the stages took."""
-    metrics, stages = results["eval"], results["stages"]
-    yield (
-        "| model | config | accuracy (95 %) | retention | agreement | parameters | size | ms, batch 1 | ms, batch 32 "
-        "| minutes |"
-    )
-    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
-    for model, (_, title, config) in SST2.items():
-        for stage, (labels, its_config, before) in LABELLED.items():
-            if before == model:
-                title_of_labels = f"{labels}, {stages[stage]['rows']:,} rows"
-                yield f"| {title_of_labels} | `{its_config}` | | | | | | | | {_minutes(stages[stage])} |"
-        parameters = metrics.get(f"{model}.parameters")
-        cells = [
-            title, f"`{config}`", _accuracy(metrics, model), _share(metrics.get(f"{model}.retention")),
-            _share(metrics.get(f"{model}.agreement")), f"{parameters / 1e6:.1f} M" if parameters else "",
-            _size(metrics, model), _latency(metrics, model, "b1", 2), _latency(metrics, model, "b32", 1),
-            _minutes(stages[model]),
-        ]  # fmt: skip
-        yield row(cells)
-    teacher = metrics["teacher.accuracy"]
-    for title, numbers in baselines.measured("sst2"):
-        retention = _share(numbers["score"] / teacher)
-        yield row([title, "", _interval(**_ends(numbers)), retention, "", "", baselines.size(numbers), "", "", ""])
 
 
 def demo(results: Mapping[str, Any]) -> Iterator[str]:
@@ -180,21 +126,14 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
-def _latency(metrics: Mapping[str, float], model: str, batch: str, digits: int) -> str:
-    faster = metrics.get(f"{model}.speedup_{batch}")
-    return f"{metrics[f'{model}.latency_ms_{batch}']:.{digits}f}" + (f" ({faster:.1f}x)" if faster else "")
-
-
-def _minutes(stage: Mapping[str, Any]) -> str:
-    return f"{stage['minutes']:.1f}" + (" *" if stage.get("shared") else "")
-
-
 RECORDED = ("augmenting", "made-up", "translating", "families")
 
 # Name → its lines, and the file in experiments/results with its numbers.
 TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
-    "sst2-short": (sst2_short, "sst2-minilm.json"),
-    "sst2": (sst2, "sst2-minilm.json"),
+    "sst2-short": (sst2_tables.short, sst2_tables.FILE),
+    "sst2": (sst2_tables.report, sst2_tables.FILE),
+    "sst2-students": (sst2_tables.candidates("students"), sst2_tables.FILE),
+    "sst2-students2": (sst2_tables.candidates("students2"), sst2_tables.FILE),
     "demo": (demo, "demo.json"),
     "sweep-demo": (sweep, "sweep-demo.json"),
     "tasks": (tasks.table, "tasks.json"),
@@ -210,6 +149,8 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "multi30k-exports": (translation.exports_table, "multi30k.json"),
     "scale": (scale_table.table, "scale.json"),
     "scale-resumed": (scale_table.resumed, "scale.json"),
+    "scale-plan": (large_run.table, "scale.json"),
+    "scale-space": (large_run.space, "scale.json"),
     "scale-tags": (scale_table.tags, "scale.json"),
     **{name: (recorded, f"{name}.json") for name in RECORDED},
 }

@@ -20,6 +20,8 @@ from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
 from tinybert_cli.predictor import load_predictor
 from tinybert_cli.stages import gen_soft_labels, validation_scores
+from tinybert_cli.tasks.text_classification import TextClassification
+from tinybert_cli.types import Encoded, Rows
 
 SHORT = {"training__max_steps": 6, "training__eval_strategy": "steps", "training__eval_steps": 2}
 
@@ -216,7 +218,15 @@ def test_a_damaged_shard_is_made_again_and_the_others_are_not(
     with pytest.raises(Interrupted, match="again to resume"):
         stage.throw(Interrupted(signal.SIGTERM, "interrupted"))
     flip_bit(tmp_path / "out" / "train-00001-of-00003.parquet")
+    encode, counts = TextClassification.encode, list[int]()
+
+    def encoded(rows: Rows, *more: Any) -> Encoded:
+        counts.append(len(rows))
+        return encode(rows, *more)
+
+    monkeypatch.setattr(TextClassification, "encode", staticmethod(encoded))
     rows = run("gen-soft-labels", config)
+    assert counts[-2:] == [32, 32] and 96 not in counts  # only the rows of these shards are tokenized
     shards = [row["shard"] for row in rows if row["event"] == "shard"]
     assert shards == ["train-00001-of-00003.parquet", "train-00002-of-00003.parquet"]
     for name in ("train-00000-of-00003.parquet", *shards):

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import recipe_stages
 import result_files
 import sst2
+import sst2_tables
 
 from tinybert_cli import configuration
 
@@ -78,7 +79,8 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
         (folder / "manifest.json").write_text("{}")
         metrics: dict[str, float] = {"eval_accuracy": 0.9, "train_cpu_seconds": 60.0}
         for model in sst2.MODELS:
-            metrics |= {f"{model}.accuracy": 0.9, f"{model}.bytes": 9e6}
+            metrics |= {f"{model}.accuracy{end}": 0.9 for end in ("", "_low", "_high")}
+            metrics |= {f"{model}.bytes": 9e6, f"{model}.latency_ms_b1": 2.0, f"{model}.latency_ms_b32": 8.0}
             metrics |= {f"{model}.accuracy_difference{end}": 0.0 for end in ("", "_low", "_high")}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         configs[str(folder.relative_to(tmp_path))] = config
@@ -113,10 +115,9 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
     ]
     assert {(config.training.eval_strategy, config.training.keep) for config in reported} == {("no", "last")}
     assert configs["report/sst2-minilm/student"].teacher == str(tmp_path / "report/sst2-minilm/teacher")
-    results = result_files.read(sst2.RESULTS)
-    lines = list(sst2.settings_table("students")(results))
+    lines = list(sst2_tables.candidates("students")(result_files.read(sst2.RESULTS)))
     assert lines[0] == "| student | seed 43 | mean | minus teacher | CPU minutes |"
     assert lines[2] == "| 3 epochs | 0.9000 | 0.9000 | +0.0000 | 1 |" and len(lines) == 6
-    assert list(sst2.report_table({"report": {"43": report}}))[3].startswith(
-        "| student, 3 layers | 0.9000 | 0.9000 | 100.0%; 100.0% |"
-    )
+    latencies = sst2.Runs(tmp_path / "data", tmp_path / "report", 43).latencies()
+    line = list(sst2_tables.report({"report": {"43": report}, "latencies": {"43": latencies}}))[3]
+    assert line.startswith("| student, layers 1, 3, 6 | `3-student.yaml` | 0.9000 | 0.9000 | 100.0%, 100.0% |")

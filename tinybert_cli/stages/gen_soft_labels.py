@@ -158,7 +158,8 @@ def _label(
 
     if finished:
         yield events.resume(finished, shards.total)
-    for split, rows in splits.items() if output.main else ():  # the others encode their shards only
+    # the other processes, and a run that has warned before it was interrupted, encode only the shards to write
+    for split, rows in splits.items() if output.main and not finished else ():
         encoded = labeller.encode(split)
         if stream is None:
             yield from data.row_warnings(split, encoded, config.data)

@@ -1,0 +1,146 @@
+"""The tables of what `experiments/sst2.py` measured: README.md, docs/results.md and docs/experiments.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import baselines
+import sst2
+
+FILE = "sst2.json"
+SHORT = {
+    "teacher": "teacher: MiniLM, 6 layers",
+    "student": "student: 3 layers",
+    "export": "student2: 2 layers, int8 ONNX",
+    "student2-plain": "student2-plain: the same 2 layers without distillation",
+}
+ALL = {
+    "teacher": ("teacher, 6 layers", "1-teacher.yaml"),
+    "student": ("student, layers 1, 3, 6", "3-student.yaml"),
+    "student2": ("student2, the last 2 layers of the student", "5-student2.yaml"),
+    "export": ("student2 as int8 ONNX", "8-export.yaml"),
+    "student2-plain": ("student2-plain, same architecture, gold labels, no distillation", "6-student2-plain.yaml"),
+}
+MODEL_OF = {"students": "student", "students2": "student2", "small": "student2, 2 layers"}
+
+
+def short(results: Mapping[str, Any]) -> Iterator[str]:
+    """The table of README.md."""
+    yield "| model | accuracy, mean of 3 seeds (lowest-highest) | of the teacher | size | latency, batch 1 |"
+    yield "|---|---:|---:|---:|---:|"
+    teacher = mean_accuracy(results, "teacher")
+    for name, title in SHORT.items():
+        share = "" if name == "teacher" else f"{mean_retention(results, name):.1%}"
+        yield _row(
+            title,
+            _spread(results, name),
+            share,
+            f"{megabytes(results, name):.1f} MB",
+            f"{latency(results, name):.2f} ms",
+        )
+    for title, numbers in baselines.measured("sst2"):
+        yield _row(title, f"{numbers['score']:.4f}", f"{numbers['score'] / teacher:.1%}", baselines.size(numbers), "")
+
+
+def report(results: Mapping[str, Any]) -> Iterator[str]:
+    """All models, each seed, with paired differences."""
+    yield _row(
+        "model", "config", "accuracy, each seed", "mean", "of the teacher: mean, worst", "minus teacher", "minus plain",
+        "size", "ms, batch 1", "ms, batch 32", "CPU minutes",
+    )  # fmt: skip
+    yield "|---|---|---|---:|---:|---|---|---:|---:|---:|---:|"
+    for name, (title, config) in ALL.items():
+        minutes = [seed["models"][name].get("minutes") for seed in results["report"].values()]
+        yield _row(
+            title, f"`{config}`", ", ".join(f"{accuracy:.4f}" for accuracy in _accuracies(results, name)),
+            f"{mean_accuracy(results, name):.4f}",
+            "" if name == "teacher" else f"{mean_retention(results, name):.1%}, {min(_retentions(results, name)):.1%}",
+            _differences(results, name, "teacher"), _differences(results, name, "student2-plain"),
+            f"{megabytes(results, name):.1f} MB", f"{latency(results, name):.2f}{_times(results, name, 'b1')}",
+            f"{latency(results, name, 'b32'):.1f}{_times(results, name, 'b32')}",
+            "" if None in minutes else f"{statistics.mean(minutes):.0f}",
+        )  # fmt: skip
+    for title, numbers in baselines.measured("sst2"):
+        share = f"{numbers['score'] / mean_accuracy(results, 'teacher'):.1%}"
+        yield _row(title, "", "", f"{numbers['score']:.4f}", share, "", "", baselines.size(numbers), "", "", "")
+
+
+def candidates(part: str) -> Callable[[Mapping[str, Any]], Iterator[str]]:
+    """Draws the candidates of a part with their accuracies on the sentences set aside."""
+
+    def draw(results: Mapping[str, Any]) -> Iterator[str]:
+        seeds = sorted(results[part])
+        yield _row(MODEL_OF[part], *(f"seed {seed}" for seed in seeds), "mean", "minus teacher", "CPU minutes")
+        yield f"|---|{'---:|' * len(seeds)}---:|---:|---:|"
+        for name in sst2.CANDIDATES[part]:
+            measured = [results[part][seed].get(name) for seed in seeds]
+            if not (known := [one for one in measured if one]):
+                continue
+            yield _row(
+                name, *(f"{one['accuracy']:.4f}" if one else "" for one in measured),
+                f"{statistics.mean(one['accuracy'] for one in known):.4f}",
+                f"{statistics.mean(one['accuracy'] - one['teacher'] for one in known):+.4f}",
+                f"{statistics.mean(one['minutes'] for one in known):.0f}",
+            )  # fmt: skip
+
+    return draw
+
+
+def mean_accuracy(results: Mapping[str, Any], name: str) -> float:
+    return statistics.mean(_accuracies(results, name))
+
+
+def mean_retention(results: Mapping[str, Any], name: str) -> float:
+    """The mean share of the teacher's accuracy, each seed with its own teacher."""
+    return statistics.mean(_retentions(results, name))
+
+
+def mean_interval(results: Mapping[str, Any], name: str) -> tuple[float, float]:
+    """The ends of the 95 % intervals, means of the seeds."""
+    own = [seed["models"][name] for seed in results["report"].values()]
+    return statistics.mean(one["low"] for one in own), statistics.mean(one["high"] for one in own)
+
+
+def _accuracies(results: Mapping[str, Any], name: str) -> list[float]:
+    return [seed["models"][name]["accuracy"] for seed in results["report"].values()]
+
+
+def _retentions(results: Mapping[str, Any], name: str) -> list[float]:
+    pairs = zip(_accuracies(results, name), _accuracies(results, "teacher"), strict=True)
+    return [own / teacher for own, teacher in pairs]
+
+
+def _spread(results: Mapping[str, Any], name: str) -> str:
+    accuracies = _accuracies(results, name)
+    return f"{statistics.mean(accuracies):.4f} ({min(accuracies):.4f}-{max(accuracies):.4f})"
+
+
+def _differences(results: Mapping[str, Any], name: str, reference: str) -> str:
+    """The difference of each seed with its 95 % interval."""
+    all_seeds = [seed["differences"].get(f"{name} minus {reference}") for seed in results["report"].values()]
+    return ", ".join(f"{one['']:+.4f} ({one['low']:+.3f} to {one['high']:+.3f})" for one in all_seeds if one)
+
+
+def megabytes(results: Mapping[str, Any], name: str) -> float:
+    sizes: list[int] = [seed["models"][name]["bytes"] for seed in results["report"].values()]
+    return statistics.mean(sizes) / 1e6
+
+
+def latency(results: Mapping[str, Any], name: str, size: str = "b1") -> float:
+    """Milliseconds for one batch of a text, or of 32 (`b32`)."""
+    (measured,) = results["latencies"].values()
+    milliseconds: float = measured[name][size]
+    return milliseconds
+
+
+def _times(results: Mapping[str, Any], name: str, size: str) -> str:
+    """How many times as fast as the teacher."""
+    if name == "teacher":
+        return ""
+    return f" ({latency(results, 'teacher', size) / latency(results, name, size):.1f}x)"
+
+
+def _row(*cells: str) -> str:
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
