@@ -50,6 +50,7 @@ class Candidate:
     epochs: float
     rate: float
     more: tuple[str, ...] = ()
+    command: str = "finetune"  # of a student2: on predictions; `distill`: on soft labels
 
     @property
     def settings(self) -> list[str]:
@@ -68,6 +69,10 @@ STUDENTS2 = {
     "3 epochs, rate 1e-4, trimmed vocabulary": Candidate(0, 3, 1e-4, (TRIMMED2,)),
     "3 epochs, trimmed vocabulary": Candidate(0, 3, 5e-5, (TRIMMED2,)),
     "3 epochs, rate 1e-4": Candidate(0, 3, 1e-4),
+    "augmented, trimmed vocabulary": Candidate(2, 1, 1e-4, (TRIMMED2,)),
+    "soft labels, 3 epochs, rate 1e-4, trimmed vocabulary": Candidate(
+        0, 3, 1e-4, ("student.num_hidden_layers=2", "layer_mapping=last", TRIMMED), command="distill"
+    ),
 }
 
 
@@ -205,7 +210,7 @@ class Runs:
         candidate, student = CANDIDATES[part][name], self.candidate("students", best_student())
         labels = self.labels("4-student-labels.yaml", student, candidate.copies)
         settings = [f"label_dataset={labels}", *LAST, *candidate.settings]
-        if part == "students2":
+        if part == "students2" and candidate.command == "finetune":
             return self.stage("finetune", "5-student2.yaml", folder, f"model.from={student}", *settings)
         return self.stage("distill", "3-student.yaml", folder, f"teacher={student}", f"student.from={student}",
                           *settings)  # fmt: skip

@@ -3,6 +3,7 @@ bytes."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -17,7 +18,7 @@ from conftest import Configs, run, sentences, write_rows
 from tinybert_cli import data, scratch_files
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import Interrupted
-from tinybert_cli.stages import baseline_scores, stored_examples, validation_scores
+from tinybert_cli.stages import baseline_scores, preparation, stored_examples, validation_scores
 
 SHORT = {"training__max_steps": 6, "training__eval_strategy": "steps", "training__eval_steps": 2}
 ROWS = Path("checkpoints") / "rows"
@@ -158,8 +159,26 @@ def test_damaged_rows_are_named_and_read_again(
         file.write_bytes(content[:middle] + (b"" if damage == "truncated" else b"\xff" + content[middle + 1 :]))
     rows = run("finetune", config)
     assert [row["step"] for row in rows if row["event"] == "resume"] == [2]
-    assert f"{tmp_path / 'out' / ROWS} is damaged" in caplog.text
+    assert f"{tmp_path / 'out' / ROWS} is damaged: the training rows are read again" in caplog.text
     assert sha256(tmp_path / "out") == sha256(tmp_path / "whole")
+
+
+def test_a_full_disk_is_a_warning(
+    base_model: Path,
+    configs: Configs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = configs("finetune", "out", model=base_model, **SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(scratch_files, "save", full)
+        stop_at_an_evaluation("finetune", config, monkeypatch)
+    assert "too full to store the encoded rows" in caplog.text and not (tmp_path / "out" / ROWS).exists()
+    assert any(row["event"] == "resume" for row in run("finetune", config))
 
 
 def test_rows_of_other_versions_are_read_again(
@@ -185,7 +204,9 @@ def test_a_small_run_stores_no_rows(
     assert any(row["event"] == "resume" for row in run("finetune", config))
 
 
-@pytest.mark.parametrize("values", [np.zeros((0, 3), np.float32), np.arange(7, dtype=np.int32), np.ones((5, 2))[:, :1]])
+@pytest.mark.parametrize(
+    "values", [np.zeros((0, 3), np.float32), np.arange(7, dtype=np.int32), np.ones((5, 2))[:, :1], np.ones((3, 5))]
+)
 def test_arrays_in_files_are_those_of_numpy(values: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch_files, "PART", 2)
     scratch_files.save(tmp_path / "a.npy", values)
@@ -197,3 +218,13 @@ def test_numbers_are_looked_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(scratch_files, "PART", 2)
     table = np.array([5, -1, 7, 8], dtype=np.int32)
     assert scratch_files.looked_up(table, np.array([3, 0, 0, 2, 3])).tolist() == [8, 5, 5, 7, 8]
+
+
+def test_wrong_new_numbers_of_tokens_are_noticed(
+    base_model: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"from": str(base_model), "trim_vocabulary": True}
+    run("finetune", configs("finetune", "whole", model=model, **SHORT))
+    monkeypatch.setattr(preparation, "_with_new_ids", lambda encoded, new_ids: encoded)
+    run("finetune", configs("finetune", "out", model=model, **SHORT))
+    assert sha256(tmp_path / "out") == sha256(tmp_path / "whole")

@@ -32,6 +32,7 @@ SPECIAL = {
     "WordPiece": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
     "BPE": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
     "Unigram": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    "BPE of words with ▁": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
 }
 
 
@@ -61,6 +62,11 @@ def make_tokenizer(algorithm: str) -> PreTrainedTokenizerFast:
         trainer = trainers.BpeTrainer(
             vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
+    if algorithm == "BPE of words with ▁":
+        backend = Tokenizer(tokenizer_models.BPE(unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        backend.decoder = decoders.Metaspace()
+        trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=special, show_progress=False)
     if algorithm == "Unigram":
         backend = Tokenizer(tokenizer_models.Unigram())
         backend.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -114,10 +120,13 @@ def test_text_of_remaining_tokens_has_the_same_tokens_and_logits(algorithm: str)
     model = make_model(algorithm, tokenizer)
     training_texts, other_texts = make_texts(WORDS, 1), make_texts(WORDS, 2)
     tokens_before = [tokenizer.tokenize(text) for text in other_texts]
+    ids_before = tokenizer(other_texts)["input_ids"]
     expected = logits(model, tokenizer, other_texts)
-    trimmed, facts = trim(model, tokenizer, used_ids(tokenizer, training_texts))
+    vocabulary = models.trim_vocabulary(model, tokenizer, sorted(used_ids(tokenizer, training_texts)))
+    trimmed, facts, new_ids = vocabulary.tokenizer, vocabulary.sizes, vocabulary.new_ids
     assert used_ids(tokenizer, other_texts) <= used_ids(tokenizer, training_texts)
     assert [trimmed.tokenize(text) for text in other_texts] == tokens_before
+    assert [new_ids[ids].tolist() for ids in ids_before] == trimmed(other_texts)["input_ids"]
     assert torch.equal(logits(model, trimmed, other_texts), expected)
     assert (
         facts["vocabulary_size"]
@@ -168,6 +177,17 @@ def test_unsupported_tokenizer_algorithm_is_rejected() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
     with pytest.raises(InputError, match="WordLevel"):
         models.trim_vocabulary(make_model("WordPiece", tokenizer), tokenizer, [2])
+
+
+def test_bpe_with_a_prefix_inside_words_is_rejected() -> None:
+    backend = Tokenizer(tokenizer_models.BPE(continuing_subword_prefix="##", unk_token="[UNK]"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    backend.train_from_iterator(make_texts(WORDS, 0), trainers.BpeTrainer(
+        vocab_size=60, special_tokens=special, continuing_subword_prefix="##", show_progress=False,
+    ))  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
+    with pytest.raises(InputError, match="BPE"):
+        models.trim_vocabulary(make_model("WordPiece", tokenizer), tokenizer, [5])
 
 
 def test_tokenizer_file_has_only_the_remaining_tokens_and_merges(tmp_path: Path) -> None:

@@ -131,18 +131,19 @@ class GrowingArray:
 def save(file: Path, values: np.ndarray[Any, Any]) -> None:
     """An array as a .npy file; as `np.save`, but no more than a part of a mapped one is in memory."""
     values = np.ascontiguousarray(values)
+    rows = max(1, PART // max(1, math.prod(values.shape[1:])))
     with file.open("wb") as opened:
         np.lib.format.write_array_header_1_0(opened, np.lib.format.header_data_from_array_1_0(values))
-        for begin in range(0, len(values), PART):
-            part = values[begin : begin + PART]
+        for begin in range(0, len(values), rows):
+            part = values[begin : begin + rows]
             opened.write(part.data.cast("B") if part.size else b"")
             has_read(part.nbytes)
 
 
 def load(file: Path) -> np.ndarray[Any, Any]:
-    """The array in a .npy file, read-only; mapped into memory if it is large."""
-    if file.stat().st_size <= IN_MEMORY:
-        return np.load(file, allow_pickle=False)
+    """The array in a .npy file; mapped into memory, read-only, if it is large."""
+    if file.stat().st_size <= IN_MEMORY or sys.platform == "win32":  # there a mapped file could not be removed
+        return np.asarray(np.load(file, allow_pickle=False))
     values = np.load(file, mmap_mode="r", allow_pickle=False)
     _maps.add(values.base)
     return np.asarray(values)

@@ -17,6 +17,7 @@ from tinybert_cli.events import Event
 log = logging.getLogger("tinybert")
 
 FOLDER = "checkpoints"
+SKIPPED = "it is skipped"
 STATES = 2  # training states that are kept
 Write = Callable[[Path], object]  # writes files into the folder that it is given
 
@@ -83,14 +84,18 @@ class Checkpoints:
             shutil.rmtree(self.folder / old, ignore_errors=True)
         return folder
 
-    def sealed(self, pattern: str) -> list[Path]:
-        """The checkpoints whose name matches, newest first. Damaged ones are skipped with a warning."""
+    def sealed(self, pattern: str, *, then: str = SKIPPED) -> list[Path]:
+        """The checkpoints whose name matches, newest first. Damaged ones are skipped with a warning.
+
+        Args:
+            then: what happens instead, for the warning.
+        """
         checkpoints = []
         for folder in sorted(self.folder.glob(pattern), reverse=True):
             if _is_intact(folder):
                 checkpoints.append(folder)
             else:
-                log.warning("checkpoint %s is damaged and is skipped", folder)
+                log.warning("checkpoint %s is damaged: %s", folder, then)
         return checkpoints
 
     def _names(self, pattern: re.Pattern[str]) -> list[str]:

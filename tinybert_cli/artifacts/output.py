@@ -16,7 +16,7 @@ from tinybert_cli import configuration, processes
 from tinybert_cli.artifacts import replacement
 from tinybert_cli.artifacts.atomic_files import as_user_error, now, read_json, sync, write_json
 from tinybert_cli.artifacts.checkpoints import FOLDER as CHECKPOINTS
-from tinybert_cli.artifacts.checkpoints import Checkpoints, Write
+from tinybert_cli.artifacts.checkpoints import SKIPPED, Checkpoints, Write
 from tinybert_cli.artifacts.folder_lock import locked
 from tinybert_cli.artifacts.hashes import digest, file_hash
 from tinybert_cli.artifacts.input_paths import check_output_dir
@@ -409,8 +409,8 @@ class Output:
     def seal(self, name: str, write: Write, *, drop: Iterable[str] = ()) -> Path:
         return self.checkpoints.seal(name, write, drop=drop)
 
-    def sealed(self, pattern: str) -> list[Path]:
-        return self.checkpoints.sealed(pattern)
+    def sealed(self, pattern: str, *, then: str = SKIPPED) -> list[Path]:
+        return self.checkpoints.sealed(pattern, then=then)
 
     def scratch(self, name: str = "scratch") -> AbstractContextManager[Path]:
         """An empty folder for files that may be discarded; another name for each that is open at the same time."""

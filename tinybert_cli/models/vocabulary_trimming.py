@@ -29,7 +29,7 @@ class TrimmedVocabulary:
     tokenizer: PreTrainedTokenizerFast
     sizes: dict[str, int]  # source_vocabulary_size, vocabulary_size: tokens before and after; bytes_saved
     new_ids: Array  # (source_vocabulary_size,) of each old id, as int32; -1 where the token was removed
-    used: list[int]  # the old ids that had to stay
+    used: list[int]  # the old ids that the texts use
 
 
 def trim_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, used: list[int]) -> TrimmedVocabulary:
@@ -48,7 +48,8 @@ def trim_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     """
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     algorithm = description["model"]["type"]
-    if algorithm not in TRIMMERS or description["model"].get("continuing_subword_prefix") not in (None, "", "##"):
+    prefix = description["model"].get("continuing_subword_prefix") or ""
+    if algorithm not in TRIMMERS or prefix not in ("", "##" if algorithm == "WordPiece" else ""):
         raise InputError(
             f"the vocabulary of a {algorithm} tokenizer cannot be trimmed",
             hint="set trim_vocabulary: false for this model",
@@ -95,7 +96,7 @@ def _needed_ids(tokenizer: PreTrainedTokenizerFast, description: Mapping[str, An
     ids = {*map(int, used), *tokenizer.all_special_ids, *added}
     suffix = description["model"].get("end_of_word_suffix") or ""
     for token, token_id in vocabulary.items():
-        if len(token.removeprefix("##").removeprefix("▁").removesuffix(suffix)) == 1:
+        if len(token.removeprefix("##").removeprefix("▁").removesuffix(suffix)) <= 1:
             ids.add(token_id)
     if description["model"]["type"] == "BPE":
         merges = _merges(description["model"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
@@ -22,6 +23,7 @@ from tinybert_cli.types import Array, Encoded, Layout, Rows
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+COMPARED = 256  # rows whose tokens, after the vocabulary was trimmed, are compared with those of the new tokenizer
 SCALED = ("teacher_logits", "labels")  # targets that are in the unit of a regression
 
 
@@ -93,7 +95,7 @@ class TrainingData:
     facts: TrainingFacts
     examples: data.Examples
     validation: Validation | None
-    rows: Rows | None  # None if an earlier run has stored `examples`: they are not read again
+    rows: Rows | None  # None if an earlier process of this run has stored `examples`: they are not read again
     stream: StreamedBlocks | None = None  # what is trained on; the others are then of its first rows
 
 
@@ -103,7 +105,7 @@ class StoredExamples:
 
     facts: TrainingFacts
     examples: data.Examples
-    used: list[int] | None  # tokens of the source that a trimmed vocabulary has; None if it was not trimmed
+    used: list[int] | None  # ids of the source that the texts use, of a trimmed vocabulary; None if it was not trimmed
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,11 @@ def prepare(
         needed = encoded if are_all else task.encode(rows.originals or rows.rows, config.data, tokenizer)
         new = _trimmed(new, counts(needed.tokens["input_ids"][0]).nonzero()[0].tolist())
         assert new.vocabulary is not None
-        if are_all:
-            encoded = _with_new_ids(encoded, new.vocabulary.new_ids)
-        else:  # the others may have tokens that were removed
+        renumbered = _with_new_ids(encoded, new.vocabulary.new_ids) if are_all else None  # else tokens may be missing
+        first = task.encode(rows.rows.head(COMPARED), config.data, new.tokenizer)
+        if renumbered is not None and _begins_with(renumbered, first):
+            encoded = renumbered
+        else:
             encoded = task.encode(rows.rows, config.data, new.tokenizer)
     models.compute_head_in_float32(model)
     if rows.states is not None:
@@ -207,6 +211,12 @@ def _with_new_ids(encoded: Encoded, new_ids: Array) -> Encoded:
     """The same rows with other numbers of their tokens, instead of tokenizing them again."""
     ids, padding = encoded.tokens["input_ids"]
     return replace(encoded, tokens={**encoded.tokens, "input_ids": (looked_up(new_ids, ids), int(new_ids[padding]))})
+
+
+def _begins_with(encoded: Encoded, first: Encoded) -> bool:
+    """Whether the first windows have these tokens."""
+    ids, expected = (one.tokens["input_ids"][0] for one in (encoded, first))
+    return bool(np.array_equal(ids[: len(expected)], expected))
 
 
 def _read_validation(

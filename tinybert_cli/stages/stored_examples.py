@@ -6,7 +6,9 @@ One file for each array, which is mapped into memory, and `facts.json`.
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,24 +16,30 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli import artifacts, data, models, scratch_files, strict_json
+from tinybert_cli import artifacts, data, models, processes, scratch_files, strict_json
 from tinybert_cli.artifacts import Output
 from tinybert_cli.stages.preparation import NewModel, StoredExamples, TrainingData, TrainingFacts
 from tinybert_cli.types import Array
 
+log = logging.getLogger("tinybert")
+
 NAME = "rows"  # of the folder in checkpoints/
 FACTS = "facts.json"
 SMALL = 4 << 20  # bytes of tokens that are encoded again in seconds
-USED = "used"  # ids of the source that a trimmed vocabulary has
+FORMAT = 1  # of the folder
+USED = "used"  # ids of the source that the texts use, of a trimmed vocabulary
 PACKAGES = ("tinybert", "tokenizers", "transformers")  # whose versions the tokens depend on
 
 
 def store(output: Output, new: NewModel, training_data: TrainingData) -> None:
-    """Stores the examples, unless they are few, come as a stream, or are read from a label dataset beside them."""
+    """Stores the examples, unless they are few or were stored before; every process must call it.
+
+    Those of a stream, of translation, and with layer states are not stored. A full disk is a warning: the run goes on.
+    """
     examples = training_data.examples
-    of_other_files = (examples.states, examples.top_k, examples.decoder, training_data.stream)
+    others = (examples.states, examples.top_k, examples.decoder, training_data.stream)
     size = sum(values.nbytes for values, _ in examples.tokens.values())
-    if training_data.rows is None or size <= SMALL or any(one is not None for one in of_other_files):
+    if training_data.rows is None or size <= SMALL or any(one is not None for one in others):
         return
     facts = {
         "facts": asdict(training_data.facts),
@@ -48,12 +56,20 @@ def store(output: Output, new: NewModel, training_data: TrainingData) -> None:
                 scratch_files.save(folder / f"{name}.npy", values)
             (folder / FACTS).write_text(strict_json.dumps(facts), encoding="utf-8")
 
-    output.seal(NAME, write)
+    try:
+        output.seal(NAME, write)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        log.warning("the disk is too full to store the encoded rows: a run that is interrupted will read them again")
+    processes.wait()  # a collective operation of the training would not wait as long
 
 
 def read(output: Output) -> StoredExamples | None:
-    """What `store` has written; None if there is nothing, or with a warning if it is damaged."""
-    folder = next(iter(output.sealed(NAME)), None) if output.resumed else None
+    """What `store` has written; None if there is nothing, if other versions wrote it, or, with a warning, if it is
+    damaged."""
+    then = "the training rows are read again"
+    folder = next(iter(output.sealed(NAME, then=then)), None) if output.resumed else None
     if folder is None:
         return None
     content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
@@ -86,4 +102,4 @@ def _arrays(examples: data.Examples) -> Iterator[tuple[str, Array]]:
 
 def _versions() -> Mapping[str, Any]:
     installed = artifacts.versions()
-    return {name: installed[name] for name in PACKAGES}
+    return {"format": FORMAT, **{name: installed[name] for name in PACKAGES}}
