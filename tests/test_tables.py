@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
 
+import sst2_tables  # noqa: E402
 import tables  # noqa: E402
 
 NUMBERS = re.compile(r"^\|.*\d\.\d", re.MULTILINE)
@@ -33,7 +35,21 @@ def test_no_measured_table_is_written_by_hand(page: str) -> None:
     assert NUMBERS.findall(outside) == []
 
 
+def sst2_results(accuracies: list[float]) -> dict[str, Any]:
+    models = {name: {"low": 0.4, "high": 0.6, "bytes": 1e6, "minutes": 2.0} for name in sst2_tables.ALL}
+    difference = {"": 0.1, "low": -0.01, "high": 0.2}
+    report = {
+        str(seed): {
+            "models": {name: {**own, "accuracy": value if name == "student" else 0.5} for name, own in models.items()},
+            "differences": {"student minus teacher": difference},
+        }
+        for seed, value in enumerate(accuracies)
+    }
+    return {"report": report, "latencies": {"0": {name: {"b1": 2.0, "b32": 8.0} for name in models}}}
+
+
 def test_another_number_in_a_result_file_changes_the_table() -> None:
-    measured = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "bytes": 1e6, "latency_ms_b1": 2.0}
-    results = {"eval": {f"{model}.{key}": value for model in tables.SST2 for key, value in measured.items()}}
-    assert "| student: 3 layers | 0.5000 (0.400-0.600) | 1.0 MB | 2.00 ms |" in list(tables.sst2_short(results))
+    lines = list(sst2_tables.short(sst2_results([0.4, 0.5])))
+    assert "| student: 3 layers | 0.4500 (0.4000-0.5000) | 90.0% | 1.0 MB | 2.00 ms |" in lines
+    (line,) = (one for one in sst2_tables.report(sst2_results([0.4, 0.5])) if one.startswith("| student, layers"))
+    assert "| 0.4000, 0.5000 | 0.4500 | 90.0%, 80.0% | +0.1000 (-0.010 to +0.200), +0.1000 " in line
