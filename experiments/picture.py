@@ -25,8 +25,8 @@ WIDTH, MARGIN = 720, 10  # pixels of a plot on a page; points around it
 
 # Model → its name in the plot, what it is, and where its label begins, in points from the dot.
 CASCADE = {
-    "teacher": ("teacher", "6 layers", -8, -25, "right"),
-    "student": ("student", "3 layers", 9, 6, "left"),
+    "teacher": ("teacher", "6 layers", -8, -38, "right"),
+    "student": ("student", "3 layers", 9, -34, "left"),
     "export": ("student2, int8", "2 layers", 9, 14, "left"),
     "student2-plain": ("without distillation", "the same 2 layers, float32", 9, -12, "left"),
 }
