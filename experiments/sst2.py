@@ -8,7 +8,7 @@
   sentences set aside. Students2 start from the student that is best in the mean of the recorded seeds.
 - `small`: the same for narrower students2, which learn from the soft labels of that student.
 - `report`: the recipe configs/sst2-minilm, on all training rows, and the scores of the last checkpoints on the
-  validation rows, which choose nothing.
+  validation rows, which choose no checkpoint.
 - `latencies`: of the models of the first seed, side by side; nothing else should run.
 
 A training row is a sentence or a phrase of one. Phrases of a sentence set aside would tell its label, so they are left

@@ -70,7 +70,7 @@ def read(output: Output) -> StoredExamples | None:
     damaged."""
     then = "the training rows are read again"
     folder = next(iter(output.sealed(NAME, then=then)), None) if output.resumed else None
-    if folder is None:
+    if not processes.agree(folder is not None) or folder is None:  # all processes read the rows again, or none
         return None
     content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if content["versions"] != _versions():
