@@ -2,6 +2,8 @@
 
 The rows are generated, the models have random weights, and every stage runs in a process of its own. `finetune` and
 `distill` stop after a few steps; with `-resumed` behind their name, a run that has saved half of them is resumed.
+TASK is text-classification, token-classification, question-answering, or language-modeling, which has only `distill`:
+task-agnostic distillation of paragraphs of 520 bytes on average.
 `read` only reads the rows, and `tokenizer` only tokenizes them. Prints one line per stage and size, as Markdown; with
 FILE the numbers are also recorded there, as in experiments/results/scale.json.
 
@@ -34,7 +36,10 @@ DATA: dict[str, dict[str, Any]] = {
     "text-classification": {"label_names": CLASSES},
     "token-classification": {"text_column_names": "tokens", "label_column_name": "tags", "label_names": TAGS},
     "question-answering": {"text_column_names": ["question", "context"], "label_column_name": "answers"},
+    "language-modeling": {},
 }
+LAYERS = {"losses": {"hidden_states": 1.0}}
+SUFFIXES = {"text-classification": "csv", "language-modeling": "txt"}  # the others: jsonl
 
 
 def main(
@@ -100,9 +105,12 @@ def settings(stage: str, root: Path, size: int) -> dict[str, Any]:
     own = {
         "finetune": {"model": new_head, "training": training},
         "gen-soft-labels": {"teacher": model, "check_teacher": False},
-        "distill": {"label_dataset": labels, "student": {"from": model, "num_hidden_layers": 1}, "training": training},
+        "distill": {
+            "student": {"from": model, "num_hidden_layers": 1}, "training": training,
+            **(LAYERS | {"teacher": model} if root.name == "language-modeling" else {"label_dataset": labels}),
+        },
         "eval": {"models": {"teacher": model}},
-    }[stage]
+    }[stage]  # fmt: skip
     file = {"test_file": table} if stage == "eval" else {"train_file": table}
     if stage == "eval":
         own["split"] = "test"
@@ -203,12 +211,13 @@ def _words() -> list[str]:
 
 
 def _table(root: Path, size: int) -> Path:
-    return root / f"rows-{size}.{'csv' if root.name == 'text-classification' else 'jsonl'}"
+    return root / f"rows-{size}.{SUFFIXES.get(root.name, 'jsonl')}"
 
 
 def _write_rows(path: Path, size: int, words: list[str], task: str) -> None:
-    """Rows as CSV of sentences with a label, or JSON lines of the other tasks."""
-    line = {"token-classification": _tagged, "question-answering": _question}.get(task, _sentence)
+    """Rows as CSV of sentences with a label, as plain text, or as JSON lines of the other tasks."""
+    lines = {"token-classification": _tagged, "question-answering": _question, "language-modeling": _paragraph}
+    line = lines.get(task, _sentence)
     random.seed(size)
     with path.open("w", encoding="utf-8") as file:
         if task == "text-classification":
@@ -220,6 +229,10 @@ def _write_rows(path: Path, size: int, words: list[str], task: str) -> None:
 def _sentence(words: list[str]) -> str:
     """Sentences of 3 to 25 words, 14 on average, as in SST-2 with phrases left out."""
     return f"{' '.join(random.choices(words, k=random.randint(3, 25)))},{random.choice(CLASSES)}"
+
+
+def _paragraph(words: list[str]) -> str:
+    return " ".join(random.choices(words, k=random.randint(40, 120)))
 
 
 def _tagged(words: list[str]) -> str:
@@ -255,11 +268,14 @@ def _write_model(folder: Path, words: list[str], task: str) -> None:
     tokenizer = BertTokenizerFast(str(vocabulary))
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
-    heads = {"token-classification": ("TokenClassification", TAGS), "question-answering": ("QuestionAnswering", [])}
-    head, classes = heads.get(task, ("SequenceClassification", CLASSES))
+    kind, classes = {
+        "token-classification": ("BertForTokenClassification", TAGS),
+        "question-answering": ("BertForQuestionAnswering", []),
+        "language-modeling": ("BertModel", []),
+    }.get(task, ("BertForSequenceClassification", CLASSES))
     names = {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}
     config = BertConfig(vocab_size=len(tokenizer), **shape, **(names if classes else {}))
-    getattr(transformers, f"BertFor{head}")(config).save_pretrained(folder)
+    getattr(transformers, kind)(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

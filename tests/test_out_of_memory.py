@@ -208,6 +208,19 @@ def test_failed_step_leaves_nothing_in_memory() -> None:
     assert len(failed) == 1 and repeated == [True]
 
 
+def test_memory_that_the_optimizer_lacks_is_not_blamed_on_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of()
+
+    def failing() -> None:
+        raise torch.OutOfMemoryError(MESSAGE)
+
+    monkeypatch.setattr(trainer.optimizer, "step", failing)
+    with pytest.raises(UserError, match=r"step 1: out of memory in the optimizer") as raised:
+        train(trainer)
+    assert "smaller batches do not help" in str(raised.value.hint)
+    assert trainer.progress.micro_batches == 1
+
+
 def test_several_processes_end_with_the_settings_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of()
     monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)

@@ -304,10 +304,23 @@ class Trainer:
         return means, totals
 
     def _update(self, means: Tensor, totals: Tensor, batches: StepBatches) -> Step:
-        """Updates the weights by the gradients, which it then drops."""
+        """Updates the weights by the gradients, which it then drops.
+
+        Raises:
+            UserError: a GPU has not enough memory for the optimizer.
+        """
         limit = self.training.max_grad_norm or float("inf")
         norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:
+            if not is_out_of_gpu_memory(error, self.accelerator.device):
+                raise
+            raise UserError(
+                f"step {self.progress.step + 1}: out of memory in the optimizer, which has two float32 numbers for each "
+                "trained parameter",
+                hint="smaller batches do not help here: train a student with fewer parameters, or free the GPU",
+            ) from error
         self.optimizer.zero_grad()
         rows = sum(_rows(batches)) * self.accelerator.num_processes
         return Step(self._sum(means), totals, norm.to(totals), rows)

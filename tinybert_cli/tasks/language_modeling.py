@@ -12,6 +12,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.scratch_files import GrowingArray
 from tinybert_cli.tasks.base import Task
 from tinybert_cli.tasks.encoding import special_tokens, text_columns_of
+from tinybert_cli.tasks.tokenizer_file import whole_encodings
 from tinybert_cli.types import Array, Encoded, Rows
 
 if TYPE_CHECKING:
@@ -98,10 +99,8 @@ def encoded_blocks(ids: Array, data: Data, tokenizer: PreTrainedTokenizerBase) -
 def _tokenized(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, after: Array) -> Iterator[Array]:
     """The token ids of all texts, in parts, each text followed by `after`."""
     for chunk in _chunks(texts):
-        encoded = tokenizer(
-            chunk, add_special_tokens=False, return_token_type_ids=False, return_attention_mask=False, verbose=False
-        )
-        yield np.concatenate([part for ids in encoded["input_ids"] for part in (np.asarray(ids, np.int32), after)])
+        encodings = whole_encodings(tokenizer, chunk)
+        yield np.concatenate([part for one in encodings for part in (np.asarray(one.ids, np.int32), after)])
 
 
 def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:

@@ -70,14 +70,27 @@ def cut_encodings(
     """What `tokenizer(*columns, truncation=True)` computes, without its lists: they take half of the time."""
     if isinstance(tokenizer, TokenizerFile):
         return tokenizer.cut_encodings(columns, max_length)
+    encodings: Sequence[Encoding] = _backend(tokenizer, max_length).encode_batch_fast(_inputs(columns))
+    return encodings
+
+
+def whole_encodings(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Sequence[Encoding]:
+    """What `tokenizer(texts, add_special_tokens=False)` computes, without its lists."""
+    backend = _backend(tokenizer, None)
+    encodings: Sequence[Encoding] = backend.encode_batch_fast(_inputs([texts]), add_special_tokens=False)
+    return encodings
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Tokenizer:
+    """The tokenizer inside one of transformers, with its settings for a call: cut to `max_length`, or whole."""
     from transformers.tokenization_utils_base import TruncationStrategy
     from transformers.utils import PaddingStrategy
 
-    longest_first, unpadded = TruncationStrategy.LONGEST_FIRST, PaddingStrategy.DO_NOT_PAD
-    tokenizer.set_truncation_and_padding(unpadded, longest_first, max_length, 0, None, None)
-    tokenizer.backend_tokenizer.encode_special_tokens = tokenizer.split_special_tokens
-    encodings: Sequence[Encoding] = tokenizer.backend_tokenizer.encode_batch_fast(_inputs(columns))
-    return encodings
+    strategy = TruncationStrategy.DO_NOT_TRUNCATE if max_length is None else TruncationStrategy.LONGEST_FIRST
+    tokenizer.set_truncation_and_padding(PaddingStrategy.DO_NOT_PAD, strategy, max_length or 0, 0, None, None)
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return backend
 
 
 def _inputs(columns: Sequence[Sequence[str]]) -> Sequence[Any]:
