@@ -143,6 +143,21 @@ def test_contradictions_of_stored_columns_are_found() -> None:
     assert contradictions(rows, Data(), "text-classification") == [[0, 2]]
 
 
+def test_a_few_rows_of_a_large_column_are_selected_without_copying_it() -> None:
+    count, length = 4_000, 1_000
+    chunks = [[f"{index:0{length}}" for index in range(begin, begin + 100)] for begin in range(0, count, 100)]
+    column = StoredColumn(pa.chunked_array([*chunks, pa.array([], pa.string())]))
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    try:
+        selected = list(column.select([3_999, 7, 250, 7, 0]))
+    finally:
+        pa.set_memory_pool(before)
+    assert selected == [f"{index:0{length}}" for index in (3_999, 7, 250, 7, 0)]
+    assert 0 < pool.max_memory() < count * length / 20
+
+
 def test_selected_rows_of_stored_columns_are_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_columns, "PART", 100)
     columns, texts = StoredColumns(), [f"{row:05d} {'x' * 200}" for row in range(5000)]

@@ -6,7 +6,10 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+
 from tinybert_cli.scratch_files import ScratchFile, has_read
+from tinybert_cli.types import Array
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,11 +56,31 @@ class StoredColumn(Sequence[Any]):
         if isinstance(indices, range) and indices.step == 1:
             return StoredColumn(self.values.slice(indices.start, len(indices)))
         file = _ArrowFile(self.values.type)
+        chunks = self.values.chunks
+        begins = np.cumsum([0, *map(len, chunks)])
         for begin in range(0, len(indices), PART):
-            part = self.values.take(pa.array(indices[begin : begin + PART], type=pa.int64())).combine_chunks()
+            part = _take(chunks, begins, np.asarray(indices[begin : begin + PART], dtype=np.int64))
             has_read(part.nbytes)
             file.append(part)
         return file.finish()
+
+
+def _take(chunks: Sequence[pa.Array], begins: Array, indices: Array) -> pa.Array:
+    """The values at these indices of a column in chunks, of which each begins at one of `begins`.
+
+    `ChunkedArray.take` would join all the chunks first, and so copy the whole column into memory.
+    """
+    import pyarrow as pa
+
+    order = np.argsort(indices, kind="stable")
+    ordered = indices[order]
+    numbers = np.searchsorted(begins, ordered, side="right") - 1
+    cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(ordered)]
+    parts = [
+        chunks[numbers[first]].take(pa.array(ordered[first:last] - begins[numbers[first]]))
+        for first, last in itertools.pairwise(cuts)
+    ]
+    return pa.concat_arrays(parts).take(pa.array(np.argsort(order)))
 
 
 class StoredColumns:
