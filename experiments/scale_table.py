@@ -49,6 +49,18 @@ def tags(results: Mapping[str, Any]) -> Iterator[str]:
             yield f"| {stage} | {int(rows):,} | {' | '.join(_memory(numbers))} |"
 
 
+def texts(results: Mapping[str, Any]) -> Iterator[str]:
+    """Task-agnostic distillation of plain text: new runs, and one that is resumed."""
+    stages = results["language-modeling"]
+    yield "| paragraphs | text | run | peak memory | of it private | CPU time before the first step |"
+    yield "|---:|---:|---|---:|---:|---:|"
+    for stage, name in (("distill", "new"), ("distill-resumed", "resumed")):
+        for rows, numbers in by_rows(stages[stage]):
+            size = f"{numbers['table_mb'] / 1000:.2f} GB"
+            memory, before = " | ".join(_memory(numbers)), f"{numbers['cpu_s_before']:,.0f} s"
+            yield f"| {int(rows):,} | {size} | {name} | {memory} | {before} |"
+
+
 def by_rows(sizes: Mapping[str, Mapping[str, float]]) -> list[tuple[str, Mapping[str, float]]]:
     """The number of rows with what was measured, the smallest first."""
     return sorted(sizes.items(), key=lambda item: int(item[0]))

@@ -152,6 +152,7 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "scale-plan": (large_run.table, "scale.json"),
     "scale-space": (large_run.space, "scale.json"),
     "scale-tags": (scale_table.tags, "scale.json"),
+    "scale-texts": (scale_table.texts, "scale.json"),
     **{name: (recorded, f"{name}.json") for name in RECORDED},
 }
 
