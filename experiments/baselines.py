@@ -19,17 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import result_files
+from baseline_cells import RESULTS
 
-RESULTS = "baselines.json"
 RESAMPLES, SEED = 1000, 42  # as `eval`
 SST2_DATA = {"text_column_names": "sentence", "label_names": ["negative", "positive"]}
-TITLES = {
-    "majority": "majority class",
-    "tfidf": "TF-IDF",
-    "mean": "mean",
-    "dictionary": "dictionary",
-    "best-sentence": "best sentence",
-}
 
 
 def main() -> None:
@@ -98,27 +91,6 @@ def scores(task_name: str, data: Mapping[str, Any], split: Any) -> dict[str, Any
         numbers = {"score": value, "low": low, "high": high}
         measured[name] = {key: round(number, 5) for key, number in numbers.items()} | scored.facts
     return {"rows": len(rows), "metric": main, "baselines": measured}
-
-
-def best(name: str) -> str:
-    """The score and the name of the best baseline on these rows, for a cell of a table; empty if none was scored."""
-    scored = result_files.read(RESULTS).get(name, {}).get("baselines", {})
-    if not scored:
-        return ""
-    first = max(scored, key=lambda baseline: float(scored[baseline]["score"]))
-    return f"{scored[first]['score']:.3f} ({TITLES[first]})"
-
-
-def measured(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Title and numbers of each baseline on these rows, best first."""
-    scored: dict[str, dict[str, Any]] = result_files.read(RESULTS).get(name, {}).get("baselines", {})
-    for baseline in sorted(scored, key=lambda one: -float(scored[one]["score"])):
-        yield f"*baseline: {TITLES[baseline]}*", scored[baseline]
-
-
-def size(numbers: Mapping[str, Any]) -> str:
-    """In MB; a constant has next to none."""
-    return f"{numbers['bytes'] / 1e6:.1f} MB" if numbers["bytes"] >= 50_000 else "0 MB"
 
 
 def _lines(result: Mapping[str, Any]) -> Iterator[str]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import baselines
+import baseline_cells
 import result_files
 import yaml
 
@@ -214,7 +214,7 @@ def earlier_table(results: Mapping[str, Any]) -> Iterator[str]:
             measured = results["sst2"]["kinds"][kind][model]
             score = f"{measured['score']:.3f} ({measured['low']:.3f}-{measured['high']:.3f})"
             yield f"| {model} | {title} | {measured['steps']} | {measured['minutes']:.1f} | {score} |"
-    for title, numbers in baselines.measured("defaults/sst2"):
+    for title, numbers in baseline_cells.measured("defaults/sst2"):
         yield f"| {title} | | | | {numbers['score']:.3f} ({numbers['low']:.3f}-{numbers['high']:.3f}) |"
 
 
@@ -231,7 +231,7 @@ def held_out_table(results: Mapping[str, Any]) -> Iterator[str]:
             if seeds:
                 cells = ["; ".join(f"{scores[seed]:.3f}" for seed in seeds) for scores in (default, tuned)]
                 difference = sum(default[seed] - tuned[seed] for seed in seeds) / len(seeds)
-                rows, baseline = SUBSETS[name].held_out, baselines.best(f"defaults-held-out/{name}")
+                rows, baseline = SUBSETS[name].held_out, baseline_cells.best(f"defaults-held-out/{name}")
                 yield f"| {name} | {rows:,} | {model} | {cells[0]} | {cells[1]} | {difference:+.3f} | {baseline} |"
 
 
@@ -246,7 +246,7 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
             difference = f"{_mean(found[0]) - _mean(found[-1]):+.3f}" if all(found) else ""
             cells = " | ".join(_cell(measured) if measured else "" for measured in found)
             first = f"| {name} | {dataset['rows']:,} | {dataset['metric']} | {model} | {cells} | {difference} |"
-            yield f"{first} {baselines.best(f'defaults/{name}')} |"
+            yield f"{first} {baseline_cells.best(f'defaults/{name}')} |"
 
 
 def _cell(measured: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import baselines
+import baseline_cells
 import result_files
 from defaults import SUBSETS, Subset, numbers, run, train, write_subset
 
@@ -77,7 +77,7 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         for depth, result in depths.items():
             means = {mapping: _of(result["test"], mapping) for mapping in MAPPINGS}
             uniform, spread = (sum(means[mapping]) / len(means[mapping]) for mapping in MAPPINGS)
-            baseline = baselines.best(f"defaults/{name}")  # the same rows
+            baseline = baseline_cells.best(f"defaults/{name}")  # the same rows
             cells = [_cell(mean, means[mapping]) for mapping, mean in zip(MAPPINGS, (uniform, spread), strict=True)]
             score = f"{' | '.join(cells)} | {spread - uniform:+.3f} | {baseline}"
             yield f"| {name} | {depth} | {result['metric']} | {score} |"

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import baselines
+import baseline_cells
 import sst2
 
 FILE = "sst2.json"
@@ -41,8 +41,9 @@ def short(results: Mapping[str, Any]) -> Iterator[str]:
             f"{megabytes(results, name):.1f} MB",
             f"{latency(results, name):.2f} ms",
         )
-    for title, numbers in baselines.measured("sst2"):
-        yield _row(title, f"{numbers['score']:.4f}", f"{numbers['score'] / teacher:.1%}", baselines.size(numbers), "")
+    for title, numbers in baseline_cells.measured("sst2"):
+        share, size = f"{numbers['score'] / teacher:.1%}", baseline_cells.size(numbers)
+        yield _row(title, f"{numbers['score']:.4f}", share, size, "")
 
 
 def report(results: Mapping[str, Any]) -> Iterator[str]:
@@ -63,9 +64,9 @@ def report(results: Mapping[str, Any]) -> Iterator[str]:
             f"{latency(results, name, 'b32'):.1f}{_times(results, name, 'b32')}",
             "" if None in minutes else f"{statistics.mean(minutes):.0f}",
         )  # fmt: skip
-    for title, numbers in baselines.measured("sst2"):
+    for title, numbers in baseline_cells.measured("sst2"):
         share = f"{numbers['score'] / mean_accuracy(results, 'teacher'):.1%}"
-        yield _row(title, "", "", f"{numbers['score']:.4f}", share, "", "", baselines.size(numbers), "", "", "")
+        yield _row(title, "", "", f"{numbers['score']:.4f}", share, "", "", baseline_cells.size(numbers), "", "", "")
 
 
 def candidates(part: str) -> Callable[[Mapping[str, Any]], Iterator[str]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import baselines
+import baseline_cells
 import cascade
 import defaults
 import int8_table
@@ -80,7 +80,8 @@ def demo(results: Mapping[str, Any]) -> Iterator[str]:
     for name, title in DEMO_BASELINES.items():
         cells = [
             title, _accuracy(two, name), _share(two[f"{name}.retention"]), _share(two[f"{name}.agreement"]),
-            _accuracy(one, name), _share(one[f"{name}.retention"]), baselines.size({"bytes": two[f"{name}.bytes"]}),
+            _accuracy(one, name), _share(one[f"{name}.retention"]),
+            baseline_cells.size({"bytes": two[f"{name}.bytes"]}),
         ]  # fmt: skip
         yield row(cells)
 
@@ -88,9 +89,9 @@ def demo(results: Mapping[str, Any]) -> Iterator[str]:
 def sweep(results: Mapping[str, Any]) -> Iterator[str]:
     """The recorded table, and the baselines on the same rows."""
     yield from recorded(results)
-    for title, numbers in baselines.measured("sweep-demo"):
+    for title, numbers in baseline_cells.measured("sweep-demo"):
         retention = _share(numbers["score"] / results["teacher_accuracy"])
-        yield row([title, _interval(**_ends(numbers)), retention, "", baselines.size(numbers)])
+        yield row([title, _interval(**_ends(numbers)), retention, "", baseline_cells.size(numbers)])
 
 
 def recorded(results: Mapping[str, Any]) -> Iterator[str]:

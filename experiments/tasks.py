@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import baselines
+import baseline_cells
 import pyarrow.parquet
 import result_files
 import yaml
@@ -204,9 +204,9 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
             retention = f"{100 * measured['retention']:.1f} %" if "retention" in measured else ""
             yield _row(title, model, score, retention, measured)
         teacher = dataset["models"]["teacher"]["score"]
-        for title, numbers in baselines.measured(name):
+        for title, numbers in baseline_cells.measured(name):
             retention = f"{100 * numbers['score'] / teacher:.1f} %"
-            yield f"| | {title} | {numbers['score']:.4f} | {retention} | | {baselines.size(numbers)} | | |"
+            yield f"| | {title} | {numbers['score']:.4f} | {retention} | | {baseline_cells.size(numbers)} | | |"
         export = dataset["export"]
         yield _row("", export["title"], f"{export['difference']:+.4f}", "", export)
 
