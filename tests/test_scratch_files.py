@@ -6,6 +6,7 @@ import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_cli import models, scratch_files, tasks
 from tinybert_cli.config import Data
+from tinybert_cli.data import Examples
 from tinybert_cli.data.stored_columns import StoredColumn, StoredColumns
 from tinybert_cli.errors import UserError
 from tinybert_cli.inspection import duplicates
@@ -22,6 +24,9 @@ from tinybert_cli.scratch_files import GrowingArray, ScratchFile, counts, scratc
 from tinybert_cli.tasks.encoding import encode_texts, starts
 from tinybert_cli.tasks.language_modeling import LanguageModeling
 from tinybert_cli.types import NO_LABEL, Encoded, Rows
+
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @pytest.fixture
@@ -176,13 +181,49 @@ def test_contradictory_tags_are_found_in_stored_columns() -> None:
     assert list(duplicates.texts_of(rows, settings))[1:] == duplicates.texts_of(rows, settings)[1:]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_read_pages_of_mapped_files_are_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    def resident() -> int:
-        """Bytes of mapped files in the memory of this process."""
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
-        return int(line.split()[1]) * 1024
+def resident() -> int:
+    """Bytes of mapped files in the memory of this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
+    return int(line.split()[1]) * 1024
 
+
+@linux_only
+def test_pages_of_rows_that_are_read_at_random_are_released(monkeypatch: pytest.MonkeyPatch, files_only: None) -> None:
+    count, length = 4_000, 4_096
+    ids = GrowingArray(np.int32)
+    for _ in range(count // 100):
+        ids.append(np.ones(100 * length))
+    encoded = Encoded({"input_ids": (ids.finish(), 0)}, np.arange(count + 1) * length, truncated=0, empty=[])
+    examples, size = Examples.of(encoded), count * length * 4
+    monkeypatch.setattr(scratch_files, "RESIDENT_AT_RANDOM", size // 8)
+    before, most = resident(), 0
+    for windows in np.random.default_rng(0).permutation(count).reshape(-1, 20):
+        assert bool(examples.__getitems__(windows.tolist())["input_ids"].all())
+        most = max(most, resident())
+    assert most < before + size / 2  # all of it, without releasing pages
+
+
+def test_a_batch_reads_no_more_offsets_than_it_has_rows() -> None:
+    """With all of them in every batch, an epoch takes a time that grows with the square of the number of rows."""
+    read: list[int] = []
+
+    class Watched(np.ndarray[Any, Any]):
+        def __getitem__(self, key: Any) -> Any:
+            values = super().__getitem__(key)
+            read.append(np.size(values))
+            return values
+
+    count = 500
+    offsets = np.arange(count + 1).view(Watched)
+    encoded = Encoded({"input_ids": (np.ones(count, np.int32), 0)}, offsets, truncated=0, empty=[])
+    several = Examples(encoded.tokens, offsets, {}, offsets, np.zeros(count, np.int64))
+    for examples in (Examples.of(encoded), several):
+        assert examples.__getitems__([7, 3])["input_ids"].tolist() == [[1], [1]]
+    assert read and max(read) <= 2
+
+
+@linux_only
+def test_read_pages_of_mapped_files_are_released(monkeypatch: pytest.MonkeyPatch) -> None:
     file, size = ScratchFile(), 32 << 20
     file.write(np.zeros(size, dtype=np.int8))
     content, before = file.mapped(), resident()

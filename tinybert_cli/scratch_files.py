@@ -27,10 +27,12 @@ IN_MEMORY = 16 << 20  # bytes; a smaller array stays in memory
 PART = 1 << 20  # numbers that are counted at a time
 JOINED = 1000  # arrays that are joined at a time
 RESIDENT = 64 << 20  # bytes of mapped files that are read before their pages are released
+RESIDENT_AT_RANDOM = 128 << 20  # the same where rows are read in any order: each maps up to 2 MB around it
 
 _folders: list[Callable[[], Path]] = []  # of the runs that are open, the innermost last
 _maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the files that are in use
 _read = 0  # bytes of them that were read since their pages were released
+_least = sys.maxsize  # bytes of files that were in the memory of this process right after that, its libraries among them
 
 
 @contextmanager
@@ -90,15 +92,37 @@ def has_read(size: int) -> None:
     """Counts bytes that were read from mapped files in their order; after RESIDENT of them all pages are released.
 
     The pages stay in the cache of the system, but no longer count as memory of this process: it would seem to need all
-    that it has ever read. Where rows are read in random order they are not counted: mapping their pages again and
-    again would take more time than small models do.
+    that it has ever read.
     """
     global _read
     _read += size
-    if _read >= RESIDENT and sys.platform == "linux":
+    if _read >= RESIDENT and _maps:
         _read = 0
+        _release_pages()
+
+
+def has_read_at_random() -> None:
+    """As `has_read`, after reading rows in any order, where only the system knows how much of the files it has mapped."""
+    global _least
+    if not _maps or sys.platform != "linux":
+        return
+    now = _mapped_bytes()
+    _least = min(_least, now)
+    if now - _least >= RESIDENT_AT_RANDOM:
+        _release_pages()
+        _least = _mapped_bytes()
+
+
+def _release_pages() -> None:
+    if sys.platform == "linux":
         for content in list(_maps):
             content.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped_bytes() -> int:
+    """Bytes of files, mapped ones and libraries, that are in the memory of this process."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[2]) * mmap.PAGESIZE
 
 
 class GrowingArray:

@@ -18,8 +18,8 @@ from torch import Tensor
 from tinybert_cli.data.layer_states import LayerStates
 from tinybert_cli.data.stack_states import StackStates
 from tinybert_cli.data.top_k import TopK
-from tinybert_cli.scratch_files import has_read
-from tinybert_cli.types import Array, Encoded, concatenated_ranges, padded
+from tinybert_cli.scratch_files import has_read, has_read_at_random
+from tinybert_cli.types import Array, Encoded, concatenated_ranges, lengths_at, padded
 
 POOL = 50  # batches sorted by length together: enough for little padding, few enough to keep the order random
 
@@ -91,13 +91,15 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         predictions = self.prediction_indices(windows)
         if self.window_offsets is not None and self.positions is not None:
             window_starts = np.arange(len(windows)) * tokens  # (B,) in the flattened tokens
-            starts = np.repeat(window_starts, np.diff(self.window_offsets)[windows])  # (P,)
+            starts = np.repeat(window_starts, lengths_at(self.window_offsets, windows))  # (P,)
             batch["positions"] = torch.from_numpy(starts + self.positions[predictions])
-        if self.top_k is not None:
-            batch |= self.top_k.batch(windows, self.target_lengths[windows])
+        if self.top_k is not None and self.window_offsets is not None:
+            batch |= self.top_k.batch(windows, lengths_at(self.window_offsets, windows))
         if self.states is not None:
             batch |= self.states.batch(windows, length)
-        return batch | {name: torch.from_numpy(values[predictions]) for name, values in self.targets.items()}
+        batch |= {name: torch.from_numpy(values[predictions]) for name, values in self.targets.items()}
+        has_read_at_random()
+        return batch
 
     def timing_batches(self, size: int, length: int | None, rows: int) -> list[dict[str, Tensor]]:
         """Full batches of the first `rows` windows, (size, T), with their own lengths or `length` tokens each.

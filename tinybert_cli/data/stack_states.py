@@ -17,7 +17,7 @@ import numpy as np
 
 from tinybert_cli.data.layer_states import IDS, LayerStates, Shapes, StatesWriter, read_states, states_files
 from tinybert_cli.errors import InputError
-from tinybert_cli.types import Array, Encoded, concatenated_ranges
+from tinybert_cli.types import Array, Encoded, concatenated_ranges, lengths_at
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class StackStates:
             own = _sequence(encoded, name)
             rows = self._rows(np.arange(len(own.offsets) - 1))
             ids = stored.input_ids[concatenated_ranges(stored.offsets, rows)]
-            same_lengths = np.array_equal(np.diff(stored.offsets)[rows], np.diff(own.offsets))
+            same_lengths = np.array_equal(lengths_at(stored.offsets, rows), np.diff(own.offsets))
             if not (same_lengths and np.array_equal(ids, own.tokens[IDS][0])):
                 raise InputError(
                     f"the stored states of the {_prefix(name).strip('_')} do not match the student's tokens",
@@ -81,7 +81,7 @@ class StackStates:
         rows = self._rows(windows)
         batch: dict[str, Tensor] = {}
         for stored in self.states.values():
-            batch |= stored.batch(rows, int(np.diff(stored.offsets)[rows].max()))
+            batch |= stored.batch(rows, int(lengths_at(stored.offsets, rows).max()))
         return batch
 
     def _rows(self, windows: Array) -> Array:
