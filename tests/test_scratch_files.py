@@ -25,7 +25,6 @@ from tinybert_cli.tasks.encoding import encode_texts, starts
 from tinybert_cli.tasks.language_modeling import LanguageModeling
 from tinybert_cli.types import NO_LABEL, Encoded, Rows
 
-
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 

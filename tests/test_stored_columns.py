@@ -20,12 +20,14 @@ import pytest
 from tinybert_cli.config import Data
 from tinybert_cli.data import (
     column_types,
+    open_stream,
     parts,
     read,
     read_soft_labels,
     readers,
     soft_labels,
     stored_columns,
+    stream_shards,
     write_soft_labels,
     write_table,
 )
@@ -141,6 +143,37 @@ def test_contradictions_of_stored_columns_are_found() -> None:
     columns.append({"text": ["a", "b", "a", "c", "b"], "label": ["x", "x", "y", "x", "x"]}, 5)
     rows = Rows(columns.finish(), (("t", 5),))
     assert contradictions(rows, Data(), "text-classification") == [[0, 2]]
+
+
+@pytest.mark.parametrize("values", [[1, 2], [0.5, 1.0], [True, False], [["a"], ["b", "c"]], ["x", "y"]])
+def test_parts_without_a_value_do_not_change_the_type_of_a_column(values: list[Any]) -> None:
+    parts = [[None] * 3, values, [None, None], values, [None]]
+    columns = StoredColumns()
+    for part in parts:
+        columns.append({"values": part}, len(part))
+    column = columns.finish()["values"]
+    assert isinstance(column, StoredColumn) and list(column) == [value for part in parts for value in part]
+    empty = StoredColumns()
+    empty.append({"values": [None, None]}, 2)
+    both = joined_columns([column, empty.finish()["values"]])
+    assert isinstance(both, StoredColumn) and list(both) == [*column, None, None]
+
+
+def test_a_text_file_has_the_same_rows_at_any_size_and_as_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    blank = ["\xa0", "\u3000 ", "\x85", "\x0c", "\x0b", "\x1f", " \t", ""]
+    text = "".join(f"{line}\nword {number}\xa0 \n" for number, line in enumerate(blank))
+    path.write_text(text, encoding="utf-8", newline="")
+    expected = [f"word {number}\xa0" for number in range(len(blank))]
+    large = read(Data(train_file=str(path)), "train").columns["text"]
+    assert isinstance(large, StoredColumn) and list(large) == expected
+    monkeypatch.setattr(parts, "LARGE", 1 << 20)
+    assert read(Data(train_file=str(path)), "train").columns["text"] == expected
+    streamed = Data(train_file=str(path), streaming=True)
+    (rows,) = stream_shards(open_stream(streamed, "train"), streamed, 100, most=None)
+    assert list(rows.columns["text"]) == expected
 
 
 def test_a_few_rows_of_a_large_column_are_selected_without_copying_it() -> None:

@@ -21,8 +21,10 @@ from tinybert_cli import data, models, tasks
 from tinybert_cli.artifacts import read_manifest
 from tinybert_cli.config import Data, Stage
 from tinybert_cli.errors import ConfigError, InputError, OutputError
+from tinybert_cli.loops.step_batches import OwnBatches
 from tinybert_cli.stages import streamed_blocks
 from tinybert_cli.stages.streamed_blocks import StreamedBlocks
+from tinybert_cli.types import Rows
 
 STEPS = {"training__max_steps": 40, "training__logging_steps": 5, "training__save_steps": 5}
 
@@ -251,17 +253,58 @@ def test_what_a_stream_does_not_know_is_refused(
     assert caught.value.key == key and caught.value.exit_code == 2
 
 
+class Process:
+    """One of two processes."""
+
+    num_processes = 2
+
+    def __init__(self, index: int) -> None:
+        self.process_index = index
+
+
 def test_two_processes_draw_different_batches(corpus: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """Each process reads the whole stream and takes every second batch."""
-    from tinybert_cli.loops.step_batches import OwnBatches
-
-    class Process:
-        num_processes = 2
-
-        def __init__(self, index: int) -> None:
-            self.process_index = index
-
     whole = list(streamed(corpus, tokenizer, total=20).after(0))
     for index in (0, 1):
         own = list(OwnBatches(streamed(corpus, tokenizer, total=20), Process(index), skip=3))  # type: ignore[arg-type]
         assert own == whole[6 + index :: 2]
+
+
+def test_two_processes_learn_the_blocks_of_one(corpus: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Also where a buffer ends between the batches of a step: each has three batches here."""
+    whole = batches_of(streamed(corpus, tokenizer, total=21), 21)
+    for index in (0, 1):
+        blocks = streamed(corpus, tokenizer, total=21)
+        read = [
+            blocks.__getitems__(indices)["input_ids"]
+            for indices in OwnBatches(blocks, Process(index), skip=0)  # type: ignore[arg-type]
+        ]
+        assert len(read) == 11 and (index == 0 or len(read.pop()) == 1)  # a row that does not count
+        rows = [[row[row != tokenizer.pad_token_id].tolist() for row in batch] for batch in read]
+        assert rows == whole[index::2]
+
+
+def test_a_step_of_more_batches_than_a_pass_can_be_repeated(corpus: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Its batches are read ahead, over several buffers, before memory turns out to be too small for it."""
+    settings = Data(train_file=str(corpus / "train.txt"), max_seq_length=16)
+    stream = data.open_stream(settings, "train")
+    blocks = StreamedBlocks(stream, settings, tokenizer, batch_size=4, seed=1, total=90, step=30)
+    first = batches_of(blocks, 30)
+    assert batches_of(blocks, 60) == [*first, *batches_of(streamed(corpus, tokenizer), 30, skip=30)]
+    assert batches_of(blocks, 30, skip=60) == batches_of(streamed(corpus, tokenizer), 30, skip=60)
+    assert len(blocks.state_dict()["positions"]) < 30  # the rest is forgotten
+
+
+def test_text_without_any_token_is_no_text(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The tokenizer removes it: a zero-width space, for example."""
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "train.txt").write_text("\u200b\n\u200b\n", encoding="utf-8")
+    with pytest.raises(InputError, match="these rows have no text"):
+        next(streamed(tmp_path / "corpus", tokenizer).after(0))
+    settings = Data(train_file=str(tmp_path / "corpus" / "train.txt"), max_seq_length=16)
+    task = tasks.find("language-modeling")
+    with pytest.raises(InputError, match="these rows have no text"):
+        task.encode(data.read(settings, "train"), settings, tokenizer)
+    words = Rows({"text": ["\u200b", "good film", "\u200b"]}, (("t", 3),))
+    encoded = task.encode(words, settings, tokenizer)
+    assert encoded.tokens["input_ids"][0].tolist() == tokenizer("good film")["input_ids"]

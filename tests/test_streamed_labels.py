@@ -23,7 +23,7 @@ from tinybert_cli.artifacts import read_manifest
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import ConfigError, InputError, OutputError
 from tinybert_cli.helpers import inspect
-from tinybert_cli.stages import labelling
+from tinybert_cli.stages import label_shards, labelling
 from tinybert_cli.stages.checks import CHECKS
 
 SIZE = 24  # rows of a shard: 96 rows of train are 4 shards
@@ -422,6 +422,56 @@ def test_a_broken_hub_stream_goes_on_from_its_last_shard(
     assert hub.calls == [("org/name", "c", hub.commit)]  # the commit that the run has begun with
     assert hub.served <= SIZE + 32 + SIZE  # the first rows, which are checked, and the file in which it broke
     assert shard_hashes(tmp_path / "stream") == shard_hashes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("most", [80, 72])  # the last shard is smaller, or whole
+def test_a_limited_hub_stream_whose_shards_are_finished_can_be_resumed(
+    most: int, from_hub: Callable[..., Stage], hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = from_hub("stream")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"max_train_samples": most})})
+
+    def killed(*_: object) -> None:
+        raise InputError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(label_shards.StreamedRows, "finish", killed)
+        with pytest.raises(InputError, match="killed"):
+            run("gen-soft-labels", config)
+    hub.served = 0
+    run("gen-soft-labels", config)
+    assert read_manifest(tmp_path / "stream")["streams"]["train"]["rows"] == most
+    assert hub.served <= SIZE  # only the first shard, which is checked
+
+
+@pytest.mark.parametrize("processes_count", [1, 2, 4])
+def test_an_interrupted_group_of_shards_of_a_hub_stream_is_continued_where_it_begins(
+    processes_count: int, from_hub: Callable[..., Stage], hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Folder:
+        """An `Output` that only notes."""
+
+        folder = "out"
+
+        def __init__(self, notes: dict[str, Any]) -> None:
+            self.notes = notes
+
+        def note(self, key: str, value: Any) -> None:
+            self.notes[key] = json.loads(json.dumps(value))
+
+    monkeypatch.setattr("tinybert_cli.processes.count", lambda: processes_count)
+    monkeypatch.setattr(labelling, "ROWS_PER_SHARD", 8)
+    config = from_hub("stream")
+    first = Folder({})
+    stream = label_shards.StreamedRows(config, first, force=False)  # type: ignore[arg-type]
+    groups, finished = stream.groups(), list[str]()
+    finished += [shard.name for shard in next(groups)]
+    assert next(groups)  # interrupted in the second group
+    hub.served = 0
+    again = label_shards.StreamedRows(config, Folder(first.notes), force=False)  # type: ignore[arg-type]
+    assert again.find_finished(lambda name, _: name in finished) == 8 * processes_count
+    assert next(again.groups())[0].indices[0] == 8 * processes_count
+    assert hub.served <= 8 + 8 * (processes_count + 1)  # the first shard, and the group
 
 
 def test_a_split_that_the_hub_dataset_lacks_is_an_error(labels: Callable[..., Stage], hub: Hub) -> None:

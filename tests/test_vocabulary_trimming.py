@@ -148,6 +148,19 @@ def test_text_of_removed_tokens_can_still_be_tokenized(algorithm: str) -> None:
     assert trimmed.decode(ids, skip_special_tokens=True).replace(" ", "").strip() == "azebraandsomequartz"
 
 
+def test_bytes_of_unknown_characters_stay() -> None:
+    """A tokenizer with `byte_fallback`, as in mmBERT, writes a character that is no token as its bytes."""
+    special, letters = ["<pad>", "<s>", "</s>", "<unk>"], [*"▁abcd"]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters, "▁ab", "cd"]
+    backend = Tokenizer(tokenizer_models.Unigram([(token, -1.0) for token in tokens], unk_id=3, byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    names = dict(zip(("pad_token", "cls_token", "sep_token", "unk_token"), special, strict=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    trimmed, _ = trim(make_model("Unigram", tokenizer), tokenizer, used_ids(tokenizer, ["ab"]))
+    assert len(trimmed) < len(tokenizer)
+    assert trimmed.tokenize("ab ü €") == tokenizer.tokenize("ab ü €") and "<0xC3>" in trimmed.tokenize("ü")
+
+
 @pytest.mark.parametrize("algorithm", SPECIAL)
 def test_trimmed_model_and_tokenizer_reload_from_disk(algorithm: str, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(algorithm)

@@ -32,7 +32,7 @@ RESIDENT_AT_RANDOM = 128 << 20  # the same where rows are read in any order: eac
 _folders: list[Callable[[], Path]] = []  # of the runs that are open, the innermost last
 _maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the files that are in use
 _read = 0  # bytes of them that were read since their pages were released
-_least = sys.maxsize  # bytes of files that were in the memory of this process right after that, its libraries among them
+_least = sys.maxsize  # bytes of files, libraries among them, in the memory of this process right after that
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def has_read(size: int) -> None:
 
 
 def has_read_at_random() -> None:
-    """As `has_read`, after reading rows in any order, where only the system knows how much of the files it has mapped."""
+    """As `has_read`, after reading rows in any order, where only the system knows how much of the files is mapped."""
     global _least
     if not _maps or sys.platform != "linux":
         return
@@ -121,8 +121,7 @@ def _release_pages() -> None:
 
 def _mapped_bytes() -> int:
     """Bytes of files, mapped ones and libraries, that are in the memory of this process."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[2]) * mmap.PAGESIZE
+    return int(Path("/proc/self/statm").read_bytes().split()[2]) * mmap.PAGESIZE
 
 
 class GrowingArray:

@@ -262,7 +262,7 @@ def padded(tokens: Mapping[str, tuple[Array, int]], offsets: Array, windows: Arr
 
 
 def lengths_at(offsets: Array, indices: Array) -> Array:
-    """`np.diff(offsets)[indices]`, without reading all of the offsets, of which a table of millions of rows has many."""
+    """`np.diff(offsets)[indices]`, without reading all of the offsets: there may be millions."""
     lengths: Array = offsets[indices + 1] - offsets[indices]
     return lengths
 

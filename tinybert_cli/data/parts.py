@@ -6,7 +6,7 @@ import gzip
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tinybert_cli.data.delimited import open_delimited
 from tinybert_cli.data.json_files import open_json_lines
 from tinybert_cli.data.readers import format_of, parquet_features, parquet_parts, read_file, with_class_names
 from tinybert_cli.data.stored_columns import PART, StoredColumns
-from tinybert_cli.data.text_files import is_gzip
+from tinybert_cli.data.text_files import is_gzip, text_of_line
 from tinybert_cli.input_versions import unchanged
 from tinybert_cli.types import Rows
 
@@ -51,9 +51,9 @@ def open_parts(path: Path, data: Data) -> Parts:
             header, rows = open_delimited(path, lambda: _lines(path), data, default="," if form == "csv" else "\t")
             return lambda: _numbered(path, _columns(header, rows()))
         if form == "txt":
-            if is_conll(list(itertools.islice(_stripped(path), 1000))):
+            if is_conll([line.strip(" \t\r\n") for line in itertools.islice(_lines(path), 1000)]):
                 return _whole(path, data)  # raises
-            return lambda: _numbered(path, _columns(["text"], ([line] for line in _stripped(path) if line)))
+            return lambda: _numbered(path, _columns(["text"], zip(filter(None, map(text_of_line, _lines(path))))))
         if (opened := open_json_lines(path, lambda: _lines(path))) is not None:
             names, objects = opened
             return lambda: _numbered(path, _columns(names, ([row.get(name) for name in names] for row in objects())))
@@ -103,11 +103,7 @@ def _whole(path: Path, data: Data) -> Parts:
     return lambda: iter([whole])
 
 
-def _stripped(path: Path) -> Iterator[str]:
-    return (line.strip(" \t\r\n") for line in _lines(path))
-
-
-def _columns(names: list[str], rows: Iterable[list[Any]]) -> Iterator[dict[str, list[Any]]]:
+def _columns(names: list[str], rows: Iterable[Sequence[Any]]) -> Iterator[dict[str, list[Any]]]:
     rows = iter(rows)
     while part := list(itertools.islice(rows, PART)):
         yield dict(zip(names, map(list, zip(*part, strict=True)), strict=True))

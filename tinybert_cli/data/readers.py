@@ -14,7 +14,15 @@ from tinybert_cli.data.conll import is_conll, read_conll
 from tinybert_cli.data.delimited import read_delimited
 from tinybert_cli.data.json_files import read_json
 from tinybert_cli.data.stored_columns import joined_columns
-from tinybert_cli.data.text_files import check_content, is_gzip, largest_content, read_text, split_lines, too_large
+from tinybert_cli.data.text_files import (
+    check_content,
+    is_gzip,
+    largest_content,
+    read_text,
+    split_lines,
+    text_of_line,
+    too_large,
+)
 from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.input_versions import unchanged
 from tinybert_cli.label_values import HIDDEN, all_hidden
@@ -170,7 +178,7 @@ def _txt(path: Path, data: Data) -> Columns:
     lines = split_lines(read_text(path))
     if is_conll(lines[:1000]):
         raise conll_in_txt(path)
-    return {"text": [line.strip(" \t\r") for line in lines if line.strip()]}
+    return {"text": [text for line in lines if (text := text_of_line(line))]}
 
 
 def conll_in_txt(path: Path) -> InputError:

@@ -51,8 +51,6 @@ class StoredColumn(Sequence[Any]):
 
     def select(self, indices: Sequence[int]) -> StoredColumn:
         """The values at these indices: a range is a view, others are copied to a file of their own."""
-        import pyarrow as pa
-
         if isinstance(indices, range) and indices.step == 1:
             return StoredColumn(self.values.slice(indices.start, len(indices)))
         file = _ArrowFile(self.values.type)
@@ -119,8 +117,15 @@ def joined_columns(columns: Sequence[Sequence[Any]]) -> Sequence[Any]:
     if any(isinstance(values, StoredColumn) for values in parts):
         stored = [values if isinstance(values, StoredColumn) else _as_stored(values) for values in parts]
         arrays = [values.values for values in stored if isinstance(values, StoredColumn)]
-        if len(arrays) == len(parts) and len({array.type for array in arrays}) == 1:
-            return StoredColumn(pa.chunked_array([chunk for array in arrays for chunk in array.chunks]))
+        kinds = {array.type for array in arrays if array.null_count < len(array)} or {pa.large_string()}
+        if len(arrays) == len(parts) and len(kinds) == 1:
+            (kind,) = kinds
+            chunks = [
+                chunk if chunk.type == kind else pa.nulls(len(chunk), kind)
+                for array in arrays
+                for chunk in array.chunks
+            ]
+            return StoredColumn(pa.chunked_array(chunks, kind))
     return list(itertools.chain(*parts))
 
 
@@ -139,26 +144,42 @@ class _ColumnWriter:
     def __init__(self, values: list[Any] | None) -> None:
         self._file: _ArrowFile | None = None
         self._values = values  # all of them, if they are of several types
+        self._nulls = 0  # values before the first one that tells the type
 
     def append(self, values: Sequence[Any]) -> None:
-        import pyarrow as pa
-
+        if self._values is None and all(value is None for value in values):
+            if self._file is None:
+                self._nulls += len(values)
+            else:
+                self._file.append(values)
+            return
         kind = _kind(values)
         if self._values is None and self._file is not None and kind != self._file.kind:
             self._values = list(self._file.finish())
-        if kind is None and self._file is None:
-            self._values = self._values or []
+        if self._values is None and self._file is None:
+            if kind is None:
+                self._values = [None] * self._nulls
+            else:
+                self._begin(kind)
         if self._values is not None:
             self._values.extend(values)
-            return
-        self._file = self._file or _ArrowFile(kind)
-        self._file.append(pa.array(values, type=kind))
+        elif self._file is not None:
+            self._file.append(values)
 
     def finish(self) -> Sequence[Any]:
+        import pyarrow as pa
+
         if self._values is not None:
             return self._values
-        assert self._file is not None  # a part was appended
+        if self._file is None:
+            self._begin(pa.large_string())
+        assert self._file is not None
         return self._file.finish()
+
+    def _begin(self, kind: pa.DataType) -> None:
+        self._file = _ArrowFile(kind)
+        for begin in range(0, self._nulls, PART):
+            self._file.append([None] * min(PART, self._nulls - begin))
 
 
 class _ArrowFile:
@@ -171,10 +192,10 @@ class _ArrowFile:
         self._file = ScratchFile()
         self._stream = pa.ipc.new_stream(pa.PythonFile(_Sink(self._file), mode="w"), pa.schema({"values": kind}))
 
-    def append(self, values: pa.Array) -> None:
+    def append(self, values: pa.Array | Sequence[Any]) -> None:
         import pyarrow as pa
 
-        self._stream.write_batch(pa.record_batch({"values": values}))
+        self._stream.write_batch(pa.record_batch({"values": pa.array(values, type=self.kind)}))
 
     def finish(self) -> StoredColumn:
         import pyarrow as pa

@@ -24,7 +24,7 @@ from tinybert_cli.data.readers import (
     with_class_names,
 )
 from tinybert_cli.data.streamed_lines import stream_lines
-from tinybert_cli.data.text_files import is_gzip
+from tinybert_cli.data.text_files import is_gzip, text_of_line
 from tinybert_cli.errors import InputError
 from tinybert_cli.types import Rows
 
@@ -94,7 +94,7 @@ def _json(path: Path, data: Data, size: int) -> Iterator[Columns]:
 def _txt(path: Path, data: Data, size: int) -> Iterator[Columns]:
     if is_conll([line.strip(" \t\r\n") for line in itertools.islice(stream_lines(path), 1000)]):
         raise conll_in_txt(path)
-    texts = (text for line in stream_lines(path) if (text := line.strip(" \t\r\n")))
+    texts = (text for line in stream_lines(path) if (text := text_of_line(line)))
     return _columns(["text"], ([text] for text in texts), size)
 
 

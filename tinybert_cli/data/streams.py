@@ -126,6 +126,8 @@ def stream_shards(
         first: the number of the first shard, with the `state` of the stream before it.
     """
     count = first * size
+    if most is not None and count >= most:
+        return
     rest: list[Rows] = []
     for part in stream.parts(min(PART, size), begin=count, state=state):
         part = part if most is None else part.head(most - count)

@@ -100,6 +100,11 @@ def split_lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.split(_line_end(text))]
 
 
+def text_of_line(line: str) -> str:
+    """A line of a .txt file as the text of a row, without blanks around it; empty if it has only white space."""
+    return line.strip(" \t\r\n") if line.strip() else ""
+
+
 def lines_with_ends(text: str) -> Iterator[str]:
     """The same lines, one by one, with their ends."""
     end, begin = _line_end(text), 0

@@ -39,7 +39,8 @@ def steps_of_epoch(batches: Batches, training: Training, processes: int, epoch: 
 class OwnBatches(torch.utils.data.Sampler[list[int]]):
     """The batches of one process: of every group of n batches, where n is the number of processes, one.
 
-    All processes take equally many. One that the last group is too short for gets a row that does not count.
+    All processes take equally many. One that the last group is too short for gets a row that does not count. Each batch
+    is yielded when it is reached, not at the end of its group: those of a stream belong to the buffer that is filled.
 
     Args:
         skip: batches of this process that are done already.
@@ -50,8 +51,13 @@ class OwnBatches(torch.utils.data.Sampler[list[int]]):
         self.process, self.processes = accelerator.process_index, accelerator.num_processes
 
     def __iter__(self) -> Iterator[list[int]]:
-        for group in groups(self.batches.after(self.skip * self.processes), self.processes):
-            yield group[self.process] if self.process < len(group) else group[0][:1]
+        count = 0
+        for batch in self.batches.after(self.skip * self.processes):
+            if count % self.processes == self.process:
+                yield batch
+            count += 1
+        if 0 < count % self.processes <= self.process:
+            yield [0]
 
 
 class MicroBatches(torch.utils.data.Dataset[tuple[Batch, ...]]):

@@ -317,8 +317,8 @@ class Trainer:
             if not is_out_of_gpu_memory(error, self.accelerator.device):
                 raise
             raise UserError(
-                f"step {self.progress.step + 1}: out of memory in the optimizer, which has two float32 numbers for each "
-                "trained parameter",
+                f"step {self.progress.step + 1}: out of memory in the optimizer, which has two float32 numbers "
+                "for each trained parameter",
                 hint="smaller batches do not help here: train a student with fewer parameters, or free the GPU",
             ) from error
         self.optimizer.zero_grad()

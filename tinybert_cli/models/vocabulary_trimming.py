@@ -90,7 +90,7 @@ def whole_words(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 def _needed_ids(tokenizer: PreTrainedTokenizerFast, description: Mapping[str, Any], used: Iterable[int]) -> set[int]:
-    """The used ids and those of special tokens, single characters and, for BPE, the tokens that others merge from."""
+    """The used ids, those of special tokens, single characters and bytes, and tokens that BPE merges others from."""
     vocabulary = tokenizer.get_vocab()
     added = (token["id"] for token in description["added_tokens"])
     ids = {*map(int, used), *tokenizer.all_special_ids, *added}
@@ -98,6 +98,8 @@ def _needed_ids(tokenizer: PreTrainedTokenizerFast, description: Mapping[str, An
     for token, token_id in vocabulary.items():
         if len(token.removeprefix("##").removeprefix("▁").removesuffix(suffix)) <= 1:
             ids.add(token_id)
+    if description["model"].get("byte_fallback"):  # of characters that are no token
+        ids |= {vocabulary[token] for token in (f"<0x{byte:02X}>" for byte in range(256)) if token in vocabulary}
     if description["model"]["type"] == "BPE":
         merges = _merges(description["model"])
         for token in [token for token, token_id in vocabulary.items() if token_id in ids]:

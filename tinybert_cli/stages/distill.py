@@ -82,10 +82,10 @@ def _distill(
         rows, stored = yield from _training_rows(run, loss, source, teacher)
     new, training_data = yield from preparation.prepare(run, config.student, source, rows, section="student")
     if stream is not None:
-        batches = config.training.max_steps * config.training.gradient_accumulation_steps * accelerator.num_processes
+        step = config.training.gradient_accumulation_steps * accelerator.num_processes
         blocks = StreamedBlocks(
             stream, config.data, new.tokenizer, batch_size=config.training.per_device_train_batch_size,
-            seed=config.seed, total=batches,
+            seed=config.seed, total=config.training.max_steps * step, step=step,
         )  # fmt: skip
         training_data = replace(training_data, stream=blocks)
     module: torch.nn.Module = new.model

@@ -21,8 +21,6 @@ from tinybert_cli.stages import labelling
 from tinybert_cli.types import Rows
 
 NOTE = "streams"  # see `Output.note`
-STATES = 2  # that are recorded of each stream: the shards before the last one may be unfinished
-
 IsFinished = Callable[[str, str], bool]  # (shard, split) → whether an earlier run has written all its files
 
 
@@ -182,8 +180,8 @@ class StreamedRows:
             if (split, number) not in self.done or known[number] != entry:
                 self._forget_changed(split, number)
                 known[number:] = [entry, *known[number + 1 :]]
-                if (state := stream.state()) is not None:
-                    note["states"] = dict([*note["states"].items(), (str(number + 1), state)][-STATES:])
+                if (state := stream.state()) is not None:  # and those of the unfinished group, and the one before it
+                    note["states"] = dict([*note["states"].items(), (str(number + 1), state)][-1 - processes.count() :])
                 begin = number * labelling.ROWS_PER_SHARD
                 yield Shard(
                     _early_name(split, number), split, range(begin, begin + len(rows)), functools.partial(_same, rows)

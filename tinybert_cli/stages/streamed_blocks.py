@@ -23,7 +23,6 @@ from tinybert_cli.types import Array, Rows
 
 BUFFER = 16_384  # blocks that are shuffled together; the last rows of a buffer may add some
 PART = 1024  # rows that are read at a time
-POSITIONS = 2  # that a checkpoint holds: the next buffer may be filled before the last step of one is done
 NOTHING = hashlib.sha256().hexdigest()
 
 
@@ -47,15 +46,24 @@ class StreamedBlocks:
 
     Args:
         total: batches that the training needs, in all processes.
+        step: batches of an optimizer step, in all processes.
     """
 
     decoder = None  # see `data.Examples`
 
     def __init__(
-        self, stream: data.Stream, settings: Data, tokenizer: Any, *, batch_size: int, seed: int, total: int
+        self,
+        stream: data.Stream,
+        settings: Data,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        seed: int,
+        total: int,
+        step: int = 1,
     ) -> None:
         self.stream, self.settings, self.tokenizer = stream, settings, tokenizer
-        self.batch_size, self.seed, self.total = batch_size, seed, total
+        self.batch_size, self.seed, self.total, self.step = batch_size, seed, total, step
         self.epoch = 0  # the whole training is one
         self.read = Position()  # what was read so far
         self._positions = [self.read]
@@ -114,7 +122,10 @@ class StreamedBlocks:
             for batch in batches:
                 yield batch.tolist()
             position = replace(following, buffers=position.buffers + 1, batches=position.batches + len(batches))
-            self._positions = [*self._positions, position][-POSITIONS:]
+            self._positions.append(position)
+            # the batches of a step are read before it is done, and it may be repeated, or the first of a resumed run
+            while len(self._positions) > 1 and self._positions[1].batches <= position.batches - 2 * self.step:
+                del self._positions[0]
 
     def _buffers(self, position: Position) -> Iterator[tuple[data.Examples, Position]]:
         """The blocks of each buffer, and where the next one begins, without end."""

@@ -73,7 +73,7 @@ class Blocks:
         before, after, length = self._before, self._after, self._data.max_seq_length
         begin, end = len(before), length - len(after)
         for part in _tokenized(paragraphs, self._tokenizer, after):
-            ids, self.has_text = np.concatenate([self.rest, part]), True
+            ids, self.has_text = np.concatenate([self.rest, part]), self.has_text or len(part) > 0
             count = max(0, len(ids) - len(after)) // (end - begin)  # without the last separator
             whole, self.rest = np.split(ids, [count * (end - begin)])
             full = np.empty((count, length), dtype=np.int32)
@@ -97,10 +97,11 @@ def encoded_blocks(ids: Array, data: Data, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _tokenized(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, after: Array) -> Iterator[Array]:
-    """The token ids of all texts, in parts, each text followed by `after`."""
+    """The token ids of all texts, in parts, each text followed by `after`; texts without any token are left out."""
     for chunk in _chunks(texts):
-        encodings = whole_encodings(tokenizer, chunk)
-        yield np.concatenate([part for one in encodings for part in (np.asarray(one.ids, np.int32), after)])
+        texts_ids = [np.asarray(one.ids, np.int32) for one in whole_encodings(tokenizer, chunk)]
+        parts = [part for ids in texts_ids if len(ids) for part in (ids, after)]
+        yield np.concatenate([np.zeros(0, np.int32), *parts])
 
 
 def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
