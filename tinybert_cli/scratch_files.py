@@ -27,7 +27,7 @@ IN_MEMORY = 16 << 20  # bytes; a smaller array stays in memory
 PART = 1 << 20  # numbers that are counted at a time
 JOINED = 1000  # arrays that are joined at a time
 RESIDENT = 64 << 20  # bytes of mapped files that are read before their pages are released
-RESIDENT_AT_RANDOM = 128 << 20  # the same where rows are read in any order: each maps up to 2 MB around it
+MOST_MAPPED = 128 << 20  # bytes by which mapped files may grow in memory, see `bound_mapped_memory`
 
 _folders: list[Callable[[], Path]] = []  # of the runs that are open, the innermost last
 _maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the files that are in use
@@ -101,14 +101,14 @@ def has_read(size: int) -> None:
         _release_pages()
 
 
-def has_read_at_random() -> None:
-    """As `has_read`, after reading rows in any order, where only the system knows how much of the files is mapped."""
+def bound_mapped_memory() -> None:
+    """As `has_read`, after reading in any order: only the system knows how much it has mapped, up to 2 MB per place."""
     global _least
     if not _maps or sys.platform != "linux":
         return
     now = _mapped_bytes()
     _least = min(_least, now)
-    if now - _least >= RESIDENT_AT_RANDOM:
+    if now - _least >= MOST_MAPPED:
         _release_pages()
         _least = _mapped_bytes()
 

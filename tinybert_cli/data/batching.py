@@ -18,7 +18,7 @@ from torch import Tensor
 from tinybert_cli.data.layer_states import LayerStates
 from tinybert_cli.data.stack_states import StackStates
 from tinybert_cli.data.top_k import TopK
-from tinybert_cli.scratch_files import has_read, has_read_at_random
+from tinybert_cli.scratch_files import bound_mapped_memory, has_read
 from tinybert_cli.types import Array, Encoded, concatenated_ranges, lengths_at, padded
 
 POOL = 50  # batches sorted by length together: enough for little padding, few enough to keep the order random
@@ -98,7 +98,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
         if self.states is not None:
             batch |= self.states.batch(windows, length)
         batch |= {name: torch.from_numpy(values[predictions]) for name, values in self.targets.items()}
-        has_read_at_random()
+        bound_mapped_memory()
         return batch
 
     def timing_batches(self, size: int, length: int | None, rows: int) -> list[dict[str, Tensor]]:

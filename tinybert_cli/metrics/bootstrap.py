@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from tinybert_cli.metrics.base import Metric, Statistics
+from tinybert_cli.scratch_files import bound_mapped_memory
 from tinybert_cli.types import Array, Predictions
 
 MOST_COUNTS = 2**22  # numbers in the table of drawn rows that is in memory at once
@@ -41,6 +42,7 @@ def resampled(
         values = metric.from_sums(sums) | metric.resampled_rank_metrics(predictions, counts)
         values = {name: one for name, one in values.items() if name not in metric.biased}
         parts.append({name: one.copy() for name, one in values.items() if selected is None or name in selected})
+        bound_mapped_memory()  # of the statistics
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
