@@ -325,6 +325,7 @@ class Arm:
     learns: str
     start: str  # where its two layers are from
     train: Callable[[Runs, float], Path]
+    before: str = ""  # a training before the last one, by the name of its folder
 
 
 ARMS = {
@@ -334,7 +335,7 @@ ARMS = {
     "student-hard": Arm("the student's predictions (hard labels)", "the student", _student_hard),
     "student-soft": Arm("the student's soft labels", "the student", _student_soft),
     "both": Arm("the mean of the teacher's and the student's soft labels", "the student", _both),
-    "layers-first": Arm("the student's layers, then its soft labels", "the student", _layers_first),
+    "layers-first": Arm("the student's layers, then its soft labels", "the student", _layers_first, "layers"),
 }
 
 
@@ -363,7 +364,10 @@ class Scores:
         scores = self._read(file)
         if scores.get(model, {}).get("checksum") != checksum:
             scores[model] = {"checksum": checksum, **self._score(candidates[rate])}
-        minutes = self._metrics(candidates[rate])["train_cpu_seconds"] / 60
+        folders = [candidates[rate]]
+        if model in ARMS and ARMS[model].before:
+            folders.append(folders[0].with_name(f"{ARMS[model].before}-{rate:g}"))
+        minutes = sum(self._metrics(folder)["train_cpu_seconds"] for folder in folders) / 60
         scores[model] |= {"rate": rate, "selection": selection, "minutes": minutes}
         file.write_text(json.dumps(scores), encoding="utf-8")
 
