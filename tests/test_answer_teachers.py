@@ -90,7 +90,7 @@ def test_answers_with_exchanged_labels_are_refused_with_the_mapping(
 ) -> None:
     rows = [json.loads(line) for line in llm.read_text().splitlines()]
     write_rows(llm, [{**row, "answer": OTHER[row["answer"]]} for row in rows])
-    with pytest.raises(InputError, match="does not beat the majority-class baseline") as error:
+    with pytest.raises(InputError, match="labels of the teacher seem to be mixed up") as error:
         run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher={"answers_file": str(llm)}))
     assert "label_names: {good: bad, bad: good}" in str(error.value.hint)
     fixed = {"answers_file": str(llm), "label_names": OTHER}

@@ -97,7 +97,8 @@ def test_weak_teacher_of_many_classes_is_rejected_without_reordering() -> None:
     predictions: Predictions = task.predictions(logits, None, names, rows, Data())
     config = _labelling()
     with at_most(100), pytest.raises(teacher_check.InputError, match="does not beat the majority"):
-        teacher_check.check_teacher(config, task, predictions, metric, names)
+        checked = teacher_check.CheckedRows("train", [0, 1, 2, 3], metric, has_names=True)
+        teacher_check.check_teacher(config, task, predictions, checked, names)
 
 
 def _labelling() -> teacher_check.GenSoftLabels:

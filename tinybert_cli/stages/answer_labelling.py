@@ -49,7 +49,7 @@ def label(config: GenSoftLabels, task: tasks.PredictionTask, output: artifacts.O
     if checked is not None:
         rows, own = splits[checked.split].select(checked.indices), labels[checked.split]
         predictions = _predictions(config, task, own.select(np.array(checked.indices)), names, rows)
-        check = teacher_check.check_teacher(config, task, predictions, checked.metric, names)
+        check = teacher_check.check_teacher(config, task, predictions, checked, names)
         numbers |= {"checked_rows": check.rows, **check.numbers}
         yield check.event()
     elif config.check_teacher:

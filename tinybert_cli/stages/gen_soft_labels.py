@@ -152,7 +152,7 @@ def _label(
     if checked is not None:
         raw = _result_of(labeller.label(checked.split, checked.indices))
         own = predictions(raw, splits[checked.split].select(checked.indices))
-        check = teacher_check.check_teacher(config, task, own, checked.metric, names)
+        check = teacher_check.check_teacher(config, task, own, checked, names)
         numbers |= check.numbers
         yield check.event()
 

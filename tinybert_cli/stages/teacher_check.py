@@ -11,13 +11,14 @@ import numpy as np
 from tinybert_cli import metrics, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
-from tinybert_cli.metrics.comparison import best_class_order, confusion_matrix
+from tinybert_cli.metrics.comparison import best_class_order, confusion_matrix, mcnemar
 from tinybert_cli.types import Array, Predictions, Rows
 
 MOST_REORDERED = 1_000  # classes; the best order of more takes too long
 MOST_CONFUSED = 20  # classes whose confusion is recorded
 CHECKED_ROWS = 1_000  # enough to see that a teacher does not beat the majority-class baseline
 RESAMPLES = 1_000  # for the 95 % interval
+CLEARLY, CHANCE = 0.1, 0.001  # gain and p-value from which another order of the classes counts as better
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class CheckedRows:
     split: str
     indices: list[int]
     metric: metrics.Metric
+    has_names: bool  # whether the data has the names of the labels, not integers
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,16 @@ def rows_to_check(
             indices = indices[answered[split][indices]]
         if len(indices):
             drawn = indices[np.sort(np.random.default_rng(config.seed).permutation(len(indices))[:CHECKED_ROWS])]
-            metric = task.metric(rows.select(drawn.tolist()), config.data, names)
-            return None if metric is None else CheckedRows(split, drawn.tolist(), metric)
+            selected = rows.select(drawn.tolist())
+            metric = task.metric(selected, config.data, names)
+            has_names = any(_labels_of(value) & set(names) for value in selected.column(config.data.label_column))
+            return None if metric is None else CheckedRows(split, drawn.tolist(), metric, has_names)
     return None
+
+
+def _labels_of(value: Any) -> set[str]:
+    """The texts in the gold value of a row: its label, or its tags."""
+    return {label for label in (value if isinstance(value, list) else [value]) if isinstance(label, str)}
 
 
 def gold_rows(task: tasks.PredictionTask, rows: Rows, config: GenSoftLabels, gold: Array) -> Array:
@@ -97,18 +106,27 @@ def check_teacher(
     config: GenSoftLabels,
     task: tasks.PredictionTask,
     predictions: Predictions,
-    metric: metrics.Metric,
+    checked: CheckedRows,
     names: Sequence[str],
 ) -> TeacherCheck:
     """The teacher's score, and that of the majority-class baseline.
 
     Raises:
-        InputError: the teacher does not beat the baseline; says so if its classes seem to be in another order.
+        InputError: the teacher does not beat the baseline, or its classes seem to be in another order.
     """
-    main = task.main_metric
+    main, metric = task.main_metric, checked.metric
     statistics = metric.statistics(predictions)
     score, majority = metrics.score(metric, predictions, statistics)[main], metric.majority_baseline()
     decisions = metric.class_logits(predictions)
+    better = _better_order(*decisions) if decisions is not None and len(names) <= MOST_REORDERED else None
+    if better is not None:
+        order, share = better
+        raise InputError(
+            f"the labels of the teacher seem to be mixed up: {main} {score:.3f}, and in another order {share:.3f} "
+            "of its decisions are right",
+            where=config.teacher_names,
+            hint=f"{_reordering(config, checked, names, order)}; or set check_teacher: false",
+        )
     if score > majority or score == majority == 1:  # of rows with one label only
         numbers = {f"teacher_{main}": score, f"majority_{main}": majority}
         if config.answers:
@@ -123,23 +141,35 @@ def check_teacher(
         hint = (
             "what the answers call the labels may be mixed up: label_names below `teacher`; or set check_teacher: false"
         )
-    if decisions is not None and len(names) <= MOST_REORDERED:
-        logits, gold = decisions
-        order = best_class_order(logits, gold)
-        permuted = metrics.score(metric, Predictions(predictions.values, None, logits[:, order], predictions.layout))[
-            main
-        ]
-        if permuted > max(majority, score) + 0.1:
-            right = ", ".join(names[index] for index in order)
-            hint = f"its classes seem to be {right}, in this order ({main} {permuted:.3f}): name the labels in the data"
-            if not config.model_names:
-                pairs = ", ".join(f"{name}: {names[gold]}" for gold, name in enumerate(names[i] for i in order))
-                hint = f"the answers seem to mix up the labels ({main} {permuted:.3f} with label_names: {{{pairs}}})"
     raise InputError(
         f"the teacher does not beat the majority-class baseline: {main} {score:.3f}, majority {majority:.3f}",
         where=config.teacher_names,
         hint=hint,
     )
+
+
+def _better_order(logits: Array, gold: Array) -> tuple[list[int], float] | None:
+    """The output of each class that fits the gold labels best, and the share of right decisions with this order.
+
+    None if the outputs fit nearly as well in their own order.
+    """
+    order = best_class_order(logits, gold)
+    own, other = logits.argmax(-1) == gold, logits[:, order].argmax(-1) == gold
+    constant = np.bincount(gold).max() / len(gold)
+    is_better = other.mean() > max(own.mean(), constant) + CLEARLY and mcnemar(other, own)["mcnemar_p"] < CHANCE
+    return (order, float(other.mean())) if is_better else None
+
+
+def _reordering(config: GenSoftLabels, checked: CheckedRows, names: Sequence[str], order: Sequence[int]) -> str:
+    """What to change: what the answers or the outputs of the model are called, or the integers in the data."""
+    if not config.model_names:
+        pairs = ", ".join(f"{name}: {names[gold]}" for gold, name in enumerate(names[index] for index in order))
+        return f"label_names: {{{pairs}}} below `teacher`"
+    if checked.has_names:
+        outputs = [names[gold] for gold in np.argsort(order)]
+        return f"its outputs seem to be {', '.join(outputs)}: write them in this order into id2label of its config.json"
+    classes = ", ".join(names[index] for index in order)
+    return f"the labels 0, 1, ... in the data seem to be {classes}: set data.label_names: [{classes}]"
 
 
 def _confusion(logits: Array, gold: Array, names: Sequence[str]) -> dict[str, dict[str, int]]:
