@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import textwrap
@@ -1270,4 +1271,13 @@ def test_an_unknown_metric_for_best_model_is_a_config_error(tmp_path: Path) -> N
         "training: {metric_for_best_model: acuracy}\n"
     )
     with pytest.raises(ConfigErrors, match="did you mean 'accuracy'"):
+        configuration.load("finetune", file, (), CHECKS["finetune"])
+
+
+@pytest.mark.parametrize("columns", ["label", ["text", "label"]])
+def test_a_column_that_is_text_and_label_is_a_config_error(columns: object, tmp_path: Path) -> None:
+    file = tmp_path / "teacher.yaml"
+    data = json.dumps({"train_file": "x", "text_column_names": columns})
+    file.write_text(f"task: text-classification\ndata: {data}\nmodel: x\noutput_dir: y\n")
+    with pytest.raises(ConfigErrors, match="the column 'label' is both text and label"):
         configuration.load("finetune", file, (), CHECKS["finetune"])

@@ -351,3 +351,20 @@ def test_teacher_check_uses_the_rows_that_have_labels(data: Any, configs: Config
     write_rows(data / "train.jsonl", [*rows, {"text": "fine", "label": None}])
     events = run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher))
     assert [row["checked_rows"] for row in events if row["event"] == "teacher check"] == [8]
+
+
+@pytest.mark.parametrize("name", ["nan", "N/A", "None", "?"])
+def test_a_class_that_seems_to_mean_no_label_is_a_warning(name: str) -> None:
+    rows = Rows({"text": ["a"] * 3, "label": ["good", name, "good"]}, (("rows", 3),))
+    (warning,) = TASK.label_warnings(rows, Data(), TASK.label_names(rows, Data(), model_names=None))
+    assert warning.startswith(f"1 labels are '{name}', a class of its own: if it means that there is no label")
+
+
+def test_as_many_classes_as_rows_are_a_warning() -> None:
+    texts = [f"text {number}" for number in range(30)]
+    rows = Rows({"text": texts, "label": texts}, (("rows", 30),))
+    names = TASK.label_names(rows, Data(), model_names=None)
+    assert any(
+        text.startswith("30 classes for 30 labels: check that data.label_column_name")
+        for text in TASK.label_warnings(rows, Data(), names)
+    )

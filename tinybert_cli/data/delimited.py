@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.config import Data
-from tinybert_cli.data.text_files import lines_with_ends, read_text
+from tinybert_cli.data.text_files import EMPTY, lines_with_ends, read_text
 from tinybert_cli.errors import InputError
 
 log = logging.getLogger("tinybert")
@@ -143,7 +143,9 @@ def _checked(reader: _Reader, delimiter: str, quoted: bool, data: Data) -> Itera
         where = f"{reader.path}:{error.line}"
         raise InputError(error.what, where=where, hint=_hint(reader, error, delimiter, quoted)) from error
     if not doubts.rows:
-        raise InputError(f"'{reader.path}' has a header but no rows", where=f"{reader.path}:{1 + reader.skipped}")
+        raise InputError(
+            f"'{reader.path}' has a header but no rows", where=f"{reader.path}:{1 + reader.skipped}", hint=EMPTY
+        )
     if data.quoting == "auto":
         _warn(reader.path, doubts, DELIMITERS.get(delimiter, repr(delimiter)))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from tinybert_cli.data.text_files import (
+    EMPTY,
     PIECE,
     check_content,
     damaged_gzip,
@@ -50,7 +51,7 @@ def stream_lines(path: Path) -> Iterator[str]:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise damaged_gzip(path, error, f"{path}:{number + 1}" if number else None) from error
         if is_blank:
-            raise InputError(f"'{path}' is empty")
+            raise InputError(f"'{path}' is empty", hint=EMPTY)
 
 
 def _first_piece(file: BinaryIO) -> bytes:

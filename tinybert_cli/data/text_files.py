@@ -37,6 +37,9 @@ _OTHER_FORMATS = (  # first bytes of files that are no text → what they are, a
 )
 
 
+EMPTY = "check the path, and the program that wrote the file"
+
+
 def read_text(path: Path) -> str:
     """The text of a file, decompressed if its name ends in .gz, without byte order marks.
 
@@ -53,7 +56,7 @@ def read_text(path: Path) -> str:
             raise not_as_marked(path, encoding) from error
         raise not_utf8(path, raw[: error.start].count(b"\n") + 1) from error
     if not text.strip():
-        raise InputError(f"'{path}' is empty")
+        raise InputError(f"'{path}' is empty", hint=EMPTY)
     if "\0" in text:
         raise has_nuls(path, text[:256], text.count("\n", 0, text.index("\0")) + 1)
     return text

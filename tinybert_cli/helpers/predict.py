@@ -85,6 +85,8 @@ def open_source(
             hint=f"columns have files that end in .{', .'.join(predict_tables.TABLES)}; .gz too",
         )
     lines = read_file(file)
+    if not lines:
+        raise InputError(f"'{file}' is empty", hint="check the path, and the program that wrote the file")
     if sentence := tab_note(predictor, lines):
         note(sentence)
     pairs = recorded is not None and len(recorded) == 2

@@ -58,7 +58,7 @@ def labels_of(teacher: str, task: tasks.PredictionTask, rows: Rows, data: Data) 
     if task.name != "text-classification":
         raise InputError(
             f"'{teacher}' does not name its {count} classes",
-            hint=f"name them in the order of its outputs, for example {example_list(data_names)}",
+            hint=_naming(data_names),
         )
     return _by_prediction(teacher, task, data_names, rows, data)
 
@@ -108,8 +108,7 @@ def _by_prediction(
             f"'{teacher}' does not name its classes, and its predictions do not tell: at best {agreed} of "
             f"{len(sample)} rows agree ({majority} are of the largest class)",
             where=rows.origins[0][0],
-            hint="if it was trained for these labels, name them in the order of its outputs, for example "
-            + example_list(list(data_names)),
+            hint=f"if it was trained for these labels, {_naming(data_names)}",
         )
     return names, f"{pairs}: so {agreed} of {len(sample)} labels agree with its predictions"
 
@@ -124,6 +123,11 @@ def _different(teacher: str, names: Sequence[str], data_names: Sequence[str], ro
         where=f"{rows.origins[0][0]}, {teacher}",
         hint=f"{what}, then add it to the command: '{setting}'",
     )
+
+
+def _naming(names: Sequence[str]) -> str:
+    setting = example_list(list(names)).replace("data.label_names: ", "data.label_names=")
+    return f"name them in the order of its outputs: add to the command, for example, '{setting}'"
 
 
 def _likely_class(label: str, names: Sequence[str]) -> str:

@@ -93,7 +93,11 @@ def as_json(report: Report) -> Row:
 def _finished_runs(folder: Path) -> list[Path]:
     paths = [folder] if (folder / "manifest.json").is_file() else _manifest_folders(folder)
     if not paths:
-        raise InputError(f"'{folder}' is not a finished run: it has no manifest.json", where=str(folder))
+        raise InputError(
+            f"'{folder}' is not a finished run: it has no manifest.json",
+            where=str(folder),
+            hint="name the output_dir of a stage that is finished, or a folder with several of them",
+        )
     return paths
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tinybert_cli import baselines, configuration, formats, losses, tasks
-from tinybert_cli.config import Export, Stage, Verify
+from tinybert_cli.config import Data, Export, Stage, Verify
 from tinybert_cli.errors import ConfigError, did_you_mean, look_up
 from tinybert_cli.stages import answer_checks, streaming_checks, translation_checks
 
@@ -59,6 +59,21 @@ def _check_label_settings(task: str, data: Mapping[str, Any]) -> None:
         )
 
 
+def _check_columns(task: str, data: Mapping[str, Any]) -> None:
+    """The label is no text that a model reads: it would learn to copy it."""
+    if task == "language-modeling":
+        return
+    columns = Data(**{key: data[key] for key in ("text_column_names", "label_column_name") if key in data})
+    labels = columns.label_column_name
+    both = [name for name in columns.text_columns if name in ([labels] if isinstance(labels, str) else labels)]
+    if both:
+        raise ConfigError(
+            f"the column '{both[0]}' is both text and label",
+            key=("data", "label_column_name"),
+            hint="name another column in text_column_names or in label_column_name",
+        )
+
+
 def _check_source(setting: str | Mapping[str, Any]) -> None:
     """A model needs weights to start from, unless it is new."""
     if not isinstance(setting, str) and setting.get("from") is None and setting.get("family") is None:
@@ -76,6 +91,7 @@ def _check_data_of(command: str) -> configuration.Check:
         _check_label_settings(task, data)
         translation_checks.check_sections("data")(task, data)
         translation_checks.check_text_columns(task, data)
+        _check_columns(task, data)
 
     return check
 

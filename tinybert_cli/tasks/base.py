@@ -233,7 +233,13 @@ def check_complete(labels: Array, rows: Rows) -> None:
     """InputError for the first row without a label (N, ...)."""
     gaps = missing(labels)
     if gaps.any():
-        raise InputError("a row without a label", where=rows.location(int(np.argwhere(gaps)[0, 0])))
+        without = np.unique(np.argwhere(gaps)[:, 0])
+        more = f" (of {len(without):,})" if len(without) > 1 else ""
+        raise InputError(
+            f"a row without a label{more}",
+            where=rows.location(int(without[0])),
+            hint="add the labels, or move these rows to data.unlabeled_file, which gen-soft-labels reads",
+        )
 
 
 def no_labels_error(rows: Rows, data: Data) -> InputError:

@@ -28,6 +28,8 @@ FEW_CLASSES = 20  # distinct numbers that are classes even in a file with few ro
 NAMED = "set data.label_names to the names of the integers in the data, in order"
 UNNAMED = "the model does not name its classes: set data.label_names to their names, in the order of its outputs"
 LISTED = 10  # names that a warning lists
+NO_VALUES = {"nan", "NaN", "NAN", "N/A", "n/a", "NA", "#N/A", "<NA>", "null", "NULL", "None", "-", "?"}
+MOST_SURE = 10  # classes that no table has too few rows for
 
 
 def names_in_data(rows: Rows, data: Data) -> list[str] | None:
@@ -138,7 +140,7 @@ def label_statements(labels: Iterable[object], rows: Rows, data: Data, names: Se
 
 
 def name_warnings(counts: Mapping[str, int]) -> list[str]:
-    """Warnings about classes that look alike, and about those without rows.
+    """Warnings about classes that look alike, that seem to mean no label, that are too many, and those without rows.
 
     Args:
         counts: rows of each class, in the order of the classes.
@@ -157,6 +159,13 @@ def name_warnings(counts: Mapping[str, int]) -> list[str]:
             f"labels that differ only in case, spaces or the encoding of their characters are classes of their own: "
             f"{spelled}; to merge them, set {example_mapping(merged)}"
         )
+    for name in (name for name in counts if name.strip() in NO_VALUES and counts[name]):
+        warnings.append(
+            f"{counts[name]:,} labels are {in_quotes(name)}, a class of its own: if it means that there is no label, "
+            "empty these cells"
+        )
+    if len(counts) > MOST_SURE and 2 * len(counts) > (rows := sum(counts.values())):
+        warnings.append(f"{len(counts):,} classes for {rows:,} labels: check that data.label_column_name is the label")
     empty = [name for name, count in counts.items() if not count]
     if empty:
         more = ", ..." if len(empty) > LISTED else ""
