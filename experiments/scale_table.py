@@ -50,15 +50,12 @@ def tags(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def texts(results: Mapping[str, Any]) -> Iterator[str]:
-    """Task-agnostic distillation of plain text: new runs, and one that is resumed."""
-    stages = results["language-modeling"]
-    yield "| paragraphs | text | run | peak memory | of it private | CPU time before the first step |"
-    yield "|---:|---:|---|---:|---:|---:|"
-    for stage, name in (("distill", "new"), ("distill-resumed", "resumed")):
-        for rows, numbers in by_rows(stages[stage]):
-            size = f"{numbers['table_mb'] / 1000:.2f} GB"
-            memory, before = " | ".join(_memory(numbers)), f"{numbers['cpu_s_before']:,.0f} s"
-            yield f"| {int(rows):,} | {size} | {name} | {memory} | {before} |"
+    """Task-agnostic distillation of plain text."""
+    yield "| paragraphs | text | peak memory | of it private | CPU time before the first step |"
+    yield "|---:|---:|---:|---:|---:|"
+    for rows, numbers in by_rows(results["language-modeling"]["distill"]):
+        size, before = f"{numbers['table_mb'] / 1000:.2f} GB", f"{numbers['cpu_s_before']:,.0f} s"
+        yield f"| {int(rows):,} | {size} | {' | '.join(_memory(numbers))} | {before} |"
 
 
 def by_rows(sizes: Mapping[str, Mapping[str, float]]) -> list[tuple[str, Mapping[str, float]]]:
