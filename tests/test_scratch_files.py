@@ -194,7 +194,7 @@ def test_pages_of_rows_that_are_read_at_random_are_released(monkeypatch: pytest.
         ids.append(np.ones(100 * length))
     encoded = Encoded({"input_ids": (ids.finish(), 0)}, np.arange(count + 1) * length, truncated=0, empty=[])
     examples, size = Examples.of(encoded), count * length * 4
-    monkeypatch.setattr(scratch_files, "MOST_MAPPED", size // 8)
+    monkeypatch.setattr(scratch_files, "RESIDENT", size // 8)
     before, most = resident(), 0
     for windows in np.random.default_rng(0).permutation(count).reshape(-1, 20):
         assert bool(examples.__getitems__(windows.tolist())["input_ids"].all())

@@ -27,7 +27,6 @@ IN_MEMORY = 16 << 20  # bytes; a smaller array stays in memory
 PART = 1 << 20  # numbers that are counted at a time
 JOINED = 1000  # arrays that are joined at a time
 RESIDENT = 64 << 20  # bytes of mapped files that are read before their pages are released
-MOST_MAPPED = 128 << 20  # bytes by which mapped files may grow in memory, see `bound_mapped_memory`
 
 _folders: list[Callable[[], Path]] = []  # of the runs that are open, the innermost last
 _maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the files that are in use
@@ -108,7 +107,7 @@ def bound_mapped_memory() -> None:
         return
     now = _mapped_bytes()
     _least = min(_least, now)
-    if now - _least >= MOST_MAPPED:
+    if now - _least >= RESIDENT:
         _release_pages()
         _least = _mapped_bytes()
 
