@@ -638,7 +638,10 @@ def test_a_permuted_label_order_is_named_in_the_hint(data: Path, teacher: Path, 
     write_rows(data / "train.jsonl", [row | {"label": index[row["label"]]} for row in sentences("train")])
     with pytest.raises(InputError) as error:
         run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher))
-    assert "good, bad, in this order" in str(error.value)
+    assert 'set data.label_names: {"1": "bad", "0": "good"}' in str(error.value.hint)
+    named = configs("gen-soft-labels", "out", teacher=teacher, data__label_names={"1": "bad", "0": "good"})
+    (check,) = (event for event in run("gen-soft-labels", named) if event["event"] == "teacher check")
+    assert check["teacher_accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("command", ["gen-soft-labels", "eval", "export"])

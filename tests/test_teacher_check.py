@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -54,10 +55,13 @@ def test_integers_in_another_order_are_named_by_the_setting_that_fixes_them() ->
     outputs = ["food", "science", "business", "sports"]  # the integer 0 of the data is what the teacher calls science
     with pytest.raises(InputError, match="seem to be mixed up") as caught:
         checked(outputs, named=False)
-    order = re.search(r"data.label_names: \[(.*)\]", str(caught.value.hint))
-    assert order is not None
-    fixed = order[1].split(", ")
-    assert [NAMES.index(name) for name in fixed] == [outputs.index(name) for name in NAMES]
+    mapping = re.search(r"data.label_names: (\{.*\})", str(caught.value.hint))
+    assert mapping is not None
+    fixed = json.loads(mapping[1])
+    assert list(fixed.values()) == NAMES  # in the order of the outputs, as the model has them
+    assert {int(integer): NAMES.index(name) for integer, name in fixed.items()} == {
+        label: outputs.index(name) for label, name in enumerate(NAMES)
+    }
 
 
 @pytest.mark.parametrize(("right", "rows"), [(0.3, 200), (0.5, 12)])

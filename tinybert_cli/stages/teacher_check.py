@@ -11,6 +11,7 @@ import numpy as np
 from tinybert_cli import metrics, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
+from tinybert_cli.label_values import example_mapping
 from tinybert_cli.metrics.comparison import best_class_order, confusion_matrix, mcnemar
 from tinybert_cli.types import Array, Predictions, Rows
 
@@ -168,8 +169,9 @@ def _reordering(config: GenSoftLabels, checked: CheckedRows, names: Sequence[str
     if checked.has_names:
         outputs = [names[gold] for gold in np.argsort(order)]
         return f"its outputs seem to be {', '.join(outputs)}: write them in this order into id2label of its config.json"
-    classes = ", ".join(names[index] for index in order)
-    return f"the labels 0, 1, ... in the data seem to be {classes}: set data.label_names: [{classes}]"
+    integers = np.argsort(order)  # of each output
+    mapping = example_mapping({str(integer): name for integer, name in zip(integers, names, strict=True)})
+    return f"the integers in the data seem to mean other classes: set {mapping}"
 
 
 def _confusion(logits: Array, gold: Array, names: Sequence[str]) -> dict[str, dict[str, int]]:
