@@ -101,7 +101,7 @@ def has_read(size: int) -> None:
 
 
 def bound_mapped_memory() -> None:
-    """As `has_read`, after reading in any order: only the system knows how much it has mapped, up to 2 MB per place."""
+    """Releases all pages once they have grown by RESIDENT bytes: for rows in any order, each maps up to 2 MB."""
     global _least
     if not _maps or sys.platform != "linux":
         return

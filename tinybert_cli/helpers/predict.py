@@ -86,7 +86,9 @@ def open_source(
         )
     lines = read_file(file)
     if not lines:
-        raise InputError(f"'{file}' is empty", hint="check the path, and the program that wrote the file")
+        from tinybert_cli.data.text_files import EMPTY
+
+        raise InputError(f"'{file}' is empty", hint=EMPTY)
     if sentence := tab_note(predictor, lines):
         note(sentence)
     pairs = recorded is not None and len(recorded) == 2

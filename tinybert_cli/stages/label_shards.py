@@ -180,7 +180,7 @@ class StreamedRows:
             if (split, number) not in self.done or known[number] != entry:
                 self._forget_changed(split, number)
                 known[number:] = [entry, *known[number + 1 :]]
-                if (state := stream.state()) is not None:  # and those of the unfinished group, and the one before it
+                if (state := stream.state()) is not None:  # one per shard of a group, and the one before it
                     note["states"] = dict([*note["states"].items(), (str(number + 1), state)][-1 - processes.count() :])
                 begin = number * labelling.ROWS_PER_SHARD
                 yield Shard(
