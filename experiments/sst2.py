@@ -9,6 +9,7 @@
 - `small`: the same for narrower students2, which learn from the soft labels of that student.
 - `report`: the recipe configs/sst2-minilm, on all training rows, and the scores of the last checkpoints on the
   validation rows, which choose no checkpoint.
+- `bits`: exports of the recipe's student2 with fewer bits, compared with float32 on the validation rows.
 - `latencies`: of the models of the first seed, side by side; nothing else should run.
 
 A training row is a sentence or a phrase of one. Phrases of a sentence set aside would tell its label, so they are left
@@ -34,12 +35,13 @@ import result_files
 
 RECIPE = Path(__file__).parents[1] / "configs" / "sst2-minilm"
 RESULTS = "sst2.json"
-PARTS = ("students", "students2", "small", "report", "latencies")
+PARTS = ("students", "students2", "small", "report", "bits", "latencies")
 HELD_OUT = 1500  # sentences; about as long as those of the validation file
 SPLIT_SEED = 42
 FREE_WORDS = 2  # a phrase of up to this many words occurs in many sentences, and stays in training
 LAST = ("training.eval_strategy=no", "training.keep=last", "training.save_steps=1000")
 MODELS = ("teacher", "student", "student2", "student2-plain", "export")
+BITS = ((8, 8), (8, 6), (8, 4), (4, 8), (4, 6), (4, 4))  # of matrices and of embedding tables
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,12 @@ def _width(units: int) -> tuple[str, ...]:
     return (f"student.hidden_size={units}", "student.num_hidden_layers=2", "layer_mapping=last", TRIMMED)
 
 
+HIDDEN = ("losses={soft_labels: {weight: 1.0, temperature: 2.0}, hidden_states: 1.0}",)
 SMALL = {
-    "192 units": Candidate(2, 3, 2e-4, _width(192)),
-    "224 units": Candidate(2, 3, 2e-4, _width(224)),
-    "224 units, rate 4e-4": Candidate(2, 3, 4e-4, _width(224)),
-    "224 units, 6 epochs": Candidate(2, 6, 2e-4, _width(224)),
+    "384 units": Candidate(0, 3, 1e-4, _width(384)),
+    "320 units": Candidate(0, 3, 2e-4, _width(320)),
+    "320 units, and hidden states": Candidate(0, 3, 2e-4, (*_width(320), *HIDDEN)),
+    "320 units, augmented": Candidate(2, 1, 2e-4, _width(320)),
 }
 CANDIDATES = {"students": STUDENTS, "students2": STUDENTS2, "small": SMALL}
 
@@ -103,9 +106,9 @@ def main() -> None:
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     for part in arguments.parts:
         for seed in seeds[:1] if part == "latencies" else seeds:
-            if part in ("report", "latencies"):
+            if part in ("report", "bits", "latencies"):
                 runs = Runs(arguments.data, arguments.runs / "report" / f"seed-{seed}", seed)
-                _record(part, seed, runs.report() if part == "report" else runs.latencies())
+                _record(part, seed, getattr(runs, part)())
                 continue
             runs = Runs(arguments.runs / "held-out", arguments.runs / "held-out" / f"seed-{seed}", seed)
             for name in CANDIDATES[part]:
@@ -246,6 +249,19 @@ class Runs:
                 for reference, metrics in beside.items() for name in MODELS if name != reference
             },
         }  # fmt: skip
+
+    def bits(self) -> dict[str, dict[str, float]]:
+        """Exports of student2, as whole models, whatever they change."""
+        exports = {}
+        for matrices, tables in BITS:
+            metrics = recipe_stages.read_metrics(self.stage(
+                "export", "8-export.yaml", f"bits-{matrices}-{tables}", f"model={self.folder('student2')}",
+                f"matrix_bits={matrices}", f"embedding_bits={tables}", "verify.max_samples=872",
+                "verify.min_agreement=0.9", "verify.max_metric_drop=0.1",
+            ))  # fmt: skip
+            names = ("bytes", "agreement", "mean_abs_logit_difference", "metric_difference")
+            exports[f"{matrices} {tables}"] = {name: metrics[name] for name in names}
+        return exports
 
     def latencies(self) -> dict[str, Any]:
         """Milliseconds of each model for batches of 1 and 32 texts."""

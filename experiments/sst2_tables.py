@@ -90,6 +90,24 @@ def candidates(part: str) -> Callable[[Mapping[str, Any]], Iterator[str]]:
     return draw
 
 
+def bits(results: Mapping[str, Any]) -> Iterator[str]:
+    """Exports of student2 with fewer bits: means of the seeds, and the lowest."""
+    seeds = list(results["bits"].values())
+    yield _row(
+        "`matrix_bits`", "`embedding_bits`", "size", "equal predictions, mean; lowest",
+        "accuracy minus float32, each seed",
+    )  # fmt: skip
+    yield "|---:|---:|---:|---:|---|"
+    for matrices, tables in sst2.BITS:
+        own = [seed[f"{matrices} {tables}"] for seed in seeds]
+        equal = [one["agreement"] for one in own]
+        yield _row(
+            str(matrices), str(tables), f"{statistics.mean(one['bytes'] for one in own) / 1e6:.1f} MB",
+            f"{statistics.mean(equal):.1%}; {min(equal):.1%}",
+            ", ".join(f"{one['metric_difference']:+.4f}" for one in own),
+        )  # fmt: skip
+
+
 def mean_accuracy(results: Mapping[str, Any], name: str) -> float:
     return statistics.mean(_accuracies(results, name))
 

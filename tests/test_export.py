@@ -231,7 +231,14 @@ def test_all_commands_accept_a_safetensors_export(
     assert done(run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=folder)))["teacher_accuracy"] > 0.9
 
 
-@pytest.mark.parametrize("settings", [{"format": "safetensors"}, {"quantize": "int8", "verify": LOOSE}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"format": "safetensors"},
+        {"quantize": "int8", "verify": LOOSE},
+        {"quantize": "int8", "matrix_bits": 4, "verify": LOOSE},
+    ],
+)
 def test_exporting_twice_gives_the_same_bytes(
     settings: dict[str, Any], teacher: Path, configs: Configs, tmp_path: Path
 ) -> None:
@@ -259,6 +266,8 @@ def test_exporting_twice_gives_the_same_bytes(
         ({"format": "safetensors", "verify": {"atol": 1e-5}}, ("verify", "atol"), "min_agreement"),
         ({"format": "safetensors", "embedding_bits": 6}, ("embedding_bits",), "onnx"),
         ({"embedding_bits": 6}, ("embedding_bits",), "quantize: int8"),
+        ({"matrix_bits": 4}, ("matrix_bits",), "quantize: int8"),
+        ({"format": "safetensors", "matrix_bits": 4}, ("matrix_bits",), "onnx"),
         ({"dtype": "bfloat16"}, ("dtype",), "safetensors"),
         ({"format": "onnx", "dtype": "float16"}, ("dtype",), "safetensors"),
     ],
@@ -406,6 +415,26 @@ def test_rejected_int8_is_an_error_and_leaves_float32(
         assert error.value.exit_code == 5
     assert artifacts.verify_folder(tmp_path / "out")["precision"] == "float32"
     assert [path.name for path in (tmp_path / "out" / "onnx").iterdir()] == ["model.onnx"]
+
+
+def test_weights_in_4_bits_are_smaller_and_the_card_says_so(
+    teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinybert_cli.formats import four_bits
+
+    sizes = {}
+    for bits in (8, 4):
+        settings = {"quantize": "int8", "matrix_bits": bits, "verify": LOOSE}
+        sizes[bits] = done(run("export", configs("export", f"bits-{bits}", model=teacher, **settings)))["bytes"]
+        card = (tmp_path / f"bits-{bits}" / "README.md").read_text()
+        assert ("| weights | int8, matrices in 4 bits |" in card) == (bits == 4)
+        (row,) = predict.run(str(tmp_path / f"bits-{bits}"), TEXTS[:1])
+        assert row["prediction"] in ("good", "bad")
+    assert sizes[4] < 1.05 * sizes[8]  # of matrices this small, the nodes would take more than the weights
+    monkeypatch.setattr(four_bits, "SMALL", 0)
+    settings = {"quantize": "int8", "matrix_bits": 4, "verify": LOOSE}
+    assert done(run("export", configs("export", "packed", model=teacher, **settings)))["agreement"] > 0.7
+    assert (tmp_path / "packed" / "onnx" / "model_quantized.onnx").read_bytes().count(b"_int4") > 0
 
 
 def test_int8_records_its_agreement_alone_in_batches_and_padded(exported: Path) -> None:

@@ -188,6 +188,30 @@ def test_an_embedding_table_has_one_scale_per_row(
     assert len(np.unique(np.rint(rows / np.abs(table).max(1, keepdims=True) * steps))) == 2 * steps + 1
 
 
+@pytest.mark.parametrize(("large", "share"), [(60_000, 0.145), (70_000, 0.27)])  # the table has 64,000 numbers
+def test_a_large_table_in_4_bits_takes_an_eighth(large: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    table = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "ids"], ["logits"])], "g",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2, 64])],
+        [numpy_helper.from_array(table, "table")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    monkeypatch.setattr(int8_tables, "LARGE_TABLE", large)
+    monkeypatch.setattr(int8_tables, "BLOCK", 300)
+    int8_tables.quantize_tables(model, (), 4)
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"ids": np.arange(1000).reshape(500, 2)})
+    assert len(model.SerializeToString()) < share * table.nbytes
+    step = np.abs(table).max(1, keepdims=True) / 7
+    assert ((found.reshape(1000, 64) - table) ** 2).sum() < ((np.rint(table / step) * step - table) ** 2).sum()
+
+
 def test_int8_logits_are_close_to_the_original(quantized: Path, bert: BertForSequenceClassification) -> None:
     batch = padded([12, 7, 30, 5], seed=3)
     expected = original(bert, batch)
@@ -208,7 +232,7 @@ def test_a_row_has_the_same_int8_logits_alone_in_a_batch_and_padded(quantized: P
 
 def test_no_pair_of_int8_products_saturates_without_vnni(exported: Path) -> None:
     """vpmaddubsw multiplies unsigned by signed bytes and adds two neighbours in 16 bits."""
-    for product in prepare_int8(exported / FILE, rows()).values():
+    for product in prepare_int8(exported / FILE, rows())[8].values():
         weights = product.weights.astype(int)
         pairs = weights[: len(weights) // 2 * 2].reshape(-1, 2, weights.shape[1])
         assert np.abs(255 * pairs.sum(1)).max() <= 32767 and np.abs(weights).max() <= 127
@@ -252,6 +276,44 @@ def test_values_are_divided_instead_of_the_output_of_an_attention(
     batch = padded([12, 7, 30, 5], seed=3)
     expected = session_logits(tmp_path / "multiplied", batch)
     assert (session_logits(tmp_path / "divided", batch) - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "any"])
+def test_matrices_in_4_bits_take_half_the_bytes_of_int8(
+    runtime: str, bert: BertForSequenceClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    from tinybert_cli.formats import four_bits
+
+    monkeypatch.setattr(four_bits, "SMALL", 0)
+    batch = padded([12, 7, 30, 5], seed=3)
+    write_onnx(bert, batch, tmp_path, runtime=runtime)
+    source, bytes_of, differences = tmp_path / FILE, [], []
+    products = prepare_int8(source, rows(), matrix_bits=4, runtime=runtime)
+    for bits in (8, 4):
+        quantize_onnx(source, tmp_path / INT8_FILE, products, matrix_bits=bits, runtime=runtime)
+        model = onnx.load(tmp_path / INT8_FILE)
+        onnx.checker.check_model(model)
+        matrices = ("_weights", "_int4")
+        bytes_of.append(sum(len(t.raw_data) for t in model.graph.initializer if t.name.endswith(matrices)))
+        differences.append((session_logits(tmp_path, batch) - original(bert, batch)).abs().mean())
+    assert bytes_of[1] < 0.52 * bytes_of[0]
+    assert max(differences) < 0.25 * original(bert, batch).abs().max()
+
+
+def test_a_part_in_8_bits_has_the_weights_of_int8(exported: Path, tmp_path: Path) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    products = prepare_int8(exported / FILE, rows(), matrix_bits=4)
+    quantize_onnx(exported / FILE, tmp_path / "part.onnx", products, matrix_bits=4, eight_bits=["encoder.layer.0"])
+    matrices = {
+        tensor.name: np.abs(numpy_helper.to_array(tensor).astype(int)).max()
+        for tensor in onnx.load(tmp_path / "part.onnx").graph.initializer if "intermediate" in tensor.name
+        and tensor.name.endswith("_weights")
+    }  # fmt: skip
+    assert {("layer.0" in name, largest > 7) for name, largest in matrices.items()} == {(True, True), (False, False)}
 
 
 @pytest.mark.parametrize("quantize", [False, True])

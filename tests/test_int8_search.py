@@ -1,4 +1,4 @@
-"""The search for parts that stay float32: as few as pass, and none if int8 passes as a whole."""
+"""The search for parts that get more bits: as few as pass, and none if int8 passes as a whole."""
 
 from __future__ import annotations
 
@@ -51,9 +51,34 @@ def search(folder: Path, losses: dict[tuple[str, ...], float], exclude: Sequence
     ).run()  # fmt: skip
 
 
+def search_with_fewer_bits(
+    folder: Path, four: dict[tuple[str, ...], float], eight: dict[tuple[str, ...], float]
+) -> Int8Result:
+    """The losses of parts in 4 bits, and in 8."""
+    parity, state = FakeParity({}), set[str]()
+
+    def write(
+        source: Path, target: Path, prepared: Any, exclude: Sequence[str], *, eight_bits: Sequence[str] = (),
+        twelve_bits: Sequence[str] = (), matrix_bits: int = 8,
+    ) -> None:  # fmt: skip
+        in_four_bits = [part for part in PARTS if matrix_bits == 4 and part not in eight_bits]
+        parity.losses = {
+            (part,): loss
+            for part in PARTS
+            if (loss := (four if part in in_four_bits else eight).get((part,), 0.0)) and part not in twelve_bits
+        }
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(f"{','.join(in_four_bits)} 12: {','.join(twelve_bits)}")
+
+    int8 = formats.Int8("int8.bin", lambda source, batches, matrix_bits=8: None, write, (), lambda source: PARTS)
+    return Int8Search(
+        formats.FORMATS["onnx"], int8, parity, Verify(), folder, lambda path: state, (), {"matrix_bits": 4}  # type: ignore[arg-type]
+    ).run()  # fmt: skip
+
+
 def test_int8_that_passes_has_no_float32_parts(tmp_path: Path) -> None:
     result = search(tmp_path, {("layer.0",): 0.009})
-    assert (result.float32_parts, result.rejection, result.cost) == ([], None, None)
+    assert (result.parts, result.rejection, result.cost) == ({}, None, None)
     assert (tmp_path / "int8.bin").read_text() == ""
 
 
@@ -69,7 +94,7 @@ def test_as_few_parts_as_pass_stay_float32(
     losses: dict[tuple[str, ...], float], expected: list[str], tmp_path: Path
 ) -> None:
     result = search(tmp_path, losses)
-    assert result.float32_parts == expected and result.numbers["agreement"] >= 0.99
+    assert result.parts == {12: expected} and result.numbers["agreement"] >= 0.99
     assert (tmp_path / "int8.bin").read_text() == ",".join(expected)
     assert result.cost == (
         f"{1 + len(expected)}.0 MB instead of 1.0, {1 + len(expected)}.00 ms for one text instead of 1.00"
@@ -79,7 +104,7 @@ def test_as_few_parts_as_pass_stay_float32(
 def test_a_part_that_a_later_one_makes_unnecessary_is_int8_again(tmp_path: Path) -> None:
     losses = {("layer.1", "classifier"): 0.02, ("layer.0",): 0.009, ("layer.1",): 0.001, ("classifier",): 0.0005}
     result = search(tmp_path, losses)
-    assert result.float32_parts == ["layer.1"] and result.rejection is None
+    assert result.parts == {12: ["layer.1"]} and result.rejection is None
 
 
 def test_int8_is_rejected_only_after_the_search(tmp_path: Path) -> None:
@@ -91,4 +116,30 @@ def test_int8_is_rejected_only_after_the_search(tmp_path: Path) -> None:
 
 def test_parts_that_the_settings_exclude_stay_float32(tmp_path: Path) -> None:
     result = search(tmp_path, {("layer.0",): 0.02}, exclude=["layer.0"])
-    assert result.float32_parts == [] and (tmp_path / "int8.bin").read_text() == "layer.0"
+    assert result.parts == {} and (tmp_path / "int8.bin").read_text() == "layer.0"
+
+
+def test_a_part_that_fails_in_4_bits_gets_8(tmp_path: Path) -> None:
+    result = search_with_fewer_bits(tmp_path, {("layer.1",): 0.02, ("layer.0",): 0.005}, {("layer.1",): 0.001})
+    assert (result.parts, result.rejection) == ({8: ["layer.1"]}, None) and result.cost is not None
+    assert (tmp_path / "int8.bin").read_text() == "embeddings,layer.0,classifier 12: "
+
+
+def test_all_parts_get_8_bits_where_no_form_with_fewer_passes(tmp_path: Path) -> None:
+    four = {(part,): 0.02 for part in PARTS}
+    result = search_with_fewer_bits(tmp_path, four, {("layer.0",): 0.001})
+    assert (result.parts, result.rejection) == ({8: PARTS}, None) and result.cost is not None
+    assert (tmp_path / "int8.bin").read_text() == " 12: "
+
+
+def test_a_part_that_fails_in_8_bits_too_computes_in_float32(tmp_path: Path) -> None:
+    four = {(part,): 0.02 for part in PARTS}
+    result = search_with_fewer_bits(tmp_path, four, {("layer.0",): 0.02})
+    assert (result.parts, result.rejection) == ({8: PARTS, 12: ["layer.0"]}, None)
+    assert (tmp_path / "int8.bin").read_text() == " 12: layer.0"
+
+
+def test_what_passes_with_no_bits_is_rejected(tmp_path: Path) -> None:
+    losses = {(part,): 0.02 for part in PARTS}
+    result = search_with_fewer_bits(tmp_path, losses, losses)
+    assert result.rejection is not None and not list(tmp_path.iterdir())

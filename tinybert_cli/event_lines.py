@@ -166,6 +166,9 @@ LINES: dict[str, Callable[[Row], str | None]] = {
     "scored": lambda row: f"scored {row['model']}",
     "baseline": _baseline,
     "rejected": lambda row: f"int8 rejected: {row['message']}",
+    "eight_bit_parts": lambda row: (
+        f"fewer bits except {', '.join(row['parts'])}, in 8 bits, so that it passes: {row['cost']}"
+    ),
     "float32_parts": lambda row: (
         f"int8 except {', '.join(row['parts'])}, in float32 from 12 bits, so that it passes: {row['cost']}"
     ),

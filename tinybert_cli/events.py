@@ -181,6 +181,10 @@ EVENTS: dict[str, dict[str, str]] = {
     "written": {"bytes": "size of the exported weights"},
     "verify": {"...": "the numbers of the parity check"},
     "rejected": {"message": "why the int8 model was rejected"},
+    "eight_bit_parts": {
+        "parts": "the parts with 8 bits, where fewer are asked for, so that the model passes",
+        "cost": "its size and time with them",
+    },
     "float32_parts": {
         "parts": "the parts that compute in float32, from weights of 12 bits, so that int8 passes",
         "cost": "their size and time",

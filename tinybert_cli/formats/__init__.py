@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tinybert_cli.errors import look_up
-from tinybert_cli.formats.base import Export, Format, Int8, Session, TranslationFormat
+from tinybert_cli.formats.base import BITS, Export, Format, Int8, Session, TranslationFormat
 from tinybert_cli.formats.ctranslate2 import CTRANSLATE2, Ctranslate2Translator, write_ctranslate2
 from tinybert_cli.formats.ctranslate2 import is_installed as ctranslate2_is_installed
 from tinybert_cli.formats.ctranslate2 import version as ctranslate2_version
@@ -52,6 +52,7 @@ def detect(folder: Path) -> Format | None:
 
 
 __all__ = [
+    "BITS",
     "FORMATS",
     "LAYOUT",
     "LAYOUT_KEY",

@@ -21,10 +21,13 @@ class Session(Protocol):
         """Logits, (B, C) or (B, T, C), of inputs (B, T)."""
 
 
+BITS = ("matrix_bits", "embedding_bits")  # settings of export: bits of a weight in int8; 8 by default
+
+
 @dataclass(frozen=True)
 class Int8:
     """Quantization of a format: first `prepare(float32 file, batches)`, then
-    `write(float32 file, int8 file, prepared, exclude, twelve_bits=parts, **options)`.
+    `write(float32 file, int8 file, prepared, exclude, eight_bits=parts, twelve_bits=parts, **options)`.
 
     `prepare` gets unpadded batches of real rows, on which it measures the ranges of activations. `file` is the name of
     the int8 file, beside the float32 file; `options` are the settings of export that `write` takes; `parts` lists the

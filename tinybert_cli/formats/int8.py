@@ -1,4 +1,4 @@
-"""int8: quantizes the matrices and embedding tables of an ONNX graph to a quarter of their size or less."""
+"""int8: quantizes the matrices and embedding tables of an ONNX graph to a quarter of their size, or an eighth."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.errors import ConfigError, InputError, nearest
+from tinybert_cli.formats.four_bits import pack_matrices
 from tinybert_cli.formats.int8_matrices import MATRICES, Product, integer_products, measure, replace_products
 from tinybert_cli.formats.int8_tables import quantize_tables
 from tinybert_cli.formats.twelve_bits import pack
@@ -15,36 +16,46 @@ from tinybert_cli.types import Array
 
 PLAIN = "any"  # the setting `runtime` of a graph with standard operators only
 
+Products = Mapping[int, Mapping[str, Product]]  # bits of a weight → node → its product
+
 
 def prepare_int8(
-    source: Path, batches: Iterable[Mapping[str, Array]], *, runtime: str = "onnxruntime"
-) -> dict[str, Product]:
+    source: Path, batches: Iterable[Mapping[str, Array]], *, matrix_bits: int = 8, runtime: str = "onnxruntime"
+) -> Products:
     """What `quantize_onnx` needs: every product with a matrix in integers, measured on unpadded batches of real rows.
+
+    Args:
+        matrix_bits: of a weight, 8 or 4; with 4 the products are also prepared in 8.
 
     Raises:
         InputError: onnx or onnxruntime is not installed.
     """
     need_onnx()
-    return integer_products(source, measure(source, batches), symmetric=runtime == PLAIN)
+    measured, symmetric = measure(source, batches), runtime == PLAIN
+    return {bits: integer_products(source, measured, symmetric=symmetric, bits=bits) for bits in {8, matrix_bits}}
 
 
 def quantize_onnx(
     source: Path,
     target: Path,
-    products: Mapping[str, Product],
+    products: Products,
     exclude: Sequence[str] = (),
     *,
+    eight_bits: Sequence[str] = (),
     twelve_bits: Sequence[str] = (),
+    matrix_bits: int = 8,
     embedding_bits: int = 8,
     runtime: str = "onnxruntime",
 ) -> None:
-    """Quantizes matrices to int8 with a scale per output channel, embedding tables with a scale per row.
+    """Quantizes matrices with a scale per output channel, embedding tables with a scale per row.
 
     Args:
         products: from `prepare_int8`.
         exclude: parts that are not quantized, by the names of the model's modules: `encoder.layer.0`, `classifier`.
+        eight_bits: parts with 8 bits for every weight.
         twelve_bits: parts that compute in float32, from weights of 12 bits.
-        embedding_bits: 8, or 6 for large tables.
+        matrix_bits: 8, or 4, which are converted to int8 when the file is loaded.
+        embedding_bits: 8, or 6 or 4 for large tables.
         runtime: onnxruntime, or any: standard operators only.
 
     Raises:
@@ -60,13 +71,18 @@ def quantize_onnx(
             parts = ", ".join(dict.fromkeys(map(_part, modules.values())))
             hint = nearest(name, known) or f"its parts: {parts}"
             raise ConfigError(f"the model has no part '{name}'", key=("quantize_exclude", index), hint=hint)
-    excluded, packed = (
+    excluded, packed, in_eight_bits = (
         {node for node, module in modules.items() if any(_is_in(module, name) for name in names)}
-        for names in ([*exclude, *twelve_bits], twelve_bits)
+        for names in ([*exclude, *twelve_bits], twelve_bits, eight_bits)
     )
-    plain = runtime == PLAIN
-    replace_products(model, {node: one for node, one in products.items() if node not in excluded}, plain=plain)
-    quantize_tables(model, excluded, embedding_bits)
+    replacements = {
+        node: products[8][node] if node in in_eight_bits else product
+        for node, product in products[matrix_bits].items() if node not in excluded
+    }  # fmt: skip
+    replace_products(model, replacements, plain=runtime == PLAIN)
+    if matrix_bits == 4:
+        pack_matrices(model)
+    quantize_tables(model, excluded, embedding_bits, in_eight_bits)
     pack(model, packed)
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, target)

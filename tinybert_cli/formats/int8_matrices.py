@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tinybert_cli.formats import rounding
 from tinybert_cli.formats.int8_constants import TINY, ConstantProduct, constant_names
 from tinybert_cli.types import Array
 
@@ -88,8 +89,10 @@ def products(graph: Any) -> list[Any]:
     return [node for node in graph.node if node.op_type in MATRICES and node.input[1] in matrices]
 
 
-def integer_products(source: Path, measured: Mapping[str, Activation], *, symmetric: bool) -> dict[str, Product]:
-    """Node → its product in integers, with the smallest error on the measured rows.
+def integer_products(
+    source: Path, measured: Mapping[str, Activation], *, symmetric: bool, bits: int = 8
+) -> dict[str, Product]:
+    """Node → its product in integers, with the smallest error on the measured rows; `bits` of a weight are 8 or 4.
 
     Products with the same matrix (of shared layers) share factors and weights.
     """
@@ -111,7 +114,7 @@ def integer_products(source: Path, measured: Mapping[str, Activation], *, symmet
             by_matrix.setdefault(node.input[1], []).append(node)
     for nodes in by_matrix.values():
         inputs = [measured[node.input[0]] for node in nodes]
-        product = best_product(_together(inputs), matrix_of(nodes[0], tensors), symmetric=symmetric)
+        product = best_product(_together(inputs), matrix_of(nodes[0], tensors), symmetric=symmetric, bits=bits)
         for node, activation in zip(nodes, inputs, strict=True):
             scale, zero = _steps(activation, product.factors, symmetric=symmetric)
             replacements[node.name] = replace(product, scale=scale, zero=zero)
@@ -128,13 +131,18 @@ def _together(inputs: Sequence[Activation]) -> Activation:
     )
 
 
-def best_product(activation: Activation, matrix: Array, *, symmetric: bool = False) -> IntegerProduct:
+def best_product(activation: Activation, matrix: Array, *, symmetric: bool = False, bits: int = 8) -> IntegerProduct:
     """Of the products with each of SHIFTS, the one with the smallest squared error."""
     rows = np.concatenate(activation.rows)
     exact = rows @ matrix
-    candidates = [_product(activation, matrix, shift, symmetric=symmetric) for shift in SHIFTS]
+    candidates = [_product(activation, matrix, shift, symmetric=symmetric, bits=bits) for shift in SHIFTS]
     errors = [float(((computed(product, rows) - exact) ** 2).mean()) for product in candidates]
-    return candidates[int(np.argmin(errors))]
+    product = candidates[int(np.argmin(errors))]
+    if bits == 8:
+        return product
+    factors = np.ones(len(matrix), np.float32) if product.factors is None else product.factors
+    weights, scales = rounding.compensated(matrix * factors[:, None], rows / factors)
+    return replace(product, weights=weights, weight_scales=scales)
 
 
 def computed(product: IntegerProduct, rows: Array) -> Array:
@@ -146,7 +154,7 @@ def computed(product: IntegerProduct, rows: Array) -> Array:
     return result
 
 
-def _product(activation: Activation, matrix: Array, shift: float, *, symmetric: bool) -> IntegerProduct:
+def _product(activation: Activation, matrix: Array, shift: float, *, symmetric: bool, bits: int) -> IntegerProduct:
     factors = None
     low, high = activation.low, activation.high
     if shift:
@@ -154,7 +162,8 @@ def _product(activation: Activation, matrix: Array, shift: float, *, symmetric: 
         factors = channels**shift / np.maximum(np.abs(matrix).max(1), 1e-5) ** (1 - shift)
         factors = np.maximum(factors / np.exp(np.log(factors).mean()), 1e-3).astype(np.float32)
         matrix = matrix * factors[:, None]
-    return IntegerProduct(factors, *_steps(activation, factors, symmetric=symmetric), *quantized_columns(matrix))
+    scale, zero = _steps(activation, factors, symmetric=symmetric)
+    return IntegerProduct(factors, scale, zero, *quantized_columns(matrix, bits))
 
 
 def _steps(activation: Activation, factors: Array | None, *, symmetric: bool) -> tuple[np.float32, int]:
@@ -167,9 +176,12 @@ def _steps(activation: Activation, factors: Array | None, *, symmetric: bool) ->
     return np.float32(scale), int(np.rint(-least / scale))
 
 
-def quantized_columns(matrix: Array) -> tuple[Array, Array]:
+def quantized_columns(matrix: Array, bits: int = 8) -> tuple[Array, Array]:
     """int8 (K, N) and a scale per column (N,); two neighbours in a column that are multiplied together sum to 128 or
     less, so that 255 times their sum fits in 16 bits."""
+    if bits == 4:
+        integers, steps = rounding.rounded(matrix, axis=0)
+        return integers, steps[0]
     padded = np.pad(matrix, ((0, len(matrix) % 2), (0, 0)))
     pairs = np.abs(padded[::2] + padded[1::2]).max(0)
     scales = np.maximum(np.maximum(np.abs(matrix).max(0) / 127, pairs / 127), TINY)  # 127: each may be rounded up

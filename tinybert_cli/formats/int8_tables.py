@@ -1,4 +1,4 @@
-"""int8 of the embedding tables in an ONNX graph: one scale per row, in 8 bits or in 6."""
+"""Integers for the embedding tables in an ONNX graph: one scale per row, in 8 bits, 6 or 4."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from tinybert_cli.formats import four_bits, rounding
 from tinybert_cli.types import Array
 
 SMALL_TABLE = 50_000  # an embedding table with fewer numbers is not quantized
 LARGE_TABLE = 1_000_000  # a table with more numbers stays quantized in memory as well
+BLOCK = 8192  # rows of a table that are rounded at a time, for the memory that it takes
 
 Arrays = dict[str, Array]
 
 
-def quantize_tables(model: Any, excluded: Container[str], bits: int) -> None:
+def quantize_tables(model: Any, excluded: Container[str], bits: int, eight_bits: Container[str] = ()) -> None:
     """Converts embedding tables to integers, with one scale per row.
+
+    Those of the nodes in `excluded` stay as they are, those of `eight_bits` get 8 bits whatever `bits` is.
 
     ONNX Runtime would use a single scale per table, and a few rows with large values would cost all others precision.
     The rows of a large table are converted back to float32 when they are looked up. A smaller table is converted back
@@ -34,22 +38,33 @@ def quantize_tables(model: Any, excluded: Container[str], bits: int) -> None:
         if values.ndim != 2 or values.size < SMALL_TABLE or values.dtype != np.float32:
             continue
         large = values.size >= LARGE_TABLE
-        packed = large and bits == 6 and values.shape[1] % 4 == 0
-        scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-12) / (31 if packed else 127)  # (V, 1)
-        integers = np.rint(values / scales).astype(np.int8)
+        fewer = large and values.shape[1] % 4 == 0 and node.name not in eight_bits
+        used_bits = bits if fewer else 8
+        integers, scales = _rounded(values, used_bits)
         graph.initializer.remove(tables.pop(node.input[0]))
         position = list(graph.node).index(node)
-        if packed:
-            graph.node.remove(node)
-            initializers, nodes = _packed_lookup(node, integers, 64 * scales, opset)
-        elif large:
-            graph.node.remove(node)
-            initializers, nodes = _lookup(node, integers, scales)
-        else:
+        if not large:
             initializers, nodes = _dequantized_table(node.input[0], integers, scales)
+        else:
+            graph.node.remove(node)
+            if used_bits == 4:
+                initializers, nodes = _lookup_of_four_bits(node, integers, scales)
+            elif used_bits == 6:
+                initializers, nodes = _lookup_of_six_bits(node, integers, 64 * scales, opset)
+            else:
+                initializers, nodes = _lookup(node, integers, scales)
         graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
         for offset, new in enumerate(nodes):
             graph.node.insert(position + offset, new)
+
+
+def _rounded(values: Array, bits: int) -> tuple[Array, Array]:
+    """int8 (V, H) and a scale per row (V, 1)."""
+    if bits == 4:
+        blocks = [rounding.rounded(values[begin : begin + BLOCK], axis=1) for begin in range(0, len(values), BLOCK)]
+        return np.concatenate([integers for integers, _ in blocks]), np.concatenate([scales for _, scales in blocks])
+    scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-12) / (31 if bits == 6 else 127)
+    return np.rint(values / scales).astype(np.int8), scales
 
 
 def _dequantized_table(name: str, integers: Array, scales: Array) -> tuple[Arrays, list[Any]]:
@@ -75,7 +90,22 @@ def _lookup(node: Any, integers: Array, scales: Array) -> tuple[Arrays, list[Any
     ]
 
 
-def _packed_lookup(node: Any, integers: Array, scales: Array, opset: int) -> tuple[Arrays, list[Any]]:
+def _lookup_of_four_bits(node: Any, integers: Array, scales: Array) -> tuple[Arrays, list[Any]]:
+    """`_lookup` for integers of 4 bits."""
+    from onnx import helper
+
+    name, ids, out = node.input[0], node.input[1], node.output[0]
+    constants, unpacking = four_bits.unpacking(f"{out}_int4", f"{out}_float")
+    initializers = {f"{name}_int4": four_bits.packed(integers), f"{name}_scales": scales.astype(np.float32)}
+    return {**initializers, **constants}, [
+        helper.make_node("Gather", [f"{name}_int4", ids], [f"{out}_int4"], axis=0),
+        *unpacking,
+        helper.make_node("Gather", [f"{name}_scales", ids], [f"{out}_scales"], axis=0),
+        helper.make_node("Mul", [f"{out}_float", f"{out}_scales"], [out]),
+    ]
+
+
+def _lookup_of_six_bits(node: Any, integers: Array, scales: Array, opset: int) -> tuple[Arrays, list[Any]]:
     """`_lookup` for integers of 6 bits (V, H), four of which are packed in three bytes (V, 3 H / 4).
 
     `scales` multiply the integers divided by 64. The first three quarters of a row are in the low 6 bits of the bytes.

@@ -107,7 +107,7 @@ SPACY = dataclasses.replace(
     usage=usage,
     options=("opset", "language"),
     library="spacy",
-    int8=None if ONNX.int8 is None else dataclasses.replace(ONNX.int8, options=("embedding_bits",)),
+    int8=None if ONNX.int8 is None else dataclasses.replace(ONNX.int8, options=("matrix_bits", "embedding_bits")),
     half=None,
     example=None,
     subfolder=COMPONENT,

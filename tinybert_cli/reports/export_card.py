@@ -18,7 +18,7 @@ def card(
     result: Result | None,
     names: Sequence[str],
     facts: Mapping[str, float],
-    float32_parts: Sequence[str] = (),
+    exceptions: Sequence[str] = (),
     example: str = "",
     notes: Sequence[str] = (),
 ) -> Card:
@@ -28,7 +28,7 @@ def card(
         example: the content of its example.py.
         precision: of the weights.
         facts: the metrics of verification, and the size of the model.
-        float32_parts: of an int8 model.
+        exceptions: parts of an int8 model with other weights.
         notes: sentences on the scores, without an end mark.
     """
     task, form, folder = tasks.find_prediction_task(config.task), formats.find(config.format), str(output.folder)
@@ -48,7 +48,7 @@ def card(
     speed = f"{facts['latency_ms_b1']:.2f} ms for one text (median), {facts['latency_ratio_b1']:.1f}x as fast"
     difference = f"{facts['metric_difference']:+.4f}" if "metric_difference" in facts else None
     changed = facts.get("max_probability_difference")
-    probability, parts = None if changed is None else f"{changed:.4f}", markdown(", ".join(float32_parts))
+    probability = None if changed is None else f"{changed:.4f}"
     return Card(
         name=output.folder.name,
         task=config.task,
@@ -59,7 +59,7 @@ def card(
             "command": "`tinybert export`",
             "model": model,
             "format": config.format,
-            "weights": f"{precision}{f', except {parts}' if parts else ''}",
+            "weights": markdown(_weights(config, precision, exceptions)),
             "verified on": markdown(model_card.data_names(output.inputs)),
             "agreement with the model": _agreement(facts),
             "largest difference of a probability": probability,
@@ -85,6 +85,13 @@ def card(
         library=form.library,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )
+
+
+def _weights(config: Export, precision: str, exceptions: Sequence[str]) -> str:
+    """`int8, matrices in 4 bits, embeddings in 6 bits, except classifier`"""
+    bits = {"matrices": config.matrix_bits, "embeddings": config.embedding_bits}
+    fewer = [f"{what} in {count} bits" for what, count in bits.items() if precision == "int8" and count < 8]
+    return ", ".join([precision, *fewer, *([f"except {', '.join(exceptions)}"] if exceptions else [])])
 
 
 def _agreement(facts: Mapping[str, float]) -> str:

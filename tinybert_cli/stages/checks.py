@@ -416,7 +416,7 @@ def _check_format_settings(task: str, name: str, verify: Mapping[str, Any], *val
                 yield ConfigError(f"`{setting}` has no effect with `format: {name}`", key=(setting,), hint=hint)
             elif value == "fp16" and not (name in formats.FORMATS and formats.FORMATS[name].half):
                 yield ConfigError("`quantize: fp16` writes ONNX models only", key=(setting,), hint="none or int8")
-            elif setting in ("quantize_exclude", "embedding_bits") and settings["quantize"] != "int8":
+            elif setting in ("quantize_exclude", *formats.BITS) and settings["quantize"] != "int8":
                 hint = "add quantize: int8"
                 yield ConfigError(f"`{setting}` has no effect without quantization", key=(setting,), hint=hint)
         if known[name].precision != "float32" and verify.get("atol", Verify().atol) != Verify().atol:

@@ -19,6 +19,7 @@ from tinybert_cli.stages.parity import Parity
 from tinybert_cli.types import Predictions
 
 RESAMPLES = 1000  # for the 95 % intervals in the model card
+PARTS_EVENTS = {8: "eight_bit_parts", 12: "float32_parts"}  # bits of the parts that would fail → event
 
 
 def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
@@ -113,7 +114,7 @@ def _export(
         exact = precision == "float32"
         numbers, predictions = verification.compare(load(folder), weights, exact=exact)
         failures = parity.violations(numbers, config.verify, exact=exact)
-        float32_parts: list[str] = []
+        exceptions: list[str] = []
         if failures:
             raise GateError(
                 "the exported model does not match the original: " + "; ".join(failures),
@@ -125,11 +126,12 @@ def _export(
             int8 = Int8Search(
                 form, form.int8, verification, config.verify, folder, load, config.quantize_exclude, options
             ).run()
-            float32_parts = [*config.quantize_exclude, *(f"{part} (12 bits)" for part in int8.float32_parts)]
             if int8.rejection is None:
                 precision, numbers, predictions = "int8", int8.numbers, int8.predictions
-                if int8.cost is not None:
-                    yield {"event": "float32_parts", "parts": int8.float32_parts, "cost": int8.cost}
+                exceptions = list(config.quantize_exclude)
+                for bits, parts in int8.parts.items():
+                    exceptions += [f"{part} ({bits} bits)" for part in parts]
+                    yield {"event": PARTS_EVENTS[bits], "parts": parts, "cost": int8.cost}
             else:
                 yield {"event": "rejected", "message": int8.rejection}
                 numbers |= {f"int8_{name}": value for name, value in int8.numbers.items()}
@@ -158,7 +160,7 @@ def _export(
             example = tasks.onnx_example(task, config.data, names, loaded.relative_to(folder).as_posix())
             (folder / form.example).write_text(example, encoding="utf-8")
         notes = [] if result is None else selection.of_export(config, source, output)
-        card = export_card.card(config, precision, output, result, names, facts, float32_parts, example, notes)
+        card = export_card.card(config, precision, output, result, names, facts, exceptions, example, notes)
         if form.finish is not None:
             form.finish(whole, **_options(config, form.options))
             numbers["pipeline_agreement"] = spacy_parity.verify(whole, folder, rows, config)

@@ -1,13 +1,14 @@
-"""int8 of an export: of the whole model if that passes verification, else with as few parts in float32 as pass.
+"""int8 of an export: of the whole model if that passes verification, else with as few parts in more bits as pass.
 
-These parts compute in float32; their weights are stored in 12 bits, as verified with the rest.
+If the settings ask for fewer than 8 bits, these parts get 8; if that is not enough, the whole model gets 8. If 8 bits
+do not pass either, parts compute in float32; their weights are stored in 12 bits, as verified with the rest.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tinybert_cli.stages.parity import Parity
 from tinybert_cli.types import Predictions
 
 NAMED_PARTS = 3  # parts that are named when int8 is rejected
+MORE_BITS = {8: "eight_bits", 12: "twelve_bits"}  # of parts that would fail → the argument of `int8.write`
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class Int8Result:
 
     numbers: dict[str, float]
     predictions: Predictions
-    float32_parts: list[str]  # besides those that the settings exclude
+    parts: Mapping[int, list[str]] = field(default_factory=dict)  # bits → the parts that got so many to pass
     rejection: str | None = None  # why there is none; the numbers are those of the whole model in int8
-    cost: str | None = None  # of the parts in float32, in words
+    cost: str | None = None  # of these parts, in words
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,40 @@ class Int8Search:
 
     def run(self) -> Int8Result:
         """Writes the int8 file into the folder if one passes verification."""
+        if all(self.options.get(name, 8) == 8 for name in formats.BITS):
+            return self._run(12)
+        result = self._run(8)
+        if result.rejection is None:
+            return result
+        in_eight_bits = {name: value for name, value in self.options.items() if name not in formats.BITS}
+        other = replace(self, options=in_eight_bits)._run(12)
+        if other.rejection is not None:
+            return other
+        parts = {8: self.int8.parts(self.folder / self.form.weights), **other.parts}
+        return replace(other, parts=parts, cost=_cost(other.numbers, result.numbers))
+
+    def _run(self, more_bits: int) -> Int8Result:
         weights, scratch = self.folder / self.form.weights, self.folder / "int8"
         target = scratch / self.int8.file
-        runtime = {name: value for name, value in self.options.items() if name == "runtime"}
-        prepared = self.int8.prepare(weights, self.verification.calibration(), **runtime)
+        of_products = {name: value for name, value in self.options.items() if name in ("matrix_bits", "runtime")}
+        prepared = self.int8.prepare(weights, self.verification.calibration(), **of_products)
 
-        def write(float32_parts: Sequence[str]) -> Any:
-            self.int8.write(weights, target, prepared, self.exclude, twelve_bits=float32_parts, **self.options)
+        def write(parts: Sequence[str]) -> Any:
+            more = {MORE_BITS[more_bits]: parts}
+            self.int8.write(weights, target, prepared, self.exclude, **more, **self.options)
             return self.load(scratch)
 
-        result = self._search(write, target, weights)
+        result = self._search(write, target, weights, more_bits)
         if result.rejection is None:
             target.replace(self.folder / self.int8.file)
         shutil.rmtree(scratch)
         return result
 
-    def _search(self, write: Callable[[Sequence[str]], Any], target: Path, weights: Path) -> Int8Result:
+    def _search(self, write: Callable[[Sequence[str]], Any], target: Path, weights: Path, more_bits: int) -> Int8Result:
         numbers, predictions = self.verification.compare(write([]), target)
         failures = self._failures(numbers)
         if not failures:
-            return Int8Result(numbers, predictions, [])
+            return Int8Result(numbers, predictions)
         parts = self.int8.parts(weights)
         changes = self._sensitivity(write, parts)
         ranked = [part for part, _ in changes]
@@ -82,14 +98,10 @@ class Int8Search:
                     chosen = fewer
             passing, passing_predictions = self.verification.compare(write(chosen), target)
             if not self._failures(passing):
-                cost = (
-                    f"{passing['bytes'] / 1e6:.1f} MB instead of {numbers['bytes'] / 1e6:.1f}, "
-                    f"{passing['latency_ms_b1']:.2f} ms for one text instead of {numbers['latency_ms_b1']:.2f}"
-                )
-                return Int8Result(passing, passing_predictions, chosen, cost=cost)
+                return Int8Result(passing, passing_predictions, {more_bits: chosen}, cost=_cost(passing, numbers))
         named = ", ".join(f"{part} {change:.3f}" for part, change in changes[:NAMED_PARTS])
         tried = f"no form with some parts in float32 passes; those whose int8 form changes the logits most: {named}"
-        return Int8Result(numbers, predictions, [], rejection="; ".join([*failures, tried]))
+        return Int8Result(numbers, predictions, rejection="; ".join([*failures, tried]))
 
     def _sensitivity(self, write: Callable[[Sequence[str]], Any], parts: Sequence[str]) -> list[tuple[str, float]]:
         """Each part, and the mean change of the logits when only this part is int8; the largest first."""
@@ -105,3 +117,10 @@ class Int8Search:
 
     def _failures(self, numbers: dict[str, float]) -> list[str]:
         return parity.violations(numbers, self.verify, exact=False)
+
+
+def _cost(numbers: Mapping[str, float], requested: Mapping[str, float]) -> str:
+    return (
+        f"{numbers['bytes'] / 1e6:.1f} MB instead of {requested['bytes'] / 1e6:.1f}, "
+        f"{numbers['latency_ms_b1']:.2f} ms for one text instead of {requested['latency_ms_b1']:.2f}"
+    )
