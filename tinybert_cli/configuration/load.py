@@ -96,6 +96,13 @@ def errors_of(check: Check, values: Iterable[object]) -> list[ConfigError]:
     return errors
 
 
+def raise_all(errors: Iterable[ConfigError]) -> None:
+    """Raises all problems of one check together, if there are any."""
+    problems = list(errors)
+    if problems:
+        raise ExceptionGroup("problems of one check", problems)
+
+
 def with_location(error: ConfigError, command: str, file: str | Path, overrides: Sequence[str] = ()) -> ConfigErrors:
     """A ConfigError that was raised after `load`, with the location of the setting that its `key` names."""
     try:

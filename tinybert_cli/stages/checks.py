@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tinybert_cli import baselines, configuration, formats, losses, tasks
-from tinybert_cli.config import Data, Export, Stage, Verify
-from tinybert_cli.errors import ConfigError, did_you_mean, look_up
-from tinybert_cli.stages import answer_checks, streaming_checks, translation_checks
+from tinybert_cli import configuration, losses, tasks
+from tinybert_cli.config import Data, Stage
+from tinybert_cli.errors import ConfigError, did_you_mean
+from tinybert_cli.stages import answer_checks, eval_checks, export_checks, streaming_checks, translation_checks
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
-
-# Metrics of `eval` that compare a model with the reference; the task's own metrics are in the task.
-COMPARISONS = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
 
 
 def check(command: str, config: Stage) -> None:
@@ -210,7 +206,7 @@ def _check_states(
     if isinstance(tasks.find(task), tasks.GenerationTask):
         translation_checks.check_states(states, student_layers, layer_mapping)
         return
-    _raise_all(
+    configuration.raise_all(
         ConfigError(
             f"unknown layer loss '{name}'", key=("states", index), hint=did_you_mean(name, losses.LAYER_OUTPUTS)
         )
@@ -237,16 +233,16 @@ def _check_states(
 def _check_losses_of_task(task: str, settings: LossSettings) -> None:
     definition = tasks.find(task)
     if isinstance(definition, tasks.PredictionTask | tasks.GenerationTask):
-        _raise_all(
+        configuration.raise_all(
             ConfigError(error.what, key=("losses", *error.key), hint=error.hint)
             for error in losses.problems(settings, definition.output_type)
         )
         return
-    _raise_all(
+    configuration.raise_all(
         ConfigError(error.what, key=("losses", *error.key), hint=error.hint) for error in losses.problems(settings)
     )
     others = ", ".join(name for name in losses.LOSSES if name not in losses.TEXT_LEVEL_LOSSES)
-    _raise_all(
+    configuration.raise_all(
         ConfigError(
             f"the loss `{name}` compares whole texts, but the rows of {task} are blocks of running text",
             key=("losses", name),
@@ -292,156 +288,6 @@ def _layer_losses(settings: LossSettings) -> list[str]:
     return [name for name, setting in settings.items() if name in losses.LAYER_OUTPUTS and losses.weight_of(setting)]
 
 
-# -- eval ------------------------------------------------------------------------------------------------------
-
-
-def _check_reference(models: Mapping[str, str], reference: str | None) -> None:
-    if reference is not None and reference not in models:
-        raise ConfigError(
-            f"`reference` '{reference}' is not among the models",
-            key=("reference",),
-            hint=did_you_mean(reference, models),
-        )
-
-
-def _check_baselines(task: str, names: str | Sequence[str]) -> None:
-    definition = tasks.find(task)
-    known = baselines.names(definition) if isinstance(definition, tasks.PredictionTask) else []
-    hint = f"{task} has none: leave `baselines` out"
-    _raise_all(
-        ConfigError(
-            f"unknown baseline '{name}'", key=("baselines", index), hint=did_you_mean(name, known) if known else hint
-        )
-        for index, name in enumerate([] if isinstance(names, str) else names)
-        if name not in known
-    )
-
-
-def _check_compared_baselines(models: Mapping[str, str], split: str, names: str | Sequence[str]) -> None:
-    def problems() -> Iterator[ConfigError]:
-        for index, name in enumerate([] if isinstance(names, str) else names):
-            if name in models:
-                hint = "give the model another name"
-                yield ConfigError(f"'{name}' is a model and a baseline", key=("baselines", index), hint=hint)
-            elif split == "train":
-                hint = "set `split` to validation or test, or `baselines: []`"
-                yield ConfigError(
-                    "baselines are fitted on the training rows, which cannot score them",
-                    key=("baselines", index), hint=hint,
-                )  # fmt: skip
-
-    _raise_all(problems())
-
-
-def _check_metrics(task: str, metrics: str | Sequence[str]) -> None:
-    known = _metrics_of(task)
-    _raise_all(
-        ConfigError(f"unknown metric '{name}'", key=("metrics", index), hint=did_you_mean(name, known))
-        for index, name in enumerate([] if isinstance(metrics, str) else metrics)
-        if _without_class(name) not in known
-    )
-
-
-def _check_require(
-    task: str, models: Mapping[str, str], listed: str | Sequence[str], require: Mapping[str, Mapping[str, float]]
-) -> None:
-    known = [f"{name}{end}" for name in _metrics_of(task) for end in ("", "_low", "_difference_low")]
-    known += COMPARISONS
-    scored = [*models, *([] if isinstance(listed, str) else listed)]
-
-    def problems() -> Iterator[ConfigError]:
-        for model, wanted in require.items():
-            if model not in scored:
-                hint = did_you_mean(model, scored)
-                yield ConfigError(f"unknown model '{model}' in `require`", key=("require", model), hint=hint)
-            for metric in wanted:
-                if _without_class(metric) not in known:
-                    key = ("require", model, metric)
-                    yield ConfigError(f"unknown metric '{metric}'", key=key, hint=did_you_mean(metric, known))
-
-    _raise_all(problems())
-
-
-def _metrics_of(task: str) -> list[str]:
-    definition = tasks.find_scored_task(task)
-    return [*definition.metrics, *definition.extra_metrics]
-
-
-def _without_class(metric: str) -> str:
-    """`recall[negative]_low` → `recall_low`: the names of the classes are not known before the data is read."""
-    return re.sub(r"\[.*\]", "", metric)
-
-
-# -- export ----------------------------------------------------------------------------------------------------
-
-
-def _check_format(name: str) -> None:
-    """A format of any task; `_check_format_settings` checks whether this task has it."""
-    look_up({**formats.TRANSLATION_FORMATS, **formats.FORMATS}, name, "format")
-
-
-def _formats_of(task: str) -> Mapping[str, formats.Format] | Mapping[str, formats.TranslationFormat]:
-    if isinstance(tasks.find(task), tasks.GenerationTask):
-        return formats.TRANSLATION_FORMATS
-    return {name: form for name, form in formats.FORMATS.items() if form.tasks is None or task in form.tasks}
-
-
-def _check_columns_of_format(name: str, data: Mapping[str, Any]) -> None:
-    columns = data.get("text_column_names")
-    if name == "spacy" and isinstance(columns, list) and len(columns) != 1:
-        raise ConfigError(
-            f"a Doc of spaCy is one text, and the model takes {tasks.in_words(columns)}",
-            key=("format",),
-            hint="format: onnx",
-        )
-
-
-def _check_format_settings(task: str, name: str, verify: Mapping[str, Any], *values: object) -> None:
-    """A setting that the format would ignore is an error, unless it has its default value."""
-    settings, known = dict(zip(_FORMAT_SETTINGS, values, strict=True)), _formats_of(task)
-
-    def problems() -> Iterator[ConfigError]:
-        if name not in known:
-            yield ConfigError(
-                f"models of {task} have no `format: {name}`", key=("format",), hint=f"one of: {', '.join(known)}"
-            )
-            return
-        for setting, value in settings.items():
-            readers = [key for key, other in known.items() if setting in other.settings]
-            if value == Export.model_fields[setting].get_default():
-                continue
-            if name not in readers:
-                others = f", or write format: {' or '.join(readers)}" if readers else f": {task} has none"
-                hint = f"leave it out{others}"
-                yield ConfigError(f"`{setting}` has no effect with `format: {name}`", key=(setting,), hint=hint)
-            elif value == "fp16" and not (name in formats.FORMATS and formats.FORMATS[name].half):
-                yield ConfigError("`quantize: fp16` writes ONNX models only", key=(setting,), hint="none or int8")
-            elif setting in ("quantize_exclude", *formats.BITS) and settings["quantize"] != "int8":
-                hint = "add quantize: int8"
-                yield ConfigError(f"`{setting}` has no effect without quantization", key=(setting,), hint=hint)
-        if known[name].precision != "float32" and verify.get("atol", Verify().atol) != Verify().atol:
-            yield ConfigError(
-                f"`atol` applies to float32 only; `format: {name}` writes fewer bits",
-                key=("verify", "atol"),
-                hint="leave it out: min_agreement and max_metric_drop decide",
-            )
-
-    _raise_all(problems())
-
-
-_FORMAT_SETTINGS = tuple(
-    name
-    for name in Export.model_fields
-    if any(name in form.settings for table in (formats.FORMATS, formats.TRANSLATION_FORMATS) for form in table.values())
-)
-
-
-def _raise_all(errors: Iterable[ConfigError]) -> None:
-    problems = list(errors)
-    if problems:
-        raise ExceptionGroup("problems of one check", problems)
-
-
 # command → one setting or several → their check, see `configuration.load`; checks of one setting first, as those of
 # several depend on them.
 CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
@@ -456,7 +302,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "regularization"): _check_label_smoothing,
         ("task", "class_weights"): _check_class_weights,
         ("task", "min_confidence", "label_dataset"): _check_min_confidence,
-        ("task", "baselines"): _check_baselines,
+        ("task", "baselines"): eval_checks.check_baselines,
     },
     "gen-soft-labels": {
         "task": tasks.find_scored_task,
@@ -485,26 +331,26 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("losses", "student"): _check_trimming,
         ("task", "data", "training"): streaming_checks.check_training,
         ("task", "losses", "targets"): translation_checks.check_top_k,
-        ("task", "baselines"): _check_baselines,
+        ("task", "baselines"): eval_checks.check_baselines,
         **translation_checks.top_level("distill"),
     },
     "eval": {
         "task": tasks.find_scored_task,
         ("task", "data"): _check_data_of("eval"),
-        ("models", "reference"): _check_reference,
-        ("task", "baselines"): _check_baselines,
-        ("models", "split", "baselines"): _check_compared_baselines,
-        ("task", "metrics"): _check_metrics,
+        ("models", "reference"): eval_checks.check_reference,
+        ("task", "baselines"): eval_checks.check_baselines,
+        ("models", "split", "baselines"): eval_checks.check_compared_baselines,
+        ("task", "metrics"): eval_checks.check_metrics,
         ("task", "latency"): translation_checks.check_latency,
-        ("task", "models", "baselines", "require"): _check_require,
+        ("task", "models", "baselines", "require"): eval_checks.check_require,
         **translation_checks.top_level("eval"),
     },
     "export": {
         "task": tasks.find_scored_task,
-        "format": _check_format,
+        "format": export_checks.check_format,
         ("task", "data"): _check_data_of("export"),
-        ("format", "data"): _check_columns_of_format,
-        ("task", "format", "verify", *_FORMAT_SETTINGS): _check_format_settings,
+        ("format", "data"): export_checks.check_columns_of_format,
+        ("task", "format", "verify", *export_checks.FORMAT_SETTINGS): export_checks.check_format_settings,
         **translation_checks.top_level("export"),
     },
 }
