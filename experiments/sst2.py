@@ -84,10 +84,10 @@ def _width(units: int) -> tuple[str, ...]:
 
 HIDDEN = ("losses={soft_labels: {weight: 1.0, temperature: 2.0}, hidden_states: 1.0}",)
 SMALL = {
-    "384 units": Candidate(0, 3, 1e-4, _width(384)),
     "320 units": Candidate(0, 3, 2e-4, _width(320)),
     "320 units, and hidden states": Candidate(0, 3, 2e-4, (*_width(320), *HIDDEN)),
     "320 units, augmented": Candidate(2, 1, 2e-4, _width(320)),
+    "320 units, 6 epochs": Candidate(0, 6, 2e-4, _width(320)),
 }
 CANDIDATES = {"students": STUDENTS, "students2": STUDENTS2, "small": SMALL}
 
