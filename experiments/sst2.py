@@ -9,6 +9,7 @@
 - `small`: the same for narrower students2, which learn from the soft labels of that student.
 - `report`: the recipe configs/sst2-minilm, on all training rows, and the scores of the last checkpoints on the
   validation rows, which choose no checkpoint.
+- `small-report`: the best of them on all training rows, and its export in 4 bits, on the validation rows.
 - `bits`: exports of the recipe's student2 with fewer bits, compared with float32 on the validation rows.
 - `latencies`: of the models of the first seed, side by side; nothing else should run.
 
@@ -25,7 +26,7 @@ import json
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,13 @@ import result_files
 
 RECIPE = Path(__file__).parents[1] / "configs" / "sst2-minilm"
 RESULTS = "sst2.json"
-PARTS = ("students", "students2", "small", "report", "bits", "latencies")
+PARTS = ("students", "students2", "small", "report", "small-report", "bits", "latencies")
 HELD_OUT = 1500  # sentences; about as long as those of the validation file
 SPLIT_SEED = 42
 FREE_WORDS = 2  # a phrase of up to this many words occurs in many sentences, and stays in training
 LAST = ("training.eval_strategy=no", "training.keep=last", "training.save_steps=1000")
 MODELS = ("teacher", "student", "student2", "student2-plain", "export")
+LEAST_AGREEMENT = 0.95  # of the export of the small student2
 BITS = ((8, 8), (8, 6), (8, 4), (4, 8), (4, 6), (4, 4))  # of matrices and of embedding tables
 
 
@@ -82,10 +84,8 @@ def _width(units: int) -> tuple[str, ...]:
     return (f"student.hidden_size={units}", "student.num_hidden_layers=2", "layer_mapping=last", TRIMMED)
 
 
-HIDDEN = ("losses={soft_labels: {weight: 1.0, temperature: 2.0}, hidden_states: 1.0}",)
 SMALL = {
     "320 units": Candidate(0, 3, 2e-4, _width(320)),
-    "320 units, and hidden states": Candidate(0, 3, 2e-4, (*_width(320), *HIDDEN)),
     "320 units, augmented": Candidate(2, 1, 2e-4, _width(320)),
     "320 units, 6 epochs": Candidate(0, 6, 2e-4, _width(320)),
 }
@@ -106,9 +106,9 @@ def main() -> None:
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     for part in arguments.parts:
         for seed in seeds[:1] if part == "latencies" else seeds:
-            if part in ("report", "bits", "latencies"):
+            if part in REPORTED:
                 runs = Runs(arguments.data, arguments.runs / "report" / f"seed-{seed}", seed)
-                _record(part, seed, getattr(runs, part)())
+                _record(part, seed, REPORTED[part](runs))
                 continue
             runs = Runs(arguments.runs / "held-out", arguments.runs / "held-out" / f"seed-{seed}", seed)
             for name in CANDIDATES[part]:
@@ -210,7 +210,7 @@ class Runs:
                 "distill", "3-student.yaml", folder, f"teacher={teacher}", f"student.from={teacher}",
                 f"label_dataset={labels}", *LAST, *candidate.settings,
             )  # fmt: skip
-        candidate, student = CANDIDATES[part][name], self.candidate("students", best_student())
+        candidate, student = CANDIDATES[part][name], self.candidate("students", best_of("students"))
         labels = self.labels("4-student-labels.yaml", student, candidate.copies)
         settings = [f"label_dataset={labels}", *LAST, *candidate.settings]
         if part == "students2" and candidate.command == "finetune":
@@ -250,6 +250,37 @@ class Runs:
             },
         }  # fmt: skip
 
+    def small_report(self) -> dict[str, Any]:
+        """The small student2 in float32 and in 4 bits, beside the teacher and the export of the recipe."""
+        student, best = self.folder("student"), best_of("small")
+        small = self.stage(
+            "distill", "3-student.yaml", "small", f"teacher={student}", f"student.from={student}",
+            f"label_dataset={self.folder('student-labels')}", *LAST, *SMALL[best].settings,
+        )  # fmt: skip
+        export = self.stage(
+            "export", "8-export.yaml", "small-export", f"model={small}", "matrix_bits=4", "embedding_bits=4",
+            "verify.max_samples=872", f"verify.min_agreement={LEAST_AGREEMENT}",
+        )  # fmt: skip
+        models = {
+            "teacher": self.folder("teacher"),
+            "export": self.folder("export"),
+            "small": small,
+            "small-export": export,
+        }
+        listed = ", ".join(f"{name}: {folder}" for name, folder in models.items())
+        scores = recipe_stages.read_metrics(self.stage(
+            "eval", "7-eval.yaml", "eval-small", f"models={{{listed}}}", "reference=export", "latency=null",
+        ))  # fmt: skip
+        verified = recipe_stages.read_metrics(export)
+        return {
+            "settings": best, "minutes": recipe_stages.cpu_minutes(small), "agreement": verified["agreement"],
+            **{name: {key: scores[f"{name}.{key}"] for key in ("accuracy", "accuracy_low", "accuracy_high", "bytes")}
+               for name in models},
+            "small-export minus export": {
+                key: scores[f"small-export.accuracy_difference{key and f'_{key}'}"] for key in ("", "low", "high")
+            },
+        }  # fmt: skip
+
     def bits(self) -> dict[str, dict[str, float]]:
         """Exports of student2, as whole models, whatever they change."""
         exports = {}
@@ -277,13 +308,20 @@ class Runs:
         return recipe_stages.read_metrics(self.stage("eval", "7-eval.yaml", f"sst2-minilm/{name}", export, *settings))
 
 
-def best_student() -> str:
-    """The student with the best mean accuracy over all recorded seeds."""
-    return max(STUDENTS, key=lambda name: _mean(result_files.read(RESULTS)["students"], name))
+def best_of(part: str) -> str:
+    """The candidate with the best mean accuracy over all recorded seeds."""
+    by_seed: Mapping[str, Mapping[str, Mapping[str, float]]] = result_files.read(RESULTS)[part]
+    recorded = {name for seed in by_seed.values() for name in seed}
+
+    def mean(name: str) -> float:
+        return statistics.mean(seed[name]["accuracy"] for seed in by_seed.values() if name in seed)
+
+    return max((name for name in CANDIDATES[part] if name in recorded), key=mean)
 
 
-def _mean(by_seed: Mapping[str, Mapping[str, Mapping[str, float]]], name: str) -> float:
-    return statistics.mean(seed[name]["accuracy"] for seed in by_seed.values() if name in seed)
+REPORTED: Mapping[str, Callable[[Runs], dict[str, Any]]] = {
+    "report": Runs.report, "small-report": Runs.small_report, "bits": Runs.bits, "latencies": Runs.latencies
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from tinybert_cli import artifacts, models
-from tinybert_cli.config import Stage
+from tinybert_cli.config import Stage, Verify
 from tinybert_cli.errors import ConfigError, GateError, InputError, explained
 from tinybert_cli.helpers import predict
 from tinybert_cli.stages import parity
@@ -427,14 +427,72 @@ def test_weights_in_4_bits_are_smaller_and_the_card_says_so(
         settings = {"quantize": "int8", "matrix_bits": bits, "verify": LOOSE}
         sizes[bits] = done(run("export", configs("export", f"bits-{bits}", model=teacher, **settings)))["bytes"]
         card = (tmp_path / f"bits-{bits}" / "README.md").read_text()
-        assert ("| weights | int8, matrices in 4 bits |" in card) == (bits == 4)
+        assert "| weights | int8 |" in card  # 4 bits have no effect, see below
         (row,) = predict.run(str(tmp_path / f"bits-{bits}"), TEXTS[:1])
         assert row["prediction"] in ("good", "bad")
     assert sizes[4] < 1.05 * sizes[8]  # of matrices this small, the nodes would take more than the weights
     monkeypatch.setattr(four_bits, "SMALL", 0)
     settings = {"quantize": "int8", "matrix_bits": 4, "verify": LOOSE}
-    assert done(run("export", configs("export", "packed", model=teacher, **settings)))["agreement"] > 0.7
+    events = run("export", configs("export", "packed", model=teacher, **settings))
+    assert done(events)["agreement"] > 0.7 and not any("has no effect" in str(event) for event in events)
+    assert "| weights | int8, matrices in 4 bits |" in (tmp_path / "packed" / "README.md").read_text()
     assert (tmp_path / "packed" / "onnx" / "model_quantized.onnx").read_bytes().count(b"_int4") > 0
+
+
+def test_bits_that_change_nothing_are_a_warning(teacher: Path, configs: Configs) -> None:
+    settings = {"quantize": "int8", "matrix_bits": 4, "embedding_bits": 6, "verify": LOOSE}
+    warnings = [event["message"] for event in run("export", configs("export", "out", model=teacher, **settings))
+                if event["event"] == "warning"]  # fmt: skip
+    assert "`matrix_bits: 4` has no effect: no matrix has 10,000 weights" in warnings
+    assert any(message.startswith("`embedding_bits: 6` has no effect: no embedding table") for message in warnings)
+
+
+def test_int8_that_is_verified_on_one_row_is_a_warning(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+    settings = {"quantize": "int8", "verify": {"max_samples": 1, "min_agreement": 0.9, "max_metric_drop": 1.0}}
+    events = run("export", configs("export", "out", model=teacher, **settings))
+    (message,) = [event["message"] for event in events if "verified on" in event.get("message", "")]
+    assert "verified on 1 row, it is all there is" in message and "64 rows or more" in message
+    assert "of the 1 rows used for verification" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "least", "wanted"),
+    [(99, None, 100), (100, None, 0), (63, 0.9, 64), (64, 0.9, 0), (64, 1.0, 0), (999, 0.999, 1000)],
+)
+def test_so_many_rows_can_show_the_agreement(rows: int, least: float | None, wanted: int) -> None:
+    messages = parity.too_few_rows(rows, Verify(min_agreement=least))
+    assert [f"{wanted:,} rows or more" in message for message in messages] == ([True] if wanted else [])
+
+
+def test_a_model_whose_outputs_have_no_names_can_be_used_after_export(
+    teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    """transformers leaves the names of two outputs out of config.json if they are its own."""
+    config = json.loads((teacher / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    (teacher / "config.json").write_text(json.dumps(config))
+    (teacher / "manifest.json").unlink()
+    (tmp_path / "data" / "validation.jsonl").write_text("".join(
+        json.dumps({"text": text, "label": int(score_of(text) > 0)}) + "\n" for text in TEXTS
+    ))  # fmt: skip
+    run("export", configs("export", "out", model=teacher, verify=LOOSE))
+    expected = [row["prediction"] for row in predict.run(str(teacher), TEXTS)]
+    assert [row["prediction"] for row in predict.run(str(tmp_path / "out"), TEXTS)] == expected
+    assert set(expected) == {"0", "1"}
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+    del written["id2label"]  # an export of an earlier version
+    (tmp_path / "out" / "config.json").write_text(json.dumps(written))
+    (tmp_path / "out" / "manifest.json").unlink()
+    assert [row["prediction"] for row in predict.run(str(tmp_path / "out"), TEXTS)] == expected
+
+
+def test_an_operator_set_without_an_operator_writes_nothing_to_stdout(
+    teacher: Path, configs: Configs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="`opset` 11 lacks an operator"):
+        run("export", configs("export", "out", model=teacher, opset=11))
+    assert capfd.readouterr().out == ""
 
 
 def test_int8_records_its_agreement_alone_in_batches_and_padded(exported: Path) -> None:

@@ -248,7 +248,7 @@ def test_an_outlier_channel_costs_the_others_no_precision() -> None:
     product = int8_matrices.best_product(activation, matrix)
     exact = values @ matrix
     assert product.factors is not None
-    assert np.abs(int8_matrices.computed(product, values) - exact).max() < 0.05 * np.abs(exact).max()
+    assert np.abs(int8_matrices.computed(product, values, symmetric=False) - exact).max() < 0.05 * np.abs(exact).max()
 
 
 def test_an_activation_of_one_sign_uses_all_256_steps() -> None:
@@ -256,6 +256,34 @@ def test_an_activation_of_one_sign_uses_all_256_steps() -> None:
     activation = int8_matrices.Activation(np.zeros(4, np.float32), values.max(0), [values])
     product = int8_matrices.best_product(activation, np.eye(4, dtype=np.float32))
     assert product.zero == 0 and product.scale == pytest.approx(5 / 255, rel=0.01)
+
+
+def test_factors_of_inputs_that_are_never_negative_have_the_smallest_error() -> None:
+    random = np.random.default_rng(5)
+    values = np.maximum(random.normal(size=(300, 16)) * np.logspace(-1, 1.5, 16), 0).astype(np.float32)
+    matrix = random.normal(size=(16, 8)).astype(np.float32)
+    activation = int8_matrices.Activation(np.zeros(16, np.float32), values.max(0), [values])
+    product = int8_matrices.best_product(activation, matrix)
+    assert product.zero == 0
+
+    def error(factors: np.ndarray[Any, Any] | None) -> float:
+        divisor = np.ones(16, np.float32) if factors is None else factors
+        weights, columns = int8_matrices.quantized_columns(matrix * divisor[:, None])
+        scale = (values / divisor).max() / 255  # unsigned bytes
+        steps = np.rint(values / divisor / scale)
+        return float(((steps @ weights * (scale * columns) - values @ matrix) ** 2).mean())
+
+    others = [
+        int8_matrices._product(activation, matrix, shift, symmetric=False, bits=8) for shift in int8_matrices.SHIFTS
+    ]
+    assert error(product.factors) == pytest.approx(min(error(other.factors) for other in others))
+
+
+def test_options_without_effect_are_named(exported: Path, tmp_path: Path) -> None:
+    products = prepare_int8(exported / FILE, rows(), matrix_bits=4)
+    without = quantize_onnx(exported / FILE, tmp_path / "a.onnx", products, matrix_bits=4, embedding_bits=4)
+    assert without["matrix_bits"] == "no matrix has 10,000 weights" and "1,000,000" in without["embedding_bits"]
+    assert quantize_onnx(exported / FILE, tmp_path / "b.onnx", products) == {}
 
 
 def test_values_are_divided_instead_of_the_output_of_an_attention(

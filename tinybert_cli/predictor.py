@@ -271,7 +271,7 @@ def _load_export(
     _check_files(folder)
     try:
         config = files.read_object(folder / "config.json")
-        names = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
+        names = _names_of_outputs(config)
     except (InputError, ValueError, KeyError, TypeError) as error:
         raise _broken_export(folder, error) from error
     if config.get(formats.LAYOUT_KEY, 1) not in range(1, formats.LAYOUT + 1):
@@ -293,6 +293,14 @@ def _load_export(
     source = models.locate(str(folder))
     names = models.check_outputs(source, label_names, task.problem)
     return Predictor(folder, task, names, config, inputs, models.load_tokenizer(source), session=session)
+
+
+def _names_of_outputs(config: Mapping[str, Any]) -> list[str]:
+    """The classes of an export; their positions if they have no names, as of a model folder."""
+    in_config = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # what transformers leaves out
+    names = [str(in_config[key]) for key in sorted(in_config, key=int)]
+    unnamed = names == [f"LABEL_{index}" for index in range(len(names))]
+    return [str(index) for index in range(len(names))] if unnamed else names
 
 
 def _check_files(folder: Path) -> None:

@@ -31,12 +31,13 @@ class Int8:
 
     `prepare` gets unpadded batches of real rows, on which it measures the ranges of activations. `file` is the name of
     the int8 file, beside the float32 file; `options` are the settings of export that `write` takes; `parts` lists the
-    parts of a float32 file that int8 changes, by the names that `exclude` accepts.
+    parts of a float32 file that int8 changes, by the names that `exclude` accepts. `write` returns the options that
+    change nothing, and why.
     """
 
     file: str
     prepare: Callable[..., Any]
-    write: Callable[..., None]
+    write: Callable[..., Mapping[str, str]]
     options: tuple[str, ...]
     parts: Callable[[Path], list[str]]
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.errors import ConfigError, InputError, nearest
-from tinybert_cli.formats.four_bits import pack_matrices
+from tinybert_cli.formats.four_bits import SMALL, pack_matrices
 from tinybert_cli.formats.int8_matrices import MATRICES, Product, integer_products, measure, replace_products
-from tinybert_cli.formats.int8_tables import quantize_tables
+from tinybert_cli.formats.int8_tables import LARGE_TABLE, quantize_tables
 from tinybert_cli.formats.twelve_bits import pack
 from tinybert_cli.types import Array
 
+NO_TABLE = f"no embedding table has {LARGE_TABLE:,} numbers, in rows that can be packed"
 PLAIN = "any"  # the setting `runtime` of a graph with standard operators only
 
 Products = Mapping[int, Mapping[str, Product]]  # bits of a weight → node → its product
@@ -46,8 +47,10 @@ def quantize_onnx(
     matrix_bits: int = 8,
     embedding_bits: int = 8,
     runtime: str = "onnxruntime",
-) -> None:
+) -> dict[str, str]:
     """Quantizes matrices with a scale per output channel, embedding tables with a scale per row.
+
+    Returns the options that changed nothing, and why.
 
     Args:
         products: from `prepare_int8`.
@@ -80,12 +83,15 @@ def quantize_onnx(
         for node, product in products[matrix_bits].items() if node not in excluded
     }  # fmt: skip
     replace_products(model, replacements, plain=runtime == PLAIN)
-    if matrix_bits == 4:
-        pack_matrices(model)
-    quantize_tables(model, excluded, embedding_bits, in_eight_bits)
+    matrices = pack_matrices(model) if matrix_bits < 8 else 0
+    tables = quantize_tables(model, excluded, embedding_bits, in_eight_bits)
     pack(model, packed)
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, target)
+    return {
+        **({"matrix_bits": f"no matrix has {SMALL:,} weights"} if matrix_bits < 8 and not matrices else {}),
+        **({"embedding_bits": NO_TABLE} if embedding_bits < 8 and not tables else {}),
+    }
 
 
 def parts_of_onnx(source: Path) -> list[str]:

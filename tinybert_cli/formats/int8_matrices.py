@@ -136,7 +136,8 @@ def best_product(activation: Activation, matrix: Array, *, symmetric: bool = Fal
     rows = np.concatenate(activation.rows)
     exact = rows @ matrix
     candidates = [_product(activation, matrix, shift, symmetric=symmetric, bits=bits) for shift in SHIFTS]
-    errors = [float(((computed(product, rows) - exact) ** 2).mean()) for product in candidates]
+    results = [computed(product, rows, symmetric=symmetric) for product in candidates]
+    errors = [float(((result - exact) ** 2).mean()) for result in results]
     product = candidates[int(np.argmin(errors))]
     if bits == 8:
         return product
@@ -145,11 +146,11 @@ def best_product(activation: Activation, matrix: Array, *, symmetric: bool = Fal
     return replace(product, weights=weights, weight_scales=scales)
 
 
-def computed(product: IntegerProduct, rows: Array) -> Array:
-    """What an ONNX runtime computes for rows (n, K): (n, N)."""
+def computed(product: IntegerProduct, rows: Array, *, symmetric: bool) -> Array:
+    """What an ONNX runtime computes for rows (n, K), in unsigned bytes unless symmetric: (n, N)."""
     scaled = rows if product.factors is None else rows / product.factors
-    low = -product.zero if product.zero else -127
-    steps = np.rint(scaled / product.scale).clip(low, low + 255 if product.zero else 127)
+    low, high = (-127, 127) if symmetric else (-product.zero, 255 - product.zero)
+    steps = np.rint(scaled / product.scale).clip(low, high)
     result: Array = steps @ product.weights.astype(np.float32) * (product.scale * product.weight_scales)
     return result
 

@@ -12,13 +12,14 @@ from tinybert_cli.types import Array
 
 SMALL_TABLE = 50_000  # an embedding table with fewer numbers is not quantized
 LARGE_TABLE = 1_000_000  # a table with more numbers stays quantized in memory as well
+DIVISORS = {8: 1, 6: 4, 4: 2}  # bits → what the numbers of a row must be divisible by to be packed
 BLOCK = 8192  # rows of a table that are rounded at a time, for the memory that it takes
 
 Arrays = dict[str, Array]
 
 
-def quantize_tables(model: Any, excluded: Container[str], bits: int, eight_bits: Container[str] = ()) -> None:
-    """Converts embedding tables to integers, with one scale per row.
+def quantize_tables(model: Any, excluded: Container[str], bits: int, eight_bits: Container[str] = ()) -> int:
+    """Converts embedding tables to integers, with one scale per row; returns how many have fewer than 8 bits.
 
     Those of the nodes in `excluded` stay as they are, those of `eight_bits` get 8 bits whatever `bits` is.
 
@@ -30,6 +31,7 @@ def quantize_tables(model: Any, excluded: Container[str], bits: int, eight_bits:
 
     graph = model.graph
     tables = {tensor.name: tensor for tensor in graph.initializer}
+    count = 0
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     for node in list(graph.node):
         if node.op_type != "Gather" or node.input[0] not in tables or node.name in excluded:
@@ -38,8 +40,9 @@ def quantize_tables(model: Any, excluded: Container[str], bits: int, eight_bits:
         if values.ndim != 2 or values.size < SMALL_TABLE or values.dtype != np.float32:
             continue
         large = values.size >= LARGE_TABLE
-        fewer = large and values.shape[1] % 4 == 0 and node.name not in eight_bits
-        used_bits = bits if fewer else 8
+        divisible = values.shape[1] % DIVISORS[bits] == 0
+        used_bits = bits if large and divisible and node.name not in eight_bits else 8
+        count += used_bits < 8
         integers, scales = _rounded(values, used_bits)
         graph.initializer.remove(tables.pop(node.input[0]))
         position = list(graph.node).index(node)
@@ -56,6 +59,7 @@ def quantize_tables(model: Any, excluded: Container[str], bits: int, eight_bits:
         graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
         for offset, new in enumerate(nodes):
             graph.node.insert(position + offset, new)
+    return count
 
 
 def _rounded(values: Array, bits: int) -> tuple[Array, Array]:

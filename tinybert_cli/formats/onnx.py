@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,16 +74,17 @@ def write_onnx(
         outputs_named = SPAN_OUTPUTS if per_span else ["logits"]
         output_axes = axes if per_token else {0: "batch"}
         try:
-            torch.onnx.export(
-                traced,
-                tuple(inputs.values()),
-                str(plain),
-                dynamo=False,
-                input_names=names,
-                output_names=outputs_named,
-                dynamic_axes={**dict.fromkeys(names, axes), **dict.fromkeys(outputs_named, output_axes)},
-                opset_version=opset or (PLAIN_OPSET if runtime == PLAIN else NEWEST_OPSET),
-            )
+            with _silent_stdout():
+                torch.onnx.export(
+                    traced,
+                    tuple(inputs.values()),
+                    str(plain),
+                    dynamo=False,
+                    input_names=names,
+                    output_names=outputs_named,
+                    dynamic_axes={**dict.fromkeys(names, axes), **dict.fromkeys(outputs_named, output_axes)},
+                    opset_version=opset or (PLAIN_OPSET if runtime == PLAIN else NEWEST_OPSET),
+                )
         except torch.onnx.errors.UnsupportedOperatorError as error:
             if opset is None:
                 raise not_exportable(model.config.model_type, error) from error
@@ -173,6 +177,25 @@ def onnx_usage(export: Export) -> dict[str, str]:
 def not_exportable(family: str, error: Exception) -> InputError:
     message, _, _ = str(error).partition("\n")
     return InputError(f"{family} models cannot be exported to ONNX: {message}", hint="use `format: safetensors`")
+
+
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Drops what C++ code writes to stdout: the exporter writes its whole graph there when an operator is unknown."""
+    sys.stdout.flush()
+    try:
+        stdout = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _logits_module(model: Any, names: list[str]) -> Any:

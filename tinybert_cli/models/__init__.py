@@ -19,7 +19,7 @@ from tinybert_cli.models.model_configs import (
     read_label_names,
 )
 from tinybert_cli.models.output_scale import OutputScale, output_scale
-from tinybert_cli.models.saving import rewrite_config, save, save_tokenizer, weights_bytes
+from tinybert_cli.models.saving import names_in_config, rewrite_config, save, save_tokenizer, weights_bytes
 from tinybert_cli.models.shapes import copied_layers, layer_map, shape
 from tinybert_cli.models.shrinking import build_student
 from tinybert_cli.models.stack_outputs import (
@@ -99,6 +99,7 @@ __all__ = [
     "load_translation_model",
     "load_translation_tokenizer",
     "locate",
+    "names_in_config",
     "new_translation_model",
     "number_of_layers",
     "output_scale",

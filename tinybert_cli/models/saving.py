@@ -16,7 +16,7 @@ from tinybert_cli.input_limits import NO_LENGTH
 from tinybert_cli.models.weight_files import is_finite
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, truncate: bool = False) -> None:
@@ -68,6 +68,13 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, *, truncate
     tokenizer.save_pretrained(folder)
     _use_names_of_version_4(folder / "tokenizer_config.json")
     _write_wordpiece_vocabulary(tokenizer, folder)
+
+
+def names_in_config(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
+    """`id2label` and `label2id` as in config.json; transformers leaves out those of two outputs without names."""
+    return {
+        "id2label": {str(index): name for index, name in config.id2label.items()}, "label2id": dict(config.label2id)
+    }  # fmt: skip
 
 
 def rewrite_config(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ def card(
     result: Result | None,
     names: Sequence[str],
     facts: Mapping[str, float],
-    exceptions: Sequence[str] = (),
+    weights: str,
     example: str = "",
     notes: Sequence[str] = (),
 ) -> Card:
@@ -28,7 +28,7 @@ def card(
         example: the content of its example.py.
         precision: of the weights.
         facts: the metrics of verification, and the size of the model.
-        exceptions: parts of an int8 model with other weights.
+        weights: how they are stored, in words.
         notes: sentences on the scores, without an end mark.
     """
     task, form, folder = tasks.find_prediction_task(config.task), formats.find(config.format), str(output.folder)
@@ -38,9 +38,9 @@ def card(
         in_python(folder), model, precision, task.usage(in_python(folder), config.data), command, example
     )
     limitations = [
-        f"Its predictions equal those of {model} on {facts['agreement']:.2%} of the rows used for verification; "
-        f"the largest difference of a logit is {facts['max_abs_logit_difference']:.2g}. The limitations of that model "
-        "apply.",
+        f"Its predictions equal those of {model} on {facts['agreement']:.2%} of the {facts['rows']:,} rows used for "
+        f"verification; the largest difference of a logit is {facts['max_abs_logit_difference']:.2g}. The limitations "
+        "of that model apply.",
         f"Input longer than {config.data.max_seq_length} tokens was cut in verification.",
         task.limitations(names),
         *form.limitations(export),
@@ -59,7 +59,7 @@ def card(
             "command": "`tinybert export`",
             "model": model,
             "format": config.format,
-            "weights": markdown(_weights(config, precision, exceptions)),
+            "weights": markdown(weights),
             "verified on": markdown(model_card.data_names(output.inputs)),
             "agreement with the model": _agreement(facts),
             "largest difference of a probability": probability,
@@ -85,13 +85,6 @@ def card(
         library=form.library,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )
-
-
-def _weights(config: Export, precision: str, exceptions: Sequence[str]) -> str:
-    """`int8, matrices in 4 bits, embeddings in 6 bits, except classifier`"""
-    bits = {"matrices": config.matrix_bits, "embeddings": config.embedding_bits}
-    fewer = [f"{what} in {count} bits" for what, count in bits.items() if precision == "int8" and count < 8]
-    return ", ".join([precision, *fewer, *([f"except {', '.join(exceptions)}"] if exceptions else [])])
 
 
 def _agreement(facts: Mapping[str, float]) -> str:

@@ -14,7 +14,7 @@ from tinybert_cli.errors import GateError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import export_card, model_card
 from tinybert_cli.stages import parity, selection, spacy_parity, translation_export
-from tinybert_cli.stages.int8_search import Int8Search
+from tinybert_cli.stages.int8_search import Int8Result, Int8Search
 from tinybert_cli.stages.parity import Parity
 from tinybert_cli.types import Predictions
 
@@ -92,6 +92,8 @@ def _export(
     encoded = task.encode(rows, config.data, tokenizer)
     examples = data.Examples.of(encoded)
     yield from data.row_warnings(config.verify.split, encoded, config.data)
+    if config.quantize != "none":
+        yield from map(events.warning, parity.too_few_rows(len(rows), config.verify))
     original_bytes = models.weights_bytes(models.fetch(source))
     verification = Parity(
         task, model, names, rows, config.data, examples, encoded.layout, metric, original_bytes,
@@ -114,7 +116,7 @@ def _export(
         exact = precision == "float32"
         numbers, predictions = verification.compare(load(folder), weights, exact=exact)
         failures = parity.violations(numbers, config.verify, exact=exact)
-        exceptions: list[str] = []
+        stored = ""
         if failures:
             raise GateError(
                 "the exported model does not match the original: " + "; ".join(failures),
@@ -126,11 +128,12 @@ def _export(
             int8 = Int8Search(
                 form, form.int8, verification, config.verify, folder, load, config.quantize_exclude, options
             ).run()
+            for name, why in int8.without_effect.items():
+                yield events.warning(f"`{name}: {getattr(config, name)}` has no effect: {why}")
             if int8.rejection is None:
                 precision, numbers, predictions = "int8", int8.numbers, int8.predictions
-                exceptions = list(config.quantize_exclude)
+                stored = _weights_in_words(config, int8)
                 for bits, parts in int8.parts.items():
-                    exceptions += [f"{part} ({bits} bits)" for part in parts]
                     yield {"event": PARTS_EVENTS[bits], "parts": parts, "cost": int8.cost}
             else:
                 yield {"event": "rejected", "message": int8.rejection}
@@ -150,17 +153,17 @@ def _export(
             model.config.save_pretrained(folder)
         models.record_length(tokenizer, inputs.max_seq_length)
         models.save_tokenizer(tokenizer, folder, truncate=tasks.cuts_long_texts(task))
-        layout = {formats.LAYOUT_KEY: formats.LAYOUT} if form.load is not None else {}
-        models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name, **layout})
+        own = {} if form.load is None else {formats.LAYOUT_KEY: formats.LAYOUT, **models.names_in_config(model.config)}
+        models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name, **own})
         result = None if metric is None else _result(config, task, predictions, metric)
-        facts = {**numbers, **models.size(model)}
+        facts = {**numbers, **models.size(model), "rows": len(rows)}
         example = ""
         if form.example is not None:
             loaded = form.file(folder) or weights
             example = tasks.onnx_example(task, config.data, names, loaded.relative_to(folder).as_posix())
             (folder / form.example).write_text(example, encoding="utf-8")
         notes = [] if result is None else selection.of_export(config, source, output)
-        card = export_card.card(config, precision, output, result, names, facts, exceptions, example, notes)
+        card = export_card.card(config, precision, output, result, names, facts, stored or precision, example, notes)
         if form.finish is not None:
             form.finish(whole, **_options(config, form.options))
             numbers["pipeline_agreement"] = spacy_parity.verify(whole, folder, rows, config)
@@ -169,6 +172,16 @@ def _export(
         output.put(lambda target: shutil.copytree(whole, target, dirs_exist_ok=True))
     output.finish(numbers, label_names=names, device="cpu", precision=precision)
     yield events.done(config.output_dir, numbers)
+
+
+def _weights_in_words(config: Export, int8: Int8Result) -> str:
+    """`int8, matrices in 4 bits, embeddings in 6 bits, except classifier, encoder.layer.0 (8 bits)`"""
+    bits = {"matrices": "matrix_bits", "embeddings": "embedding_bits"}
+    fewer = [f"{what} in {getattr(config, name)} bits" for what, name in bits.items()
+             if getattr(config, name) < 8 and name not in int8.without_effect]  # fmt: skip
+    in_more = [f"{part} ({count} bits)" for count, parts in int8.parts.items() for part in parts]
+    exceptions = ", ".join([*config.quantize_exclude, *in_more])
+    return ", ".join(["int8", *fewer, *([f"except {exceptions}"] if exceptions else [])])
 
 
 def _result(

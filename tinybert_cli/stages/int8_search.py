@@ -29,6 +29,7 @@ class Int8Result:
     numbers: dict[str, float]
     predictions: Predictions
     parts: Mapping[int, list[str]] = field(default_factory=dict)  # bits → the parts that got so many to pass
+    without_effect: Mapping[str, str] = field(default_factory=dict)  # options that changed nothing → why
     rejection: str | None = None  # why there is none; the numbers are those of the whole model in int8
     cost: str | None = None  # of these parts, in words
 
@@ -69,12 +70,14 @@ class Int8Search:
         of_products = {name: value for name, value in self.options.items() if name in ("matrix_bits", "runtime")}
         prepared = self.int8.prepare(weights, self.verification.calibration(), **of_products)
 
+        without_effect: list[Mapping[str, str]] = []  # of each form that was written
+
         def write(parts: Sequence[str]) -> Any:
             more = {MORE_BITS[more_bits]: parts}
-            self.int8.write(weights, target, prepared, self.exclude, **more, **self.options)
+            without_effect.append(self.int8.write(weights, target, prepared, self.exclude, **more, **self.options))
             return self.load(scratch)
 
-        result = self._search(write, target, weights, more_bits)
+        result = replace(self._search(write, target, weights, more_bits), without_effect=without_effect[0])
         if result.rejection is None:
             target.replace(self.folder / self.int8.file)
         shutil.rmtree(scratch)

@@ -137,6 +137,19 @@ def violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> 
     return failures
 
 
+def too_few_rows(count: int, verify: Verify) -> list[str]:
+    """A warning if one row is a larger share than the export may change, or int8 has little to measure."""
+    least = least_agreement(verify)
+    wanted = max(CALIBRATION_ROWS, 0 if least >= 1 else round(1 / (1 - least)))
+    if count >= wanted:
+        return []
+    one = f"one of them is {1 / count:.1%}" if count > 1 else "it is all there is to measure activations on"
+    return [
+        f"the export is verified on {count:,} row{'s' if count > 1 else ''}, {one}: that cannot show an agreement of "
+        f"{least:g} on other rows; give `verify.split` and `verify.max_samples` {wanted:,} rows or more"
+    ]
+
+
 def least_agreement(verify: Verify) -> float:
     return MIN_AGREEMENT if verify.min_agreement is None else verify.min_agreement
 

@@ -87,7 +87,8 @@ for entity in entities:
 
 ANSWER = """\
 question, context = "Who wrote it?", "It was written by Ada in 1843."
-tokenizer.enable_truncation({length}, stride={stride}, strategy="only_second")
+overlap = min({stride}, {length} // 2 - 1 - tokenizer.num_special_tokens_to_add(True))
+tokenizer.enable_truncation({length}, stride=max(0, overlap), strategy="only_second")
 row = tokenizer.encode(question, context)
 windows = [row, *row.overflowing]
 begin_logits, end_logits = run(windows)

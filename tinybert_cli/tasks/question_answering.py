@@ -191,7 +191,7 @@ class QuestionAnswering(PredictionTask):
     def onnx_example(self, data: Data, names: Sequence[str]) -> str:
         return ANSWER.format(
             length=data.max_seq_length,
-            stride=min(data.doc_stride, max(0, data.max_seq_length // 2 - 4)),
+            stride=data.doc_stride,
             longest=spans.LONGEST,
             threshold=NULL_THRESHOLD,
         )
@@ -216,8 +216,9 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 model = AutoModelForQuestionAnswering.from_pretrained("{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 question, context = "Who wrote it?", "It was written by Ada in 1843."
+overlap = min({stride}, {length} // 2 - 1 - tokenizer.num_special_tokens_to_add(pair=True))
 inputs = tokenizer(
-    question, context, truncation="only_second", max_length={length}, stride={stride}, padding=True,
+    question, context, truncation="only_second", max_length={length}, stride=max(0, overlap), padding=True,
     return_overflowing_tokens=True, return_offsets_mapping=True, return_tensors="pt",
 )
 characters = inputs.pop("offset_mapping").tolist()
