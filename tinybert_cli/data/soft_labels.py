@@ -15,7 +15,7 @@ import numpy as np
 from tinybert_cli.data.column_types import as_array, column_type
 from tinybert_cli.data.stored_columns import StoredColumns
 from tinybert_cli.errors import InputError, nearest
-from tinybert_cli.scratch_files import GrowingArray
+from tinybert_cli.scratch_files import GrowingArray, bound_mapped_memory
 from tinybert_cli.types import Array, Layout, Rows, concatenated_ranges, first_infinite_row
 
 if TYPE_CHECKING:
@@ -210,6 +210,7 @@ def write_table(
         for begin in range(0, max(1, count), ROW_GROUP):
             part = {name: as_array(column[begin : begin + ROW_GROUP], kinds[name]) for name, column in values.items()}
             writer.write_table(pa.table(part, schema=schema))
+            bound_mapped_memory()
 
 
 def write_soft_labels(

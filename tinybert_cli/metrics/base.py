@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from tinybert_cli.metrics.comparison import mcnemar
-from tinybert_cli.scratch_files import empty
+from tinybert_cli.metrics.one_hot import OneHot
+from tinybert_cli.scratch_files import bound_mapped_memory
 from tinybert_cli.types import Array, Layout, Predictions
 
-Statistics = Mapping[str, Any]  # name → (N, K), a NumPy array or a sparse one of SciPy
+Statistics = Mapping[str, Any]  # name → (N, K), a NumPy array, a sparse one of SciPy, or `OneHot`
 Sums = Mapping[str, Array]  # name → (R, K)
 
 
@@ -104,33 +104,24 @@ def score(metric: Metric, predictions: Predictions, statistics: Statistics | Non
         statistics: of these predictions, if they have been computed already.
     """
     statistics = metric.statistics(predictions) if statistics is None else statistics
-    sums = {name: np.asarray(values.sum(axis=0)).reshape(1, -1) for name, values in statistics.items()}
+    sums = {name: _sums(values) for name, values in statistics.items()}
     metrics = {name: float(values[0]) for name, values in metric.from_sums(sums).items()}
     return metrics | metric.rank_metrics(predictions)
 
 
-def one_hot(indices: Array, size: int, values: Array | None = None) -> Any:
-    """(N, size), sparse: one number per row, 1 or that of `values` (N,), in the column `indices` (N,).
-
-    Whole numbers take one byte, the indices 4 bytes each: with 8 bytes each, millions of rows fill the memory.
-    """
-    from scipy.sparse import csr_array
-
-    numbers = np.ones(len(indices), dtype=np.int8) if values is None else values
-    numbers = _stored(numbers, np.int8 if numbers.dtype.kind in "bi" else np.float64)
-    return csr_array((numbers, _stored(indices, np.int32), _one_each(len(indices))), shape=(len(indices), size))
+def weighted_sums(statistics: Statistics, counts: Array) -> Sums:
+    """The sums of the statistics over rows that occur `counts` (R, N) times."""
+    sums = {}
+    for name, values in statistics.items():
+        sums[name] = np.asarray(counts @ values)
+        bound_mapped_memory()
+    return sums
 
 
-def _stored(values: Array, dtype: Any) -> Array:
-    result = empty(values.shape, dtype)
-    result[...] = values
-    return result
-
-
-@lru_cache(maxsize=1)
-def _one_each(rows: int) -> Array:
-    """Where the numbers of each row begin, if there is one in each (N + 1,): the same array for all statistics."""
-    return _stored(np.arange(rows + 1, dtype=np.int32), np.int32)
+def _sums(values: Any) -> Array:
+    sums = np.asarray(values.sum(axis=0)).reshape(1, -1)
+    bound_mapped_memory()
+    return sums
 
 
 def column(values: Any) -> Array:
@@ -139,14 +130,18 @@ def column(values: Any) -> Array:
 
 
 def of_column(values: Any, index: int) -> Array:
-    """One column (N,) of a statistic (N, K), which may be sparse."""
+    """One column (N,) of a statistic (N, K)."""
+    if isinstance(values, OneHot):
+        return values.column(index)
     unit = np.zeros(values.shape[1])
     unit[index] = 1
     return np.asarray(values @ unit)
 
 
 def total(values: Any) -> Array:
-    """The sum over the columns (N,) of a statistic (N, K), which may be sparse."""
+    """The sum over the columns (N,) of a statistic (N, K)."""
+    if isinstance(values, np.ndarray) and values.shape[1] == 1:
+        return values[:, 0]  # a view: the rows of millions would be 8 bytes each
     return np.asarray(values.sum(axis=1)).ravel()
 
 

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from tinybert_cli.metrics.base import Metric, Statistics
-from tinybert_cli.scratch_files import bound_mapped_memory
+from tinybert_cli.metrics.base import Metric, Statistics, weighted_sums
 from tinybert_cli.types import Array, Predictions
 
 MOST_COUNTS = 2**22  # numbers in the table of drawn rows that is in memory at once
@@ -36,13 +35,15 @@ def resampled(
     """
     selected = None if names is None else set(names)
     widest = max((values.shape[-1] for values in statistics.values()), default=1)
-    parts: list[dict[str, Array]] = []
-    for counts in _drawn_counts(len(predictions), resamples=resamples, seed=seed, columns=TABLES * widest):
-        sums = {name: np.asarray(counts @ values) for name, values in statistics.items()}
-        values = metric.from_sums(sums) | metric.resampled_rank_metrics(predictions, counts)
+
+    def values_of(counts: Array) -> dict[str, Array]:
+        values = metric.from_sums(weighted_sums(statistics, counts))
+        values |= metric.resampled_rank_metrics(predictions, counts)
         values = {name: one for name, one in values.items() if name not in metric.biased}
-        parts.append({name: one.copy() for name, one in values.items() if selected is None or name in selected})
-        bound_mapped_memory()  # of the statistics
+        return {name: one.copy() for name, one in values.items() if selected is None or name in selected}
+
+    tables = _drawn_counts(len(predictions), resamples=resamples, seed=seed, columns=TABLES * widest)
+    parts = list(map(values_of, tables))  # a loop would hold each table until it has the next
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
@@ -55,9 +56,16 @@ def _drawn_counts(rows: int, *, resamples: int, seed: int, columns: int = 1) -> 
     random = np.random.default_rng(seed)
     chunk = max(1, MOST_COUNTS // max(1, rows, columns))
     for begin in range(0, resamples, chunk):
-        size = min(chunk, resamples - begin)
-        counts = np.zeros((size, rows))
-        for count in counts:
-            for first in range(0, rows, DRAWN):
-                count += np.bincount(random.integers(rows, size=min(DRAWN, rows - first)), minlength=rows)
-        yield counts
+        yield _table(random, min(chunk, resamples - begin), rows)
+
+
+def _table(random: np.random.Generator, resamples: int, rows: int) -> Array:
+    counts = np.zeros((resamples, rows))
+    for count in counts:
+        for first in range(0, rows, DRAWN):
+            drawn = random.integers(rows, size=min(DRAWN, rows - first))
+            if rows > DRAWN:  # in place: counts of all rows for each part would take as much memory as the table
+                np.add.at(count, drawn, 1.0)
+            else:
+                count += np.bincount(drawn, minlength=rows)
+    return counts

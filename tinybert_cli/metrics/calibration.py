@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from tinybert_cli.metrics.base import one_hot
+from tinybert_cli.metrics.one_hot import OneHot, one_hot
 from tinybert_cli.metrics.probabilities import cross_entropy, in_parts, mean_in_parts, softmax
+from tinybert_cli.scratch_files import bound_mapped_memory, empty
 from tinybert_cli.types import Array
 
 BINS = 15  # of confidence, for the calibration error
@@ -28,9 +28,16 @@ def brier(probabilities: Array, labels: Array) -> Array:
     return brier_scores
 
 
-def gaps_by_bin(confidence: Array, correct: Array) -> Any:
-    """Confidence minus correctness of each decision, in the column of its bin (D, BINS), sparse."""
-    return one_hot(_bins(confidence, BINS), BINS, confidence - correct)
+def gaps_by_bin(confidence: Array, correct: Array) -> OneHot:
+    """Confidence minus correctness of each decision, in the column of its bin (D, BINS)."""
+    bins, gaps = in_parts(_gaps, confidence, correct)
+    return one_hot(bins, BINS, gaps)
+
+
+def _gaps(confidence: Array, correct: Array) -> tuple[Array, Array]:
+    """The bin of each decision, and confidence minus correctness (D,)."""
+    bins = np.minimum((confidence * BINS).astype(np.uint8), BINS - 1)
+    return bins, confidence - correct
 
 
 def calibration_error(gaps: Array, decisions: Array) -> Array:
@@ -48,12 +55,14 @@ def temperature_scaling(logits: Array, labels: Array, fit: Fit | None = None) ->
         fit: from logits (D, C) and labels (D,) to a temperature; None = the one with the smallest cross-entropy.
     """
     fit = fit or _best_temperature
-    confidences, right, scores = np.empty(len(labels)), np.empty(len(labels), dtype=bool), np.empty(len(labels))
+    confidences, right, scores = (empty(labels.shape, kind) for kind in (np.float64, bool, np.float64))
     for half in (0, 1):
         scored, other = slice(half, None, 2), slice(1 - half, None, 2)
         temperature = fit(logits[other], labels[other]) if len(labels) > 1 else 1.0
         scaled = in_parts(partial(_scaled, temperature), logits[scored], labels[scored])
-        confidences[scored], right[scored], scores[scored] = scaled
+        for values, own in zip((confidences, right, scores), scaled, strict=True):
+            values[scored] = own
+            bound_mapped_memory()
     gaps = gaps_by_bin(confidences, right).sum(axis=0)
     return {
         "temperature": fit(logits, labels),
@@ -87,11 +96,6 @@ def fitted_temperature(logits: Array, labels: Array) -> float:
     extra = int(np.argsort(softmax(logits).max(-1))[len(logits) // 2])
     with_wrong = np.concatenate([logits, logits[extra : extra + 1]])
     return _best_temperature(with_wrong, np.append(labels, wrong[extra]), limit=np.log(100))
-
-
-def _bins(confidence: Array, bins: int) -> Array:
-    indices: Array = np.minimum((confidence * bins).astype(int), bins - 1)
-    return indices
 
 
 def _best_temperature(logits: Array, labels: Array, *, limit: float = 3.0) -> float:

@@ -11,9 +11,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, of_column, one_hot, ratio, total
+from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, of_column, ratio, total
 from tinybert_cli.metrics.calibration import brier, calibration_error, gaps_by_bin
-from tinybert_cli.metrics.probabilities import cross_entropy, in_parts, most_probable, softmax
+from tinybert_cli.metrics.class_values import ClassValues
+from tinybert_cli.metrics.one_hot import one_hot
+from tinybert_cli.metrics.probabilities import all_equal, cross_entropy, in_parts, most_probable, softmax
 from tinybert_cli.metrics.slices import by_value
 from tinybert_cli.types import Array, Predictions
 
@@ -27,14 +29,12 @@ class ClassificationMetric(Metric):
     names: list[str]
 
     @property
-    def references(self) -> list[str]:
-        return [self.names[label] for label in self.labels]
+    def references(self) -> ClassValues:
+        return ClassValues(self.labels, self.names)
 
     def statistics(self, predictions: Predictions) -> Statistics:
         logits, classes = predictions.known_logits, len(self.names)
-        predicted = logits.argmax(-1)
-        right = predicted == self.labels
-        loss, brier_scores, confidences = in_parts(_scores, logits, self.labels)
+        loss, brier_scores, confidences, predicted, right = in_parts(_scores, logits, self.labels)
         return {
             "rows": np.broadcast_to(1.0, (len(right), 1)),
             "right": one_hot(self.labels, classes, right),
@@ -69,13 +69,12 @@ class ClassificationMetric(Metric):
         return share_of_class(name, statistics, self.names)
 
     def undefined(self, predictions: Predictions) -> dict[str, str]:
-        if len(np.unique(self.labels)) < 2:
+        if (self.labels == self.labels[:1]).all():
             return {"mcc": "all labels are equal"}
-        constant = len(np.unique(predictions.known_logits.argmax(-1))) < 2
-        return {"mcc": "all predictions are equal"} if constant else {}
+        return {"mcc": "all predictions are equal"} if all_equal(predictions.known_logits) else {}
 
     def row_scores(self, statistics: Statistics) -> Array:
-        return np.asarray(statistics["right"].sum(axis=1))
+        return total(statistics["right"])
 
     def label_slices(self) -> dict[str, Array]:
         return by_value(self.references)
@@ -91,10 +90,11 @@ class ClassificationMetric(Metric):
         return confidences, self.row_scores(statistics) == 1
 
 
-def _scores(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """Cross-entropy, Brier score and confidence of each row (N,)."""
-    probabilities = softmax(logits)
-    return cross_entropy(logits, labels), brier(probabilities, labels), probabilities.max(-1)
+def _scores(logits: Array, labels: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """Cross-entropy, Brier score, confidence, predicted class and whether it is right of each row (N,)."""
+    probabilities, predicted = softmax(logits), logits.argmax(-1)
+    loss, brier_scores = cross_entropy(logits, labels), brier(probabilities, labels)
+    return loss, brier_scores, probabilities.max(-1), predicted.astype(np.int32), predicted == labels
 
 
 def of_each(metric: str, values: Array, names: Sequence[str]) -> dict[str, Array]:

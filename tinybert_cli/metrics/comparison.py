@@ -9,6 +9,7 @@ import numpy as np
 
 from tinybert_cli.metrics.probabilities import in_parts, log_softmax, softmax
 from tinybert_cli.metrics.proportions import wilson
+from tinybert_cli.scratch_files import counts
 from tinybert_cli.types import Array
 
 
@@ -71,7 +72,12 @@ def bootstrap_p(differences: Array, difference: float) -> float:
 def confusion_matrix(logits: Array, labels: Array) -> Array:
     """How often each gold class (rows) was predicted as each class (columns): (C, C)."""
     classes = logits.shape[-1]
-    return np.bincount(labels * classes + logits.argmax(-1), minlength=classes**2).reshape(classes, classes)
+
+    def cells(logits: Array, labels: Array) -> tuple[Array]:
+        return (labels * classes + logits.argmax(-1),)
+
+    (cell,) = in_parts(cells, logits, labels)
+    return counts(cell, classes**2).reshape(classes, classes)
 
 
 def best_class_order(logits: Array, labels: Array) -> list[int]:

@@ -14,9 +14,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, one_hot
+from tinybert_cli.metrics.base import Metric, Statistics, Sums, column
 from tinybert_cli.metrics.calibration import calibration_error, gaps_by_bin
 from tinybert_cli.metrics.classification import precision_recall_f1, share_of_all, share_of_class
+from tinybert_cli.metrics.one_hot import one_hot
 from tinybert_cli.metrics.probabilities import cross_entropy, softmax
 from tinybert_cli.metrics.slices import most_frequent, unused_name
 from tinybert_cli.types import Array, Predictions
@@ -52,9 +53,10 @@ class TaggingMetric(Metric):
     def statistics(self, predictions: Predictions) -> Statistics:
         predicted, probabilities = predictions.known_logits.argmax(-1), softmax(predictions.known_logits)
         right = predicted == self.labels
-        gaps = gaps_by_bin(probabilities.max(-1), right)
+        gaps = gaps_by_bin(probabilities.max(-1), right).sparse
         row = np.repeat(np.arange(len(self.row_offsets) - 1), np.diff(self.row_offsets))
-        words_of_row = one_hot(row, len(self.row_offsets) - 1).T.tocsr()  # (N, P): sums over the words of each row
+        row_of_word = one_hot(row, len(self.row_offsets) - 1).sparse
+        words_of_row = row_of_word.T.tocsr()  # (N, P): sums over the words of each row
         counts = self._counts(self._entities(self._tags(predicted)))
         return {
             "rows": np.ones((len(self.references), 1)),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tinybert_cli.scratch_files import empty
+from tinybert_cli.scratch_files import bound_mapped_memory, empty
 from tinybert_cli.types import Array
 
 EPSILON = 1e-12  # smallest probability whose logarithm is taken
@@ -41,13 +41,24 @@ def in_parts(function: Callable[..., tuple[Array, ...]], *arrays: Array) -> tupl
         results = results or [empty((len(arrays[0]), *own.shape[1:]), own.dtype) for own in values]
         for result, own in zip(results, values, strict=True):
             result[part] = own
+        bound_mapped_memory()
     return tuple(results)
 
 
 def mean_in_parts(function: Callable[..., Array], *arrays: Array) -> float:
     """The mean of `function(*arrays)` (D,), likewise."""
-    total = sum(float(function(*(array[part] for array in arrays)).sum()) for part in _parts(arrays[0]))
+    total = 0.0
+    for part in _parts(arrays[0]):
+        total += float(function(*(array[part] for array in arrays)).sum())
+        bound_mapped_memory()
     return total / len(arrays[0])
+
+
+def all_equal(logits: Array) -> bool:
+    """Whether all decisions (D, C) are for the same class."""
+    first = logits[:1].argmax(-1)
+    (same,) = in_parts(lambda part: (part.argmax(-1) == first,), logits)
+    return bool(same.all())
 
 
 def _parts(values: Array) -> list[slice]:

@@ -5,13 +5,13 @@ Shapes: N rows, K slices.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinybert_cli.metrics.base import Metric, Statistics
+from tinybert_cli.metrics.base import Metric, Statistics, Sums, weighted_sums
+from tinybert_cli.scratch_files import bound_mapped_memory, counts, empty
 from tinybert_cli.types import Array, Predictions
 
 MOST_VALUES = 20  # values of a column that get a slice each; the others are one slice together
@@ -34,17 +34,21 @@ def slices(
     for name, values in columns.items():
         numeric = all(isinstance(value, int | float) for value in values)
         parts[name] = _thirds(values) if numeric and len(set(values)) > MOST_VALUES else by_value(values)
-    return {f"{name}={value}": rows for name, part in parts.items() for value, rows in part.items() if rows.any()}
+    return _stored(
+        {f"{name}={value}": rows for name, part in parts.items() for value, rows in part.items() if rows.any()}
+    )
 
 
 def slice_scores(metric: Metric, statistics: Statistics, slices: Mapping[str, Array], name: str) -> dict[str, float]:
     """slice → the metric `name` on its rows."""
     if not slices:
         return {}
-    sums = {
-        key: np.concatenate([np.asarray(rows.astype(np.float64)[None] @ values) for rows in slices.values()])
-        for key, values in statistics.items()
-    }  # one slice at a time: all of them would be 8 bytes for each slice and row
+
+    def sums_of(rows: Array) -> Sums:
+        return weighted_sums(statistics, rows.astype(np.float64)[None])
+
+    parts = list(map(sums_of, slices.values()))  # one slice at a time: each is 8 bytes for each row
+    sums = {key: np.concatenate([part[key] for part in parts]) for key in statistics}
     return dict(zip(slices, metric.from_sums(sums)[name].tolist(), strict=True))
 
 
@@ -89,11 +93,14 @@ def prediction_columns(predictions: Predictions) -> dict[str, Sequence[Any] | Ar
 
 def by_value(values: Sequence[Any]) -> dict[str, Array]:
     """A slice for each value, or for the most frequent ones and `other` for the rest."""
-    texts = [str(value) for value in values]
-    counts = dict(sorted(Counter(texts).items()))
-    index = {name: position for position, name in enumerate(counts)}
-    indices = np.array([index[text] for text in texts])
-    return most_frequent(counts, lambda name: np.asarray(indices == index[name]))
+    index: dict[str, int] = {}
+    positions = (index.setdefault(str(value), len(index)) for value in values)
+    indices = np.fromiter(positions, dtype=np.int32, count=len(values))
+    sizes = counts(indices, minlength=len(index)).tolist()
+    return most_frequent(
+        {name: sizes[position] for name, position in sorted(index.items())},
+        lambda name: np.asarray(indices == index[name]),
+    )
 
 
 def most_frequent(counts: Mapping[str, int], rows_of: Callable[[str], Array]) -> dict[str, Array]:
@@ -121,6 +128,17 @@ def unused_name(name: str, names: Iterable[str]) -> str:
 
 
 def _thirds(values: Sequence[float] | Array) -> dict[str, Array]:
-    numbers = np.asarray(values, dtype=float)
-    low, high = np.quantile(numbers, [1 / 3, 2 / 3])
+    bound_mapped_memory()
+    numbers = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=float)
+    low, high = np.quantile(numbers.astype(float), [1 / 3, 2 / 3], overwrite_input=True)  # of a copy
     return dict(zip(THIRDS, (numbers <= low, (numbers > low) & (numbers <= high), numbers > high), strict=True))
+
+
+def _stored(slices: Mapping[str, Array]) -> dict[str, Array]:
+    """The same slices in one array, in a scratch file if it is large."""
+    size = len(next(iter(slices.values()), ()))
+    table = empty((len(slices), size), bool)
+    for stored, rows in zip(table, slices.values(), strict=True):
+        stored[...] = rows
+        bound_mapped_memory()
+    return dict(zip(slices, table, strict=True))

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli.errors import InputError
+from tinybert_cli.scratch_files import bound_mapped_memory
 from tinybert_cli.types import Array
 
 Points = Mapping[str, Sequence[float]]  # name → (x, y), or (x, y, low, high) with the bounds of y's interval
@@ -31,6 +32,7 @@ COLOURS = {
     "plot-6": "#56b4e9", "ink": "#1f2328", "muted": "#59636e", "line": "#d1d9e0",
 }  # fmt: skip
 SERIES = [COLOURS[f"plot-{number}"] for number in range(1, 7)]
+PART = 1 << 18  # confidences that are counted at a time
 DASHES = ["-", "--", "-.", ":"]  # a second cue, because colours repeat after six series
 
 _STYLE = {
@@ -399,12 +401,17 @@ def _bin_means(
     confidences: Sequence[float] | Array, correct: Sequence[bool] | Array, bins: int
 ) -> list[tuple[float, float, float]]:
     """(mean confidence, accuracy, share of all predictions) of each bin that is not empty."""
-    values = np.asarray(confidences, dtype=np.float64)
-    bin_of = np.minimum((values * bins).astype(np.int32), bins - 1)
-    sizes = np.bincount(bin_of, minlength=bins)
-    sums = [np.bincount(bin_of, weights=weights, minlength=bins) for weights in (values, np.asarray(correct))]
+    sizes, sums = np.zeros(bins), np.zeros((2, bins))
+    for begin in range(0, len(confidences), PART):
+        part = slice(begin, begin + PART)
+        values = np.asarray(confidences[part], dtype=np.float64)
+        bin_of = np.minimum((values * bins).astype(np.int32), bins - 1)
+        sizes += np.bincount(bin_of, minlength=bins)
+        for total, numbers in zip(sums, (values, np.asarray(correct[part], dtype=np.float64)), strict=True):
+            np.add.at(total, bin_of, numbers)  # one after the other: in parts as all at once
+        bound_mapped_memory()
     return [
-        (float(sums[0][index] / size), float(sums[1][index] / size), float(size / len(values)))
+        (float(sums[0][index] / size), float(sums[1][index] / size), float(size / len(confidences)))
         for index, size in enumerate(sizes.tolist())
         if size
     ]

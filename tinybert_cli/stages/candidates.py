@@ -78,7 +78,7 @@ def predictions_of(
 def row_lengths(encoded: Encoded) -> Array:
     """Tokens of each row (N,), whatever windows it is split into."""
     offsets = encoded.offsets if encoded.row_windows is None else encoded.offsets[encoded.row_windows]
-    return np.diff(offsets)
+    return np.subtract(offsets[1:], offsets[:-1], dtype=np.int32, casting="same_kind")
 
 
 def costs_of(candidates: Mapping[str, Candidate], latency: Latency) -> dict[str, dict[str, float]]:

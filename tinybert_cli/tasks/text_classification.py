@@ -11,6 +11,7 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.label_values import HIDDEN, all_hidden, is_missing
+from tinybert_cli.metrics.class_values import ClassValues
 from tinybert_cli.metrics.classification import ClassificationMetric
 from tinybert_cli.metrics.comparison import class_fidelity
 from tinybert_cli.metrics.probabilities import in_parts, mean_class_logits, most_probable, softmax
@@ -106,7 +107,7 @@ class TextClassification(PredictionTask):
         self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
     ) -> Predictions:
         indices, confidences = in_parts(most_probable, logits)
-        return Predictions([names[index] for index in indices], confidences, logits)
+        return Predictions(ClassValues(indices, names), confidences, logits)
 
     def hard_labels(self, logits: Array, layout: Layout | None, min_confidence: float) -> tuple[Array, Array]:
         indices, confidences = in_parts(most_probable, logits)
