@@ -43,7 +43,7 @@ _PROBLEMS = {  # kind → what a warning says about it
 _CHANGES = {
     "normalised": "answers have probabilities that do not sum to 1 and were normalised",
     "moved": "answers were not at their characters and were located by their text",
-    "cut": "spans begin or end within a word, which they then include",
+    "cut": "answers have spans that begin or end within a word, which they then include",
     "repeated": "answers occur several times in their context; their probability is divided among these",
     "ties": "rows have a tie between their most probable labels: finetune learns the first one, unless min_confidence "
     "leaves them out; distill learns both",
@@ -80,7 +80,7 @@ class AnswerTeacher:
     @property
     def not_understood(self) -> int:
         """Answers that belong to a row and label nothing."""
-        return sum(self.tally.counts[kind] for kind in _PROBLEMS)
+        return self.tally.number_of(_PROBLEMS)
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: how the answers were joined, and how many there are of each kind."""

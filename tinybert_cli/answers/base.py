@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
@@ -38,13 +38,30 @@ class Answer:
 
 @dataclass
 class Tally:
-    """How many answers of each kind there are, and the first ones with a problem."""
+    """Which answers of each kind there are, and the first ones with a problem.
 
-    counts: Counter[str] = field(default_factory=Counter)
+    An answer counts once, however many rows it belongs to, and however many votes it has.
+    """
+
+    members: dict[str, set[str]] = field(default_factory=dict)  # kind → where its answers are
     examples: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, kind: str, example: str | None = None) -> None:
-        self.counts[kind] += 1
+    @property
+    def counts(self) -> Counter[str]:
+        """The number of answers of each kind."""
+        return Counter({kind: len(own) for kind, own in self.members.items()})
+
+    def number_of(self, kinds: Iterable[str]) -> int:
+        """How many answers are of one of these kinds, or of several."""
+        return len(set[str]().union(*(self.members.get(kind, set()) for kind in kinds)))
+
+    def add(self, kind: str, where: str, example: str | None = None) -> None:
+        """Counts an answer, or a row, once.
+
+        Args:
+            where: its place in its file.
+        """
+        self.members.setdefault(kind, set()).add(where)
         listed = self.examples.setdefault(kind, [])
         if example is not None and len(listed) < EXAMPLES and example not in listed:
             listed.append(example)
@@ -101,7 +118,7 @@ class Reader(ABC):
         first: tuple[Hashable, Answer] | None = None
         for answer in answers:
             if is_empty(answer.value):
-                self.tally.add("empty", answer.where)
+                self.tally.add("empty", answer.where, answer.where)
                 continue
             check_finite(answer.value, answer.where)
             for content, weight in self.votes(answer, row):
@@ -130,7 +147,7 @@ class Reader(ABC):
         """
         if self.setting.unmapped == "refuse":
             raise InputError(f"{problem}: {quoted(answer.value)}", where=answer.where, hint=hint or None)
-        self.tally.add(kind, f"{example or quoted(answer.value)} ({answer.where})")
+        self.tally.add(kind, answer.where, f"{example or quoted(answer.value)} ({answer.where})")
 
 
 def quoted(value: Any) -> str:

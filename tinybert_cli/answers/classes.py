@@ -76,14 +76,15 @@ class LabelReader(Reader):
         index = self.index_of(value)
         if index is not None:
             is_position = as_number(value) is not None and as_text(value) not in (*self.names, *self.renamed)
-            self.tally.add("position" if is_position else "label", f"{as_text(value)} = {self.names[index]}")
+            kind = "position" if is_position else "label"
+            self.tally.add(kind, answer.where, f"{as_text(value)} = {self.names[index]}")
             return index
         check_no_nan(value, answer.where)
         name = self.matcher.name(value) if isinstance(value, str) else None
         if name is None:
             self.unmapped("unmapped", answer, "the answer names no label, or several", self.hint)
             return None
-        self.tally.add("free_text", f"{quoted(value)} is {name}")
+        self.tally.add("free_text", answer.where, f"{quoted(value)} is {name}")
         return list(self.names).index(name)
 
     def probabilities(self, value: Mapping[Any, Any], answer: Answer) -> Array:
@@ -141,7 +142,7 @@ class ClassReader(LabelReader):
                 probabilities[row] = weighted_mean(own)
                 first, second = np.sort(probabilities[row])[::-1][:2]
                 if first - second < TIE:
-                    self.tally.add("ties", self.rows.location(row))
+                    self.tally.add("ties", self.rows.location(row), self.rows.location(row))
         logits = np.log(probabilities.clip(EPSILON)).astype(np.float32)
         return AnswerLabels(logits, None, np.array([bool(own) for own in votes], dtype=bool))
 
@@ -163,13 +164,13 @@ class ClassReader(LabelReader):
                 f"all probabilities are 0: {quoted(answer.value)}", where=answer.where, hint="leave the answer out"
             )
         if self.setting.votes and (numbers == np.round(numbers)).all():  # counts
-            self.tally.add("votes")
+            self.tally.add("votes", answer.where)
             for index in np.flatnonzero(numbers):
                 yield self._one_hot(int(index)), float(numbers[index])
             return
-        self.tally.add("probabilities")
+        self.tally.add("probabilities", answer.where)
         if abs(total - 1) > TOLERANCE:
-            self.tally.add("normalised", f"{total:.4g} ({answer.where})")
+            self.tally.add("normalised", answer.where, f"{total:.4g} ({answer.where})")
         yield tuple((numbers / total).tolist()), 1.0
 
     def _of_list(self, value: list[Any], answer: Answer) -> Iterator[Vote]:
@@ -179,7 +180,7 @@ class ClassReader(LabelReader):
             yield from self._of_numbers(np.array([self.number(item, answer) for item in value]), answer)
             return
         if len(value) > 1 and self.setting.votes:
-            self.tally.add("votes")
+            self.tally.add("votes", answer.where)
         for item in value:
             yield from self._of_label(item, answer)
 
@@ -215,7 +216,7 @@ class MultiLabelReader(LabelReader):
                 raise InputError(
                     f"a probability above 1: {quoted(answer.value)}", where=answer.where, hint="divide per cent by 100"
                 )
-            self.tally.add("probabilities")
+            self.tally.add("probabilities", answer.where)
             yield tuple(numbers.tolist()), 1.0
             return
         items = value if isinstance(value, list) else self._split(value)

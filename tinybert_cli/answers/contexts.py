@@ -46,22 +46,22 @@ class SpanReader(Reader):
             )
             return
         if len(pairs) > 1 and self.setting.votes:
-            self.tally.add("votes")
+            self.tally.add("votes", answer.where)
         if not pairs:
-            self.tally.add("no_answer")
+            self.tally.add("no_answer", answer.where)
             yield (), 1.0
         for text, begin in pairs:
             if self.setting.no_answer is not None and _same(text, self.setting.no_answer):
-                self.tally.add("no_answer")
+                self.tally.add("no_answer", answer.where)
                 yield (), 1.0
                 continue
             occurrences = self._occurrences(text, begin, row, answer)
             if not occurrences:
                 self.unmapped("lost", answer, "the context does not contain the answer")
                 continue
-            self.tally.add("located")
+            self.tally.add("located", answer.where)
             if len(occurrences) > 1:
-                self.tally.add("repeated", f"{quoted(text)} ({answer.where})")
+                self.tally.add("repeated", answer.where, f"{quoted(text)} ({answer.where})")
             yield tuple(occurrences), 1.0
 
     def labels(self, votes: Sequence[Sequence[Vote]]) -> AnswerLabels:
@@ -75,7 +75,7 @@ class SpanReader(Reader):
             start = begin + len(text) - len(text.lstrip())
             if context[start : start + len(stripped)] == stripped:
                 return [(start, start + len(stripped))]
-            self.tally.add("moved", f"{quoted(text)} ({answer.where})")
+            self.tally.add("moved", answer.where, f"{quoted(text)} ({answer.where})")
         for pattern, flags in _patterns(stripped):
             occurrences = [match.span() for match in re.finditer(pattern, context, flags)]
             if occurrences:

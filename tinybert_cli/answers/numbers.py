@@ -21,14 +21,14 @@ class NumberReader(Reader):
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
         items = answer.value if isinstance(answer.value, list) else [answer.value]
         if len(items) > 1 and self.setting.votes:
-            self.tally.add("votes")
+            self.tally.add("votes", answer.where)
         for item in items:
             check_no_nan(item, answer.where)
             number = _number(item)
             if number is None:
                 self.unmapped("unmapped", answer, "expected a number")
             else:
-                self.tally.add("number")
+                self.tally.add("number", answer.where)
                 yield (number,), 1.0
 
     def labels(self, votes: Sequence[Sequence[Vote]]) -> AnswerLabels:

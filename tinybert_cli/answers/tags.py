@@ -47,7 +47,7 @@ class TagReader(LabelReader):
         elif any(isinstance(item, (dict, list)) for item in value) or (not value and words):
             tags = self._of_spans(labelled_spans.read_spans(value, answer.where), answer, row)
             if tags is not None:
-                self.tally.add("spans")
+                self.tally.add("spans", answer.where)
                 yield tuple(tags), 1.0
         elif len(value) != len(words):
             problem = f"{len(value)} tags for {len(words)} words"
@@ -69,7 +69,7 @@ class TagReader(LabelReader):
             part /= sum(weight for _, weight in own)
             ordered = np.sort(part, axis=-1)
             if len(part) and (ordered[:, -1] - ordered[:, -2] < TIE).any():
-                self.tally.add("ties", self.rows.location(row))
+                self.tally.add("ties", self.rows.location(row), self.rows.location(row))
         logits = np.log(probabilities.clip(EPSILON)).astype(np.float32)
         return AnswerLabels(logits, Layout(offsets), np.array([bool(own) for own in votes], dtype=bool))
 
@@ -79,7 +79,7 @@ class TagReader(LabelReader):
         if None in indices:
             self.unmapped("unmapped", answer, f"unknown tag '{wrong}'", self.hint, example=f"unknown tag '{wrong}'")
             return
-        self.tally.add("tags")
+        self.tally.add("tags", answer.where)
         yield tuple(indices), 1.0
 
     # -- spans -----------------------------------------------------------------------------------------------
@@ -102,9 +102,9 @@ class TagReader(LabelReader):
                 self.unmapped("lost", answer, f"{where} is not in the text, or several times", example=where)
                 return None
             if located.moved:
-                self.tally.add("moved", f"'{span.text}' ({answer.where})")
+                self.tally.add("moved", answer.where, f"'{span.text}' ({answer.where})")
             if located.cut:
-                self.tally.add("cut", f"'{text[located.cut[0] : located.cut[1]]}' ({answer.where})")
+                self.tally.add("cut", answer.where, f"'{text[located.cut[0] : located.cut[1]]}' ({answer.where})")
             if kind != OUTSIDE:
                 entities |= dict.fromkeys(own, kind)
         tags = [OUTSIDE] * len(words)
