@@ -101,6 +101,8 @@ class AnswerTeacher:
         parts = [f"{self.setting.name}: answers in '{self.column}', joined by {self.joined_by}"]
         if self.tally.counts["position"]:
             parts.append(f"numbers are positions in the labels, such as {', '.join(self.tally.examples['position'])}")
+        if self.tally.counts["decimal_comma"]:
+            parts.append(f"a comma is the decimal point, such as {', '.join(self.tally.examples['decimal_comma'])}")
         if mapped := self.tally.counts["free_text"]:
             parts.append(f"{mapped:,} in free text were mapped, such as {'; '.join(self.tally.examples['free_text'])}")
         return ["; ".join(parts)]
@@ -137,8 +139,9 @@ def read_teacher(
     file = read_answers(setting, settings)
     joined = join(file, setting, splits, settings)
     tally = Tally()
+    everything = [answer for _, answer in file.answers]
     labels = {
-        split: READERS[task.name](rows, settings, names, setting, tally).read(joined.answers[split])
+        split: READERS[task.name](rows, settings, names, setting, tally, everything).read(joined.answers[split])
         for split, rows in splits.items()
     }
     used = len({answer.where for own in joined.answers.values() for answers in own for answer in answers})
