@@ -10,6 +10,8 @@ import pytest
 from answer_samples import NAMES, TEXTS, classes, probabilities, teacher_of
 
 from tinybert_cli.answers import AnswerTeacher
+from tinybert_cli.errors import InputError
+from tinybert_cli.metrics.probabilities import sigmoid
 
 # -- counts --------------------------------------------------------------------------------------------------
 
@@ -94,3 +96,190 @@ def test_the_plan_has_the_decimal_comma(tmp_path: Path) -> None:
 def test_values_that_are_no_number_are_counted(tmp_path: Path, value: Any) -> None:
     teacher = classes(tmp_path, [1, value], task="regression", names=["score"])
     assert numbers(teacher) == [1, None, None] and teacher.not_understood == 1
+
+
+# -- several labels per row -----------------------------------------------------------------------------------
+
+
+def label_sets(folder: Path, values: Sequence[Any], names: str = "abc", **setting: Any) -> AnswerTeacher:
+    return classes(folder, values, task="multi-label-classification", names=list(names), **setting)
+
+
+def independent(teacher: AnswerTeacher) -> list[list[float] | None]:
+    labels = teacher.labels["train"]
+    return [
+        row if answered else None
+        for row, answered in zip(sigmoid(labels.logits).round(3).tolist(), labels.answered, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([1, 0, 1], [1, 0, 1]),
+        ([0, 0, 0], [0, 0, 0]),
+        ("[1, 0, 1]", [1, 0, 1]),
+        ("[1 0 1]", [1, 0, 1]),  # NumPy
+        ("1, 0, 1", [1, 0, 1]),
+        ("1|1|1", [1, 1, 1]),
+        (["1", "0", "1"], [1, 0, 1]),
+        ([True, False, True], [1, 0, 1]),
+        ("[True, False, True]", [1, 0, 1]),
+        ([0.9, 0.1, 0.8], [0.9, 0.1, 0.8]),
+        ("0.9, 1e-3, 0.8", [0.9, 0.001, 0.8]),
+        ([0, 2], [1, 0, 1]),
+        ([0, 1, 2], [1, 1, 1]),
+        ([2], [0, 0, 1]),
+        (2, [0, 0, 1]),
+        ("0|2", [1, 0, 1]),
+        ("['a', 'c']", [1, 0, 1]),
+        ("a, c,", [1, 0, 1]),
+        ({"a": True, "b": False, "c": True}, [1, 0, 1]),
+    ],
+)
+def test_a_list_of_numbers_is_a_vector_or_positions(tmp_path: Path, value: Any, expected: list[float]) -> None:
+    assert independent(label_sets(tmp_path, [value]))[0] == expected
+
+
+@pytest.mark.parametrize("value", [[1, 1], [1, 0], [0.9, 0.1], [0, 5], [1, 0, 1, 0], [0.5, 2, 0.1], [None, 0.5, 3]])
+def test_numbers_that_are_neither_a_vector_nor_positions_are_counted(tmp_path: Path, value: list[Any]) -> None:
+    teacher = label_sets(tmp_path, [["a"], value])
+    if value == [1, 0]:  # two positions
+        assert independent(teacher)[1] == [1, 1, 0]
+    else:
+        assert independent(teacher)[1] is None and teacher.not_understood == 1
+
+
+@pytest.mark.parametrize("value", [[0, 1], [1, 0], "1|0", "[0, 1]"])
+def test_a_list_that_could_be_a_vector_or_positions_is_refused(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(InputError, match="could be positions of labels, or a number for each label") as error:
+        label_sets(tmp_path, [["a"], value], "ab")
+    assert str(error.value.where).endswith("llm.jsonl, row 2") and "{'a': " in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0, 1], [1, 1]], [0, 1]),  # positions do not repeat
+        ([[0, 1], [0.5, 0.25]], [0, 1]),
+        ([[0, 1], [1]], [1, 1]),  # a vector has two numbers
+        ([[0, 1], []], [1, 1]),
+        ([[0, 1], 1], [1, 1]),
+    ],
+)
+def test_other_answers_of_the_file_prove_what_a_list_is(
+    tmp_path: Path, values: list[Any], expected: list[float]
+) -> None:
+    assert independent(label_sets(tmp_path, values, "ab"))[0] == expected
+
+
+def test_named_numbers_are_labels(tmp_path: Path) -> None:
+    names = {"0": "a", "1": "b"}
+    teacher = label_sets(tmp_path, [[0, 1], [1, 1]], "ab", label_names=names)
+    assert independent(teacher)[:2] == [[1, 1], None]
+
+
+def test_the_plan_says_that_lists_are_vectors(tmp_path: Path) -> None:
+    (statement,) = label_sets(tmp_path, [[1, 0, 1]]).statements()
+    assert "lists have a number for each label, such as '[1, 0, 1]' is a, c" in statement
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": 0.9}, {"label": "a", "score": 0.9}, [{"label": "a", "score": 0.9}], [[{"label": "a", "score": 0.9}]],
+              {"a": 0.9, "b": None, "c": ""}, [0.9, None, None]],
+)  # fmt: skip
+def test_labels_without_a_score_are_counted(tmp_path: Path, value: Any) -> None:
+    teacher = label_sets(tmp_path, [value])
+    assert independent(teacher)[0] == [0.9, 0, 0]
+    (warning,) = teacher.warnings()
+    assert "1 answers have no number for some of the labels, which counts as 0: none for b, c" in warning
+    with pytest.raises(InputError, match="no number for some of the labels") as error:
+        label_sets(tmp_path, [value], unmapped="refuse")
+    assert "top_k=None" in str(error.value.hint)
+
+
+# -- labels with scores --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([{"label": "negative", "score": 0.9}], [0.9, 0.1]),
+        ([[{"label": "negative", "score": 0.9}]], [0.9, 0.1]),
+        ([[{"label": "negative", "score": 0.9}, {"label": "positive", "score": 0.1}]], [0.9, 0.1]),
+        ({"label": 0, "score": 0.9}, [0.9, 0.1]),
+        ({"label": "negative", "score": None}, [1, 0]),
+        ([[0.25, 0.75]], [0.25, 0.75]),
+        ({"positive": "0,75", "negative": "0.25"}, [0.25, 0.75]),
+    ],
+)
+def test_the_output_of_a_pipeline_is_read(tmp_path: Path, value: Any, expected: list[float]) -> None:
+    assert probabilities(classes(tmp_path, [value]))[0] == expected
+
+
+UNREADABLE = [
+    {"foo": 1}, {"foo": [1]}, {"foo": {"bar": 1}}, {"foo": None, "bar": True}, [{"foo": 1}], [[]], [[["x"]]], [[], []],
+    [{"label": ["a"], "score": 0.9}], {"label": {"a": 1}, "score": 0.9}, [{"label": "a"}, {"foo": 1}], [{}, {}],
+    True, [True], [None], [None, None, "x"], 10**400, [10**400], {"p": "", "q": "1"}, "1" * 5000, ["1" * 5000],
+    {"1" * 5000: 1.0}, {"label": "a", "score": {"b": 1}, "x": "b"}, {"a": [0.5]}, {"a": {"b": 1}}, [1, 2, {"a": 1}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", UNREADABLE, ids=lambda value: str(value)[:40] if value != 10**400 else "long")
+@pytest.mark.parametrize("task", ["text-classification", "multi-label-classification"])
+def test_forms_that_cannot_be_read_are_counted(tmp_path: Path, value: Any, task: str) -> None:
+    teacher = classes(tmp_path, ["a", value], task=task, names=["a", "b", "c", "d"])
+    assert not teacher.labels["train"].answered[1] and teacher.not_understood == 1
+    with pytest.raises(InputError):
+        classes(tmp_path, ["a", value], task=task, names=["a", "b", "c", "d"], unmapped="refuse")
+
+
+def test_a_value_deeper_than_the_stack_is_counted(tmp_path: Path) -> None:
+    deep: Any = ["x", "y"]
+    for _ in range(800):
+        deep = [deep, "z"]
+    assert classes(tmp_path, ["negative", deep]).not_understood == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"label": "negative", "score": 0.9}, {"label": "negative", "score": 0.1}],
+        [{"label": "negative", "score": 0.9}, {"label": "neg", "score": 0.1}],
+        {"negative": 0.9, "neg": 0.1},
+        {"negative": 0.9, "0": 0.1},
+        '{"negative": 0.9, "negative": 0.1}',
+    ],
+)
+@pytest.mark.parametrize("task", ["text-classification", "multi-label-classification"])
+def test_two_numbers_for_one_label_are_not_understood(tmp_path: Path, value: Any, task: str) -> None:
+    teacher = classes(tmp_path, ["positive", value], task=task, label_names={"neg": "negative"})
+    assert not teacher.labels["train"].answered[1] and teacher.not_understood == 1
+
+
+def test_a_distribution_need_not_name_the_labels_without_probability(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, [{"b": 0.75, "a": 0.25}], names=["a", "b", "c"])
+    assert probabilities(teacher)[0] == [0.25, 0.75, 0] and not list(teacher.warnings())
+
+
+def test_an_empty_cell_counts_as_null_does(tmp_path: Path) -> None:
+    cells = {"answer_column_name": ["negative", "positive"]}
+    lines = [{"text": "one", "negative": None, "positive": 1}, {"text": "two", "negative": 0.3, "positive": 0.7},
+             {"text": "three", "negative": None, "positive": None}]  # fmt: skip
+    of_csv = teacher_of(
+        tmp_path, "text,negative,positive\none,,1\ntwo,0.3,0.7\nthree,,\n", {"text": TEXTS}, file="llm.csv", **cells
+    )
+    of_json = teacher_of(tmp_path, lines, {"text": TEXTS}, **cells)
+    for teacher in (of_csv, of_json):
+        assert probabilities(teacher) == [[0, 1], [0.3, 0.7], None]
+        assert teacher.tally.counts["incomplete"] == 1 and teacher.tally.counts["empty"] == 1
+
+
+@pytest.mark.parametrize(("cell", "hint"), [("high", "leave it empty"), ("-0.1", "log-probabilities")])
+def test_the_hint_for_a_wrong_cell_fits(tmp_path: Path, cell: str, hint: str) -> None:
+    with pytest.raises(InputError, match="expected a probability") as error:
+        teacher_of(
+            tmp_path, f"text,negative,positive\none,{cell},1\n", {"text": TEXTS}, file="llm.csv",
+            answer_column_name=["negative", "positive"],
+        )  # fmt: skip
+    assert hint in str(error.value.hint)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli.answers.base import EXAMPLES, Answer, AnswerLabels, Reader, Tally, combined, quoted
-from tinybert_cli.answers.classes import ClassReader, MultiLabelReader
+from tinybert_cli.answers.classes import ClassReader
 from tinybert_cli.answers.contexts import SpanReader, common_layout
 from tinybert_cli.answers.files import AnswerFile, read_answers
 from tinybert_cli.answers.joining import join
+from tinybert_cli.answers.label_sets import MultiLabelReader
 from tinybert_cli.answers.numbers import NumberReader
 from tinybert_cli.answers.tags import TagReader
 from tinybert_cli.config import Answers, Data
@@ -42,6 +43,7 @@ _PROBLEMS = {  # kind → what a warning says about it
 }
 _CHANGES = {
     "normalised": "answers have probabilities that do not sum to 1 and were normalised",
+    "incomplete": "answers have no number for some of the labels, which counts as 0",
     "moved": "answers were not at their characters and were located by their text",
     "cut": "answers have spans that begin or end within a word, which they then include",
     "repeated": "answers occur several times in their context; their probability is divided among these",
@@ -101,6 +103,8 @@ class AnswerTeacher:
         parts = [f"{self.setting.name}: answers in '{self.column}', joined by {self.joined_by}"]
         if self.tally.counts["position"]:
             parts.append(f"numbers are positions in the labels, such as {', '.join(self.tally.examples['position'])}")
+        if self.tally.counts["vector"]:
+            parts.append(f"lists have a number for each label, such as {'; '.join(self.tally.examples['vector'])}")
         if self.tally.counts["decimal_comma"]:
             parts.append(f"a comma is the decimal point, such as {', '.join(self.tally.examples['decimal_comma'])}")
         if mapped := self.tally.counts["free_text"]:

@@ -37,13 +37,20 @@ def read_spans(items: Sequence[Any], where: str) -> list[Span]:
 
 
 def parsed(value: Any) -> Any:
-    """The JSON in a cell of a CSV file; other values unchanged."""
+    """The JSON in a cell of a CSV file; other values unchanged, and so is JSON with a key twice in one object."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
-        return json.loads(value)
+        return json.loads(value, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError):
         return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("a key twice")
+    return result
 
 
 def label_studio_results(annotations: Any, where: str) -> list[list[Any]]:

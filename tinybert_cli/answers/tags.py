@@ -16,7 +16,8 @@ import numpy as np
 
 from tinybert_cli.answers import labelled_spans
 from tinybert_cli.answers.base import Answer, AnswerLabels, Vote
-from tinybert_cli.answers.classes import TIE, LabelReader
+from tinybert_cli.answers.classes import TIE
+from tinybert_cli.answers.label_reader import LabelReader
 from tinybert_cli.answers.labelled_spans import Span
 from tinybert_cli.metrics.entities import OUTSIDE, scheme_of
 from tinybert_cli.metrics.probabilities import EPSILON
