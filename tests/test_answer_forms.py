@@ -283,3 +283,31 @@ def test_the_hint_for_a_wrong_cell_fits(tmp_path: Path, cell: str, hint: str) ->
             answer_column_name=["negative", "positive"],
         )  # fmt: skip
     assert hint in str(error.value.hint)
+
+
+# -- confidence ----------------------------------------------------------------------------------------------
+
+
+def stated(folder: Path, confidences: Sequence[float | None], names: Sequence[str]) -> AnswerTeacher:
+    answers = [
+        {"text": text, "answer": names[0], "sure": value} for text, value in zip(TEXTS, confidences, strict=True)
+    ]
+    return teacher_of(folder, answers, {"text": TEXTS}, names=names, confidence_column_name="sure")
+
+
+def test_a_stated_label_that_is_not_the_most_probable_is_counted(tmp_path: Path) -> None:
+    teacher = stated(tmp_path, [0.3, 0.9, None], NAMES)
+    assert probabilities(teacher) == [[0.3, 0.7], [0.9, 0.1], [1, 0]]
+    (warning,) = teacher.warnings()
+    assert "1 answers state a label with such a low confidence" in warning and "negative with 0.3 (" in warning
+    in_object = classes(tmp_path, [{"label": "negative", "score": 0.3}])
+    assert in_object.tally.counts["doubtful"] == 1
+
+
+@pytest.mark.parametrize(("confidence", "count"), [(0.3, 1), (1 / 3, 0), (0.4, 0)])
+def test_of_three_labels_a_third_is_enough(tmp_path: Path, confidence: float, count: int) -> None:
+    assert stated(tmp_path, [confidence, 1, 1], list("abc")).tally.counts["doubtful"] == count
+
+
+def test_a_confidence_in_the_only_label_is_no_error(tmp_path: Path) -> None:
+    assert stated(tmp_path, [0.3, 1, 1], ["a"]).labelled == {"train": 3}

@@ -43,6 +43,7 @@ _PROBLEMS = {  # kind → what a warning says about it
 }
 _CHANGES = {
     "normalised": "answers have probabilities that do not sum to 1 and were normalised",
+    "doubtful": "answers state a label with such a low confidence that another one is more probable, and is learned",
     "incomplete": "answers have no number for some of the labels, which counts as 0",
     "moved": "answers were not at their characters and were located by their text",
     "cut": "answers have spans that begin or end within a word, which they then include",

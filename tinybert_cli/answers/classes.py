@@ -24,6 +24,12 @@ TOLERANCE = 0.01  # by which the sum of probabilities may differ from 1: they ar
 TIE = 1e-9
 
 
+def has_tie(probabilities: Array) -> bool:
+    """Whether the two most probable classes of a row, or of one of several (..., C), are equally probable."""
+    ordered = np.sort(probabilities, axis=-1)
+    return bool((ordered[..., -1:] - ordered[..., -2:-1] < TIE).any())
+
+
 class ClassReader(LabelReader):
     """One of C classes. A vote is a distribution (C,)."""
 
@@ -46,8 +52,7 @@ class ClassReader(LabelReader):
         for row, own in enumerate(votes):
             if own:
                 probabilities[row] = weighted_mean(own)
-                first, second = np.sort(probabilities[row])[::-1][:2]
-                if first - second < TIE:
+                if has_tie(probabilities[row]):
                     self.tally.add("ties", self.rows.location(row), self.rows.location(row))
         logits = np.log(probabilities.clip(EPSILON)).astype(np.float32)
         return AnswerLabels(logits, None, np.array([bool(own) for own in votes], dtype=bool))
@@ -135,10 +140,12 @@ class ClassReader(LabelReader):
         index = self.class_of(value, answer)
         if index is None:
             return
-        if answer.confidence is None:
+        if answer.confidence is None or len(self.names) == 1:
             yield self._one_hot(index), 1.0
             return
-        rest = (1 - answer.confidence) / max(1, len(self.names) - 1)
+        rest = (1 - answer.confidence) / (len(self.names) - 1)
+        if rest > answer.confidence + TIE:
+            self.tally.add("doubtful", answer.where, f"{self.names[index]} with {answer.confidence:g} ({answer.where})")
         distribution = [rest] * len(self.names)
         distribution[index] = answer.confidence
         yield tuple(distribution), 1.0

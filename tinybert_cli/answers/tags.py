@@ -16,7 +16,7 @@ import numpy as np
 
 from tinybert_cli.answers import labelled_spans
 from tinybert_cli.answers.base import Answer, AnswerLabels, Vote
-from tinybert_cli.answers.classes import TIE
+from tinybert_cli.answers.classes import has_tie
 from tinybert_cli.answers.label_reader import LabelReader
 from tinybert_cli.answers.labelled_spans import Span
 from tinybert_cli.metrics.entities import OUTSIDE, scheme_of
@@ -68,8 +68,7 @@ class TagReader(LabelReader):
             for tags, weight in own:
                 part[np.arange(len(part)), np.array(tags, dtype=np.int64)] += weight  # type: ignore[call-overload]
             part /= sum(weight for _, weight in own)
-            ordered = np.sort(part, axis=-1)
-            if len(part) and (ordered[:, -1] - ordered[:, -2] < TIE).any():
+            if has_tie(part):
                 self.tally.add("ties", self.rows.location(row), self.rows.location(row))
         logits = np.log(probabilities.clip(EPSILON)).astype(np.float32)
         return AnswerLabels(logits, Layout(offsets), np.array([bool(own) for own in votes], dtype=bool))
