@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answer_samples import NAMES, TEXTS, classes, probabilities, teacher_of
+from answer_samples import NAMES, TAGS, TEXTS, WORDS, classes, probabilities, tags, teacher_of
 
 from tinybert_cli.answers import AnswerTeacher
 from tinybert_cli.errors import InputError
@@ -311,3 +311,69 @@ def test_of_three_labels_a_third_is_enough(tmp_path: Path, confidence: float, co
 
 def test_a_confidence_in_the_only_label_is_no_error(tmp_path: Path) -> None:
     assert stated(tmp_path, [0.3, 1, 1], ["a"]).labelled == {"train": 3}
+
+
+# -- spans with a label --------------------------------------------------------------------------------------
+
+
+def tagged(folder: Path, words: list[str], value: Any, **setting: Any) -> AnswerTeacher:
+    """Answers to two rows: the first one is the value, the second one a tag per word."""
+    answers = [{"text": " ".join(words), "answer": value}, {"text": " ".join(WORDS[2]), "answer": ["O", "O"]}]
+    columns = {"tokens": [words, WORDS[2]]}
+    return teacher_of(folder, answers, columns, task="token-classification", names=TAGS, **setting)
+
+
+ADA = ["Ada", "saw", "Paul"]
+ROME = ["Rome", "and", "Rome"]
+LOC, PER = {"text": "Rome", "label": "LOC"}, {"text": "Rome", "label": "PER"}
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "kind"),
+    [
+        (ADA, [[0, 3, "PER"], [0, 3, "LOC"]], "overlapping"),
+        (ADA, [[0, 3, "LOC"], {"text": "Ada", "label": "PER"}], "overlapping"),
+        (ADA, [{"text": "Ada", "label": "LOC"}, {"text": "Ada", "label": "PER"}], "overlapping"),
+        (ADA, [{"start": 0, "end": 3, "labels": ["PER", "LOC"]}], "overlapping"),
+        (ADA, [[0, 2, "PER"], [1, 3, "LOC"]], "overlapping"),  # parts of one word
+        (ROME, [LOC, PER], "lost"),
+        (ROME, [{**LOC, "text": "Rome "}, PER], "lost"),
+        (ROME, [LOC, PER, LOC], "lost"),
+        (ADA, [[0, 60, "PER"]], "lost"),  # beyond the text
+        (ADA, [[0, 10**400, "PER"]], "lost"),
+    ],
+)
+def test_two_labels_for_the_same_words_label_nothing(tmp_path: Path, words: list[str], value: Any, kind: str) -> None:
+    teacher = tagged(tmp_path, words, value)
+    assert tags(teacher) == [None, ["O", "O"]] and teacher.tally.counts[kind] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "expected"),
+    [
+        (ADA, [[0, 3, "PER"], [0, 3, "PER"], [0, 3, "per"]], ["B-PER", "O", "O"]),
+        (ROME, [LOC, {"text": "Rome", "label": "loc"}], ["B-LOC", "O", "B-LOC"]),
+        (ROME, [{**LOC, "start": 0, "end": 4}, {**PER, "start": 9, "end": 13}], ["B-LOC", "O", "B-PER"]),
+        (ADA, [[0, 3, "PER"], [0, 3, "DATE"]], ["B-PER", "O", "O"]),  # DATE is ignored
+        (ADA, {"start": 0, "end": 3, "label": "PER"}, ["B-PER", "O", "O"]),
+    ],
+)
+def test_spans_with_one_label_may_repeat(tmp_path: Path, words: list[str], value: Any, expected: list[str]) -> None:
+    assert tags(tagged(tmp_path, words, value, label_names={"DATE": "O"}))[0] == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"entities": []}, [{"foo": 1}], [[0, 3]], [["O", "O", "B-PER"]], [[0.0, 3.0, "PER"]], [[0, 3, ["PER"]]], [[]], [{}],
+        [{"text": " ", "label": "PER"}], [{"text": None, "label": "PER"}], [{"start": 0, "end": 3, "label": {"a": 1}}],
+        [{"start": True, "end": 3, "label": "PER"}], [{"labels": [], "start": 0, "end": 3}], [None, True, 10**400],
+        [None] * 3, True, 5, 10**400,
+    ],
+    ids=lambda value: str(value)[:40] if "0000" not in repr(value) else "long",
+)  # fmt: skip
+def test_spans_and_tags_in_no_known_form_are_counted(tmp_path: Path, value: Any) -> None:
+    teacher = tagged(tmp_path, ADA, value)
+    assert tags(teacher) == [None, ["O", "O"]] and teacher.not_understood == 1
+    with pytest.raises(InputError):
+        tagged(tmp_path, ADA, value, unmapped="refuse")
