@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answer_samples import NAMES, TAGS, TEXTS, WORDS, classes, probabilities, tags, teacher_of
+from answer_samples import NAMES, TAGS, TEXTS, WORDS, classes, probabilities, qa, spans, tags, teacher_of
 
+from tinybert_cli import tasks
 from tinybert_cli.answers import AnswerTeacher
 from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.probabilities import sigmoid
@@ -377,3 +378,57 @@ def test_spans_and_tags_in_no_known_form_are_counted(tmp_path: Path, value: Any)
     assert tags(teacher) == [None, ["O", "O"]] and teacher.not_understood == 1
     with pytest.raises(InputError):
         tagged(tmp_path, ADA, value, unmapped="refuse")
+
+
+# -- answers that occur several times ------------------------------------------------------------------------
+
+
+def decisions(teacher: AnswerTeacher) -> list[tuple[int, int]]:
+    """The characters that finetune would learn in each row; (-1, -1) for no answer."""
+    labels = teacher.labels["train"]
+    hard, _ = tasks.find_prediction_task("question-answering").hard_labels(labels.logits, labels.layout, 0.0)
+    return [(int(begin), int(end)) for begin, end in hard]
+
+
+@pytest.mark.parametrize(
+    ("votes", "expected"),
+    [
+        (["Ada"] * 3 + ["none"] * 2, {"@-1": 0.4, "Ada@18": 0.6}),
+        (["Ada"] * 3 + ["1843"] * 2, {"Ada@18": 0.6, "1843@25": 0.4}),
+        (["Ada"] * 3 + ["1852"] * 2, {"Ada@18": 0.6, "1852@57": 0.4}),
+        (["Ada", "ADA.", "Ada", {"text": "Ada", "answer_start": 35}] + ["none"] * 3, {"@-1": 0.429, "Ada@35": 0.571}),
+        (["in"] * 2 + ["1843"] + ["none"], {"@-1": 0.25, "in@22": 0.25, "in@54": 0.25, "1843@25": 0.25}),
+        (["Ada"] * 2 + ["none"] * 3, {"@-1": 0.6, "Ada@18": 0.2, "Ada@35": 0.2}),
+        (["Ada"] * 4 + ["none"], {"@-1": 0.2, "Ada@18": 0.4, "Ada@35": 0.4}),
+    ],
+)
+def test_the_answer_with_the_most_votes_is_the_decision(
+    tmp_path: Path, votes: list[Any], expected: dict[str, float]
+) -> None:
+    teacher = qa(tmp_path, [votes], votes=True, no_answer="none")
+    assert spans(teacher)[0] == expected
+    winner = "@-1" if expected.get("@-1", 0) > 0.5 else next(name for name in expected if name != "@-1")
+    assert decisions(teacher)[0][0] == int(winner.partition("@")[2])
+
+
+def test_a_tie_between_answers_is_counted(tmp_path: Path) -> None:
+    teacher = qa(tmp_path, [["Ada", "none"], ["1843", "1852"], ["Ada", "Ada"]], votes=True, no_answer="none")
+    assert teacher.tally.counts["ties"] == 2
+    assert decisions(teacher) == [(18, 21), (25, 29), (18, 21)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {}, {"foo": 1}, {"text": None}, {"text": 5}, {"text": [None]}, {"text": {"a": 1}}, [None], [["Ada"]], [[]], [{}],
+        [True], True, 10**400, [10**400], [{"label": "Ada", "score": 0.9}],
+    ],
+    ids=lambda value: str(value)[:40] if "0000" not in repr(value) else "long",
+)  # fmt: skip
+def test_answers_in_no_known_form_are_counted(tmp_path: Path, value: Any) -> None:
+    teacher = qa(tmp_path, ["1843", value])
+    assert spans(teacher)[1] is None and teacher.not_understood == 1
+
+
+def test_an_answer_far_beyond_the_context_is_located_by_its_text(tmp_path: Path) -> None:
+    assert spans(qa(tmp_path, [{"text": "1843", "answer_start": 10**400}]))[0] == {"1843@25": 1.0}

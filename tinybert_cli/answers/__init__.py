@@ -19,6 +19,7 @@ from tinybert_cli.answers.contexts import SpanReader, common_layout
 from tinybert_cli.answers.files import AnswerFile, read_answers
 from tinybert_cli.answers.joining import join
 from tinybert_cli.answers.label_sets import MultiLabelReader
+from tinybert_cli.answers.majority import decided_by_majority
 from tinybert_cli.answers.numbers import NumberReader
 from tinybert_cli.answers.tags import TagReader
 from tinybert_cli.config import Answers, Data
@@ -47,7 +48,8 @@ _CHANGES = {
     "incomplete": "answers have no number for some of the labels, which counts as 0",
     "moved": "answers were not at their characters and were located by their text",
     "cut": "answers have spans that begin or end within a word, which they then include",
-    "repeated": "answers occur several times in their context; their probability is divided among these",
+    "repeated": "answers occur several times in their context; their probability is divided among these, or, "
+    "where a less probable answer would win by that, on one of them",
     "ties": "rows have a tie between their most probable labels: finetune learns the first one, unless min_confidence "
     "leaves them out; distill learns both",
 }
@@ -184,6 +186,7 @@ __all__ = [
     "AnswerTeacher",
     "combined",
     "common_layout",
+    "decided_by_majority",
     "frequent_answers",
     "quoted",
     "read_answers",
