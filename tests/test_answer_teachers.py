@@ -289,6 +289,22 @@ def test_two_files_of_spans_share_their_probability(configs: Configs, tmp_path: 
     assert [begin for begin in begins if begin] == [0.75, 0.25]
 
 
+def test_of_two_files_the_answer_with_more_weight_is_the_prediction(configs: Configs, tmp_path: Path) -> None:
+    """It occurs twice in the context, and the other file has no answer."""
+    rows = [
+        {"id": 1, "question": "How much?", "context": "It is 42, so 42.", "answers": {"text": [], "answer_start": []}}
+    ]
+    write_rows(tmp_path / "data" / "train.jsonl", rows)
+    files = [{"answers_file": str(write_rows(tmp_path / f"{name}.jsonl", [{"id": 1, "answer": answer}])),
+              "id_column_name": "id", "no_answer": "none"} for name, answer in (("a", "42"), ("b", "none"))]  # fmt: skip
+    qa = {"task": "question-answering", "data__text_column_names": ["question", "context"],
+          "data__label_column_name": "answers", "check_teacher": False}  # fmt: skip
+    run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=files, teacher_weights=[3.0, 2.0], **qa))
+    (row,) = table(tmp_path / "labels")
+    assert row["teacher_prediction"] == "42"
+    assert np.exp(row["teacher_logits"]).round(3).tolist() == [[0.4, 0.4], [0.6, 0.6], [0, 0]]
+
+
 def test_answer_spans_are_marks_on_the_tokens_of_a_student(configs: Configs, tmp_path: Path, base_model: Path) -> None:
     """The labels that finetune derives from answers equal those that it derives from the same gold answers."""
     rows = [{"question": "the film ?", "context": "a warm plot and the cast", "answers": {"text": [text], "answer_start": [begin]}}

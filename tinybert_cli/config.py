@@ -447,7 +447,8 @@ class Answers(Section):
     answer, and reported on rows that it was not fitted on; for one label of several, and for tags."""
     unmapped: Literal["leave", "refuse"] = "leave"
     """Answers that name no label, or several, or that are not in their text. leave: their rows stay unlabelled, and
-    they are counted; refuse: the first one is an error."""
+    they are counted; refuse: the first one is an error. In multi-label-classification refuse also rejects probabilities
+    for some of the labels only, which otherwise are 0 for the rest."""
     no_answer: str | None = None
     """In question-answering, the answer that says that the context has none, such as `unanswerable`."""
 

@@ -12,6 +12,8 @@ from typing import Any
 
 _NUMBER = re.compile(r"\s*([+-]?\d+(\.\d*)?)\s*", re.ASCII)
 _BOOLEANS = ("false", "true")
+_ONE_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+_LONGEST = 4000  # characters of a number; Python reads no integers of more than 4,300 digits
 HIDDEN = -1  # in place of labels that are withheld, in the test sets of the Hub
 MAPPED = 20  # labels that an example of `data.label_names` lists
 
@@ -31,9 +33,34 @@ def as_number(value: object) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, str):
-        match = _NUMBER.fullmatch(value)
+        match = _NUMBER.fullmatch(value) if len(value) <= _LONGEST else None
         return None if match is None else Decimal(match[1])
     return Decimal(repr(value)) if isinstance(value, int) or math.isfinite(value) else None
+
+
+def read_number(value: object, *, comma: bool = False) -> float | None:
+    """A measured number, also as text such as 1e-3 or .5; None for booleans, other text, NaN and infinity.
+
+    Args:
+        comma: a comma in a text is the decimal point.
+    """
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value.replace(",", ".") if comma and isinstance(value, str) else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def have_decimal_commas(values: Iterable[object]) -> bool:
+    """Whether the values prove that a comma stands for the decimal point: none has a point, and in one of them the
+    digits after the comma cannot be thousands."""
+    texts = [value for value in values if isinstance(value, str)]
+    with_comma = [text for text in texts if "," in text]
+    if any("." in text for text in texts) or not all(_ONE_COMMA.fullmatch(text) for text in with_comma):
+        return False
+    return any(len(text.strip().partition(",")[2]) != 3 or text.strip().lstrip("+-")[0] == "0" for text in with_comma)
 
 
 def as_boolean(value: object) -> str | None:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli.answers.base import EXAMPLES, Answer, AnswerLabels, Reader, Tally, combined, quoted
-from tinybert_cli.answers.classes import ClassReader, MultiLabelReader
+from tinybert_cli.answers.classes import ClassReader
 from tinybert_cli.answers.contexts import SpanReader, common_layout
 from tinybert_cli.answers.files import AnswerFile, read_answers
 from tinybert_cli.answers.joining import join
+from tinybert_cli.answers.label_sets import MultiLabelReader
+from tinybert_cli.answers.majority import decided_by_majority
 from tinybert_cli.answers.numbers import NumberReader
 from tinybert_cli.answers.tags import TagReader
 from tinybert_cli.config import Answers, Data
@@ -42,9 +44,12 @@ _PROBLEMS = {  # kind → what a warning says about it
 }
 _CHANGES = {
     "normalised": "answers have probabilities that do not sum to 1 and were normalised",
+    "doubtful": "answers state a label with such a low confidence that another one is more probable, and is learned",
+    "incomplete": "answers have no number for some of the labels, which counts as 0",
     "moved": "answers were not at their characters and were located by their text",
-    "cut": "spans begin or end within a word, which they then include",
-    "repeated": "answers occur several times in their context; their probability is divided among these",
+    "cut": "answers have spans that begin or end within a word, which they then include",
+    "repeated": "answers occur several times in their context; their probability is divided among these, or, "
+    "where a less probable answer would win by that, on one of them",
     "ties": "rows have a tie between their most probable labels: finetune learns the first one, unless min_confidence "
     "leaves them out; distill learns both",
 }
@@ -80,7 +85,7 @@ class AnswerTeacher:
     @property
     def not_understood(self) -> int:
         """Answers that belong to a row and label nothing."""
-        return sum(self.tally.counts[kind] for kind in _PROBLEMS)
+        return self.tally.number_of(_PROBLEMS)
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: how the answers were joined, and how many there are of each kind."""
@@ -101,6 +106,10 @@ class AnswerTeacher:
         parts = [f"{self.setting.name}: answers in '{self.column}', joined by {self.joined_by}"]
         if self.tally.counts["position"]:
             parts.append(f"numbers are positions in the labels, such as {', '.join(self.tally.examples['position'])}")
+        if self.tally.counts["vector"]:
+            parts.append(f"lists have a number for each label, such as {'; '.join(self.tally.examples['vector'])}")
+        if self.tally.counts["decimal_comma"]:
+            parts.append(f"a comma is the decimal point, such as {', '.join(self.tally.examples['decimal_comma'])}")
         if mapped := self.tally.counts["free_text"]:
             parts.append(f"{mapped:,} in free text were mapped, such as {'; '.join(self.tally.examples['free_text'])}")
         return ["; ".join(parts)]
@@ -137,8 +146,9 @@ def read_teacher(
     file = read_answers(setting, settings)
     joined = join(file, setting, splits, settings)
     tally = Tally()
+    everything = [answer for _, answer in file.answers]
     labels = {
-        split: READERS[task.name](rows, settings, names, setting, tally).read(joined.answers[split])
+        split: READERS[task.name](rows, settings, names, setting, tally, everything).read(joined.answers[split])
         for split, rows in splits.items()
     }
     used = len({answer.where for own in joined.answers.values() for answers in own for answer in answers})
@@ -176,6 +186,7 @@ __all__ = [
     "AnswerTeacher",
     "combined",
     "common_layout",
+    "decided_by_majority",
     "frequent_answers",
     "quoted",
     "read_answers",

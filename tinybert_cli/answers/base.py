@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from tinybert_cli.config import Answers, Data
 from tinybert_cli.errors import InputError
+from tinybert_cli.label_values import have_decimal_commas, read_number
 from tinybert_cli.tasks import PredictionTask
 from tinybert_cli.types import Array, Layout, Rows, concatenated_ranges
 
@@ -38,13 +39,30 @@ class Answer:
 
 @dataclass
 class Tally:
-    """How many answers of each kind there are, and the first ones with a problem."""
+    """Which answers of each kind there are, and the first ones with a problem.
 
-    counts: Counter[str] = field(default_factory=Counter)
+    An answer counts once, however many rows it belongs to, and however many votes it has.
+    """
+
+    members: dict[str, set[str]] = field(default_factory=dict)  # kind → where its answers are
     examples: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, kind: str, example: str | None = None) -> None:
-        self.counts[kind] += 1
+    @property
+    def counts(self) -> Counter[str]:
+        """The number of answers of each kind."""
+        return Counter({kind: len(own) for kind, own in self.members.items()})
+
+    def number_of(self, kinds: Iterable[str]) -> int:
+        """How many answers are of one of these kinds, or of several."""
+        return len(set[str]().union(*(self.members.get(kind, set()) for kind in kinds)))
+
+    def add(self, kind: str, where: str, example: str | None = None) -> None:
+        """Counts an answer, or a row, once.
+
+        Args:
+            where: its place in its file.
+        """
+        self.members.setdefault(kind, set()).add(where)
         listed = self.examples.setdefault(kind, [])
         if example is not None and len(listed) < EXAMPLES and example not in listed:
             listed.append(example)
@@ -75,6 +93,7 @@ class Reader(ABC):
     names: Sequence[str]  # the classes
     setting: Answers
     tally: Tally
+    answers: Sequence[Answer] = ()  # all of the file, which may prove how one of them is meant
 
     @abstractmethod
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
@@ -101,7 +120,7 @@ class Reader(ABC):
         first: tuple[Hashable, Answer] | None = None
         for answer in answers:
             if is_empty(answer.value):
-                self.tally.add("empty", answer.where)
+                self.tally.add("empty", answer.where, answer.where)
                 continue
             check_finite(answer.value, answer.where)
             for content, weight in self.votes(answer, row):
@@ -130,12 +149,15 @@ class Reader(ABC):
         """
         if self.setting.unmapped == "refuse":
             raise InputError(f"{problem}: {quoted(answer.value)}", where=answer.where, hint=hint or None)
-        self.tally.add(kind, f"{example or quoted(answer.value)} ({answer.where})")
+        self.tally.add(kind, answer.where, f"{example or quoted(answer.value)} ({answer.where})")
 
 
 def quoted(value: Any) -> str:
     """An answer for a message, in one line."""
-    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    try:
+        text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    except (RecursionError, ValueError):  # too deep, or an integer of too many digits
+        text = f"a {type(value).__name__}"
     return repr(text if len(text) <= QUOTED else f"{text[: QUOTED - 3]}...")
 
 
@@ -144,15 +166,18 @@ def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+def number_of(value: Any) -> float | None:
+    """A number as gold labels may be written, also as text; a comma in it is the decimal point if it cannot divide
+    thousands. None for everything else."""
+    return read_number(value, comma=have_decimal_commas([value]))
+
+
 def confidence(value: Any, where: str) -> float | None:
     """A probability that an answer is right; None for an empty cell; InputError if it is not from 0 to 1."""
     if is_empty(value):
         return None
-    try:
-        number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0 <= number <= 1:
+    number = number_of(value)
+    if number is None or not 0 <= number <= 1:
         raise InputError(
             f"expected a confidence from 0 to 1, found {quoted(value)}", where=where, hint="divide per cent by 100"
         )
@@ -167,10 +192,13 @@ def check_no_nan(value: Any, where: str) -> None:
 
 def check_finite(value: Any, where: str) -> None:
     """InputError if an answer has a number that is NaN or infinite."""
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
-    for item in items:
-        if isinstance(item, (list, dict)):
-            check_finite(item, where)
+    items = [value]
+    while items:  # not by recursion: a value may be deeper than Python's stack
+        item = items.pop()
+        if isinstance(item, Mapping):
+            items += item.values()
+        elif isinstance(item, list):
+            items += item
         elif isinstance(item, float) and not math.isfinite(item):
             raise InputError(f"the answer holds {item}: {quoted(value)}", where=where, hint="leave the answer out")
 

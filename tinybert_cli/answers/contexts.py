@@ -1,6 +1,7 @@
 """Answers of question answering: texts, with or without the character at which they begin, located in the context.
 
-An answer that occurs several times in the context shares its probability among the occurrences.
+An answer that occurs several times in the context shares its probability among the occurrences, unless it would lose
+to a less probable one by that (see `majority`).
 
 Shapes: N rows, P tokens of all rows. A row has one token for "no answer", as [CLS] of a model, and one for each span
 that an answer is; models of all tokenizers learn from these, see `QuestionAnswering.align`.
@@ -18,6 +19,7 @@ import numpy as np
 
 from tinybert_cli.answers import labelled_spans
 from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, quoted
+from tinybert_cli.answers.majority import decided_by_majority, rows_with_a_tie
 from tinybert_cli.metrics.probabilities import EPSILON
 from tinybert_cli.tasks import text_columns_of
 from tinybert_cli.types import Array, Layout
@@ -46,26 +48,29 @@ class SpanReader(Reader):
             )
             return
         if len(pairs) > 1 and self.setting.votes:
-            self.tally.add("votes")
+            self.tally.add("votes", answer.where)
         if not pairs:
-            self.tally.add("no_answer")
+            self.tally.add("no_answer", answer.where)
             yield (), 1.0
         for text, begin in pairs:
             if self.setting.no_answer is not None and _same(text, self.setting.no_answer):
-                self.tally.add("no_answer")
+                self.tally.add("no_answer", answer.where)
                 yield (), 1.0
                 continue
             occurrences = self._occurrences(text, begin, row, answer)
             if not occurrences:
                 self.unmapped("lost", answer, "the context does not contain the answer")
                 continue
-            self.tally.add("located")
+            self.tally.add("located", answer.where)
             if len(occurrences) > 1:
-                self.tally.add("repeated", f"{quoted(text)} ({answer.where})")
+                self.tally.add("repeated", answer.where, f"{quoted(text)} ({answer.where})")
             yield tuple(occurrences), 1.0
 
     def labels(self, votes: Sequence[Sequence[Vote]]) -> AnswerLabels:
-        return _as_labels([_shares(own) for own in votes], [bool(own) for own in votes])
+        labels = _as_labels([_shares(own) for own in votes], [bool(own) for own in votes])
+        for row in rows_with_a_tie(labels, self.contexts):
+            self.tally.add("ties", self.rows.location(row), self.rows.location(row))
+        return decided_by_majority(labels, self.contexts)
 
     def _occurrences(self, text: str, begin: int | None, row: int, answer: Answer) -> list[Characters]:
         context, stripped = self.contexts[row], text.strip()
@@ -75,7 +80,7 @@ class SpanReader(Reader):
             start = begin + len(text) - len(text.lstrip())
             if context[start : start + len(stripped)] == stripped:
                 return [(start, start + len(stripped))]
-            self.tally.add("moved", f"{quoted(text)} ({answer.where})")
+            self.tally.add("moved", answer.where, f"{quoted(text)} ({answer.where})")
         for pattern, flags in _patterns(stripped):
             occurrences = [match.span() for match in re.finditer(pattern, context, flags)]
             if occurrences:
@@ -161,7 +166,7 @@ def _pattern(text: str) -> str:
 
 def _pairs(value: Any) -> list[tuple[str, int | None]] | None:
     """(text, character) of each answer in one of the forms of SQuAD, of annotation tools, or a plain text; None for
-    other values."""
+    other values, such as lists in lists."""
     if isinstance(value, str):
         return [(value, None)]
     if isinstance(value, dict):
@@ -175,7 +180,7 @@ def _pairs(value: Any) -> list[tuple[str, int | None]] | None:
         indices = [b if isinstance(b, int) and not isinstance(b, bool) and b >= 0 else None for b in begins]
         return [(text, b) for text, b in zip(texts, indices, strict=True) if text.strip()]
     if isinstance(value, list):
-        parts = [_pairs(item) for item in value]
+        parts = [None if isinstance(item, list) else _pairs(item) for item in value]
         return None if None in parts else [pair for part in parts for pair in part or []]
     return None
 

@@ -111,7 +111,9 @@ def label_index(names: Mapping[str, str], labels: Callable[[object], int | None]
     known: dict[tuple[type, object], int | None] = {}
 
     def index_of(value: object) -> int | None:
-        key = (type(value), value if isinstance(value, str | int | float) else None)
+        if not isinstance(value, str | int | float):
+            return None
+        key = (type(value), value)
         if key not in known:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             name = bare.get(_bare(text)) if bare and len(text) <= LONGEST else None

@@ -14,7 +14,7 @@ _BEGIN = ("start", "start_offset", "begin", "start_char", "answer_start")
 _END = ("end", "end_offset", "end_char")
 _LABEL = ("label", "labels", "type", "entity_group", "entity", "tag", "category")
 _TEXT = ("text", "word", "span", "mention")
-_FORMS = '[0, 3, "PER"], {"start": 0, "end": 3, "label": "PER"} or {"text": "Ada", "label": "PER"}'
+FORMS = '[0, 3, "PER"], {"start": 0, "end": 3, "label": "PER"} or {"text": "Ada", "label": "PER"}'
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,35 @@ class Span:
     text: str | None
 
 
-def read_spans(items: Sequence[Any], where: str) -> list[Span]:
-    """The spans in a list.
-
-    Raises:
-        InputError: an item is in no known form; names the row of the file.
-    """
-    return [span for item in items for span in _spans_of(item, where)]
+def read_spans(items: Sequence[Any]) -> list[Span] | None:
+    """The spans in a list; None if an item is in no known form."""
+    spans = [list(_spans_of(item)) for item in items]
+    return [span for own in spans for span in own] if all(spans) else None
 
 
 def parsed(value: Any) -> Any:
-    """The JSON in a cell of a CSV file; other values unchanged."""
+    """The JSON in a cell of a CSV file; other values unchanged, and so is JSON with a key twice in one object."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
-        return json.loads(value)
+        return json.loads(value, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError):
         return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("a key twice")
+    return result
 
 
 def label_studio_results(annotations: Any, where: str) -> list[list[Any]]:
     """For each annotator the results of a Label Studio task that were not cancelled."""
     if not isinstance(annotations, list) or not all(isinstance(one, Mapping) for one in annotations):
         raise InputError(f"expected the annotations of Label Studio, found {quoted(annotations)}", where=where)
-    return [list(one.get("result") or []) for one in annotations if not one.get("was_cancelled")]
+    results = [one.get("result") for one in annotations if not one.get("was_cancelled")]
+    return [result if isinstance(result, list) else [] for result in results]
 
 
 def label_studio_answer(result: Sequence[Any]) -> Any:
@@ -59,7 +64,7 @@ def label_studio_answer(result: Sequence[Any]) -> Any:
     values = [item["value"] for item in result if isinstance(item, Mapping) and isinstance(item.get("value"), Mapping)]
     for key in ("choices", "taxonomy"):
         if any(key in value for value in values):
-            return [label for value in values for label in value.get(key, [])]
+            return [label for value in values if isinstance(value.get(key), list) for label in value[key]]
     for key in ("rating", "number"):
         numbers = [value[key] for value in values if key in value]
         if numbers:
@@ -67,23 +72,21 @@ def label_studio_answer(result: Sequence[Any]) -> Any:
     return [value for value in values if "start" in value]
 
 
-def _spans_of(item: Any, where: str) -> Iterator[Span]:
+def _spans_of(item: Any) -> Iterator[Span]:
+    """One span, several if it has several labels, none if it is in no known form."""
     if isinstance(item, Sequence) and not isinstance(item, str):
         if len(item) == 3 and isinstance(item[2], str) and _is_index(item[0]) and _is_index(item[1]):
             yield Span(item[2], int(item[0]), int(item[1]), None)
-            return
     elif isinstance(item, Mapping):
         inner = item["value"] if isinstance(item.get("value"), Mapping) else item
         label, begin, end, text = (_first(inner, keys) for keys in (_LABEL, _BEGIN, _END, _TEXT))
         labels = label if isinstance(label, list) else [label]
         known = _is_index(begin) and _is_index(end)
-        if labels and all(isinstance(one, str) for one in labels) and (known or isinstance(text, str)):
+        if all(isinstance(one, str) for one in labels) and (known or _is_text(text)):
             for one in labels:
                 yield Span(
                     one, int(begin) if known else None, int(end) if known else None, text if _is_text(text) else None
                 )
-            return
-    raise InputError(f"a span in no known form: {quoted(item)}", where=where, hint=f"write {_FORMS}")
 
 
 def _first(item: Mapping[str, Any], keys: Sequence[str]) -> Any:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli.answers import labelled_spans
-from tinybert_cli.answers.base import Answer, AnswerLabels, Vote
-from tinybert_cli.answers.classes import TIE, LabelReader
+from tinybert_cli.answers.base import Answer, AnswerLabels, Vote, quoted
+from tinybert_cli.answers.classes import has_tie
+from tinybert_cli.answers.label_reader import LabelReader
 from tinybert_cli.answers.labelled_spans import Span
 from tinybert_cli.metrics.entities import OUTSIDE, scheme_of
 from tinybert_cli.metrics.probabilities import EPSILON
@@ -42,12 +43,18 @@ class TagReader(LabelReader):
         value, words = labelled_spans.parsed(answer.value), self.words[row]
         if isinstance(value, str):
             value = value.split()
+        if isinstance(value, dict):
+            value = [value]
         if not isinstance(value, list):
             self.unmapped("unmapped", answer, "expected a tag for each word, or a list of spans")
         elif any(isinstance(item, (dict, list)) for item in value) or (not value and words):
-            tags = self._of_spans(labelled_spans.read_spans(value, answer.where), answer, row)
+            spans = labelled_spans.read_spans(value)
+            if spans is None:
+                self.unmapped("unmapped", answer, "a span in no known form", f"write {labelled_spans.FORMS}")
+                return
+            tags = self._of_spans(spans, answer, row)
             if tags is not None:
-                self.tally.add("spans")
+                self.tally.add("spans", answer.where)
                 yield tuple(tags), 1.0
         elif len(value) != len(words):
             problem = f"{len(value)} tags for {len(words)} words"
@@ -67,9 +74,8 @@ class TagReader(LabelReader):
             for tags, weight in own:
                 part[np.arange(len(part)), np.array(tags, dtype=np.int64)] += weight  # type: ignore[call-overload]
             part /= sum(weight for _, weight in own)
-            ordered = np.sort(part, axis=-1)
-            if len(part) and (ordered[:, -1] - ordered[:, -2] < TIE).any():
-                self.tally.add("ties", self.rows.location(row))
+            if has_tie(part):
+                self.tally.add("ties", self.rows.location(row), self.rows.location(row))
         logits = np.log(probabilities.clip(EPSILON)).astype(np.float32)
         return AnswerLabels(logits, Layout(offsets), np.array([bool(own) for own in votes], dtype=bool))
 
@@ -77,9 +83,10 @@ class TagReader(LabelReader):
         indices = [self.index_of(tag) for tag in value]
         wrong = next((tag for tag, index in zip(value, indices, strict=True) if index is None), None)
         if None in indices:
-            self.unmapped("unmapped", answer, f"unknown tag '{wrong}'", self.hint, example=f"unknown tag '{wrong}'")
+            problem = f"unknown tag {quoted(wrong)}"
+            self.unmapped("unmapped", answer, problem, self.hint, example=problem)
             return
-        self.tally.add("tags")
+        self.tally.add("tags", answer.where)
         yield tuple(indices), 1.0
 
     # -- spans -----------------------------------------------------------------------------------------------
@@ -89,27 +96,33 @@ class TagReader(LabelReader):
         words = self.words[row]
         text = answer.text if answer.text is not None else " ".join(words)
         entities: dict[Words, str] = {}
+        overlap = False
         located = _Locator(text, words)
-        for span in spans:
-            kind = self._kind(span.label)
+        kinds = [self._kind(span.label) for span in spans]
+        kinds_of_text: dict[str | None, list[str | None]] = {}
+        for span, kind in zip(spans, kinds, strict=True):
+            kinds_of_text.setdefault(_text_of(span), []).append(kind)
+        for span, kind in zip(spans, kinds, strict=True):
             if kind is None:
                 problem = f"unknown label '{span.label}' of a span"
                 self.unmapped("unmapped", answer, problem, self._kinds_hint, example=problem)
                 return None
-            own = located.words(span, sum(other.text == span.text for other in spans))
+            alike = kinds_of_text[_text_of(span)]
+            own = located.words(span, len(alike) if set(alike) == {kind} else 1)
             if own is None:
                 where = f"the span '{span.text or f'{span.begin} to {span.end}'}'"
                 self.unmapped("lost", answer, f"{where} is not in the text, or several times", example=where)
                 return None
             if located.moved:
-                self.tally.add("moved", f"'{span.text}' ({answer.where})")
+                self.tally.add("moved", answer.where, f"'{span.text}' ({answer.where})")
             if located.cut:
-                self.tally.add("cut", f"'{text[located.cut[0] : located.cut[1]]}' ({answer.where})")
+                self.tally.add("cut", answer.where, f"'{text[located.cut[0] : located.cut[1]]}' ({answer.where})")
             if kind != OUTSIDE:
+                overlap |= any(entities.get(words_of_span, kind) != kind for words_of_span in own)
                 entities |= dict.fromkeys(own, kind)
         tags = [OUTSIDE] * len(words)
         for (begin, end), kind in entities.items():
-            if any(tag != OUTSIDE for tag in tags[begin:end]):
+            if overlap or any(tag != OUTSIDE for tag in tags[begin:end]):
                 self.unmapped("overlapping", answer, "spans overlap: a word has one tag")
                 return None
             tags[begin:end] = self._tags(kind, end - begin)
@@ -159,6 +172,10 @@ class TagReader(LabelReader):
         return [tag("B"), *[tag("IM")] * (length - 2), tag("ELIM")]
 
 
+def _text_of(span: Span) -> str | None:
+    return None if span.text is None else span.text.strip()
+
+
 class _Locator:
     """Finds the words of a span in one row."""
 
@@ -176,7 +193,8 @@ class _Locator:
         """The words of each occurrence of a span; None if it has none, or if it is not clear which.
 
         Args:
-            listed: how often the answer lists a span with this text.
+            listed: how often the answer lists a span with this text; 1 if their labels differ, since it is not clear
+                then which of them belongs to which occurrence.
         """
         self.moved, self.cut = False, None
         if not self.aligned:
@@ -210,6 +228,8 @@ class _Locator:
     def _of_utf16(self, begin: int, end: int) -> tuple[int, int]:
         """Offsets of programs that count as JavaScript does: a character outside of the basic plane is two."""
         raw = self.text.encode("utf-16-le", errors="surrogatepass")
+        if 2 * end > len(raw):
+            return 0, 0
         parts = (raw[: 2 * begin], raw[: 2 * end])
         first, last = (len(part.decode("utf-16-le", errors="replace")) for part in parts)
         return first, last

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli import artifacts, data, events, tasks
-from tinybert_cli.answers import AnswerLabels, AnswerTeacher, combined, common_layout
+from tinybert_cli.answers import AnswerLabels, AnswerTeacher, combined, common_layout, decided_by_majority
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.events import Event
 from tinybert_cli.stages import answer_teachers, labelling, teacher_check
@@ -25,8 +25,8 @@ def label(config: GenSoftLabels, task: tasks.PredictionTask, output: artifacts.O
     yield from map(events.warning, labelling.data_warnings(config, task, splits, gold, names))
     answers = yield from answer_teachers.read(config, task, splits, names, gold)
     labels = {
-        split: _together(task, [teacher.labels[split] for teacher in answers.teachers], answer_teachers.weights(config))
-        for split in splits
+        split: _together(config, task, [teacher.labels[split] for teacher in answers.teachers], rows)
+        for split, rows in splits.items()
     }
     total, labelled = sum(map(len, splits.values())), sum(int(own.answered.sum()) for own in labels.values())
     yield events.plan(
@@ -78,11 +78,18 @@ def label(config: GenSoftLabels, task: tasks.PredictionTask, output: artifacts.O
     yield events.done(config.output_dir, numbers)
 
 
-def _together(task: tasks.PredictionTask, parts: Sequence[AnswerLabels], weights: Sequence[float]) -> AnswerLabels:
+def _together(
+    config: GenSoftLabels, task: tasks.PredictionTask, parts: Sequence[AnswerLabels], rows: Rows
+) -> AnswerLabels:
+    """The weighted mean of all files."""
+    weights = answer_teachers.weights(config)
     if len(parts) == 1:
         return parts[0]
-    parts = common_layout(parts) if task.labels_of_rows else parts
-    return combined(task, parts, weights, parts[0].layout)
+    if not task.labels_of_rows:
+        return combined(task, parts, weights, parts[0].layout)
+    parts = common_layout(parts)
+    _, contexts = tasks.text_columns_of(rows, config.data)
+    return decided_by_majority(combined(task, parts, weights, parts[0].layout), contexts)
 
 
 def _predictions(

@@ -56,7 +56,29 @@ def read_label_lists(rows: Rows, data: Data, names: Sequence[str] | None) -> Lab
 
 def is_list_text(value: object) -> bool:
     """Whether a cell is a list written as text, such as ['a', 'b'] or []."""
-    return isinstance(value, str) and _parsed_list(value.strip()) is not None
+    return isinstance(value, str) and list_in_text(value.strip()) is not None
+
+
+def list_in_text(text: str) -> list[object] | None:
+    """The items of a list written as text by JSON, Python or NumPy; None if it is none."""
+    if text[:1] + text[-1:] not in _BRACKETS or len(text) < 2:
+        return None
+    items: list[object] = []
+    position, end = 1, len(text) - 1
+    while (position := _after_spaces(text, position)) < end:
+        match = _ITEM.match(text, position, end)
+        if match is None:
+            return None
+        item = _parsed_item(match[0])
+        if item is None:
+            return None
+        items.append(item)
+        position = _after_spaces(text, match.end())
+        if position < end and text[position] == ",":
+            position += 1
+        elif position == match.end() and position < end:
+            return None
+    return items if items or text[0] == "[" else None
 
 
 def combined_names(names: Sequence[str], separators: Sequence[str] = ()) -> list[str]:
@@ -119,7 +141,7 @@ def _labels_of_cell(cell: str, row: int, rows: Rows, data: Data, names: Sequence
     Raises:
         InputError: another separator is in the cell, and the part with it is not one of the names.
     """
-    items = None if cell in names else _parsed_list(cell)
+    items = None if cell in names else list_in_text(cell)
     if items is not None:
         yield from items
         return
@@ -203,28 +225,6 @@ def _flag(value: object) -> int | None:
     if boolean is not None:
         return int(boolean == "true")
     return int(number) if number is not None and number in (0, 1) else None
-
-
-def _parsed_list(text: str) -> list[object] | None:
-    """The items of a list written as text by JSON, Python or NumPy; None if it is none."""
-    if text[:1] + text[-1:] not in _BRACKETS or len(text) < 2:
-        return None
-    items: list[object] = []
-    position, end = 1, len(text) - 1
-    while (position := _after_spaces(text, position)) < end:
-        match = _ITEM.match(text, position, end)
-        if match is None:
-            return None
-        item = _parsed_item(match[0])
-        if item is None:
-            return None
-        items.append(item)
-        position = _after_spaces(text, match.end())
-        if position < end and text[position] == ",":
-            position += 1
-        elif position == match.end() and position < end:
-            return None
-    return items if items or text[0] == "[" else None
 
 
 def _after_spaces(text: str, position: int) -> int:

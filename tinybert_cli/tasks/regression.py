@@ -11,6 +11,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
+from tinybert_cli.label_values import have_decimal_commas, read_number
 from tinybert_cli.metrics.regression import RegressionMetric, pearson
 from tinybert_cli.tasks.base import PredictionTask, check_complete, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
@@ -50,12 +51,12 @@ class Regression(PredictionTask):
         values = rows.column(data.label_column)
         if all(value in (-1, None) for value in values):  # how the Hub marks the rows of a hidden test set
             return None
-        comma = _has_decimal_commas(values)
+        comma = have_decimal_commas(values)
         numbers = [_number(value, rows, index, comma=comma) for index, value in enumerate(values)]
         return np.array(numbers, dtype=np.float32)
 
     def label_statements(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
-        if not _has_decimal_commas(rows.columns.get(data.label_column, [])):
+        if not have_decimal_commas(rows.columns.get(data.label_column, [])):
             return []
         return ["labels have a decimal comma: 3,5 means 3.5"]
 
@@ -119,24 +120,11 @@ class Regression(PredictionTask):
         return text_usage(folder, ', function_to_apply="none"', data)
 
 
-def _has_decimal_commas(values: Sequence[object]) -> bool:
-    """Whether the values prove that a comma stands for the decimal point: none has a point, and in one of them the
-    digits after the comma cannot be thousands."""
-    texts = [value for value in values if isinstance(value, str)]
-    with_comma = [text for text in texts if "," in text]
-    if any("." in text for text in texts) or not all(_ONE_COMMA.fullmatch(text) for text in with_comma):
-        return False
-    return any(len(text.strip().partition(",")[2]) != 3 or text.strip().lstrip("+-")[0] == "0" for text in with_comma)
-
-
 def _number(value: object, rows: Rows, index: int, *, comma: bool) -> float:
     if value is None or value == "":
         return math.nan
-    try:
-        number = float(value.replace(",", ".") if comma and isinstance(value, str) else value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
+    number = read_number(value, comma=comma)
+    if number is None:
         hint = "check data.label_column_name"
         if isinstance(value, str) and _WITH_COMMAS.fullmatch(value):
             hint = "the comma may divide thousands or decimals: write the number with a point and without commas"
@@ -144,5 +132,4 @@ def _number(value: object, rows: Rows, index: int, *, comma: bool) -> float:
     return number
 
 
-_ONE_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _WITH_COMMAS = re.compile(r"\s*[+-]?\d[\d.,]*\s*")

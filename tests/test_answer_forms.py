@@ -1,0 +1,434 @@
+"""Forms of answers that are easily mistaken for others: what is read, what is counted, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answer_samples import NAMES, TAGS, TEXTS, WORDS, classes, probabilities, qa, spans, tags, teacher_of
+
+from tinybert_cli import tasks
+from tinybert_cli.answers import AnswerTeacher
+from tinybert_cli.errors import InputError
+from tinybert_cli.metrics.probabilities import sigmoid
+
+# -- counts --------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_to_several_rows_is_counted_once(tmp_path: Path) -> None:
+    answers = [{"text": "bad", "answer": "hm"}, {"text": "ok", "answer": "positive"}]
+    teacher = teacher_of(tmp_path, answers, {"text": ["bad", "bad", "bad", "ok", "ok"]})
+    (warning,) = teacher.warnings()
+    assert "1 of 2 answers could not be understood" in warning and teacher.not_understood == 1
+    assert teacher.facts()["kinds"] == {"unmapped": 1, "label": 1}
+
+
+def test_an_answer_with_several_votes_is_counted_once(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, [["hm", "so so", "positive"], "positive"], votes=True)
+    assert teacher.not_understood == 1 and teacher.facts()["kinds"]["label"] == 2
+    assert probabilities(teacher) == [[0, 1], [0, 1], None]
+
+
+def test_rows_with_a_tie_are_counted_row_by_row(tmp_path: Path) -> None:
+    answers = [{"text": "one", "answer": NAMES}]
+    teacher = teacher_of(tmp_path, answers, {"text": [*TEXTS, "one"]}, votes=True)
+    assert teacher.tally.counts["ties"] == 2 and teacher.tally.counts["votes"] == 1
+
+
+# -- numbers -------------------------------------------------------------------------------------------------
+
+
+def numbers(teacher: AnswerTeacher) -> list[float | None]:
+    labels = teacher.labels["train"]
+    return [
+        round(float(value), 6) if answered else None
+        for value, answered in zip(labels.logits[:, 0], labels.answered, strict=True)
+    ]
+
+
+def numbers_in_csv(folder: Path, values: Sequence[str], **setting: Any) -> list[float | None]:
+    texts = [f"text {index}" for index in range(len(values))]
+    lines = "".join(f'{text},"{value}"\n' for text, value in zip(texts, values, strict=True))
+    own = teacher_of(
+        folder, f"text,answer\n{lines}", {"text": texts}, task="regression", names=["score"], file="llm.csv", **setting
+    )
+    return numbers(own)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1e-3", 0.001),
+        ("1e-05", 0.00001),
+        (".5", 0.5),
+        ("5.", 5.0),
+        (" +2 ", 2.0),
+        ("3,5", 3.5),
+        ("0,125", 0.125),
+        ("Score: 1e-3", 0.001),
+        ("Score: .5", 0.5),
+        ("Score: 3,5.", 3.5),
+        ("1,250", None),  # a thousand, or one and a quarter
+        ("1,234.5", None),
+        ("3 - 4", None),
+        ("4/5", None),
+        pytest.param("9" * 400, None, id="400 digits"),
+        ("1e39", None),  # more than float32 can hold
+    ],
+)
+def test_numbers_are_read_as_those_of_gold_labels(tmp_path: Path, text: str, number: float | None) -> None:
+    assert numbers_in_csv(tmp_path, ["1", "-2.5", text]) == [1, -2.5, number]
+
+
+def test_a_file_may_prove_the_decimal_comma(tmp_path: Path) -> None:
+    assert numbers_in_csv(tmp_path, ["3,5", "1,250", "Score: 2,750"]) == [3.5, 1.25, 2.75]
+
+
+def test_the_plan_has_the_decimal_comma(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, ["3,5"], task="regression", names=["score"])
+    assert "a comma is the decimal point, such as 3,5 is 3.5" in teacher.statements()[0]
+
+
+@pytest.mark.parametrize(
+    "value", [pytest.param(10**400, id="400 digits"), {"score": 3}, [[1, 2]], True, [None], [], {}, [{"a": 1}]]
+)
+def test_values_that_are_no_number_are_counted(tmp_path: Path, value: Any) -> None:
+    teacher = classes(tmp_path, [1, value], task="regression", names=["score"])
+    assert numbers(teacher) == [1, None, None] and teacher.not_understood == 1
+
+
+# -- several labels per row -----------------------------------------------------------------------------------
+
+
+def label_sets(folder: Path, values: Sequence[Any], names: str = "abc", **setting: Any) -> AnswerTeacher:
+    return classes(folder, values, task="multi-label-classification", names=list(names), **setting)
+
+
+def independent(teacher: AnswerTeacher) -> list[list[float] | None]:
+    labels = teacher.labels["train"]
+    return [
+        row if answered else None
+        for row, answered in zip(sigmoid(labels.logits).round(3).tolist(), labels.answered, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([1, 0, 1], [1, 0, 1]),
+        ([0, 0, 0], [0, 0, 0]),
+        ("[1, 0, 1]", [1, 0, 1]),
+        ("[1 0 1]", [1, 0, 1]),  # NumPy
+        ("1, 0, 1", [1, 0, 1]),
+        ("1|1|1", [1, 1, 1]),
+        (["1", "0", "1"], [1, 0, 1]),
+        ([True, False, True], [1, 0, 1]),
+        ("[True, False, True]", [1, 0, 1]),
+        ([0.9, 0.1, 0.8], [0.9, 0.1, 0.8]),
+        ("0.9, 1e-3, 0.8", [0.9, 0.001, 0.8]),
+        ([0, 2], [1, 0, 1]),
+        ([0, 1, 2], [1, 1, 1]),
+        ([2], [0, 0, 1]),
+        (2, [0, 0, 1]),
+        ("0|2", [1, 0, 1]),
+        ("['a', 'c']", [1, 0, 1]),
+        ("a, c,", [1, 0, 1]),
+        ({"a": True, "b": False, "c": True}, [1, 0, 1]),
+    ],
+)
+def test_a_list_of_numbers_is_a_vector_or_positions(tmp_path: Path, value: Any, expected: list[float]) -> None:
+    assert independent(label_sets(tmp_path, [value]))[0] == expected
+
+
+@pytest.mark.parametrize("value", [[1, 1], [1, 0], [0.9, 0.1], [0, 5], [1, 0, 1, 0], [0.5, 2, 0.1], [None, 0.5, 3]])
+def test_numbers_that_are_neither_a_vector_nor_positions_are_counted(tmp_path: Path, value: list[Any]) -> None:
+    teacher = label_sets(tmp_path, [["a"], value])
+    if value == [1, 0]:  # two positions
+        assert independent(teacher)[1] == [1, 1, 0]
+    else:
+        assert independent(teacher)[1] is None and teacher.not_understood == 1
+
+
+@pytest.mark.parametrize("value", [[0, 1], [1, 0], "1|0", "[0, 1]"])
+def test_a_list_that_could_be_a_vector_or_positions_is_refused(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(InputError, match="could be positions of labels, or a number for each label") as error:
+        label_sets(tmp_path, [["a"], value], "ab")
+    assert str(error.value.where).endswith("llm.jsonl, row 2") and "{'a': " in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0, 1], [1, 1]], [0, 1]),  # positions do not repeat
+        ([[0, 1], [0.5, 0.25]], [0, 1]),
+        ([[0, 1], [1]], [1, 1]),  # a vector has two numbers
+        ([[0, 1], []], [1, 1]),
+        ([[0, 1], 1], [1, 1]),
+    ],
+)
+def test_other_answers_of_the_file_prove_what_a_list_is(
+    tmp_path: Path, values: list[Any], expected: list[float]
+) -> None:
+    assert independent(label_sets(tmp_path, values, "ab"))[0] == expected
+
+
+def test_named_numbers_are_labels(tmp_path: Path) -> None:
+    names = {"0": "a", "1": "b"}
+    teacher = label_sets(tmp_path, [[0, 1], [1, 1]], "ab", label_names=names)
+    assert independent(teacher)[:2] == [[1, 1], None]
+
+
+def test_the_plan_says_that_lists_are_vectors(tmp_path: Path) -> None:
+    (statement,) = label_sets(tmp_path, [[1, 0, 1]]).statements()
+    assert "lists have a number for each label, such as '[1, 0, 1]' is a, c" in statement
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": 0.9}, {"label": "a", "score": 0.9}, [{"label": "a", "score": 0.9}], [[{"label": "a", "score": 0.9}]],
+              {"a": 0.9, "b": None, "c": ""}, [0.9, None, None]],
+)  # fmt: skip
+def test_labels_without_a_score_are_counted(tmp_path: Path, value: Any) -> None:
+    teacher = label_sets(tmp_path, [value])
+    assert independent(teacher)[0] == [0.9, 0, 0]
+    (warning,) = teacher.warnings()
+    assert "1 answers have no number for some of the labels, which counts as 0: none for b, c" in warning
+    with pytest.raises(InputError, match="no number for some of the labels") as error:
+        label_sets(tmp_path, [value], unmapped="refuse")
+    assert "top_k=None" in str(error.value.hint)
+
+
+# -- labels with scores --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([{"label": "negative", "score": 0.9}], [0.9, 0.1]),
+        ([[{"label": "negative", "score": 0.9}]], [0.9, 0.1]),
+        ([[{"label": "negative", "score": 0.9}, {"label": "positive", "score": 0.1}]], [0.9, 0.1]),
+        ({"label": 0, "score": 0.9}, [0.9, 0.1]),
+        ({"label": "negative", "score": None}, [1, 0]),
+        ([[0.25, 0.75]], [0.25, 0.75]),
+        ({"positive": "0,75", "negative": "0.25"}, [0.25, 0.75]),
+    ],
+)
+def test_the_output_of_a_pipeline_is_read(tmp_path: Path, value: Any, expected: list[float]) -> None:
+    assert probabilities(classes(tmp_path, [value]))[0] == expected
+
+
+UNREADABLE = [
+    {"foo": 1}, {"foo": [1]}, {"foo": {"bar": 1}}, {"foo": None, "bar": True}, [{"foo": 1}], [[]], [[["x"]]], [[], []],
+    [{"label": ["a"], "score": 0.9}], {"label": {"a": 1}, "score": 0.9}, [{"label": "a"}, {"foo": 1}], [{}, {}],
+    True, [True], [None], [None, None, "x"], 10**400, [10**400], {"p": "", "q": "1"}, "1" * 5000, ["1" * 5000],
+    {"1" * 5000: 1.0}, {"label": "a", "score": {"b": 1}, "x": "b"}, {"a": [0.5]}, {"a": {"b": 1}}, [1, 2, {"a": 1}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", UNREADABLE, ids=lambda value: str(value)[:40] if value != 10**400 else "long")
+@pytest.mark.parametrize("task", ["text-classification", "multi-label-classification"])
+def test_forms_that_cannot_be_read_are_counted(tmp_path: Path, value: Any, task: str) -> None:
+    teacher = classes(tmp_path, ["a", value], task=task, names=["a", "b", "c", "d"])
+    assert not teacher.labels["train"].answered[1] and teacher.not_understood == 1
+    with pytest.raises(InputError):
+        classes(tmp_path, ["a", value], task=task, names=["a", "b", "c", "d"], unmapped="refuse")
+
+
+def test_a_value_deeper_than_the_stack_is_counted(tmp_path: Path) -> None:
+    deep: Any = ["x", "y"]
+    for _ in range(800):
+        deep = [deep, "z"]
+    assert classes(tmp_path, ["negative", deep]).not_understood == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"label": "negative", "score": 0.9}, {"label": "negative", "score": 0.1}],
+        [{"label": "negative", "score": 0.9}, {"label": "neg", "score": 0.1}],
+        {"negative": 0.9, "neg": 0.1},
+        {"negative": 0.9, "0": 0.1},
+        '{"negative": 0.9, "negative": 0.1}',
+    ],
+)
+@pytest.mark.parametrize("task", ["text-classification", "multi-label-classification"])
+def test_two_numbers_for_one_label_are_not_understood(tmp_path: Path, value: Any, task: str) -> None:
+    teacher = classes(tmp_path, ["positive", value], task=task, label_names={"neg": "negative"})
+    assert not teacher.labels["train"].answered[1] and teacher.not_understood == 1
+
+
+def test_a_distribution_need_not_name_the_labels_without_probability(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, [{"b": 0.75, "a": 0.25}], names=["a", "b", "c"])
+    assert probabilities(teacher)[0] == [0.25, 0.75, 0] and not list(teacher.warnings())
+
+
+def test_an_empty_cell_counts_as_null_does(tmp_path: Path) -> None:
+    cells = {"answer_column_name": ["negative", "positive"]}
+    lines = [{"text": "one", "negative": None, "positive": 1}, {"text": "two", "negative": 0.3, "positive": 0.7},
+             {"text": "three", "negative": None, "positive": None}]  # fmt: skip
+    of_csv = teacher_of(
+        tmp_path, "text,negative,positive\none,,1\ntwo,0.3,0.7\nthree,,\n", {"text": TEXTS}, file="llm.csv", **cells
+    )
+    of_json = teacher_of(tmp_path, lines, {"text": TEXTS}, **cells)
+    for teacher in (of_csv, of_json):
+        assert probabilities(teacher) == [[0, 1], [0.3, 0.7], None]
+        assert teacher.tally.counts["incomplete"] == 1 and teacher.tally.counts["empty"] == 1
+
+
+@pytest.mark.parametrize(("cell", "hint"), [("high", "leave it empty"), ("-0.1", "log-probabilities")])
+def test_the_hint_for_a_wrong_cell_fits(tmp_path: Path, cell: str, hint: str) -> None:
+    with pytest.raises(InputError, match="expected a probability") as error:
+        teacher_of(
+            tmp_path, f"text,negative,positive\none,{cell},1\n", {"text": TEXTS}, file="llm.csv",
+            answer_column_name=["negative", "positive"],
+        )  # fmt: skip
+    assert hint in str(error.value.hint)
+
+
+# -- confidence ----------------------------------------------------------------------------------------------
+
+
+def stated(folder: Path, confidences: Sequence[float | None], names: Sequence[str]) -> AnswerTeacher:
+    answers = [
+        {"text": text, "answer": names[0], "sure": value} for text, value in zip(TEXTS, confidences, strict=True)
+    ]
+    return teacher_of(folder, answers, {"text": TEXTS}, names=names, confidence_column_name="sure")
+
+
+def test_a_stated_label_that_is_not_the_most_probable_is_counted(tmp_path: Path) -> None:
+    teacher = stated(tmp_path, [0.3, 0.9, None], NAMES)
+    assert probabilities(teacher) == [[0.3, 0.7], [0.9, 0.1], [1, 0]]
+    (warning,) = teacher.warnings()
+    assert "1 answers state a label with such a low confidence" in warning and "negative with 0.3 (" in warning
+    in_object = classes(tmp_path, [{"label": "negative", "score": 0.3}])
+    assert in_object.tally.counts["doubtful"] == 1
+
+
+@pytest.mark.parametrize(("confidence", "count"), [(0.3, 1), (1 / 3, 0), (0.4, 0)])
+def test_of_three_labels_a_third_is_enough(tmp_path: Path, confidence: float, count: int) -> None:
+    assert stated(tmp_path, [confidence, 1, 1], list("abc")).tally.counts["doubtful"] == count
+
+
+def test_a_confidence_in_the_only_label_is_no_error(tmp_path: Path) -> None:
+    assert stated(tmp_path, [0.3, 1, 1], ["a"]).labelled == {"train": 3}
+
+
+# -- spans with a label --------------------------------------------------------------------------------------
+
+
+def tagged(folder: Path, words: list[str], value: Any, **setting: Any) -> AnswerTeacher:
+    """Answers to two rows: the first one is the value, the second one a tag per word."""
+    answers = [{"text": " ".join(words), "answer": value}, {"text": " ".join(WORDS[2]), "answer": ["O", "O"]}]
+    columns = {"tokens": [words, WORDS[2]]}
+    return teacher_of(folder, answers, columns, task="token-classification", names=TAGS, **setting)
+
+
+ADA = ["Ada", "saw", "Paul"]
+ROME = ["Rome", "and", "Rome"]
+LOC, PER = {"text": "Rome", "label": "LOC"}, {"text": "Rome", "label": "PER"}
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "kind"),
+    [
+        (ADA, [[0, 3, "PER"], [0, 3, "LOC"]], "overlapping"),
+        (ADA, [[0, 3, "LOC"], {"text": "Ada", "label": "PER"}], "overlapping"),
+        (ADA, [{"text": "Ada", "label": "LOC"}, {"text": "Ada", "label": "PER"}], "overlapping"),
+        (ADA, [{"start": 0, "end": 3, "labels": ["PER", "LOC"]}], "overlapping"),
+        (ADA, [[0, 2, "PER"], [1, 3, "LOC"]], "overlapping"),  # parts of one word
+        (ROME, [LOC, PER], "lost"),
+        (ROME, [{**LOC, "text": "Rome "}, PER], "lost"),
+        (ROME, [LOC, PER, LOC], "lost"),
+        (ADA, [[0, 60, "PER"]], "lost"),  # beyond the text
+        (ADA, [[0, 10**400, "PER"]], "lost"),
+    ],
+)
+def test_two_labels_for_the_same_words_label_nothing(tmp_path: Path, words: list[str], value: Any, kind: str) -> None:
+    teacher = tagged(tmp_path, words, value)
+    assert tags(teacher) == [None, ["O", "O"]] and teacher.tally.counts[kind] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "expected"),
+    [
+        (ADA, [[0, 3, "PER"], [0, 3, "PER"], [0, 3, "per"]], ["B-PER", "O", "O"]),
+        (ROME, [LOC, {"text": "Rome", "label": "loc"}], ["B-LOC", "O", "B-LOC"]),
+        (ROME, [{**LOC, "start": 0, "end": 4}, {**PER, "start": 9, "end": 13}], ["B-LOC", "O", "B-PER"]),
+        (ADA, [[0, 3, "PER"], [0, 3, "DATE"]], ["B-PER", "O", "O"]),  # DATE is ignored
+        (ADA, {"start": 0, "end": 3, "label": "PER"}, ["B-PER", "O", "O"]),
+    ],
+)
+def test_spans_with_one_label_may_repeat(tmp_path: Path, words: list[str], value: Any, expected: list[str]) -> None:
+    assert tags(tagged(tmp_path, words, value, label_names={"DATE": "O"}))[0] == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"entities": []}, [{"foo": 1}], [[0, 3]], [["O", "O", "B-PER"]], [[0.0, 3.0, "PER"]], [[0, 3, ["PER"]]], [[]], [{}],
+        [{"text": " ", "label": "PER"}], [{"text": None, "label": "PER"}], [{"start": 0, "end": 3, "label": {"a": 1}}],
+        [{"start": True, "end": 3, "label": "PER"}], [{"labels": [], "start": 0, "end": 3}], [None, True, 10**400],
+        [None] * 3, True, 5, 10**400,
+    ],
+    ids=lambda value: str(value)[:40] if "0000" not in repr(value) else "long",
+)  # fmt: skip
+def test_spans_and_tags_in_no_known_form_are_counted(tmp_path: Path, value: Any) -> None:
+    teacher = tagged(tmp_path, ADA, value)
+    assert tags(teacher) == [None, ["O", "O"]] and teacher.not_understood == 1
+    with pytest.raises(InputError):
+        tagged(tmp_path, ADA, value, unmapped="refuse")
+
+
+# -- answers that occur several times ------------------------------------------------------------------------
+
+
+def decisions(teacher: AnswerTeacher) -> list[tuple[int, int]]:
+    """The characters that finetune would learn in each row; (-1, -1) for no answer."""
+    labels = teacher.labels["train"]
+    hard, _ = tasks.find_prediction_task("question-answering").hard_labels(labels.logits, labels.layout, 0.0)
+    return [(int(begin), int(end)) for begin, end in hard]
+
+
+@pytest.mark.parametrize(
+    ("votes", "expected"),
+    [
+        (["Ada"] * 3 + ["none"] * 2, {"@-1": 0.4, "Ada@18": 0.6}),
+        (["Ada"] * 3 + ["1843"] * 2, {"Ada@18": 0.6, "1843@25": 0.4}),
+        (["Ada"] * 3 + ["1852"] * 2, {"Ada@18": 0.6, "1852@57": 0.4}),
+        (["Ada", "ADA.", "Ada", {"text": "Ada", "answer_start": 35}] + ["none"] * 3, {"@-1": 0.429, "Ada@35": 0.571}),
+        (["in"] * 2 + ["1843"] + ["none"], {"@-1": 0.25, "in@22": 0.25, "in@54": 0.25, "1843@25": 0.25}),
+        (["Ada"] * 2 + ["none"] * 3, {"@-1": 0.6, "Ada@18": 0.2, "Ada@35": 0.2}),
+        (["Ada"] * 4 + ["none"], {"@-1": 0.2, "Ada@18": 0.4, "Ada@35": 0.4}),
+    ],
+)
+def test_the_answer_with_the_most_votes_is_the_decision(
+    tmp_path: Path, votes: list[Any], expected: dict[str, float]
+) -> None:
+    teacher = qa(tmp_path, [votes], votes=True, no_answer="none")
+    assert spans(teacher)[0] == expected
+    winner = "@-1" if expected.get("@-1", 0) > 0.5 else next(name for name in expected if name != "@-1")
+    assert decisions(teacher)[0][0] == int(winner.partition("@")[2])
+
+
+def test_a_tie_between_answers_is_counted(tmp_path: Path) -> None:
+    teacher = qa(tmp_path, [["Ada", "none"], ["1843", "1852"], ["Ada", "Ada"]], votes=True, no_answer="none")
+    assert teacher.tally.counts["ties"] == 2
+    assert decisions(teacher) == [(18, 21), (25, 29), (18, 21)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {}, {"foo": 1}, {"text": None}, {"text": 5}, {"text": [None]}, {"text": {"a": 1}}, [None], [["Ada"]], [[]], [{}],
+        [True], True, 10**400, [10**400], [{"label": "Ada", "score": 0.9}],
+    ],
+    ids=lambda value: str(value)[:40] if "0000" not in repr(value) else "long",
+)  # fmt: skip
+def test_answers_in_no_known_form_are_counted(tmp_path: Path, value: Any) -> None:
+    teacher = qa(tmp_path, ["1843", value])
+    assert spans(teacher)[1] is None and teacher.not_understood == 1
+
+
+def test_an_answer_far_beyond_the_context_is_located_by_its_text(tmp_path: Path) -> None:
+    assert spans(qa(tmp_path, [{"text": "1843", "answer_start": 10**400}]))[0] == {"1843@25": 1.0}
