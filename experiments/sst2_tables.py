@@ -108,6 +108,24 @@ def bits(results: Mapping[str, Any]) -> Iterator[str]:
         )  # fmt: skip
 
 
+def small(results: Mapping[str, Any]) -> Iterator[str]:
+    """The small student2 beside the export of the recipe, each seed."""
+    titles = {
+        "teacher": "teacher: MiniLM, 6 layers", "export": "student2: 384 units, `embedding_bits: 6`",
+        "small": "320 units, float32", "small-export": "320 units, `matrix_bits: 4`, `embedding_bits: 4`",
+    }  # fmt: skip
+    seeds = list(results["small-report"].values())
+    yield _row("model", "accuracy, each seed", "95 % interval", "size")
+    yield "|---|---|---|---:|"
+    for name, title in titles.items():
+        own = [seed[name] for seed in seeds]
+        yield _row(
+            title, ", ".join(f"{one['accuracy']:.4f}" for one in own),
+            ", ".join(f"{one['accuracy_low']:.3f} to {one['accuracy_high']:.3f}" for one in own),
+            f"{statistics.mean(one['bytes'] for one in own) / 1e6:.1f} MB",
+        )  # fmt: skip
+
+
 def mean_accuracy(results: Mapping[str, Any], name: str) -> float:
     return statistics.mean(_accuracies(results, name))
 

@@ -134,6 +134,7 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "sst2-short": (sst2_tables.short, sst2_tables.FILE),
     "sst2": (sst2_tables.report, sst2_tables.FILE),
     "sst2-bits": (sst2_tables.bits, sst2_tables.FILE),
+    "sst2-small": (sst2_tables.small, sst2_tables.FILE),
     "sst2-students": (sst2_tables.candidates("students"), sst2_tables.FILE),
     "sst2-students2": (sst2_tables.candidates("students2"), sst2_tables.FILE),
     "demo": (demo, "demo.json"),

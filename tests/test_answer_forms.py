@@ -242,20 +242,33 @@ def test_a_value_deeper_than_the_stack_is_counted(tmp_path: Path) -> None:
     assert classes(tmp_path, ["negative", deep]).not_understood == 1
 
 
+TWICE = [
+    [{"label": "negative", "score": 0.9}, {"label": "negative", "score": 0.1}], '{"negative": 0.9, "negative": 0.1}'
+]  # fmt: skip
+TWO_WORDS = [
+    [{"label": "negative", "score": 0.9}, {"label": "neg", "score": 0.1}], {"negative": 0.9, "neg": 0.1},
+    {"negative": 0.9, "0": 0.1},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "value",
+    ("task", "value"),
     [
-        [{"label": "negative", "score": 0.9}, {"label": "negative", "score": 0.1}],
-        [{"label": "negative", "score": 0.9}, {"label": "neg", "score": 0.1}],
-        {"negative": 0.9, "neg": 0.1},
-        {"negative": 0.9, "0": 0.1},
-        '{"negative": 0.9, "negative": 0.1}',
+        *(("text-classification", value) for value in TWICE),
+        *(("multi-label-classification", value) for value in [*TWICE, *TWO_WORDS]),
     ],
 )
-@pytest.mark.parametrize("task", ["text-classification", "multi-label-classification"])
 def test_two_numbers_for_one_label_are_not_understood(tmp_path: Path, value: Any, task: str) -> None:
     teacher = classes(tmp_path, ["positive", value], task=task, label_names={"neg": "negative"})
     assert not teacher.labels["train"].answered[1] and teacher.not_understood == 1
+
+
+def test_numbers_of_several_words_for_one_label_are_added(tmp_path: Path) -> None:
+    """If a row has one label; in multi-label they are two statements about one label."""
+    words = {"joy": "positive", "love": "positive", "anger": "negative"}
+    value = {"joy": 0.5, "love": 0.3, "anger": 0.2}
+    assert probabilities(classes(tmp_path, [value], label_names=words))[0] == pytest.approx([0.2, 0.8])
+    assert classes(tmp_path, ["joy", value], task="multi-label-classification", label_names=words).not_understood == 1
 
 
 def test_a_distribution_need_not_name_the_labels_without_probability(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class ClassReader(LabelReader):
         return labels[0] if len(labels) == 1 else json.dumps(texts)
 
     def _of_scores(self, pairs: Scores, answer: Answer) -> Iterator[Vote]:
-        numbers = self.scores(pairs, answer)
+        numbers = self.scores(pairs, answer, one_label=True)
         if numbers is None:
             return
         if any(is_empty(number) for _, number in pairs):

@@ -72,8 +72,11 @@ class LabelReader(Reader):
         self.tally.add("free_text", answer.where, f"{quoted(value)} is {name}")
         return list(self.names).index(name)
 
-    def scores(self, pairs: Scores, answer: Answer) -> Array | None:
+    def scores(self, pairs: Scores, answer: Answer, *, one_label: bool) -> Array | None:
         """The number of each label (C,), NaN where there is none; None, and counted, if it is not clear what they mean.
+
+        Args:
+            one_label: a row has one label, so the numbers of several words for it are added.
 
         Raises:
             InputError: one of several labels is unknown, or a number is negative or none.
@@ -82,19 +85,19 @@ class LabelReader(Reader):
         if all(index is None for index in indices):
             self.unmapped("unmapped", answer, "expected a label, or a number for each label", self.hint)
             return None
-        known: list[int] = []
+        numbers, labels = np.full(len(self.names), np.nan), set[str]()
         for (label, number), index in zip(pairs, indices, strict=True):
             if index is None:
                 raise InputError(f"unknown label {quoted(label)} in an answer", where=answer.where, hint=self.hint)
             if isinstance(number, (bool, dict, list)):
                 self.unmapped("unmapped", answer, f"expected a number for '{self.names[index]}'")
                 return None
-            if index in known:
+            if as_text(label) in labels or not (one_label or np.isnan(numbers[index])):
                 self.unmapped("unmapped", answer, f"two numbers for the label '{self.names[index]}'", self.hint)
                 return None
-            known.append(index)
-        numbers = np.full(len(self.names), np.nan)
-        numbers[known] = [self.number(number, answer) for _, number in pairs]
+            labels.add(as_text(label))
+            value = self.number(number, answer)
+            numbers[index] = value if np.isnan(numbers[index]) else np.nansum([numbers[index], value])
         return numbers
 
     def vector(self, values: Sequence[Any], answer: Answer) -> Array:

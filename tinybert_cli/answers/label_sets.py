@@ -32,7 +32,7 @@ class MultiLabelReader(LabelReader):
         if has_no_value(value):
             self.tally.add("empty", answer.where, answer.where)
         elif pairs is not None:
-            numbers = self.scores([(label, _with_flag(number)) for label, number in pairs], answer)
+            numbers = self.scores([(label, _with_flag(number)) for label, number in pairs], answer, one_label=False)
             if numbers is not None:
                 yield from self._of_numbers(numbers, answer)
         else:
