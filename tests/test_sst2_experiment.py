@@ -78,7 +78,8 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text("{}")
         metrics: dict[str, float] = {"eval_accuracy": 0.9, "train_cpu_seconds": 60.0}
-        for model in sst2.MODELS:
+        metrics |= {"agreement": 0.99, "bytes": 5e6, "mean_abs_logit_difference": 0.1, "metric_difference": 0.0}
+        for model in (*sst2.MODELS, "small", "small-export"):
             metrics |= {f"{model}.accuracy{end}": 0.9 for end in ("", "_low", "_high")}
             metrics |= {f"{model}.bytes": 9e6, f"{model}.latency_ms_b1": 2.0, f"{model}.latency_ms_b32": 8.0}
             metrics |= {f"{model}.accuracy_difference{end}": 0.0 for end in ("", "_low", "_high")}
@@ -105,10 +106,11 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
     student2 = configs["seed-43/students2-3-epochs-trimmed-vocabulary"]
     assert student2.model.from_ == str(tmp_path / "seed-43" / best)
     assert student2.label_dataset == str(tmp_path / "seed-43" / f"{best}-labels-0")
-    small = configs["seed-43/small-192-units"]
-    assert (small.student.hidden_size, small.student.num_hidden_layers) == (192, 2)
+    small = configs["seed-43/small-320-units"]
+    assert (small.student.hidden_size, small.student.num_hidden_layers) == (320, 2)
     assert small.student.from_ == small.teacher == student2.model.from_
-    report = sst2.Runs(tmp_path / "data", tmp_path / "report", 43).report()
+    of_report = sst2.Runs(tmp_path / "data", tmp_path / "report", 43)
+    report = of_report.report()
     assert report["models"].keys() == set(sst2.MODELS) and "student2 minus student2-plain" in report["differences"]
     reported = [
         config for name, config in configs.items() if name.startswith("report/") and hasattr(config, "training")
@@ -118,6 +120,10 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
     lines = list(sst2_tables.candidates("students")(result_files.read(sst2.RESULTS)))
     assert lines[0] == "| student | seed 43 | mean | minus teacher | CPU minutes |"
     assert lines[2] == "| 3 epochs | 0.9000 | 0.9000 | +0.0000 | 1 |" and len(lines) == 6
-    latencies = sst2.Runs(tmp_path / "data", tmp_path / "report", 43).latencies()
+    latencies = of_report.latencies()
     line = list(sst2_tables.report({"report": {"43": report}, "latencies": {"43": latencies}}))[3]
     assert line.startswith("| student, layers 1, 3, 6 | `3-student.yaml` | 0.9000 | 0.9000 | 100.0%, 100.0% |")
+    small_report = of_report.small_report()
+    assert configs["report/small-export"].matrix_bits == 4 and small_report["settings"] in sst2.SMALL
+    assert len(list(sst2_tables.small({"small-report": {"43": small_report}}))) == 6
+    assert of_report.bits().keys() == {f"{matrices} {tables}" for matrices, tables in sst2.BITS}
