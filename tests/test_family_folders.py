@@ -201,7 +201,7 @@ def test_int8_stores_the_weights_of_shared_layers_once(
     quantize_onnx(file, tmp_path / "int8.onnx", products)
     graph = onnx.load(str(tmp_path / "int8.onnx")).graph
     assert sum(list(tensor.dims) == [16, 24] for tensor in graph.initializer) == 1  # the feed-forward network
-    layer_products = [node for node in graph.node if node.name in products and "/ffn" in node.name]
+    layer_products = [node for node in graph.node if node.name in products[8] and "/ffn" in node.name]
     layer_products = [node for node in layer_products if "ffn_output" not in node.name]
     assert len(layer_products) == 2
     assert len({node.input[2] for node in layer_products}) > 1  # the scale of each input is its own

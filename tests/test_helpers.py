@@ -85,7 +85,7 @@ def test_a_broken_export_is_an_input_error(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     for name in ("model.onnx", "config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes(b'{"no": "export"}')
-    with pytest.raises(InputError, match="the export cannot be read"):
+    with pytest.raises(InputError, match="ONNX Runtime cannot read"):
         list(predict.run(str(tmp_path), ["fine"]))
 
 

@@ -847,7 +847,7 @@ def test_an_export_that_does_not_match_is_not_stored(
     assert error.value.exit_code == 5 and not (tmp_path / "out").exists()
 
 
-def scrambled(source: Path, target: Path, products: Any, exclude: Any, **options: Any) -> None:
+def scrambled(source: Path, target: Path, products: Any, exclude: Any, **options: Any) -> dict[str, str]:
     """int8 in which all matrices are negated, whatever is excluded."""
     import onnx as graphs
     from onnx import numpy_helper
@@ -858,6 +858,7 @@ def scrambled(source: Path, target: Path, products: Any, exclude: Any, **options
             tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
     target.parent.mkdir(parents=True, exist_ok=True)
     graphs.save(model, target)
+    return {}
 
 
 @pytest.mark.usefixtures("onnx")

@@ -19,7 +19,6 @@ from tinybert_cli.stages.parity import Parity
 from tinybert_cli.types import Predictions
 
 RESAMPLES = 1000  # for the 95 % intervals in the model card
-PARTS_EVENTS = {8: "eight_bit_parts", 12: "float32_parts"}  # bits of the parts that would fail → event
 
 
 def run(config: Export, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
@@ -133,8 +132,10 @@ def _export(
             if int8.rejection is None:
                 precision, numbers, predictions = "int8", int8.numbers, int8.predictions
                 stored = _weights_in_words(config, int8)
-                for bits, parts in int8.parts.items():
-                    yield {"event": PARTS_EVENTS[bits], "parts": parts, "cost": int8.cost}
+                if 8 in int8.parts:
+                    yield {"event": "eight_bit_parts", "parts": int8.parts[8], "cost": int8.cost}
+                if 12 in int8.parts:
+                    yield {"event": "float32_parts", "parts": int8.parts[12], "cost": int8.cost}
             else:
                 yield {"event": "rejected", "message": int8.rejection}
                 numbers |= {f"int8_{name}": value for name, value in int8.numbers.items()}
