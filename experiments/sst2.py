@@ -86,8 +86,6 @@ def _width(units: int) -> tuple[str, ...]:
 
 SMALL = {
     "320 units": Candidate(0, 3, 2e-4, _width(320)),
-    "320 units, augmented": Candidate(2, 1, 2e-4, _width(320)),
-    "320 units, 6 epochs": Candidate(0, 6, 2e-4, _width(320)),
 }
 CANDIDATES = {"students": STUDENTS, "students2": STUDENTS2, "small": SMALL}
 

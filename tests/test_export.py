@@ -443,25 +443,33 @@ def test_bits_that_change_nothing_are_a_warning(teacher: Path, configs: Configs)
     settings = {"quantize": "int8", "matrix_bits": 4, "embedding_bits": 6, "verify": LOOSE}
     warnings = [event["message"] for event in run("export", configs("export", "out", model=teacher, **settings))
                 if event["event"] == "warning"]  # fmt: skip
-    assert "`matrix_bits: 4` has no effect: no matrix has 10,000 weights" in warnings
-    assert any(message.startswith("`embedding_bits: 6` has no effect: no embedding table") for message in warnings)
+    reasons = {
+        "`matrix_bits: 4`": "no quantized matrix has 10,000 weights",
+        "`embedding_bits: 6`": "no quantized embedding",
+    }
+    for setting, reason in reasons.items():
+        assert any(message.startswith(f"{setting} has no effect: {reason}") for message in warnings)
 
 
 def test_int8_that_is_verified_on_one_row_is_a_warning(teacher: Path, configs: Configs, tmp_path: Path) -> None:
     settings = {"quantize": "int8", "verify": {"max_samples": 1, "min_agreement": 0.9, "max_metric_drop": 1.0}}
     events = run("export", configs("export", "out", model=teacher, **settings))
-    (message,) = [event["message"] for event in events if "verified on" in event.get("message", "")]
-    assert "verified on 1 row, it is all there is" in message and "64 rows or more" in message
+    warnings = [event["message"] for event in events if event["event"] == "warning"]
+    assert any(message.startswith("1 row cannot show an agreement of 0.9") for message in warnings)
+    assert any("measured on 1 row," in message and "64 rows or more" in message for message in warnings)
     assert "of the 1 rows used for verification" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("rows", "least", "wanted"),
-    [(99, None, 100), (100, None, 0), (63, 0.9, 64), (64, 0.9, 0), (64, 1.0, 0), (999, 0.999, 1000)],
-)
-def test_so_many_rows_can_show_the_agreement(rows: int, least: float | None, wanted: int) -> None:
-    messages = parity.too_few_rows(rows, Verify(min_agreement=least))
-    assert [f"{wanted:,} rows or more" in message for message in messages] == ([True] if wanted else [])
+@pytest.mark.parametrize(("rows", "least", "few"), [(99, None, True), (100, None, False), (9, 0.9, True),
+                                                    (10, 0.9, False), (1, 1.0, False), (999, 0.999, True)])  # fmt: skip
+def test_so_many_rows_can_show_the_agreement(rows: int, least: float | None, few: bool) -> None:
+    messages = parity.too_few_rows(rows, None, Verify(min_agreement=least))
+    assert [f"{rows:,} rows cannot show" in message for message in messages] == [True] * few
+
+
+@pytest.mark.parametrize(("measured", "few"), [(63, True), (64, False), (None, False)])
+def test_few_rows_to_measure_int8_on_are_a_warning(measured: int | None, few: bool) -> None:
+    assert len(parity.too_few_rows(1000, measured, Verify())) == few
 
 
 def test_a_model_whose_outputs_have_no_names_can_be_used_after_export(

@@ -63,6 +63,11 @@ def have_decimal_commas(values: Iterable[object]) -> bool:
     return any(len(text.strip().partition(",")[2]) != 3 or text.strip().lstrip("+-")[0] == "0" for text in with_comma)
 
 
+def without_default_names(names: Sequence[str]) -> list[str] | None:
+    """The names of a model's outputs; None if they are those that transformers gives to outputs without names."""
+    return None if names == [f"LABEL_{index}" for index in range(len(names))] else list(names)
+
+
 def as_boolean(value: object) -> str | None:
     """`true` or `false`, whether a boolean or a word in upper or lower case; None for everything else."""
     word = str(value).strip().lower() if isinstance(value, str | bool) else ""

@@ -17,6 +17,7 @@ import numpy as np
 
 from tinybert_cli import artifacts, files, formats, input_limits, tasks
 from tinybert_cli.errors import InputError, is_panic
+from tinybert_cli.label_values import without_default_names
 from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row, padded
 
 if TYPE_CHECKING:
@@ -299,8 +300,7 @@ def _names_of_outputs(config: Mapping[str, Any]) -> list[str]:
     """The classes of an export; their positions if they have no names, as of a model folder."""
     in_config = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # what transformers leaves out
     names = [str(in_config[key]) for key in sorted(in_config, key=int)]
-    unnamed = names == [f"LABEL_{index}" for index in range(len(names))]
-    return [str(index) for index in range(len(names))] if unnamed else names
+    return without_default_names(names) or [str(index) for index in range(len(names))]
 
 
 def _check_files(folder: Path) -> None:

@@ -60,7 +60,7 @@ class Tally:
         """Counts an answer, or a row, once.
 
         Args:
-            where: its place in its file.
+            where: its file and row, `llm.jsonl, row 17`.
         """
         self.members.setdefault(kind, set()).add(where)
         listed = self.examples.setdefault(kind, [])

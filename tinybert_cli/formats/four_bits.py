@@ -38,7 +38,7 @@ def pack_matrices(model: Any) -> int:
             integers.ndim != 2
             or integers.size < SMALL
             or integers.shape[1] % 2
-            or np.abs(integers.astype(int)).max() > MOST
+            or not ((integers >= -MOST) & (integers <= MOST)).all()
         ):
             continue
         source, whole = f"matrix_{index}_int4", f"matrix_{index}"

@@ -14,7 +14,8 @@ from tinybert_cli.formats.int8_tables import LARGE_TABLE, quantize_tables
 from tinybert_cli.formats.twelve_bits import pack
 from tinybert_cli.types import Array
 
-NO_TABLE = f"no embedding table has {LARGE_TABLE:,} numbers, in rows that can be packed"
+NO_MATRIX = f"no quantized matrix has {SMALL:,} weights, in rows that can be packed"
+NO_TABLE = f"no quantized embedding table has {LARGE_TABLE:,} numbers, in rows that can be packed"
 PLAIN = "any"  # the setting `runtime` of a graph with standard operators only
 
 Products = Mapping[int, Mapping[str, Product]]  # bits of a weight → node → its product
@@ -88,10 +89,12 @@ def quantize_onnx(
     pack(model, packed)
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, target)
-    return {
-        **({"matrix_bits": f"no matrix has {SMALL:,} weights"} if matrix_bits < 8 and not matrices else {}),
-        **({"embedding_bits": NO_TABLE} if embedding_bits < 8 and not tables else {}),
-    }
+    without_effect = {}
+    if matrix_bits < 8 and not matrices:
+        without_effect["matrix_bits"] = NO_MATRIX
+    if embedding_bits < 8 and not tables:
+        without_effect["embedding_bits"] = NO_TABLE
+    return without_effect
 
 
 def parts_of_onnx(source: Path) -> list[str]:

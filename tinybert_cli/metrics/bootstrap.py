@@ -64,7 +64,7 @@ def _table(random: np.random.Generator, resamples: int, rows: int) -> Array:
     for count in counts:
         for first in range(0, rows, DRAWN):
             drawn = random.integers(rows, size=min(DRAWN, rows - first))
-            if rows > DRAWN:  # in place: counts of all rows for each part would take as much memory as the table
+            if rows > DRAWN:  # added to the table: counts of all rows for each part would take as much memory
                 np.add.at(count, drawn, 1.0)
             else:
                 count += np.bincount(drawn, minlength=rows)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tinybert_cli.config import Model
 from tinybert_cli.errors import InputError
 from tinybert_cli.files import read_object
+from tinybert_cli.label_values import without_default_names
 from tinybert_cli.models.families import FLOAT32_ONLY
 from tinybert_cli.models.locate import Source, fetch
 from tinybert_cli.models.shapes import shape
@@ -156,8 +157,7 @@ def _check_numbers(values: Mapping[str, Any], file: Path) -> None:
 
 
 def _label_names(config: PreTrainedConfig) -> list[str] | None:
-    names = [str(config.id2label[index]) for index in sorted(config.id2label)]
-    return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
+    return without_default_names([str(config.id2label[index]) for index in sorted(config.id2label)])
 
 
 def check_labels(source: Source, config: PreTrainedConfig, names: list[str] | None) -> None:

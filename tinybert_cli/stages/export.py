@@ -92,7 +92,8 @@ def _export(
     examples = data.Examples.of(encoded)
     yield from data.row_warnings(config.verify.split, encoded, config.data)
     if config.quantize != "none":
-        yield from map(events.warning, parity.too_few_rows(len(rows), config.verify))
+        measured_rows = len(measured) if config.quantize == "int8" else None
+        yield from map(events.warning, parity.too_few_rows(len(rows), measured_rows, config.verify))
     original_bytes = models.weights_bytes(models.fetch(source))
     verification = Parity(
         task, model, names, rows, config.data, examples, encoded.layout, metric, original_bytes,

@@ -52,29 +52,31 @@ class Int8Search:
 
     def run(self) -> Int8Result:
         """Writes the int8 file into the folder if one passes verification."""
+        weights = self.folder / self.form.weights
+        of_products = {name: value for name, value in self.options.items() if name in ("matrix_bits", "runtime")}
+        prepared = self.int8.prepare(weights, self.verification.calibration(), **of_products)
         if all(self.options.get(name, 8) == 8 for name in formats.BITS):
-            return self._run(12)
-        result = self._run(8)
+            return self._run(prepared, self.options, 12)
+        result = self._run(prepared, self.options, 8)
         if result.rejection is None:
             return result
         in_eight_bits = {name: value for name, value in self.options.items() if name not in formats.BITS}
-        other = replace(self, options=in_eight_bits)._run(12)
+        other = self._run(prepared, in_eight_bits, 12)
         if other.rejection is not None:
             return other
-        parts = {8: self.int8.parts(self.folder / self.form.weights), **other.parts}
-        return replace(other, parts=parts, cost=_cost(other.numbers, result.numbers))
+        return replace(
+            other, parts={8: self.int8.parts(weights), **other.parts}, cost=_cost(other.numbers, result.numbers)
+        )
 
-    def _run(self, more_bits: int) -> Int8Result:
+    def _run(self, prepared: Any, options: Mapping[str, Any], more_bits: int) -> Int8Result:
+        """The form with these options; parts that would fail get `more_bits`."""
         weights, scratch = self.folder / self.form.weights, self.folder / "int8"
         target = scratch / self.int8.file
-        of_products = {name: value for name, value in self.options.items() if name in ("matrix_bits", "runtime")}
-        prepared = self.int8.prepare(weights, self.verification.calibration(), **of_products)
-
         without_effect: list[Mapping[str, str]] = []  # of each form that was written
 
         def write(parts: Sequence[str]) -> Any:
             more = {MORE_BITS[more_bits]: parts}
-            without_effect.append(self.int8.write(weights, target, prepared, self.exclude, **more, **self.options))
+            without_effect.append(self.int8.write(weights, target, prepared, self.exclude, **more, **options))
             return self.load(scratch)
 
         result = replace(self._search(write, target, weights, more_bits), without_effect=without_effect[0])

@@ -137,17 +137,31 @@ def violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> 
     return failures
 
 
-def too_few_rows(count: int, verify: Verify) -> list[str]:
-    """A warning if one row is a larger share than the export may change, or int8 has little to measure."""
+def too_few_rows(compared: int, measured: int | None, verify: Verify) -> list[str]:
+    """Warnings if one row is a larger share than the export may change, and if int8 measures few rows.
+
+    Args:
+        compared: the number of rows on which the export is compared with the original.
+        measured: that of windows on which int8 measures the ranges of activations; None: it is not int8.
+    """
     least = least_agreement(verify)
-    wanted = max(CALIBRATION_ROWS, 0 if least >= 1 else round(1 / (1 - least)))
-    if count >= wanted:
-        return []
-    one = f"one of them is {1 / count:.1%}" if count > 1 else "it is all there is to measure activations on"
-    return [
-        f"the export is verified on {count:,} row{'s' if count > 1 else ''}, {one}: that cannot show an agreement of "
-        f"{least:g} on other rows; give `verify.split` and `verify.max_samples` {wanted:,} rows or more"
-    ]
+    wanted = 1 if least >= 1 else round(1 / (1 - least))
+    warnings = []
+    if compared < wanted:
+        warnings.append(
+            f"{_rows(compared)} cannot show an agreement of {least:g}, because one of them is {1 / compared:.1%}: "
+            f"give `verify.split` and `verify.max_samples` {_rows(wanted)} or more"
+        )
+    if measured is not None and measured < CALIBRATION_ROWS:
+        warnings.append(
+            f"the ranges of int8 are measured on {_rows(measured)}, and other texts may exceed them: "
+            f"give `verify.split` {_rows(CALIBRATION_ROWS)} or more"
+        )
+    return warnings
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def least_agreement(verify: Verify) -> float:
