@@ -333,16 +333,25 @@ def test_a_padding_row_that_is_not_zero_is_made_zero_and_stays_so(folders: dict[
     assert weight.grad is not None and weight.grad.any() and not weight.grad[padding].any()
 
 
-def test_a_translation_does_not_depend_on_its_batch(folders: dict[str, Path], tmp_path: Path) -> None:
-    tokenizer, model = tokenizer_of(folders["marian"], "marian"), model_of(folders["marian"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_translation_does_not_depend_on_its_batch(
+    folders: dict[str, Path], family: str, beams: int, tmp_path: Path
+) -> None:
+    tokenizer, model = tokenizer_of(folders[family], family), model_of(folders[family])
     formats.write_ctranslate2(model, tokenizer, tmp_path)
-    sources = tokenizer.source_ids(["A dog.", *ENGLISH])
-    search = Search(beams=1, max_length_factor=0.5, max_target_length=40)
+    sources = tokenizer.source_ids(["A dog.", *ENGLISH, "A dog and a cat " * 3])
+    search = Search(beams=beams, keep=beams, length_penalty=1.3, max_length_factor=0.5, max_target_length=40)
+    limits = [search.limit(len(source)) for source in sources]
+    assert min(limits) < max(limits)
     for translator in (models.torch_translator(model, tokenizer), formats.Ctranslate2Translator(tmp_path)):
         together = translator.translate(sources, search)
         alone = [translator.translate([source], search)[0] for source in sources]
-        assert_equal(together, alone)
-        assert len(together[0][0].ids) <= search.limit(len(sources[0])) < search.limit(len(sources[1]))
+        assert [[one.ids for one in best] for best in together] == [[one.ids for one in best] for best in alone]
+        assert_equal(together, alone, 1e-3)
+        for best, limit in zip(together, limits, strict=True):
+            assert all(len(one.ids) + one.finished <= limit for one in best)
+            assert all(one.finished or len(one.ids) == limit for one in best)
 
 
 # -- errors --------------------------------------------------------------------------------------------------

@@ -185,13 +185,6 @@ class Hypothesis:
     finished: bool  # whether it ended by itself; else it was cut at the limit
 
 
-def best_first(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
-    """Sorted by score if some were cut, since they then have other scores than in the search."""
-    if all(one.finished for one in hypotheses):
-        return hypotheses
-    return sorted(hypotheses, key=lambda one: -one.score)
-
-
 class Translator(Protocol):
     """A model that translates token ids, whatever runs it."""
 

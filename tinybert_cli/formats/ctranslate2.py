@@ -15,7 +15,7 @@ from tinybert_cli.errors import InputError, is_out_of_memory
 from tinybert_cli.files import read_object
 from tinybert_cli.formats.base import Export, TranslationFormat
 from tinybert_cli.translation_tokenizer import TranslationTokenizer, read_tokenizer
-from tinybert_cli.types import Hypothesis, Search, best_first
+from tinybert_cli.types import Hypothesis, Search
 
 FILE = "model.bin"
 VOCABULARY = "shared_vocabulary.json"
@@ -98,7 +98,21 @@ class Ctranslate2Translator:
         self.suppressed = [[padding]] if known and self.tokenizer.padding != self.tokenizer.end else None
 
     def translate(self, sources: Sequence[Sequence[int]], search: Search) -> list[list[Hypothesis]]:
+        """See `Translator`; a search that goes on after the limit of its row is done again with that limit."""
         limits = [search.limit(len(source)) for source in sources]
+        hypotheses = self._search(sources, max(limits), search)
+        late: dict[int, list[int]] = {}  # limit → rows
+        for row, (best, limit) in enumerate(zip(hypotheses, limits, strict=True)):
+            if limit < max(limits) and any(len(one.ids) + one.finished > limit for one in best):
+                late.setdefault(limit, []).append(row)
+        for limit, rows in late.items():
+            again = self._search([sources[row] for row in rows], limit, search)
+            for row, best in zip(rows, again, strict=True):
+                hypotheses[row] = best
+        return hypotheses
+
+    def _search(self, sources: Sequence[Sequence[int]], limit: int, search: Search) -> list[list[Hypothesis]]:
+        """The hypotheses of each source; a translation has at most `limit` tokens."""
         results = self.engine.translate_batch(
             [[self.names[token] for token in source] for source in sources],
             [self.prefix] * len(sources) if self.prefix else None,
@@ -108,44 +122,22 @@ class Ctranslate2Translator:
             length_penalty=search.length_penalty,
             max_input_length=0,
             max_batch_size=-(-len(sources) // self.batches),
-            max_decoding_length=max(limits) + len(self.tokenizer.prefix),
+            max_decoding_length=limit + len(self.tokenizer.prefix),
             return_scores=True,
             return_end_token=True,
             suppress_sequences=self.suppressed,
         )
-        hypotheses = [
-            [
-                self._hypothesis(tokens, score, limit, search)
-                for tokens, score in zip(one.hypotheses, one.scores, strict=True)
-            ]
-            for one, limit in zip(results, limits, strict=True)
+        return [
+            [self._hypothesis(tokens, score, search) for tokens, score in zip(one.hypotheses, one.scores, strict=True)]
+            for one in results
         ]
-        return self._with_scores_of_cut(sources, hypotheses, search)
 
-    def _hypothesis(self, tokens: list[str], score: float, limit: int, search: Search) -> Hypothesis:
+    def _hypothesis(self, tokens: list[str], score: float, search: Search) -> Hypothesis:
         """CTranslate2 counts the language code as part of the length by which it divides the score."""
         ids = [self.ids[token] for token in tokens[len(self.tokenizer.prefix) :]]
         ended = bool(ids) and ids[-1] == self.tokenizer.end
-        length = max(1, len(ids))
-        score *= (1 + len(self.tokenizer.prefix) / length) ** search.length_penalty
-        ids = ids[:-1] if ended else ids
-        return Hypothesis(tuple(ids[:limit]), score, ended and len(ids) < limit)
-
-    def _with_scores_of_cut(
-        self, sources: Sequence[Sequence[int]], hypotheses: list[list[Hypothesis]], search: Search
-    ) -> list[list[Hypothesis]]:
-        """A translation that is cut at the limit of its row has the score of what is left of it."""
-        cut = [(row, rank) for row, best in enumerate(hypotheses) for rank, one in enumerate(best) if not one.finished]
-        if not cut:
-            return hypotheses
-        targets = [[*self.prefix, *(self.names[token] for token in hypotheses[row][rank].ids)] for row, rank in cut]
-        texts = [[self.names[token] for token in sources[row]] for row, _ in cut]
-        for (row, rank), result in zip(cut, self.engine.score_batch(texts, targets, max_input_length=0), strict=True):
-            one = hypotheses[row][rank]
-            total = sum(result.log_probs[len(self.tokenizer.prefix) :][: len(one.ids)])
-            score = total / max(1, len(one.ids)) ** search.length_penalty
-            hypotheses[row][rank] = Hypothesis(one.ids, score, finished=False)
-        return list(map(best_first, hypotheses))
+        score *= (1 + len(self.tokenizer.prefix) / max(1, len(ids))) ** search.length_penalty
+        return Hypothesis(tuple(ids[:-1] if ended else ids), score, ended)
 
 
 def ctranslate2_usage(export: Export) -> dict[str, str]:

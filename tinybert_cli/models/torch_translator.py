@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinybert_cli.types import Array, Hypothesis, Search, best_first, padded
+from tinybert_cli.types import Array, Hypothesis, Search, padded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,6 +50,7 @@ class TorchTranslator:
                 encoder_outputs=_encoder_outputs(states),
                 decoder_input_ids=begin,
                 generation_config=self._settings(search, max(limits)),
+                stopping_criteria=_stop_at([1 + len(self.prefix) + limit for limit in limits]),
                 **({"past_key_values": _cache_of_beams()} if search.beams > 1 else {}),
             )
             keep, first = search.keep, 1 + len(self.prefix)
@@ -58,7 +59,7 @@ class TorchTranslator:
         hypotheses = [
             Hypothesis(tuple(ids), score, finished) for (ids, finished), score in zip(targets, scores, strict=True)
         ]
-        return [best_first(hypotheses[row * keep : (row + 1) * keep]) for row in range(len(sources))]
+        return [hypotheses[row * keep : (row + 1) * keep] for row in range(len(sources))]
 
     def score(
         self, sources: Sequence[Sequence[int]], translations: Sequence[Hypothesis], search: Search
@@ -90,7 +91,7 @@ class TorchTranslator:
         )
 
     def _target(self, ids: list[int], limit: int) -> tuple[list[int], bool]:
-        """The tokens before the end, and whether there is one; cut at the limit of the row, not of its batch."""
+        """The tokens before the end, and whether there is one; what comes after the limit of the row is padding."""
         length = ids.index(self.end) if self.end in ids else len(ids)
         return ids[: min(length, limit)], self.end in ids and length < limit
 
@@ -140,6 +141,21 @@ def _encoder_outputs(states: Tensor) -> Any:
     from transformers.modeling_outputs import BaseModelOutput
 
     return BaseModelOutput(last_hidden_state=states)
+
+
+def _stop_at(lengths: Sequence[int]) -> Any:
+    """Stops the search of each row at its own length (B,), so that it does not depend on the other rows of its batch.
+
+    The lengths count every decoder token, the start included.
+    """
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class RowLengths(StoppingCriteria):  # type: ignore[misc]  # transformers has no types here
+        def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+            of_rows = torch.tensor(lengths, device=input_ids.device)
+            return of_rows.repeat_interleave(len(input_ids) // len(lengths)) <= input_ids.shape[1]
+
+    return StoppingCriteriaList([RowLengths()])
 
 
 def _cache_of_beams() -> Any:
