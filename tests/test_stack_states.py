@@ -240,6 +240,22 @@ def test_states_of_rows_that_are_left_out_are_skipped(world: Path, stored: Path)
     assert last(disk, "train")["loss"] == pytest.approx(last(beside, "train")["loss"], rel=2e-3)
 
 
+def test_states_follow_the_rows_that_are_selected_of_each_split(world: Path) -> None:
+    rows = [json.dumps({"en": f"{en} {en}"}) + "\n" for en, _ in PAIRS]
+    (world / "more.jsonl").write_text("".join(rows))
+    more = {"unlabeled_file": str(world / "more.jsonl")}
+    mapping = {"encoder": [1, 2, 3], "decoder": [2]}
+    settings = labels_config(world, splits=["train", "unlabeled"], data=more, states=["hidden_states"],
+                             layer_mapping=mapping)  # fmt: skip
+    run("gen-soft-labels", settings.model_copy(update={"output_dir": str(world / "two-splits")}))
+    own: dict[str, Any] = {"label_dataset": str(world / "two-splits"), "losses": {"hidden_states": 1.0},
+                           "data": {**more, "max_train_samples": 12}}  # fmt: skip
+    beside = run("distill", distill_config(world, "few-beside", **own))
+    disk = run("distill", distill_config(world, "few-disk", teacher=None, **own))
+    assert last(disk, "plan")["teacher_states"] == "stored"
+    assert last(disk, "train")["loss"] == pytest.approx(last(beside, "train")["loss"], rel=2e-3)
+
+
 def test_missing_layers_are_named_and_a_teacher_runs_instead(world: Path, stored: Path) -> None:
     settings: dict[str, Any] = {
         "label_dataset": str(stored), "layer_mapping": {"encoder": "uniform", "decoder": [1]},

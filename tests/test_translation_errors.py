@@ -305,6 +305,13 @@ def test_a_teacher_that_is_no_better_than_copying_is_rejected(label: Command, tm
     assert "copied source 100.00" in err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("select", ["chrf", "bleu"])
+def test_selection_by_references_that_are_missing_is_an_error(select: str, label: Command, tmp_path: Path) -> None:
+    code, err = label(few(), data={"label_column_name": "yy"}, check_teacher=False, search={"select": select})
+    assert code == 3 and f"search.select is {select}, and the rows of train have no column 'yy' with references" in err
+    assert "their columns are en, xx" in err and not [*tmp_path.glob("out/*.parquet")]
+
+
 def test_more_than_one_percent_of_cut_translations_is_an_error(label: Command, tmp_path: Path) -> None:
     code, err = label(few(), data={"max_target_length": 8}, check_teacher=False)
     assert code == 3 and "are cut at the limit of their length" in err and "drop: [cut]" in err

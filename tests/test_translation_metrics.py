@@ -204,3 +204,10 @@ def test_length_ratio_is_that_of_all_tokens() -> None:
 def test_candidate_nearest_to_the_reference_is_the_first_best(by: str) -> None:
     candidates = [["x", "a man rides a bike", "a man rides a bike"], ["red", "a red bike"], ["p", "q"]]
     assert best_by_reference(candidates, [["a man rides a bike"], ["the dog", "a red bike"], []], by) == [1, 1, 0]
+
+
+def test_bleu_of_candidates_splits_texts_without_spaces_into_characters() -> None:
+    candidates = [
+        ["狗在睡觉", "一个男人正在骑一辆红色的自行车"]
+    ]  # without a common word, and with all but one character
+    assert best_by_reference(candidates, [["一个男人正在骑一辆绿色的自行车"]], "bleu") == [1]

@@ -21,7 +21,8 @@ from translation_model import pairs
 from tinybert_cli import artifacts, cli, data, formats
 from tinybert_cli.config import COMMANDS
 from tinybert_cli.errors import InputError, Interrupted
-from tinybert_cli.stages import distill, finetune, gen_soft_labels
+from tinybert_cli.stages import distill, finetune, gen_soft_labels, translating
+from tinybert_cli.translation_predictor import load_translation_predictor
 from tinybert_cli.types import Hypothesis, Search
 
 Stage = Callable[..., dict[str, Any]]
@@ -194,9 +195,35 @@ def test_rows_without_references_are_selected_by_score(stage: Stage, tiny_transl
     assert columns["teacher_prediction"][0] == columns["teacher_translations"][0][0]
 
 
-def test_distributions_belong_to_the_chosen_translations(labels: Path, tiny_translator: Path) -> None:
-    from tinybert_cli.translation_predictor import load_translation_predictor
+@pytest.mark.parametrize("select", ["score", "chrf"])
+def test_cut_translations_are_no_alternatives(select: str, stage: Stage, tiny_translator: Path, tmp_path: Path) -> None:
+    search = {"beams": 4, "keep": 4, "select": select}
+    stage(
+        "gen-soft-labels", "out", teacher=str(tiny_translator), engine="transformers", check_teacher=False,
+        drop=["cut"], search=search, data={"max_target_length": 14},
+    )  # fmt: skip
+    columns = shard(tmp_path / "out")
+    lengths = {len(texts) for texts in columns["teacher_translations"]}
+    assert lengths <= {1, 2, 3, 4} and min(lengths) < 4  # the others were cut
+    tokenizer = load_translation_predictor(str(tiny_translator)).tokenizer
+    for texts, chosen in zip(columns["teacher_translations"], columns["teacher_prediction"], strict=True):
+        assert chosen in texts and max(map(len, tokenizer.target_ids(texts))) <= 14
 
+
+def test_a_finished_beam_wins_over_a_cut_one_that_is_nearer_to_the_reference(
+    stage: Stage, tiny_translator: Path, tmp_path: Path
+) -> None:
+    cut = {}
+    for select in ("score", "chrf"):
+        numbers = stage(
+            "gen-soft-labels", select, teacher=str(tiny_translator), engine="transformers", check_teacher=False,
+            drop=["cut"], search={"beams": 4, "select": select}, data={"max_target_length": 13},
+        )  # fmt: skip
+        cut[select] = numbers["share_cut"]
+    assert cut["chrf"] < cut["score"]
+
+
+def test_distributions_belong_to_the_chosen_translations(labels: Path, tiny_translator: Path) -> None:
     tokenizer = load_translation_predictor(str(tiny_translator)).tokenizer
     stored = data.read_top_k(labels, [path.name for path in labels.iterdir()])
     ids = tokenizer.target_ids(shard(labels)["teacher_prediction"])
@@ -236,6 +263,79 @@ def test_distill_learns_the_target_texts_that_the_config_names(
     rows = rows or sum(len(set(texts)) for texts in shard(labels)["teacher_translations"])
     assert event["selected"] == rows and event["targets"] == targets
     assert log(tmp_path / "out", "plan")[0]["rows"] == rows
+
+
+@pytest.fixture
+def cut_labels(
+    stage: Stage, tiny_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, int]:
+    """A label dataset with the 3 best translations of each row, and how many of the chosen ones were cut."""
+    monkeypatch.setattr(translating, "MOST_CUT", 1.0)
+    numbers = stage(
+        "gen-soft-labels", "cut", teacher=str(tiny_translator), engine="transformers", check_teacher=False, top_k=6,
+        search={"beams": 3, "keep": 3}, data={"max_target_length": 13},
+    )  # fmt: skip
+    assert 0 < numbers["share_cut"] < 1
+    return tmp_path / "cut", round(ROWS * numbers["share_cut"])
+
+
+@pytest.mark.parametrize("targets", ["teacher", "gold", "both", "n_best"])
+def test_a_translation_that_was_cut_is_not_learnt(
+    targets: str, stage: Stage, cut_labels: tuple[Path, int], tiny_translator: Path, tmp_path: Path
+) -> None:
+    folder, count = cut_labels
+    losses = {"hard_labels": 1.0, **({"soft_labels": 1.0} if targets in ("teacher", "both") else {})}
+    stage("distill", "out", label_dataset=str(folder), student=str(tiny_translator), targets=targets, losses=losses,
+          training=FEW_STEPS)  # fmt: skip
+    columns = shard(folder)
+    whole = [
+        texts for texts, end in zip(columns["teacher_translations"], columns["teacher_finished"], strict=True) if end
+    ]
+    assert len(whole) == ROWS - count
+    expected = {"teacher": len(whole), "gold": ROWS, "both": ROWS + len(whole)}
+    if targets != "n_best":
+        assert log(tmp_path / "out", "labels")[0]["selected"] == expected[targets]
+    else:
+        cut_rows = [texts for texts in columns["teacher_translations"] if texts not in whole]
+        others = sum(len(set(texts)) - 1 for texts in cut_rows)
+        assert log(tmp_path / "out", "labels")[0]["selected"] == sum(len(set(texts)) for texts in whole) + others
+    warned = [row["message"] for row in log(tmp_path / "out", "warning") if "are cut at the limit" in row["message"]]
+    assert len(warned) == (targets != "gold")
+    assert all(message.startswith(f"{count} of {ROWS} translations in") for message in warned)
+
+
+def test_student2_learns_no_translation_that_was_cut(
+    stage: Stage, cut_labels: tuple[Path, int], tiny_translator: Path, tmp_path: Path
+) -> None:
+    folder, count = cut_labels
+    stage("finetune", "out", label_dataset=str(folder), model=str(tiny_translator), training=FEW_STEPS)
+    assert log(tmp_path / "out", "plan")[0]["rows"] == ROWS - count
+
+
+def test_labels_that_are_all_cut_are_an_error(
+    sentences: dict[str, Any], tiny_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(translating, "MOST_CUT", 1.0)
+    short = {**sentences, "max_target_length": 4}
+    run_stage("gen-soft-labels", tmp_path / "cut", teacher=str(tiny_translator), engine="transformers",
+              check_teacher=False, data=short)  # fmt: skip
+    config = {"task": "translation", "output_dir": str(tmp_path / "out"), "data": short, "model": str(tiny_translator),
+              "label_dataset": str(tmp_path / "cut"), "training": FEW_STEPS}  # fmt: skip
+    (tmp_path / "out.yaml").write_text(json.dumps(config))
+    flags = dict.fromkeys(("dry_run", "force", "as_json", "quiet", "verbose"), False)
+    assert cli.execute("finetune", tmp_path / "out.yaml", [], **flags) == 3
+    assert "every translation in" in capsys.readouterr().err
+
+
+def test_every_reference_of_a_row_is_learnt(stage: Stage, tiny_translator: Path, tmp_path: Path) -> None:
+    rows = [{"en": row["en"], "xx": [row["xx"], row["xx"].lower()]} for row in pairs("train")[:ROWS]]
+    file = {"train_file": str(write_rows(tmp_path / "several.jsonl", rows))}
+    stage("gen-soft-labels", "labels", teacher=str(tiny_translator), engine="transformers", data=file)
+    for targets, count in (("gold", 2 * ROWS), ("both", 3 * ROWS)):
+        stage("distill", targets, label_dataset=str(tmp_path / "labels"), student=str(tiny_translator),
+              targets=targets, data=file, **SAME_SHAPE)  # fmt: skip
+        assert log(tmp_path / targets, "labels")[0]["selected"] == count
 
 
 def test_word_level_losses_need_only_hard_and_soft_labels(

@@ -373,10 +373,11 @@ class LabelSearch(Search):
     """How the translations of a label dataset are generated and selected."""
 
     keep: Annotated[int, Field(ge=1, le=64)] = 1
-    """Translations that are stored of each row, with their scores, best first; at most `beams`."""
+    """Translations that are stored of each row, with their scores, best first; at most `beams`. Of those that were cut
+    at the limit of their length only the label itself is stored."""
     select: Literal["score", "chrf", "bleu"] = "score"
     """The translation of the `beams` best that becomes the label: that with the best score, or the one nearest to the
-    reference by chrF or by BLEU; rows without a reference: by score."""
+    reference by chrF or by BLEU; single rows without a reference, and those of unlabeled: by score."""
 
 
 class Stage(Section):
@@ -545,8 +546,9 @@ class Distill(Stage):
     losses: dict[str, float | dict[str, Any]] = {"soft_labels": 1.0}
     """name: weight, or name: {weight: 1.0, option: value}. The training loss is their weighted sum."""
     targets: Literal["teacher", "gold", "both", "n_best"] = "teacher"
-    """The target texts in translation: teacher = the translations in `label_dataset`; gold = the references; both =
-    each row twice; n_best = all stored translations of each row."""
+    """The target texts in translation: teacher = the translations in `label_dataset`; gold = the references, all of
+    them if a row has several; both = teacher and gold; n_best = all stored translations of each row. Translations that
+    were cut at the limit of their length are left out."""
     layer_mapping: LayerMapping = "uniform"
     """The teacher layer that each student layer starts from and is compared with: a rule, or a list such as [1, 3, 6].
 

@@ -36,7 +36,7 @@ class Translations:
     scores: Array  # (N,) its log-probability divided by its length, see `types.Hypothesis`
     tokens: Array  # (N,) its number of tokens, the end included
     finished: Array  # (N,) whether it ended by itself
-    n_best: list[list[str]] | None = None  # (N, K) best score first
+    n_best: list[list[str]] | None = None  # (N, up to K) best score first; only the chosen one may be cut
     n_best_scores: list[list[float]] | None = None
     split_sizes: Sequence[int] | None = None  # rows of train and of unlabeled, in this order; None = one split
 

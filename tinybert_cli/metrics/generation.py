@@ -161,10 +161,11 @@ def sentence_chrf(texts: Sequence[str], references: Sequence[Sequence[str]]) -> 
 def best_by_reference(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[str]], by: str) -> list[int]:
     """For each row (N,) the index of the candidate nearest to its references, by sentence chrF or BLEU.
 
-    It is the first one of equal ones, and of a row without references.
+    It is the first one of equal ones, and of a row without references. BLEU splits text as in `TranslationMetric`.
     """
     BLEU, CHRF = _sacrebleu()
-    metric = CHRF(word_order=2) if by == "chrf" else BLEU(effective_order=True, force=True)
+    tokenize = tokenizer_for([text for texts in references for text in texts])
+    metric = CHRF(word_order=2) if by == "chrf" else BLEU(effective_order=True, force=True, tokenize=tokenize)
     return [
         int(np.argmax([metric.sentence_score(text, list(texts)).score for text in row])) if texts else 0
         for row, texts in zip(candidates, references, strict=True)

@@ -185,6 +185,8 @@ def _distill_translator(
     states = stack_teacher.read_stored(config, loss.layer_outputs)
     if loss.layer_outputs and teacher is None and states is None:
         raise no_teacher(["hidden_states"])
+    if states is not None and rows.stored_rows is not None:
+        states = states.select(rows.stored_rows)
     rows = replace(rows, states=states)
     new, training_data = yield from translation_training.prepare(run, config.student, source, rows, section="student")
     made = {

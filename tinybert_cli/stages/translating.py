@@ -43,6 +43,7 @@ def label(
     splits: dict[str, Rows] = (  # of a stream its first rows
         {split: data.read(config.data, split) for split in config.splits} if stream is None else {**stream.splits}
     )
+    _check_references(config, splits)
     for split, rows in splits.items():
         data.check_translation_names(rows)
         yield from map(events.warning, task.pair_warnings(rows, config.data, complete=split != "unlabeled"))
@@ -165,6 +166,22 @@ def label(
         device=str(accelerator.device), precision=precision, **labelling.size_of([teacher.size]), **shards.facts(),
     )  # fmt: skip
     yield events.done(config.output_dir, numbers)
+
+
+def _check_references(config: GenSoftLabels, splits: Mapping[str, Rows]) -> None:
+    """InputError if `search.select` compares with references, and labelled rows have no column of them."""
+    by, column = config.search.select, config.data.label_column
+    without = {split: rows for split, rows in splits.items() if column not in rows.columns}
+    labelled = [split for split in without if split != "unlabeled"]
+    if by != "score" and (labelled or without == splits):
+        split = (labelled or list(without))[0]
+        columns = ", ".join(without[split].columns)
+        raise InputError(
+            f"search.select is {by}, and the rows of {split} have no column '{column}' with references; their columns "
+            f"are {columns}",
+            where=without[split].location(0),
+            hint="set data.label_column_name, or search.select: score",
+        )
 
 
 def _check_some(count: int, total: int | None, config: GenSoftLabels) -> None:

@@ -55,9 +55,10 @@ class TranslationLabeller:
                     where=rows.location(index),
                     hint="its weights are broken or far too large: train it again, or use another model",
                 )
-        chosen, keep = self._chosen(rows, texts), self.config.search.keep
+        finished = [[rank for rank, one in enumerate(row) if one.finished] for row in hypotheses]
+        chosen, keep = self._chosen(rows, texts, finished), self.config.search.keep
         best = [row[index] for row, index in zip(hypotheses, chosen, strict=True)]
-        stored = [_stored(index, min(keep, len(row))) for row, index in zip(texts, chosen, strict=True)]
+        stored = [_stored(index, ranks, keep) for index, ranks in zip(chosen, finished, strict=True)]
         return data.Translations(
             rows,
             [row[index] for row, index in zip(texts, chosen, strict=True)],
@@ -70,16 +71,26 @@ class TranslationLabeller:
             else None,
         )
 
-    def _chosen(self, rows: Rows, texts: Sequence[Sequence[str]]) -> list[int]:
-        """Of each row the best score, or the translation nearest to the reference if there is one."""
+    def _chosen(self, rows: Rows, texts: Sequence[Sequence[str]], finished: Sequence[Sequence[int]]) -> list[int]:
+        """Of each row the rank with the best score, or the one nearest to the reference if there is one.
+
+        Args:
+            finished: the ranks that are not cut: only they are compared with the reference, if there are any.
+        """
         by, column = self.config.search.select, self.config.data.label_column
         if by == "score" or column not in rows.columns:
             return [0] * len(texts)
         references = self.task.references(rows, self.config.data, complete=False)
         assert references is not None  # the column is there
-        return best_by_reference(texts, references, by)
+        compared = [ranks or range(len(row)) for row, ranks in zip(texts, finished, strict=True)]
+        candidates = [[row[rank] for rank in ranks] for row, ranks in zip(texts, compared, strict=True)]
+        nearest = best_by_reference(candidates, references, by)
+        return [
+            ranks[index] if present else 0 for ranks, index, present in zip(compared, nearest, references, strict=True)
+        ]
 
 
-def _stored(chosen: int, keep: int) -> list[int]:
-    """The ranks of the translations to store, best score first: the chosen one is among them."""
-    return list(range(keep)) if chosen < keep else [*range(keep - 1), chosen]
+def _stored(chosen: int, finished: Sequence[int], keep: int) -> list[int]:
+    """The ranks of at most `keep` translations, best score first: the chosen one, and others that are not cut."""
+    ranks = sorted({chosen, *finished})
+    return ranks[:keep] if chosen in ranks[:keep] else [*ranks[: keep - 1], chosen]

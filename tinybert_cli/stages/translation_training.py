@@ -51,6 +51,8 @@ def translated_rows(
 ) -> Generator[Event, None, TrainingRows]:
     """The rows of a label dataset with the target texts of `targets`, see `Distill.targets`.
 
+    Translations that were cut at the limit of their length are left out: they would teach the model to end there.
+
     Args:
         with_top_k: read the teacher's distributions, too. They belong to the chosen translations only: for other
             targets there are none.
@@ -69,6 +71,13 @@ def translated_rows(
     pairs = list(_targets(labels, task, config.data, targets, folder))
     indices = [row for row, _, _ in pairs]
     yield {"event": "labels", "rows": len(labels), "selected": len(pairs), "targets": targets}
+    yield from _cut_warning(labels, targets, folder)
+    if not pairs:
+        raise InputError(
+            f"every translation in '{folder}' is cut at the limit of its length",
+            hint="run gen-soft-labels again with a larger data.max_target_length or search.max_length_factor",
+        )
+    stored = np.array([selected[row] if is_chosen else -1 for row, _, is_chosen in pairs])
     top_k = None
     if with_top_k:
         if not manifest.get("top_k"):
@@ -76,10 +85,9 @@ def translated_rows(
                 f"'{folder}' has no distributions of the teacher, which the loss soft_labels needs",
                 hint="run gen-soft-labels again with top_k: 8, or leave the loss out: losses: {hard_labels: 1.0}",
             )
-        stored = np.array([selected[row] if is_chosen else -1 for row, _, is_chosen in pairs])
         top_k = data.read_top_k(folder, files).select(stored)
     return TrainingRows(
-        labels.rows.select(indices), {}, None, texts=[text for _, text, _ in pairs], top_k=top_k,
+        labels.rows.select(indices), {}, None, texts=[text for _, text, _ in pairs], top_k=top_k, stored_rows=stored,
         origin=manifest["inputs"], teacher_parameters=manifest.get("teacher_parameters"),
     )  # fmt: skip
 
@@ -96,10 +104,12 @@ def _targets(
             )
         for row, texts in enumerate(labels.n_best):
             for text in dict.fromkeys(texts):
-                yield row, text, text == labels.texts[row]
+                is_chosen = text == labels.texts[row]
+                if labels.finished[row] or not is_chosen:
+                    yield row, text, is_chosen
         return
     if targets in ("teacher", "both"):
-        yield from ((row, text, True) for row, text in enumerate(labels.texts))
+        yield from ((row, labels.texts[row], True) for row in np.flatnonzero(labels.finished).tolist())
     if targets in ("gold", "both"):
         column = settings.label_column
         if column not in labels.rows.columns:
@@ -109,7 +119,17 @@ def _targets(
             )
         present = [row for row, value in enumerate(labels.rows.column(column)) if value is not None]
         references = task.references(labels.rows.select(present), settings) or []
-        yield from ((row, texts[0], False) for row, texts in zip(present, references, strict=True))
+        for row, texts in zip(present, references, strict=True):
+            yield from ((row, text, False) for text in texts)
+
+
+def _cut_warning(labels: data.Translations, targets: str, folder: Path) -> Iterator[Event]:
+    cut = int((~labels.finished).sum())
+    if cut and targets != "gold":
+        yield events.warning(
+            f"{cut:,} of {len(labels):,} translations in '{folder}' are cut at the limit of their length and are left "
+            "out of the training"
+        )
 
 
 def prepare(
