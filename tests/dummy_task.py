@@ -62,7 +62,7 @@ class Rating(PredictionTask):
     main_metric = "closeness"
     metrics: ClassVar[Mapping[str, bool]] = {"closeness": True, "exact": True}
     slice_metric = "closeness"
-    extra_metrics = ()
+    extra_metrics: ClassVar[Mapping[str, bool]] = {}
     has_confidence = False
 
     encode = staticmethod(encode_texts)

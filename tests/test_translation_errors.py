@@ -467,6 +467,36 @@ def test_languages_of_a_model_without_languages_are_rejected(
     assert code == 2 and "target_language" in err
 
 
+SWAPPED = {"text_column_names": "xx", "label_column_name": "en"}
+
+
+@pytest.mark.parametrize("name", ["eval", "gen-soft-labels", "export"])
+def test_swapped_columns_of_source_and_references_are_rejected(
+    name: str, command: Command, tiny_translator: Path, tmp_path: Path
+) -> None:
+    file = str(write_rows(tmp_path / "rows.jsonl", few()))
+    rows = {"train_file": file, "validation_file": file, **COLUMNS, **SWAPPED}
+    settings: dict[str, Any] = {
+        "eval": {"models": {"t": str(tiny_translator)}, "latency": None},
+        "gen-soft-labels": {"teacher": str(tiny_translator), "check_teacher": False},
+        "export": {"model": str(tiny_translator), "format": "safetensors"},
+    }[name]
+    code, err = command(name, data=rows, **settings)
+    assert code == 3 and "translates from en, and this run takes en as the references and xx as the source" in err
+    assert "swap data.text_column_names and data.label_column_name" in err
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_another_source_column_than_in_training_is_a_warning(
+    command: Command, tiny_translator: Path, tmp_path: Path
+) -> None:
+    file = str(write_rows(tmp_path / "rows.jsonl", [{"english": row["en"], "xx": row["xx"]} for row in few()]))
+    data = {"validation_file": file, **COLUMNS, "text_column_names": "english"}
+    code, err = command("eval", models={"t": str(tiny_translator)}, data=data, latency=None, bootstrap=0)
+    assert code == 0
+    assert "was trained with text_column_names en; this run uses english, from data.text_column_names" in err
+
+
 @pytest.mark.parametrize("lengths", [[64], ["data", 32]])
 def test_latencies_of_fixed_lengths_are_rejected_in_translation(lengths: list[Any], command: Command) -> None:
     data = {"validation_file": "validation.jsonl", **COLUMNS}

@@ -38,6 +38,28 @@ def exported(tiny_translator: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+def test_an_export_records_what_the_model_was_trained_with(tiny_translator: Path, tmp_path: Path) -> None:
+    config = translation_config("export", tiny_translator.parent / "data", tmp_path / "out", model=tiny_translator,
+                                verify=VERIFY, format="safetensors", data__max_target_length=14)  # fmt: skip
+    messages = [row["message"] for row in run("export", config) if row["event"] == "warning"]
+    record = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert record[tasks.TEXT_COLUMNS] == ["en"] and record[tasks.MAX_LENGTHS] == [32, 32]
+    assert any("was trained with max_target_length 32; this run uses 14" in message for message in messages)
+    assert any("of 8 translations of" in message and "are cut at the limit" in message for message in messages)
+
+
+def test_predict_warns_once_of_translations_that_are_cut(
+    exported: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = load_translation_predictor(str(exported))
+    texts = [row["en"] for row in pairs("test")]
+    assert not any("cut" in output for output in predictor.predict(texts)) and not caplog.messages
+    object.__setattr__(predictor, "config", {**predictor.config, tasks.MAX_LENGTHS: [32, 8]})
+    for _ in range(2):
+        assert all(output["cut"] for output in predictor.predict(texts))
+    assert caplog.messages == ["a translation was cut at its limit, 8 tokens or fewer: --json marks it"]
+
+
 class Recorder:
     """A translator that only records with which search it is called."""
 

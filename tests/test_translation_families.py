@@ -354,6 +354,20 @@ def test_a_translation_does_not_depend_on_its_batch(
             assert all(one.finished or len(one.ids) == limit for one in best)
 
 
+def test_only_full_batches_are_timed() -> None:
+    sizes: list[int] = []
+
+    class Counting:
+        def translate(self, sources: list[list[int]], search: Search) -> list[list[Hypothesis]]:
+            sizes.append(len(sources))
+            return [[Hypothesis((1, 2), 0.0, True)] for _ in sources]
+
+    rows = [np.arange(3 + index % 2) for index in range(5)]
+    encoded = Encoded({"input_ids": (np.concatenate(rows), 0)}, np.cumsum([0, *map(len, rows)]), 0, [])
+    _, tokens = loops.translation_seconds({"one": Counting()}, {"one": encoded}, Search(beams=1), 4, 8)
+    assert set(sizes) == {4} and len(sizes) == 2 * 4 and tokens == {"one": 8 * 3}
+
+
 # -- errors --------------------------------------------------------------------------------------------------
 
 

@@ -452,6 +452,57 @@ def test_rows_may_have_several_references_in_eval(stage: Stage, tiny_translator:
     assert "nrefs:var" in artifacts.read_manifest(tmp_path / "out")["signatures"]["bleu"]
 
 
+def test_translations_that_are_cut_are_counted_and_reported(
+    stage: Stage, tiny_translator: Path, tmp_path: Path
+) -> None:
+    for length in (14, 32):
+        numbers = stage("eval", f"eval-{length}", models={"small": str(tiny_translator)}, split="test", latency=None,
+                        data={"max_target_length": length}, search={"beams": 2})  # fmt: skip
+        warned = [row["message"] for row in log(tmp_path / f"eval-{length}", "warning") if "are cut" in row["message"]]
+        count = round(numbers["small.cut"] * 40)
+        expected = f"{count} of 40 translations of 'small' are cut at the limit of their length: data.max_target_length"
+        assert len(warned) == (length == 14) == bool(count)
+        assert all(message.startswith(f"{expected} 14, search.max_length_factor 2") for message in warned)
+    assert "| cut |" in (tmp_path / "eval-14" / "report.md").read_text()
+
+
+def test_the_loss_is_that_of_all_references(stage: Stage, tiny_translator: Path) -> None:
+    losses = {
+        length: stage("eval", f"eval-{length}", models={"small": str(tiny_translator)}, split="test", latency=None,
+                      bootstrap=0, data={"max_target_length": length}, search={"beams": 1})["small.loss"]
+        for length in (4, 14, 32)
+    }  # fmt: skip
+    assert losses[4] == losses[14] == pytest.approx(losses[32], abs=1e-9)
+
+
+def test_references_with_more_tokens_than_positions_are_left_out_of_the_loss(
+    stage: Stage, tiny_translator: Path, tmp_path: Path
+) -> None:
+    rows = [*pairs("test")[:5], {"en": "The man.", "xx": "borko " * 700}]
+    stage("eval", "out", models={"small": str(tiny_translator)}, split="test", latency=None, bootstrap=0,
+          data={"test_file": str(write_rows(tmp_path / "long.jsonl", rows))})  # fmt: skip
+    warned = [row["message"] for row in log(tmp_path / "out", "warning")]
+    expected = (
+        f"1 of 6 references have more tokens than '{tiny_translator}' has positions, and are left out of its loss"
+    )
+    assert expected in warned
+
+
+def test_a_maximum_is_required_of_metrics_of_which_less_is_better(
+    stage: Stage, tiny_translator: Path, tmp_path: Path
+) -> None:
+    numbers: dict[str, float] = {}
+    for name, bound in {"met": 10.0, "missed": 1e-6}.items():
+        config = {"models": {"small": str(tiny_translator)}, "split": "test", "latency": None, "bootstrap": 0,
+                  "require": {"small": {"loss": bound, "copied": 0.5}}}  # fmt: skip
+        if name == "met":
+            numbers = stage("eval", name, **config)
+        else:
+            with pytest.raises(AssertionError, match="5 == 0"):
+                stage("eval", name, **config)
+    assert 1e-6 < numbers["small.loss"] < 10
+
+
 def test_a_requirement_that_is_not_met_is_exit_code_5(
     tiny_translator: Path, sentences: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -592,7 +592,8 @@ class Eval(Stage):
     task (majority and tfidf; mean and tfidf; majority and dictionary; best-sentence), if there are labelled training
     rows; [] = none."""
     require: dict[str, dict[str, float]] = {}
-    """model: {metric: minimum}. If a requirement is not met, the exit code is 5."""
+    """model: {metric: bound}: a minimum, or a maximum if less of the metric is better, such as loss. If a requirement
+    is not met, the exit code is 5."""
 
 
 class Export(Stage):

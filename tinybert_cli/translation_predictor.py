@@ -39,7 +39,7 @@ class TranslationPredictor:
     translator: Translator
     form: formats.TranslationFormat | None = None  # of an export
     model: PreTrainedModel | None = None  # of a model folder or Hub id, on its device
-    _warned: list[int] = field(default_factory=list, repr=False, compare=False)  # has a length once it was exceeded
+    _warned: set[str] = field(default_factory=set, repr=False, compare=False)  # which texts were cut before
 
     @property
     def size(self) -> dict[str, int]:
@@ -113,14 +113,30 @@ class TranslationPredictor:
         ]
 
     def check(self, data: Data, name: str) -> list[str]:
-        """Warnings about settings that differ from what the model records."""
-        if tasks.MAX_LENGTHS not in self.config:
-            return []
-        recorded = dict(zip(("max_seq_length", "max_target_length"), self.max_lengths, strict=True))
+        """Warnings about settings that differ from what the model records.
+
+        Raises:
+            InputError: the model translates from the column with the references.
+        """
+        recorded: dict[str, Any] = {}
+        if isinstance(columns := self.config.get(tasks.TEXT_COLUMNS), list) and len(columns) == 1:
+            if columns[0] == data.label_column != data.text_columns[0]:
+                raise InputError(
+                    f"'{name}' translates from {columns[0]}, and this run takes {columns[0]} as the references and "
+                    f"{data.text_columns[0]} as the source",
+                    hint=f"swap data.text_column_names and data.label_column_name, or use a model that translates from "
+                    f"{data.text_columns[0]}",
+                )
+            recorded["text_column_names"] = (columns[0], data.text_columns[0])
+        if tasks.MAX_LENGTHS in self.config:
+            source, target = self.max_lengths
+            recorded |= {
+                "max_seq_length": (source, data.max_seq_length), "max_target_length": (target, data.max_target_length),
+            }  # fmt: skip
         return [
-            f"'{name}' was trained with {key} {value}; this run uses {getattr(data, key)}, from data.{key}"
-            for key, value in recorded.items()
-            if value != getattr(data, key)
+            f"'{name}' was trained with {key} {value}; this run uses {own}, from data.{key}"
+            for key, (value, own) in recorded.items()
+            if value != own
         ]
 
     def predict(self, texts: Iterable[str | Sequence[str]], *, first: int = 1) -> Iterator[dict[str, Any]]:
@@ -148,12 +164,15 @@ class TranslationPredictor:
         for begin in range(0, len(given), BATCH_SIZE):
             chunk = given[begin : begin + BATCH_SIZE]
             ids = self.tokenizer.source_ids(chunk)
-            if not self._warned and any(len(row) > source for row in ids):
-                self._warned.append(source)
+            if "source" not in self._warned and any(len(row) > source for row in ids):
+                self._warned.add("source")
                 log.warning("a text is longer than %s tokens and was cut, as in training", f"{source:,}")
             translated = self.translator.translate(self.tokenizer.cut(ids, source), search)
             hypotheses = [best[0] for best in translated]
             translations = self.tokenizer.texts([hypothesis.ids for hypothesis in hypotheses])
+            if "translation" not in self._warned and not all(hypothesis.finished for hypothesis in hypotheses):
+                self._warned.add("translation")
+                log.warning("a translation was cut at its limit, %s tokens or fewer: --json marks it", f"{target:,}")
             for text, translation, hypothesis in zip(chunk, translations, hypotheses, strict=True):
                 output = {"text": text, "prediction": translation, "score": hypothesis.score}
                 yield output if hypothesis.finished else {**output, "cut": True}

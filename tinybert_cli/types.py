@@ -223,6 +223,7 @@ class Predictions:
     logits: Array | None = None  # (P, C), thresholds applied
     layout: Layout | None = None  # which of `logits` belong to which row; None: one each
     spans: Array | None = None  # (N, 2) first and last character of each value, if it is a span of a context
+    cut: Array | None = None  # (N,) whether a generated text ended at its limit instead of by itself
 
     def __len__(self) -> int:
         return len(self.values)

@@ -12,6 +12,7 @@ from tinybert_cli.loops.devices import (
 from tinybert_cli.loops.generation import (
     BATCH_TOKENS,
     as_good,
+    best_texts,
     token_batches,
     top_k,
     translate,
@@ -43,6 +44,7 @@ __all__ = [
     "StepLoss",
     "Trainer",
     "as_good",
+    "best_texts",
     "cold_start",
     "device",
     "end_process_group",

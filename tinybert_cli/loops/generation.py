@@ -10,11 +10,23 @@ import numpy as np
 
 from tinybert_cli.loops.inference import forward, map_batches, of_all_processes, own_batches
 from tinybert_cli.loops.out_of_memory import compute_in_parts
-from tinybert_cli.types import Array, Batch, Encoded, Examples, Hypothesis, ScoringTranslator, Search, Translator
+from tinybert_cli.types import (
+    Array,
+    Batch,
+    Encoded,
+    Examples,
+    Hypothesis,
+    Predictions,
+    ScoringTranslator,
+    Search,
+    Translator,
+)
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
+
+    from tinybert_cli.translation_tokenizer import TranslationTokenizer
 
 TURNS = 3
 ROUNDING = 1e-4  # of the score of a translation in float32
@@ -45,6 +57,13 @@ def translate_all(
     for rows, hypotheses in of_all_processes(own, accelerator):
         result |= dict(zip(rows, hypotheses, strict=True))
     return [result[row] for row in range(len(result))]
+
+
+def best_texts(tokenizer: TranslationTokenizer, hypotheses: Sequence[Sequence[Hypothesis]]) -> Predictions:
+    """The best hypothesis of each row as text."""
+    best = [of_row[0] for of_row in hypotheses]
+    cut = np.array([not one.finished for one in best], dtype=bool)
+    return Predictions(tokenizer.texts([one.ids for one in best]), cut=cut)
 
 
 def as_good(
@@ -79,18 +98,19 @@ def translation_seconds(
     The translators take turns, so that their ratios are right even if the speed of the machine drifts.
 
     Args:
-        encoded: of each translator the source texts.
+        encoded: of each translator the source texts. If they are fewer, they are repeated, so that batches are full.
+        rows: a multiple of `size`.
     """
     seconds: dict[str, list[float]] = {name: [] for name in translators}
     tokens: dict[str, int] = {}
     for turn in range(TURNS + 1):  # the first one warms up
         for name, translator in translators.items():
             values, offsets = encoded[name].tokens["input_ids"][0], encoded[name].offsets
-            count = min(rows, len(offsets) - 1)
-            order = np.argsort(-np.diff(offsets)[:count], kind="stable")
+            timed = np.resize(np.arange(min(rows, len(offsets) - 1)), rows)
+            order = timed[np.argsort(-np.diff(offsets)[timed], kind="stable")]
             batches = [
                 [values[offsets[row] : offsets[row + 1]].tolist() for row in part]
-                for part in np.split(order, range(size, count, size))
+                for part in np.split(order, range(size, rows, size))
             ]
             begin = time.perf_counter()
             best = [one[0] for batch in batches for one in translator.translate(batch, search)]

@@ -29,6 +29,7 @@ UNUSUAL_RATIO = 3.0  # of the lengths of source and translation in characters, a
 SLACK = 10
 WIDE = 3
 KINDS = ("empty", "cut", "looping", "copied", "length_ratio")
+_SHARES = ("empty", "cut", "looping", "copied")
 
 _SCRIPTS = {  # of languages without spaces: a name for sacreBLEU's tokenizer → ranges of characters
     "char": ((0x3040, 0x30FF), (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF)),  # kana, Thai, Lao, Burmese, Khmer
@@ -61,6 +62,7 @@ class TranslationMetric(Metric):
             "bleu": bleu,  # (N, 10) system and reference length, correct and total n-grams of each order
             "chrf": chrf,  # (N, 24) n-grams of the translation, of the reference and of both, for each order
             "empty": column([not text.strip() for text in texts]),
+            "cut": column([False] * len(texts) if predictions.cut is None else predictions.cut),
             "looping": column(list(map(is_looping, texts))),
             "copied": column([is_copied(*pair) for pair in zip(self.sources, texts, strict=True)]),
         }
@@ -71,7 +73,7 @@ class TranslationMetric(Metric):
             "bleu": bleu_of(sums["bleu"]),
             "chrf": chrf_of(sums["chrf"]),
             "length_ratio": ratio(sums["bleu"][:, 0], sums["bleu"][:, 1]),
-            **{name: sums[name][:, 0] / rows for name in ("empty", "looping", "copied")},
+            **{name: sums[name][:, 0] / rows for name in _SHARES},
         }
 
     def row_scores(self, statistics: Statistics) -> Array:
@@ -79,7 +81,7 @@ class TranslationMetric(Metric):
         return chrf_of(statistics["chrf"]) / 100
 
     def proportion(self, name: str, statistics: Statistics) -> tuple[Array, Array] | None:
-        if name in ("empty", "looping", "copied"):
+        if name in _SHARES:
             return statistics[name][:, 0], statistics["rows"][:, 0]
         return None
 

@@ -10,6 +10,7 @@ from tinybert_cli.errors import ConfigError, did_you_mean
 
 # Metrics of `eval` that compare a model with the reference; the task's own metrics are in the task.
 COMPARISONS = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
+_ENDS = {True: ("", "_low", "_difference_low"), False: ("", "_high", "_difference_high")}  # in `require`
 
 
 def check_reference(models: Mapping[str, str], reference: str | None) -> None:
@@ -62,7 +63,7 @@ def check_metrics(task: str, metrics: str | Sequence[str]) -> None:
 def check_require(
     task: str, models: Mapping[str, str], listed: str | Sequence[str], require: Mapping[str, Mapping[str, float]]
 ) -> None:
-    known = [f"{name}{end}" for name in _metrics_of(task) for end in ("", "_low", "_difference_low")]
+    known = [f"{name}{end}" for name, more in _metrics_of(task).items() for end in _ENDS[more]]
     known += COMPARISONS
     scored = [*models, *([] if isinstance(listed, str) else listed)]
 
@@ -79,9 +80,16 @@ def check_require(
     configuration.raise_all(problems())
 
 
-def _metrics_of(task: str) -> list[str]:
+def is_maximum(task: str, metric: str) -> bool:
+    """Whether less of a metric is better, so that its bound in `require` is a maximum."""
+    lower = [name for name, more in _metrics_of(task).items() if not more]
+    return _without_class(metric) in {f"{name}{end}" for name in lower for end in _ENDS[False]}
+
+
+def _metrics_of(task: str) -> dict[str, bool]:
+    """Metric → whether more of it is better."""
     definition = tasks.find_scored_task(task)
-    return [*definition.metrics, *definition.extra_metrics]
+    return {**definition.metrics, **definition.extra_metrics}
 
 
 def _without_class(metric: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from tinybert_cli.stages import translation_candidates
 from tinybert_cli.stages.baseline_scores import ScoredBaseline
 from tinybert_cli.stages.candidates import Candidate, costs_of, load_candidate, names_of_model, predictions_of
 from tinybert_cli.stages.translation_candidates import TranslationCandidate
-from tinybert_cli.types import Predictions, Rows
+from tinybert_cli.types import Encoded, Predictions, Rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -70,7 +70,7 @@ def _predict(run: EvalRun, task: tasks.PredictionTask) -> Generator[Event, None,
         yield from map(events.warning, inputs.check(config.data, candidate.source.name))
     beside = {"baselines": run.baselines} if run.baselines else {}
     yield _plan(run, **beside, **assumptions)
-    yield from data.row_warnings(config.split, candidates[run.reference].encoded, config.data)
+    yield from _row_warnings(run, {name: candidate.encoded for name, candidate in candidates.items()})
     if run.output.dry_run:
         return None
     accelerator = _accelerator()
@@ -105,18 +105,31 @@ def _translate(run: EvalRun, task: tasks.Translation) -> Generator[Event, None, 
     for candidate in candidates.values():
         yield from map(events.warning, translation_candidates.warnings(config, candidate))
     yield _plan(run)
-    yield from data.row_warnings(config.split, candidates[run.reference].encoded, config.data)
+    yield from _row_warnings(run, {name: candidate.encoded for name, candidate in candidates.items()})
     if run.output.dry_run:
         return None
     predictions: dict[str, Predictions] = {}
     for name, candidate in candidates.items():
         predictions[name] = candidate.translations(config, accelerator=accelerator)
         yield {"event": "scored", "model": name}
+        cut = translation_candidates.cut_warning(config.data, config.search, predictions[name], name)
+        yield from map(events.warning, cut)
 
     def costs(latency: Latency, _: Mapping[str, ScoredBaseline]) -> Costs:
         return translation_candidates.costs(candidates, config) | (_startup(run) if latency.startup else {})
 
     return Predicted(metric, [], candidates, predictions, costs)
+
+
+def _row_warnings(run: EvalRun, encoded: Mapping[str, Encoded]) -> Iterator[Event]:
+    """Warnings about the rows as each model reads them; those that differ from the reference's name the model."""
+    config = run.config
+    common = [row["message"] for row in data.row_warnings(config.split, encoded[run.reference], config.data)]
+    yield from map(events.warning, common)
+    for name, own in encoded.items():
+        for row in data.row_warnings(config.split, own, config.data):
+            if row["message"] not in common:
+                yield events.warning(f"{name}: {row['message']}")
 
 
 def _plan(run: EvalRun, **more: object) -> Event:

@@ -10,7 +10,7 @@ from tinybert_cli.config import Eval
 from tinybert_cli.errors import GateError
 from tinybert_cli.events import Event
 from tinybert_cli.metrics.slices import slice_scores, slices
-from tinybert_cli.stages import baseline_scores, eval_predictions, eval_reports, eval_scores, selection
+from tinybert_cli.stages import baseline_scores, eval_checks, eval_predictions, eval_reports, eval_scores, selection
 from tinybert_cli.stages.baseline_scores import ScoredBaseline
 from tinybert_cli.stages.eval_predictions import EvalRun, Predicted
 from tinybert_cli.stages.eval_reports import Comparison
@@ -154,11 +154,13 @@ def _table(
 def _require(numbers: Mapping[str, float], config: Eval) -> None:
     missed = []
     for name, bounds in config.require.items():
-        for metric, least in bounds.items():
-            value = numbers.get(f"{name}.{metric}")
+        for metric, bound in bounds.items():
+            value, is_maximum = numbers.get(f"{name}.{metric}"), eval_checks.is_maximum(config.task, metric)
             if value is None:
                 missed.append(f"{name}.{metric} was not measured")
-            elif value < least:
-                missed.append(f"{name}.{metric} is {value:.4f}, required is {least:g}")
+            elif is_maximum and value > bound:
+                missed.append(f"{name}.{metric} is {value:.4f}, required is at most {bound:g}")
+            elif not is_maximum and value < bound:
+                missed.append(f"{name}.{metric} is {value:.4f}, required is {bound:g}")
     if missed:
         raise GateError("requirements not met: " + "; ".join(missed), where=config.output_dir)

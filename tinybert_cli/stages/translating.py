@@ -28,7 +28,7 @@ from tinybert_cli.stages.label_progress import LabellingProgress, UnusualRows
 from tinybert_cli.stages.label_shards import Shard
 from tinybert_cli.stages.translation_labeller import TranslationLabeller
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
-from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows
+from tinybert_cli.types import Array, Encoded, Hypothesis, Rows
 
 CHECKED_ROWS = 200  # enough to see that a teacher copies its source
 MOST_CUT = 0.01  # share of the translations of a shard that may be cut at the limit
@@ -226,7 +226,7 @@ def _check_teacher(labeller: TranslationLabeller, splits: Mapping[str, Rows]) ->
         metric = task.generation_metric(drawn, config.data)
         assert metric is not None  # the column is there
         hypotheses = _result_of(labeller.translate(drawn))
-        predictions = Predictions(labeller.teacher.tokenizer.texts([best[0].ids for best in hypotheses]))
+        predictions = loops.best_texts(labeller.teacher.tokenizer, hypotheses)
         score, copied = metrics.score(metric, predictions)["bleu"], metric.majority_baseline()
         if score > copied:
             return {"teacher_bleu": score, "copied_source_bleu": copied}

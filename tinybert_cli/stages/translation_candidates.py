@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinybert_cli import data, loops, models, tasks, types
-from tinybert_cli.config import Eval, Search
+from tinybert_cli.config import Data, Eval, Search
 from tinybert_cli.stages.translation_training import known_labels, reference_loss
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
-from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows
+from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 TIMED_ROWS = {1: 32}  # rows that are timed, by batch size; of other sizes two batches
 BEAMS = (1, 4)  # that are timed
+NO_LIMIT = 2**20  # tokens of a reference, for models without positions
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class TranslationCandidate:
     predictor: TranslationPredictor
     encoded: Encoded
     facts: Mapping[str, float]
+    without_loss: int = 0  # rows whose reference has too many tokens for `loss`
 
     @property
     def lengths(self) -> Array:
@@ -42,10 +44,8 @@ class TranslationCandidate:
     def translations(self, config: Eval, *, accelerator: Accelerator | None = None) -> Predictions:
         """The translations of all rows; several processes share the rows."""
         search = self.search(config)
-        return self.texts(loops.translate_all(self.predictor.translator, self.encoded, search, accelerator=accelerator))
-
-    def texts(self, hypotheses: Sequence[Sequence[Hypothesis]]) -> Predictions:
-        return Predictions(self.predictor.tokenizer.texts([best[0].ids for best in hypotheses]))
+        hypotheses = loops.translate_all(self.predictor.translator, self.encoded, search, accelerator=accelerator)
+        return loops.best_texts(self.predictor.tokenizer, hypotheses)
 
 
 def load_candidate(
@@ -61,23 +61,40 @@ def load_candidate(
     models.check_positions(source.name, predictor.config, config.data)
     encoded = task.encode_sources(rows, config.data, predictor.tokenizer)
     facts = {"bytes": float(predictor.weights_bytes), **predictor.size}
+    without_loss = 0
     if predictor.model is not None:
-        pairs = task.encode_pairs(rows, config.data, predictor.tokenizer)
+        positions = predictor.config.get("max_position_embeddings")
+        readable = positions if isinstance(positions, int) else NO_LIMIT  # the search limits translations only
+        settings = config.data.model_copy(update={"max_target_length": readable})
+        pairs = task.encode_pairs(rows, settings, predictor.tokenizer)
+        without_loss = len(rows) - (len(pairs.offsets) - 1)
         examples = data.Examples.of(pairs, labels=known_labels(pairs))
         size = config.per_device_eval_batch_size
         facts["loss"] = reference_loss(predictor.model, examples, size, accelerator=accelerator)
-    return TranslationCandidate(source, predictor, encoded, facts)
+    return TranslationCandidate(source, predictor, encoded, facts, without_loss)
 
 
 def warnings(config: Eval, candidate: TranslationCandidate) -> Iterator[str]:
     """Settings that differ from those of the training or the export, and a search that the model cannot do."""
     predictor, name = candidate.predictor, candidate.source.name
     yield from predictor.check(config.data, name)
+    if candidate.without_loss:
+        count = f"{candidate.without_loss:,} of {len(candidate.lengths):,} references"
+        yield f"{count} have more tokens than '{name}' has positions, and are left out of its loss"
     if predictor.beams is not None and predictor.beams < config.search.beams:
         yield f"'{name}' has no beam search: its translations are greedy"
     elif predictor.search is not None and predictor.search != config.search:
         recorded, own = _in_words(predictor.search), _in_words(config.search)
         yield f"'{name}' was exported with {recorded}, as `predict` translates; this run uses {own}"
+
+
+def cut_warning(settings: Data, search: Search, translations: Predictions, name: str) -> Iterator[str]:
+    """That translations are not complete, since they reached their limit."""
+    if translations.cut is not None and translations.cut.any():
+        count = f"{int(translations.cut.sum()):,} of {len(translations):,} translations of '{name}'"
+        limits = f"data.max_target_length {settings.max_target_length}"
+        limits += f", search.max_length_factor {search.max_length_factor:g}"
+        yield f"{count} are cut at the limit of their length: {limits}"
 
 
 def _in_words(search: Search) -> str:
@@ -103,7 +120,7 @@ def costs(candidates: Mapping[str, TranslationCandidate], config: Eval) -> dict[
                 if candidate.predictor.beams is None or count <= candidate.predictor.beams
             }
             search = replace(tasks.search_of(config.search, config.data.max_target_length), beams=count)
-            rows = min(min(len(candidate.lengths) for candidate in candidates.values()), TIMED_ROWS.get(size, 2 * size))
+            rows = TIMED_ROWS.get(size, 2 * size)
             seconds, tokens = loops.translation_seconds(
                 {name: candidate.predictor.translator for name, candidate in able.items()},
                 {name: candidate.encoded for name, candidate in able.items()},

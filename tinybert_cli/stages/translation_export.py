@@ -13,6 +13,7 @@ from tinybert_cli.errors import GateError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import export_card, model_card
 from tinybert_cli.stages import selection, translation_parity
+from tinybert_cli.stages.translation_candidates import cut_warning
 from tinybert_cli.stages.translation_parity import TranslationParity
 from tinybert_cli.translation_predictor import load_translation_predictor
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
@@ -49,6 +50,7 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
         form.write(model, tokenizer, folder, **options)
         yield {"event": "written", "bytes": translation_parity.weights_size(folder, form)}
         numbers, predictions = _compare(form, folder, tokenizer, parity)
+        yield from map(events.warning, cut_warning(config.data, config.search, predictions, source.name))
         failures = translation_parity.translation_violations(numbers, config.verify, exact=precision == "float32")
         if failures:
             raise GateError(
@@ -73,8 +75,11 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
             finally:
                 shutil.rmtree(int8)
         yield {"event": "verify", **numbers}
-        recorded = {**tasks.recorded_settings(config.data, task), tasks.SEARCH: config.search.model_dump()}
-        models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name, **recorded})
+        own = tasks.recorded_settings(config.data, task)  # of a model that was not trained by tinybert
+        recorded = {key: value for key, value in own.items() if original.config.get(key) is None}
+        models.rewrite_config(
+            folder, {tasks.CONFIG_KEY: task.name, **recorded, tasks.SEARCH: config.search.model_dump()}
+        )
         result = None if metric is None else _result(config, task, predictions, metric)
         facts = {**numbers, **models.size(model)}
         notes = [] if result is None else selection.of_export(config, source, output)

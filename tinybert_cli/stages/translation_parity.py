@@ -12,7 +12,7 @@ from tinybert_cli import formats, loops, metrics
 from tinybert_cli.config import Verify
 from tinybert_cli.metrics.generation import translation_fidelity
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
-from tinybert_cli.types import Encoded, Hypothesis, Predictions, ScoringTranslator, Search, Translator
+from tinybert_cli.types import Encoded, Predictions, ScoringTranslator, Search, Translator
 
 LEAST_AS_GOOD = 0.99  # share of the rows in which a float32 export translates as well as the original
 MIN_AGREEMENT, MAX_METRIC_DROP = 0.9, 0.5  # of other precisions: mean sentence chrF / 100, and BLEU
@@ -45,7 +45,7 @@ class TranslationParity:
         for count in sorted({1, self.search.beams}) if beams else [1]:
             search = replace(self.search, beams=count)
             own, other = (loops.translate_all(one, self.encoded, search) for one in (self.original, exported))
-            original, predictions = self._texts(own), self._texts(other)
+            original, predictions = (loops.best_texts(self.tokenizer, one) for one in (own, other))
             fidelity = translation_fidelity(list(predictions.values), list(original.values))
             good = fidelity["same"]
             if count > 1:
@@ -62,9 +62,6 @@ class TranslationParity:
         numbers |= self._speed(exported)
         return {**numbers, "bytes": float(size), "bytes_ratio": self.bytes / size}, predictions
 
-    def _texts(self, hypotheses: list[list[Hypothesis]]) -> Predictions:
-        return Predictions(self.tokenizer.texts([best[0].ids for best in hypotheses]))
-
     def _speed(self, exported: Translator) -> dict[str, float]:
         """`sentences_per_second_b1`, its ratio to the original's, and so on; greedy, since every format can do that."""
         numbers = {}
@@ -74,8 +71,7 @@ class TranslationParity:
             seconds, _ = loops.translation_seconds(
                 translators, dict.fromkeys(translators, self.encoded), search, size, rows
             )
-            count = min(rows, len(self.encoded.offsets) - 1)
-            numbers[f"sentences_per_second_b{size}"] = count / seconds["export"]
+            numbers[f"sentences_per_second_b{size}"] = rows / seconds["export"]
             numbers[f"speedup_b{size}"] = seconds["original"] / seconds["export"]
         return numbers
 

@@ -231,7 +231,7 @@ class TranslationEvaluation:
         translator = models.torch_translator(model, self.tokenizer)
         encoded = task.encode_sources(self.validation.rows, settings, self.tokenizer)
         hypotheses = loops.translate_all(translator, encoded, search, accelerator=self.run.accelerator)
-        return Predictions(self.tokenizer.texts([best[0].ids for best in hypotheses]))
+        return loops.best_texts(self.tokenizer, hypotheses)
 
     def _watched(self, scores: dict[str, float]) -> dict[str, float]:
         return {name: scores[name] for name in self.run.task.metrics if name in scores}

@@ -79,7 +79,7 @@ class PredictionTask(Task):
         True  # whether `agreement` is a share of rows, not of words or a correlation
     )
     slice_metric: ClassVar[str]  # the metric of slices
-    extra_metrics: ClassVar[tuple[str, ...]]  # computed besides `metrics`; "recall" here means `recall[class]`
+    extra_metrics: ClassVar[Mapping[str, bool]]  # the same, besides `metrics`; "recall" here means `recall[class]`
 
     @abstractmethod
     def label_names(self, rows: Rows, data: Data, *, model_names: Sequence[str] | None) -> list[str]:
@@ -197,7 +197,7 @@ class GenerationTask(Task):
 
     output_type: ClassVar[str]  # a name of losses.LOSS_SETS
     slice_metric: ClassVar[str]  # the metric of slices
-    extra_metrics: ClassVar[tuple[str, ...]]  # computed besides `metrics`
+    extra_metrics: ClassVar[Mapping[str, bool]]  # the same, besides `metrics`
 
     @abstractmethod
     def encode_sources(self, rows: Rows, data: Data, tokenizer: TranslationTokenizer) -> Encoded:

@@ -48,7 +48,12 @@ class MultiLabelClassification(PredictionTask):
         "loss": False,
     }
     slice_metric = "accuracy"
-    extra_metrics = ("hamming_loss", "f1", "precision", "recall")
+    extra_metrics: ClassVar[Mapping[str, bool]] = {
+        "hamming_loss": False,
+        "f1": True,
+        "precision": True,
+        "recall": True,
+    }
 
     encode = staticmethod(encode_texts)
 

@@ -47,7 +47,12 @@ class QuestionAnswering(PredictionTask):
     metrics: ClassVar[Mapping[str, bool]] = {"f1": True, "exact_match": True, "loss": False}
     slice_metric = "f1"
     tuned_settings = (NULL_THRESHOLD,)
-    extra_metrics = ("answered", "exact_match_answerable", "f1_answerable", "accuracy_unanswerable")
+    extra_metrics: ClassVar[Mapping[str, bool]] = {
+        "answered": True,
+        "exact_match_answerable": True,
+        "f1_answerable": True,
+        "accuracy_unanswerable": True,
+    }
 
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Question and context; a long context is split into windows that overlap by `doc_stride` tokens."""

@@ -37,7 +37,7 @@ class Regression(PredictionTask):
     has_confidence = False
     agreement_counts_rows = False
     slice_metric = "nearness"
-    extra_metrics = ("nearness",)
+    extra_metrics: ClassVar[Mapping[str, bool]] = {"nearness": True}
 
     encode = staticmethod(encode_texts)
 

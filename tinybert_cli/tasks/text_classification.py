@@ -42,7 +42,12 @@ class TextClassification(PredictionTask):
         "ece": False,
     }
     slice_metric = "accuracy"
-    extra_metrics = ("f1_weighted", "brier", "precision", "recall")
+    extra_metrics: ClassVar[Mapping[str, bool]] = {
+        "f1_weighted": True,
+        "brier": False,
+        "precision": True,
+        "recall": True,
+    }
 
     encode = staticmethod(encode_texts)
 

@@ -66,7 +66,13 @@ class TokenClassification(PredictionTask):
     supports_augmentation = False
     agreement_counts_rows = False
     slice_metric = "word_accuracy"
-    extra_metrics = ("f1_macro", "ece", "f1", "precision", "recall")
+    extra_metrics: ClassVar[Mapping[str, bool]] = {
+        "f1_macro": True,
+        "ece": False,
+        "f1": True,
+        "precision": True,
+        "recall": True,
+    }
 
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """The words joined by spaces; a row that is too long is split into windows, see `_windows`."""

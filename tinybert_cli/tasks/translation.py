@@ -46,7 +46,13 @@ class Translation(GenerationTask):
     main_metric = "bleu"
     metrics: ClassVar[Mapping[str, bool]] = {"bleu": True, "chrf": True, "loss": False}
     slice_metric = "chrf"
-    extra_metrics = ("length_ratio", "empty", "looping", "copied")
+    extra_metrics: ClassVar[Mapping[str, bool]] = {
+        "length_ratio": True,
+        "empty": False,
+        "cut": False,
+        "looping": False,
+        "copied": False,
+    }
 
     def objective(self, name: str) -> tuple[str, float]:
         """auto is the loss, the cross-entropy with the references: translating the validation rows takes longer than an
