@@ -9,11 +9,12 @@
   same shapes and learn from nothing on the references.
 - `scores`: `eval` of all of them on the test rows, which choose nothing, with 4 beams and with 1.
 - `exports`: those of student2, verified and timed; nothing else should run.
-- `ablation`: students with the same start, and half of the recipe's updates each, that differ in labels and losses,
+- `ablation`: students with the same start, and a third of the recipe's updates each, that differ in labels and losses,
   scored on the validation rows, where the recipe is chosen, and on the test rows. The name of one trains it alone.
 
-Finished stages are skipped. What was measured goes to experiments/results/multi30k.json, and from there into the tables
-of docs/results.md (`experiments/tables.py`).
+Finished stages are skipped. Models that are not in `--runs` keep the scores that were recorded before. What was
+measured goes to experiments/results/multi30k.json, and from there into the tables of docs/results.md
+(`experiments/tables.py`).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ EXPORTS = {  # folder → its name in the table, and the settings over those of 
     "export-onnx": ("ONNX Runtime, float32, greedy only", ("format=onnx", "quantize=none")),
 }
 RESAMPLES = 1000
+ABLATION_UPDATES = 1200  # the recipe's student makes about 3,600
 HARD = "{hard_labels: {weight: 1.0, label_smoothing: 0.1}}"
 WORDS = "{hard_labels: {weight: 1.0, label_smoothing: 0.1}, soft_labels: 1.0}"
 STATES = (
@@ -94,7 +96,8 @@ def main() -> None:
                 runs.train(part, seed)
         elif part == "scores":
             for seed in seeds:
-                result_files.record(RESULTS, f"seed {seed}", runs.scores(seed))
+                recorded = result_files.read(RESULTS).get(f"seed {seed}", {})
+                result_files.record(RESULTS, f"seed {seed}", merged(recorded, runs.scores(seed)))
         elif part == "exports":
             result_files.record(RESULTS, "exports", runs.exports())
         elif part == "ablation":
@@ -140,16 +143,14 @@ class Runs:
     def arm(self, name: str) -> Path:
         """A student of the ablation."""
         arm = ARMS[name]
-        self.train("student", FIRST_SEED)
-        updates = int(read_metrics(self.folder("student"))["steps"]) // 2
         labels = self.folder(arm.labels)
         if arm.labels != "teacher-labels":
             self.stage("gen-soft-labels", "2-teacher-labels.yaml", labels, "search.keep=1", "search.select=score",
                        "top_k=0")  # fmt: skip
         more = [f"teacher={self.folder('teacher')}"] if "teacher" in arm.settings else []
         return self.stage("distill", "3-student.yaml", self.folder(f"ablation-{name}"), f"label_dataset={labels}",
-                          f"targets={arm.targets}", f"losses={arm.losses}", f"training.max_steps={updates}",
-                          *more)  # fmt: skip
+                          f"targets={arm.targets}", f"losses={arm.losses}",
+                          f"training.max_steps={ABLATION_UPDATES}", *more)  # fmt: skip
 
     def scores(self, seed: int) -> dict[str, Any]:
         """The finished models of a seed on the test rows, and the distilled ones minus the plain ones."""
@@ -244,6 +245,12 @@ def measured(evaluated: Mapping[str, Any], model: str) -> dict[str, float]:
     return {name: evaluated[f"{model}.{name}"] for name in names if f"{model}.{name}" in evaluated}
 
 
+def merged(recorded: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, by model; what was measured now replaces what was recorded."""
+    by_model = ("models", "minutes", "distilled minus plain")
+    return {**measured, **{key: {**recorded.get(key, {}), **measured[key]} for key in by_model}}
+
+
 def signatures(evaluation: Path) -> dict[str, Any]:
     manifest = json.loads((evaluation / "manifest.json").read_text(encoding="utf-8"))
     return {"signatures": manifest["signatures"]}
@@ -278,12 +285,15 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
         else:
             each = ", ".join(f"{one['bleu']:.1f}" for one in own)
         retention = [one["retention"] for one in own if "retention" in one]
-        plain = [content["distilled minus plain"][name] for content in seeds
-                 if name in content.get("distilled minus plain", {})]  # fmt: skip
+        models = [content["models"] for content in seeds]
+        plain = [one[name]["bleu"] - one[DISTILLED[name]]["bleu"] for one in models
+                 if name in DISTILLED and {name, DISTILLED[name]} <= one.keys()]  # fmt: skip
+        tested = [_p(content["distilled minus plain"][name]["p"]) for content in seeds
+                  if name in content["distilled minus plain"]]  # fmt: skip
         cells = [
             title, f"{mean(own, 'bleu'):.1f}", each, f"{mean(own, 'greedy bleu'):.1f}", f"{mean(own, 'chrf'):.1f}",
             f"{statistics.mean(retention):.1%}; {min(retention):.1%}" if retention else "",
-            f"{mean(plain, 'bleu'):+.1f} (p {', '.join(_p(one['p']) for one in plain)})" if plain else "",
+            f"{statistics.mean(plain):+.1f} (p {', '.join(tested)})" if plain else "",
             f"{mean(own, 'bytes') / 1e6:.1f}",
             f"{statistics.mean(content['minutes'][name] for content in seeds if name in content['minutes']):.0f}",
         ]  # fmt: skip

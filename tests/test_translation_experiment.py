@@ -67,7 +67,7 @@ def test_stages_of_all_seeds_and_arms_have_valid_settings(recorder: Recorder, tm
         second.student.from_ == configs["seed-43/student-labels"].teacher == str(tmp_path / "multi30k/seed-43/student")
     )
     arms = {arm: configs[f"ablation-{arm}"] for arm in translation.ARMS}
-    assert {arm.training.max_steps for arm in arms.values()} == {38}  # half of those of the recipe's student
+    assert {arm.training.max_steps for arm in arms.values()} == {translation.ABLATION_UPDATES}
     assert {arm.student.from_ for arm in arms.values()} == {configs["student"].student.from_}
     assert configs["labels-by-score"].search.select == "score" and configs["labels-by-score"].top_k == 0
     runs.exports()
@@ -79,6 +79,18 @@ def test_stages_of_all_seeds_and_arms_have_valid_settings(recorder: Recorder, tm
     count = len(recorder.configs)
     runs.train("student", 43)
     assert len(recorder.configs) == count  # finished
+
+
+def test_scores_of_models_that_are_gone_stay() -> None:
+    recorded = {"models": {"a": {"bleu": 1.0}, "b": {"bleu": 2.0}}, "minutes": {"a": 3.0},
+                "distilled minus plain": {}}  # fmt: skip
+    measured = {"models": {"b": {"bleu": 4.0}}, "minutes": {"b": 5.0}, "distilled minus plain": {"b": {}},
+                "signatures": {}}  # fmt: skip
+    assert translation.merged(recorded, measured) == {
+        "models": {"a": {"bleu": 1.0}, "b": {"bleu": 4.0}}, "minutes": {"a": 3.0, "b": 5.0},
+        "distilled minus plain": {"b": {}}, "signatures": {},
+    }  # fmt: skip
+    assert translation.merged({}, measured) == measured
 
 
 def test_tables_have_means_and_the_worst_seed() -> None:
