@@ -50,7 +50,7 @@ class TorchTranslator:
                 encoder_outputs=_encoder_outputs(states),
                 decoder_input_ids=begin,
                 generation_config=self._settings(search, max(limits)),
-                stopping_criteria=_stop_at([1 + len(self.prefix) + limit for limit in limits]),
+                stopping_criteria=_stop_at(torch.tensor(limits, device=self.model.device) + 1 + len(self.prefix)),
                 **({"past_key_values": _cache_of_beams()} if search.beams > 1 else {}),
             )
             keep, first = search.keep, 1 + len(self.prefix)
@@ -143,7 +143,7 @@ def _encoder_outputs(states: Tensor) -> Any:
     return BaseModelOutput(last_hidden_state=states)
 
 
-def _stop_at(lengths: Sequence[int]) -> Any:
+def _stop_at(lengths: Tensor) -> Any:
     """Stops the search of each row at its own length (B,), so that it does not depend on the other rows of its batch.
 
     The lengths count every decoder token, the start included.
@@ -152,8 +152,7 @@ def _stop_at(lengths: Sequence[int]) -> Any:
 
     class RowLengths(StoppingCriteria):  # type: ignore[misc]  # transformers has no types here
         def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-            of_rows = torch.tensor(lengths, device=input_ids.device)
-            return of_rows.repeat_interleave(len(input_ids) // len(lengths)) <= input_ids.shape[1]
+            return lengths.repeat_interleave(len(input_ids) // len(lengths)) <= input_ids.shape[1]
 
     return StoppingCriteriaList([RowLengths()])
 
