@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import AutoModelForSeq2SeqLM
 from translation_model import pairs, translation_config
 
 from tinybert_cli import artifacts, formats, models, tasks
-from tinybert_cli.errors import InputError
+from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.formats import ctranslate2
 from tinybert_cli.translation_predictor import load_translation_predictor
 from tinybert_cli.types import Hypothesis, Search
@@ -46,6 +47,30 @@ def test_an_export_records_what_the_model_was_trained_with(tiny_translator: Path
     assert record[tasks.TEXT_COLUMNS] == ["en"] and record[tasks.MAX_LENGTHS] == [32, 32]
     assert any("was trained with max_target_length 32; this run uses 14" in message for message in messages)
     assert any("of 8 translations of" in message and "are cut at the limit" in message for message in messages)
+
+
+@pytest.mark.parametrize("form", ["ctranslate2", "onnx"])
+def test_an_export_stores_no_more_positions_than_it_translates(
+    form: str, tiny_translator: Path, tmp_path: Path
+) -> None:
+    export(tiny_translator, tmp_path / "short", format=form)
+    unknown = Path(shutil.copytree(tiny_translator, tmp_path / "data" / "unknown"))
+    shutil.copytree(tiny_translator.parent / "data", tmp_path / "data" / "data")
+    config = json.loads((unknown / "config.json").read_text())
+    (unknown / "manifest.json").unlink()
+    del config[tasks.MAX_LENGTHS]
+    (unknown / "config.json").write_text(json.dumps(config))
+    export(unknown, tmp_path / "long", format=form)
+    sizes = {name: artifacts.read_metrics(tmp_path / name)["bytes"] for name in ("short", "long")}
+    tables = {"ctranslate2": 1, "onnx": 2}[form]  # of both sides, or of each
+    assert sizes["long"] - sizes["short"] == pytest.approx(tables * (512 - 32) * 64 * 4, rel=0.05)
+    texts = [row["en"] for row in pairs("test")]
+    outputs = [list(load_translation_predictor(str(tmp_path / name)).predict(texts)) for name in ("short", "long")]
+    assert [one["prediction"] for one in outputs[0]] == [one["prediction"] for one in outputs[1]]
+    config = translation_config("eval", tiny_translator.parent / "data", tmp_path / "out", data__max_seq_length=33,
+                                models={"short": str(tmp_path / "short")}, latency=None)  # fmt: skip
+    with pytest.raises(ConfigError, match="has positions for 32 tokens"):
+        run("eval", config)
 
 
 def test_predict_warns_once_of_translations_that_are_cut(

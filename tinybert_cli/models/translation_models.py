@@ -236,6 +236,22 @@ def set_generation_length(model: PreTrainedModel, tokens: int) -> None:
     settings.max_length, settings.num_beams = tokens, settings.num_beams or 4
 
 
+def shorten_positions(model: PreTrainedModel, count: int) -> PreTrainedModel:
+    """A copy of a Marian model for texts of at most `count` tokens; a model that has no more positions as it is.
+
+    Other formats store the sines and cosines, which transformers computes: those of 512 tokens are 0.5 MB at 256 units.
+    """
+    if model.config.model_type != "marian" or model.config.max_position_embeddings <= count:
+        return model
+    shortened = copy.deepcopy(model)
+    for stack in (shortened.get_encoder(), shortened.get_decoder()):
+        weight = stack.embed_positions.weight[:count].clone()
+        stack.embed_positions.weight = torch.nn.Parameter(weight, requires_grad=False)
+        stack.embed_positions.num_embeddings = count
+    shortened.config.max_position_embeddings = count
+    return shortened
+
+
 def save_translation_model(model: PreTrainedModel, tokenizer: TranslationTokenizer, folder: Path) -> None:
     """Writes a folder in the format of transformers: weights, config.json, generation_config.json, tokenizer files."""
     save_weights(model, folder)

@@ -44,10 +44,14 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
     if output.dry_run:
         return
     model.generation_config.update(num_beams=config.search.beams, length_penalty=config.search.length_penalty)
+    stored = model
+    if form.load is not None and tasks.MAX_LENGTHS in original.config:
+        longest = max(*original.max_lengths, config.data.max_seq_length, config.data.max_target_length)
+        stored = models.shorten_positions(model, longest)
     with output.scratch() as folder:
         precision = config.dtype or form.precision
         options = {name: getattr(config, name) for name in form.options}
-        form.write(model, tokenizer, folder, **options)
+        form.write(stored, tokenizer, folder, **options)
         yield {"event": "written", "bytes": translation_parity.weights_size(folder, form)}
         numbers, predictions = _compare(form, folder, tokenizer, parity)
         yield from map(events.warning, cut_warning(config.data, config.search, predictions, source.name))
@@ -62,7 +66,7 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
             int8 = folder.with_name(f"{folder.name}-int8")
             int8.mkdir()
             try:
-                form.write(model, tokenizer, int8, **options, quantize="int8")
+                form.write(stored, tokenizer, int8, **options, quantize="int8")
                 int8_numbers, int8_predictions = _compare(form, int8, tokenizer, parity)
                 failures = translation_parity.translation_violations(int8_numbers, config.verify, exact=False)
                 if not failures:
