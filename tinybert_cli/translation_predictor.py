@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinybert_cli import artifacts, files, formats, tasks, translation_tokenizer
+from tinybert_cli import artifacts, files, formats, input_limits, tasks, translation_tokenizer
 from tinybert_cli.config import Data, Search
 from tinybert_cli.errors import InputError
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
@@ -97,9 +97,14 @@ class TranslationPredictor:
         recorded = self.config.get(tasks.MAX_LENGTHS)
         if isinstance(recorded, list) and len(recorded) == 2 and all(isinstance(number, int) for number in recorded):
             return recorded[0], recorded[1]
-        positions = self.config.get("max_position_embeddings")
-        limit = positions if isinstance(positions, int) else max(DEFAULT_LENGTHS)
-        return min(limit, DEFAULT_LENGTHS[0]), min(limit, DEFAULT_LENGTHS[1])
+        source, target = DEFAULT_LENGTHS
+        most = input_limits.max_positions(self.config)
+        return source if most is None else min(source, most), self._most_target_tokens(target)
+
+    def _most_target_tokens(self, tokens: int) -> int:
+        """So many tokens, or as many as the model can make, which is less in folders of older versions."""
+        most = input_limits.max_target_length(self.config, len(self.tokenizer.prefix))
+        return tokens if most is None else min(tokens, most)
 
     @property
     def assumptions(self) -> list[str]:
@@ -144,7 +149,7 @@ class TranslationPredictor:
             if any("\ud800" <= letter <= "\udfff" for letter in text):  # Python's stand-in for bytes that are not UTF-8
                 raise InputError(f"text {number} is not UTF-8", hint="convert it: iconv -t UTF-8")
         source, target = self.max_lengths
-        search = tasks.search_of(self.search or Search(), target, most_beams=self.beams)
+        search = tasks.search_of(self.search or Search(), self._most_target_tokens(target), most_beams=self.beams)
         for begin in range(0, len(given), BATCH_SIZE):
             chunk = given[begin : begin + BATCH_SIZE]
             ids = self.tokenizer.source_ids(chunk)

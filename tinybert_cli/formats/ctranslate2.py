@@ -14,6 +14,7 @@ from typing import Any
 from tinybert_cli.errors import InputError, is_out_of_memory
 from tinybert_cli.files import read_object
 from tinybert_cli.formats.base import Export, TranslationFormat
+from tinybert_cli.input_limits import max_positions
 from tinybert_cli.translation_tokenizer import TranslationTokenizer, read_tokenizer
 from tinybert_cli.types import Hypothesis, Search, best_first
 
@@ -91,7 +92,9 @@ class Ctranslate2Translator:
                 raise
             raise InputError(f"CTranslate2 cannot read '{folder}': {error}", hint="export it again") from error
         start = self.names[self.tokenizer.start]
-        begins_with_code = read_object(folder / "config.json").get("decoder_start_token", start) is None
+        config = read_object(folder / "config.json")
+        self.positions = max_positions(config)
+        begins_with_code = config.get("decoder_start_token") is None  # `rewrite_config` removes what is null
         self.prefix = [*([start] if begins_with_code else []), *(self.names[token] for token in self.tokenizer.prefix)]
         padding = self.names[self.tokenizer.padding]
         known = padding in json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
@@ -134,8 +137,17 @@ class Ctranslate2Translator:
     def _with_scores_of_cut(
         self, sources: Sequence[Sequence[int]], hypotheses: list[list[Hypothesis]], search: Search
     ) -> list[list[Hypothesis]]:
-        """A translation that is cut at the limit of its row has the score of what is left of it."""
-        cut = [(row, rank) for row, best in enumerate(hypotheses) for rank, one in enumerate(best) if not one.finished]
+        """A translation that is cut at the limit of its row has the score of what is left of it.
+
+        `score_batch` needs a position more than the translation does. One that fills all positions was cut by the
+        search, whose score is about the same tokens.
+        """
+        cut = [
+            (row, rank)
+            for row, best in enumerate(hypotheses)
+            for rank, one in enumerate(best)
+            if not one.finished and self._can_score(one)
+        ]
         if not cut:
             return hypotheses
         targets = [[*self.prefix, *(self.names[token] for token in hypotheses[row][rank].ids)] for row, rank in cut]
@@ -146,6 +158,10 @@ class Ctranslate2Translator:
             score = total / max(1, len(one.ids)) ** search.length_penalty
             hypotheses[row][rank] = Hypothesis(one.ids, score, finished=False)
         return list(map(best_first, hypotheses))
+
+    def _can_score(self, translation: Hypothesis) -> bool:
+        """Whether there are positions for the start, the prefix and all tokens of this translation."""
+        return self.positions is None or 1 + len(self.tokenizer.prefix) + len(translation.ids) <= self.positions
 
 
 def ctranslate2_usage(export: Export) -> dict[str, str]:

@@ -58,7 +58,7 @@ def load_candidate(
 ) -> TranslationCandidate:
     """A model with the source texts encoded for it, and its loss on the references."""
     predictor = load_translation_predictor(source, data=config.data)
-    models.check_positions(source.name, predictor.config, config.data)
+    models.check_positions(source.name, predictor.config, predictor.tokenizer, config.data)
     encoded = task.encode_sources(rows, config.data, predictor.tokenizer)
     facts = {"bytes": float(predictor.weights_bytes), **predictor.size}
     if predictor.model is not None:

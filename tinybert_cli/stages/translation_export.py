@@ -29,7 +29,7 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
     """
     form = formats.find_translation(config.format)
     original = load_translation_predictor(source, data=config.data)
-    models.check_positions(source.name, original.config, config.data)
+    models.check_positions(source.name, original.config, original.tokenizer, config.data)
     yield from map(events.warning, original.check(config.data, source.name))
     model, tokenizer = original.torch_model.cpu(), original.tokenizer
     rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)

@@ -244,13 +244,14 @@ def _tokenizer(
         except ConfigError as error:
             raise ConfigError(error.what, key=(section, *error.key), hint=error.hint) from error
     models.check_family(source)
-    models.check_positions(source.name, models.read_config(source), settings)
-    return models.load_translation_tokenizer(
+    tokenizer = models.load_translation_tokenizer(
         source, source_language=settings.source_language, target_language=settings.target_language
     )
 
 
 def _build(
+    models.check_positions(source.name, models.read_config(source), tokenizer, settings)
+    return tokenizer
     run: TrainingRun,
     setting: Model,
     source: models.Source | None,
