@@ -40,7 +40,7 @@ from tinybert_cli.models.tokenizers import (
     record_length,
     tokenizer_difference,
 )
-from tinybert_cli.models.torch_translator import TorchTranslator, torch_translator
+from tinybert_cli.models.torch_translator import TorchTranslator, set_generation, torch_translator
 from tinybert_cli.models.translation_models import (
     NEW_VOCABULARY,
     check_family,
@@ -48,7 +48,6 @@ from tinybert_cli.models.translation_models import (
     load_translation_model,
     new_translation_model,
     save_translation_model,
-    set_generation_length,
     shape_of,
     stack_layers,
     translation_student,
@@ -112,7 +111,7 @@ __all__ = [
     "save",
     "save_tokenizer",
     "save_translation_model",
-    "set_generation_length",
+    "set_generation",
     "shape",
     "shape_of",
     "size",

@@ -231,12 +231,6 @@ def zero_padding_row(model: PreTrainedModel) -> bool:
     return changed
 
 
-def set_generation_length(model: PreTrainedModel, tokens: int) -> None:
-    """`generate` of transformers then makes translations of up to so many tokens by default, not 20, with 4 beams."""
-    settings = model.generation_config
-    settings.max_length, settings.num_beams = tokens, settings.num_beams or 4
-
-
 def save_translation_model(model: PreTrainedModel, tokenizer: TranslationTokenizer, folder: Path) -> None:
     """Writes a folder in the format of transformers: weights, config.json, generation_config.json, tokenizer files."""
     save_weights(model, folder)

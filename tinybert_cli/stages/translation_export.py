@@ -42,7 +42,7 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
     yield events.plan(len(rows), format=config.format, quantize=config.quantize, **models.size(model))
     if output.dry_run:
         return
-    model.generation_config.update(num_beams=config.search.beams, length_penalty=config.search.length_penalty)
+    models.set_generation(model, tokenizer, search)
     with output.scratch() as folder:
         precision = config.dtype or form.precision
         options = {name: getattr(config, name) for name in form.options}

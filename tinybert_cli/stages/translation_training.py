@@ -13,6 +13,7 @@ import torch
 
 from tinybert_cli import artifacts, data, events, loops, losses, metrics, models, tasks
 from tinybert_cli.config import Data, Distill, Finetune, Model
+from tinybert_cli.config import Search as SearchSettings
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
@@ -143,7 +144,7 @@ def prepare(
     except ConfigError as error:
         key = error.key if error.key[:1] in (("layer_mapping",), ("data",)) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error
-    models.set_generation_length(model, config.data.max_target_length)
+    models.set_generation(model, tokenizer, tasks.search_of(SearchSettings(), config.data.max_target_length))
     if models.zero_padding_row(model):
         yield events.warning(
             "the embedding of the padding token, with which the decoder of Marian starts, was not zero; the training "
