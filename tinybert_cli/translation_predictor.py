@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinybert_cli import artifacts, files, formats, input_limits, tasks, translation_tokenizer
 from tinybert_cli.config import Data, Search
-from tinybert_cli.errors import InputError
+from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Translator
 
@@ -119,10 +119,11 @@ class TranslationPredictor:
 
     def check(self, data: Data, name: str) -> list[str]:
         """Warnings about settings that differ from what the model records."""
+        languages = tasks.language_warnings(self.config, data, name)
         if tasks.MAX_LENGTHS not in self.config:
-            return []
+            return languages
         recorded = dict(zip(("max_seq_length", "max_target_length"), self.max_lengths, strict=True))
-        return [
+        return languages + [
             f"'{name}' was trained with {key} {value}; this run uses {getattr(data, key)}, from data.{key}"
             for key, value in recorded.items()
             if value != getattr(data, key)
@@ -170,12 +171,13 @@ def load_translation_predictor(
     """A model folder, an export folder or a Hub id, ready to translate.
 
     Args:
-        data: the settings of the run, with the languages; None = the languages that the model records.
+        data: the settings of the run, with the languages, which an export may leave out; None = the languages that the
+            model records.
         device: of a model; None = the default one. An export runs on the CPU.
 
     Raises:
         InputError: the model is missing, damaged or broken, or no translation model.
-        ConfigError: the model needs languages, or has none.
+        ConfigError: the model needs languages, or has none, or an export has other ones.
     """
     folder = Path(where) if isinstance(where, str) else where.folder
     if isinstance(where, str) and folder is not None and artifacts.has_manifest(folder):  # a stage verifies its inputs
@@ -184,6 +186,8 @@ def load_translation_predictor(
     if form is not None and folder is not None:
         assert form.load is not None  # `formats.detect_translation`
         config = files.read_object(folder / "config.json")
+        if data is not None:
+            _check_export_languages(where if isinstance(where, str) else where.name, config, data)
         tokenizer = translation_tokenizer.read_tokenizer(folder)
         return TranslationPredictor(folder, tokenizer, config, form.load(folder), form)
     from tinybert_cli import loops, models
@@ -191,9 +195,25 @@ def load_translation_predictor(
     source = models.locate(where) if isinstance(where, str) else where
     models.check_family(source)
     config = models.read_config(source)
-    recorded = config.get(tasks.LANGUAGES) or (None, None)
-    languages = recorded if data is None else (data.source_language, data.target_language)
+    languages = tasks.recorded_languages(config) if data is None else (data.source_language, data.target_language)
     tokenizer = models.load_translation_tokenizer(source, source_language=languages[0], target_language=languages[1])
     model = models.load_translation_model(source).to(loops.device() if device is None else device)
     translator = models.torch_translator(model, tokenizer)
     return TranslationPredictor(models.fetch(source), tokenizer, config, translator, model=model)
+
+
+def _check_export_languages(name: str, config: Mapping[str, Any], data: Data) -> None:
+    """ConfigError if the settings have other languages than an export, whose tokenizers have the codes built in."""
+    from tinybert_cli import models
+
+    family = str(config.get("model_type"))
+    if family not in models.WITH_LANGUAGES:
+        models.check_languages(name, family, data.source_language, data.target_language)
+    if differences := tasks.language_differences(config, data):
+        key, (recorded, language) = next(iter(differences.items()))
+        source, target = tasks.recorded_languages(config)
+        raise ConfigError(
+            f"'{name}' is an export that translates from {source} to {target}; `{key}` is {language}",
+            key=("data", key),
+            hint=f"{key}: {recorded}, or export the model again with {key}: {language}",
+        )

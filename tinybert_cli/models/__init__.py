@@ -53,7 +53,12 @@ from tinybert_cli.models.translation_models import (
     translation_student,
     zero_padding_row,
 )
-from tinybert_cli.models.translation_tokenizers import load_translation_tokenizer, translation_tokenizer_difference
+from tinybert_cli.models.translation_tokenizers import (
+    WITH_LANGUAGES,
+    check_languages,
+    load_translation_tokenizer,
+    translation_tokenizer_difference,
+)
 from tinybert_cli.models.vocabulary_trimming import TrimmedVocabulary, trim_vocabulary, whole_words
 
 __all__ = [
@@ -61,6 +66,7 @@ __all__ = [
     "HEADS",
     "NEW_VOCABULARY",
     "PACKAGES",
+    "WITH_LANGUAGES",
     "LiveStackTeacher",
     "MaskedLM",
     "ModelWithStackStates",
@@ -78,6 +84,7 @@ __all__ = [
     "build_student",
     "check_family",
     "check_inputs",
+    "check_languages",
     "check_length",
     "check_outputs",
     "check_positions",

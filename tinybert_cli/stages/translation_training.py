@@ -136,6 +136,8 @@ def prepare(
     encoded = task.encode_targets(rows.rows, config.data, tokenizer, rows.texts)
     yield from _warnings("train", encoded, len(rows.rows), config.data)
     if source is not None:
+        differences = tasks.language_warnings(models.read_config(source), config.data, source.name)
+        yield from map(events.warning, differences)
         unknown = unknown_warnings("train", encoded, rows.rows, config.data, tokenizer, source.name)
         yield from map(events.warning, unknown)
     torch.manual_seed(config.seed)
@@ -248,11 +250,11 @@ def _tokenizer(
     tokenizer = models.load_translation_tokenizer(
         source, source_language=settings.source_language, target_language=settings.target_language
     )
+    models.check_positions(source.name, models.read_config(source), tokenizer, settings)
+    return tokenizer
 
 
 def _build(
-    models.check_positions(source.name, models.read_config(source), tokenizer, settings)
-    return tokenizer
     run: TrainingRun,
     setting: Model,
     source: models.Source | None,
