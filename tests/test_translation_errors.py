@@ -12,9 +12,10 @@ import pytest
 import torch
 from conftest import write_rows
 from safetensors.torch import load_file, save_file
+from translation_folders import languages_of, write_family
 from translation_model import pairs
 
-from tinybert_cli import artifacts, cli
+from tinybert_cli import artifacts, cli, models
 
 Command = Callable[..., tuple[int, str]]
 COLUMNS = {"text_column_names": "en", "label_column_name": "xx", "max_seq_length": 32, "max_target_length": 32}
@@ -435,6 +436,62 @@ def test_more_tokens_than_positions_are_rejected_with_the_number(
     code, err = command(stage, data={"train_file": str(file), **COLUMNS, name: positions + 1}, **settings)
     assert code == 2 and f"`{name}` is {positions + 1}" in err and f"at most {positions}" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["finetune", "gen-soft-labels", "eval", "export"])
+@pytest.mark.parametrize(("family", "most"), [("bart", 63), ("mbart", 64), ("mbart50", 63), ("nllb", 63)])
+def test_the_token_before_a_translation_takes_a_position(
+    stage: str, family: str, most: int, command: Command, tmp_path: Path
+) -> None:
+    model = str(write_family(tmp_path / "model", family))
+    file = write_rows(tmp_path / "rows.jsonl", few())
+    data = {"train_file": str(file), **COLUMNS, **languages_of(family)}
+    settings: dict[str, Any] = {
+        "finetune": {"model": model, "training": FEW},
+        "gen-soft-labels": {"teacher": model},
+        "eval": {"models": {"t": model}, "split": "train", "latency": None},
+        "export": {"model": model, "format": "onnx", "verify": {"split": "train"}},
+    }[stage]
+    code, err = command(stage, data={**data, "max_target_length": most + 1}, **settings)
+    assert code == 2 and f"`max_target_length` is {most + 1}" in err and f"at most {most}" in err
+    assert ("special token before every translation" in err) is (most == 63)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_longest_translations_of_bart_are_evaluated(command: Command, tmp_path: Path) -> None:
+    model = str(write_family(tmp_path / "model", "bart"))
+    data = {"train_file": str(write_rows(tmp_path / "rows.jsonl", few(4))), **COLUMNS, "max_target_length": 63}
+    search = {"beams": 2, "max_length_factor": 9.0}
+    code, err = command("eval", models={"t": model}, split="train", latency=None, bootstrap=0, data=data, search=search)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("stored", [{"top_k": 4}, {"states": ["hidden_states"]}])
+def test_a_target_text_without_positions_has_no_stored_outputs(
+    stored: dict[str, Any], command: Command, tiny_translator: Path, tmp_path: Path
+) -> None:
+    tokenizer = models.load_translation_tokenizer(models.locate(str(tiny_translator)))
+    lengths = {
+        row["xx"]: (len(tokenizer.source_ids([row["en"]])[0]), len(tokenizer.target_ids([row["xx"]])[0]))
+        for row in few(200)
+    }
+    long = max(few(200), key=lambda row: lengths[row["xx"]][1] - lengths[row["xx"]][0])
+    most = lengths[long["xx"]][1] - 1
+    chosen = [long, *(row for row in few(200) if max(lengths[row["xx"]]) < most - 2)]
+    model = shutil.copytree(tiny_translator, tmp_path / "model", ignore=shutil.ignore_patterns("manifest.json"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": most}))
+    data = {"train_file": str(write_rows(tmp_path / "rows.jsonl", chosen)), **COLUMNS, "max_seq_length": most,
+            "max_target_length": most}  # fmt: skip
+    layers = {"layer_mapping": {"encoder": [1], "decoder": [1]}} if "states" in stored else {}
+    settings = {"teacher": str(model), "engine": "transformers", "check_teacher": False, "data": data}
+    code, err = command("gen-soft-labels", **settings, **stored, **layers)
+    assert code == 0 and f"1 of {len(chosen)} translations are left out" in err
+    metrics = artifacts.read_metrics(tmp_path / "out")
+    assert (metrics["rows"], metrics["stored_rows"]) == (len(chosen), len(chosen) - 1)
+    data["train_file"] = str(write_rows(tmp_path / "rows.jsonl", chosen[:1]))
+    code, err = command("gen-soft-labels", output_dir=str(tmp_path / "none"), **settings, **stored, **layers)
+    assert code == 3 and "all 1 translations have more tokens than the teacher has positions" in err
 
 
 def test_target_texts_that_are_all_too_long_are_an_error(finetune: Command) -> None:

@@ -23,6 +23,7 @@ from translation_folders import ENGLISH, FAMILIES, GERMAN, languages_of, write_f
 from tinybert_cli import data, formats, loops, models, tasks
 from tinybert_cli.config import Data, Model
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.translation_predictor import load_translation_predictor
 from tinybert_cli.translation_tokenizer import TranslationTokenizer, read_tokenizer
 from tinybert_cli.types import Encoded, Hypothesis, Rows, Search
 
@@ -302,6 +303,54 @@ def assert_equal(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]], t
     assert [one.score for best in ours for one in best] == pytest.approx(
         [one.score for best in theirs for one in best], abs=tolerance
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_longest_translations_that_are_allowed_fill_all_positions(family: str, tmp_path: Path) -> None:
+    positions = 24
+    folder = write_family(
+        tmp_path / "model", family, **({} if "t5" in family else {"max_position_embeddings": positions})
+    )
+    tokenizer, model = tokenizer_of(folder, family), model_of(folder)
+    config, source = model.config.to_dict(), f"'{family}'"
+    longest = positions - len(tokenizer.prefix)
+    allowed = Data(max_seq_length=positions, max_target_length=longest)
+    models.check_positions(source, config, tokenizer, allowed)
+    longer = allowed.model_copy(update={"max_target_length": longest + 1})
+    if "t5" in family:
+        models.check_positions(source, config, tokenizer, longer)  # relative positions have no limit
+    else:
+        with pytest.raises(ConfigError, match=f"`max_target_length` is {longest + 1}") as raised:
+            models.check_positions(source, config, tokenizer, longer)
+        assert raised.value.hint == f"at most {longest}"
+    sources, ours = tokenizer.source_ids(ENGLISH, positions), models.torch_translator(model, tokenizer)
+    exports = [("ctranslate2", formats.write_ctranslate2), ("onnx", formats.find_translation("onnx").write)]
+    for name, write in exports:
+        (tmp_path / name).mkdir()
+        write(model, tokenizer, tmp_path / name)
+        load = formats.find_translation(name).load
+        assert load is not None
+        for beams in (1, 4) if name == "ctranslate2" else (1,):
+            search = Search(beams=beams, keep=beams, max_length_factor=9.0, max_target_length=longest)
+            own = ours.translate(sources, search)
+            assert max(len(best[0].ids) for best in own) == longest
+            assert_equal(own, load(tmp_path / name).translate(sources, search))
+            best = [hypotheses[0] for hypotheses in own]
+            assert ours.score(sources, best, search) == pytest.approx([one.score for one in best], abs=1e-5)
+
+
+@pytest.mark.parametrize(("family", "target"), [("bart", 63), ("mbart", 64), ("nllb", 63), ("t5", 512)])
+@pytest.mark.parametrize("recorded", [None, [40, 64]])  # an older version accepted 64 for BART
+def test_predict_translates_only_as_far_as_there_are_positions(
+    family: str, target: int, recorded: list[int] | None, tmp_path: Path
+) -> None:
+    folder = write_family(tmp_path / "model", family)
+    languages = list(languages_of(family).values()) or None
+    models.rewrite_config(folder, {tasks.MAX_LENGTHS: recorded, tasks.LANGUAGES: languages})
+    predictor = load_translation_predictor(str(folder))
+    assert predictor.max_lengths == (tuple(recorded) if recorded else (512 if family == "t5" else 64, target))
+    texts = [f"{text} {text}" for text in ENGLISH]  # some hypotheses of their beam search reach the limit
+    assert len(list(predictor.predict(texts))) == len(texts)
 
 
 @pytest.mark.parametrize("change", ["a padding row that is not zero", "a padding token that is not the last"])

@@ -89,6 +89,8 @@ def _m2m100(folder: Path) -> tuple[Any, Any]:
     _write(folder / "vocab.json", {token: index for index, token in enumerate(vocabulary)})
     _write(folder / "tokenizer_config.json", {"tokenizer_class": "M2M100Tokenizer"})
     tokenizer = transformers.M2M100Tokenizer.from_pretrained(folder)
+    codes = [f"__{code}__" for code in tokenizer.lang_code_to_id]
+    _write(folder / "special_tokens_map.json", {"additional_special_tokens": codes})
     size = len(vocabulary) + len(tokenizer.lang_code_to_id) + 8
     return transformers.M2M100Config(vocab_size=size, **SHAPE), transformers.M2M100ForConditionalGeneration
 

@@ -29,6 +29,16 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     return limit
 
 
+def max_target_length(config: Mapping[str, Any], prefix: int) -> int | None:
+    """The longest translation in tokens, the end included, that a decoder with learned or sine positions can make.
+
+    It reads the start token, the `prefix` tokens before every translation, and all tokens of the translation except the
+    last one.
+    """
+    positions = max_positions(config)
+    return None if positions is None else positions - prefix
+
+
 def check_length(config: Mapping[str, Any], tokens: int, model: str, *, setting: str = "data.max_seq_length") -> None:
     """InputError if the model has fewer than `tokens` positions."""
     positions = max_positions(config)

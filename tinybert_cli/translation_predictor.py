@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinybert_cli import artifacts, files, formats, tasks, translation_tokenizer
+from tinybert_cli import artifacts, files, formats, input_limits, tasks, translation_tokenizer
 from tinybert_cli.config import Data, Search
-from tinybert_cli.errors import InputError
+from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Translator
 
@@ -97,9 +97,14 @@ class TranslationPredictor:
         recorded = self.config.get(tasks.MAX_LENGTHS)
         if isinstance(recorded, list) and len(recorded) == 2 and all(isinstance(number, int) for number in recorded):
             return recorded[0], recorded[1]
-        positions = self.config.get("max_position_embeddings")
-        limit = positions if isinstance(positions, int) else max(DEFAULT_LENGTHS)
-        return min(limit, DEFAULT_LENGTHS[0]), min(limit, DEFAULT_LENGTHS[1])
+        source, target = DEFAULT_LENGTHS
+        most = input_limits.max_positions(self.config)
+        return source if most is None else min(source, most), self._most_target_tokens(target)
+
+    def _most_target_tokens(self, tokens: int) -> int:
+        """So many tokens, or as many as the model can make, which is less in folders of older versions."""
+        most = input_limits.max_target_length(self.config, len(self.tokenizer.prefix))
+        return tokens if most is None else min(tokens, most)
 
     @property
     def assumptions(self) -> list[str]:
@@ -118,7 +123,7 @@ class TranslationPredictor:
         Raises:
             InputError: the model translates from the column with the references.
         """
-        recorded: dict[str, Any] = {}
+        recorded: dict[str, tuple[Any, Any]] = {**tasks.language_differences(self.config, data)}
         if isinstance(columns := self.config.get(tasks.TEXT_COLUMNS), list) and len(columns) == 1:
             if columns[0] == data.label_column != data.text_columns[0]:
                 raise InputError(
@@ -160,7 +165,7 @@ class TranslationPredictor:
             if any("\ud800" <= letter <= "\udfff" for letter in text):  # Python's stand-in for bytes that are not UTF-8
                 raise InputError(f"text {number} is not UTF-8", hint="convert it: iconv -t UTF-8")
         source, target = self.max_lengths
-        search = tasks.search_of(self.search or Search(), target, most_beams=self.beams)
+        search = tasks.search_of(self.search or Search(), self._most_target_tokens(target), most_beams=self.beams)
         for begin in range(0, len(given), BATCH_SIZE):
             chunk = given[begin : begin + BATCH_SIZE]
             ids = self.tokenizer.source_ids(chunk)
@@ -184,12 +189,13 @@ def load_translation_predictor(
     """A model folder, an export folder or a Hub id, ready to translate.
 
     Args:
-        data: the settings of the run, with the languages; None = the languages that the model records.
+        data: the settings of the run, with the languages, which an export may leave out; None = the languages that the
+            model records.
         device: of a model; None = the default one. An export runs on the CPU.
 
     Raises:
         InputError: the model is missing, damaged or broken, or no translation model.
-        ConfigError: the model needs languages, or has none.
+        ConfigError: the model needs languages, or has none, or an export has other ones.
     """
     folder = Path(where) if isinstance(where, str) else where.folder
     if isinstance(where, str) and folder is not None and artifacts.has_manifest(folder):  # a stage verifies its inputs
@@ -198,6 +204,8 @@ def load_translation_predictor(
     if form is not None and folder is not None:
         assert form.load is not None  # `formats.detect_translation`
         config = files.read_object(folder / "config.json")
+        if data is not None:
+            _check_export_languages(where if isinstance(where, str) else where.name, config, data)
         tokenizer = translation_tokenizer.read_tokenizer(folder)
         return TranslationPredictor(folder, tokenizer, config, form.load(folder), form)
     from tinybert_cli import loops, models
@@ -205,9 +213,25 @@ def load_translation_predictor(
     source = models.locate(where) if isinstance(where, str) else where
     models.check_family(source)
     config = models.read_config(source)
-    recorded = config.get(tasks.LANGUAGES) or (None, None)
-    languages = recorded if data is None else (data.source_language, data.target_language)
+    languages = tasks.recorded_languages(config) if data is None else (data.source_language, data.target_language)
     tokenizer = models.load_translation_tokenizer(source, source_language=languages[0], target_language=languages[1])
     model = models.load_translation_model(source).to(loops.device() if device is None else device)
     translator = models.torch_translator(model, tokenizer)
     return TranslationPredictor(models.fetch(source), tokenizer, config, translator, model=model)
+
+
+def _check_export_languages(name: str, config: Mapping[str, Any], data: Data) -> None:
+    """ConfigError if the settings have other languages than an export, whose tokenizers have the codes built in."""
+    from tinybert_cli import models
+
+    family = str(config.get("model_type"))
+    if family not in models.WITH_LANGUAGES:
+        models.check_languages(name, family, data.source_language, data.target_language)
+    if differences := tasks.language_differences(config, data):
+        key, (recorded, language) = next(iter(differences.items()))
+        source, target = tasks.recorded_languages(config)
+        raise ConfigError(
+            f"'{name}' is an export that translates from {source} to {target}; `{key}` is {language}",
+            key=("data", key),
+            hint=f"{key}: {recorded}, or export the model again with {key}: {language}",
+        )

@@ -91,7 +91,8 @@ class Ctranslate2Translator:
                 raise
             raise InputError(f"CTranslate2 cannot read '{folder}': {error}", hint="export it again") from error
         start = self.names[self.tokenizer.start]
-        begins_with_code = read_object(folder / "config.json").get("decoder_start_token", start) is None
+        config = read_object(folder / "config.json")
+        begins_with_code = config.get("decoder_start_token") is None  # `rewrite_config` removes what is null
         self.prefix = [*([start] if begins_with_code else []), *(self.names[token] for token in self.tokenizer.prefix)]
         padding = self.names[self.tokenizer.padding]
         known = padding in json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))

@@ -40,7 +40,7 @@ from tinybert_cli.models.tokenizers import (
     record_length,
     tokenizer_difference,
 )
-from tinybert_cli.models.torch_translator import TorchTranslator, torch_translator
+from tinybert_cli.models.torch_translator import TorchTranslator, set_generation, torch_translator
 from tinybert_cli.models.translation_models import (
     NEW_VOCABULARY,
     check_family,
@@ -48,14 +48,18 @@ from tinybert_cli.models.translation_models import (
     load_translation_model,
     new_translation_model,
     save_translation_model,
-    set_generation_length,
     shape_of,
     shorten_positions,
     stack_layers,
     translation_student,
     zero_padding_row,
 )
-from tinybert_cli.models.translation_tokenizers import load_translation_tokenizer, translation_tokenizer_difference
+from tinybert_cli.models.translation_tokenizers import (
+    WITH_LANGUAGES,
+    check_languages,
+    load_translation_tokenizer,
+    translation_tokenizer_difference,
+)
 from tinybert_cli.models.vocabulary_trimming import TrimmedVocabulary, trim_vocabulary, whole_words
 
 __all__ = [
@@ -63,6 +67,7 @@ __all__ = [
     "HEADS",
     "NEW_VOCABULARY",
     "PACKAGES",
+    "WITH_LANGUAGES",
     "LiveStackTeacher",
     "MaskedLM",
     "ModelWithStackStates",
@@ -80,6 +85,7 @@ __all__ = [
     "build_student",
     "check_family",
     "check_inputs",
+    "check_languages",
     "check_length",
     "check_outputs",
     "check_positions",
@@ -113,7 +119,7 @@ __all__ = [
     "save",
     "save_tokenizer",
     "save_translation_model",
-    "set_generation_length",
+    "set_generation",
     "shape",
     "shape_of",
     "shorten_positions",

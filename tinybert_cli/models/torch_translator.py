@@ -72,6 +72,17 @@ class TorchTranslator:
             states = self.model.get_encoder()(**batch)[0]  # (B, T, H)
             return self._scores(states, batch["attention_mask"], targets, replace(search, keep=1))
 
+    def settings(self, search: Search) -> Any:
+        """With these, `generate` of a model in transformers makes the translations of `translate`.
+
+        It has no `max_length_factor`: only `max_target_length` limits the length.
+        """
+        own = self._settings(search, search.max_target_length)
+        own.update(max_length=1 + own.max_new_tokens, max_new_tokens=None, num_return_sequences=None)
+        if search.beams == 1:  # neither of them has an effect then, and transformers refuses to save them
+            own.update(early_stopping=None, length_penalty=None)
+        return own
+
     def _settings(self, search: Search, limit: int) -> Any:
         from transformers import GenerationConfig
 
@@ -134,6 +145,11 @@ class TorchTranslator:
 def torch_translator(model: Any, tokenizer: TranslationTokenizer) -> TorchTranslator:
     """The model with the start, end and padding of its tokenizer."""
     return TorchTranslator(model, tokenizer.start, tokenizer.end, tokenizer.padding, tokenizer.prefix)
+
+
+def set_generation(model: Any, tokenizer: TranslationTokenizer, search: Search) -> None:
+    """`generate` of transformers then translates with this search by default, into the language of the tokenizer."""
+    model.generation_config = torch_translator(model, tokenizer).settings(search)
 
 
 def _encoder_outputs(states: Tensor) -> Any:

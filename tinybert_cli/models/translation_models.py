@@ -14,6 +14,7 @@ from torch import Tensor
 from tinybert_cli import config as settings
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.files import read_object
+from tinybert_cli.input_limits import max_positions, max_target_length
 from tinybert_cli.models.loading import load
 from tinybert_cli.models.locate import Source, fetch
 from tinybert_cli.models.model_configs import read_config
@@ -230,12 +231,6 @@ def zero_padding_row(model: PreTrainedModel) -> bool:
     return changed
 
 
-def set_generation_length(model: PreTrainedModel, tokens: int) -> None:
-    """`generate` of transformers then makes translations of up to so many tokens by default, not 20, with 4 beams."""
-    settings = model.generation_config
-    settings.max_length, settings.num_beams = tokens, settings.num_beams or 4
-
-
 def shorten_positions(model: PreTrainedModel, count: int) -> PreTrainedModel:
     """A copy of a Marian model for texts of at most `count` tokens; a model that has no more positions as it is.
 
@@ -258,15 +253,24 @@ def save_translation_model(model: PreTrainedModel, tokenizer: TranslationTokeniz
     tokenizer.save(folder)
 
 
-def check_positions(source_name: str, config: Mapping[str, Any], data: settings.Data) -> None:
-    """ConfigError if `max_seq_length` or `max_target_length` is above the number of positions of the model."""
-    positions = config.get("max_position_embeddings")
-    for name in ("max_seq_length", "max_target_length"):
-        if isinstance(positions, int) and getattr(data, name) > positions:
+def check_positions(
+    source_name: str, config: Mapping[str, Any], tokenizer: TranslationTokenizer, data: settings.Data
+) -> None:
+    """ConfigError if the model has too few positions for texts of `max_seq_length` or `max_target_length` tokens."""
+    positions = max_positions(config)
+    limits = {
+        "max_seq_length": (positions, ""),
+        "max_target_length": (
+            max_target_length(config, len(tokenizer.prefix)),
+            ", of which the special token before every translation takes one" if tokenizer.prefix else "",
+        ),
+    }
+    for name, (most, reason) in limits.items():
+        if most is not None and getattr(data, name) > most:
             raise ConfigError(
-                f"`{name}` is {getattr(data, name)}, but '{source_name}' has positions for {positions} tokens",
+                f"`{name}` is {getattr(data, name)}, but '{source_name}' has positions for {positions} tokens{reason}",
                 key=("data", name),
-                hint=f"at most {positions}",
+                hint=f"at most {most}",
             )
 
 

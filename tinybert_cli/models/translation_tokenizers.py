@@ -40,7 +40,7 @@ def load_translation_tokenizer(
     """
     folder, config = fetch(source, weights=False), read_config(source)
     family = config["model_type"]
-    _check_languages(source, family, source_language, target_language)
+    check_languages(source.name, family, source_language, target_language)
     files = {name: (folder / name).read_bytes() for name in _OWN_FILES if (folder / name).is_file()}
     end, padding = (_number(config, name, source) for name in ("eos_token_id", "pad_token_id"))
     last: int | None = None
@@ -64,6 +64,27 @@ def load_translation_tokenizer(
     tokenizer = TranslationTokenizer(*sides, start, end, padding, prefix, files)
     _check_size(tokenizer, config, source)
     return tokenizer
+
+
+def check_languages(name: str, family: str, source_language: str | None, target_language: str | None) -> None:
+    """ConfigError if a language is missing, or given for a model of a family that has none."""
+    given = {"source_language": source_language, "target_language": target_language}
+    for key, language in given.items():
+        if family in WITH_LANGUAGES and language is None:
+            raise ConfigError(
+                f"'{name}' translates between several languages, and `{key}` is not set",
+                key=("data", key),
+                hint=f"{key}: a code of its tokenizer, such as "
+                + ("en" if family == "m2m_100" else "en_XX")
+                + (" (M2M100) or eng_Latn (NLLB)" if family == "m2m_100" else ""),
+            )
+        if family not in WITH_LANGUAGES and language is not None:
+            codes = "; in multilingual Marian models the code stands at the start of the source text: >>deu<< A text."
+            raise ConfigError(
+                f"'{name}' has no setting for languages, so `{key}` has no effect",
+                key=("data", key),
+                hint="leave it out" + (codes if family == "marian" else ""),
+            )
 
 
 def translation_tokenizer_difference(
@@ -181,26 +202,6 @@ def _code(codes: Mapping[str, int], key: str, language: str) -> int:
             hint=f"{similar + '; ' if similar else ''}it has {len(codes):,}: {examples}, ...",
         )
     return codes[language]
-
-
-def _check_languages(source: Source, family: str, source_language: str | None, target_language: str | None) -> None:
-    given = {"source_language": source_language, "target_language": target_language}
-    for key, language in given.items():
-        if family in WITH_LANGUAGES and language is None:
-            raise ConfigError(
-                f"'{source.name}' translates between several languages, and `{key}` is not set",
-                key=("data", key),
-                hint=f"{key}: a code of its tokenizer, such as "
-                + ("en" if family == "m2m_100" else "en_XX")
-                + (" (M2M100) or eng_Latn (NLLB)" if family == "m2m_100" else ""),
-            )
-        if family not in WITH_LANGUAGES and language is not None:
-            codes = "; in multilingual Marian models the code stands at the start of the source text: >>deu<< A text."
-            raise ConfigError(
-                f"'{source.name}' has no setting for languages, so `{key}` has no effect",
-                key=("data", key),
-                hint="leave it out" + (codes if family == "marian" else ""),
-            )
 
 
 def _before(side: Side) -> tuple[int, ...]:

@@ -230,6 +230,8 @@ def _stack_teacher(
             )
         yield events.warning(f"the teacher has to run beside the student: '{config.label_dataset}' {stored}")
     assert teacher is not None and isinstance(new.tokenizer, TranslationTokenizer)  # checked before
+    languages = tasks.language_warnings(models.read_config(teacher), config.data, teacher.name)
+    yield from map(events.warning, languages)
     live = stack_teacher.load(config, teacher, new.model, new.tokenizer, loss.layer_outputs, device)
     return live, replace(training_data, examples=replace(examples, states=None))
 

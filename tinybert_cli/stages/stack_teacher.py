@@ -115,10 +115,10 @@ def load(
         InputError: it is no translation model, or has another tokenizer.
     """
     models.check_family(source)
-    models.check_positions(source.name, models.read_config(source), config.data)
     own = models.load_translation_tokenizer(
         source, source_language=config.data.source_language, target_language=config.data.target_language
     )
+    models.check_positions(source.name, models.read_config(source), own, config.data)
     difference = models.translation_tokenizer_difference(own, tokenizer, both_sides=True)
     if difference is not None:
         raise InputError(

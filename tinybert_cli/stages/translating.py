@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from tinybert_cli import artifacts, data, events, loops, metrics, models, processes, tasks
+from tinybert_cli import artifacts, data, events, input_limits, loops, metrics, models, processes, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
@@ -31,6 +31,7 @@ from tinybert_cli.translation_predictor import TranslationPredictor, load_transl
 from tinybert_cli.types import Array, Encoded, Hypothesis, Rows
 
 CHECKED_ROWS = 200  # enough to see that a teacher copies its source
+TOO_LONG = "too_long"  # key of the number of translations that are left out because the teacher has too few positions
 MOST_CUT = 0.01  # share of the translations of a shard that may be cut at the limit
 
 
@@ -50,7 +51,7 @@ def label(
     yield from map(events.warning, duplicates.leaks_between(splits, config.data, most=duplicates.SAMPLE))
     types = data.column_types(list(splits.values()))
     teacher = load_translation_predictor(source, data=config.data, device=accelerator.device)
-    models.check_positions(source.name, teacher.config, config.data)
+    models.check_positions(source.name, teacher.config, teacher.tokenizer, config.data)
     yield from map(events.warning, teacher.check(config.data, source.name))
     if config.top_k and teacher.model is None:
         raise InputError(
@@ -118,6 +119,10 @@ def label(
             labels = labeller.labels(rows, hypotheses)
             selected, kinds = _selected(labels, config, name)
             labels = labels.select(np.flatnonzero(selected).tolist())
+            if split in labelling.TRAINING_SPLITS and (config.top_k or spec is not None):
+                fitting = _fitting(labels, teacher)
+                kinds[TOO_LONG] = len(labels) - len(fitting)
+                labels = labels.select(fitting)
             kinds |= {"rows": len(labels)}
             columns = types if stream is None else data.widened_types(types, rows)
             data.write_translations(folder / name, labels, columns, kinds, engine=engine.name)
@@ -145,6 +150,12 @@ def label(
             yield labelling.stored_as_text(as_text)
     total = sum(shards.row_counts().values())
     yield from _unusual_warning(counts, total, config)
+    if counts[TOO_LONG]:
+        yield events.warning(
+            f"{counts[TOO_LONG]:,} of {total:,} translations are left out: their texts have more tokens than "
+            f"'{source.name}' has positions ({input_limits.max_positions(teacher.config)}), so that it has no outputs "
+            "for them; a lower data.max_target_length leaves out fewer"
+        )
     numbers["rows"] = total
     if progress.labelled:
         numbers["rows_per_second"] = progress.rows_per_second()
@@ -185,7 +196,13 @@ def _check_references(config: GenSoftLabels, splits: Mapping[str, Rows]) -> None
 
 
 def _check_some(count: int, total: int | None, config: GenSoftLabels) -> None:
-    """InputError if `drop` leaves none of the translations."""
+    """InputError if `drop` leaves none of the translations, or all of them are too long."""
+    if not count and not config.drop:
+        raise InputError(
+            f"all {total:,} translations have more tokens than the teacher has positions",
+            where=str(config.teacher),
+            hint="lower data.max_target_length, or store no outputs of the teacher: top_k: 0, states: []",
+        )
     if not count:
         raise InputError(
             f"all {total:,} translations are left out by `drop`",
@@ -263,6 +280,17 @@ def _selected(labels: data.Translations, config: GenSoftLabels, shard: str) -> t
         )
     left_out = [unusual[kind] for kind in config.drop]
     return ~np.any(left_out, axis=0) if left_out else np.ones(len(labels), dtype=bool), counts
+
+
+def _fitting(labels: data.Translations, teacher: TranslationPredictor) -> list[int]:
+    """The rows whose target texts the teacher has positions for.
+
+    A text that is split into tokens again may have more of them than were generated, and gets its end and its language
+    code even if it was cut.
+    """
+    most = input_limits.max_positions(teacher.config)
+    lengths = [len(ids) for ids in teacher.tokenizer.target_ids(labels.texts)]
+    return [row for row, length in enumerate(lengths) if most is None or length <= most]
 
 
 def _unusual_warning(counts: Mapping[str, int], total: int, config: GenSoftLabels) -> Iterator[Event]:

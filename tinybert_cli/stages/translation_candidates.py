@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinybert_cli import data, loops, models, tasks, types
+from tinybert_cli import data, input_limits, loops, models, tasks, types
 from tinybert_cli.config import Data, Eval, Search
 from tinybert_cli.stages.translation_training import known_labels, reference_loss
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
@@ -58,13 +58,12 @@ def load_candidate(
 ) -> TranslationCandidate:
     """A model with the source texts encoded for it, and its loss on the references."""
     predictor = load_translation_predictor(source, data=config.data)
-    models.check_positions(source.name, predictor.config, config.data)
+    models.check_positions(source.name, predictor.config, predictor.tokenizer, config.data)
     encoded = task.encode_sources(rows, config.data, predictor.tokenizer)
     facts = {"bytes": float(predictor.weights_bytes), **predictor.size}
     without_loss = 0
     if predictor.model is not None:
-        positions = predictor.config.get("max_position_embeddings")
-        readable = positions if isinstance(positions, int) else NO_LIMIT  # the search limits translations only
+        readable = input_limits.max_positions(predictor.config) or NO_LIMIT  # the search limits translations only
         settings = config.data.model_copy(update={"max_target_length": readable})
         pairs = task.encode_pairs(rows, settings, predictor.tokenizer)
         without_loss = len(rows) - (len(pairs.offsets) - 1)

@@ -30,7 +30,7 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
     """
     form = formats.find_translation(config.format)
     original = load_translation_predictor(source, data=config.data)
-    models.check_positions(source.name, original.config, config.data)
+    models.check_positions(source.name, original.config, original.tokenizer, config.data)
     yield from map(events.warning, original.check(config.data, source.name))
     model, tokenizer = original.torch_model.cpu(), original.tokenizer
     rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
@@ -43,7 +43,7 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
     yield events.plan(len(rows), format=config.format, quantize=config.quantize, **models.size(model))
     if output.dry_run:
         return
-    model.generation_config.update(num_beams=config.search.beams, length_penalty=config.search.length_penalty)
+    models.set_generation(model, tokenizer, search)
     stored = model
     if form.load is not None and tasks.MAX_LENGTHS in original.config:
         longest = max(*original.max_lengths, config.data.max_seq_length, config.data.max_target_length)
@@ -79,8 +79,9 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
             finally:
                 shutil.rmtree(int8)
         yield {"event": "verify", **numbers}
-        own = tasks.recorded_settings(config.data, task)  # of a model that was not trained by tinybert
-        recorded = {key: value for key, value in own.items() if original.config.get(key) is None}
+        own = tasks.recorded_settings(config.data, task)
+        trained = (tasks.TEXT_COLUMNS, tasks.MAX_LENGTHS)  # of a model that tinybert has trained: as it records them
+        recorded = {key: value for key, value in own.items() if key not in trained or key not in original.config}
         models.rewrite_config(
             folder, {tasks.CONFIG_KEY: task.name, **recorded, tasks.SEARCH: config.search.model_dump()}
         )

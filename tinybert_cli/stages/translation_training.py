@@ -13,6 +13,7 @@ import torch
 
 from tinybert_cli import artifacts, data, events, loops, losses, metrics, models, tasks
 from tinybert_cli.config import Data, Distill, Finetune, Model
+from tinybert_cli.config import Search as SearchSettings
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
@@ -155,6 +156,8 @@ def prepare(
     encoded = task.encode_targets(rows.rows, config.data, tokenizer, rows.texts)
     yield from _warnings("train", encoded, len(rows.rows), config.data)
     if source is not None:
+        differences = tasks.language_warnings(models.read_config(source), config.data, source.name)
+        yield from map(events.warning, differences)
         unknown = unknown_warnings("train", encoded, rows.rows, config.data, tokenizer, source.name)
         yield from map(events.warning, unknown)
     torch.manual_seed(config.seed)
@@ -163,7 +166,7 @@ def prepare(
     except ConfigError as error:
         key = error.key if error.key[:1] in (("layer_mapping",), ("data",)) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error
-    models.set_generation_length(model, config.data.max_target_length)
+    models.set_generation(model, tokenizer, tasks.search_of(SearchSettings(), config.data.max_target_length))
     if models.zero_padding_row(model):
         yield events.warning(
             "the embedding of the padding token, with which the decoder of Marian starts, was not zero; the training "
@@ -264,10 +267,11 @@ def _tokenizer(
         except ConfigError as error:
             raise ConfigError(error.what, key=(section, *error.key), hint=error.hint) from error
     models.check_family(source)
-    models.check_positions(source.name, models.read_config(source), settings)
-    return models.load_translation_tokenizer(
+    tokenizer = models.load_translation_tokenizer(
         source, source_language=settings.source_language, target_language=settings.target_language
     )
+    models.check_positions(source.name, models.read_config(source), tokenizer, settings)
+    return tokenizer
 
 
 def _build(

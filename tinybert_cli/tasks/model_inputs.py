@@ -90,6 +90,33 @@ def recorded_settings(data: Data, task: Task) -> dict[str, Any]:
     }
 
 
+def recorded_languages(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The languages of source and target in config.json; None if it records none."""
+    recorded = config.get(LANGUAGES)
+    if isinstance(recorded, list) and len(recorded) == 2 and all(isinstance(code, str) for code in recorded):
+        return recorded[0], recorded[1]
+    return None, None
+
+
+def language_differences(config: Mapping[str, Any], data: Data) -> dict[str, tuple[str, str]]:
+    """Setting → the language that a translation model records in config.json, and another one in the settings."""
+    given = {"source_language": data.source_language, "target_language": data.target_language}
+    pairs = zip(given.items(), recorded_languages(config), strict=True)
+    return {
+        name: (recorded, language)
+        for (name, language), recorded in pairs
+        if language is not None and recorded not in (None, language)
+    }
+
+
+def language_warnings(config: Mapping[str, Any], data: Data, model: str) -> list[str]:
+    """Warnings about languages that differ from those that a translation model was trained with."""
+    return [
+        f"'{model}' was trained with {name} {recorded}; this run uses {language}, from data.{name}"
+        for name, (recorded, language) in language_differences(config, data).items()
+    ]
+
+
 def cuts_long_texts(task: Task) -> bool:
     """Whether a text that is too long loses its end, or its beginning; other tasks split it into windows or blocks."""
     return isinstance(task, PredictionTask) and not task.splits_long_texts

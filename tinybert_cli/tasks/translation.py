@@ -14,6 +14,7 @@ import numpy as np
 from tinybert_cli import config
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
+from tinybert_cli.escaping import in_python
 from tinybert_cli.metrics.base import Metric
 from tinybert_cli.metrics.generation import UNUSUAL_RATIO, TranslationMetric, has_unusual_length, translation_fidelity
 from tinybert_cli.tasks.base import GenerationTask
@@ -194,7 +195,11 @@ class Translation(GenerationTask):
         return translation_fidelity(list(predictions.values), list(reference.values))
 
     def usage(self, folder: str, data: Data) -> str:
-        return _USAGE.format(folder=folder, length=data.max_seq_length, tokens=data.max_target_length)
+        codes = {"src_lang": data.source_language, "tgt_lang": data.target_language}
+        languages = "".join(f', {name}="{in_python(code)}"' for name, code in codes.items() if code is not None)
+        return _USAGE.format(
+            folder=folder, languages=languages, length=data.max_seq_length, tokens=data.max_target_length
+        )
 
 
 def _flat(ids: Sequence[Sequence[int]]) -> tuple[Array, Array]:
@@ -224,8 +229,8 @@ def _warning(indices: Sequence[int], pairs: Sequence[tuple[str, str]], rows: Row
 
 _USAGE = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-model = AutoModelForSeq2SeqLM.from_pretrained("{folder}")
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForSeq2SeqLM.from_pretrained("{folder}", dtype="float32")
+tokenizer = AutoTokenizer.from_pretrained("{folder}"{languages})
 inputs = tokenizer(["A man rides a bicycle."], return_tensors="pt", truncation=True, max_length={length})
 outputs = model.generate(**inputs)  # beams, length penalty and at most {tokens} tokens: generation_config.json
-tokenizer.batch_decode(outputs, skip_special_tokens=True)"""
+[text.strip() for text in tokenizer.batch_decode(outputs, skip_special_tokens=True)]"""
