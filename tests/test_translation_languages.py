@@ -197,6 +197,22 @@ def test_an_export_has_only_the_languages_that_it_was_verified_with(
             assert not [message for message in messages if "was trained with" in message]
 
 
+def test_eval_compares_a_model_with_languages_with_one_that_has_none(
+    trained: Trained, tiny_translator: Path, tmp_path: Path
+) -> None:
+    model = trained("m2m100")
+    settings = {"models": {"teacher": str(model), "student": str(tiny_translator)}, "latency": None, "bootstrap": 0}
+    data = model.parent / "data"
+    assert not [
+        one
+        for one in warnings_of("eval", data, tmp_path / "out", **settings, **settings_of("m2m100"))
+        if "language" in one
+    ]
+    alone = {**settings, "models": {"student": str(tiny_translator)}}
+    with pytest.raises(ConfigError, match="has no setting for languages"):
+        warnings_of("eval", data, tmp_path / "alone", **alone, **settings_of("m2m100"))
+
+
 @pytest.mark.parametrize("key", ["source_language", "target_language"])
 def test_a_language_for_an_export_without_languages_is_an_error(
     key: str, tiny_translator: Path, tmp_path: Path

@@ -57,6 +57,7 @@ from tinybert_cli.models.translation_models import (
 from tinybert_cli.models.translation_tokenizers import (
     WITH_LANGUAGES,
     check_languages,
+    has_languages,
     load_translation_tokenizer,
     translation_tokenizer_difference,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "float32_family",
     "float32_family_of",
     "has_head",
+    "has_languages",
     "has_separate_head",
     "label_names",
     "layer_map",

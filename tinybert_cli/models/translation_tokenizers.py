@@ -66,6 +66,11 @@ def load_translation_tokenizer(
     return tokenizer
 
 
+def has_languages(source: Source) -> bool:
+    """Whether the model translates between several languages, of which settings name two."""
+    return read_config(source).get("model_type") in WITH_LANGUAGES
+
+
 def check_languages(name: str, family: str, source_language: str | None, target_language: str | None) -> None:
     """ConfigError if a language is missing, or given for a model of a family that has none."""
     given = {"source_language": source_language, "target_language": target_language}

@@ -98,10 +98,10 @@ def _translate(run: EvalRun, task: tasks.Translation) -> Generator[Event, None, 
     assert metric is not None
     yield from map(events.warning, task.pair_warnings(rows, config.data))
     accelerator = _accelerator()
-    candidates = {
-        name: translation_candidates.load_candidate(config, task, source, rows, accelerator=accelerator)
-        for name, source in run.sources.items()
-    }
+    candidates: dict[str, TranslationCandidate] = {}
+    for name, source in run.sources.items():
+        own = translation_candidates.settings_of(config, source, run.sources.values())
+        candidates[name] = translation_candidates.load_candidate(own, task, source, rows, accelerator=accelerator)
     for candidate in candidates.values():
         yield from map(events.warning, translation_candidates.warnings(config, candidate))
     yield _plan(run)

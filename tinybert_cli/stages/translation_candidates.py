@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,14 @@ class TranslationCandidate:
         search = self.search(config)
         hypotheses = loops.translate_all(self.predictor.translator, self.encoded, search, accelerator=accelerator)
         return loops.best_texts(self.predictor.tokenizer, hypotheses)
+
+
+def settings_of(config: Eval, source: models.Source, sources: Iterable[models.Source]) -> Eval:
+    """The settings for one of several models: without languages if it has none, and another one of them has."""
+    if models.has_languages(source) or not any(map(models.has_languages, sources)):
+        return config
+    data = config.data.model_copy(update={"source_language": None, "target_language": None})
+    return config.model_copy(update={"data": data})
 
 
 def load_candidate(
