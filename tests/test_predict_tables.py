@@ -16,6 +16,7 @@ from conftest import sentences
 from typer.testing import CliRunner
 
 from tinybert_cli.cli import app
+from tinybert_cli.data.readers import read_file
 from tinybert_cli.errors import InputError
 from tinybert_cli.helpers import predict, predict_tables
 from tinybert_cli.types import Rows
@@ -113,6 +114,39 @@ def test_two_columns_make_pairs_and_a_tab_stays_in_its_text() -> None:
     rows = Rows({"q": ["who\twrote"], "c": ["Ada did."]}, (("file.csv", 1),))
     texts = predict_tables.texts_of(rows, ["q", "c"], ["question", "context"], "model")
     assert texts == [("who\twrote", "Ada did.")]
+
+
+AWKWARD = ["one\rtwo", "a,b", 'say "yes"', "first\nsecond", "x\r\ny", " edges ", "Zoë\u2028film"]
+
+
+def test_csv_gives_every_cell_back(teacher: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "a.jsonl", [{"text": "fine", "note": note} for note in AWKWARD])
+    done = run(teacher, "--file", table, "--output", tmp_path / "answers.csv")
+    assert done.exit_code == 0, done.stderr
+    with (tmp_path / "answers.csv").open(newline="") as file:
+        assert [row["note"] for row in csv.DictReader(file)] == AWKWARD
+    assert read_file(tmp_path / "answers.csv").column("note") == AWKWARD
+
+
+def test_tsv_has_no_quotes_and_refuses_what_it_cannot_hold(teacher: Path, tmp_path: Path) -> None:
+    notes = ['say "yes"', '"', "a,b"]
+    table = write_table(tmp_path / "a.jsonl", [{"text": "fine", "note": note} for note in notes])
+    done = run(teacher, "--file", table, "--output", tmp_path / "answers.tsv")
+    assert done.exit_code == 0, done.stderr
+    lines = (tmp_path / "answers.tsv").read_text().splitlines()
+    assert [line.split("\t")[1] for line in lines] == ["note", *notes]
+    for note in ("a\tb", "a\nb", "a\rb"):
+        table = write_table(tmp_path / "b.jsonl", [{"text": "fine", "note": "x"}, {"text": "fine", "note": note}])
+        done = run(teacher, "--file", table, "--output", tmp_path / "other.tsv")
+        assert done.exit_code == 3 and "b.jsonl, row 2" in done.stderr and "a tab or a line break" in done.stderr
+        assert not (tmp_path / "other.tsv").exists()
+
+
+def test_columns_that_parquet_stores_as_text_are_named(teacher: Path, tmp_path: Path) -> None:
+    rows = [{"text": "fine", "id": 2**63 + 1, "n": 1}, {"text": "bad", "id": "x", "n": 2}]
+    done = run(teacher, "--file", write_table(tmp_path / "a.jsonl", rows), "--output", tmp_path / "answers.parquet")
+    assert done.exit_code == 0 and "no common type in Parquet are text: id" in done.stderr
+    assert [row["id"] for row in read_output(tmp_path / "answers.parquet")] == [str(2**63 + 1), "x"]
 
 
 def test_a_column_that_the_output_adds_is_rejected(teacher: Path, tmp_path: Path) -> None:

@@ -318,6 +318,7 @@ def predict(
             return
         if source is not None and out is not None:
             predict_tables.check_columns(source.columns)
+            predict_tables.check_cells(_path(out), source.parts)
             count = predict_tables.write(_path(out), source.predictions(predictor))
             print(message(f"written: {_path(out)}, {count:,} rows"), file=stderr)
             if as_json:

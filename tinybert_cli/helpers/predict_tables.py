@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,8 @@ from tinybert_cli.types import Rows
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet", "conll")  # the formats whose rows have columns
 OUTPUTS = ("csv", "tsv", "jsonl", "parquet")
 ADDED = ("prediction", "confidence", "score", "probabilities", "begin", "end", "n_best", "cut")  # by --output
+
+log = logging.getLogger("tinybert")
 
 Row = dict[str, Any]
 Parts = Callable[[], Iterator[Rows]]
@@ -140,22 +142,53 @@ def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]]) -> int:
                 with partial.open("w", encoding="utf-8", newline="\n") as file:
                     file.writelines(f"{strict_json.dumps(row, default=str)}\n" for row in joined())
             else:
-                _write_delimited(partial, joined(), "," if form == "csv" else "\t")
+                _write_delimited(partial, joined(), form)
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror}", hint="choose another folder") from error
     return count
 
 
-def _write_delimited(path: Path, joined: Iterator[Row], delimiter: str) -> None:
-    """The columns of the input, `prediction`, and `confidence` or `score` if the task has it."""
+def check_cells(path: Path, parts: Parts) -> None:
+    """InputError if a tsv file, which has no quotes, cannot hold a cell of the rows."""
+    if path.suffix.lower() != ".tsv":
+        return
+    for rows in parts():
+        for name, values in rows.columns.items():
+            for index, value in enumerate(values):
+                _check_tsv([name, _cell(value)], rows.location(index))
+
+
+def _check_tsv(cells: Sequence[str], where: str) -> None:
+    if unfit := next((cell for cell in cells if re.search(r"[\t\r\n]", cell)), None):
+        raise InputError(
+            f"a cell has a tab or a line break, which separate the cells and lines of tsv: {unfit!r:.60}",
+            where=where,
+            hint="write .csv, .jsonl or .parquet",
+        )
+
+
+def _write_delimited(path: Path, joined: Iterator[Row], form: str) -> None:
+    """The columns of the input, `prediction`, and `confidence` or `score` if the task has it.
+
+    The cells of csv are quoted where it is necessary, also for a carriage return alone; those of tsv never are.
+    """
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         names: list[str] = []
+
+        def write(cells: Sequence[str]) -> None:
+            if form == "tsv":
+                _check_tsv(cells, str(path))
+            file.write(("\t".join(cells) if form == "tsv" else ",".join(map(_quoted, cells))) + "\n")
+
         for row in joined:
             if not names:
                 names = [name for name in row if name not in ADDED or name in ADDED[:3]]
-                writer.writerow(names)
-            writer.writerow([_cell(row[name]) for name in names])
+                write(names)
+            write([_cell(row[name]) for name in names])
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if re.search(r'[",\r\n]', cell) else cell
 
 
 def _write_parquet(path: Path, joined: Iterator[Row]) -> None:
@@ -164,7 +197,11 @@ def _write_parquet(path: Path, joined: Iterator[Row]) -> None:
     rows = list(joined)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
-    data.write_table(path, columns)
+    table = Rows(columns, ((str(path), len(rows)),))
+    types = data.column_types([table])
+    if as_text := data.converted_columns([table], types):
+        log.warning("columns whose values have no common type in Parquet are text: %s", ", ".join(as_text))
+    data.write_table(path, columns, types)
 
 
 def _cell(value: Any) -> str:
