@@ -430,6 +430,41 @@ def test_rows_without_a_label_become_unlabelled_text() -> None:
     assert recipe["stages"][1]["splits"] == ["train", "unlabeled"]
 
 
+def test_a_row_without_any_of_several_labels_is_labelled() -> None:
+    rows = [{"text": row["message"], "tags": ["", "a", "a|b"][index % 3]} for index, row in enumerate(tickets())]
+    recipe, lines = write_recipe(write(Path("a.csv"), rows))
+    assert recipe["task"] == "multi-label-classification" and "unlabeled_file" not in recipe["data"]
+    assert sum(len(read(recipe, name)) for name in ("train", "validation", "test")) == len(rows)
+    assert any("20 rows of train have no label in their cell: they have none of the classes" in line for line in lines)
+
+
+@pytest.mark.parametrize("none", [[], None])
+def test_questions_without_an_answer_are_labelled(none: list[Any] | None) -> None:
+    context = [row["message"] for row in tickets()]
+    rows = [
+        {
+            "question": f"Where is it, {text.split()[-1]}?", "context": text,
+            "answers": [{"text": "office", "answer_start": text.index("office")}] if index % 2 else none,
+            "is_impossible": index % 2 == 0,
+        }
+        for index, text in enumerate(context)
+    ]  # fmt: skip
+    recipe, _ = write_recipe(write(Path("a.jsonl"), rows))
+    assert recipe["task"] == "question-answering" and "unlabeled_file" not in recipe["data"]
+    assert sum(len(read(recipe, name)) for name in ("train", "validation", "test")) == len(rows)
+
+
+def test_labels_with_a_single_text_each_cannot_be_split() -> None:
+    rows = [
+        {"message": f"{word} order number {index}", "queue": word}
+        for word in [*WORDS, *QUEUES, *"abcdefghij"]
+        for index in range(9)
+    ]
+    with pytest.raises(InputError, match="no rows can be taken out for validation and test") as caught:
+        write_recipe(write(Path("a.csv"), rows))
+    assert "--validation FILE --test FILE" in str(caught.value.hint) and not Path("mine").exists()
+
+
 def test_a_folder_of_parquet_files_is_read_as_dataset() -> None:
     import datasets
 

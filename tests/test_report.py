@@ -259,6 +259,14 @@ def test_files_with_equal_names_but_different_hashes_are_separate(cascade: Path)
     assert len({model.scored_on for model in report.models}) == 2
 
 
+@pytest.mark.parametrize(("column", "sets"), [("queue", 1), (["queue"], 1), ("urgent", 2)])
+def test_models_scored_on_other_labels_are_separate(column: str | list[str], sets: int, tmp_path: Path) -> None:
+    for folder, label in (("queue", "queue"), ("other", column)):
+        data = {"validation_split_name": "validation", "max_eval_samples": None, "label_column_name": label}
+        write_model(tmp_path / folder, 0.9, 1, settings={"data": data})
+    assert len({model.scored_on for model in reports.run([tmp_path]).models}) == sets
+
+
 def test_latencies_from_different_machines_get_a_note(cascade: Path) -> None:
     other = write_model(cascade / "other", 0.8, 3)
     assert not any("machines" in note for note in reports.run([cascade]).notes())

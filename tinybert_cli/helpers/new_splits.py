@@ -18,6 +18,7 @@ from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.inspection import splitting
 from tinybert_cli.inspection.columns import Guess
 from tinybert_cli.label_values import all_hidden, as_number, as_text, in_quotes, is_missing
+from tinybert_cli.tasks.gold_answers import IMPOSSIBLE, is_impossible
 from tinybert_cli.types import Rows
 
 SHARE = 0.15  # of the rows, for validation and for test
@@ -180,7 +181,8 @@ def _leave_out(result: Splits, name: str, guess: Guess) -> None:
         return
     golds = [rows.column(column) for column in labels]
     with_text = [index for index in range(len(rows)) if all(_has_text(column[index]) for column in texts)]
-    labelled = [index for index in with_text if not all(_is_blank(column[index]) for column in golds)]
+    is_labelled = _is_labelled(rows, guess, golds)
+    labelled = [index for index in with_text if is_labelled[index]]
     if len(labelled) < len(rows):
         result.new.add(name)
         result.rows[name] = rows.select(labelled)
@@ -191,8 +193,24 @@ def _leave_out(result: Splits, name: str, guess: Guess) -> None:
         result.notes.append(f"{len(with_text) - len(labelled):,} rows of {name} have no label: {used}")
         if used != "left out":
             result.rows["unlabeled"] = rows.select(sorted({*with_text} - {*labelled}))
+    blank = sum(all(_is_blank(column[index]) for column in golds) for index in labelled)
+    if blank and guess.task == "multi-label-classification":
+        result.notes.append(f"{blank:,} rows of {name} have no label in their cell: they have none of the classes")
     if not labelled:
         raise InputError(f"no row of {name} has both a text and a label", where=rows.origins[0][0])
+
+
+def _is_labelled(rows: Rows, guess: Guess, golds: Sequence[Sequence[Any]]) -> list[bool]:
+    """Whether each row has a label: also one that has none of the classes, or that `is_impossible` marks."""
+    if guess.task == "multi-label-classification" and len(golds) == 1:
+        return [value == "" or not _is_blank(value) for value in golds[0]]
+    labelled = [not all(map(_is_blank, values)) for values in zip(*golds, strict=True)]
+    if guess.task == "question-answering" and IMPOSSIBLE in rows.columns:
+        flags = rows.columns[IMPOSSIBLE]
+        return [
+            known or bool(is_impossible(flags[index], rows.location(index))) for index, known in enumerate(labelled)
+        ]
+    return labelled
 
 
 def _has_text(value: object) -> bool:

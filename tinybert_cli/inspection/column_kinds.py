@@ -105,7 +105,8 @@ def describe_column(name: str, values: Sequence[Any]) -> Column:
     if not filled:
         return Column(name, "empty", 0, {})
     if all(isinstance(value, list) or is_list_text(value) for value in filled):
-        if all(_is_answers(value) for value in filled):
+        answers = [value for value in filled if not (value == [] or value in ("[]", "[ ]"))]  # none: no answer
+        if answers and all(map(_is_answers, answers)):
             return Column(name, "answers", len(filled), {})
         if any(isinstance(item, dict) for value in filled if isinstance(value, list) for item in value):
             return Column(name, "mapping", len(filled), {})

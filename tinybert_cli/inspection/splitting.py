@@ -92,7 +92,7 @@ def split(
         shares: of the rows, by split.
 
     Raises:
-        InputError: there are too few groups.
+        InputError: there are too few groups, or none of them fits into a split.
     """
     if len(grouped) < FEWEST:
         raise InputError(
@@ -121,4 +121,10 @@ def split(
                     left.append(group)
             rest = left
         result["train"] += [index for group in rest for index in group]
+    if empty := [name for name in shares if not result[name]]:
+        raise InputError(
+            f"no rows can be taken out for {' and '.join(empty)}: texts that differ only in case, punctuation or "
+            f"numbers stay together, and {len(strata):,} rows have only {len(grouped):,} different ones",
+            hint="name files: --validation FILE --test FILE",
+        )
     return {name: sorted(indices) for name, indices in result.items()}

@@ -286,10 +286,13 @@ def _main_metric(run: Run) -> tuple[str, bool]:
 
 
 def _rows_identity(run: Run, split: str) -> str:
-    """Identifies the rows on which a run scored its models, independent of the folder of their files."""
+    """Identifies the rows and labels on which a run scored its models, independent of the folder of their files."""
     settings = run.manifest["settings"]
     described = _without_paths(_split_inputs(run, split))
-    selection = [settings["task"], split, settings["data"][f"{split}_split_name"], settings["data"]["max_eval_samples"]]
+    data = settings["data"]
+    named = [data.get("text_column_names"), data.get("label_column_name")]
+    columns = [names if isinstance(names, list) else [names] for names in named]
+    selection = [settings["task"], split, data[f"{split}_split_name"], data["max_eval_samples"], *columns]
     return json.dumps([*selection, described], sort_keys=True)
 
 

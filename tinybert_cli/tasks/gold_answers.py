@@ -47,16 +47,16 @@ def gold_answers(rows: Rows, data: Data, contexts: Sequence[str]) -> Iterator[li
 
 
 def _each(rows: Rows, data: Data, contexts: Sequence[str]) -> Iterator[list[GoldAnswer] | None]:
-    impossible = rows.columns.get(IMPOSSIBLE) or itertools.repeat(None, len(rows))
-    columns = zip(rows.column(data.label_column), impossible, contexts, strict=True)
+    flags = rows.columns.get(IMPOSSIBLE) or itertools.repeat(None, len(rows))
+    columns = zip(rows.column(data.label_column), flags, contexts, strict=True)
     for index, (value, flag, context) in enumerate(columns):
         where = rows.location(index)
-        is_impossible = _truth(flag, where)
-        if is_impossible:
+        impossible = is_impossible(flag, where)
+        if impossible:
             yield []
             continue
         answers = None if value is None else _answers(value, where)
-        if answers == [] and is_impossible is False:
+        if answers == [] and impossible is False:
             raise InputError(
                 f"`{IMPOSSIBLE}` is false, but the row has no answer",
                 where=where,
@@ -76,8 +76,8 @@ def statements(rows: Rows, data: Data, contexts: Sequence[str]) -> list[str]:
     plausible = empty = 0
     for index, (value, answers) in enumerate(zip(rows.column(data.label_column), gold, strict=True)):
         if answers == [] and _holds_answers(value):
-            is_impossible = _truth(impossible[index], rows.location(index))
-            plausible, empty = plausible + bool(is_impossible), empty + (not is_impossible)
+            marked = is_impossible(impossible[index], rows.location(index))
+            plausible, empty = plausible + bool(marked), empty + (not marked)
     result = []
     if plausible:
         result.append(f"`{IMPOSSIBLE}` is true in {_rows(plausible)} with answers: these have no answer")
@@ -145,8 +145,8 @@ def _number(value: Any) -> int:
     return int(value)
 
 
-def _truth(value: Any, where: str) -> bool | None:
-    """True, false or, where the cell is empty, None."""
+def is_impossible(value: Any, where: str) -> bool | None:
+    """What a cell of the column `is_impossible` says; None where it is empty."""
     if value is None or value == "":
         return None
     truth = _TRUTH.get(str(value).strip().lower().removesuffix(".0"))
