@@ -311,6 +311,34 @@ def test_nan_loss_names_the_step_and_the_last_checkpoint(finetune: RunCommand) -
     assert code == 1 and "not finite at step 2" in err and "the checkpoint of step 1 is kept" in err
 
 
+ANSWER = {"text": "fine", "answer_start": 2}
+TAGGED = {"tokens": ["a", "fine", "film"], "tags": ["O", "B-X", "O"]}
+PARTLY_LABELLED = {
+    "question-answering": (
+        [{"question": "what film?", "context": "a fine film", "answers": answers} for answers in ([ANSWER], [], None)],
+        {"text_column_names": ["question", "context"], "label_column_name": "answers"},
+        "a question without an answer has an empty list, or is_impossible: true",
+    ),
+    "token-classification": (
+        [TAGGED, TAGGED, {**TAGGED, "tags": None}],
+        {"text_column_names": "tokens", "label_column_name": "tags"},
+        "move these rows to data.unlabeled_file",
+    ),
+}
+
+
+@pytest.mark.parametrize("task", PARTLY_LABELLED)
+def test_a_training_row_without_a_label_is_rejected_in_every_task(
+    task: str, run_command: RunCommand, configs: Configs, teacher: Path, tmp_path: Path
+) -> None:
+    rows, columns, hint = PARTLY_LABELLED[task]
+    files = {"train_file": str(write_rows(tmp_path / "rows.jsonl", rows)), "validation_file": None}
+    data = {f"data__{name}": value for name, value in {**files, **columns}.items()}
+    config = configs("finetune", "out", task=task, model=str(teacher), **data)
+    code, err = run_command("finetune", config)
+    assert code == 3 and "a row without a label" in err and "rows.jsonl, row 3" in err and hint in err
+
+
 def test_a_missed_requirement_exits_with_5(run_command: RunCommand, configs: Configs, teacher: Path) -> None:
     settings = {"models": {"t": str(teacher)}, "latency": None, "require": {"t": {"accuracy": 1.0}}}
     code, err = run_command("eval", configs("eval", "out", **settings))

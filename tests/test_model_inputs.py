@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import re
@@ -108,9 +109,12 @@ def test_the_tokenizer_alone_cuts_as_the_model_was_trained(left: Path) -> None:
         (b"\n", [""]),
         (b"", []),
         (b"a\0b\tc", ["a\0b\tc"]),
+        (b"a\rb\r", ["a", "b"]),
+        ("Zoë\nb\n".encode("utf-16"), ["Zoë", "b"]),
+        (codecs.BOM_UTF16_BE + "a\r\nb".encode("utf-16-be"), ["a", "b"]),
     ],
 )
-def test_lines_end_with_line_feeds_only(content: bytes, lines: list[str]) -> None:
+def test_lines_end_with_line_feeds(content: bytes, lines: list[str]) -> None:
     assert predict.read_lines(io.BytesIO(content), "stdin") == lines
 
 

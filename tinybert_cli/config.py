@@ -128,10 +128,15 @@ class Data(Section):
         return [names] if isinstance(names, str) else list(names)
 
     @property
+    def label_columns(self) -> list[str]:
+        """The column with the gold label, or one column per class."""
+        names = self.label_column_name
+        return [names] if isinstance(names, str) else list(names)
+
+    @property
     def label_column(self) -> str:
         """The column with the gold label; of one column per class their names, separated by commas."""
-        name = self.label_column_name
-        return name if isinstance(name, str) else ", ".join(name)
+        return ", ".join(self.label_columns)
 
     @property
     def class_names(self) -> list[str] | None:

@@ -17,8 +17,8 @@ from tinybert_cli.data import delimited, local_datasets, parallel_files, readers
 from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.inspection import splitting
 from tinybert_cli.inspection.columns import Guess
-from tinybert_cli.label_values import all_hidden, as_number, as_text, in_quotes, is_missing
-from tinybert_cli.tasks.gold_answers import IMPOSSIBLE, is_impossible
+from tinybert_cli.inspection.unlabelled_rows import unlabelled_rows
+from tinybert_cli.label_values import all_hidden, as_number, as_text, in_quotes
 from tinybert_cli.types import Rows
 
 SHARE = 0.15  # of the rows, for validation and for test
@@ -99,15 +99,40 @@ def completed(read: Splits, guess: Guess, *, seed: int) -> Splits:
     if missing:
         shares = {name: min(SHARE, MOST_HELD_OUT / len(rows)) for name in missing}
         context = guess.text[1:] if guess.task == "question-answering" else guess.text
-        groups = splitting.groups(rows, context)
-        for name, indices in splitting.split(groups, _strata(rows, guess), shares, seed=seed).items():
+        groups, parts = _divided(rows, context, _strata(rows, guess), shares, seed)
+        for name, indices in parts.items():
             result.rows[name] = rows.select(indices)
             result.new.add(name)
         result.notes += _together(rows, groups, context, whole=len(context) == len(guess.text))
+        result.notes += _shared(result.rows, missing, context)
     _check_overlap(result, guess)
     if "unlabeled" in result.rows:
         _select_unlabeled(result, guess)
     return result
+
+
+def _divided(
+    rows: Rows, columns: Sequence[str], strata: Sequence[Hashable], shares: Mapping[str, float], seed: int
+) -> tuple[list[list[int]], dict[str, list[int]]]:
+    """The groups of rows that stay together, and the splits; numbers count, if nothing can be split without them."""
+    groups = splitting.groups(rows, columns)
+    try:
+        return groups, splitting.split(groups, strata, shares, seed=seed)
+    except InputError:
+        groups = splitting.groups(rows, columns, numbers=True)
+        return groups, splitting.split(groups, strata, shares, seed=seed)
+
+
+def _shared(rows: Mapping[str, Rows], names: Sequence[str], columns: Sequence[str]) -> Iterator[str]:
+    """Notes the rows of pairs one of whose texts is in train: one that many rows have does not keep them together."""
+    for column in columns if len(columns) > 1 else ():
+        known = {splitting.text_key(text) for text in rows["train"].column(column)}
+        for name in names:
+            count = sum(splitting.text_key(text) in known for text in rows[name].column(column))
+            if count:
+                total = len(rows[name])
+                shared = f"{count:,} of {total:,} {name} rows share their {column} with a row of train"
+                yield f"{shared}, as too many do: to score new ones, name files (--validation, --test)"
 
 
 def _together(rows: Rows, groups: Sequence[Sequence[int]], columns: Sequence[str], *, whole: bool) -> list[str]:
@@ -179,10 +204,9 @@ def _leave_out(result: Splits, name: str, guess: Guess) -> None:
         del result.rows[name]
         result.settings = {key: value for key, value in result.settings.items() if key != f"{name}_file"}
         return
-    golds = [rows.column(column) for column in labels]
     with_text = [index for index in range(len(rows)) if all(_has_text(column[index]) for column in texts)]
-    is_labelled = _is_labelled(rows, guess, golds)
-    labelled = [index for index in with_text if is_labelled[index]]
+    without = {*unlabelled_rows(rows, guess.task, labels)}
+    labelled = [index for index in with_text if index not in without]
     if len(labelled) < len(rows):
         result.new.add(name)
         result.rows[name] = rows.select(labelled)
@@ -193,32 +217,15 @@ def _leave_out(result: Splits, name: str, guess: Guess) -> None:
         result.notes.append(f"{len(with_text) - len(labelled):,} rows of {name} have no label: {used}")
         if used != "left out":
             result.rows["unlabeled"] = rows.select(sorted({*with_text} - {*labelled}))
-    blank = sum(all(_is_blank(column[index]) for column in golds) for index in labelled)
+    blank = sum(rows.column(labels[0])[index] == "" for index in labelled)
     if blank and guess.task == "multi-label-classification":
         result.notes.append(f"{blank:,} rows of {name} have no label in their cell: they have none of the classes")
     if not labelled:
         raise InputError(f"no row of {name} has both a text and a label", where=rows.origins[0][0])
 
 
-def _is_labelled(rows: Rows, guess: Guess, golds: Sequence[Sequence[Any]]) -> list[bool]:
-    """Whether each row has a label: also one that has none of the classes, or that `is_impossible` marks."""
-    if guess.task == "multi-label-classification" and len(golds) == 1:
-        return [value == "" or not _is_blank(value) for value in golds[0]]
-    labelled = [not all(map(_is_blank, values)) for values in zip(*golds, strict=True)]
-    if guess.task == "question-answering" and IMPOSSIBLE in rows.columns:
-        flags = rows.columns[IMPOSSIBLE]
-        return [
-            known or bool(is_impossible(flags[index], rows.location(index))) for index, known in enumerate(labelled)
-        ]
-    return labelled
-
-
 def _has_text(value: object) -> bool:
     return bool(value.strip()) if isinstance(value, str) else bool(value)
-
-
-def _is_blank(value: object) -> bool:
-    return is_missing(value) or (isinstance(value, str) and not value.strip())
 
 
 def _select_unlabeled(result: Splits, guess: Guess) -> None:
@@ -248,7 +255,8 @@ def _check_overlap(result: Splits, guess: Guess) -> None:
         count = sum(key in train for key in _keys(result.rows[name], guess, numbers=True))
         if count:
             total = len(result.rows[name])
-            result.notes.append(f"{count:,} of {total:,} {name} rows are also in train: scores on them are too good")
+            what = "are in train, too, apart from case, punctuation and spaces"
+            result.notes.append(f"{count:,} of {total:,} {name} rows {what}: scores on them are too good")
 
 
 def _keys(rows: Rows, guess: Guess, *, numbers: bool = False) -> Iterator[tuple[str, ...]]:

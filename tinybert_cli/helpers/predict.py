@@ -196,15 +196,25 @@ def _check_exists(path: Path) -> None:
 
 
 def read_lines(stream: BinaryIO | gzip.GzipFile, name: str) -> list[str]:
-    """The lines of a UTF-8 stream, each a text, empty ones included.
+    """The lines of a stream in UTF-8, or as its byte order mark says, each a text, empty ones included.
 
-    A line ends with \\n or \\r\\n and nothing else: U+2028, U+0085 and form feeds are part of a text. All lines are
-    read before the first is used, so that an unreadable one is an error before any prediction.
+    A line ends with \\n or \\r\\n, in a stream without any \\n with \\r, and with nothing else: U+2028, U+0085 and form
+    feeds are part of a text. All lines are read before the first is used, so that an unreadable one is an error before
+    any prediction.
 
     Raises:
-        InputError: a line is not UTF-8.
+        InputError: a line has another encoding.
     """
-    lines = stream.read().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    from tinybert_cli.data import text_files
+
+    content = stream.read()
+    encoding = text_files.encoding_of(content)
+    if encoding != "utf-8":
+        try:
+            content = content.decode(encoding).encode("utf-8")
+        except UnicodeDecodeError as error:
+            raise text_files.not_as_marked(Path(name), encoding) from error
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n" if b"\n" in content else b"\r")
     if not lines[-1]:  # after the last line break
         lines.pop()
     texts = []
@@ -213,7 +223,9 @@ def read_lines(stream: BinaryIO | gzip.GzipFile, name: str) -> list[str]:
             texts.append(line.removesuffix(b"\r").decode("utf-8"))
         except UnicodeDecodeError as error:
             raise InputError(
-                f"text {number} is not UTF-8: {error}", where=f"{name}:{number}", hint="convert it: iconv -t UTF-8"
+                f"text {number} is not UTF-8: {error}",
+                where=f"{name}:{number}",
+                hint="convert it: iconv -f ENCODING -t UTF-8",
             ) from error
     return texts
 

@@ -76,7 +76,7 @@ def contradictions(rows: Rows, data: Data, task: str) -> list[list[int]]:
     Labels of a regression differ if they are further apart than a tenth of the range of all. Empty for tasks in which
     a text may have several answers.
     """
-    names = [data.label_column_name] if isinstance(data.label_column_name, str) else data.label_column_name
+    names = data.label_columns
     if task not in ONE_LABEL or not all(name in rows.columns for name in names):
         return []
     columns = [rows.column(name) for name in names]
@@ -242,7 +242,7 @@ def _as_float(label: Any) -> float | None:
 
 def _contradicting_pair(group: list[int], rows: Rows, data: Data) -> tuple[int, int]:
     """The first row, and the first one after it with another label."""
-    names = [data.label_column_name] if isinstance(data.label_column_name, str) else data.label_column_name
+    names = data.label_columns
     labels = [_label_key([rows.column(name)[index] for name in names]) for index in group]
     return group[0], next(index for index, label in zip(group, labels, strict=True) if label != labels[0])
 

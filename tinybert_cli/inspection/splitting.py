@@ -16,7 +16,8 @@ LARGEST = 0.1  # of the rows, in a group; a larger one is joined by too little
 MOST_SHARED = 20  # rows that may be joined by one of their texts alone; a text of more pairs is a common phrase
 
 _DIGITS = re.compile(r"\d+")
-_MARKS = re.compile(r"[\W_]+")
+_NO_LETTERS = re.compile(r"[\W_]+")
+_VARIANTS = {chr(code) for code in range(0xFE00, 0xFE10)}  # marks that choose how an emoji is drawn
 
 
 def text_key(text: object, *, numbers: bool = False) -> str:
@@ -27,19 +28,32 @@ def text_key(text: object, *, numbers: bool = False) -> str:
     """
     whole = " ".join(map(str, text)) if isinstance(text, list) else str(text)
     folded = unicodedata.normalize("NFKC", whole).casefold()
-    key = _MARKS.sub(" ", folded).strip()
+    key = " ".join(_NO_LETTERS.sub(_blank, folded).split())
     has_letters = re.search(r"[^\W\d_]", key) is not None
     return (_DIGITS.sub("0", key) if has_letters and not numbers else key) or folded
 
 
-def groups(rows: Rows, columns: Sequence[str]) -> list[list[int]]:
+def _blank(match: re.Match[str]) -> str:
+    """Spaces for punctuation; marks that are vowels or tones, as in Hindi and Thai, are part of their word."""
+    marks = match[0]
+    return " " if marks.isascii() else "".join(letter if _is_part_of_a_word(letter) else " " for letter in marks)
+
+
+def _is_part_of_a_word(letter: str) -> bool:
+    return unicodedata.category(letter).startswith("M") and letter not in _VARIANTS
+
+
+def groups(rows: Rows, columns: Sequence[str], *, numbers: bool = False) -> list[list[int]]:
     """The rows, by indices, joined where their texts are near-identical.
 
     Rows with several texts are joined if all of them are, or one of them that few other rows have. Numbers make a
     difference in data where most texts differ in them only.
+
+    Args:
+        numbers: they make a difference in any case.
     """
-    result = _groups(rows, columns, numbers=False)
-    if max(map(len, result)) > LARGEST * len(rows):
+    result = _groups(rows, columns, numbers=numbers)
+    if not numbers and max(map(len, result)) > LARGEST * len(rows):
         result = _groups(rows, columns, numbers=True)
     return result
 
@@ -123,8 +137,8 @@ def split(
         result["train"] += [index for group in rest for index in group]
     if empty := [name for name in shares if not result[name]]:
         raise InputError(
-            f"no rows can be taken out for {' and '.join(empty)}: texts that differ only in case, punctuation or "
-            f"numbers stay together, and {len(strata):,} rows have only {len(grouped):,} different ones",
+            f"no rows can be taken out for {' and '.join(empty)}: texts that differ only in case and "
+            f"punctuation stay together, and {len(strata):,} rows have only {len(grouped):,} different ones",
             hint="name files: --validation FILE --test FILE",
         )
     return {name: sorted(indices) for name, indices in result.items()}

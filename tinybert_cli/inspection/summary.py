@@ -14,8 +14,9 @@ from tinybert_cli import tasks
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.inspection import duplicates, vocabulary
+from tinybert_cli.inspection.unlabelled_rows import unlabelled_rows
 from tinybert_cli.inspection.vocabulary import TokenCounts
-from tinybert_cli.label_values import as_number, in_quotes, is_missing
+from tinybert_cli.label_values import as_number, in_quotes
 from tinybert_cli.metrics.proportions import wilson
 from tinybert_cli.types import Array, Rows
 
@@ -106,7 +107,7 @@ def _split(name: str, rows: Rows, data: Data, task: tasks.Task, tokenizer: Any |
     return Split(
         len(rows),
         len(_without_text(rows, data)),
-        None if name == "unlabeled" else _without_label(rows, data, task),
+        None if name == "unlabeled" else _count(_without_label(rows, data, task)),
         duplicates.repeated(rows, data),
         tokens,
         len(sample),
@@ -122,13 +123,17 @@ def _has_text(value: Any) -> bool:
     return bool(value.strip()) if isinstance(value, str) else bool(value)
 
 
-def _without_label(rows: Rows, data: Data, task: tasks.Task) -> int | None:
-    names = [data.label_column_name] if isinstance(data.label_column_name, str) else data.label_column_name
+def _without_label(rows: Rows, data: Data, task: tasks.Task) -> list[int] | None:
+    names = data.label_columns
     if not isinstance(task, tasks.PredictionTask | tasks.Translation) or not all(
         name in rows.columns for name in names
     ):
         return None
-    return sum(all(map(is_missing, labels)) for labels in zip(*(rows.column(name) for name in names), strict=True))
+    return unlabelled_rows(rows, task.name, names)
+
+
+def _count(rows: list[int] | None) -> int | None:
+    return None if rows is None else len(rows)
 
 
 def _check_rows(result: Summary, splits: Mapping[str, Rows], data: Data, task: tasks.Task) -> None:
@@ -138,8 +143,7 @@ def _check_rows(result: Summary, splits: Mapping[str, Rows], data: Data, task: t
             what = "no text" if len(data.text_columns) == 1 else "an empty text"
             result.warnings.append(f"{_rows(len(at), name)} {what} ({_numbers(at, splits[name])}): remove them")
         if split.without_label and split.without_label < split.rows and name in ("train", *duplicates.SCORED):
-            labels = splits[name].columns.get(data.label_column, [])
-            at = [index for index, label in enumerate(labels) if is_missing(label)]
+            at = _without_label(splits[name], data, task) or []
             where = f" ({_numbers(at, splits[name])})" if at else ""
             result.unlabeled.append(
                 f"{_rows(split.without_label, name)} no label{where}: add the labels, or move these rows to a file "

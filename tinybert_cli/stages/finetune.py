@@ -14,6 +14,7 @@ from tinybert_cli.config import Finetune
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
+from tinybert_cli.inspection.unlabelled_rows import check_labelled
 from tinybert_cli.stages import preparation, stored_examples, training, translation_training
 from tinybert_cli.stages.preparation import StoredExamples, TrainingRows, TrainingRun
 from tinybert_cli.stages.translation_training import TranslationEvaluation
@@ -116,6 +117,7 @@ def _training_rows(
 
 def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[Event, None, TrainingRows]:
     rows = data.read(config.data, "train")
+    check_labelled(rows, config.data, task.name)
     names = task.label_names(rows, config.data, model_names=None)
     labels = task.labels(rows, config.data, names)
     if labels is None:

@@ -102,7 +102,11 @@ class QuestionAnswering(PredictionTask):
         gold = list(answers_of_rows)
         if missing(labels).any():
             row = next(index for index, answers in enumerate(gold) if answers is None)
-            raise InputError("a row without answers", where=rows.location(row))
+            raise InputError(
+                "a row without answers",
+                where=rows.location(row),
+                hint="add the answer; a question without one has an empty list, or is_impossible: true",
+            )
         return SpanMetric(labels, contexts, [[answer.text for answer in answers or []] for answers in gold])
 
     def label_statements(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
