@@ -6,9 +6,11 @@ import csv
 import gzip
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -142,6 +144,26 @@ def test_tsv_has_no_quotes_and_refuses_what_it_cannot_hold(teacher: Path, tmp_pa
         assert not (tmp_path / "other.tsv").exists()
 
 
+def test_parquet_keeps_the_types_of_its_columns(teacher: Path, tmp_path: Path) -> None:
+    times = np.array(["2024-01-01T00:00:00.123456789", "2024-01-02"], dtype="datetime64[ns]")
+    columns = {
+        "text": pa.array(["fine", "bad"]),
+        "id": pa.array([2**63 + 1, 5], pa.uint64()),
+        "time": pa.array(times),
+        "price": pa.array([Decimal("1.50"), None], pa.decimal128(10, 2)),
+        "share": pa.array([0.1, 1.5], pa.float32()),
+        "kind": pa.array(["a", "b"]).dictionary_encode(),
+        "tags": pa.array([["x"], []], pa.list_(pa.large_string())),
+    }
+    table = pa.table(columns)
+    pq.write_table(table, tmp_path / "a.parquet")
+    done = run(teacher, "--file", tmp_path / "a.parquet", "--output", tmp_path / "answers.parquet")
+    assert done.exit_code == 0 and "are text" not in done.stderr, done.stderr
+    written = pq.read_table(tmp_path / "answers.parquet").select(list(columns))
+    assert written.schema.field("kind").type == pa.string()
+    assert written.drop_columns(["kind"]).equals(table.drop_columns(["kind"]))
+
+
 def test_columns_that_parquet_stores_as_text_are_named(teacher: Path, tmp_path: Path) -> None:
     rows = [{"text": "fine", "id": 2**63 + 1, "n": 1}, {"text": "bad", "id": "x", "n": 2}]
     done = run(teacher, "--file", write_table(tmp_path / "a.jsonl", rows), "--output", tmp_path / "answers.parquet")
@@ -171,7 +193,7 @@ def test_tuned_thresholds_are_part_of_the_output(teacher: Path) -> None:
 def test_several_labels_are_one_cell_that_label_separator_splits(tmp_path: Path) -> None:
     rows = Rows({"text": ["a", "b"]}, (("file.csv", 2),))
     outputs = [{"text": "a", "prediction": ["x", "y"]}, {"text": "b", "prediction": []}]
-    predict_tables.write(tmp_path / "out.csv", [(rows, outputs)])
+    predict_tables.write(tmp_path / "out.csv", [(rows, outputs)], tmp_path / "file.csv")
     assert (tmp_path / "out.csv").read_text() == "text,prediction\na,x|y\nb,\n"
 
 

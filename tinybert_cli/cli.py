@@ -319,7 +319,7 @@ def predict(
         if source is not None and out is not None:
             predict_tables.check_columns(source.columns)
             predict_tables.check_cells(_path(out), source.parts)
-            count = predict_tables.write(_path(out), source.predictions(predictor))
+            count = predict_tables.write(_path(out), source.predictions(predictor), source.file)
             print(message(f"written: {_path(out)}, {count:,} rows"), file=stderr)
             if as_json:
                 yield as_json_text({**facts, "output": str(_path(out)), "rows": count})

@@ -42,6 +42,7 @@ def run(
 class Source:
     """The rows of a file, and the texts in them: both are read in parts, so that the memory does not grow."""
 
+    file: Path
     parts: predict_tables.Parts
     texts_of: Callable[[Rows], list[tuple[str, ...]]]
 
@@ -75,7 +76,9 @@ def open_source(
     if predict_tables.is_table(file):
         _check_exists(file)
         parts = predict_tables.open_table(file, recorded)
-        source = Source(parts, lambda rows: predict_tables.texts_of(rows, columns, recorded, str(predictor.folder)))
+        source = Source(
+            file, parts, lambda rows: predict_tables.texts_of(rows, columns, recorded, str(predictor.folder))
+        )
         for rows in parts():
             source.texts_of(rows)  # raises
         return source
@@ -96,7 +99,7 @@ def open_source(
     names = recorded if pairs and all(len(text) == 2 for text in texts) else None
     cells = dict(zip(names, map(list, zip(*texts, strict=True)), strict=True)) if names and texts else {"text": lines}
     rows = Rows({name: list(values) for name, values in cells.items()}, ((str(file), len(lines)),))
-    return Source(lambda: iter([rows]), lambda _: texts)
+    return Source(file, lambda: iter([rows]), lambda _: texts)
 
 
 def recorded_columns(predictor: Predictor | TranslationPredictor) -> tuple[str, ...] | None:

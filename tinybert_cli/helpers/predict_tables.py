@@ -114,7 +114,7 @@ def check_columns(names: Sequence[str]) -> None:
         raise InputError(f"the file has a column '{taken[0]}', which --output adds", hint="rename the column")
 
 
-def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]]) -> int:
+def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path) -> int:
     """Writes the columns of the rows with the predictions beside them, in their order; returns the number of rows.
 
     The file takes its name when it is complete. csv, tsv and jsonl are written as the predictions come; a Parquet file,
@@ -122,6 +122,7 @@ def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]]) -> int:
 
     Args:
         parts: rows, and the output of `Predictor.predict` for each of them.
+        source: the file of the rows; Parquet keeps the types of its columns.
     """
     form, count = path.suffix.lower().removeprefix("."), 0
 
@@ -137,7 +138,7 @@ def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with artifacts.replacing(path) as partial:
             if form == "parquet":
-                _write_parquet(partial, joined())
+                _write_parquet(partial, joined(), source)
             elif form == "jsonl":
                 with partial.open("w", encoding="utf-8", newline="\n") as file:
                     file.writelines(f"{strict_json.dumps(row, default=str)}\n" for row in joined())
@@ -191,17 +192,31 @@ def _quoted(cell: str) -> str:
     return '"' + cell.replace('"', '""') + '"' if re.search(r'[",\r\n]', cell) else cell
 
 
-def _write_parquet(path: Path, joined: Iterator[Row]) -> None:
+def _write_parquet(path: Path, joined: Iterator[Row], source: Path) -> None:
     from tinybert_cli import data
 
     rows = list(joined)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
     table = Rows(columns, ((str(path), len(rows)),))
-    types = data.column_types([table])
+    types = {**data.column_types([table]), **_stored_types(source)}
+    types = {name: types[name] for name in names}
     if as_text := data.converted_columns([table], types):
         log.warning("columns whose values have no common type in Parquet are text: %s", ", ".join(as_text))
     data.write_table(path, columns, types)
+
+
+def _stored_types(source: Path) -> dict[str, Any]:
+    """The types of the columns of a Parquet file; categories are their values."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tinybert_cli.data.readers import format_of
+
+    if format_of(source) != "parquet":
+        return {}
+    types = {field.name: field.type for field in pq.read_schema(source)}
+    return {name: kind.value_type if pa.types.is_dictionary(kind) else kind for name, kind in types.items()}
 
 
 def _cell(value: Any) -> str:
