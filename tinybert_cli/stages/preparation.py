@@ -50,9 +50,7 @@ class TrainingRows:
     states: data.LayerStates | data.StackStates | None = None  # stored layer outputs of the teacher
     texts: list[str] | None = None  # the target text of each row, in translation
     top_k: data.TopK | None = None  # stored distributions of the teacher for the tokens of these texts
-    stored_rows: Array | None = (
-        None  # (N,) of these texts in the label dataset; -1: not the teacher's chosen translation
-    )
+    stored_rows: Array | None = None  # (N,) of these texts in the label dataset; -1: not the chosen translation
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
     teacher_parameters: int | None = None  # None if unknown
 
