@@ -71,8 +71,7 @@ ARMS = {
     "by-chrf": Arm("of 4 translations the nearest to the reference", "teacher", HARD),
     "n-best": Arm("all 4 translations", "n_best", HARD),
     "words": Arm("the nearest translation, and its distributions (top 8)", "teacher", WORDS),
-    "both": Arm("the nearest translation, and references", "both", HARD),
-    "both-words": Arm("the same, and the distributions, as in the recipe", "both", WORDS),
+    "both-words": Arm("the same, and references, as in the recipe", "both", WORDS),
     "states": Arm("the same, and hidden states", "both", STATES, settings=("teacher",)),
 }
 
