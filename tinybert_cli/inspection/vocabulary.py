@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinybert_cli.config import Data
-from tinybert_cli.metrics.spans import CJK
+from tinybert_cli.metrics.answer_texts import CJK
 from tinybert_cli.scratch_files import counts
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Array, Encoded, Rows

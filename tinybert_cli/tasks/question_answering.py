@@ -14,10 +14,11 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
-from tinybert_cli.metrics import spans
+from tinybert_cli.metrics import span_targets, spans
 from tinybert_cli.metrics.comparison import rank_correlation
 from tinybert_cli.metrics.probabilities import EPSILON
-from tinybert_cli.metrics.spans import NEVER, NO_ANSWER, NULL_THRESHOLD, SpanMetric
+from tinybert_cli.metrics.span_metric import NEVER, NULL_THRESHOLD, SpanMetric
+from tinybert_cli.metrics.spans import NO_ANSWER
 from tinybert_cli.scratch_files import joined
 from tinybert_cli.tasks.base import PredictionTask, missing
 from tinybert_cli.tasks.context_windows import ContextWindows, cut_questions
@@ -266,7 +267,7 @@ def _marks(labels: Array, layout: Layout) -> Array:
             if missing(label).any():
                 marks[:] = np.nan
             else:
-                for first, last in spans.answer_tokens(tokens, *label.tolist()):
+                for first, last in span_targets.answer_tokens(tokens, *label.tolist()):
                     marks[first, 0] = marks[last, 1] = 1
             yield marks
 
@@ -274,10 +275,10 @@ def _marks(labels: Array, layout: Layout) -> Array:
 
 
 def _transferred(logits: Array, source: Layout | None, target: Layout | None) -> Array:
-    """Logits (P, 2) on the tokens of `source`, on those of `target`; see `spans.transferred`."""
+    """Logits (P, 2) on the tokens of `source`, on those of `target`; see `span_targets.transferred`."""
     assert target is not None
     rows = zip(spans.by_row(logits, source), spans.token_spans_by_row(target), strict=True)
-    moved = (spans.transferred(values, tokens, own) for (values, tokens), own in rows)
+    moved = (span_targets.transferred(values, tokens, own) for (values, tokens), own in rows)
     return joined(moved, logits.dtype).reshape(-1, 2)
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.label_values import as_number, example_list, example_mapping
+from tinybert_cli.metrics.answer_texts import CJK
 from tinybert_cli.metrics.comparison import class_fidelity
 from tinybert_cli.metrics.entities import TaggingMetric, entities, irregular_entities, scheme_of
 from tinybert_cli.metrics.probabilities import mean_class_logits, softmax
-from tinybert_cli.metrics.spans import CJK
 from tinybert_cli.metrics.tag_schemes import SchemeProblem, scheme_problem
 from tinybert_cli.scratch_files import GrowingArray
 from tinybert_cli.tasks.base import PredictionTask, missing
