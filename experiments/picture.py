@@ -17,7 +17,7 @@ import result_files
 import scale_table
 import sst2_tables
 
-from tinybert_cli.reports import html, plots
+from tinybert_cli.reports import html, svg_canvas
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -46,11 +46,11 @@ def cascade(results: Mapping[str, Any]) -> str:
         f"({intervals[name][0]:.3f} to {intervals[name][1]:.3f})"
         for name, (milliseconds, accuracy) in points.items()
     )
-    with plots.canvas("SST-2: accuracy against latency", description, height=3.7) as (axes, svgs):
+    with svg_canvas.canvas("SST-2: accuracy against latency", description, height=3.7) as (axes, svgs):
         for start, end, bend in STEPS:
             arrow = {
                 "arrowstyle": "-|>",
-                "color": plots.SERIES[0],
+                "color": svg_canvas.SERIES[0],
                 "lw": 1.2,
                 "shrinkA": 8,
                 "shrinkB": 8,
@@ -59,7 +59,7 @@ def cascade(results: Mapping[str, Any]) -> str:
             }
             axes.annotate("", points[end], points[start], arrowprops=arrow)
         for name, (milliseconds, accuracy) in points.items():
-            colour = plots.SERIES[1] if name == "student2-plain" else plots.SERIES[0]
+            colour = svg_canvas.SERIES[1] if name == "student2-plain" else svg_canvas.SERIES[0]
             axes.vlines(milliseconds, *intervals[name], color=colour, lw=1.6, alpha=0.45)
             axes.scatter([milliseconds], [accuracy], s=60, color=colour, zorder=3)
             title, shape, x, y, side = CASCADE[name]
@@ -69,7 +69,7 @@ def cascade(results: Mapping[str, Any]) -> str:
                 (
                     f"{shape}, {size:.1f} MB",
                     y,
-                    {"fontsize": 10, "color": plots.COLOURS["muted"]},
+                    {"fontsize": 10, "color": svg_canvas.COLOURS["muted"]},
                 ),
             ]:
                 axes.annotate(text, points[name], (x, height), textcoords="offset points", ha=side, **style)
@@ -91,19 +91,23 @@ def tasks(results: Mapping[str, Any]) -> str:
         f"{dataset}: " + ", ".join(f"{model} {value:.1f} %" for model, value in models.items())
         for dataset, models in kept.items()
     )
-    with plots.canvas("Share of the teacher's score, by dataset", description, height=3.9) as (axes, svgs):
+    with svg_canvas.canvas("Share of the teacher's score, by dataset", description, height=3.9) as (axes, svgs):
         for row, models in enumerate(kept.values()):
             axes.plot(
-                [models["student2"], models["plain"]], [row, row + 0.22], color=plots.COLOURS["line"], lw=2, zorder=1
+                [models["student2"], models["plain"]],
+                [row, row + 0.22],
+                color=svg_canvas.COLOURS["line"],
+                lw=2,
+                zorder=1,
             )
         for index, ((model, label), marker) in enumerate(zip(SMALL.items(), "soX", strict=True)):
             values = [models[model] for models in kept.values()]
             rows = [row + 0.22 * (index - 1) for row in range(len(kept))]  # side by side, where scores are equal
-            colour = plots.SERIES[(2, 0, 1)[index]]
+            colour = svg_canvas.SERIES[(2, 0, 1)[index]]
             axes.scatter(values, rows, s=46, color=colour, marker=marker, lw=0, label=label, zorder=3)
-        axes.axvline(100, color=plots.COLOURS["muted"], lw=1, ls=":")
+        axes.axvline(100, color=svg_canvas.COLOURS["muted"], lw=1, ls=":")
         axes.set_yticks(range(len(kept)), kept)
-        axes.tick_params(axis="y", length=0, labelcolor=plots.COLOURS["ink"])
+        axes.tick_params(axis="y", length=0, labelcolor=svg_canvas.COLOURS["ink"])
         axes.set(xlabel="% of the teacher's score on validation", ylim=(len(kept) - 0.5, -0.5))
         axes.grid(False, axis="y")
         axes.figure.legend(loc="outside upper left", ncols=3, fontsize=10, handletextpad=0.1, columnspacing=1.0)
@@ -119,13 +123,13 @@ def scale(results: Mapping[str, Any]) -> str:
         + ", ".join(f"{int(rows):,} rows {numbers['peak_mb'] / 1000:.2f} GB" for rows, numbers in own.items())
         for stage, own in stages.items()
     )
-    with plots.canvas("Peak memory by the number of rows", description, height=3.9) as (axes, svgs):
+    with svg_canvas.canvas("Peak memory by the number of rows", description, height=3.9) as (axes, svgs):
         for index, (stage, own) in enumerate(stages.items()):
-            rows, colour = [int(count) for count in own], plots.SERIES[index]
+            rows, colour = [int(count) for count in own], svg_canvas.SERIES[index]
             peak, private = ([numbers[key] / 1000 for numbers in own.values()] for key in ("peak_mb", "private_mb"))
             axes.plot(rows, peak, color=colour, lw=1.8, marker="o", ms=5, label=stage)
             axes.plot(rows, private, color=colour, lw=1.2, ls=":")
-        axes.plot([], [], color=plots.COLOURS["muted"], lw=1.2, ls=":", label="private memory only")
+        axes.plot([], [], color=svg_canvas.COLOURS["muted"], lw=1.2, ls=":", label="private memory only")
         axes.set(xscale="log", xlabel="rows", ylabel="GB")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter("{x:,.0f}")

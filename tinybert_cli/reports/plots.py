@@ -1,48 +1,30 @@
-"""Plots as inline SVG: pure functions whose output is deterministic.
-
-Every plot has a title and a text description for screen readers, keeps its labels as text, and takes its colours from
-the page's CSS variables (`COLOURS`), so it follows light and dark mode; outside of a page it is light.
-"""
+"""Plots as inline SVG: pure functions whose output is deterministic, see `svg_canvas`."""
 
 from __future__ import annotations
 
-import hashlib
-import html
-import io
 import math
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinybert_cli.errors import InputError
+from tinybert_cli.reports.plot_axes import (
+    cost_axis,
+    label,
+    label_levels,
+    legend,
+    legend_label,
+    line_style,
+    round_ticks,
+    shortened,
+)
+from tinybert_cli.reports.svg_canvas import COLOURS, SERIES, canvas
 from tinybert_cli.scratch_files import bound_mapped_memory
 from tinybert_cli.types import Array
 
 Points = Mapping[str, Sequence[float]]  # name → (x, y), or (x, y, low, high) with the bounds of y's interval
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name → (all x, all y)
-
-# CSS variable → default colour. The six series colours can be distinguished by colour-blind readers (Okabe and Ito).
-COLOURS = {
-    "plot-1": "#0072b2", "plot-2": "#d55e00", "plot-3": "#009e73", "plot-4": "#cc79a7", "plot-5": "#e69f00",
-    "plot-6": "#56b4e9", "ink": "#1f2328", "muted": "#59636e", "line": "#d1d9e0",
-}  # fmt: skip
-SERIES = [COLOURS[f"plot-{number}"] for number in range(1, 7)]
 PART = 1 << 18  # confidences that are counted at a time
-DASHES = ["-", "--", "-.", ":"]  # a second cue, because colours repeat after six series
-
-_STYLE = {
-    "svg.fonttype": "none", "text.parse_math": False, "text.usetex": False, "font.family": "DejaVu Sans",
-    "font.size": 11.0, "text.color": COLOURS["ink"], "axes.labelcolor": COLOURS["muted"],
-    "axes.edgecolor": COLOURS["line"], "axes.linewidth": 1.0, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": COLOURS["line"], "grid.linewidth": 0.6,
-    "xtick.color": COLOURS["line"], "ytick.color": COLOURS["line"], "xtick.labelcolor": COLOURS["muted"],
-    "ytick.labelcolor": COLOURS["muted"], "legend.frameon": False, "lines.linewidth": 1.8, "figure.dpi": 72.0,
-}  # fmt: skip
 
 
 def tradeoff(
@@ -78,12 +60,12 @@ def tradeoff(
             axes.scatter([x], [y], s=44, zorder=3, **style)
         for level in (levels or {}).values():
             axes.axhline(level, color=COLOURS["muted"], lw=0.9, ls="--", alpha=0.7, zorder=1)
-        _cost_axis(axes, [points[name][0] for name in order])
+        cost_axis(axes, [points[name][0] for name in order])
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.margins(y=0.12)
-        _round_ticks(axes.yaxis)
-        _label_levels(axes, levels or {})
-        _label(axes, {name: (points[name][0], points[name][1]) for name in order}, required=front)
+        round_ticks(axes.yaxis)
+        label_levels(axes, levels or {})
+        label(axes, {name: (points[name][0], points[name][1]) for name in order}, required=front)
     return svgs[0]
 
 
@@ -124,11 +106,11 @@ def curves(
     order = list(dict.fromkeys(name for name, *_ in lines))
     with canvas(title or f"{y_label} by {x_label}", description) as (axes, svgs):
         for name, (xs, ys), kind in lines:
-            style = _line_style(order.index(name))
+            style = line_style(order.index(name))
             if dashed:
                 style["ls"] = "--" if kind else "-"
             own_label = name not in series or not kind
-            label = _legend_label(name) if own_label else None
+            label = legend_label(name) if own_label else None
             marker = "o" if len(xs) <= 30 else None
             axes.plot(xs, ys, **style, marker=marker, ms=3.5, lw=1.5, label=label)
         for name, dash in zip(line_names, ("-", "--"), strict=True) if dashed else ():
@@ -137,9 +119,9 @@ def curves(
         axes.set_xlim(left=0)
         if from_zero:
             axes.set_ylim(bottom=0)
-        _round_ticks(axes.xaxis, axes.yaxis)
+        round_ticks(axes.xaxis, axes.yaxis)
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        _legend(axes, len(order) + (2 if dashed else 0))
+        legend(axes, len(order) + (2 if dashed else 0))
     return svgs[0]
 
 
@@ -164,12 +146,12 @@ def reliability_diagram(
         axes.plot([low, 1], [low, 1], color=COLOURS["muted"], lw=1, ls=":", label="perfect calibration")
         for index, (name, line) in enumerate(lines.items()):
             confidence, accuracy, share = [[point[column] for point in line] for column in range(3)]
-            axes.plot(confidence, accuracy, **_line_style(index), lw=1.5, label=_legend_label(name))
+            axes.plot(confidence, accuracy, **line_style(index), lw=1.5, label=legend_label(name))
             area = [12 + 160 * value for value in share]
             axes.scatter(confidence, accuracy, s=area, color=SERIES[index % 6], alpha=0.75, lw=0)
         axes.set(xlabel="confidence", ylabel="accuracy", xlim=(low, 1.02), ylim=(low, 1.02))
-        _round_ticks(axes.xaxis, axes.yaxis)
-        _legend(axes, len(lines) + 1)
+        round_ticks(axes.xaxis, axes.yaxis)
+        legend(axes, len(lines) + 1)
     return svgs[0]
 
 
@@ -191,7 +173,7 @@ def confusion_matrix(counts: Sequence[Sequence[float]], names: Sequence[str], *,
                 text = f"{count:,.0f}\n{share:.0%}" if len(names) <= 10 else f"{count:,.0f}"
                 axes.text(x, y, text, ha="center", va="center", fontsize=font_size * (1.0 if len(names) <= 6 else 0.8))
         positions = range(len(names))
-        short = [_shortened(name, 18) for name in names]
+        short = [shortened(name, 18) for name in names]
         axes.set_xticks(positions, short, fontsize=font_size)
         axes.set_yticks(positions, short, fontsize=font_size)
         if sum(map(len, short)) > 9 * size:
@@ -231,162 +213,17 @@ def bars(
             )
         if reference is not None:
             axes.axvline(reference, color=SERIES[1], lw=1.3, ls="--", label=f"all rows: {reference:{digits}}")
-            _legend(axes, 1)
-        axes.set_yticks(range(len(triples)), [_shortened(name, 36) for name in triples])
+            legend(axes, 1)
+        axes.set_yticks(range(len(triples)), [shortened(name, 36) for name in triples])
         axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
         axes.set(xlabel=x_label, ylim=(len(triples) - 0.5, -0.5))
-        _round_ticks(axes.xaxis)
+        round_ticks(axes.xaxis)
         axes.grid(False, axis="y")
         if shares:
             axes.set_xlim(0, 1)
         else:
             axes.margins(x=0.12)
     return svgs[0]
-
-
-# -- drawing -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def canvas(title: str, description: str, *, width: float = 6.4, height: float = 3.9) -> Iterator[tuple[Any, list[str]]]:
-    """Axes to draw on, and a list that contains the SVG afterwards. Width and height in inches."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("the package 'matplotlib' is not installed", hint="pip install 'tinybert[report]'") from error
-
-    salt = hashlib.sha256(f"{title}\n{description}".encode()).hexdigest()
-    svgs: list[str] = []
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has the font
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure.subplots(), svgs
-        file = io.StringIO()
-        figure.savefig(
-            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
-    svgs.append(_inline(file.getvalue(), title, description, salt))
-
-
-def _inline(svg: str, title: str, description: str, salt: str) -> str:
-    """Turns an SVG file into an element of a page: no prologue, unique ids, the page's font and colours."""
-    svg = _FORBIDDEN.sub(" ", svg[svg.index("<svg") :])
-    svg = re.sub(r"\s*<metadata>.*?</metadata>|\s*<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # equal in every plot, and never referenced
-    svg = re.sub(r'style="[^"]*"', lambda style: _page_style(style[0]), svg)
-    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
-    title, description = html.escape(_printable(title)), html.escape(_printable(description))
-    head = (
-        f'<svg class="plot" role="img" aria-labelledby="t{salt[:10]} d{salt[:10]}" '
-        f'width="{float(width) * 1.3:.0f}" viewBox="0 0 {width} {height}" '
-        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" stroke-linejoin="round">\n'
-        f' <title id="t{salt[:10]}">{title}</title>\n <desc id="d{salt[:10]}">{description}</desc>'
-    )
-    return re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1).rstrip()
-
-
-def _page_style(style: str) -> str:
-    """Replaces matplotlib's font and colours by those of the page."""
-    style = style.replace("'DejaVu Sans'", "system-ui, sans-serif")
-    for variable, colour in COLOURS.items():
-        style = style.replace(colour, f"var(--{variable}, {colour})")
-    return style
-
-
-def _round_ticks(*axes: Any) -> None:
-    """At most seven round numbers on each of these axes."""
-    from matplotlib.ticker import MaxNLocator
-
-    for axis in axes:
-        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-
-
-def _cost_axis(axes: Any, costs: Sequence[float]) -> None:
-    """Linear from zero; logarithmic if the highest cost is more than 30 times the lowest."""
-    if costs and min(costs) > 0 and max(costs) > 30 * min(costs):
-        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-        axes.set_xscale("log")
-        few = max(costs) < 1000 * min(costs)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.1)
-    else:
-        axes.set_xlim(0, max([*costs, 1e-9]) * 1.12)
-        _round_ticks(axes.xaxis)
-
-
-def _label_levels(axes: Any, levels: Mapping[str, float]) -> None:
-    """Writes the names of levels at the left end of their lines; levels that are close together share a text."""
-    low, high = axes.get_ylim()
-    shared: list[tuple[float, list[str]]] = []
-    for name, level in sorted(levels.items(), key=lambda item: item[1]):
-        if shared and level - shared[-1][0] < 0.06 * (high - low):
-            shared[-1][1].append(name)
-        else:
-            shared.append((level, [name]))
-    for level, names in shared:
-        axes.annotate(
-            _shortened(", ".join(names), 48), (0.01, level), xycoords=("axes fraction", "data"), xytext=(0, 3),
-            textcoords="offset points", fontsize=9.5, color=COLOURS["muted"],
-        )  # fmt: skip
-
-
-def _label(axes: Any, points: Mapping[str, tuple[float, float]], *, required: Sequence[str]) -> None:
-    """Writes the names beside their points without overlap; a name without free space is omitted unless `required`.
-
-    `required`: the names on the Pareto front, in its order.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.transforms import Bbox
-
-    figure = axes.figure
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)  # computes the layout
-    occupied = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(list(points.values()))]
-    corners = [axes.transData.transform(points[name]) for name in required]
-    for (x0, y0), (x1, y1) in pairwise(corners):  # the line of the front
-        occupied += [
-            Bbox.from_extents(x0, y0 - 1, x1, y0 + 1),
-            Bbox.from_extents(x1 - 1, min(y0, y1), x1 + 1, max(y0, y1)),
-        ]
-    inside = axes.get_window_extent(renderer)
-    for name, point in points.items():
-        text = axes.annotate(_shortened(name, 28), point, textcoords="offset points", xytext=(0, 0), fontsize=10.5)
-        for x, y, horizontal, vertical in _LABEL_POSITIONS:
-            text.set(position=(x, y), ha=horizontal, va=vertical)
-            box = text.get_window_extent(renderer)
-            if (
-                inside.containsx(box.x0)
-                and inside.containsx(box.x1)
-                and not any(box.overlaps(other) for other in occupied)
-            ):
-                occupied.append(box)
-                break
-        else:
-            if name in required:
-                x, y, horizontal, vertical = _LABEL_POSITIONS[0]
-                text.set(position=(x, y), ha=horizontal, va=vertical)
-                occupied.append(text.get_window_extent(renderer))
-            else:
-                text.remove()
-
-
-def _legend(axes: Any, entries: int) -> None:
-    """A legend above the axes, in as many columns as fit."""
-    for columns in range(min(entries, 4), 0, -1):
-        legend = axes.figure.legend(
-            loc="outside upper left", ncols=columns, fontsize=10, handlelength=2.2, columnspacing=1.4
-        )
-        if columns == 1 or legend.get_window_extent().width <= axes.figure.bbox.width:
-            return
-        legend.remove()
-
-
-def _line_style(index: int) -> dict[str, Any]:
-    return {"color": SERIES[index % len(SERIES)], "ls": DASHES[index % len(DASHES)]}
 
 
 def _cell(x: int, y: int, share: float) -> Any:
@@ -415,27 +252,3 @@ def _bin_means(
         for index, size in enumerate(sizes.tolist())
         if size
     ]
-
-
-def _legend_label(name: str) -> str:
-    """A name for the legend; matplotlib omits labels that begin with an underscore."""
-    return f" {_shortened(name, 36)}" if name.startswith("_") else _shortened(name, 36)
-
-
-def _shortened(name: str, longest: int) -> str:
-    plain = _printable(name)
-    return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # not allowed in XML, even escaped
-
-# (x, y) offset in points, and the side of the text that is at this position; tried in this order.
-_LABEL_POSITIONS = [
-    (6, 6, "left", "bottom"), (-6, 6, "right", "bottom"), (6, -6, "left", "top"), (-6, -6, "right", "top"),
-    (9, 0, "left", "center"), (-9, 0, "right", "center"), (0, 9, "center", "bottom"), (0, -9, "center", "top"),
-    (6, 17, "left", "bottom"), (6, -17, "left", "top"),
-]  # fmt: skip
