@@ -109,7 +109,7 @@ def test_tables_have_means_and_the_worst_seed() -> None:
 
     lines = list(translation.table({"seed 42": seed(38.0, 37.0), "seed 43": seed(36.0, 36.0), "ablation": {}}))
     assert lines[2] == "| teacher, 4 + 4 layers | 40.0 | 95 %: 39.0 to 41.0 | 39.5 | 50.0 |  |  | 2.0 | 10 |"
-    student = "37.0 | 38.0, 36.0 | 36.5 | 50.0 | 92.5%; 90.0% | +0.5 (p < 0.01, < 0.01) | 2.0 | 10"
+    student = "37.0 | 38.0, 36.0 | 36.5 | 50.0 | 92.5%; 90.0% | +0.5; +1.0, +0.0 | 2.0 | 10"
     assert lines[3] == f"| student, 4 + 1 layers | {student} |" and len(lines) == 5
     arm = {"learns": "references", "validation": {"bleu": 30.0}, "test": {"bleu": 31.0}, "greedy": {"bleu": 29.0},
            "minutes": 12.0}  # fmt: skip
