@@ -149,6 +149,7 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "layer-mappings": (layer_mappings.table, "layer_mappings.json"),
     **{name: (draw, performance.FILE) for name, draw in performance.TABLES.items()},
     "multi30k": (translation.table, "multi30k.json"),
+    "multi30k-ablation": (translation.ablation_table, "multi30k.json"),
     "multi30k-exports": (translation.exports_table, "multi30k.json"),
     "scale": (scale_table.table, "scale.json"),
     "scale-resumed": (scale_table.resumed, "scale.json"),
