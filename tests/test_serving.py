@@ -143,6 +143,8 @@ def test_a_text_of_100000_characters_is_read_as_training_reads_it(exported: Path
 
 def test_a_long_source_text_is_cut_with_one_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     class Tokens:
+        prefix = ()
+
         def source_ids(self, texts: list[str]) -> list[list[int]]:
             return [[1] * len(text.split()) for text in texts]
 
