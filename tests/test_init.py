@@ -435,7 +435,7 @@ def test_a_row_without_any_of_several_labels_is_labelled() -> None:
     recipe, lines = write_recipe(write(Path("a.csv"), rows))
     assert recipe["task"] == "multi-label-classification" and "unlabeled_file" not in recipe["data"]
     assert sum(len(read(recipe, name)) for name in ("train", "validation", "test")) == len(rows)
-    assert any("20 rows of train have no label in their cell: they have none of the classes" in line for line in lines)
+    assert any("20 rows of train have an empty label cell: they have none of the classes" in line for line in lines)
 
 
 @pytest.mark.parametrize("none", [[], None])

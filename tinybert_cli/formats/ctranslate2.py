@@ -99,7 +99,12 @@ class Ctranslate2Translator:
         self.suppressed = [[padding]] if known and self.tokenizer.padding != self.tokenizer.end else None
 
     def translate(self, sources: Sequence[Sequence[int]], search: Search) -> list[list[Hypothesis]]:
-        """See `Translator`; a search that goes on after the limit of its row is done again with that limit."""
+        """See `Translator`.
+
+        CTranslate2 has one limit for all rows. A row with a hypothesis beyond its own limit is searched again with that
+        limit. One case is not noticed: a hypothesis that a shorter search returns as cut, and that ends later with a
+        lower score than the others.
+        """
         limits = [search.limit(len(source)) for source in sources]
         hypotheses = self._search(sources, max(limits), search)
         late: dict[int, list[int]] = {}  # limit → rows

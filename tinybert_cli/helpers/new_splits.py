@@ -132,7 +132,7 @@ def _shared(rows: Mapping[str, Rows], names: Sequence[str], columns: Sequence[st
             if count:
                 total = len(rows[name])
                 shared = f"{count:,} of {total:,} {name} rows share their {column} with a row of train"
-                yield f"{shared}, as too many do: to score new ones, name files (--validation, --test)"
+                yield f"{shared}: for scores on new ones, name files (--validation, --test)"
 
 
 def _together(rows: Rows, groups: Sequence[Sequence[int]], columns: Sequence[str], *, whole: bool) -> list[str]:
@@ -219,7 +219,7 @@ def _leave_out(result: Splits, name: str, guess: Guess) -> None:
             result.rows["unlabeled"] = rows.select(sorted({*with_text} - {*labelled}))
     blank = sum(rows.column(labels[0])[index] == "" for index in labelled)
     if blank and guess.task == "multi-label-classification":
-        result.notes.append(f"{blank:,} rows of {name} have no label in their cell: they have none of the classes")
+        result.notes.append(f"{blank:,} rows of {name} have an empty label cell: they have none of the classes")
     if not labelled:
         raise InputError(f"no row of {name} has both a text and a label", where=rows.origins[0][0])
 

@@ -201,9 +201,8 @@ def _check_exists(path: Path) -> None:
 def read_lines(stream: BinaryIO | gzip.GzipFile, name: str) -> list[str]:
     """The lines of a stream in UTF-8, or as its byte order mark says, each a text, empty ones included.
 
-    A line ends with \\n or \\r\\n, in a stream without any \\n with \\r, and with nothing else: U+2028, U+0085 and form
-    feeds are part of a text. All lines are read before the first is used, so that an unreadable one is an error before
-    any prediction.
+    A line ends with \\n or \\r\\n; in a stream without any \\n, with \\r. U+2028, U+0085 and form feeds are part of a
+    text. All lines are read before the first is used, so that an unreadable one is an error before any prediction.
 
     Raises:
         InputError: a line has another encoding.

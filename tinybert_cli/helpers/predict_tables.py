@@ -198,8 +198,9 @@ def _write_parquet(path: Path, joined: Iterator[Row], source: Path) -> None:
     rows = list(joined)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
-    table = Rows(columns, ((str(path), len(rows)),))
-    types = {**data.column_types([table]), **_stored_types(source)}
+    stored = {name: kind for name, kind in _stored_types(source).items() if name in columns}
+    table = Rows({name: columns[name] for name in names if name not in stored}, ((str(path), len(rows)),))
+    types = data.column_types([table]) | stored
     types = {name: types[name] for name in names}
     if as_text := data.converted_columns([table], types):
         log.warning("columns whose values have no common type in Parquet are text: %s", ", ".join(as_text))

@@ -117,11 +117,12 @@ def _training_rows(
 
 def _gold_rows(config: Finetune, task: tasks.PredictionTask) -> Generator[Event, None, TrainingRows]:
     rows = data.read(config.data, "train")
-    check_labelled(rows, config.data, task.name)
     names = task.label_names(rows, config.data, model_names=None)
     labels = task.labels(rows, config.data, names)
     if labels is None:
         raise tasks.no_labels_error(rows, config.data)
+    if tasks.missing(labels).any():
+        check_labelled(rows, config.data, task.name)
     task.check_trainable(labels, names, rows)
     yield from map(events.warning, task.label_warnings(rows, config.data, names))
     yield from map(events.warning, duplicates.contradiction_warnings("train", rows, config.data, task.name))

@@ -289,8 +289,9 @@ def _fitting(labels: data.Translations, teacher: TranslationPredictor) -> list[i
     code even if it was cut.
     """
     most = input_limits.max_positions(teacher.config)
-    lengths = [len(ids) for ids in teacher.tokenizer.target_ids(labels.texts)]
-    return [row for row, length in enumerate(lengths) if most is None or length <= most]
+    if most is None:
+        return list(range(len(labels)))
+    return [row for row, ids in enumerate(teacher.tokenizer.target_ids(labels.texts)) if len(ids) <= most]
 
 
 def _unusual_warning(counts: Mapping[str, int], total: int, config: GenSoftLabels) -> Iterator[Event]:
