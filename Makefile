@@ -61,13 +61,16 @@ $(foreach file,$(call steps,sweep-demo),$(eval $(call step,sweep-demo,$(file),$(
 
 # -- checks --------------------------------------------------------------------------------------------------
 
-# loadfile: a model that the tests of a file share is trained once.
+# loadfile: a model that the tests of a file share is trained once. A worker that crashes ends the tests, which name its
+# test: pytest-xdist 3.8 can wait forever for a worker that replaces it.
+PYTEST_IN_WORKERS := $(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0
+
 test: install
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST_IN_WORKERS)
 
 # Tests of minutes: the commands of the documentation, processes that share a run.
 test-slow: install
-	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
+	$(PYTEST_IN_WORKERS) -m slow
 
 # Every stage on a small model of each family that differs from BERT; FAMILY_DATA=path/to/sst2 takes other rows.
 FAMILY_DATA ?= configs/demo/reviews
@@ -81,7 +84,7 @@ test-integrations: test-spacy test-notebook test-flair test-runtimes
 
 test-spacy: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[spacy]' build fastapi httpx
-	$(BIN)/python -m pytest -n auto -m spacy tests/test_spacy.py tests/test_fastapi.py
+	$(PYTEST_IN_WORKERS) -m spacy tests/test_spacy.py tests/test_fastapi.py
 
 test-notebook: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebook]'
@@ -108,7 +111,7 @@ $(OLDER)/installed: constraints-transformers4.txt
 
 # Damaged files, killed runs, full disks, hostile models: every fault, and the page about them.
 faults: install
-	$(BIN)/python -m pytest -n auto tests/faults/test_faults.py --faults --junitxml $(RUNS)/faults.xml
+	$(BIN)/python -m pytest -n auto --max-worker-restart 0 tests/faults/test_faults.py --faults --junitxml $(RUNS)/faults.xml
 	$(BIN)/python tests/faults/page.py $(RUNS)/faults.xml docs/reliability.md
 
 check: install
