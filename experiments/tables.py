@@ -35,6 +35,7 @@ DEMO = {
     "teacher": "teacher, 6 layers",
     "student": "student, layers 1, 3, 4, 6",
     "student2": "student2, layers 1 and 4 of the student",
+    "student2-direct": "student2-direct, same architecture, the teacher's soft labels",
     "student2-plain": "student2-plain, same architecture, gold labels",
 }
 

@@ -40,8 +40,14 @@ def test_the_first_line_of_a_config_shows_the_command_of_its_stage(file: Path) -
 
 @pytest.mark.parametrize("folder", sorted({file.parent for file in RECIPES}), ids=lambda folder: folder.name)
 def test_the_files_of_a_recipe_are_numbered_without_gaps(folder: Path) -> None:
-    numbers = sorted(int(file.name.partition("-")[0]) for file in RECIPES if file.parent == folder)
-    assert numbers == list(range(1, len(numbers) + 1))
+    files: dict[int, list[str]] = {}
+    for file in RECIPES:
+        if file.parent == folder:
+            number, _, name = file.stem.partition("-")
+            files.setdefault(int(number), []).append(name)
+    assert sorted(files) == list(range(1, len(files) + 1))
+    shared = [sorted(names) for names in files.values() if len(names) > 1]
+    assert all(names == ["student2-direct", "student2-plain"] for names in shared)  # the comparisons of one step
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}/{file.name}")

@@ -126,7 +126,7 @@ def test_a_copied_recipe_loads_and_has_its_own_output_folders(
     monkeypatch.chdir(tmp_path)
     written = shipped_recipes.copy(Path("mine"), recipe="demo" if demo else None)
     stages = sorted(path for path in written if path.suffix == ".yaml" and path.name[0].isdigit())
-    assert len(stages) == 8
+    assert len(stages) == 9
     for file in stages:
         command = file.read_text().splitlines()[0].split()[2]
         config: Any = configuration.load(command, file)
@@ -142,7 +142,7 @@ def test_init_without_data_says_whose_recipe_it_copies(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     first, *_, last = printed = list(shipped_recipes.lines(Path("mine"), "text-classification", recipe=recipe))
-    assert first.startswith("recipe demo, 8 stages" if recipe else "recipe sst2, 8 stages: SST-2")
+    assert first.startswith("recipe demo, 9 stages" if recipe else "recipe sst2, 9 stages: SST-2")
     assert any("--data FILE" in line for line in printed) == (recipe is None)
     assert last == "next: tinybert run mine"
 

@@ -25,7 +25,7 @@ from tinybert_cli import cli, configuration
 from tinybert_cli.config import Data
 from tinybert_cli.data import splits
 from tinybert_cli.errors import ConfigErrors, InputError, OutputError
-from tinybert_cli.helpers import init, shipped_recipes, text_lengths
+from tinybert_cli.helpers import init, new_recipe, shipped_recipes, text_lengths
 from tinybert_cli.inspection import columns, splitting
 from tinybert_cli.stages.checks import CHECKS
 from tinybert_cli.types import Rows
@@ -35,7 +35,10 @@ QUEUES = {
     "login": "The password of the portal does not work",
     "shipping": "The parcel with the router has not arrived",
 }
-NAMES = ["teacher", "teacher-labels", "student", "student-labels", "student2", "student2-plain", "eval", "export"]
+NAMES = [
+    "teacher", "teacher-labels", "student", "student-labels", "student2", "student2-direct", "student2-plain", "eval",
+    "export",
+]  # fmt: skip
 WORDS = ["amber", "basin", "cedar", "delta", "ember", "flint", "grove", "heath", "inlet", "jetty", "knoll", "ledge"]
 
 
@@ -565,9 +568,29 @@ def test_few_rows_get_small_batches_and_augmented_examples() -> None:
     assert "augment" not in many["stages"][1]
 
 
+def test_student2_without_the_student_is_trained_for_comparison(recipe_of_tickets: dict[str, Any]) -> None:
+    stages = {stage["output_dir"].rpartition("/")[2]: stage for stage in recipe_of_tickets["stages"]}
+    student, direct = stages["student"], stages["student2-direct"]
+    assert direct["student"]["num_hidden_layers"] == stages["student2"]["model"]["num_hidden_layers"]
+    assert direct["student"]["from"] == student["student"]["from"]
+    changed = {"student", "output_dir"}
+    assert {key: direct[key] for key in direct.keys() - changed} == {
+        key: student[key] for key in student.keys() - changed
+    }
+    assert stages["eval"]["models"]["student2-direct"] == direct["output_dir"]
+
+
+@pytest.mark.parametrize(("layers", "compared"), [(12, True), (3, True), (2, False), (1, False)])
+def test_student2_without_the_student_is_left_out_where_it_would_be_the_student(layers: int, compared: bool) -> None:
+    base = text_lengths.BaseModel("a/b", layers, 32, 64, [5], None, "a/b")
+    rows = {"train": 100, "validation": 20, "test": 20}
+    plan = new_recipe.Plan("text-classification", "mine", "mine", "a.csv", {}, rows, base, None, None, 32, "why", 42)
+    assert ("student2-direct" in new_recipe.stages(plan)) is compared
+
+
 def test_epochs_and_learning_rate_are_left_to_auto(recipe_of_tickets: dict[str, Any]) -> None:
     trainings = [stage["training"] for stage in recipe_of_tickets["stages"] if "training" in stage]
-    assert len(trainings) == 4
+    assert len(trainings) == 5
     assert all(training["num_train_epochs"] == "auto" and "learning_rate" not in training for training in trainings)
 
 

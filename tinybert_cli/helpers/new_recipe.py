@@ -119,19 +119,9 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
             {(): f"the teacher: {plan.base.layers} layers, trained on your labels", **own},
         )
     yield _labels(plan, teacher, "teacher-labels", "the teacher predicts the training rows")
-    training, own = _training(plan.labelled)
-    temperature = 2.0 if plan.has_classes and plan.task != "question-answering" else 1.0
-    losses = {"soft_labels": {"weight": 1.0, "temperature": temperature} if plan.has_classes else 1.0}
+    stage, own = _distilled(plan, teacher, plan.student_layers)
     yield (
-        {
-            "stage": "distill",
-            "label_dataset": _runs(plan, "teacher-labels"),
-            "student": {"from": teacher, "num_hidden_layers": plan.student_layers},
-            "layer_mapping": "spread",
-            "losses": losses,
-            "training": training,
-            "output_dir": _runs(plan, "student"),
-        },
+        {**stage, "output_dir": _runs(plan, "student")},
         {
             (): "the student learns the teacher's probabilities",
             ("student", "num_hidden_layers"): f"half of the teacher's {plan.base.layers} layers",
@@ -153,6 +143,13 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
         {(): "student2, the model to ship, learns the student's predictions", **own},
     )
     models = {"teacher": teacher, "student": _runs(plan, "student"), "student2": _runs(plan, "student2")}
+    if plan.student2_layers < plan.student_layers:  # else it is the student
+        stage, own = _distilled(plan, teacher, plan.student2_layers)
+        yield (
+            {**stage, "output_dir": _runs(plan, "student2-direct")},
+            {(): "for comparison: the shape of student2, straight from the teacher", **own},
+        )
+        models["student2-direct"] = _runs(plan, "student2-direct")
     if plan.plain_model is not None:
         training, own = _training(plan.rows["train"])
         shape = {"from": plan.plain_model, "num_hidden_layers": plan.student2_layers}
@@ -169,6 +166,21 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
         models["student2-plain"] = _runs(plan, "student2-plain")
     yield _evaluation(plan, models)
     yield _export(plan, "onnx")
+
+
+def _distilled(plan: Plan, teacher: str, layers: int) -> tuple[dict[str, Any], Comments]:
+    """A student with so many of the teacher's layers that learns its soft labels."""
+    training, own = _training(plan.labelled)
+    temperature = 2.0 if plan.has_classes and plan.task != "question-answering" else 1.0
+    stage = {
+        "stage": "distill",
+        "label_dataset": _runs(plan, "teacher-labels"),
+        "student": {"from": teacher, "num_hidden_layers": layers},
+        "layer_mapping": "spread",
+        "losses": {"soft_labels": {"weight": 1.0, "temperature": temperature} if plan.has_classes else 1.0},
+        "training": training,
+    }
+    return stage, own
 
 
 def _labels(plan: Plan, teacher: str, name: str, why: str) -> tuple[dict[str, Any], Comments]:
