@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 def run(command: str, config: Path, folder: Path, settings: list[str], variables: Mapping[str, str]) -> Path:
     """Runs a command with a config file, unless its folder is finished; ends the script if it fails.
@@ -26,6 +28,11 @@ def run(command: str, config: Path, folder: Path, settings: list[str], variables
             sys.exit(done.returncode)
         print(folder, flush=True)
     return folder
+
+
+def command_of(config: Path) -> str:
+    """The command that reads a config file."""
+    return str(yaml.safe_load(config.read_text(encoding="utf-8"))["stage"])
 
 
 def is_finished(folder: Path) -> bool:

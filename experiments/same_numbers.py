@@ -203,8 +203,8 @@ def plain(index: int, text: str, label: Any) -> dict[str, Any]:
 REVIEWS = CHECKOUT / "configs" / "demo" / "reviews"
 COMMANDS = {
     "teacher": "finetune", "teacher-labels": "gen-soft-labels", "student": "distill",
-    "student-labels": "gen-soft-labels", "student2": "finetune", "student2-plain": "finetune", "eval": "eval",
-    "export": "export",
+    "student-labels": "gen-soft-labels", "student2": "finetune", "student2-direct": "distill",
+    "student2-plain": "finetune", "eval": "eval", "export": "export",
 }  # fmt: skip
 DATA: dict[str, tuple[Callable[[int, str, Any], dict[str, Any]], dict[str, Any]]] = {
     "text-classification": (classes, {}),

@@ -41,7 +41,7 @@ HELD_OUT = 1500  # sentences; about as long as those of the validation file
 SPLIT_SEED = 42
 FREE_WORDS = 2  # a phrase of up to this many words occurs in many sentences, and stays in training
 LAST = ("training.eval_strategy=no", "training.keep=last", "training.save_steps=1000")
-MODELS = ("teacher", "student", "student2", "student2-plain", "export")
+MODELS = ("teacher", "student", "student2", "student2-direct", "student2-plain", "export")
 LEAST_AGREEMENT = 0.95  # of the export of the small student2
 BITS = ((8, 8), (8, 6), (8, 4), (4, 8), (4, 6), (4, 4))  # of matrices and of embedding tables
 
@@ -226,10 +226,9 @@ class Runs:
     def report(self) -> dict[str, Any]:
         """The models of the recipe on the validation rows."""
         for config in sorted(RECIPE.glob("*.yaml")):
-            number, _, name = config.stem.partition("-")
-            command = {"labels": "gen-soft-labels", "student": "distill", "export": "export"}
-            if int(number) != 7:
-                self.stage(command.get(name.rpartition("-")[2], "finetune"), config.name, f"sst2-minilm/{name}")
+            name, command = config.stem.partition("-")[2], recipe_stages.command_of(config)
+            if command != "eval":
+                self.stage(command, config.name, f"sst2-minilm/{name}")
         beside = {reference: self.evaluate(f"eval-{reference}", f"reference={reference}", "latency=null")
                   for reference in ("teacher", "student2-plain")}  # fmt: skip
         scores = beside["teacher"]

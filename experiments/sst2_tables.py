@@ -21,6 +21,7 @@ ALL = {
     "student": ("student, layers 1, 3, 6", "3-student.yaml"),
     "student2": ("student2, the last 2 layers of the student", "5-student2.yaml"),
     "export": ("student2 as int8 ONNX", "8-export.yaml"),
+    "student2-direct": ("student2-direct, same architecture, the teacher's soft labels", "6-student2-direct.yaml"),
     "student2-plain": ("student2-plain, same architecture, gold labels, no distillation", "6-student2-plain.yaml"),
 }
 MODEL_OF = {"students": "student", "students2": "student2", "small": "student2, 2 layers"}
@@ -54,6 +55,8 @@ def report(results: Mapping[str, Any]) -> Iterator[str]:
     )  # fmt: skip
     yield "|---|---|---|---:|---:|---|---|---:|---:|---:|---:|"
     for name, (title, config) in ALL.items():
+        if not all(name in seed["models"] for seed in results["report"].values()):
+            continue  # results of before this model was part of the recipe
         minutes = [seed["models"][name].get("minutes") for seed in results["report"].values()]
         yield _row(
             title, f"`{config}`", ", ".join(f"{accuracy:.4f}" for accuracy in _accuracies(results, name)),

@@ -109,7 +109,7 @@ def test_the_difference_of_two_models_is_over_the_same_rows() -> None:
         "student2_prediction": ["a"] * 8 + ["b"] * 2,
         "student2-plain_prediction": ["b"] * 3 + ["a"] * 6 + ["b"],
     }
-    gain, (low, high) = demo_claims.better(rows)
+    gain, (low, high) = demo_claims.better(rows, "student2-plain")
     assert gain == pytest.approx(0.2) and low < 0.2 < high  # won 3 rows, lost 1
 
 
