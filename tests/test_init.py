@@ -568,6 +568,30 @@ def test_few_rows_get_small_batches_and_augmented_examples() -> None:
     assert "augment" not in many["stages"][1]
 
 
+@pytest.mark.parametrize(
+    ("task", "text", "rows", "layers", "matches"),
+    [
+        ("text-classification", ["a", "b"], 19_999, 6, True),
+        ("regression", "a", 19_999, 6, True),
+        ("text-classification", ["a", "b"], 20_000, 6, False),
+        ("text-classification", "a", 100, 6, False),
+        ("question-answering", ["a", "b"], 100, 6, False),
+        ("regression", ["a", "b"], 100, 2, False),
+    ],
+)
+def test_student2_learns_layers_first_where_few_pairs_are_compared(
+    task: str, text: str | list[str], rows: int, layers: int, matches: bool
+) -> None:
+    made = yaml.safe_load(new_recipe.as_yaml(plan_of(task, layers, rows, {"text_column_names": text})))["stages"]
+    stages = {stage["output_dir"].rpartition("/")[2]: stage for stage in made}
+    assert ("student2-layers" in stages) is matches
+    if matches:
+        step, student2 = stages["student2-layers"], stages["student2"]
+        assert step["teacher"] == step["student"]["from"] == stages["student"]["output_dir"]
+        assert student2["model"] == step["output_dir"] and "layer_mapping" not in student2
+        assert "hidden_states" in step["losses"] and step["training"]["keep"] == "last"
+
+
 def test_student2_without_the_student_is_trained_for_comparison(recipe_of_tickets: dict[str, Any]) -> None:
     stages = {stage["output_dir"].rpartition("/")[2]: stage for stage in recipe_of_tickets["stages"]}
     student, direct = stages["student"], stages["student2-direct"]
@@ -582,10 +606,15 @@ def test_student2_without_the_student_is_trained_for_comparison(recipe_of_ticket
 
 @pytest.mark.parametrize(("layers", "compared"), [(12, True), (3, True), (2, False), (1, False)])
 def test_student2_without_the_student_is_left_out_where_it_would_be_the_student(layers: int, compared: bool) -> None:
-    base = text_lengths.BaseModel("a/b", layers, 32, 64, [5], None, "a/b")
-    rows = {"train": 100, "validation": 20, "test": 20}
-    plan = new_recipe.Plan("text-classification", "mine", "mine", "a.csv", {}, rows, base, None, None, 32, "why", 42)
+    plan = plan_of("text-classification", layers, 100, {"text_column_names": "a"})
     assert ("student2-direct" in new_recipe.stages(plan)) is compared
+
+
+def plan_of(task: str, layers: int, rows: int, data: dict[str, Any]) -> new_recipe.Plan:
+    """The plan for data with so many rows to train on, and a teacher of so many layers."""
+    base = text_lengths.BaseModel("a/b", layers, 32, 64, [5], None, "a/b")
+    split = {"train": rows, "validation": 20, "test": 20}
+    return new_recipe.Plan(task, "mine", "mine", "a.csv", data, split, base, None, None, 32, "why", 42)
 
 
 def test_epochs_and_learning_rate_are_left_to_auto(recipe_of_tickets: dict[str, Any]) -> None:

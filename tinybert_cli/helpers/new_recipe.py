@@ -52,6 +52,14 @@ class Plan:
         return min(10, math.ceil(FEW_ROWS / self.rows["train"]) - 1)
 
     @property
+    def matches_layers(self) -> bool:
+        """Whether student2 learns the student's layers before its labels (measured in docs/recipes.md)."""
+        if self.task == "question-answering" or self.student2_layers == self.student_layers:
+            return False
+        compares = self.task == "regression" or isinstance(self.data["text_column_names"], list)
+        return compares and self.rows["train"] < SHORT_ROWS
+
+    @property
     def student_layers(self) -> int:
         return max(1, math.ceil(self.base.layers / 2))
 
@@ -129,13 +137,17 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
         },
     )
     yield _labels(plan, _runs(plan, "student"), "student-labels", "the student predicts the same rows")
+    shape = {"from": _runs(plan, "student"), "num_hidden_layers": plan.student2_layers}
+    start = {"model": shape, "layer_mapping": "last"}
+    if plan.matches_layers:
+        yield _layers(plan, shape)
+        start = {"model": _runs(plan, "student2-layers")}
     training, own = _training(plan.labelled)
     yield (
         {
             "stage": "finetune",
             "label_dataset": _runs(plan, "student-labels"),
-            "model": {"from": _runs(plan, "student"), "num_hidden_layers": plan.student2_layers},
-            "layer_mapping": "last",
+            **start,
             **smoothing,
             "training": training,
             "output_dir": _runs(plan, "student2"),
@@ -166,6 +178,23 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
         models["student2-plain"] = _runs(plan, "student2-plain")
     yield _evaluation(plan, models)
     yield _export(plan, "onnx")
+
+
+def _layers(plan: Plan, shape: Mapping[str, Any]) -> tuple[dict[str, Any], Comments]:
+    """The first step of a student2 that has to compare two texts, or to predict a number."""
+    training, own = _training(plan.labelled)
+    stage = {
+        "stage": "distill",
+        "label_dataset": _runs(plan, "student-labels"),
+        "teacher": _runs(plan, "student"),
+        "student": shape,
+        "layer_mapping": "last",
+        "losses": {"hidden_states": 1.0, "embeddings": 1.0},
+        "training": {**training, "eval_strategy": "no", "keep": "last"},
+        "output_dir": _runs(plan, "student2-layers"),
+    }
+    own["training", "num_train_epochs"] = f"by the {plan.labelled:,} rows"
+    return stage, {(): "student2 learns the student's layers first: labels of few pairs teach two layers little", **own}
 
 
 def _distilled(plan: Plan, teacher: str, layers: int) -> tuple[dict[str, Any], Comments]:
