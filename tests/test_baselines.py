@@ -95,6 +95,26 @@ def test_training_rows_without_words_are_an_error() -> None:
         outputs("text-classification", "tfidf", training, rows_of(text=["x"]), ["yes", "no"])
 
 
+def test_a_part_of_the_rows_has_two_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tfidf, "MOST_CHARACTERS", 200)
+    training = rows_of(text=["good"] * 2_000 + ["bad"], label=["yes"] * 2_000 + ["no"])
+    logits = outputs("text-classification", "tfidf", training, rows_of(text=["good", "bad"]), ["yes", "no"])
+    assert logits.argmax(-1).tolist() == [0, 1]
+
+
+def test_rows_that_share_no_word_are_an_error() -> None:
+    training = rows_of(text=[f"w{row}" for row in range(tfidf.LEAST_ROWS)], label=["yes", "no"] * 500)
+    with pytest.raises(InputError, match="no word occurs in two training rows"):
+        outputs("text-classification", "tfidf", training, rows_of(text=["x"]), ["yes", "no"])
+
+
+def test_contexts_without_words_are_an_error() -> None:
+    training = rows_of(question=["q"], context=["_"], answers=[{"text": [], "answer_start": []}])
+    data = {"text_column_names": ["question", "context"], "label_column_name": "answers"}
+    with pytest.raises(InputError, match="contexts of the training rows have no words"):
+        outputs("question-answering", "best-sentence", training, training, ["begin", "end"], **data)
+
+
 def test_multi_label_baselines_have_one_decision_per_label() -> None:
     training = rows_of(text=["good food", "good room", "food", "room"], label=[["f"], ["r"], ["f"], ["r"]])
     data = {"label_names": ["f", "r", "never"]}
