@@ -229,6 +229,27 @@ def test_a_model_that_is_no_better_than_a_baseline_is_a_warning(configs: Configs
     assert any(message.startswith("m is no better than the baseline tfidf: accuracy 0.") for message in messages)
 
 
+def warnings_of(events: list[Any]) -> list[str]:
+    return [row["message"] for row in events if row["event"] == "warning"]
+
+
+def test_scored_rows_that_are_training_rows_are_a_warning(configs: Configs, teacher: Path, data: Path) -> None:
+    rows = sentences("validation")
+    write_rows(data / "train.jsonl", [*sentences("train"), *rows[:7]])
+    config = configs("eval", "out", models={"m": str(teacher)}, latency=None, bootstrap=0)
+    (message,) = [text for text in warnings_of(run("eval", config)) if "occur in the training set" in text]
+    assert "of 48 validation rows also occur" in message and "validation scores will be optimistic" in message
+
+
+def test_training_rows_with_positions_instead_of_names_are_a_warning(
+    configs: Configs, teacher: Path, data: Path
+) -> None:
+    write_rows(data / "train.jsonl", [row | {"label": int(row["label"] == "bad")} for row in sentences("train")])
+    config = configs("eval", "out", models={"m": str(teacher)}, latency=None, bootstrap=0)
+    expected = "training rows of the baselines: integer labels are read as positions in the model's classes: 0 = bad"
+    assert any(text.startswith(expected) for text in warnings_of(run("eval", config)))
+
+
 def test_without_a_training_file_there_is_no_baseline(configs: Configs, teacher: Path, data: Path) -> None:
     (data / "train.jsonl").unlink()
     settings = {"models": {"teacher": str(teacher)}, "latency": None, "bootstrap": 0}
