@@ -379,7 +379,7 @@ def test_spans_with_one_label_may_repeat(tmp_path: Path, words: list[str], value
 @pytest.mark.parametrize(
     "value",
     [
-        {"entities": []}, [{"foo": 1}], [[0, 3]], [["O", "O", "B-PER"]], [[0.0, 3.0, "PER"]], [[0, 3, ["PER"]]], [[]], [{}],
+        {"entities": []}, [{"foo": 1}], [[0, 3]], [["O", "O", "B-PER"]], [[0.5, 3.0, "PER"]], [[0, 3, ["PER"]]], [[]], [{}],
         [{"text": " ", "label": "PER"}], [{"text": None, "label": "PER"}], [{"start": 0, "end": 3, "label": {"a": 1}}],
         [{"start": True, "end": 3, "label": "PER"}], [{"labels": [], "start": 0, "end": 3}], [None, True, 10**400],
         [None] * 3, True, 5, 10**400,
@@ -391,6 +391,11 @@ def test_spans_and_tags_in_no_known_form_are_counted(tmp_path: Path, value: Any)
     assert tags(teacher) == [None, ["O", "O"]] and teacher.not_understood == 1
     with pytest.raises(InputError):
         tagged(tmp_path, ADA, value, unmapped="refuse")
+
+
+def test_characters_of_spans_may_be_numbers_of_other_types(tmp_path: Path) -> None:
+    value = [{"start": "0", "end": 3.0, "label": "PER"}]
+    assert tags(tagged(tmp_path, ADA, value)) == [["B-PER", "O", "O"], ["O", "O"]]
 
 
 # -- answers that occur several times ------------------------------------------------------------------------

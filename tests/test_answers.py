@@ -430,6 +430,58 @@ def test_answers_are_located_in_the_context_or_counted(
     assert teacher.not_understood == (expected is None)
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"text": "Ada", "answer_start": 35.0}, {"Ada@35": 1.0}),
+        ({"text": "Ada", "answer_start": "35"}, {"Ada@35": 1.0}),
+        ({"text": "Ada", "answer_start": 35.5}, {"Ada@18": 0.5, "Ada@35": 0.5}),
+        (1843, {"1843@25": 1.0}),
+    ],
+)
+def test_numbers_of_answers_may_have_other_types(tmp_path: Path, value: Any, expected: dict[str, float]) -> None:
+    assert spans(qa(tmp_path, [value]))[0] == expected
+
+
+@pytest.mark.parametrize(("text", "begin"), [("5", 38), ("$5", 0), ("00", 3)])
+def test_a_number_is_not_located_in_a_longer_one_if_it_is_elsewhere(tmp_path: Path, text: str, begin: int) -> None:
+    columns = {"id": [0], "question": ["q"], "context": ["$5.00 in 1,500 cases of 7.5, and then 5."]}
+    teacher = teacher_of(
+        tmp_path, [{"id": 0, "answer": text}], columns, task="question-answering", names=["begin", "end"],
+        id_column_name="id",
+    )  # fmt: skip
+    layout = teacher.labels["train"].layout
+    assert layout is not None and layout.token_spans is not None
+    assert layout.token_spans[1:, 1].tolist() == [begin]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (
+            [{"answer": "1843", "score": 0.6, "start": 25}, {"answer": "1852", "score": 0.2}],
+            {"1843@25": 0.75, "1852@57": 0.25},
+        ),
+        ([{"answer": "1843", "score": 0.2}, {"answer": "", "score": 0.6, "start": 0}], {"1843@25": 0.25, "@-1": 0.75}),
+        ([{"answer": "1843", "score": 0.0}, {"answer": "1852", "score": 0.1}], {"1852@57": 1.0}),
+        ({"text": ["1843", "1852"], "score": [0.9, 0.1]}, {"1843@25": 0.9, "1852@57": 0.1}),
+        ([{"text": [], "answer_start": []}, {"text": []}, {"text": "1843"}], {"1843@25": 0.333, "@-1": 0.667}),
+        ([{"answer": "1843", "score": 0.6}, {"answer": "1852"}], None),
+    ],
+)
+def test_answers_with_scores_are_shares_of_a_vote(
+    tmp_path: Path, value: Any, expected: dict[str, float] | None
+) -> None:
+    assert spans(qa(tmp_path, [value, "1843"], votes=True))[0] == expected
+
+
+@pytest.mark.parametrize(("score", "message"), [(0, "all scores are 0"), (90, "a confidence from 0 to 1")])
+def test_scores_that_are_no_shares_are_refused(tmp_path: Path, score: float, message: str) -> None:
+    answers = [{"answer": "1843", "score": score}, {"answer": "1852", "score": score}]
+    with pytest.raises(InputError, match=message):
+        qa(tmp_path, [answers], votes=True)
+
+
 def test_votes_of_answers_share_the_probability(tmp_path: Path) -> None:
     teacher = qa(tmp_path, [["1843", "1843", "1852", "none"]], votes=True, no_answer="none")
     assert spans(teacher)[0] == {"1843@25": 0.5, "1852@57": 0.25, "@-1": 0.25}
