@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,8 @@ def independent(teacher: AnswerTeacher) -> list[list[float] | None]:
         ("0.9, 1e-3, 0.8", [0.9, 0.001, 0.8]),
         ([0, 2], [1, 0, 1]),
         ([0, 1, 2], [1, 1, 1]),
-        ([2], [0, 0, 1]),
-        (2, [0, 0, 1]),
+        ([0], [1, 0, 0]),
+        (0, [1, 0, 0]),
         ("0|2", [1, 0, 1]),
         ("['a', 'c']", [1, 0, 1]),
         ("a, c,", [1, 0, 1]),
@@ -222,8 +223,42 @@ UNREADABLE = [
     {"foo": 1}, {"foo": [1]}, {"foo": {"bar": 1}}, {"foo": None, "bar": True}, [{"foo": 1}], [[]], [[["x"]]], [[], []],
     [{"label": ["a"], "score": 0.9}], {"label": {"a": 1}, "score": 0.9}, [{"label": "a"}, {"foo": 1}], [{}, {}],
     True, [True], [None], [None, None, "x"], 10**400, [10**400], {"p": "", "q": "1"}, "1" * 5000, ["1" * 5000],
-    {"1" * 5000: 1.0}, {"label": "a", "score": {"b": 1}, "x": "b"}, {"a": [0.5]}, {"a": {"b": 1}}, [1, 2, {"a": 1}],
+    {"1" * 5000: 1.0}, {"label": "a", "score": {"b": 1}, "x": "b"}, {"a": [0.5]}, {"a": {"b": 1}}, [0, 2, {"a": 1}],
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["label", "answer"])
+def test_a_stated_answer_that_is_no_label_is_not_replaced_by_another_text(tmp_path: Path, key: str) -> None:
+    """Neither as an object nor in a fence of Markdown."""
+    stated = {key: "neutral", "reason": "positive"}
+    values = [stated, f"```json\n{json.dumps(stated)}\n```", {"tone": "positive", "reason": "Warm."}]
+    assert probabilities(classes(tmp_path, values)) == [None, None, [0, 1]]
+    values = [{key: None, "reason": "positive"}, {key: "Positive.", "reason": "negative"}, "negative"]
+    assert probabilities(classes(tmp_path, values)) == [None, [0, 1], [1, 0]]
+
+
+def test_words_for_labels_may_differ_in_case_or_punctuation(tmp_path: Path) -> None:
+    """Each is what it is mapped to; one that is none of them exactly is not guessed."""
+    words = {"yes": "positive", "yes?": "negative"}
+    assert probabilities(classes(tmp_path, ["yes", "yes?", "Yes"], label_names=words)) == [[0, 1], [1, 0], None]
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        ([1, 2, 1], "text-classification"),
+        (["1", "positive", "1.0"], "text-classification"),
+        ([[1, 2], [1]], "multi-label-classification"),
+    ],
+)
+def test_positions_of_which_none_is_0_are_refused(tmp_path: Path, values: list[Any], task: str) -> None:
+    """They may be counted from 1."""
+    names = ["negative", "positive", "mixed"]
+    with pytest.raises(InputError, match="are numbers from 1 on: positions of labels are counted from 0") as error:
+        classes(tmp_path, values, task=task, names=names)
+    assert '{label_names: {"1": "negative", "2": "positive", "3": "mixed"}}' in str(error.value.hint)
+    named = {"1": "negative", "2": "positive", "3": "mixed"}
+    assert classes(tmp_path, values, task=task, names=names, label_names=named).labelled["train"] == len(values)
 
 
 @pytest.mark.parametrize("value", UNREADABLE, ids=lambda value: str(value)[:40] if value != 10**400 else "long")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli.answers.base import Answer, AnswerLabels, Vote, confidence, is_empty, number_of, quoted, weighted_mean
+from tinybert_cli.answers.free_text import STATING
 from tinybert_cli.answers.label_reader import LabelReader
 from tinybert_cli.answers.scores import Scores, has_no_value, listed_scores, score_of, unwrapped
 from tinybert_cli.errors import InputError
@@ -70,11 +71,12 @@ class ClassReader(LabelReader):
             yield from self._of_label(label, answer if own is None else replace(answer, confidence=own))
 
     def _stated(self, value: Mapping[Any, Any]) -> Any:
-        """The label in an object: its `label`, or the one text that is a label; all of its texts if that is not clear;
-        None for numbers alone."""
-        label = value.get("label")
-        if self.index_of(label) is not None:
-            return label
+        """The label in an object: its `label` or `answer`, or the one text that is a label; all of its texts if that is
+        not clear; None for numbers alone."""
+        key = next((key for key in STATING if key in value), None)
+        if key is not None:
+            is_label = isinstance(value[key], str) or self.index_of(value[key]) is not None
+            return value[key] if is_label else None
         texts = {str(key): item for key, item in value.items() if isinstance(item, str)}
         if not texts or (
             len(value) > 1 and all(is_empty(item) or number_of(item) is not None for item in value.values())

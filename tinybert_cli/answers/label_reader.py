@@ -60,9 +60,8 @@ class LabelReader(Reader):
         """The class that an answer names; None, and counted, if it names none."""
         index = self.index_of(value)
         if index is not None:
-            is_position = as_number(value) is not None and as_text(value) not in (*self.names, *self.renamed)
-            kind = "position" if is_position else "label"
-            self.tally.add(kind, answer.where, f"{as_text(value)} = {self.names[index]}")
+            if not self.count_position(value, index, answer):
+                self.tally.add("label", answer.where)
             return index
         check_no_nan(value, answer.where)
         name = self.matcher.name(value) if isinstance(value, str) else None
@@ -71,6 +70,18 @@ class LabelReader(Reader):
             return None
         self.tally.add("free_text", answer.where, f"{quoted(value)} is {name}")
         return list(self.names).index(name)
+
+    def count_position(self, value: Any, index: int, answer: Answer) -> bool:
+        """Whether a label is a position in the labels, not a name; counted if it is."""
+        is_position = as_number(value) is not None and as_text(value) not in self._words
+        if is_position:
+            self.tally.positions.add(index)
+            self.tally.add("position", answer.where, f"{as_text(value)} = {self.names[index]}")
+        return is_position
+
+    @cached_property
+    def _words(self) -> set[str]:
+        return {*self.names, *self.renamed}
 
     def scores(self, pairs: Scores, answer: Answer, *, one_label: bool) -> Array | None:
         """The number of each label (C,), NaN where there is none; None, and counted, if it is not clear what they mean.

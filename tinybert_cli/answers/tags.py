@@ -87,6 +87,9 @@ class TagReader(LabelReader):
             self.unmapped("unmapped", answer, problem, self.hint, example=problem)
             return
         self.tally.add("tags", answer.where)
+        for tag, index in dict(zip(value, indices, strict=True)).items():
+            assert index is not None  # see above
+            self.count_position(tag, index, answer)
         yield tuple(indices), 1.0
 
     # -- spans -----------------------------------------------------------------------------------------------
