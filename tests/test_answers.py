@@ -375,6 +375,23 @@ def test_an_entity_may_be_called_nan(tmp_path: Path) -> None:
     assert tags(teacher) == [["B-PER", "O"]]
 
 
+def test_characters_are_those_of_the_text_beside_an_id(tmp_path: Path) -> None:
+    """The text of the answers has other spaces than the words of the row."""
+    words, text = ["(", "Ada", ")", "'", "Paul", "'"], "(Ada)'Paul'"
+    answers = [{"id": 1, "text": text, "label": [[6, 10, "PER"]]}]
+    teacher = teacher_of(
+        tmp_path, answers, {"id": [1], "tokens": [words]}, task="token-classification", names=TAGS, id_column_name="id"
+    )
+    assert tags(teacher) == [["O", "O", "O", "O", "B-PER", "O"]] and not teacher.tally.counts["cut"]
+
+
+def test_tags_that_are_positions_are_in_the_plan(tmp_path: Path) -> None:
+    teacher = teacher_of(
+        tmp_path, [{"tokens": WORDS[2], "answer": [0, 1]}], {"tokens": WORDS}, task="token-classification", names=TAGS
+    )
+    assert "numbers are positions in the labels, such as 0 = O, 1 = B-LOC" in teacher.statements()[0]
+
+
 def test_a_span_mapped_to_o_is_ignored(tmp_path: Path) -> None:
     answers = [{"text": " ".join(WORDS[1]), "answer": [[0, 4, "DATE"], [14, 18, "LOC"]]}]
     setting: dict[str, Any] = {"task": "token-classification", "names": TAGS, "label_names": {"DATE": "O"}}
