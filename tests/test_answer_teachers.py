@@ -355,6 +355,7 @@ def test_answer_spans_are_marks_on_the_tokens_of_a_student(configs: Configs, tmp
         ({"task": "regression", "teacher": {"answers_file": "x", "temperature": 2.0}}, "which have no confidence"),
         ({"teacher": {"answers_file": "x", "no_answer": "none"}}, "`no_answer` has no effect"),
         ({"task": "regression", "teacher": {"answers_file": "x", "confidence_column_name": "c"}}, "has no effect in"),
+        ({"task": "regression", "teacher": {"answers_file": "x", "label_names": {"a": "b"}}}, "whose answers are no"),
         ({"teacher": {"answers_file": "x", "answers_id_column_name": "c"}}, "`id_column_name` in the answers"),
         ({"teacher_weights": [1.0, 2.0]}, "2 weights for 1 teachers"),
     ],

@@ -158,6 +158,12 @@ def test_malformed_answers_are_refused_with_their_row(tmp_path: Path, value: Any
     assert str(error.value.where).endswith("llm.jsonl, row 2")
 
 
+def test_a_confidence_beside_probabilities_is_refused(tmp_path: Path) -> None:
+    answers = [{"text": "one", "answer": {"negative": 0.3, "positive": 0.7}, "sure": 0.9}]
+    with pytest.raises(InputError, match="a confidence beside probabilities"):
+        teacher_of(tmp_path, answers, {"text": TEXTS}, confidence_column_name="sure")
+
+
 def test_a_confidence_column_divides_the_rest_among_the_other_labels(tmp_path: Path) -> None:
     answers = [{"text": "one", "answer": "a", "sure": 0.8}, {"text": "two", "answer": "b", "sure": None}]
     teacher = teacher_of(tmp_path, answers, {"text": TEXTS}, names=["a", "b", "c"], confidence_column_name="sure")
@@ -390,6 +396,16 @@ def test_tags_that_are_positions_are_in_the_plan(tmp_path: Path) -> None:
         tmp_path, [{"tokens": WORDS[2], "answer": [0, 1]}], {"tokens": WORDS}, task="token-classification", names=TAGS
     )
     assert "numbers are positions in the labels, such as 0 = O, 1 = B-LOC" in teacher.statements()[0]
+
+
+def test_a_span_mapped_to_no_type_of_entity_is_a_config_error(tmp_path: Path) -> None:
+    answers = [{"tokens": WORDS[0], "answer": [[0, 3, "person"]]}]
+    with pytest.raises(ConfigError, match="'person' to 'PRE', which is none of the labels") as error:
+        teacher_of(
+            tmp_path, answers, {"tokens": WORDS}, task="token-classification", names=TAGS,
+            label_names={"person": "PRE"},
+        )  # fmt: skip
+    assert "PER" in str(error.value.hint)
 
 
 def test_a_span_mapped_to_o_is_ignored(tmp_path: Path) -> None:

@@ -104,6 +104,12 @@ class ClassReader(LabelReader):
             for index in np.flatnonzero(numbers):
                 yield self._one_hot(int(index)), float(numbers[index])
             return
+        if answer.confidence is not None:
+            raise InputError(
+                f"a confidence beside probabilities: {answer.confidence:g}, and {quoted(answer.value)}",
+                where=answer.where,
+                hint="a confidence is for an answer that is one label: leave confidence_column_name out",
+            )
         self.tally.add("probabilities", answer.where)
         if abs(total - 1) > TOLERANCE:
             self.tally.add("normalised", answer.where, f"{total:.4g} ({answer.where})")

@@ -23,6 +23,11 @@ from tinybert_cli.types import Array
 class LabelReader(Reader):
     """Finds labels by name, by position, and by what the answers call them."""
 
+    @property
+    def targets(self) -> Sequence[str]:
+        """What `label_names` may map words to."""
+        return self.names
+
     @cached_property
     def renamed(self) -> dict[str, str]:
         """What the answers call the labels → their names, without the names themselves.
@@ -32,11 +37,11 @@ class LabelReader(Reader):
         """
         own = self.setting.label_names or {}
         for label, name in own.items():
-            if name not in self.names:
+            if name not in self.targets:
                 raise ConfigError(
                     f"`label_names` maps '{label}' to '{name}', which is none of the labels",
                     key=("teacher",),
-                    hint=did_you_mean(name, self.names),
+                    hint=did_you_mean(name, self.targets),
                 )
         of_data = self.data.label_names if isinstance(self.data.label_names, dict) else {}
         return {**of_data, **own}

@@ -144,16 +144,14 @@ class TagReader(LabelReader):
         own = f"labels of entities: {', '.join(self._types)}"
         return f"{own}; other words for them: teacher: {{label_names: {{word: label}}}}, and O for none"
 
-    @cached_property
-    def renamed(self) -> dict[str, str]:
+    @property
+    def targets(self) -> Sequence[str]:
         """Spans are renamed to types of entities, tags to tags."""
-        own = self.setting.label_names or {}
-        of_data = self.data.label_names if isinstance(self.data.label_names, dict) else {}
-        return {**of_data, **own}
+        return [*dict.fromkeys([*self.names, *self._types, OUTSIDE])]
 
     def _kind(self, label: str) -> str | None:
         """The type of entity that a span's label names; O if it is to be ignored."""
-        name = (self.setting.label_names or {}).get(label, label)
+        name = self.renamed[label] if label in (self.setting.label_names or {}) else label
         if name == OUTSIDE:
             return name
         alike = [kind for kind in self._types if kind == name] or [
