@@ -61,6 +61,21 @@ def test_free_text_that_is_not_clear_names_no_label(answer: str) -> None:
     assert LabelMatcher({name: name for name in [*NAMES, "very positive"]}).name(answer) is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("4.7", None),
+        ("4,7", None),
+        ("4 - 7", None),
+        ("4\u20137", None),
+        ("4. 7 of 9 liked it", "4"),
+        ("4 - great", "4"),
+    ],
+)
+def test_a_label_is_not_a_part_of_a_number(answer: str, label: str | None) -> None:
+    assert LabelMatcher({name: name for name in "12345"}).name(answer) == label
+
+
 def test_a_label_may_be_a_word_of_doubt() -> None:
     matcher = LabelMatcher({name: name for name in ("yes", "no", "unknown")})
     assert [matcher.name(text) for text in ("No.", "Answer: unknown", "I don't know")] == ["no", "unknown", None]

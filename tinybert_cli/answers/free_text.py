@@ -37,7 +37,7 @@ _DOUBT = re.compile(
     r"might|may|could|possibly|either|whether|if|or|difficult|hard to|mixed|both|between)\b|\?"
 )
 _FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
-_SENTENCE = re.compile(r"(?<=[^\W_])\s*(?:[.!;,\n(]|\s[-\u2013\u2014]\s|[\u2013\u2014])")
+_SENTENCE = re.compile(r"(?<=[^\W_])\s*(?:[!;\n(]|(?:[.,]|\s[-\u2013\u2014]\s|[\u2013\u2014])(?!\d))")  # not within 4.7
 
 
 class LabelMatcher:
