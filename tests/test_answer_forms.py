@@ -100,6 +100,38 @@ def test_values_that_are_no_number_are_counted(tmp_path: Path, value: Any) -> No
     assert numbers(teacher) == [1, None, None] and teacher.not_understood == 1
 
 
+# -- lists of numbers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "votes", "expected"),
+    [
+        ([[2, 1, 0], [3, 0, 0]], True, [0.667, 0.333, 0]),  # 3 is no position
+        ([[2, 1, 0], [0, 0]], True, [0.333, 0.333, 0.333]),  # two numbers are no counts of three labels
+        ([[2, 2, 0], [0, 0, 0]], True, [0.333, 0, 0.667]),  # counts are not all 0
+        ([[2, 1, 0], [0.5, 0.25, 0.25]], False, [0.667, 0.333, 0]),
+        ([[0, 1, 0]], False, [0, 1, 0]),
+    ],
+)
+def test_other_lists_prove_whether_numbers_are_counts_or_positions(
+    tmp_path: Path, values: list[Any], votes: bool, expected: list[float]
+) -> None:
+    assert probabilities(classes(tmp_path, values, names=list("abc"), votes=votes))[0] == expected
+
+
+@pytest.mark.parametrize(("value", "votes"), [([2, 1, 0], True), ([2, 1, 0], False), ([0, 1, 0], True)])
+def test_a_list_that_could_be_counts_or_positions_is_refused(tmp_path: Path, value: Any, votes: bool) -> None:
+    with pytest.raises(InputError, match="could be 3 labels, or a number for each label"):
+        classes(tmp_path, [value], names=list("abc"), votes=votes)
+
+
+def test_votes_that_are_names_are_no_counts(tmp_path: Path) -> None:
+    assert probabilities(classes(tmp_path, [[1, 2, 2]], names=list("123"), votes=True))[0] == [0.333, 0.667, 0]
+    renamed = {"0": "a", "1": "b", "2": "c"}
+    teacher = classes(tmp_path, [[1, 2, 2]], names=list("abc"), votes=True, label_names=renamed)
+    assert probabilities(teacher)[0] == [0, 0.333, 0.667]
+
+
 # -- several labels per row -----------------------------------------------------------------------------------
 
 

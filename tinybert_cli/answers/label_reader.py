@@ -78,14 +78,15 @@ class LabelReader(Reader):
 
     def count_position(self, value: Any, index: int, answer: Answer) -> bool:
         """Whether a label is a position in the labels, not a name; counted if it is."""
-        is_position = as_number(value) is not None and as_text(value) not in self._words
+        is_position = as_number(value) is not None and as_text(value) not in self.known_words
         if is_position:
             self.tally.positions.add(index)
             self.tally.add("position", answer.where, f"{as_text(value)} = {self.names[index]}")
         return is_position
 
     @cached_property
-    def _words(self) -> set[str]:
+    def known_words(self) -> set[str]:
+        """The names of the labels, and what the answers call them."""
         return {*self.names, *self.renamed}
 
     def scores(self, pairs: Scores, answer: Answer, *, one_label: bool) -> Array | None:
