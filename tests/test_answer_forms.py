@@ -417,9 +417,9 @@ LOC, PER = {"text": "Rome", "label": "LOC"}, {"text": "Rome", "label": "PER"}
         (ADA, [{"text": "Ada", "label": "LOC"}, {"text": "Ada", "label": "PER"}], "overlapping"),
         (ADA, [{"start": 0, "end": 3, "labels": ["PER", "LOC"]}], "overlapping"),
         (ADA, [[0, 2, "PER"], [1, 3, "LOC"]], "overlapping"),  # parts of one word
-        (ROME, [LOC, PER], "lost"),
-        (ROME, [{**LOC, "text": "Rome "}, PER], "lost"),
-        (ROME, [LOC, PER, LOC], "lost"),
+        (ROME, [LOC, PER], "several"),
+        (ROME, [{**LOC, "text": "Rome "}, PER], "several"),
+        (ROME, [LOC, PER, LOC], "several"),
         (ADA, [[0, 60, "PER"]], "lost"),  # beyond the text
         (ADA, [[0, 10**400, "PER"]], "lost"),
     ],

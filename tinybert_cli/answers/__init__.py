@@ -40,6 +40,7 @@ _PROBLEMS = {  # kind → what a warning says about it
     "unmapped": "could not be understood",
     "misaligned": "have another number of tags than their row has words",
     "lost": "are not in their text",
+    "several": "have spans that occur several times in their text, and are not listed as often",
     "overlapping": "have spans that overlap",
     "empty": "are empty",
 }
