@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,38 @@ def test_values_that_are_no_number_are_counted(tmp_path: Path, value: Any) -> No
     assert numbers(teacher) == [1, None, None] and teacher.not_understood == 1
 
 
+# -- lists of numbers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "votes", "expected"),
+    [
+        ([[2, 1, 0], [3, 0, 0]], True, [0.667, 0.333, 0]),  # 3 is no position
+        ([[2, 1, 0], [0, 0]], True, [0.333, 0.333, 0.333]),  # two numbers are no counts of three labels
+        ([[2, 2, 0], [0, 0, 0]], True, [0.333, 0, 0.667]),  # counts are not all 0
+        ([[2, 1, 0], [0.5, 0.25, 0.25]], False, [0.667, 0.333, 0]),
+        ([[0, 1, 0]], False, [0, 1, 0]),
+    ],
+)
+def test_other_lists_prove_whether_numbers_are_counts_or_positions(
+    tmp_path: Path, values: list[Any], votes: bool, expected: list[float]
+) -> None:
+    assert probabilities(classes(tmp_path, values, names=list("abc"), votes=votes))[0] == expected
+
+
+@pytest.mark.parametrize(("value", "votes"), [([2, 1, 0], True), ([2, 1, 0], False), ([0, 1, 0], True)])
+def test_a_list_that_could_be_counts_or_positions_is_refused(tmp_path: Path, value: Any, votes: bool) -> None:
+    with pytest.raises(InputError, match="could be 3 labels, or a number for each label"):
+        classes(tmp_path, [value], names=list("abc"), votes=votes)
+
+
+def test_votes_that_are_names_are_no_counts(tmp_path: Path) -> None:
+    assert probabilities(classes(tmp_path, [[1, 2, 2]], names=list("123"), votes=True))[0] == [0.333, 0.667, 0]
+    renamed = {"0": "a", "1": "b", "2": "c"}
+    teacher = classes(tmp_path, [[1, 2, 2]], names=list("abc"), votes=True, label_names=renamed)
+    assert probabilities(teacher)[0] == [0, 0.333, 0.667]
+
+
 # -- several labels per row -----------------------------------------------------------------------------------
 
 
@@ -130,8 +163,8 @@ def independent(teacher: AnswerTeacher) -> list[list[float] | None]:
         ("0.9, 1e-3, 0.8", [0.9, 0.001, 0.8]),
         ([0, 2], [1, 0, 1]),
         ([0, 1, 2], [1, 1, 1]),
-        ([2], [0, 0, 1]),
-        (2, [0, 0, 1]),
+        ([0], [1, 0, 0]),
+        (0, [1, 0, 0]),
         ("0|2", [1, 0, 1]),
         ("['a', 'c']", [1, 0, 1]),
         ("a, c,", [1, 0, 1]),
@@ -222,8 +255,42 @@ UNREADABLE = [
     {"foo": 1}, {"foo": [1]}, {"foo": {"bar": 1}}, {"foo": None, "bar": True}, [{"foo": 1}], [[]], [[["x"]]], [[], []],
     [{"label": ["a"], "score": 0.9}], {"label": {"a": 1}, "score": 0.9}, [{"label": "a"}, {"foo": 1}], [{}, {}],
     True, [True], [None], [None, None, "x"], 10**400, [10**400], {"p": "", "q": "1"}, "1" * 5000, ["1" * 5000],
-    {"1" * 5000: 1.0}, {"label": "a", "score": {"b": 1}, "x": "b"}, {"a": [0.5]}, {"a": {"b": 1}}, [1, 2, {"a": 1}],
+    {"1" * 5000: 1.0}, {"label": "a", "score": {"b": 1}, "x": "b"}, {"a": [0.5]}, {"a": {"b": 1}}, [0, 2, {"a": 1}],
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["label", "answer"])
+def test_a_stated_answer_that_is_no_label_is_not_replaced_by_another_text(tmp_path: Path, key: str) -> None:
+    """Neither as an object nor in a fence of Markdown."""
+    stated = {key: "neutral", "reason": "positive"}
+    values = [stated, f"```json\n{json.dumps(stated)}\n```", {"tone": "positive", "reason": "Warm."}]
+    assert probabilities(classes(tmp_path, values)) == [None, None, [0, 1]]
+    values = [{key: None, "reason": "positive"}, {key: "Positive.", "reason": "negative"}, "negative"]
+    assert probabilities(classes(tmp_path, values)) == [None, [0, 1], [1, 0]]
+
+
+def test_words_for_labels_may_differ_in_case_or_punctuation(tmp_path: Path) -> None:
+    """Each is what it is mapped to; one that is none of them exactly is not guessed."""
+    words = {"yes": "positive", "yes?": "negative"}
+    assert probabilities(classes(tmp_path, ["yes", "yes?", "Yes"], label_names=words)) == [[0, 1], [1, 0], None]
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        ([1, 2, 1], "text-classification"),
+        (["1", "positive", "1.0"], "text-classification"),
+        ([[1, 2], [1]], "multi-label-classification"),
+    ],
+)
+def test_positions_of_which_none_is_0_are_refused(tmp_path: Path, values: list[Any], task: str) -> None:
+    """They may be counted from 1."""
+    names = ["negative", "positive", "mixed"]
+    with pytest.raises(InputError, match="are numbers from 1 on: positions of labels are counted from 0") as error:
+        classes(tmp_path, values, task=task, names=names)
+    assert '{label_names: {"1": "negative", "2": "positive", "3": "mixed"}}' in str(error.value.hint)
+    named = {"1": "negative", "2": "positive", "3": "mixed"}
+    assert classes(tmp_path, values, task=task, names=names, label_names=named).labelled["train"] == len(values)
 
 
 @pytest.mark.parametrize("value", UNREADABLE, ids=lambda value: str(value)[:40] if value != 10**400 else "long")
@@ -350,9 +417,9 @@ LOC, PER = {"text": "Rome", "label": "LOC"}, {"text": "Rome", "label": "PER"}
         (ADA, [{"text": "Ada", "label": "LOC"}, {"text": "Ada", "label": "PER"}], "overlapping"),
         (ADA, [{"start": 0, "end": 3, "labels": ["PER", "LOC"]}], "overlapping"),
         (ADA, [[0, 2, "PER"], [1, 3, "LOC"]], "overlapping"),  # parts of one word
-        (ROME, [LOC, PER], "lost"),
-        (ROME, [{**LOC, "text": "Rome "}, PER], "lost"),
-        (ROME, [LOC, PER, LOC], "lost"),
+        (ROME, [LOC, PER], "several"),
+        (ROME, [{**LOC, "text": "Rome "}, PER], "several"),
+        (ROME, [LOC, PER, LOC], "several"),
         (ADA, [[0, 60, "PER"]], "lost"),  # beyond the text
         (ADA, [[0, 10**400, "PER"]], "lost"),
     ],
@@ -379,7 +446,7 @@ def test_spans_with_one_label_may_repeat(tmp_path: Path, words: list[str], value
 @pytest.mark.parametrize(
     "value",
     [
-        {"entities": []}, [{"foo": 1}], [[0, 3]], [["O", "O", "B-PER"]], [[0.0, 3.0, "PER"]], [[0, 3, ["PER"]]], [[]], [{}],
+        {"entities": []}, [{"foo": 1}], [[0, 3]], [["O", "O", "B-PER"]], [[0.5, 3.0, "PER"]], [[0, 3, ["PER"]]], [[]], [{}],
         [{"text": " ", "label": "PER"}], [{"text": None, "label": "PER"}], [{"start": 0, "end": 3, "label": {"a": 1}}],
         [{"start": True, "end": 3, "label": "PER"}], [{"labels": [], "start": 0, "end": 3}], [None, True, 10**400],
         [None] * 3, True, 5, 10**400,
@@ -391,6 +458,11 @@ def test_spans_and_tags_in_no_known_form_are_counted(tmp_path: Path, value: Any)
     assert tags(teacher) == [None, ["O", "O"]] and teacher.not_understood == 1
     with pytest.raises(InputError):
         tagged(tmp_path, ADA, value, unmapped="refuse")
+
+
+def test_characters_of_spans_may_be_numbers_of_other_types(tmp_path: Path) -> None:
+    value = [{"start": "0", "end": 3.0, "label": "PER"}]
+    assert tags(tagged(tmp_path, ADA, value)) == [["B-PER", "O", "O"], ["O", "O"]]
 
 
 # -- answers that occur several times ------------------------------------------------------------------------

@@ -97,6 +97,20 @@ def test_answers_with_exchanged_labels_are_refused_with_the_mapping(
     run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=fixed))
 
 
+def test_exchanged_labels_beside_a_model_are_refused(
+    configs: Configs, llm: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """The model labels more rows, and hides them in the score of all teachers."""
+    rows = [json.loads(line) for line in llm.read_text().splitlines()][:24]
+    write_rows(llm, [{**row, "answer": OTHER[row["answer"]]} for row in rows])
+    both: list[Any] = [str(teacher), {"answers_file": str(llm)}]
+    with pytest.raises(InputError, match="labels of the teacher seem to be mixed up") as error:
+        run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=both))
+    assert error.value.where == str(llm) and "label_names: {good: bad, bad: good}" in str(error.value.hint)
+    both[1]["label_names"] = OTHER
+    run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=both))
+
+
 def test_hidden_labels_of_another_split_name_no_class(configs: Configs, llm: Path, data: Path, tmp_path: Path) -> None:
     write_rows(data / "test.jsonl", [{**row, "label": -1} for row in sentences("test")])
     teacher = {"answers_file": str(llm)}
@@ -341,6 +355,7 @@ def test_answer_spans_are_marks_on_the_tokens_of_a_student(configs: Configs, tmp
         ({"task": "regression", "teacher": {"answers_file": "x", "temperature": 2.0}}, "which have no confidence"),
         ({"teacher": {"answers_file": "x", "no_answer": "none"}}, "`no_answer` has no effect"),
         ({"task": "regression", "teacher": {"answers_file": "x", "confidence_column_name": "c"}}, "has no effect in"),
+        ({"task": "regression", "teacher": {"answers_file": "x", "label_names": {"a": "b"}}}, "whose answers are no"),
         ({"teacher": {"answers_file": "x", "answers_id_column_name": "c"}}, "`id_column_name` in the answers"),
         ({"teacher_weights": [1.0, 2.0]}, "2 weights for 1 teachers"),
     ],

@@ -61,6 +61,21 @@ def test_free_text_that_is_not_clear_names_no_label(answer: str) -> None:
     assert LabelMatcher({name: name for name in [*NAMES, "very positive"]}).name(answer) is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("4.7", None),
+        ("4,7", None),
+        ("4 - 7", None),
+        ("4\u20137", None),
+        ("4. 7 of 9 liked it", "4"),
+        ("4 - great", "4"),
+    ],
+)
+def test_a_label_is_not_a_part_of_a_number(answer: str, label: str | None) -> None:
+    assert LabelMatcher({name: name for name in "12345"}).name(answer) == label
+
+
 def test_a_label_may_be_a_word_of_doubt() -> None:
     matcher = LabelMatcher({name: name for name in ("yes", "no", "unknown")})
     assert [matcher.name(text) for text in ("No.", "Answer: unknown", "I don't know")] == ["no", "unknown", None]
@@ -156,6 +171,12 @@ def test_malformed_answers_are_refused_with_their_row(tmp_path: Path, value: Any
     with pytest.raises(InputError, match=message) as error:
         classes(tmp_path, ["positive", value])
     assert str(error.value.where).endswith("llm.jsonl, row 2")
+
+
+def test_a_confidence_beside_probabilities_is_refused(tmp_path: Path) -> None:
+    answers = [{"text": "one", "answer": {"negative": 0.3, "positive": 0.7}, "sure": 0.9}]
+    with pytest.raises(InputError, match="a confidence beside probabilities"):
+        teacher_of(tmp_path, answers, {"text": TEXTS}, confidence_column_name="sure")
 
 
 def test_a_confidence_column_divides_the_rest_among_the_other_labels(tmp_path: Path) -> None:
@@ -375,6 +396,33 @@ def test_an_entity_may_be_called_nan(tmp_path: Path) -> None:
     assert tags(teacher) == [["B-PER", "O"]]
 
 
+def test_characters_are_those_of_the_text_beside_an_id(tmp_path: Path) -> None:
+    """The text of the answers has other spaces than the words of the row."""
+    words, text = ["(", "Ada", ")", "'", "Paul", "'"], "(Ada)'Paul'"
+    answers = [{"id": 1, "text": text, "label": [[6, 10, "PER"]]}]
+    teacher = teacher_of(
+        tmp_path, answers, {"id": [1], "tokens": [words]}, task="token-classification", names=TAGS, id_column_name="id"
+    )
+    assert tags(teacher) == [["O", "O", "O", "O", "B-PER", "O"]] and not teacher.tally.counts["cut"]
+
+
+def test_tags_that_are_positions_are_in_the_plan(tmp_path: Path) -> None:
+    teacher = teacher_of(
+        tmp_path, [{"tokens": WORDS[2], "answer": [0, 1]}], {"tokens": WORDS}, task="token-classification", names=TAGS
+    )
+    assert "numbers are positions in the labels, such as 0 = O, 1 = B-LOC" in teacher.statements()[0]
+
+
+def test_a_span_mapped_to_no_type_of_entity_is_a_config_error(tmp_path: Path) -> None:
+    answers = [{"tokens": WORDS[0], "answer": [[0, 3, "person"]]}]
+    with pytest.raises(ConfigError, match="'person' to 'PRE', which is none of the labels") as error:
+        teacher_of(
+            tmp_path, answers, {"tokens": WORDS}, task="token-classification", names=TAGS,
+            label_names={"person": "PRE"},
+        )  # fmt: skip
+    assert "PER" in str(error.value.hint)
+
+
 def test_a_span_mapped_to_o_is_ignored(tmp_path: Path) -> None:
     answers = [{"text": " ".join(WORDS[1]), "answer": [[0, 4, "DATE"], [14, 18, "LOC"]]}]
     setting: dict[str, Any] = {"task": "token-classification", "names": TAGS, "label_names": {"DATE": "O"}}
@@ -428,6 +476,58 @@ def test_answers_are_located_in_the_context_or_counted(
     teacher = qa(tmp_path, ["1843", value], no_answer="unanswerable")
     assert spans(teacher)[1] == expected
     assert teacher.not_understood == (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"text": "Ada", "answer_start": 35.0}, {"Ada@35": 1.0}),
+        ({"text": "Ada", "answer_start": "35"}, {"Ada@35": 1.0}),
+        ({"text": "Ada", "answer_start": 35.5}, {"Ada@18": 0.5, "Ada@35": 0.5}),
+        (1843, {"1843@25": 1.0}),
+    ],
+)
+def test_numbers_of_answers_may_have_other_types(tmp_path: Path, value: Any, expected: dict[str, float]) -> None:
+    assert spans(qa(tmp_path, [value]))[0] == expected
+
+
+@pytest.mark.parametrize(("text", "begin"), [("5", 38), ("$5", 0), ("00", 3)])
+def test_a_number_is_not_located_in_a_longer_one_if_it_is_elsewhere(tmp_path: Path, text: str, begin: int) -> None:
+    columns = {"id": [0], "question": ["q"], "context": ["$5.00 in 1,500 cases of 7.5, and then 5."]}
+    teacher = teacher_of(
+        tmp_path, [{"id": 0, "answer": text}], columns, task="question-answering", names=["begin", "end"],
+        id_column_name="id",
+    )  # fmt: skip
+    layout = teacher.labels["train"].layout
+    assert layout is not None and layout.token_spans is not None
+    assert layout.token_spans[1:, 1].tolist() == [begin]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (
+            [{"answer": "1843", "score": 0.6, "start": 25}, {"answer": "1852", "score": 0.2}],
+            {"1843@25": 0.75, "1852@57": 0.25},
+        ),
+        ([{"answer": "1843", "score": 0.2}, {"answer": "", "score": 0.6, "start": 0}], {"1843@25": 0.25, "@-1": 0.75}),
+        ([{"answer": "1843", "score": 0.0}, {"answer": "1852", "score": 0.1}], {"1852@57": 1.0}),
+        ({"text": ["1843", "1852"], "score": [0.9, 0.1]}, {"1843@25": 0.9, "1852@57": 0.1}),
+        ([{"text": [], "answer_start": []}, {"text": []}, {"text": "1843"}], {"1843@25": 0.333, "@-1": 0.667}),
+        ([{"answer": "1843", "score": 0.6}, {"answer": "1852"}], None),
+    ],
+)
+def test_answers_with_scores_are_shares_of_a_vote(
+    tmp_path: Path, value: Any, expected: dict[str, float] | None
+) -> None:
+    assert spans(qa(tmp_path, [value, "1843"], votes=True))[0] == expected
+
+
+@pytest.mark.parametrize(("score", "message"), [(0, "all scores are 0"), (90, "a confidence from 0 to 1")])
+def test_scores_that_are_no_shares_are_refused(tmp_path: Path, score: float, message: str) -> None:
+    answers = [{"answer": "1843", "score": score}, {"answer": "1852", "score": score}]
+    with pytest.raises(InputError, match=message):
+        qa(tmp_path, [answers], votes=True)
 
 
 def test_votes_of_answers_share_the_probability(tmp_path: Path) -> None:

@@ -95,6 +95,26 @@ def test_training_rows_without_words_are_an_error() -> None:
         outputs("text-classification", "tfidf", training, rows_of(text=["x"]), ["yes", "no"])
 
 
+def test_a_part_of_the_rows_has_two_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tfidf, "MOST_CHARACTERS", 200)
+    training = rows_of(text=["good"] * 2_000 + ["bad"], label=["yes"] * 2_000 + ["no"])
+    logits = outputs("text-classification", "tfidf", training, rows_of(text=["good", "bad"]), ["yes", "no"])
+    assert logits.argmax(-1).tolist() == [0, 1]
+
+
+def test_rows_that_share_no_word_are_an_error() -> None:
+    training = rows_of(text=[f"w{row}" for row in range(tfidf.LEAST_ROWS)], label=["yes", "no"] * 500)
+    with pytest.raises(InputError, match="no word occurs in two training rows"):
+        outputs("text-classification", "tfidf", training, rows_of(text=["x"]), ["yes", "no"])
+
+
+def test_contexts_without_words_are_an_error() -> None:
+    training = rows_of(question=["q"], context=["_"], answers=[{"text": [], "answer_start": []}])
+    data = {"text_column_names": ["question", "context"], "label_column_name": "answers"}
+    with pytest.raises(InputError, match="contexts of the training rows have no words"):
+        outputs("question-answering", "best-sentence", training, training, ["begin", "end"], **data)
+
+
 def test_multi_label_baselines_have_one_decision_per_label() -> None:
     training = rows_of(text=["good food", "good room", "food", "room"], label=[["f"], ["r"], ["f"], ["r"]])
     data = {"label_names": ["f", "r", "never"]}
@@ -207,6 +227,27 @@ def test_a_model_that_is_no_better_than_a_baseline_is_a_warning(configs: Configs
     config = configs("eval", "out", models={"m": str(teacher)}, latency=None, bootstrap=0, baselines=["tfidf"])
     messages = [row["message"] for row in run("eval", config) if row["event"] == "warning"]
     assert any(message.startswith("m is no better than the baseline tfidf: accuracy 0.") for message in messages)
+
+
+def warnings_of(events: list[Any]) -> list[str]:
+    return [row["message"] for row in events if row["event"] == "warning"]
+
+
+def test_scored_rows_that_are_training_rows_are_a_warning(configs: Configs, teacher: Path, data: Path) -> None:
+    rows = sentences("validation")
+    write_rows(data / "train.jsonl", [*sentences("train"), *rows[:7]])
+    config = configs("eval", "out", models={"m": str(teacher)}, latency=None, bootstrap=0)
+    (message,) = [text for text in warnings_of(run("eval", config)) if "occur in the training set" in text]
+    assert "of 48 validation rows also occur" in message and "validation scores will be optimistic" in message
+
+
+def test_training_rows_with_positions_instead_of_names_are_a_warning(
+    configs: Configs, teacher: Path, data: Path
+) -> None:
+    write_rows(data / "train.jsonl", [row | {"label": int(row["label"] == "bad")} for row in sentences("train")])
+    config = configs("eval", "out", models={"m": str(teacher)}, latency=None, bootstrap=0)
+    expected = "training rows of the baselines: integer labels are read as positions in the model's classes: 0 = bad"
+    assert any(text.startswith(expected) for text in warnings_of(run("eval", config)))
 
 
 def test_without_a_training_file_there_is_no_baseline(configs: Configs, teacher: Path, data: Path) -> None:

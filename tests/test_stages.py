@@ -656,6 +656,20 @@ def test_label_names_in_another_order_are_both_listed(command: str, teacher: Pat
 
 # -- eval ----------------------------------------------------------------------------------------------------
 
+
+def test_models_with_their_labels_in_different_orders_are_both_listed(
+    teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(teacher, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    config |= {"id2label": {"0": "good", "1": "bad"}, "label2id": {"good": 0, "bad": 1}}
+    (other / "config.json").write_text(json.dumps(config))
+    (other / "manifest.json").unlink()
+    with pytest.raises(InputError, match="other labels than the reference, or another order") as error:
+        run("eval", configs("eval", "out", models={"teacher": str(teacher), "other": str(other)}, latency=None))
+    assert "model:     good, bad" in str(error.value) and "reference: bad, good" in str(error.value)
+
+
 QUALITY = {
     "accuracy",
     "accuracy_low",

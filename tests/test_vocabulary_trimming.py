@@ -13,8 +13,10 @@ import torch
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import models as tokenizer_models
 from transformers import (
+    AutoModel,
     BertConfig,
     BertForSequenceClassification,
+    IBertConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
@@ -201,6 +203,23 @@ def test_bpe_with_a_prefix_inside_words_is_rejected() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
     with pytest.raises(InputError, match="BPE"):
         models.trim_vocabulary(make_model("WordPiece", tokenizer), tokenizer, [5])
+
+
+def test_embeddings_of_a_special_kind_are_rejected() -> None:
+    tokenizer = make_tokenizer("WordPiece")
+    model = AutoModel.from_config(IBertConfig(vocab_size=len(tokenizer), hidden_size=8, num_attention_heads=2,
+                                              num_hidden_layers=1, intermediate_size=8))  # fmt: skip
+    with pytest.raises(InputError, match="embeddings of ibert models cannot be trimmed"):
+        models.trim_vocabulary(model, tokenizer, [5])
+
+
+def test_an_id_beyond_the_vocabulary_stays() -> None:
+    """The default ids of some configs are those of a larger vocabulary, and may not be null."""
+    tokenizer = make_tokenizer("BPE")
+    model = make_model("BPE", tokenizer)
+    model.config.bos_token_id = 100_000
+    trim(model, tokenizer, used_ids(tokenizer, make_texts(WORDS, 1)))
+    assert model.config.bos_token_id == 100_000
 
 
 def test_tokenizer_file_has_only_the_remaining_tokens_and_merges(tmp_path: Path) -> None:

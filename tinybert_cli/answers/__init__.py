@@ -24,6 +24,7 @@ from tinybert_cli.answers.numbers import NumberReader
 from tinybert_cli.answers.tags import TagReader
 from tinybert_cli.config import Answers, Data
 from tinybert_cli.errors import InputError
+from tinybert_cli.label_values import MAPPED
 from tinybert_cli.tasks import PredictionTask
 from tinybert_cli.types import Rows
 
@@ -39,6 +40,7 @@ _PROBLEMS = {  # kind → what a warning says about it
     "unmapped": "could not be understood",
     "misaligned": "have another number of tags than their row has words",
     "lost": "are not in their text",
+    "several": "have spans that occur several times in their text, and are not listed as often",
     "overlapping": "have spans that overlap",
     "empty": "are empty",
 }
@@ -140,7 +142,8 @@ def read_teacher(
         names: the classes in their order.
 
     Raises:
-        InputError: a file cannot be read or joined, an answer is malformed, or none can be understood.
+        InputError: a file cannot be read or joined, an answer is malformed, none can be understood, or numbers may or
+            may not be positions.
         ConfigError: `label_names` names a label that does not exist.
     """
     file = read_answers(setting, settings)
@@ -151,6 +154,7 @@ def read_teacher(
         split: READERS[task.name](rows, settings, names, setting, tally, everything).read(joined.answers[split])
         for split, rows in splits.items()
     }
+    _check_positions(tally, names, setting)
     used = len({answer.where for own in joined.answers.values() for answers in own for answer in answers})
     if not any(own.answered.any() for own in labels.values()):
         problems = [
@@ -162,6 +166,20 @@ def read_teacher(
             hint=READERS[task.name].remedy or _hint(names, frequent_answers(file)),
         )
     return AnswerTeacher(setting, labels, tally, joined.by, file.column, used, joined.unknown, file.skipped)
+
+
+def _check_positions(tally: Tally, names: Sequence[str], setting: Answers) -> None:
+    """InputError if answers name labels by number, and none of them is 0: they may be counted from 1."""
+    if not tally.positions or 0 in tally.positions:
+        return
+    from_one = {str(number): name for number, name in enumerate(names[:MAPPED], 1)}
+    from_zero = {str(number): names[number] for number in sorted(tally.positions)[:MAPPED]}
+    raise InputError(
+        f"the answers are numbers from {min(tally.positions)} on: positions of labels are counted from 0",
+        where=setting.name,
+        hint=f"say what they mean: teacher: {{label_names: {json.dumps(from_one, ensure_ascii=False)}}}; or, counted "
+        f"from 0, {json.dumps(from_zero, ensure_ascii=False)}",
+    )
 
 
 def frequent_answers(file: AnswerFile, most: int = 5) -> list[str]:

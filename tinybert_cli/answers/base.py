@@ -46,6 +46,7 @@ class Tally:
 
     members: dict[str, set[str]] = field(default_factory=dict)  # kind → where its answers are
     examples: dict[str, list[str]] = field(default_factory=dict)
+    positions: set[int] = field(default_factory=set)  # of labels that answers name by number
 
     @property
     def counts(self) -> Counter[str]:

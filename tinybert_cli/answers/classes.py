@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli.answers.base import Answer, AnswerLabels, Vote, confidence, is_empty, number_of, quoted, weighted_mean
+from tinybert_cli.answers.free_text import STATING
 from tinybert_cli.answers.label_reader import LabelReader
 from tinybert_cli.answers.scores import Scores, has_no_value, listed_scores, score_of, unwrapped
 from tinybert_cli.errors import InputError
+from tinybert_cli.label_values import as_text
 from tinybert_cli.metrics.probabilities import EPSILON
 from tinybert_cli.types import Array
 
 TOLERANCE = 0.01  # by which the sum of probabilities may differ from 1: they are rounded
 TIE = 1e-9
+LABELS, VECTOR, EITHER = "labels", "vector", "either"  # what a list of numbers may be
 
 
 def has_tie(probabilities: Array) -> bool:
@@ -70,11 +73,12 @@ class ClassReader(LabelReader):
             yield from self._of_label(label, answer if own is None else replace(answer, confidence=own))
 
     def _stated(self, value: Mapping[Any, Any]) -> Any:
-        """The label in an object: its `label`, or the one text that is a label; all of its texts if that is not clear;
-        None for numbers alone."""
-        label = value.get("label")
-        if self.index_of(label) is not None:
-            return label
+        """The label in an object: its `label` or `answer`, or the one text that is a label; all of its texts if that is
+        not clear; None for numbers alone."""
+        key = next((key for key in STATING if key in value), None)
+        if key is not None:
+            is_label = isinstance(value[key], str) or self.index_of(value[key]) is not None
+            return value[key] if is_label else None
         texts = {str(key): item for key, item in value.items() if isinstance(item, str)}
         if not texts or (
             len(value) > 1 and all(is_empty(item) or number_of(item) is not None for item in value.values())
@@ -102,6 +106,12 @@ class ClassReader(LabelReader):
             for index in np.flatnonzero(numbers):
                 yield self._one_hot(int(index)), float(numbers[index])
             return
+        if answer.confidence is not None:
+            raise InputError(
+                f"a confidence beside probabilities: {answer.confidence:g}, and {quoted(answer.value)}",
+                where=answer.where,
+                hint="a confidence is for an answer that is one label: leave confidence_column_name out",
+            )
         self.tally.add("probabilities", answer.where)
         if abs(total - 1) > TOLERANCE:
             self.tally.add("normalised", answer.where, f"{total:.4g} ({answer.where})")
@@ -109,7 +119,7 @@ class ClassReader(LabelReader):
 
     def _of_list(self, value: list[Any], answer: Answer) -> Iterator[Vote]:
         """One probability per class, a list with one label, or votes."""
-        if self._is_vector(value):
+        if self._is_vector(value, answer):
             numbers = self.vector(value, answer)
             self.count_missing(numbers, answer)
             yield from self._of_numbers(np.nan_to_num(numbers), answer)
@@ -123,12 +133,44 @@ class ClassReader(LabelReader):
             for own in votes:
                 yield from own
 
-    def _is_vector(self, value: list[Any]) -> bool:
-        """Whether a list has a number for each class; votes may also be positions of classes."""
-        numbers = [item for item in value if isinstance(item, (int, float)) and not isinstance(item, bool)]
-        if len(value) != len(self.names) or not numbers or len(numbers) + value.count(None) != len(value):
-            return False
-        return not self.setting.votes or any(self.index_of(item) is None for item in numbers)
+    def _is_vector(self, value: list[Any], answer: Answer) -> bool:
+        """Whether a list has a number for each class, not positions or other labels.
+
+        Raises:
+            InputError: it could be either, and the other lists of the file prove nothing.
+        """
+        form = self._form(value)
+        if form == EITHER and len(self._proven) == 1:
+            form = next(iter(self._proven))
+        elif form == EITHER:
+            total, are_names = sum(value), all(as_text(item) in self.known_words for item in value)
+            if self.setting.votes and are_names:
+                form = LABELS
+            elif not self.setting.votes and abs(total - 1) <= TOLERANCE:
+                form = VECTOR
+        if form == EITHER:
+            raise InputError(
+                f"{quoted(answer.value)} could be {len(value)} labels, or a number for each label",
+                where=answer.where,
+                hint="write the names of the labels, or a number for each name, such as "
+                f"{dict(zip(self.names, value, strict=True))}",
+            )
+        return form == VECTOR
+
+    def _form(self, value: list[Any]) -> str:
+        """What a list is by itself: labels, or a number for each of them."""
+        numbers = [item for item in value if item is not None]
+        if len(value) != len(self.names) or not numbers or not all(map(_is_number, numbers)):
+            return LABELS
+        if any(self.index_of(item) is None for item in numbers) or (None in value and not self.setting.votes):
+            return VECTOR
+        return EITHER if any(numbers) and None not in value else LABELS  # probabilities are not all 0
+
+    @cached_property
+    def _proven(self) -> set[str]:
+        """What the lists of numbers of the file are that can only be one of the two."""
+        lists = [value for answer in self.answers if isinstance(value := unwrapped(answer.value), list) and value]
+        return {self._form(value) for value in lists if all(map(_is_number, value))} & {LABELS, VECTOR}
 
     def _of_item(self, item: Any, answer: Answer) -> Iterator[Vote]:
         if isinstance(item, Mapping) and self._stated(item) is not None:
@@ -158,3 +200,7 @@ class ClassReader(LabelReader):
         """One object per class, however many answers name it."""
         classes = range(len(self.names))
         return [tuple(float(index == other) for other in classes) for index in classes]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -12,14 +12,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tinybert_cli.answers import labelled_spans
-from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, quoted
+from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, confidence, quoted
 from tinybert_cli.answers.majority import decided_by_majority, rows_with_a_tie
+from tinybert_cli.answers.scores import score_of
+from tinybert_cli.errors import InputError
+from tinybert_cli.label_values import as_text
 from tinybert_cli.metrics.probabilities import EPSILON
 from tinybert_cli.tasks import text_columns_of
 from tinybert_cli.types import Array, Layout
@@ -28,6 +32,15 @@ Characters = tuple[int, int]  # first character and end in the context
 _AROUND = " \t\r\n\"'`“”‘’.,;:!?()[]«»"
 _STATED = re.compile(r"(?:so |the |my |final |correct )*answer(?: is)?\b[:\s]+(.+)", re.IGNORECASE | re.DOTALL)
 _NO_SPAN = -1
+
+
+@dataclass(frozen=True)
+class _Text:
+    """One of the answers that a value is."""
+
+    text: str | None  # None: the context has no answer
+    begin: int | None = None  # in the context
+    score: Any = None  # as it is in the file
 
 
 class SpanReader(Reader):
@@ -41,30 +54,33 @@ class SpanReader(Reader):
         return contexts
 
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
-        pairs = _pairs(labelled_spans.parsed(answer.value))
-        if pairs is None:
+        texts = _texts(labelled_spans.parsed(answer.value))
+        if texts is None:
             self.unmapped(
                 "unmapped", answer, "expected the text of an answer", '"Ada", or {"text": "Ada", "start": 18}'
             )
             return
-        if len(pairs) > 1 and self.setting.votes:
+        if len(texts) > 1 and self.setting.votes:
             self.tally.add("votes", answer.where)
-        if not pairs:
-            self.tally.add("no_answer", answer.where)
-            yield (), 1.0
-        for text, begin in pairs:
-            if self.setting.no_answer is not None and _same(text, self.setting.no_answer):
-                self.tally.add("no_answer", answer.where)
-                yield (), 1.0
+        weights = _weights(texts, answer)
+        if weights is None:
+            self.unmapped("unmapped", answer, "a score for some of the answers only")
+            return
+        for own, weight in zip(texts, weights, strict=True):
+            if not weight:
                 continue
-            occurrences = self._occurrences(text, begin, row, answer)
+            if own.text is None or (self.setting.no_answer is not None and _same(own.text, self.setting.no_answer)):
+                self.tally.add("no_answer", answer.where)
+                yield (), weight
+                continue
+            occurrences = self._occurrences(own.text, own.begin, row, answer)
             if not occurrences:
                 self.unmapped("lost", answer, "the context does not contain the answer")
                 continue
             self.tally.add("located", answer.where)
             if len(occurrences) > 1:
-                self.tally.add("repeated", answer.where, f"{quoted(text)} ({answer.where})")
-            yield tuple(occurrences), 1.0
+                self.tally.add("repeated", answer.where, f"{quoted(own.text)} ({answer.where})")
+            yield tuple(occurrences), weight
 
     def labels(self, votes: Sequence[Sequence[Vote]]) -> AnswerLabels:
         labels = _as_labels([_shares(own) for own in votes], [bool(own) for own in votes])
@@ -147,28 +163,53 @@ def _shares(votes: Sequence[Vote]) -> dict[Characters, float]:
 def _patterns(text: str) -> Iterator[tuple[str, int]]:
     """What to look for, from the exact text to one without case, the punctuation around it, and `The answer is`."""
     bare = text.strip(_AROUND)
-    yield _pattern(text), 0
-    if bare:
-        yield _pattern(bare), 0
-        yield _pattern(bare), re.IGNORECASE
+    for wanted, flags in ((text, 0), *(((bare, 0), (bare, re.IGNORECASE)) if bare else ())):
+        yield _pattern(wanted, whole_numbers=True), flags
+        yield _pattern(wanted), flags
     stated = _STATED.fullmatch(text)
     if stated is not None and stated[1].strip(_AROUND):
         yield from _patterns(stated[1])
 
 
-def _pattern(text: str) -> str:
-    """The text with any white space between its words, and not within a longer word or number."""
+def _pattern(text: str, *, whole_numbers: bool = False) -> str:
+    """The text with any white space between its words, and not within a longer word.
+
+    Args:
+        whole_numbers: also not before or after the point of a longer number: 5 is not in 5.00.
+    """
     words = r"\s+".join(map(re.escape, text.split()))
     begin = r"(?<![A-Za-z0-9])" if text[0].isascii() and text[0].isalnum() else ""
     end = r"(?![A-Za-z0-9])" if text[-1].isascii() and text[-1].isalnum() else ""
+    if whole_numbers:
+        begin += r"(?<![0-9][.,])" if text[0].isdigit() else ""
+        end += r"(?![.,][0-9])" if text[-1].isdigit() else ""
     return f"{begin}{words}{end}"
 
 
-def _pairs(value: Any) -> list[tuple[str, int | None]] | None:
-    """(text, character) of each answer in one of the forms of SQuAD, of annotation tools, or a plain text; None for
+def _weights(texts: Sequence[_Text], answer: Answer) -> list[float] | None:
+    """What each of several answers counts: the same without scores, else its share of one vote; None if some have none.
+
+    Raises:
+        InputError: a score is not from 0 to 1, or all of them are 0.
+    """
+    if len(texts) < 2 or all(own.score is None for own in texts):
+        return [1.0] * len(texts)
+    scores = [confidence(own.score, answer.where) for own in texts]
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores):
+        return None
+    if not any(known):
+        raise InputError(f"all scores are 0: {quoted(answer.value)}", where=answer.where, hint="leave the answer out")
+    return [score / sum(known) for score in known]
+
+
+def _texts(value: Any) -> list[_Text] | None:
+    """The answers in one of the forms of SQuAD, of pipelines and annotation tools, or a plain text or number; None for
     other values, such as lists in lists."""
     if isinstance(value, str):
-        return [(value, None)]
+        return [_Text(value)]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return [_Text(as_text(value))]
     if isinstance(value, dict):
         begins = next((value[key] for key in ("answer_start", "start", "begin", "start_offset") if key in value), None)
         texts = next((value[key] for key in ("text", "answer", "texts") if key in value), None)
@@ -177,11 +218,14 @@ def _pairs(value: Any) -> list[tuple[str, int | None]] | None:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             return None
         begins = begins if isinstance(begins, list) and len(begins) == len(texts) else [None] * len(texts)
-        indices = [b if isinstance(b, int) and not isinstance(b, bool) and b >= 0 else None for b in begins]
-        return [(text, b) for text, b in zip(texts, indices, strict=True) if text.strip()]
+        score = score_of(value)
+        scores = score if isinstance(score, list) and len(score) == len(texts) else [score] * len(texts)
+        indices = map(labelled_spans.character, begins)
+        known = [_Text(*own) for own in zip(texts, indices, scores, strict=True) if own[0].strip()]
+        return known or [_Text(None, score=score)]
     if isinstance(value, list):
-        parts = [None if isinstance(item, list) else _pairs(item) for item in value]
-        return None if None in parts else [pair for part in parts for pair in part or []]
+        parts = [None if isinstance(item, list) else _texts(item) for item in value]
+        return None if None in parts else [own for part in parts for own in part or []] or [_Text(None)]
     return None
 
 

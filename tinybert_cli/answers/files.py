@@ -15,6 +15,7 @@ from tinybert_cli.errors import InputError, did_you_mean
 from tinybert_cli.types import Rows
 
 ANSWER = "answer"
+TEXT = "text"  # the column of the text in most files, also beside a list of words
 USUAL = ("label", "labels", "prediction", "response", "completion", "output", "spans", "entities", "tags", "ner_tags",
          "probabilities", "annotation")  # fmt: skip
 _DECISIONS = {"accept", "reject", "ignore"}  # what Prodigy writes as `answer`
@@ -82,8 +83,8 @@ def _text_columns(rows: Rows, names: list[str], setting: Answers, settings: Data
         )
     if len(present) == len(names):
         return names
-    if len(names) == 1 and "text" in rows.columns:
-        return ["text"]
+    if len(names) == 1 and TEXT in rows.columns:
+        return [TEXT]
     missing = next(name for name in names if name not in present)
     raise InputError(
         f"the answers have no column '{missing}', with which they would be joined to the rows",
@@ -127,7 +128,8 @@ def _answers(
                 where=rows.origins[0][0],
                 hint=f"{did_you_mean(name, rows.columns)}; columns here: {', '.join(rows.columns)}",
             )
-    text = rows.columns[texts[0]] if len(texts) == 1 else [None] * len(rows)
+    others = [name for name in dict.fromkeys([*(texts if len(texts) == 1 else []), TEXT]) if name not in names]
+    text_columns = [rows.columns[name] for name in others if name in rows.columns]
     confidences = rows.columns[setting.confidence_column_name] if setting.confidence_column_name else [None] * len(rows)
     for index in range(len(rows)):
         where = rows.location(index)
@@ -135,7 +137,7 @@ def _answers(
         if len(names) > 1:
             cells = {name: rows.columns[name][index] for name in names}
             value = None if all(map(is_empty, cells.values())) else cells
-        own = text[index] if isinstance(text[index], str) else None
+        own = next((text for column in text_columns if isinstance(text := column[index], str)), None)
         yield index, Answer(labelled_spans.parsed(value), where, own, confidence(confidences[index], where))
 
 
@@ -161,7 +163,7 @@ def _of_label_studio(rows: Rows, texts: Sequence[str]) -> AnswerFile:
     rows = replace(rows, columns=columns)
     own_texts = [name for name in texts if name in columns]
     if len(own_texts) < len(texts):
-        own_texts = ["text"] if len(texts) == 1 and "text" in columns else []
+        own_texts = [TEXT] if len(texts) == 1 and TEXT in columns else []
     answers, skipped = [], 0
     for index, written in enumerate(rows.columns["annotations"]):
         where = rows.location(index)

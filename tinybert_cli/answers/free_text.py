@@ -6,7 +6,8 @@ An answer is understood in one of these forms, whatever its case, punctuation an
 2. Its first sentence is a label: `Positive. The reviewer praises the cast.`
 3. Its last line states the label after a colon, or after a word such as answer, label or category and a verb:
    `Sentiment: positive`, `The answer is positive.`
-4. It is JSON with one value that is a label: `{"label": "positive", "reason": "..."}`
+4. It is JSON with one value that is a label: `{"sentiment": "positive", "reason": "..."}`. If it has the key `label` or
+   `answer`, its value must be the label.
 
 In the forms 2 and 3 the answer must not name another label, unless the last line begins with `answer`: then what comes
 before is reasoning. A question, a negation or a hedge beside the label names none.
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from tinybert_cli.label_values import shape
 
 LONGEST = 10_000  # characters that are read of an answer
+STATING = ("label", "answer")  # keys of an object whose value is the label, or none is
 
 _CUE = (
     r"(?:final |correct |best |overall |my |the )*"
@@ -35,7 +37,7 @@ _DOUBT = re.compile(
     r"might|may|could|possibly|either|whether|if|or|difficult|hard to|mixed|both|between)\b|\?"
 )
 _FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
-_SENTENCE = re.compile(r"(?<=[^\W_])\s*(?:[.!;,\n(]|\s[-\u2013\u2014]\s|[\u2013\u2014])")
+_SENTENCE = re.compile(r"(?<=[^\W_])\s*(?:[!;\n(]|(?:[.,]|\s[-\u2013\u2014]\s|[\u2013\u2014])(?!\d))")  # not within 4.7
 
 
 class LabelMatcher:
@@ -72,7 +74,9 @@ class LabelMatcher:
             value = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        values: Iterable[object] = value.values() if isinstance(value, dict) else [value]
+        values: Iterable[object] = [value]
+        if isinstance(value, dict):
+            values = next(([value[key]] for key in STATING if key in value), value.values())
         names = [self._names.get(_bare(item)) for item in values if isinstance(item, str)]
         known = [name for name in names if name is not None]
         return known[0] if len(known) == 1 else None
@@ -107,7 +111,10 @@ class LabelMatcher:
 
 def label_index(names: Mapping[str, str], labels: Callable[[object], int | None]) -> Callable[[object], int | None]:
     """A function from a label as the answers write it to the index of its class: a key of `names`, or a label."""
-    bare = {_bare(label): name for label, name in names.items()}
+    by_bare: dict[str, set[str]] = {}
+    for label, name in names.items():
+        by_bare.setdefault(_bare(label), set()).add(name)
+    bare = {label: own.pop() for label, own in by_bare.items() if len(own) == 1}
     known: dict[tuple[type, object], int | None] = {}
 
     def index_of(value: object) -> int | None:
@@ -116,7 +123,9 @@ def label_index(names: Mapping[str, str], labels: Callable[[object], int | None]
         key = (type(value), value)
         if key not in known:
             text = str(value).lower() if isinstance(value, bool) else str(value)
-            name = bare.get(_bare(text)) if bare and len(text) <= LONGEST else None
+            name = names.get(text)
+            if name is None and bare and len(text) <= LONGEST:
+                name = bare.get(_bare(text))
             known[key] = labels(value if name is None else name)
         return known[key]
 

@@ -23,6 +23,11 @@ from tinybert_cli.types import Array
 class LabelReader(Reader):
     """Finds labels by name, by position, and by what the answers call them."""
 
+    @property
+    def targets(self) -> Sequence[str]:
+        """What `label_names` may map words to."""
+        return self.names
+
     @cached_property
     def renamed(self) -> dict[str, str]:
         """What the answers call the labels → their names, without the names themselves.
@@ -32,11 +37,11 @@ class LabelReader(Reader):
         """
         own = self.setting.label_names or {}
         for label, name in own.items():
-            if name not in self.names:
+            if name not in self.targets:
                 raise ConfigError(
                     f"`label_names` maps '{label}' to '{name}', which is none of the labels",
                     key=("teacher",),
-                    hint=did_you_mean(name, self.names),
+                    hint=did_you_mean(name, self.targets),
                 )
         of_data = self.data.label_names if isinstance(self.data.label_names, dict) else {}
         return {**of_data, **own}
@@ -60,9 +65,8 @@ class LabelReader(Reader):
         """The class that an answer names; None, and counted, if it names none."""
         index = self.index_of(value)
         if index is not None:
-            is_position = as_number(value) is not None and as_text(value) not in (*self.names, *self.renamed)
-            kind = "position" if is_position else "label"
-            self.tally.add(kind, answer.where, f"{as_text(value)} = {self.names[index]}")
+            if not self.count_position(value, index, answer):
+                self.tally.add("label", answer.where)
             return index
         check_no_nan(value, answer.where)
         name = self.matcher.name(value) if isinstance(value, str) else None
@@ -71,6 +75,19 @@ class LabelReader(Reader):
             return None
         self.tally.add("free_text", answer.where, f"{quoted(value)} is {name}")
         return list(self.names).index(name)
+
+    def count_position(self, value: Any, index: int, answer: Answer) -> bool:
+        """Whether a label is a position in the labels, not a name; counted if it is."""
+        is_position = as_number(value) is not None and as_text(value) not in self.known_words
+        if is_position:
+            self.tally.positions.add(index)
+            self.tally.add("position", answer.where, f"{as_text(value)} = {self.names[index]}")
+        return is_position
+
+    @cached_property
+    def known_words(self) -> set[str]:
+        """The names of the labels, and what the answers call them."""
+        return {*self.names, *self.renamed}
 
     def scores(self, pairs: Scores, answer: Answer, *, one_label: bool) -> Array | None:
         """The number of each label (C,), NaN where there is none; None, and counted, if it is not clear what they mean.

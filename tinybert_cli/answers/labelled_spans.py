@@ -9,6 +9,7 @@ from typing import Any
 
 from tinybert_cli.answers.base import quoted
 from tinybert_cli.errors import InputError
+from tinybert_cli.label_values import as_number
 
 _BEGIN = ("start", "start_offset", "begin", "start_char", "answer_start")
 _END = ("end", "end_offset", "end_char")
@@ -31,6 +32,12 @@ def read_spans(items: Sequence[Any]) -> list[Span] | None:
     """The spans in a list; None if an item is in no known form."""
     spans = [list(_spans_of(item)) for item in items]
     return [span for own in spans for span in own] if all(spans) else None
+
+
+def character(value: Any) -> int | None:
+    """The position in a text that a value is, in whatever form the number is written; None for everything else."""
+    number = as_number(value)
+    return int(number) if number is not None and number >= 0 and number == int(number) else None
 
 
 def parsed(value: Any) -> Any:
@@ -75,26 +82,22 @@ def label_studio_answer(result: Sequence[Any]) -> Any:
 def _spans_of(item: Any) -> Iterator[Span]:
     """One span, several if it has several labels, none if it is in no known form."""
     if isinstance(item, Sequence) and not isinstance(item, str):
-        if len(item) == 3 and isinstance(item[2], str) and _is_index(item[0]) and _is_index(item[1]):
-            yield Span(item[2], int(item[0]), int(item[1]), None)
+        begin, end = map(character, item[:2]) if len(item) == 3 else (None, None)
+        if begin is not None and end is not None and isinstance(item[2], str):
+            yield Span(item[2], begin, end, None)
     elif isinstance(item, Mapping):
         inner = item["value"] if isinstance(item.get("value"), Mapping) else item
-        label, begin, end, text = (_first(inner, keys) for keys in (_LABEL, _BEGIN, _END, _TEXT))
+        label, text = _first(inner, _LABEL), _first(inner, _TEXT)
+        begin, end = character(_first(inner, _BEGIN)), character(_first(inner, _END))
         labels = label if isinstance(label, list) else [label]
-        known = _is_index(begin) and _is_index(end)
+        known = begin is not None and end is not None
         if all(isinstance(one, str) for one in labels) and (known or _is_text(text)):
             for one in labels:
-                yield Span(
-                    one, int(begin) if known else None, int(end) if known else None, text if _is_text(text) else None
-                )
+                yield Span(one, begin if known else None, end if known else None, text if _is_text(text) else None)
 
 
 def _first(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return next((item[key] for key in keys if item.get(key) is not None), None)
-
-
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_text(value: Any) -> bool:

@@ -87,6 +87,9 @@ class TagReader(LabelReader):
             self.unmapped("unmapped", answer, problem, self.hint, example=problem)
             return
         self.tally.add("tags", answer.where)
+        for tag, index in dict(zip(value, indices, strict=True)).items():
+            assert index is not None  # see above
+            self.count_position(tag, index, answer)
         yield tuple(indices), 1.0
 
     # -- spans -----------------------------------------------------------------------------------------------
@@ -111,7 +114,10 @@ class TagReader(LabelReader):
             own = located.words(span, len(alike) if set(alike) == {kind} else 1)
             if own is None:
                 where = f"the span '{span.text or f'{span.begin} to {span.end}'}'"
-                self.unmapped("lost", answer, f"{where} is not in the text, or several times", example=where)
+                if located.several:
+                    self.unmapped("several", answer, f"{where} occurs several times in the text", example=where)
+                else:
+                    self.unmapped("lost", answer, f"{where} is not in the text", example=where)
                 return None
             if located.moved:
                 self.tally.add("moved", answer.where, f"'{span.text}' ({answer.where})")
@@ -141,16 +147,14 @@ class TagReader(LabelReader):
         own = f"labels of entities: {', '.join(self._types)}"
         return f"{own}; other words for them: teacher: {{label_names: {{word: label}}}}, and O for none"
 
-    @cached_property
-    def renamed(self) -> dict[str, str]:
+    @property
+    def targets(self) -> Sequence[str]:
         """Spans are renamed to types of entities, tags to tags."""
-        own = self.setting.label_names or {}
-        of_data = self.data.label_names if isinstance(self.data.label_names, dict) else {}
-        return {**of_data, **own}
+        return [*dict.fromkeys([*self.names, *self._types, OUTSIDE])]
 
     def _kind(self, label: str) -> str | None:
         """The type of entity that a span's label names; O if it is to be ignored."""
-        name = (self.setting.label_names or {}).get(label, label)
+        name = self.renamed[label] if label in (self.setting.label_names or {}) else label
         if name == OUTSIDE:
             return name
         alike = [kind for kind in self._types if kind == name] or [
@@ -186,7 +190,7 @@ class _Locator:
         same = len(letters) == len(self.inside)
         self.aligned = same and all(text[i] == own for i, (_, own) in zip(self.inside, letters, strict=True))
         self.word_of = [number for number, _ in letters]
-        self.moved = False
+        self.moved = self.several = False
         self.cut: tuple[int, int] | None = None
 
     def words(self, span: Span, listed: int) -> list[Words] | None:
@@ -196,7 +200,7 @@ class _Locator:
             listed: how often the answer lists a span with this text; 1 if their labels differ, since it is not clear
                 then which of them belongs to which occurrence.
         """
-        self.moved, self.cut = False, None
+        self.moved, self.several, self.cut = False, False, None
         if not self.aligned:
             return None
         characters = self._characters(span, listed)
@@ -220,6 +224,7 @@ class _Locator:
         self.moved = span.begin is not None
         if len(begins) == 1 or (len(begins) == listed and span.begin is None):
             return [(begin, begin + len(text)) for begin in begins]
+        self.several = len(begins) > 1
         return []
 
     def _holds(self, begin: int, end: int, text: str | None) -> bool:

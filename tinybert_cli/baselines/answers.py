@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from tinybert_cli.baselines.base import Baseline, Training
+from tinybert_cli.errors import InputError
 from tinybert_cli.tasks import text_columns_of
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
@@ -15,12 +16,19 @@ _MARK = 10.0  # logit of the begin and of the end of the sentence; all others ha
 
 
 def best_sentence(training: Training, seed: int) -> Baseline:
-    """The sentence with the highest cosine similarity of TF-IDF weights; the weights are from the training contexts."""
+    """The sentence with the highest cosine similarity of TF-IDF weights; the weights are from the training contexts.
+
+    Raises:
+        InputError: no context has any text.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     _, contexts = text_columns_of(training.rows, training.settings)
     vectorizer = TfidfVectorizer(token_pattern=r"(?u)[^\W_]+|[^\w\s]", sublinear_tf=True)
-    vectorizer.fit(dict.fromkeys(contexts))
+    try:
+        vectorizer.fit(dict.fromkeys(contexts))
+    except ValueError as error:  # an empty vocabulary
+        raise InputError("the contexts of the training rows have no words") from error
 
     def compute(rows: Rows) -> Array:
         """Begin, end and similarity in per cent of the chosen sentence (N, 3)."""

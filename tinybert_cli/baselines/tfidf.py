@@ -104,12 +104,15 @@ class TextFeatures:
         """Learns the vocabulary of all columns; returns their features.
 
         Raises:
-            InputError: no row has any text.
+            InputError: no row has any text, or, with LEAST_ROWS, none shares a word with another.
         """
         try:
             self.vectorizer.fit([text for column in texts for text in column])
         except ValueError as error:  # an empty vocabulary
-            raise InputError("the training rows have no words") from error
+            rare = self.vectorizer.min_df > 1
+            raise InputError(
+                "no word occurs in two training rows" if rare else "the training rows have no words"
+            ) from error
         return self(texts)
 
     def __call__(self, texts: Sequence[Sequence[str]]) -> Any:
@@ -146,7 +149,7 @@ def _logistic_regression(values: Any, labels: Array, classes: int) -> Any:
 def _selected(training: Training, labelled: Array, seed: int) -> tuple[Rows, Array]:
     """The labelled rows with their labels; a random part of them, if they have more than MOST_CHARACTERS.
 
-    With more than MANY_CLASSES it is a smaller part.
+    With more than MANY_CLASSES it is a smaller part. It has at least two classes.
     """
     most = MOST_CHARACTERS * min(1.0, MANY_CLASSES / len(training.names))
     indices = np.flatnonzero(labelled)
@@ -156,5 +159,10 @@ def _selected(training: Training, labelled: Array, seed: int) -> tuple[Rows, Arr
     if lengths.sum() > most:
         order = np.random.default_rng(seed).permutation(len(indices))
         count = max(1, int(np.searchsorted(np.cumsum(lengths[order]), most)))
-        indices = np.sort(indices[order[:count]])
+        selected = order[:count]
+        if training.task.output_type == "class":
+            classes = training.labels[indices[order]]
+            other = int(np.argmax(classes != classes[0]))  # one class alone cannot be learned
+            selected = order[[*range(count), other]] if other >= count else selected
+        indices = np.sort(indices[selected])
     return training.rows.select(indices.tolist()), training.labels[indices]

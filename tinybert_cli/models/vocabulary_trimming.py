@@ -44,8 +44,13 @@ def trim_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
         used: ids of the tokens to keep.
 
     Raises:
-        InputError: the tokenizer is neither WordPiece nor BPE nor Unigram.
+        InputError: the tokenizer is neither WordPiece nor BPE nor Unigram, or the embeddings are of a special kind.
     """
+    if not isinstance(model.get_input_embeddings(), torch.nn.Embedding):
+        raise InputError(
+            f"the embeddings of {model.config.model_type} models cannot be trimmed",
+            hint="set trim_vocabulary: false for this model",
+        )
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     algorithm = description["model"]["type"]
     prefix = description["model"].get("continuing_subword_prefix") or ""
@@ -124,7 +129,7 @@ def _select_embeddings(model: PreTrainedModel, ids: list[int], new_ids: NewIds) 
     model.set_input_embeddings(embedding)
     model.config.vocab_size = len(ids)
     for name, value in model.config.to_dict().items():
-        if name.endswith("_token_id") and isinstance(value, int):
+        if name.endswith("_token_id") and isinstance(value, int) and value < old.num_embeddings:
             setattr(model.config, name, new_ids.get(value))
 
 

@@ -42,6 +42,12 @@ def check_teachers(task: str, teacher: Any) -> None:
                 key=(*key, "no_answer"),
                 hint="leave it out",
             )
+        if setting.get("label_names") is not None and definition.output_type in ("value", "span"):
+            raise ConfigError(
+                f"`label_names` has no effect in {task}, whose answers are no labels",
+                key=(*key, "label_names"),
+                hint="leave it out",
+            )
         if setting.get("confidence_column_name") is not None and task != "text-classification":
             raise ConfigError(
                 f"`confidence_column_name` has no effect in {task}: it is for text-classification",

@@ -76,13 +76,18 @@ def read(
     """The answers as labels of the rows; yields warnings about what could not be used.
 
     Args:
-        gold: the gold labels of each split, for the temperature.
+        gold: the gold labels of each split, for the temperature, and for the order of the labels of each file.
+
+    Raises:
+        InputError: the answers cannot be used, or the labels of one of several teachers are mixed up.
     """
     teachers: list[AnswerTeacher] = []
     numbers: dict[str, float] = {}
     for setting in config.answers:
         teacher = read_teacher(setting, task, splits, names, config.data)
         yield from map(events.warning, teacher.warnings())
+        if config.check_teacher and len(config.teachers) > 1:
+            _check_order(config, task, teacher, splits, names, gold)
         temperature = setting.temperature
         if temperature == "auto":
             scaling = _calibrate(config, task, teacher, splits, names, gold)
@@ -97,6 +102,25 @@ def read(
             "answers_without_row": sum(len(teacher.unknown) for teacher in teachers),
         }
     return ReadAnswers(teachers, numbers)
+
+
+def _check_order(
+    config: GenSoftLabels,
+    task: tasks.PredictionTask,
+    teacher: AnswerTeacher,
+    splits: Mapping[str, Rows],
+    names: Sequence[str],
+    gold: Mapping[str, Array | None],
+) -> None:
+    """InputError if the labels of one of several teachers are mixed up, which the others may hide."""
+    answered = {split: own.answered for split, own in teacher.labels.items()}
+    checked = teacher_check.rows_to_check(config, task, splits, gold, names, answered)
+    if checked is None:
+        return
+    rows = splits[checked.split].select(checked.indices)
+    own = teacher.labels[checked.split].select(np.array(checked.indices))
+    predictions = task.decide(own.logits, own.layout, names, rows, config.data, {})
+    teacher_check.check_order(config, predictions, checked, names, teacher.setting.name)
 
 
 def _calibrate(

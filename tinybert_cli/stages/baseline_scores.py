@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from tinybert_cli.baselines import Baseline, Training
 from tinybert_cli.config import Data, Eval, Latency
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
+from tinybert_cli.inspection import duplicates
 from tinybert_cli.types import Encoded, Predictions, Rows
 
 
@@ -71,7 +72,10 @@ def training_inputs(
 def fit(
     config: Eval, task: tasks.PredictionTask, names: list[str], classes: list[str], rows: Rows, encoded: Encoded
 ) -> Generator[Event, None, dict[str, ScoredBaseline]]:
-    """The baselines by name; with `auto`, a warning if the training rows do not allow any."""
+    """The baselines by name; with `auto`, a warning if the training rows do not allow any.
+
+    Also a warning about rows that are scored although they are training rows.
+    """
     if not names:
         return {}
     scored: dict[str, ScoredBaseline] = {}
@@ -79,6 +83,7 @@ def fit(
         training_rows = data.read(config.data, "train")
         task.label_names(training_rows, config.data, model_names=classes)
         training = labelled(task, config.data, classes, training_rows)
+        yield from map(events.warning, _training_warnings(config, task, classes, training_rows, rows))
         for name in names:
             scored[name] = fitted(name, training, config.seed, rows, encoded)
             yield {"event": "scored", "model": name}
@@ -87,6 +92,17 @@ def fit(
             raise
         yield events.warning(left_out([name for name in names if name not in scored], error))
     return scored
+
+
+def _training_warnings(
+    config: Eval, task: tasks.PredictionTask, classes: list[str], training_rows: Rows, rows: Rows
+) -> Iterator[str]:
+    """What the reader of the scores has to know: rows that are in both, and labels that are read in another way."""
+    splits: dict[str, Rows] = {"train": training_rows, config.split: rows}
+    yield from duplicates.leaks_between(splits, config.data, most=duplicates.SAMPLE)
+    if not task.label_statements(rows, config.data, classes):  # else the plan has them
+        for statement in task.label_statements(training_rows, config.data, classes):
+            yield f"training rows of the baselines: {statement}"
 
 
 def labelled(task: tasks.PredictionTask, settings: Data, classes: list[str], rows: Rows) -> Training:

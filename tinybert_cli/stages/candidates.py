@@ -10,6 +10,7 @@ import numpy as np
 
 from tinybert_cli import data, loops, models, tasks
 from tinybert_cli.config import Eval, Latency
+from tinybert_cli.errors import InputError
 from tinybert_cli.predictor import Predictor, check_logits, load_predictor
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
@@ -47,8 +48,19 @@ def names_of_model(config: Eval, task: tasks.PredictionTask, source: models.Sour
 def load_candidate(
     config: Eval, task: tasks.PredictionTask, source: models.Source, rows: Rows, names: list[str]
 ) -> Candidate:
-    """A model with the rows encoded for it; its labels must be the reference's, in the same order."""
-    task.label_names(rows, config.data, model_names=models.read_label_names(source) or names)
+    """A model with the rows encoded for it.
+
+    Raises:
+        InputError: its labels are not the reference's, in the same order, or it does not fit the rows.
+    """
+    own = models.read_label_names(source)
+    task.label_names(rows, config.data, model_names=own or names)
+    if own is not None and own != names:
+        raise InputError(
+            f"'{source.name}' has other labels than the reference, or another order:\n  model:     {', '.join(own)}\n"
+            f"  reference: {', '.join(names)}",
+            hint="score models with other labels in an eval of their own, with the same rows",
+        )
     predictor = load_predictor(source, task=task, label_names=names)
     models.check_inputs(source, predictor.torch_tokenizer, config.data)
     encoded = task.encode(rows, config.data, predictor.torch_tokenizer)

@@ -119,15 +119,7 @@ def check_teacher(
     statistics = metric.statistics(predictions)
     score, majority = metrics.score(metric, predictions, statistics)[main], metric.majority_baseline()
     decisions = metric.class_logits(predictions)
-    better = _better_order(*decisions) if decisions is not None and len(names) <= MOST_REORDERED else None
-    if better is not None:
-        order, share = better
-        raise InputError(
-            f"the labels of the teacher seem to be mixed up: {main} {score:.3f}, and in another order {share:.3f} "
-            "of its decisions are right",
-            where=config.teacher_names,
-            hint=f"{_reordering(config, checked, names, order)}; or set check_teacher: false",
-        )
+    check_order(config, predictions, checked, names)
     if score > majority or score == majority == 1:  # of rows with one label only
         numbers = {f"teacher_{main}": score, f"majority_{main}": majority}
         if config.answers:
@@ -149,6 +141,33 @@ def check_teacher(
     )
 
 
+def check_order(
+    config: GenSoftLabels,
+    predictions: Predictions,
+    checked: CheckedRows,
+    names: Sequence[str],
+    answers: str | None = None,
+) -> None:
+    """InputError if the classes of a teacher seem to be in another order.
+
+    Args:
+        answers: the name of a file with answers, whose predictions these are; None: those of all teachers together.
+    """
+    decisions = checked.metric.class_logits(predictions)
+    better = _better_order(*decisions) if decisions is not None and len(names) <= MOST_REORDERED else None
+    if decisions is None or better is None:
+        return
+    order, share = better
+    logits, gold = decisions
+    only_answers = answers is not None or not config.model_names
+    raise InputError(
+        f"the labels of the teacher seem to be mixed up: {(logits.argmax(-1) == gold).mean():.3f} of its decisions are "
+        f"right, and {share:.3f} in another order",
+        where=answers or config.teacher_names,
+        hint=f"{_reordering(checked, names, order, only_answers=only_answers)}; or set check_teacher: false",
+    )
+
+
 def _better_order(logits: Array, gold: Array) -> tuple[list[int], float] | None:
     """The output of each class that fits the gold labels best, and the share of right decisions with this order.
 
@@ -161,9 +180,9 @@ def _better_order(logits: Array, gold: Array) -> tuple[list[int], float] | None:
     return (order, float(other.mean())) if is_better else None
 
 
-def _reordering(config: GenSoftLabels, checked: CheckedRows, names: Sequence[str], order: Sequence[int]) -> str:
+def _reordering(checked: CheckedRows, names: Sequence[str], order: Sequence[int], *, only_answers: bool) -> str:
     """What to change: what the answers or the outputs of the model are called, or the integers in the data."""
-    if not config.model_names:
+    if only_answers:
         pairs = ", ".join(f"{name}: {names[gold]}" for gold, name in enumerate(names[index] for index in order))
         return f"label_names: {{{pairs}}} below `teacher`"
     if checked.has_names:
