@@ -589,7 +589,7 @@ def test_student2_learns_layers_first_where_few_pairs_are_compared(
         step, student2 = stages["student2-layers"], stages["student2"]
         assert step["teacher"] == step["student"]["from"] == stages["student"]["output_dir"]
         assert student2["model"] == step["output_dir"] and "layer_mapping" not in student2
-        assert "hidden_states" in step["losses"] and step["training"]["keep"] == "last"
+        assert {"hidden_states", "attentions"} < step["losses"].keys() and step["training"]["keep"] == "last"
 
 
 def test_student2_without_the_student_is_trained_for_comparison(recipe_of_tickets: dict[str, Any]) -> None:

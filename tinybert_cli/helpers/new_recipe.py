@@ -189,7 +189,7 @@ def _layers(plan: Plan, shape: Mapping[str, Any]) -> tuple[dict[str, Any], Comme
         "teacher": _runs(plan, "student"),
         "student": shape,
         "layer_mapping": "last",
-        "losses": {"hidden_states": 1.0, "embeddings": 1.0},
+        "losses": {"hidden_states": 1.0, "attentions": 1.0, "embeddings": 1.0},
         "training": {**training, "eval_strategy": "no", "keep": "last"},
         "output_dir": _runs(plan, "student2-layers"),
     }
