@@ -307,11 +307,6 @@ def _states_first(runs: Runs, rate: float) -> Path:
     return _from_layers(runs, "states-first", rate, STATE_LOSSES)
 
 
-def _layers_longer(runs: Runs, rate: float) -> Path:
-    epochs = runs.experiment.epochs
-    return _from_layers(runs, "layers-longer", rate, LAYER_LOSSES, epochs=(4 * epochs, epochs))
-
-
 def _gold(runs: Runs, rate: float) -> Path:
     model, training = _cut(MINILM, STUDENT2_LAYERS), runs.training(rate)
     return runs.stage("finetune", runs.folder("gold", rate), model=model, layer_mapping="spread", training=training)
@@ -322,17 +317,14 @@ def _from_student(runs: Runs, arm: str, rate: float, labels: Path) -> Path:
     return runs.distill(runs.folder(arm, rate), labels, start, rate, layer_mapping="last")
 
 
-def _from_layers(
-    runs: Runs, arm: str, rate: float, losses: Mapping[str, float], epochs: tuple[float, float] | None = None
-) -> Path:
-    """Epochs on layers, and then on soft labels; half of those of the experiment each, unless given."""
-    on_layers, on_labels = epochs or (runs.experiment.epochs / 2,) * 2
-    labels = runs.labels("student")
+def _from_layers(runs: Runs, arm: str, rate: float, losses: Mapping[str, float]) -> Path:
+    """Half of the epochs on layers, the other half on soft labels."""
+    half, labels = runs.experiment.epochs / 2, runs.labels("student")
     layers = runs.distill(
-        runs.folder(ARMS[arm].before, rate), labels, _cut(runs.student(), STUDENT2_LAYERS), rate, epochs=on_layers,
+        runs.folder(ARMS[arm].before, rate), labels, _cut(runs.student(), STUDENT2_LAYERS), rate, epochs=half,
         teacher=str(runs.student()), layer_mapping="last", losses=losses,
     )  # fmt: skip
-    return runs.distill(runs.folder(arm, rate), labels, str(layers), rate, epochs=on_labels)
+    return runs.distill(runs.folder(arm, rate), labels, str(layers), rate, epochs=half)
 
 
 @dataclass(frozen=True)
@@ -358,12 +350,6 @@ ARMS = {
         "the student",
         _states_first,
         "states",
-    ),
-    "layers-longer": Arm(
-        "the student's layers in four times the epochs, then its soft labels in all of them",
-        "the student",
-        _layers_longer,
-        "layers-longer-before",
     ),
 }
 
