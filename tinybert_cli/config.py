@@ -117,7 +117,8 @@ class Data(Section):
     doc_stride: Annotated[int, Field(ge=0, le=2**20)] = 128
     """Tokens that two consecutive windows of a long text share (question-answering, token-classification)."""
     max_train_samples: Positive | None = None
-    """Use only this many rows of train and of unlabeled, from the start; augmented examples are not counted."""
+    """Use only this many rows of train and as many of unlabeled, from the start; augmented examples are not counted, and
+    left out if a label dataset has more rows of train."""
     max_eval_samples: Positive | None = None
     """Use only this many rows of validation and of test, from the start."""
 

@@ -15,7 +15,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.unlabelled_rows import check_labelled
-from tinybert_cli.stages import preparation, stored_examples, training, translation_training
+from tinybert_cli.stages import label_dataset, preparation, stored_examples, training, translation_training
 from tinybert_cli.stages.preparation import StoredExamples, TrainingRows, TrainingRun
 from tinybert_cli.stages.translation_training import TranslationEvaluation
 from tinybert_cli.types import Batch
@@ -134,7 +134,7 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
     manifest = artifacts.verify_folder(folder)
     sources = data.sources(config.data, ["train", "unlabeled"])
     artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
-    preparation.check_text_columns(folder, manifest, config.data)
+    yield from label_dataset.check(folder, manifest, config, task)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     dataset = dataset.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]
