@@ -198,6 +198,16 @@ def test_tables_and_cards_stay_short_with_many_classes(base_model: Path, data: P
     assert "class-019 and 100 more, in config.json" in (data.parent / "many" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_r_drop_of_a_model_without_dropout_is_a_warning(dropout: float, base_model: Path, configs: Configs) -> None:
+    settings = json.loads((base_model / "config.json").read_text())
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    (base_model / "config.json").write_text(json.dumps(settings | dict.fromkeys(names, dropout)))
+    config = configs("finetune", "out", model=base_model, regularization__r_drop=2.0, training__max_steps=1)
+    warnings = [row["message"] for row in events(run("finetune", config), "warning")]
+    assert any("`regularization.r_drop` has no effect" in text for text in warnings) == (dropout == 0)
+
+
 def test_r_drop_adds_the_divergence_of_two_passes(base_model: Path, configs: Configs) -> None:
     config = configs("finetune", "out", model=base_model, regularization__r_drop=2.0, training__max_steps=6)
     row = last(run("finetune", config), "train")

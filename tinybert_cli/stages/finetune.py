@@ -63,6 +63,7 @@ def _finetune(
     new, training_data = yield from preparation.prepare(
         run, config.model, source, rows, section="model", dropout=config.regularization.dropout
     )
+    yield from _r_drop_warning(config, new.model)
     made = {
         "starts from": config.model.source,
         "trained on": config.label_dataset or "gold labels",
@@ -91,6 +92,7 @@ def _finetune_translator(
         run, config.model, source, rows, section="model", dropout=config.regularization.dropout
     )
     loss_set = losses.LOSS_SETS[task.output_type]
+    yield from _r_drop_warning(config, new.model)
     made = {
         "starts from": config.model.from_ or f"random weights, a new {config.model.family} model",
         "trained on": config.label_dataset or "references",
@@ -164,6 +166,15 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
         rows, {"labels": labels}, names, originals=dataset.originals, origin=manifest["inputs"],
         teacher_parameters=manifest.get("teacher_parameters"),
     )  # fmt: skip
+
+
+def _r_drop_warning(config: Finetune, model: Any) -> Iterator[Event]:
+    """A warning if R-Drop compares two equal passes, as of ModernBERT, whose published models have no dropout."""
+    if config.regularization.r_drop and not models.has_dropout(model):
+        yield events.warning(
+            "`regularization.r_drop` has no effect: without dropout both passes of a batch are equal; set "
+            "regularization.dropout, for example 0.1, or leave r_drop out"
+        )
 
 
 def _loss_in_words(config: Finetune, loss_set: losses.LossSet) -> str:
