@@ -161,7 +161,13 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
     if len(selected) < len(rows):
         rows = rows.select(selected.tolist())
         labels = labels[selected if task.labels_of_rows else dataset.prediction_indices(selected)]
-    task.check_trainable(labels, names, rows)
+    try:
+        task.check_trainable(labels, names, rows)
+    except InputError as error:
+        raise InputError(
+            f"nothing can be learned from the predictions in '{folder}': {error.what}",
+            hint="lower min_confidence" if config.min_confidence else "check the model that made them",
+        ) from error
     return TrainingRows(
         rows, {"labels": labels}, names, originals=dataset.originals, origin=manifest["inputs"],
         teacher_parameters=manifest.get("teacher_parameters"),
