@@ -1290,12 +1290,13 @@ def test_a_column_that_is_text_and_label_is_a_config_error(columns: object, tmp_
         ({"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.2}}, "has no warm-up"),
         ({"training": {"eval_strategy": "epoch", "eval_steps": 10}}, "`eval_steps` would be ignored"),
         ({"regularization": {"r_drop": 1.0, "dropout": 0.0}}, "but `dropout` is 0"),
+        ({"task": "regression", "data": {"train_file": "x", "label_names": ["a", "b"]}}, "has no classes"),
         ({"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "eval_steps": 10}}, None),
         ({"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.1}}, None),  # as in a run.yaml
         ({"regularization": {"r_drop": 1.0, "dropout": None}}, None),
     ],
 )
-def test_a_setting_that_another_one_turns_off_is_a_config_error(
+def test_a_setting_that_would_be_ignored_is_a_config_error(
     settings: dict[str, object], message: str | None, tmp_path: Path
 ) -> None:
     file = tmp_path / "teacher.yaml"

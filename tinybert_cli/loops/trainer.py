@@ -118,7 +118,7 @@ class Trainer:
         epochs = self.training.num_train_epochs
         whole: int = sum(map(self._steps_of_epoch, range(int(epochs))))
         part = round((epochs - int(epochs)) * self._steps_of_epoch(int(epochs)), 6)  # 1.1 - 1 is above 0.1
-        return whole + math.ceil(part)
+        return max(1, whole + math.ceil(part))
 
     def _steps_of_epoch(self, epoch: int) -> int:
         return steps_of_epoch(self.batches, self.training, self.accelerator.num_processes, epoch)

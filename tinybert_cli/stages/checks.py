@@ -12,6 +12,7 @@ from tinybert_cli.errors import ConfigError, did_you_mean
 from tinybert_cli.stages import answer_checks, eval_checks, export_checks, streaming_checks, translation_checks
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
+WITHOUT_CLASSES = ("regression", "question-answering")
 
 
 def check(command: str, config: Stage) -> None:
@@ -39,7 +40,13 @@ def no_teacher(layer_losses: Sequence[str]) -> ConfigError:
 
 
 def _check_label_settings(task: str, data: Mapping[str, Any]) -> None:
-    """Settings for several labels per row belong to multi-label classification."""
+    """Settings for several labels per row belong to multi-label classification, class names to tasks with classes."""
+    if data.get("label_names") is not None and task in WITHOUT_CLASSES:
+        raise ConfigError(
+            f"{task} has no classes, so `label_names` would be ignored",
+            key=("data", "label_names"),
+            hint="leave it out, or check the task",
+        )
     if task in ("multi-label-classification", "translation"):
         return
     if isinstance(data.get("label_column_name"), list):
