@@ -7,6 +7,7 @@ import random
 import subprocess
 import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -1280,4 +1281,26 @@ def test_a_column_that_is_text_and_label_is_a_config_error(columns: object, tmp_
     data = json.dumps({"train_file": "x", "text_column_names": columns})
     file.write_text(f"task: text-classification\ndata: {data}\nmodel: x\noutput_dir: y\n")
     with pytest.raises(ConfigErrors, match="the column 'label' is both text and label"):
+        configuration.load("finetune", file, (), CHECKS["finetune"])
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.2}}, "has no warm-up"),
+        ({"training": {"eval_strategy": "epoch", "eval_steps": 10}}, "`eval_steps` would be ignored"),
+        ({"regularization": {"r_drop": 1.0, "dropout": 0.0}}, "but `dropout` is 0"),
+        ({"task": "regression", "data": {"train_file": "x", "label_names": ["a", "b"]}}, "has no classes"),
+        ({"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "eval_steps": 10}}, None),
+        ({"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.1}}, None),  # as in a run.yaml
+        ({"regularization": {"r_drop": 1.0, "dropout": None}}, None),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_a_config_error(
+    settings: dict[str, object], message: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "teacher.yaml"
+    rest = {"task": "text-classification", "data": {"train_file": "x"}, "model": "x", "output_dir": "y"}
+    file.write_text(json.dumps(rest | settings))
+    with nullcontext() if message is None else pytest.raises(ConfigErrors, match=message):
         configuration.load("finetune", file, (), CHECKS["finetune"])

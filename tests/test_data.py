@@ -744,14 +744,14 @@ def test_soft_labels_head_beyond_the_rows_gives_all_rows() -> None:
     assert [len(labels.head(count).rows) for count in (None, 2, 7)] == [3, 2, 3]
 
 
-def test_soft_labels_head_does_not_count_augmented_examples(tmp_path: Path) -> None:
+def test_soft_labels_head_counts_train_and_unlabeled_apart_and_no_augmented_examples(tmp_path: Path) -> None:
     shards = {"train-0.parquet": "ab", "augmented-0.parquet": "CDEF", "unlabeled-0.parquet": "ghi"}
     for name, letters in shards.items():
         rows = Rows({"text": list(letters)}, (("t", len(letters)),))
         data.write_soft_labels(tmp_path / name, rows, np.zeros((len(letters), 2)), None, columns={}, dtype="float32")
     labels = data.read_soft_labels(tmp_path, shards)
     heads = {count: "".join(labels.head(count).rows.column("text")) for count in (None, 3, 2, 1)}
-    assert heads == {None: "abCDEFghi", 3: "abCDEFghi", 2: "ab", 1: "a"}
+    assert heads == {None: "abCDEFghi", 3: "abCDEFghi", 2: "abCDEFgh", 1: "ag"}  # examples of b only with b
     assert labels.originals.column("text") == list("abghi")
 
 

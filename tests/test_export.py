@@ -439,6 +439,22 @@ def test_weights_in_4_bits_are_smaller_and_the_card_says_so(
     assert (tmp_path / "packed" / "onnx" / "model_quantized.onnx").read_bytes().count(b"_int4") > 0
 
 
+def test_a_drop_of_the_metric_by_exactly_the_limit_passes() -> None:
+    numbers = {"agreement": 0.99, "metric_difference": 0.94 - 0.95}  # -0.010000000000000009
+    assert parity.violations(numbers, Verify(), exact=False) == []
+    assert parity.violations(numbers | {"metric_difference": -0.0101}, Verify(), exact=False)
+    assert parity.violations(numbers | {"metric_difference": float("nan")}, Verify(), exact=False)
+
+
+def test_rows_without_labels_cannot_limit_the_drop_of_the_metric(data: Path, teacher: Path, configs: Configs) -> None:
+    write_rows(data / "validation.jsonl", [{"text": row["text"]} for row in sentences("validation")])
+    rows = run("export", configs("export", "out", model=teacher))
+    messages = [row["message"] for row in rows if row["event"] == "warning"]
+    assert any("so that only the agreement is verified, and no metric" in message for message in messages)
+    with pytest.raises(InputError, match=r"verify.max_metric_drop needs labels: no column 'label'"):
+        run("export", configs("export", "strict", model=teacher, verify__max_metric_drop=0.02))
+
+
 def test_bits_that_change_nothing_are_a_warning(teacher: Path, configs: Configs) -> None:
     settings = {"quantize": "int8", "matrix_bits": 4, "embedding_bits": 6, "verify": LOOSE}
     warnings = [event["message"] for event in run("export", configs("export", "out", model=teacher, **settings))

@@ -15,7 +15,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.data import splits
 from tinybert_cli.errors import InputError
 from tinybert_cli.label_values import as_boolean, as_number, as_text, in_quotes, is_missing, look_alikes
-from tinybert_cli.stages import checks, preparation
+from tinybert_cli.stages import checks
 from tinybert_cli.tasks.label_lists import read_label_lists
 from tinybert_cli.types import Rows
 
@@ -324,14 +324,6 @@ def test_teacher_check_without_gold_labels_is_an_error(
         run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, **settings))
     assert caught.value.hint is not None and caught.value.hint.endswith("or, without labels, set check_teacher: false")
     run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=teacher, check_teacher=False, **settings))
-
-
-def test_label_dataset_of_pairs_is_rejected_for_one_text(teacher_labels: Any) -> None:
-    values = json.loads((teacher_labels / "manifest.json").read_text())
-    assert values["text_columns"] == ["text"]
-    with pytest.raises(InputError, match="was made from two texts, text and other, but the config names one text"):
-        preparation.check_text_columns(teacher_labels, {**values, "text_columns": ["text", "other"]}, Data())
-    preparation.check_text_columns(teacher_labels, values, Data())
 
 
 def test_plan_states_that_a_model_does_not_name_its_classes(data: Any, configs: Configs, teacher: Any) -> None:

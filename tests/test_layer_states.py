@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,29 @@ def test_states_of_other_tokens_are_rejected(teacher: Path, labels: Path, config
 def test_max_train_samples_selects_the_states_of_the_first_rows(teacher: Path, labels: Path, configs: Configs) -> None:
     config = layer_config(configs, teacher, labels, data__max_train_samples=20, training__max_steps=3)
     assert last(run("distill", config), "plan")["rows"] == 20
+
+
+def test_max_train_samples_selects_the_states_of_train_and_unlabeled_rows(
+    teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    run("gen-soft-labels", configs("gen-soft-labels", "two", teacher=teacher, splits=["train", "unlabeled"], **STATES))
+    config = layer_config(
+        configs, teacher, tmp_path / "two", data__max_train_samples=10, training__group_by_length=False,
+        training__num_train_epochs=1.0, training__keep="last",
+    )  # fmt: skip
+    stored = run("distill", config.model_copy(update={"teacher": None}))
+    assert last(stored, "plan")["rows"] == 20 and last(stored, "plan")["teacher_states"] == "stored"
+    run("gen-soft-labels", configs("gen-soft-labels", "plain", teacher=teacher, splits=["train", "unlabeled"]))
+    beside = {"output_dir": str(tmp_path / "live"), "label_dataset": str(tmp_path / "plain")}
+    live = run("distill", config.model_copy(update=beside))
+    assert last(stored, "train")["loss"] == pytest.approx(last(live, "train")["loss"], rel=1e-2)
+
+
+def test_states_of_texts_in_several_windows_are_not_selected_by_row(labels: Path) -> None:
+    states = replace(read_states(labels, ["hidden_states"]), rows=95)
+    assert states.select(np.arange(3)) is states
+    with pytest.raises(InputError, match="several windows cannot be selected by row"):
+        states.select(np.array([0, 2]))
 
 
 def test_states_of_augmented_and_unlabeled_rows_are_used(

@@ -283,6 +283,21 @@ def test_max_steps_overrides_epochs() -> None:
     assert len(events(train(trainer), "progress")) == 7
 
 
+@pytest.mark.parametrize("epochs", [1e-9, 1.1, 2.3, 4.35])
+def test_a_fraction_of_an_epoch_has_no_step_too_many(epochs: float) -> None:
+    trainer = make_trainer(batches=SequentialBatches(1, rows=100), rows=100, num_train_epochs=epochs)
+    assert trainer.max_steps == max(1, round(epochs * 100))
+
+
+def test_polynomial_schedule_equals_linear_at_any_learning_rate() -> None:
+    rates = []
+    for kind in ("polynomial", "linear"):
+        trainer = make_trainer(max_steps=4, lr_scheduler_type=kind, learning_rate=1e-8, logging_steps=1)
+        rates.append([row["learning_rate"] for row in trainer.train(CROSS_ENTROPY, None, better=1.0, stop=lambda: 0)
+                      if row["event"] == "train"])  # fmt: skip
+    assert rates[0] == pytest.approx(rates[1]) and len(rates[0]) == 4
+
+
 def test_training_for_a_fraction_of_an_epoch() -> None:
     trainer = make_trainer(num_train_epochs=0.5)
     train(trainer)

@@ -446,3 +446,11 @@ def test_an_unusable_record_is_an_error_that_names_it(
     edit_json(folder / file, **{name: value})
     with pytest.raises(InputError, match=f"`{name}` of the model has an unusable value"):
         load_predictor(str(folder))
+
+
+def test_a_pair_in_the_other_order_than_in_training_is_a_warning() -> None:
+    inputs = tasks.ModelInputs(128, "right", ("premise", "hypothesis"), None)
+    (warning,) = inputs.check(Data(text_column_names=["hypothesis", "premise"]), "model")
+    assert warning.endswith("this run reads them in the other order: check data.text_column_names")
+    assert inputs.check(Data(text_column_names=["premise", "hypothesis"]), "model") == []
+    assert inputs.check(Data(text_column_names=["sentence1", "sentence2"]), "model") == []  # of other data

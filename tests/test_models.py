@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
@@ -30,6 +32,8 @@ from transformers import (
 
 from tinybert_cli import models
 from tinybert_cli.errors import InputError, UserError
+from tinybert_cli.models import loading
+from tinybert_cli.models.families import FAMILIES
 
 HEAD = "sequence-classification"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "is", "good", "bad", "##ly", "not"]
@@ -576,6 +580,17 @@ def test_head_without_label_names_is_compared_by_their_number(tmp_path: Path) ->
 def test_regression_head_has_one_output(tmp_path: Path) -> None:
     source = save_as(BertModel(make_config()), tmp_path / "base")
     assert logits(models.load(source, HEAD, label_names=["score"], new_head=True)).shape == (2, 1)
+
+
+@pytest.mark.parametrize("task", ["SequenceClassification", "QuestionAnswering", "TokenClassification"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_is_set_in_the_heads_of_all_families(family: str, task: str) -> None:
+    config = AutoConfig.for_model(family)
+    loading._set_dropout(config, 0.3)
+    with torch.device("meta"):
+        model = getattr(transformers, f"AutoModelFor{task}").from_config(config)
+    probabilities = {float(module.p) for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert probabilities <= {0.3} and probabilities
 
 
 def test_dropout_is_set_in_all_modules(teacher: models.Source) -> None:

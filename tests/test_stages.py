@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from tinybert_cli import artifacts, formats, loops, models
+from tinybert_cli import artifacts, formats, loops, models, tasks
 from tinybert_cli import data as data_module
 from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.errors import ConfigError, GateError, InputError, OutputError, UserError
@@ -196,6 +196,37 @@ def test_tables_and_cards_stay_short_with_many_classes(base_model: Path, data: P
     assert len(report.splitlines()) < 80 and "class-119]" not in report.replace("label=class", "")
     assert "many.recall[class-119]" in json.loads((data.parent / "eval" / "metrics.json").read_text())
     assert "class-019 and 100 more, in config.json" in (data.parent / "many" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("shape", [{}, {"initialize": "random"}, {"intermediate_size": 16}])
+def test_a_layer_mapping_for_another_number_of_layers_is_an_error(
+    shape: dict[str, object], teacher: Path, configs: Configs
+) -> None:
+    model = {"from": str(teacher), **shape}  # of 4 layers: num_hidden_layers was forgotten
+    with pytest.raises(ConfigError, match="layer_mapping has 2 entries, the student has 4 layers"):
+        run("finetune", configs("finetune", "out", model=model, layer_mapping=[1, 4]))
+
+
+def test_equal_predictions_of_a_label_dataset_are_explained(
+    teacher_labels: Path, base_model: Path, configs: Configs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tasks.find_prediction_task("text-classification")
+    equal = (np.zeros(96, dtype=np.int64), np.ones(96, dtype=bool))
+    monkeypatch.setattr(type(task), "hard_labels", lambda self, logits, layout, least: equal)
+    config = configs("finetune", "out", model=base_model, label_dataset=teacher_labels, min_confidence=0.6)
+    with pytest.raises(InputError, match=r"nothing can be learned from the predictions in .*: all 96 rows") as caught:
+        run("finetune", config)
+    assert caught.value.hint == "lower min_confidence"
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_r_drop_of_a_model_without_dropout_is_a_warning(dropout: float, base_model: Path, configs: Configs) -> None:
+    settings = json.loads((base_model / "config.json").read_text())
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    (base_model / "config.json").write_text(json.dumps(settings | dict.fromkeys(names, dropout)))
+    config = configs("finetune", "out", model=base_model, regularization__r_drop=2.0, training__max_steps=1)
+    warnings = [row["message"] for row in events(run("finetune", config), "warning")]
+    assert any("`regularization.r_drop` has no effect" in text for text in warnings) == (dropout == 0)
 
 
 def test_r_drop_adds_the_divergence_of_two_passes(base_model: Path, configs: Configs) -> None:

@@ -117,7 +117,8 @@ class Data(Section):
     doc_stride: Annotated[int, Field(ge=0, le=2**20)] = 128
     """Tokens that two consecutive windows of a long text share (question-answering, token-classification)."""
     max_train_samples: Positive | None = None
-    """Use only this many rows of train and of unlabeled, from the start; augmented examples are not counted."""
+    """Use only this many rows of train and as many of unlabeled, from the start; augmented examples are not counted,
+    and left out if a label dataset has more rows of train."""
     max_eval_samples: Positive | None = None
     """Use only this many rows of validation and of test, from the start."""
 
@@ -248,7 +249,7 @@ class Training(Section):
     """Passes over the training rows; may be a fraction. auto: 3, or as many as make 600 optimizer steps (800 for a
     model that is cut out of another, 2,000 with random weights), at most 100."""
     max_steps: Annotated[int, Field(ge=-1, le=10**9), AfterValidator(_some_steps)] = -1
-    """Optimizer steps; -1 = derived from num_train_epochs."""
+    """Optimizer steps, whatever num_train_epochs is; -1 = derived from num_train_epochs."""
     per_device_train_batch_size: BatchSize = 32
     """Rows of a training batch on one device."""
     per_device_train_batch_tokens: Annotated[int, Field(ge=LEAST_TOKENS, le=2**24)] | None = None
@@ -271,7 +272,8 @@ class Training(Section):
     lr_scheduler_type: Literal[
         "linear", "cosine", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
     ] = "linear"
-    """Schedule of the learning rate after the warm-up."""
+    """Schedule of the learning rate after the warm-up; `constant` has none. `polynomial` has power 1, so that it equals
+    `linear`, and `cosine_with_restarts` one cycle, so that it equals `cosine`."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto: bf16 if the device computes it faster than float32; the log contains the choice. The pooler and the head of
     the model always compute in float32."""

@@ -10,7 +10,7 @@ its T tokens, or its T · T pairs of tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ import numpy as np
 from tinybert_cli.data.soft_labels import training_shards
 from tinybert_cli.errors import InputError
 from tinybert_cli.lazy_import import lazy_import
-from tinybert_cli.types import Array, Encoded
+from tinybert_cli.types import Array, Encoded, concatenated_ranges
 
 if TYPE_CHECKING:
     import torch
@@ -96,16 +96,35 @@ class LayerStates:
 
     input_ids: Array  # (ΣT,) the tokens of the teacher
     offsets: Array  # (W + 1,) where each window begins in input_ids
+    rows: int  # that these windows belong to
     shards: Sequence[Mapping[str, Array]]  # name → (ΣE, ...)
     first_windows: Array  # (shards,) the first window of each shard
     entry_starts: Mapping[str, Array]  # name → (W,) where the entries of each window begin in its shard
     layers: Sequence[int] | None  # indices into the stored layers; None: all of them
+    windows: Array | None = None  # the stored window of each window of the student; None: they begin with the same ones
+
+    def select(self, rows: Array) -> LayerStates:
+        """The states of these rows (indices).
+
+        Raises:
+            InputError: they are not the first ones, and some row has several windows.
+        """
+        if np.array_equal(rows, np.arange(len(rows))):
+            return self
+        if self.rows != len(self.offsets) - 1:
+            raise InputError(
+                "stored layer states of texts in several windows cannot be selected by row",
+                hint="run gen-soft-labels again with the same data.max_train_samples",
+            )
+        return replace(self, windows=rows)
 
     def check(self, encoded: Encoded) -> None:
         """InputError if the tokens of student and teacher differ; the student may have fewer windows."""
-        count = len(encoded.offsets)
-        ids = encoded.tokens[IDS][0]
-        if np.array_equal(encoded.offsets, self.offsets[:count]) and np.array_equal(ids, self.input_ids[: len(ids)]):
+        count = len(encoded.offsets) - 1
+        windows = np.arange(min(count, len(self.offsets) - 1)) if self.windows is None else self.windows
+        ids = self.input_ids[concatenated_ranges(self.offsets, windows)]
+        lengths = self.offsets[windows + 1] - self.offsets[windows]
+        if np.array_equal(np.diff(encoded.offsets), lengths) and np.array_equal(encoded.tokens[IDS][0], ids):
             return
         raise InputError(
             "the stored layer states do not match the student's tokens",
@@ -120,7 +139,7 @@ class LayerStates:
             if self.layers is not None and len(shape) > 1:
                 shape = (len(self.layers), *shape[1:])
             padded = np.zeros((len(windows), *[tokens] * (2 if name in PAIRS else 1), *shape), dtype=DTYPE)
-            for index, window in enumerate(windows):
+            for index, window in enumerate(windows if self.windows is None else self.windows[windows]):
                 shard = self.shards[np.searchsorted(self.first_windows, window, side="right") - 1]
                 length = int(self.offsets[window + 1] - self.offsets[window])
                 entries = length * length if name in PAIRS else length
@@ -170,6 +189,7 @@ def read_states(
     return LayerStates(
         np.concatenate([np.load(folder / array_file(shard, prefix + IDS)) for shard in shards]),
         offsets_of(np.concatenate(lengths)),
+        sum(_row_count(folder / shard) for shard in shards),
         states,
         offsets_of(np.array([len(part) for part in lengths]))[:-1],
         {name: np.concatenate([offsets_of(_entries(name, part))[:-1] for part in lengths]) for name in names},

@@ -61,15 +61,21 @@ class SoftLabels:
         )
 
     def head(self, count: int | None) -> SoftLabels:
-        """The first `count` rows; all rows if neither train nor unlabeled has more than `count`."""
-        if count is None or self._largest_split() <= count:
-            return self
-        return self.select(np.arange(min(count, len(self.rows))))
+        """The first `count` rows of train and of unlabeled, see `first_rows`."""
+        rows = self.first_rows(count)
+        return self if rows is None else self.select(rows)
 
-    def _largest_split(self) -> int:
-        """Number of rows of train or of unlabeled, whichever is larger."""
+    def first_rows(self, count: int | None) -> Array | None:
+        """Indices of the first `count` rows of train and of unlabeled; None = all rows.
+
+        The augmented examples are made from all rows of train: if one of these is left out, so are they.
+        """
         indices = np.zeros(len(self.rows), dtype=int) if self.split_indices is None else self.split_indices
-        return int(np.bincount(indices[indices != AUGMENTED], minlength=1).max())
+        of_splits = [np.flatnonzero(indices == index) for index in range(len(TRAINING_PREFIXES))]
+        train, augmented, unlabeled = of_splits
+        if count is None or max(len(train), len(unlabeled)) <= count:
+            return None
+        return np.concatenate([train[:count], augmented if len(train) <= count else augmented[:0], unlabeled[:count]])
 
 
 def read_soft_labels(folder: Path, files: Iterable[str]) -> SoftLabels:

@@ -107,6 +107,7 @@ class Trainer:
             self.optimizer,
             num_warmup_steps=math.ceil(training.warmup_ratio * self.max_steps),
             num_training_steps=self.max_steps,
+            scheduler_specific_kwargs={"lr_end": 0.0} if training.lr_scheduler_type == "polynomial" else None,
         )
         self.accelerator.register_for_checkpointing(self.scheduler, *stateful)
         self.progress = Progress()
@@ -116,7 +117,8 @@ class Trainer:
         """Steps of all epochs; the last one may be a fraction of an epoch."""
         epochs = self.training.num_train_epochs
         whole: int = sum(map(self._steps_of_epoch, range(int(epochs))))
-        return whole + math.ceil((epochs - int(epochs)) * self._steps_of_epoch(int(epochs)))
+        part = round((epochs - int(epochs)) * self._steps_of_epoch(int(epochs)), 6)  # 1.1 - 1 is above 0.1
+        return max(1, whole + math.ceil(part))
 
     def _steps_of_epoch(self, epoch: int) -> int:
         return steps_of_epoch(self.batches, self.training, self.accelerator.num_processes, epoch)

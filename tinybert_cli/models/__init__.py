@@ -4,7 +4,7 @@ from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.float32_head import compute_head_in_float32, has_separate_head, to_bf16_with_float32_head
 from tinybert_cli.models.joint_vocabulary import train_joint_tokenizer
 from tinybert_cli.models.layer_outputs import Student, Teacher
-from tinybert_cli.models.loading import load, size
+from tinybert_cli.models.loading import has_dropout, load, size
 from tinybert_cli.models.locate import PACKAGES, Source, commit, fetch, locate, published_id
 from tinybert_cli.models.masked_lm import MaskedLM
 from tinybert_cli.models.model_configs import (
@@ -98,6 +98,7 @@ __all__ = [
     "fetch",
     "float32_family",
     "float32_family_of",
+    "has_dropout",
     "has_head",
     "has_languages",
     "has_separate_head",

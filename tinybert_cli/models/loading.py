@@ -203,6 +203,12 @@ def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
         setattr(config, field, dropout)
 
 
+def has_dropout(model: PreTrainedModel) -> bool:
+    """Whether two passes of the model in training differ."""
+    values = model.config.to_dict()
+    return any(values[field] for field in DROPOUT_SETTINGS & values.keys())
+
+
 def _check_report(report: dict[str, Any], folder: Path, prefix: str, *, new_head: bool) -> None:
     """InputError if weights are missing (and would be random), have other shapes, or contain layers that are unused."""
     base = {key for key in report["missing_keys"] if key.startswith(prefix) and f"{prefix}pooler." not in key}
@@ -225,7 +231,7 @@ SMALL = 1_000_000  # numbers; nobody notices so many
 
 DROPOUT_SETTINGS = {
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",  # BERT-like families
-    "dropout", "attention_dropout", "seq_classif_dropout",  # DistilBERT; the first two also of BART and Marian
+    "dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout",  # DistilBERT; the first two also of Marian
     "dropout_rate",  # T5
     "classifier_dropout_prob",  # ALBERT
     "pooler_dropout", "cls_dropout",  # DeBERTa

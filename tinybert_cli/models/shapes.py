@@ -49,10 +49,16 @@ def copied_layers(setting: settings.Model, rule: str | Sequence[int], base_confi
     """The base layer, counted from 0, that each student layer is copied from; empty for random initialization.
 
     A student with as many layers as its base copies all of them; `rule` then only applies to the layer losses.
+
+    Raises:
+        ConfigError: the rule does not fit the number of layers, also where it is not applied: a list of another length
+            is for another student.
     """
+    layers = shape(setting, base_config).num_hidden_layers
+    if not isinstance(rule, str):
+        _check_count(rule, layers)
     if setting.initialize == "random":
         return []
-    layers = shape(setting, base_config).num_hidden_layers
     if is_unchanged(setting) or layers == base_config.num_hidden_layers:
         return list(range(layers))
     return layer_map(rule, layers, base_config.num_hidden_layers)
@@ -71,12 +77,7 @@ def layer_map(rule: str | Sequence[int], student_layers: int, teacher_layers: in
     """
     key = ("layer_mapping",)
     if not isinstance(rule, str):
-        if len(rule) != student_layers:
-            raise ConfigError(
-                f"layer_mapping has {len(rule)} entries, the student has {student_layers} layers",
-                key=key,
-                hint="one entry per student layer: the number of the teacher layer, counted from 1",
-            )
+        _check_count(rule, student_layers)
         for number in rule:
             if not 1 <= number <= teacher_layers:
                 raise ConfigError(
@@ -93,6 +94,15 @@ def layer_map(rule: str | Sequence[int], student_layers: int, teacher_layers: in
             hint=f"list one teacher layer for each of them: layer_mapping: [1, ..., {teacher_layers}]",
         )
     return [teacher_layer(index, student_layers, teacher_layers) for index in range(student_layers)]
+
+
+def _check_count(rule: Sequence[int], student_layers: int) -> None:
+    if len(rule) != student_layers:
+        raise ConfigError(
+            f"layer_mapping has {len(rule)} entries, the student has {student_layers} layers",
+            key=("layer_mapping",),
+            hint="one entry per student layer: the number of the teacher layer, counted from 1",
+        )
 
 
 def is_unchanged(setting: settings.Model) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tinybert_cli import configuration, losses, tasks
-from tinybert_cli.config import Data, Stage
+from tinybert_cli.config import Data, Stage, Training
 from tinybert_cli.errors import ConfigError, did_you_mean
 from tinybert_cli.stages import answer_checks, eval_checks, export_checks, streaming_checks, translation_checks
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
+WITHOUT_CLASSES = ("regression", "question-answering")
 
 
 def check(command: str, config: Stage) -> None:
@@ -38,7 +40,13 @@ def no_teacher(layer_losses: Sequence[str]) -> ConfigError:
 
 
 def _check_label_settings(task: str, data: Mapping[str, Any]) -> None:
-    """Settings for several labels per row belong to multi-label classification."""
+    """Settings for several labels per row belong to multi-label classification, class names to tasks with classes."""
+    if data.get("label_names") is not None and task in WITHOUT_CLASSES:
+        raise ConfigError(
+            f"{task} has no classes, so `label_names` would be ignored",
+            key=("data", "label_names"),
+            hint="leave it out, or check the task",
+        )
     if task in ("multi-label-classification", "translation"):
         return
     if isinstance(data.get("label_column_name"), list):
@@ -107,21 +115,49 @@ def _check_student(task: str, student: object) -> None:
         )
 
 
-def _check_batches(training: Mapping[str, Any]) -> None:
+def _check_training(training: Mapping[str, Any]) -> None:
+    """Settings that contradict each other, so that one of them would be ignored."""
+    configuration.raise_all(itertools.chain(_batch_problems(training), _schedule_problems(training)))
+
+
+def _batch_problems(training: Mapping[str, Any]) -> Iterator[ConfigError]:
     """A batch has a number of rows or of tokens; of a setting that is not given, the default is no contradiction."""
     rows, tokens = "per_device_train_batch_size", "per_device_train_batch_tokens"
     if rows in training and training.get(tokens) is not None:
-        raise ConfigError(
+        yield ConfigError(
             f"a batch has a number of rows or of tokens, but `{rows}` and `{tokens}` are both set",
             key=(tokens,),
             hint="leave one of them out",
         )
 
 
+def _schedule_problems(training: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """A run.yaml has all settings, so that the default of `warmup_ratio` is no contradiction."""
+    warmup, default = training.get("warmup_ratio"), Training.model_fields["warmup_ratio"].get_default()
+    if training.get("lr_scheduler_type") == "constant" and warmup not in (None, 0, default):
+        yield ConfigError(
+            "`lr_scheduler_type: constant` has no warm-up, so `warmup_ratio` would be ignored",
+            key=("warmup_ratio",),
+            hint="set lr_scheduler_type: constant_with_warmup, or leave warmup_ratio out",
+        )
+    if training.get("eval_strategy") == "epoch" and training.get("eval_steps") is not None:
+        yield ConfigError(
+            "`eval_strategy: epoch` evaluates after every epoch, so `eval_steps` would be ignored",
+            key=("eval_steps",),
+            hint="set eval_strategy: steps, or leave eval_steps out",
+        )
+
+
 # -- finetune --------------------------------------------------------------------------------------------------
 
 
-def _check_label_smoothing(task: str, regularization: Mapping[str, Any]) -> None:
+def _check_regularization(task: str, regularization: Mapping[str, Any]) -> None:
+    if regularization.get("r_drop") and regularization.get("dropout") == 0:
+        raise ConfigError(
+            "R-Drop compares two passes with different dropout, but `dropout` is 0",
+            key=("regularization", "r_drop"),
+            hint="leave r_drop out, or dropout",
+        )
     if regularization.get("label_smoothing") and "label_smoothing" not in _hard_label_options(task):
         raise ConfigError(
             f"{task} has no classes, so labels cannot be smoothed",
@@ -295,11 +331,11 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         "task": tasks.find_scored_task,
         "model": _check_source,
         ("task", "data"): _check_data_of("finetune"),
-        "training": _check_batches,
+        "training": _check_training,
         ("task", "training"): _check_objective,
         ("task", "model"): _check_model,
         ("task", "layer_mapping"): translation_checks.check_layer_mapping,
-        ("task", "regularization"): _check_label_smoothing,
+        ("task", "regularization"): _check_regularization,
         ("task", "class_weights"): _check_class_weights,
         ("task", "min_confidence", "label_dataset"): _check_min_confidence,
         ("task", "baselines"): eval_checks.check_baselines,
@@ -321,7 +357,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         "task": tasks.find,
         "student": _check_source,
         ("task", "data"): _check_data_of("distill"),
-        "training": _check_batches,
+        "training": _check_training,
         ("task", "training"): _check_objective,
         ("task", "student"): _check_student,
         ("task", "layer_mapping"): translation_checks.check_layer_mapping,

@@ -15,6 +15,7 @@ from tinybert_cli.config import Distill, encoder_rule
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.events import Event
 from tinybert_cli.stages import (
+    label_dataset,
     layer_states,
     preparation,
     stack_teacher,
@@ -132,6 +133,7 @@ def _training_rows(
     gap = layer_states.missing_states(manifest["states"], loss, layers)
     if gap is None:
         states = layer_states.read(folder, manifest, loss.layer_outputs, layers)
+        states = states if rows.stored_rows is None else states.select(rows.stored_rows)
         stored = models.StoredTeacher(loss.layer_outputs, manifest["states"]["width"], layers)
         return replace(rows, states=states), stored
     if teacher is None:
@@ -250,9 +252,10 @@ def _labelled_rows(
     if config.teacher is not None:
         expected["teacher"] = [output.inputs["teacher"]]
     artifacts.check_origin(folder, manifest, expected)
-    preparation.check_text_columns(folder, manifest, config.data)
+    yield from label_dataset.check(folder, manifest, config, task)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
-    dataset = dataset.head(config.data.max_train_samples)
+    stored_rows = dataset.first_rows(config.data.max_train_samples)
+    dataset = dataset if stored_rows is None else dataset.select(stored_rows)
     if dataset.unlabelled:
         count = len(dataset.rows)
         yield {
@@ -270,7 +273,7 @@ def _labelled_rows(
         raise tasks.no_labels_error(dataset.rows, config.data)
     return TrainingRows(
         dataset.rows, targets, names, dataset.layout, originals=dataset.originals, origin=manifest["inputs"],
-        teacher_parameters=manifest.get("teacher_parameters"),
+        stored_rows=stored_rows, teacher_parameters=manifest.get("teacher_parameters"),
     )  # fmt: skip
 
 

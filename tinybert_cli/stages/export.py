@@ -86,6 +86,8 @@ def _export(
     others = range(len(rows), min(len(all_rows), len(rows) + parity.CALIBRATION_ROWS))  # int8 is not compared on these
     measured = all_rows.select(others) if len(others) == parity.CALIBRATION_ROWS else rows
     metric = task.metric(rows, config.data, task.label_names(rows, config.data, model_names=names))
+    if metric is None:
+        yield events.warning(parity.missing_labels(rows, config.data, config.verify))
     unnamed = tasks.unnamed_classes(task, source.name, names, named=models.label_names(model) is not None)
     assumptions = events.assumptions([*unnamed, *task.label_statements(rows, config.data, names)])
     encoded = task.encode(rows, config.data, tokenizer)

@@ -15,7 +15,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.unlabelled_rows import check_labelled
-from tinybert_cli.stages import preparation, stored_examples, training, translation_training
+from tinybert_cli.stages import label_dataset, preparation, stored_examples, training, translation_training
 from tinybert_cli.stages.preparation import StoredExamples, TrainingRows, TrainingRun
 from tinybert_cli.stages.translation_training import TranslationEvaluation
 from tinybert_cli.types import Batch
@@ -63,6 +63,7 @@ def _finetune(
     new, training_data = yield from preparation.prepare(
         run, config.model, source, rows, section="model", dropout=config.regularization.dropout
     )
+    yield from _r_drop_warning(config, new.model)
     made = {
         "starts from": config.model.source,
         "trained on": config.label_dataset or "gold labels",
@@ -91,6 +92,7 @@ def _finetune_translator(
         run, config.model, source, rows, section="model", dropout=config.regularization.dropout
     )
     loss_set = losses.LOSS_SETS[task.output_type]
+    yield from _r_drop_warning(config, new.model)
     made = {
         "starts from": config.model.from_ or f"random weights, a new {config.model.family} model",
         "trained on": config.label_dataset or "references",
@@ -134,7 +136,7 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
     manifest = artifacts.verify_folder(folder)
     sources = data.sources(config.data, ["train", "unlabeled"])
     artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
-    preparation.check_text_columns(folder, manifest, config.data)
+    yield from label_dataset.check(folder, manifest, config, task)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
     dataset = dataset.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]
@@ -159,11 +161,26 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
     if len(selected) < len(rows):
         rows = rows.select(selected.tolist())
         labels = labels[selected if task.labels_of_rows else dataset.prediction_indices(selected)]
-    task.check_trainable(labels, names, rows)
+    try:
+        task.check_trainable(labels, names, rows)
+    except InputError as error:
+        raise InputError(
+            f"nothing can be learned from the predictions in '{folder}': {error.what}",
+            hint="lower min_confidence" if config.min_confidence else "check the model that made them",
+        ) from error
     return TrainingRows(
         rows, {"labels": labels}, names, originals=dataset.originals, origin=manifest["inputs"],
         teacher_parameters=manifest.get("teacher_parameters"),
     )  # fmt: skip
+
+
+def _r_drop_warning(config: Finetune, model: Any) -> Iterator[Event]:
+    """A warning if R-Drop compares two equal passes, as of ModernBERT, whose published models have no dropout."""
+    if config.regularization.r_drop and not models.has_dropout(model):
+        yield events.warning(
+            "`regularization.r_drop` has no effect: without dropout both passes of a batch are equal; set "
+            "regularization.dropout, for example 0.1, or leave r_drop out"
+        )
 
 
 def _loss_in_words(config: Finetune, loss_set: losses.LossSet) -> str:

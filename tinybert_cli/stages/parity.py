@@ -12,12 +12,14 @@ import numpy as np
 
 from tinybert_cli import data, formats, loops, metrics, tasks
 from tinybert_cli.config import Data, Verify
+from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.probabilities import sigmoid, softmax
 from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 BATCH_SIZE = 32
 TIMED_ROWS = 64  # rows whose batch-1 latency is measured, original and export in turn
 MIN_AGREEMENT, MAX_METRIC_DROP = 0.99, 0.01  # the defaults of `verify`
+ROUNDING = 1e-9  # of a difference of two metrics: 0.95 - 0.94 is above 0.01
 CALIBRATION_ROWS = 64  # windows on which int8 measures the ranges of activations
 PROBABILITIES: Mapping[str, Callable[[Array], Array]] = {"class": softmax, "classes": sigmoid}
 LOWER_IS_WORSE = {"agreement", "metric_difference"}
@@ -132,9 +134,25 @@ def violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> 
     if not numbers["agreement"] >= least:
         failures.append(f"agreement {numbers['agreement']:.4f}, less than min_agreement {least:g}")
     drop = -numbers.get("metric_difference", 0.0)
-    if drop > most:
+    if not drop <= most + ROUNDING:
         failures.append(f"the metric drops by {drop:.4f}, more than max_metric_drop {most:g}")
     return failures
+
+
+def missing_labels(rows: Rows, settings: Data, verify: Verify) -> str:
+    """A warning that rows without labels show no metric.
+
+    Raises:
+        InputError: the settings limit its decrease.
+    """
+    reason = tasks.no_labels_error(rows, settings)
+    if verify.max_metric_drop is not None:
+        raise InputError(
+            f"verify.max_metric_drop needs labels: {reason.what}",
+            where=reason.where,
+            hint=reason.hint or "give verify.split rows with labels, or leave max_metric_drop out",
+        )
+    return f"the rows have no labels ({reason.what}), so that only the agreement is verified, and no metric"
 
 
 def too_few_rows(compared: int, measured: int | None, verify: Verify) -> list[str]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
-from tinybert_cli.config import Data, Distill, Finetune, Model, encoder_rule
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.config import Distill, Finetune, Model, encoder_rule
+from tinybert_cli.errors import ConfigError
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
@@ -50,7 +49,7 @@ class TrainingRows:
     states: data.LayerStates | data.StackStates | None = None  # stored layer outputs of the teacher
     texts: list[str] | None = None  # the target text of each row, in translation
     top_k: data.TopK | None = None  # stored distributions of the teacher for the tokens of these texts
-    stored_rows: Array | None = None  # (N,) of these texts in the label dataset; -1: not the chosen translation
+    stored_rows: Array | None = None  # (N,) of these rows in the label dataset; -1: not the chosen translation
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
     teacher_parameters: int | None = None  # None if unknown
 
@@ -297,14 +296,3 @@ def _scale_head(
     """Changes a head that was trained before to standard units."""
     if scale is not None and setting.initialize == "teacher" and models.has_head(source, run.task.head):
         scale.standardize(model)
-
-
-def check_text_columns(folder: Path, manifest: Mapping[str, Any], settings: Data) -> None:
-    """InputError if the teacher of a label dataset read one text per row, and this config names two, or vice versa."""
-    columns = manifest.get("text_columns")  # not in label datasets of tinybert 0.1
-    if columns is not None and len(columns) != len(settings.text_columns):
-        raise InputError(
-            f"'{folder}' was made from {tasks.in_words(columns)}, but the config names "
-            f"{tasks.in_words(settings.text_columns)}",
-            hint="check data.text_column_names",
-        )

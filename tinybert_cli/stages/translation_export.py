@@ -13,6 +13,7 @@ from tinybert_cli.errors import GateError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import export_card, model_card
 from tinybert_cli.stages import selection, translation_parity
+from tinybert_cli.stages.parity import missing_labels
 from tinybert_cli.stages.translation_candidates import cut_warning
 from tinybert_cli.stages.translation_parity import TranslationParity
 from tinybert_cli.translation_predictor import load_translation_predictor
@@ -35,6 +36,8 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
     model, tokenizer = original.torch_model.cpu(), original.tokenizer
     rows = data.read(config.data, config.verify.split).head(config.verify.max_samples)
     metric = task.generation_metric(rows, config.data)
+    if metric is None:
+        yield events.warning(missing_labels(rows, config.data, config.verify))
     encoded = task.encode_sources(rows, config.data, tokenizer)
     yield from data.row_warnings(config.verify.split, encoded, config.data)
     translator = models.torch_translator(model, tokenizer)

@@ -11,6 +11,7 @@ import numpy as np
 from tinybert_cli import formats, loops, metrics
 from tinybert_cli.config import Verify
 from tinybert_cli.metrics.generation import translation_fidelity
+from tinybert_cli.stages.parity import ROUNDING
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Encoded, Predictions, ScoringTranslator, Search, Translator
 
@@ -91,7 +92,7 @@ def translation_violations(numbers: Mapping[str, float], verify: Verify, *, exac
     if not numbers["agreement"] >= least:
         failures.append(f"agreement (chrF) {numbers['agreement']:.4f}, less than min_agreement {least:g}")
     drop = -numbers.get("metric_difference", 0.0)
-    if drop > most:
+    if not drop <= most + ROUNDING:
         failures.append(f"BLEU drops by {drop:.2f}, more than max_metric_drop {most:g}")
     return failures
 

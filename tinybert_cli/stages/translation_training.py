@@ -19,6 +19,7 @@ from tinybert_cli.events import Event
 from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.reports import model_card
+from tinybert_cli.stages import label_dataset
 from tinybert_cli.stages.preparation import (
     NewModel,
     TrainingData,
@@ -26,7 +27,6 @@ from tinybert_cli.stages.preparation import (
     TrainingRows,
     TrainingRun,
     Validation,
-    check_text_columns,
 )
 from tinybert_cli.stages.validation_scores import RESAMPLES
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
@@ -64,7 +64,7 @@ def translated_rows(
     manifest = artifacts.verify_folder(folder)
     expected = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
     artifacts.check_origin(folder, manifest, expected)
-    check_text_columns(folder, manifest, config.data)
+    yield from label_dataset.check(folder, manifest, config, task)
     files = [entry["path"] for entry in manifest["outputs"]]
     labels = data.read_translations(folder, files)
     selected = labels.first_rows(config.data.max_train_samples)

@@ -69,10 +69,15 @@ class ModelInputs:
             "max_seq_length": (self.max_seq_length, data.max_seq_length),
             "doc_stride": (self.doc_stride, data.doc_stride),
         }
+        swapped = columns != list(self.text_columns) and sorted(columns) == sorted(self.text_columns)
+        order = f"'{model}' was trained on {in_words(self.text_columns)}; this run reads them in the other order"
         return [
-            f"'{model}' was trained with {name} {recorded}; this run uses {value}, from data.{name}"
-            for name, (recorded, value) in differences.items()
-            if recorded not in (None, value)
+            *([f"{order}: check data.text_column_names"] if swapped else []),
+            *(
+                f"'{model}' was trained with {name} {recorded}; this run uses {value}, from data.{name}"
+                for name, (recorded, value) in differences.items()
+                if recorded not in (None, value)
+            ),
         ]
 
 
