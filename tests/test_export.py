@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -28,6 +29,7 @@ from tinybert_cli import artifacts, models
 from tinybert_cli.config import Stage, Verify
 from tinybert_cli.errors import ConfigError, GateError, InputError, explained
 from tinybert_cli.helpers import predict
+from tinybert_cli.metrics import regression
 from tinybert_cli.stages import parity
 
 pytest.importorskip("onnx")
@@ -444,6 +446,26 @@ def test_a_drop_of_the_metric_by_exactly_the_limit_passes() -> None:
     assert parity.violations(numbers, Verify(), exact=False) == []
     assert parity.violations(numbers | {"metric_difference": -0.0101}, Verify(), exact=False)
     assert parity.violations(numbers | {"metric_difference": float("nan")}, Verify(), exact=False)
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "fails"), [(0.0, 1.0, False), (2.5, 1.0, True), (0.0, 1.3, True), (0.05, 1.01, False)]
+)
+def test_numbers_that_are_shifted_or_scaled_do_not_pass_the_verification(
+    shift: float, scale: float, fails: bool
+) -> None:
+    original = np.linspace(0, 5, 200)
+    changed = regression.concordance(original * scale + shift, original)
+    numbers = {"agreement": 1.0, "concordance": changed, "max_abs_logit_difference": shift}
+    found = parity.violations(numbers, Verify(), exact=False)
+    assert bool(found) is fails and all("shifted or have another scale" in failure for failure in found)
+
+
+def test_concordance_of_equal_and_of_constant_numbers() -> None:
+    numbers = np.array([1.0, 2.0, 4.0])
+    assert regression.concordance(numbers, numbers) == pytest.approx(1)
+    assert regression.concordance(np.ones(3), np.ones(3)) == 1
+    assert regression.concordance(np.ones(3), numbers) == 0
 
 
 def test_rows_without_labels_cannot_limit_the_drop_of_the_metric(data: Path, teacher: Path, configs: Configs) -> None:

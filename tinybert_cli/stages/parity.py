@@ -14,6 +14,7 @@ from tinybert_cli import data, formats, loops, metrics, tasks
 from tinybert_cli.config import Data, Verify
 from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.probabilities import sigmoid, softmax
+from tinybert_cli.metrics.regression import concordance
 from tinybert_cli.types import Array, Layout, Predictions, Rows
 
 BATCH_SIZE = 32
@@ -22,7 +23,7 @@ MIN_AGREEMENT, MAX_METRIC_DROP = 0.99, 0.01  # the defaults of `verify`
 ROUNDING = 1e-9  # of a difference of two metrics: 0.95 - 0.94 is above 0.01
 CALIBRATION_ROWS = 64  # windows on which int8 measures the ranges of activations
 PROBABILITIES: Mapping[str, Callable[[Array], Array]] = {"class": softmax, "classes": sigmoid}
-LOWER_IS_WORSE = {"agreement", "metric_difference"}
+LOWER_IS_WORSE = {"agreement", "concordance", "metric_difference"}
 HIGHER_IS_WORSE = {"max_abs_logit_difference", "mean_abs_logit_difference", "max_probability_difference"}
 
 
@@ -95,6 +96,10 @@ class Parity:
             "mean_abs_logit_difference": float(difference.mean()),
             "agreement": self.task.fidelity(predictions, original)["agreement"],
         }
+        if self.task.output_type == "value":  # the agreement is a correlation, which no shift changes
+            numbers["concordance"] = concordance(
+                *(one.known_logits[:, 0].astype(float) for one in (predictions, original))
+            )
         probabilities = PROBABILITIES.get(self.task.output_type)
         if probabilities is not None:
             numbers["max_probability_difference"] = float(
@@ -133,6 +138,11 @@ def violations(numbers: Mapping[str, float], verify: Verify, *, exact: bool) -> 
     most = MAX_METRIC_DROP if verify.max_metric_drop is None else verify.max_metric_drop
     if not numbers["agreement"] >= least:
         failures.append(f"agreement {numbers['agreement']:.4f}, less than min_agreement {least:g}")
+    elif not numbers.get("concordance", 1.0) >= least:
+        failures.append(
+            f"the numbers are shifted or have another scale: concordance {numbers['concordance']:.4f}, less than "
+            f"min_agreement {least:g}"
+        )
     drop = -numbers.get("metric_difference", 0.0)
     if not drop <= most + ROUNDING:
         failures.append(f"the metric drops by {drop:.4f}, more than max_metric_drop {most:g}")
