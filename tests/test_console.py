@@ -366,15 +366,18 @@ def test_evaluation_table_is_printed_if_a_requirement_is_missed(capsys: Capture)
     assert err.endswith("error: student.accuracy is 0.9100, required is 0.95\n")
 
 
-def test_export_prints_size_speed_and_metric_difference(capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "same"),
+    [({}, "99.6% equal predictions"), ({"concordance": 0.9912}, "correlation 0.9960, concordance 0.9912")],
+)
+def test_export_prints_size_speed_and_metric_difference(numbers: dict[str, float], same: str, capsys: Capture) -> None:
     last = {
         "event": "done", "output_dir": "runs/onnx", "bytes": 15_200_000, "bytes_ratio": 3.77, "latency_ratio_b1": 2.44,
-        "agreement": 0.996, "metric_difference": -0.0023,
+        "agreement": 0.996, "metric_difference": -0.0023, **numbers,
     }  # fmt: skip
     show(last, command="export").finish(FILE, "runs/onnx", dry_run=False)
     assert capsys.readouterr().out == (
-        "runs/onnx: 15.2 MB, 3.8x smaller and 2.4x faster at batch 1 than the original; 99.6% equal predictions; "
-        "main metric -0.0023\n"
+        f"runs/onnx: 15.2 MB, 3.8x smaller and 2.4x faster at batch 1 than the original; {same}; main metric -0.0023\n"
     )
 
 

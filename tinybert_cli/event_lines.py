@@ -117,7 +117,10 @@ def exported(row: Row) -> str:
         lost = f"; BLEU {row['metric_difference']:+.2f}" if "metric_difference" in row else ""
         return f"{row['output_dir']}: {gains} than the original; {row['same']:.1%} equal translations{lost}"
     lost = f"; main metric {row['metric_difference']:+.4f}" if "metric_difference" in row else ""
-    return f"{row['output_dir']}: {gains} than the original; {row['agreement']:.1%} equal predictions{lost}"
+    same = f"{row['agreement']:.1%} equal predictions"
+    if "concordance" in row:  # of numbers, which are never equal
+        same = f"correlation {row['agreement']:.4f}, concordance {row['concordance']:.4f}"
+    return f"{row['output_dir']}: {gains} than the original; {same}{lost}"
 
 
 LINES: dict[str, Callable[[Row], str | None]] = {

@@ -38,9 +38,8 @@ def card(
         in_python(folder), model, precision, task.usage(in_python(folder), config.data), command, example
     )
     limitations = [
-        f"Its predictions equal those of {model} on {facts['agreement']:.2%} of the {facts['rows']:,} rows used for "
-        f"verification; the largest difference of a logit is {facts['max_abs_logit_difference']:.2g}. The limitations "
-        "of that model apply.",
+        f"{_likeness(facts, task, model)} {facts['rows']:,} rows used for verification; the largest difference of a "
+        f"logit is {facts['max_abs_logit_difference']:.2g}. The limitations of that model apply.",
         f"Input longer than {config.data.max_seq_length} tokens was cut in verification.",
         task.limitations(names),
         *form.limitations(export),
@@ -62,6 +61,7 @@ def card(
             "weights": markdown(weights),
             "verified on": markdown(model_card.data_names(output.inputs)),
             "agreement with the model": _agreement(facts),
+            "concordance with the model": f"{facts['concordance']:.4f}" if "concordance" in facts else None,
             "largest difference of a probability": probability,
             f"{task.main_metric} minus the model's": difference,
             "labels": markdown(model_card.listed(names)),
@@ -85,6 +85,14 @@ def card(
         library=form.library,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )
+
+
+def _likeness(facts: Mapping[str, float], task: tasks.PredictionTask, model: str) -> str:
+    """What the agreement says, up to the rows that it is of."""
+    if "concordance" in facts:
+        return f"The correlation of its numbers with those of {model} is {facts['agreement']:.4f} on the"
+    of = "" if task.agreement_counts_rows else "the words of "  # of tagging
+    return f"Its predictions equal those of {model} on {facts['agreement']:.2%} of {of}the"
 
 
 def _agreement(facts: Mapping[str, float]) -> str:
