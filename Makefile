@@ -61,8 +61,8 @@ $(foreach file,$(call steps,sweep-demo),$(eval $(call step,sweep-demo,$(file),$(
 
 # -- checks --------------------------------------------------------------------------------------------------
 
-# loadfile: a model that the tests of a file share is trained once. A worker that crashes ends the tests, which name its
-# test: pytest-xdist 3.8 can wait forever for a worker that replaces it.
+# loadfile: a model that the tests of a file share is trained once. If a worker crashes, the
+# tests end and name the test that it ran: pytest-xdist 3.8 can wait forever for a worker that replaces it.
 PYTEST_IN_WORKERS := $(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0
 
 test: install

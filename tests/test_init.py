@@ -572,7 +572,8 @@ def test_few_rows_get_small_batches_and_augmented_examples() -> None:
     ("task", "text", "rows", "layers", "matches"),
     [
         ("text-classification", ["a", "b"], 19_999, 6, True),
-        ("regression", "a", 19_999, 6, True),
+        ("regression", ["a", "b"], 19_999, 6, True),
+        ("regression", "a", 100, 6, False),
         ("text-classification", ["a", "b"], 20_000, 6, False),
         ("text-classification", "a", 100, 6, False),
         ("question-answering", ["a", "b"], 100, 6, False),

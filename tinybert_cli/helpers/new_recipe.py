@@ -56,8 +56,8 @@ class Plan:
         """Whether student2 learns the student's layers before its labels (measured in docs/recipes.md)."""
         if self.task == "question-answering" or self.student2_layers == self.student_layers:
             return False
-        compares = self.task == "regression" or isinstance(self.data["text_column_names"], list)
-        return compares and self.rows["train"] < SHORT_ROWS
+        is_pair = isinstance(self.data["text_column_names"], list)
+        return is_pair and self.rows["train"] < SHORT_ROWS
 
     @property
     def student_layers(self) -> int:
@@ -181,7 +181,7 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
 
 
 def _layers(plan: Plan, shape: Mapping[str, Any]) -> tuple[dict[str, Any], Comments]:
-    """The first step of a student2 that has to compare two texts, or to predict a number."""
+    """The first step of a student2 that has to compare two texts."""
     training, own = _training(plan.labelled)
     stage = {
         "stage": "distill",
