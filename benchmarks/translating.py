@@ -2,8 +2,9 @@
 
 The first case is labelling with 4 beams: `model.generate` in fixed batches of 32 rows in file order, the same search
 over sorted batches of limited tokens, and CTranslate2 in float32 and int8. The others are greedy, in batches of 1 and
-32, with ONNX Runtime as well. The baseline generates with the same limits, length penalty and stopping. Without
-arguments the teacher of configs/made-up is trained first, and translates sentences of its training file.
+32, with ONNX Runtime as well. The baseline generates with the same limits, length penalty and stopping. The share of
+the peak counts the products that the baseline's translations need at least (`operations`). Without arguments the
+teacher of configs/made-up is trained first, and translates sentences of its training file.
 
     python benchmarks/translating.py [MODEL_FOLDER FILE COLUMN [rows]]
 """
@@ -59,6 +60,7 @@ def measure(
     tokenizer = models.load_translation_tokenizer(models.locate((folder / "model").read_text(encoding="utf-8")))
     ids = tokenizer.source_ids(read_file(file).column(settings["column"])[: settings["rows"]], 128)
     translator = translator_of(engine, folder)
+    needed = partial(operations, json.loads((folder / "ctranslate2" / "config.json").read_text(encoding="utf-8")))
     cases: dict[str, tuple[Any, Sequence[Sequence[int]], int]] = {}
     if engine != "onnx":
         whole = Fixed(translator, 32) if engine == "generate" else Sorted(translator)
@@ -66,12 +68,12 @@ def measure(
     if engine != "transformers":
         for size, rows in GREEDY.items():
             cases[f"greedy, batches of {size}, {len(ids[:rows])} rows"] = (Fixed(translator, size), ids[:rows], 1)
-    return {case: speed(case, *work, tokenizer.texts, precision, folder) for case, work in cases.items()}
+    return {case: speed(case, *work, tokenizer.texts, needed, precision, folder) for case, work in cases.items()}
 
 
 def speed(
     case: str, translator: Any, ids: Sequence[Sequence[int]], beams: int, texts_of: Callable[[Any], list[str]],
-    precision: str, folder: Path,
+    needed: Callable[..., float], precision: str, folder: Path,
 ) -> Measurement:  # fmt: skip
     from tinybert_cli.types import Search
 
@@ -80,10 +82,26 @@ def speed(
     measurement = timed(len(ids), lambda: outputs.extend(translator.all(ids, search)), precision=precision)
     translations, kept = texts_of(outputs), folder / f"{case}.json"
     if not kept.exists():
-        kept.write_text(json.dumps(translations), encoding="utf-8")
+        flops = needed([len(row) for row in ids], [len(row) + 1 for row in outputs], beams) / len(ids)
+        kept.write_text(json.dumps({"texts": translations, "flops": flops}), encoding="utf-8")
     baseline = json.loads(kept.read_text(encoding="utf-8"))
-    equal = sum(ours == theirs for ours, theirs in zip(translations, baseline, strict=True)) / len(baseline)
-    return {**measurement, "equal": equal}
+    pairs = list(zip(translations, baseline["texts"], strict=True))
+    equal = sum(ours == theirs for ours, theirs in pairs) / len(pairs)
+    return {**measurement, "flops": baseline["flops"], "equal": equal}
+
+
+def operations(config: Settings, sources: Sequence[int], targets: Sequence[int], beams: int) -> float:
+    """Floating-point operations of the matrix products, for rows with these numbers of source and target tokens.
+
+    Each target token is computed once for every beam, keys and values of the source once for a row; a search that goes
+    on after its best translation needs more. Products of attention scores, which are small here, are left out. The
+    config is that of a Marian or BART model.
+    """
+    width, words = config["d_model"], config["vocab_size"]
+    encoder = config["encoder_layers"] * (4 * width**2 + 2 * width * config["encoder_ffn_dim"])
+    keys_and_values = config["decoder_layers"] * 2 * width**2
+    decoder = config["decoder_layers"] * (6 * width**2 + 2 * width * config["decoder_ffn_dim"]) + width * words
+    return 2.0 * (sum(sources) * (encoder + keys_and_values) + beams * sum(targets) * decoder)
 
 
 def translator_of(engine: str, folder: Path) -> Any:
