@@ -312,7 +312,7 @@ class _Warnings(logging.Handler):
 
 
 @contextlib.contextmanager
-def _redirected_loggers(stream: TextIO) -> Iterator[None]:
+def _redirected_loggers(stream: _LibraryOutput) -> Iterator[None]:
     """Redirects the log handlers of libraries that were imported before, as in the process whose fork runs a stage."""
     screens = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
