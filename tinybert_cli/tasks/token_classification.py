@@ -28,6 +28,7 @@ from tinybert_cli.tasks.base import PredictionTask, missing
 from tinybert_cli.tasks.encoding import TokenArrays, row_ranges, special_tokens, starts
 from tinybert_cli.tasks.label_names import (
     agreed_names,
+    are_names,
     label_indices,
     label_statements,
     name_warnings,
@@ -203,6 +204,9 @@ class TokenClassification(PredictionTask):
             unit = "adjacent words with the same tag are one entity" if outside else "every word is scored on its own"
             statements.append(f"the tags have no prefixes{' and no O' * (not outside)}: {unit}")
         return statements
+
+    def labels_are_names(self, rows: Rows, data: Data, names: Sequence[str]) -> bool:
+        return are_names(itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or []), names)
 
     def predictions(
         self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
