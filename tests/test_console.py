@@ -237,6 +237,20 @@ def test_warnings_of_tinybert_itself_are_printed(tmp_path: Path, capsys: Capture
     assert capsys.readouterr().err == "warning: an old format\n"
 
 
+def test_output_of_libraries_that_were_imported_before_goes_to_the_run_log(folder: Path, capsys: Capture) -> None:
+    """transformers has a handler of its own, which keeps the stderr of its import: that of the process before a fork."""
+    library, handler = logging.getLogger("some.library.before"), logging.StreamHandler()
+    library.propagate = False
+    library.addHandler(handler)
+    with make_screen().silenced(folder):
+        library.warning("a long report")
+    assert (folder / "run.log").read_text() == "a long report\n"
+    assert capsys.readouterr() == ("", "")
+    library.warning("later")
+    assert capsys.readouterr().err == "later\n"
+    library.removeHandler(handler)
+
+
 def test_rows_are_printed_while_library_output_is_redirected(folder: Path, capsys: Capture) -> None:
     screen = make_screen()
     with screen.silenced(folder):

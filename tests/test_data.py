@@ -246,6 +246,9 @@ def test_missing_column_is_rejected_with_the_nearest_name(tmp_path: Path) -> Non
         rows_of(path).column("sentense")
     assert caught.value.what == f"no column 'sentense' in {path}"
     assert caught.value.hint == "did you mean 'sentence'?; columns here: sentence, label"
+    with pytest.raises(InputError) as caught:
+        rows_of(path).column("x")
+    assert caught.value.hint == "columns here: sentence, label"
 
 
 def test_split_without_a_source_is_rejected_with_the_missing_setting() -> None:

@@ -77,6 +77,13 @@ def test_a_difference_whose_interval_contains_zero_is_not_significant() -> None:
     )
 
 
+def test_the_page_says_which_intervals_it_shows() -> None:
+    pytest.importorskip("matplotlib")
+    without = {name: value for name, value in metrics(0.9).items() if not name.endswith(("_low", "_high"))}
+    assert "intervals (of shares of rows Wilson&#x27;s, else from resampled rows)" in as_html(EVALUATION)
+    assert "intervals" not in as_html(replace(EVALUATION, models={"teacher": without, "b": without}))
+
+
 def test_a_page_of_a_single_model() -> None:
     pytest.importorskip("matplotlib")
     changes: dict[str, Any] = {"models": {"teacher": metrics(0.9)}, "confusion_matrices": {}, "training_logs": {}}

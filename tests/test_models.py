@@ -152,6 +152,13 @@ def test_folder_without_a_model_is_rejected_with_its_content(file: str, message:
         models.locate(str(tmp_path))
 
 
+def test_the_folder_of_an_eval_is_rejected_as_such(tmp_path: Path) -> None:
+    (tmp_path / "predictions.parquet").touch()
+    (tmp_path / "manifest.json").write_text('{"command": "eval"}')
+    with pytest.raises(InputError, match="these are the results of an eval, not a model"):
+        models.locate(str(tmp_path))
+
+
 @pytest.fixture
 def package(teacher: models.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "site/shipped_model"

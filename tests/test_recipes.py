@@ -270,6 +270,8 @@ def test_a_finished_recipe_is_up_to_date_and_force_replaces_only_what_differs(
     output = capsys.readouterr()
     assert "[1/2] teacher: tinybert finetune" in output.err and "accuracy (95 %)" in output.out
     assert "next: tinybert gen-soft-labels" not in output.err
+    assert run_recipe(Path("out/teacher/run.yaml"), [], Options(dry_run=True)) == 0
+    assert "other settings" not in capsys.readouterr().out  # it has the values that `auto` had
     assert run_recipe(recipe, [], Options(as_json=True)) == 0
     again = json.loads(capsys.readouterr().out)
     assert [stage["status"] for stage in again["stages"]] == ["up to date", "up to date"]

@@ -688,16 +688,41 @@ def test_label_names_in_another_order_are_both_listed(command: str, teacher: Pat
 # -- eval ----------------------------------------------------------------------------------------------------
 
 
-def test_models_with_their_labels_in_different_orders_are_both_listed(
-    teacher: Path, configs: Configs, tmp_path: Path
-) -> None:
-    other = Path(shutil.copytree(teacher, tmp_path / "other"))
-    config = json.loads((other / "config.json").read_text())
+@pytest.fixture
+def reordered(teacher: Path, tmp_path: Path) -> Path:
+    """The teacher with its two classes, and the weights of their outputs, in the other order."""
+    folder = Path(shutil.copytree(teacher, tmp_path / "reordered"))
+    config = json.loads((folder / "config.json").read_text())
     config |= {"id2label": {"0": "good", "1": "bad"}, "label2id": {"good": 0, "bad": 1}}
-    (other / "config.json").write_text(json.dumps(config))
-    (other / "manifest.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    flipped = {name: value.flip(0).contiguous() for name, value in weights.items() if name.startswith("classifier.")}
+    save_file({**weights, **flipped}, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "manifest.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("names", [None, ["bad", "good"]])
+def test_a_model_with_its_classes_in_another_order_is_scored_by_their_names(
+    names: list[str] | None, teacher: Path, reordered: Path, configs: Configs, tmp_path: Path
+) -> None:
+    both = {"teacher": str(teacher), "other": str(reordered)}
+    run("eval", configs("eval", "out", models=both, latency=None, data__label_names=names))
+    numbers = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert numbers["other.agreement"] == 1 and numbers["other.kl"] == pytest.approx(0, abs=1e-6)
+    assert numbers["other.accuracy"] == numbers["teacher.accuracy"] > 0.9
+    assert numbers["other.recall[good]"] == numbers["teacher.recall[good]"]
+    assert "Other has its classes in another order than teacher" in (tmp_path / "out/report.md").read_text()
+
+
+def test_a_model_with_its_classes_in_another_order_is_refused_where_labels_are_positions(
+    teacher: Path, reordered: Path, configs: Configs, tmp_path: Path
+) -> None:
+    rows = [{"text": row["text"], "label": int(row["label"] == "good")} for row in sentences("validation")]
+    data = {"data__validation_file": str(write_rows(tmp_path / "numbers.jsonl", rows)), "data__train_file": None}
+    both = {"teacher": str(teacher), "other": str(reordered)}
     with pytest.raises(InputError, match="other labels than the reference, or another order") as error:
-        run("eval", configs("eval", "out", models={"teacher": str(teacher), "other": str(other)}, latency=None))
+        run("eval", configs("eval", "out", models=both, latency=None, **data))
     assert "model:     good, bad" in str(error.value) and "reference: bad, good" in str(error.value)
 
 

@@ -18,6 +18,7 @@ from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.entities import TaggingMetric, entities, scheme_of
 from tinybert_cli.models import load_tokenizer, locate
 from tinybert_cli.stages import candidates
+from tinybert_cli.tasks.token_classification import _windows
 from tinybert_cli.types import Array, Layout, Predictions, Rows, concatenated_ranges
 
 TASK = tasks.find_prediction_task("token-classification")
@@ -264,6 +265,23 @@ def test_each_word_is_predicted_once_in_shuffled_windows(length: int, stride: in
     all_words = [word for row in rows.column("tokens") for word in row]
     assert sorted(numbers.tolist()) == list(range(len(all_words)))  # every word once
     assert tokens == [{"london": "lon"}.get(all_words[number], all_words[number]) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("count", "room", "stride"), [(0, 4, 1), (3, 4, 1), (4, 4, 1), (23, 4, 1), (41, 7, 3), (40, 6, 0)]
+)
+def test_each_word_is_predicted_in_the_window_whose_ends_are_furthest(count: int, room: int, stride: int) -> None:
+    first = np.arange(count).repeat(2)  # several words may begin at the same token
+    windows = list(_windows(first, count, room, stride))
+    depths = [np.minimum(first - begin, end - 1 - first) for begin, end, _ in windows]
+    furthest = np.argmax(depths, axis=0) if count else np.zeros(0)
+    for number, (_, _, words) in enumerate(windows):
+        np.testing.assert_array_equal(words, np.flatnonzero(furthest == number))
+
+
+def test_the_windows_of_a_very_long_text_take_memory_by_its_words() -> None:
+    windows = list(_windows(np.arange(400_000), 400_000, 10, 3))
+    assert sum(len(words) for _, _, words in windows) == 400_000
 
 
 def test_word_without_tokens_is_predicted_too(tokenizer: Any) -> None:

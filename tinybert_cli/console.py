@@ -157,7 +157,11 @@ class Screen:
         warnings = _Warnings(self)
         own.addHandler(warnings)
         try:
-            with contextlib.redirect_stdout(self.library_output), contextlib.redirect_stderr(self.library_output):
+            with (
+                _redirected_loggers(self.library_output),
+                contextlib.redirect_stdout(self.library_output),
+                contextlib.redirect_stderr(self.library_output),
+            ):
                 yield
         finally:
             root.removeHandler(handler)
@@ -305,6 +309,26 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self.screen.main:
             self.screen.console.print(escape(message(f"warning: {record.getMessage()}")), style="yellow")
+
+
+@contextlib.contextmanager
+def _redirected_loggers(stream: _LibraryOutput) -> Iterator[None]:
+    """Redirects the log handlers of libraries that were imported before, as in the process whose fork runs a stage."""
+    screens = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    before = {
+        handler: handler.stream
+        for logger in loggers
+        for handler in logger.handlers
+        if type(handler) is logging.StreamHandler and handler.stream in screens
+    }
+    for handler in before:
+        handler.setStream(stream)
+    try:
+        yield
+    finally:
+        for handler, screen in before.items():
+            handler.setStream(screen)
 
 
 class _LibraryOutput(io.TextIOBase):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from tinybert_cli.errors import InputError, did_you_mean
+from tinybert_cli.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,9 +56,15 @@ class Rows:
             where = ", ".join(origin for origin, _ in self.origins)
             raise InputError(
                 f"no column '{name}' in {where}",
-                hint=f"{did_you_mean(name, self.columns)}; columns here: {', '.join(self.columns)}",
+                hint=self.column_hint(name),
             )
         return self.columns[name]
+
+    def column_hint(self, name: str) -> str:
+        """The columns that there are, after the one whose name is most like this one."""
+        here = f"columns here: {', '.join(self.columns)}"
+        near = nearest(name, self.columns)
+        return f"{near}; {here}" if near else here
 
     def location(self, index: int) -> str:
         """`file, row 17` for an error about row `index`; rows count from 1."""

@@ -11,7 +11,7 @@ from tinybert_cli import data
 from tinybert_cli.answers import labelled_spans
 from tinybert_cli.answers.base import Answer, confidence, is_empty
 from tinybert_cli.config import Answers, Data
-from tinybert_cli.errors import InputError, did_you_mean
+from tinybert_cli.errors import InputError
 from tinybert_cli.types import Rows
 
 ANSWER = "answer"
@@ -126,7 +126,7 @@ def _answers(
             raise InputError(
                 f"the answers have no column '{name}'",
                 where=rows.origins[0][0],
-                hint=f"{did_you_mean(name, rows.columns)}; columns here: {', '.join(rows.columns)}",
+                hint=rows.column_hint(name),
             )
     others = [name for name in dict.fromkeys([*(texts if len(texts) == 1 else []), TEXT]) if name not in names]
     text_columns = [rows.columns[name] for name in others if name in rows.columns]

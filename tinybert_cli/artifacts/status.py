@@ -27,7 +27,7 @@ def status(command: str, config: Stage) -> Status:
         if file.exists():
             try:
                 earlier = read_json(file)
-                before = {"command": earlier["command"], "settings": earlier["settings"]}
+                before = {key: earlier[key] for key in ("command", "settings")} | {"resolved": earlier.get("resolved")}
             except (InputError, KeyError, TypeError):
                 return Status("damaged")
             return Status(state, tuple(differences(before, {"command": command, "settings": settings_of(config)})))

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tinybert_cli.errors import InputError
+from tinybert_cli.files import read_object
 
 CARD = "README.md"  # its front matter has the license
 
@@ -136,8 +137,13 @@ def _check_folder(folder: Path) -> None:
         raise InputError(
             "this is an adapter, not a model", where=str(folder), hint="merge it: model.merge_and_unload()"
         )
+    manifest = folder / "manifest.json"
+    if manifest.is_file() and read_object(manifest).get("command") == "eval":
+        what = "these are the results of an eval, not a model"
+        raise InputError(what, where=str(folder), hint="name one of its models: they are in its run.yaml")
     if any(folder.glob("*.parquet")):
-        raise InputError("this is a label dataset, not a model", where=str(folder))
+        hint = "name the folder of a model, such as the output_dir of a finetune, distill or export"
+        raise InputError("this is a label dataset, not a model", where=str(folder), hint=hint)
     raise InputError("not a model: there is no config.json", where=str(folder), hint="give the folder that contains it")
 
 

@@ -72,7 +72,9 @@ def with_exports(page: str, evaluation: Evaluation) -> str:
 
 def _metrics(evaluation: Evaluation) -> html.Block:
     marked = [index for index, name in enumerate(evaluation.models) if name == evaluation.reference]
-    caption = f"95 % intervals: bootstrap over the rows. Reference: {evaluation.reference}."
+    caption = f"Reference: {evaluation.reference}."
+    if any(f"{evaluation.metric}_low" in metrics for metrics in evaluation.models.values()):
+        caption = f"In parentheses: 95 % intervals (of shares of rows Wilson's, else from resampled rows). {caption}"
     if evaluation.exports:
         caption += " ~ estimated: the score of the model plus the difference that its export has measured."
     columns = [

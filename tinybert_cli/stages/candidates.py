@@ -30,6 +30,7 @@ class Candidate:
     encoded: Encoded
     examples: data.Examples
     facts: Mapping[str, float]
+    columns: list[int] | None = None  # the model's output for each class of the reference; None: in the same order
 
     @property
     def lengths(self) -> Array:
@@ -51,23 +52,33 @@ def load_candidate(
     """A model with the rows encoded for it.
 
     Raises:
-        InputError: its labels are not the reference's, in the same order, or it does not fit the rows.
+        InputError: its labels are not the reference's, or in another order although the rows do not have their names;
+            or it does not fit the rows.
     """
-    own = models.read_label_names(source)
-    task.label_names(rows, config.data, model_names=own or names)
-    if own is not None and own != names:
-        raise InputError(
-            f"'{source.name}' has other labels than the reference, or another order:\n  model:     {', '.join(own)}\n"
-            f"  reference: {', '.join(names)}",
-            hint="score models with other labels in an eval of their own, with the same rows",
-        )
-    predictor = load_predictor(source, task=task, label_names=names)
+    own = models.read_label_names(source) or names
+    reordered = own != names and sorted(own) == sorted(names) and task.labels_are_names(rows, config.data, names)
+    if not reordered:
+        task.label_names(rows, config.data, model_names=own)
+        _check_equal(own, names, source)
+    predictor = load_predictor(source, task=task, label_names=own)
     models.check_inputs(source, predictor.torch_tokenizer, config.data)
     encoded = task.encode(rows, config.data, predictor.torch_tokenizer)
     examples = data.Examples.of(encoded)
     timed = [] if config.latency is None else [length for length in config.latency.lengths if isinstance(length, int)]
     models.check_length(source, max(timed, default=0), setting="latency.lengths")
-    return Candidate(source, predictor, encoded, examples, {"bytes": predictor.weights_bytes, **predictor.size})
+    columns = [own.index(name) for name in names] if reordered else None
+    return Candidate(
+        source, predictor, encoded, examples, {"bytes": predictor.weights_bytes, **predictor.size}, columns
+    )
+
+
+def _check_equal(own: list[str], names: list[str], source: models.Source) -> None:
+    if own != names:
+        raise InputError(
+            f"'{source.name}' has other labels than the reference, or another order:\n  model:     {', '.join(own)}\n"
+            f"  reference: {', '.join(names)}",
+            hint="score models with other labels in an eval of their own, with the same rows",
+        )
 
 
 def predictions_of(
@@ -84,7 +95,10 @@ def predictions_of(
     logits = loops.predict_all(candidate.predictor.module, candidate.examples, batches, accelerator=accelerator)
     layout, settings = candidate.encoded.layout, candidate.predictor.config
     check_logits(logits, layout, rows, candidate.source.name)
-    return task.decide(logits, layout, names, rows, config.data, settings)
+    if candidate.columns is None:
+        return task.decide(logits, layout, names, rows, config.data, settings)
+    thresholded = task.apply_thresholds(logits, layout, settings)  # in the model's own order
+    return task.predictions(thresholded[:, candidate.columns], layout, names, rows, config.data)
 
 
 def row_lengths(encoded: Encoded) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ class Predicted:
     candidates: Mapping[str, Candidate] | Mapping[str, TranslationCandidate]
     predictions: Mapping[str, Predictions]
     costs: Callable[[Latency, Mapping[str, ScoredBaseline]], Costs]
+    notes: Sequence[str] = ()  # sentences for the reports, without an end mark
 
 
 def predict(run: EvalRun) -> Generator[Event, None, Predicted | None]:
@@ -68,6 +69,12 @@ def _predict(run: EvalRun, task: tasks.PredictionTask) -> Generator[Event, None,
     for candidate in candidates.values():
         inputs = candidate.predictor.inputs
         yield from map(events.warning, inputs.check(config.data, candidate.source.name))
+    notes = [
+        f"{name} has its classes in another order than {run.reference}: its outputs were compared by class name"
+        for name, candidate in candidates.items()
+        if candidate.columns is not None
+    ]
+    yield from map(events.warning, notes)
     beside = {"baselines": run.baselines} if run.baselines else {}
     yield _plan(run, **beside, **assumptions)
     yield from _row_warnings(run, {name: candidate.encoded for name, candidate in candidates.items()})
@@ -87,7 +94,7 @@ def _predict(run: EvalRun, task: tasks.PredictionTask) -> Generator[Event, None,
                 measured[key][name] = value
         return measured | (_startup(run) if latency.startup else {})
 
-    return Predicted(metric, classes, candidates, predictions, costs)
+    return Predicted(metric, classes, candidates, predictions, costs, notes)
 
 
 def _translate(run: EvalRun, task: tasks.Translation) -> Generator[Event, None, Predicted | None]:

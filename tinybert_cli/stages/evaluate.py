@@ -74,7 +74,7 @@ def _compare(run: EvalRun, predicted: Predicted, columns: Mapping[str, Sequence[
     notes = list(selected.notes())
     yield from map(events.warning, notes)
     table, sizes = yield from _table(run, predicted, scored, baselines, columns)
-    comparison = Comparison(run, predicted, scored, table, notes, sizes)
+    comparison = Comparison(run, predicted, scored, table, [*predicted.notes, *notes], sizes)
     reports, flat = (yield from eval_reports.reports(comparison)), comparison.flat
     del comparison, scored  # the statistics are large, and writing needs memory, too
     loops.return_freed_memory()

@@ -116,6 +116,10 @@ class PredictionTask(Task):
         """How the labels were read, where the data alone does not prove it; for the plan."""
         return []
 
+    def labels_are_names(self, rows: Rows, data: Data, names: Sequence[str]) -> bool:
+        """Whether the gold labels name their classes, whatever the order of the classes."""
+        return False
+
     def apply_thresholds(self, logits: Array, layout: Layout | None, settings: Mapping[str, Any]) -> Array:
         """The logits shifted by the tuned thresholds in `settings`, so that 0, or the argmax, is the decision.
 

@@ -96,6 +96,12 @@ def label_indices(names: Sequence[str]) -> Callable[[object], int | None]:
     return index_of
 
 
+def are_names(labels: Iterable[object], names: Sequence[str]) -> bool:
+    """Whether every label is one of the names, and none a position in them, so that their order has no meaning."""
+    matcher = Matcher(names)
+    return all(matcher.name(label) is not None for label in labels if not is_missing(label))
+
+
 def unknown_label(value: object, names: Sequence[str], where: str) -> InputError:
     """The error for a label that is none of the names; with code points where it looks like one of them."""
     text = as_text(value)

@@ -18,6 +18,7 @@ from tinybert_cli.tasks.encoding import encode_texts
 from tinybert_cli.tasks.label_lists import OTHER_SEPARATORS, SEPARATOR, combined_names, read_label_lists
 from tinybert_cli.tasks.label_names import (
     agreed_names,
+    are_names,
     check_equal,
     label_indices,
     label_statements,
@@ -100,6 +101,12 @@ class MultiLabelClassification(PredictionTask):
         read = read_label_lists(rows, data, names)
         labels = itertools.chain.from_iterable(row or [] for row in (read and read.lists) or [])
         return label_statements(labels, rows, data, names)
+
+    def labels_are_names(self, rows: Rows, data: Data, names: Sequence[str]) -> bool:
+        read = read_label_lists(rows, data, names)
+        if read is None or read.lists is None:
+            return False
+        return are_names(itertools.chain.from_iterable(row or [] for row in read.lists), names)
 
     def metric(self, rows: Rows, data: Data, names: Sequence[str]) -> MultiLabelMetric | None:
         labels = self.labels(rows, data, names)

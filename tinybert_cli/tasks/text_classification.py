@@ -19,7 +19,14 @@ from tinybert_cli.scratch_files import GrowingArray
 from tinybert_cli.tasks.base import PredictionTask, check_complete, missing, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
 from tinybert_cli.tasks.label_lists import combined_names, is_list_text
-from tinybert_cli.tasks.label_names import agreed_names, label_indices, label_statements, name_warnings, unknown_label
+from tinybert_cli.tasks.label_names import (
+    agreed_names,
+    are_names,
+    label_indices,
+    label_statements,
+    name_warnings,
+    unknown_label,
+)
 from tinybert_cli.tasks.onnx_examples import CLASS, text_example
 from tinybert_cli.types import NO_LABEL, Array, Layout, Predictions, Rows
 
@@ -89,6 +96,9 @@ class TextClassification(PredictionTask):
 
     def label_statements(self, rows: Rows, data: Data, names: Sequence[str]) -> list[str]:
         return label_statements(rows.columns.get(data.label_column, []), rows, data, names)
+
+    def labels_are_names(self, rows: Rows, data: Data, names: Sequence[str]) -> bool:
+        return are_names(rows.columns.get(data.label_column, []), names)
 
     def metric(self, rows: Rows, data: Data, names: Sequence[str]) -> ClassificationMetric | None:
         labels = self.labels(rows, data, names)

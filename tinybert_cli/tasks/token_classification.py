@@ -28,6 +28,7 @@ from tinybert_cli.tasks.base import PredictionTask, missing
 from tinybert_cli.tasks.encoding import TokenArrays, row_ranges, special_tokens, starts
 from tinybert_cli.tasks.label_names import (
     agreed_names,
+    are_names,
     label_indices,
     label_statements,
     name_warnings,
@@ -204,6 +205,9 @@ class TokenClassification(PredictionTask):
             statements.append(f"the tags have no prefixes{' and no O' * (not outside)}: {unit}")
         return statements
 
+    def labels_are_names(self, rows: Rows, data: Data, names: Sequence[str]) -> bool:
+        return are_names(itertools.chain.from_iterable(row or [] for row in _tags(rows, data) or []), names)
+
     def predictions(
         self, logits: Array, layout: Layout | None, names: Sequence[str], rows: Rows, data: Data
     ) -> Predictions:
@@ -284,17 +288,18 @@ def _windows(first: Array, count: int, room: int, stride: int) -> Iterator[tuple
     Neighbouring windows share `stride` tokens; a word is predicted where its first token is furthest from both ends.
 
     Args:
-        first: the index of each word's first token (W,).
+        first: the index of each word's first token (W,), ascending.
     """
     if room < 1:
         raise ConfigError("a window must have room for a token", key=("data", "max_seq_length"), hint="8 or more")
     step = room - min(stride, room // 2)
     starts = np.minimum(np.arange(0, max(1, count - room + step), step), max(0, count - room))
     ends = np.minimum(starts + room, count)
-    depth = np.minimum(first[None] - starts[:, None], ends[:, None] - 1 - first[None])  # (windows, W)
-    owner = depth.argmax(0) if len(first) else np.zeros(0, dtype=int)
+    between = starts[:-1] + ends[1:] - 1  # twice the last token that is not closer to the middle of the next window
+    owner = np.searchsorted(between, 2 * first)  # (W,), ascending as the words
+    borders = np.searchsorted(owner, np.arange(len(starts) + 1)).tolist()
     for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        yield start, end, np.flatnonzero(owner == number)
+        yield start, end, np.arange(borders[number], borders[number + 1])
 
 
 def _first_tokens(words: Array, characters: Sequence[tuple[int, int]]) -> Array:
