@@ -223,6 +223,20 @@ def test_the_temperature_is_reported_on_rows_that_it_was_not_fitted_on(
     assert softmax(logits).max(-1) == pytest.approx(0.89, abs=0.03)  # of answers that claim 1
 
 
+def test_the_temperatures_of_several_files_are_all_in_the_metrics(configs: Configs, llm: Path, tmp_path: Path) -> None:
+    other = write_rows(
+        tmp_path / "right.jsonl", [{"text": r["text"], "answer": r["label"]} for r in sentences("train")]
+    )
+    files = [{"answers_file": str(file), "temperature": "auto"} for file in (llm, other)]
+    rows = run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=files))
+    numbers = json.loads((tmp_path / "labels" / "metrics.json").read_text())
+    scalings = [row for row in rows if row["event"] == "calibration"]
+    assert [row["answers"] for row in scalings] == [str(llm), str(other)] and "temperature" not in numbers
+    for number, scaling in enumerate(scalings, 1):
+        own = {name: scaling[name] for name in ("temperature", "calibration_rows", "ece", "brier_scaled")}
+        assert own.items() <= {name.removeprefix(f"answers_{number}."): x for name, x in numbers.items()}.items()
+
+
 def test_the_temperature_of_answers_that_are_all_right_stays_finite() -> None:
     logits = np.array([[0, -27.6], [-27.6, 0]] * 20)
     temperature = fitted_temperature(logits, np.array([0, 1] * 20))

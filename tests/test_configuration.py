@@ -1289,6 +1289,10 @@ def test_a_column_that_is_text_and_label_is_a_config_error(columns: object, tmp_
     [
         ({"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.2}}, "has no warm-up"),
         ({"training": {"eval_strategy": "epoch", "eval_steps": 10}}, "`eval_steps` would be ignored"),
+        ({"training": {"eval_strategy": "no", "early_stopping_patience": 2}}, "`early_stopping_patience` would be ign"),
+        ({"training": {"eval_strategy": "no", "eval_steps": 10}}, "`eval_steps` would be ignored"),
+        ({"training": {"eval_strategy": "no", "metric_for_best_model": "mcc"}}, "`metric_for_best_model` would be ign"),
+        ({"training": {"eval_strategy": "no", "early_stopping_patience": None, "metric_for_best_model": "auto"}}, None),
         ({"regularization": {"r_drop": 1.0, "dropout": 0.0}}, "but `dropout` is 0"),
         ({"task": "regression", "data": {"train_file": "x", "label_names": ["a", "b"]}}, "has no classes"),
         ({"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "eval_steps": 10}}, None),
@@ -1304,3 +1308,28 @@ def test_a_setting_that_would_be_ignored_is_a_config_error(
     file.write_text(json.dumps(rest | settings))
     with nullcontext() if message is None else pytest.raises(ConfigErrors, match=message):
         configuration.load("finetune", file, (), CHECKS["finetune"])
+
+
+@pytest.mark.parametrize(
+    "command, settings, message",
+    [
+        ("gen-soft-labels", {"layer_mapping": "last"}, "but `states` is empty"),
+        ("distill", {"projections": "shared"}, "but none has a weight"),
+        ("distill", {"projections": "shared", "losses": {"hidden_states": 1.0}, "teacher": "x"}, None),
+        ("eval", {"bootstrap": 0, "require": {"a": {"accuracy_low": 0.5}}}, "computes no interval for `accuracy_low`"),
+        ("eval", {"latency": None, "require": {"b": {"speedup_b1": 2.0}}}, "`latency: null` measures no `speedup_b1`"),
+        ("eval", {"require": {"b": {"speedup_b1": 2.0, "accuracy_low": 0.5}}}, None),
+    ],
+)
+def test_settings_of_every_stage_that_would_be_ignored_are_config_errors(
+    command: str, settings: dict[str, object], message: str | None, tmp_path: Path
+) -> None:
+    required: dict[str, dict[str, object]] = {
+        "gen-soft-labels": {"teacher": "x"}, "distill": {"student": "x", "label_dataset": "y"},
+        "eval": {"models": {"a": "x", "b": "y"}},
+    }  # fmt: skip
+    file = tmp_path / "stage.yaml"
+    rest = {"task": "text-classification", "data": {"train_file": "x"}, "output_dir": "z"}
+    file.write_text(json.dumps(rest | required[command] | settings))
+    with nullcontext() if message is None else pytest.raises(ConfigErrors, match=message):
+        configuration.load(command, file, (), CHECKS[command])

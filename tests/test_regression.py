@@ -321,3 +321,42 @@ def test_a_run_of_an_earlier_version_resumes_with_its_targets(
     started.write_text(json.dumps(content))
     plan, *_, done = run("finetune", star_config)
     assert "target_mean" not in plan and done["eval_r2"] > -1  # -16 if its outputs were scaled
+
+
+def scored_sentences(factor: float = 1.0, shift: float = 0.0) -> list[dict[str, Any]]:
+    """Sentences with a number of 4 or 1 and a little more, or of another scale."""
+    numbers = [4 * (row["label"] == "good") + 1 + index % 3 / 4 for index, row in enumerate(sentences("train"))]
+    rows = zip(sentences("train"), numbers, strict=True)
+    return [{"text": row["text"], "label": factor * number + shift} for row, number in rows]
+
+
+@pytest.mark.parametrize("factor, shift", [(0.2, 0.0), (1.0, 40.0), (-1.0, 6.5)])
+@pytest.mark.parametrize("together", [False, True])
+def test_numbers_of_a_teacher_on_another_scale_are_refused(
+    factor: float, shift: float, together: bool, data: Path, configs: Configs, tmp_path: Path
+) -> None:
+    """The correlation is 1, also in the mean of two files."""
+    write_rows(data / "train.jsonl", scored_sentences())
+    teachers = []
+    for name, rows in (("same", scored_sentences()), ("other", scored_sentences(factor, shift))):
+        answers = [{"text": row["text"], "answer": row["label"]} for row in rows]
+        teachers.append({"answers_file": str(write_rows(tmp_path / f"{name}.jsonl", answers))})
+    setting = {"task": "regression", "teacher": teachers if together else teachers[1]}
+    with pytest.raises(InputError, match="seem to have another scale") as error:
+        run("gen-soft-labels", configs("gen-soft-labels", "labels", **setting))
+    assert error.value.where == teachers[1]["answers_file"]
+    added = f" {-shift / factor:+.4g}" if shift else ""
+    assert f"label = {1 / factor:.4g} * number{added} fits" in error.value.what
+    setting["teacher"] = teachers[0]
+    run("gen-soft-labels", configs("gen-soft-labels", "labels", **setting))
+
+
+def test_a_poor_teacher_of_regression_is_on_the_same_scale() -> None:
+    from tinybert_cli.metrics.regression import other_scale
+
+    random = np.random.default_rng(0)
+    gold = random.normal(3, 1, 400)
+    assert other_scale(gold + random.normal(0, 0.9, 400), gold) is None
+    assert other_scale(random.normal(3, 1, 400), gold) is None  # does not follow them
+    assert other_scale(np.full(400, 9.0), gold) is None
+    assert other_scale(gold / 5, gold) == pytest.approx((5, 0), abs=1e-6)

@@ -66,7 +66,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -673,6 +673,72 @@ def test_a_permuted_label_order_is_named_in_the_hint(data: Path, teacher: Path, 
     named = configs("gen-soft-labels", "out", teacher=teacher, data__label_names={"1": "bad", "0": "good"})
     (check,) = (event for event in run("gen-soft-labels", named) if event["event"] == "teacher check")
     assert check["teacher_accuracy"] > 0.9
+
+
+def copy_of(teacher: Path, folder: Path, **config: object) -> Path:
+    """A copy as another tool would have written it, with other settings in config.json."""
+    shutil.copytree(teacher, folder)
+    (folder / "manifest.json").unlink()
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | config))
+    return folder
+
+
+def exchange(weights: dict[str, torch.Tensor]) -> None:
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name].flip(0).contiguous()
+
+
+def test_exchanged_labels_of_one_model_beside_others_are_refused(
+    teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    """The first model hides them in the score of both."""
+    other = copy_of(teacher, tmp_path / "other", id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    edit_weights(other, exchange)
+    both = {"teacher": [str(teacher), str(other)], "teacher_weights": [3.0, 1.0]}
+    with pytest.raises(InputError, match="seem to be mixed up") as error:
+        run("gen-soft-labels", configs("gen-soft-labels", "out", **both))
+    assert error.value.where == str(other) and "its outputs seem to be good, bad" in str(error.value.hint)
+    plan = last(run("gen-soft-labels", configs("gen-soft-labels", "out", check_teacher=False, **both)), "plan")
+    assert any(f"'{other}' does not name its classes" in text for text in plan["assumptions"])
+
+
+@pytest.mark.parametrize(
+    "own, first, hint",
+    [
+        (["good", "bad"], None, 'fine-tune it again with data.label_names: ["bad", "good"]'),
+        (["cold", "warm"], None, "leave one of them out"),
+        (["bad", "good"], ["LABEL_0", "LABEL_1"], 'set data.label_names: ["bad", "good"]'),
+    ],
+)
+def test_teachers_with_other_classes_are_both_listed(
+    own: list[str], first: list[str] | None, hint: str, teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    folders = [
+        copy_of(
+            teacher, tmp_path / f"teacher-{index}", **({} if names is None else {"id2label": dict(enumerate(names))})
+        )
+        for index, names in enumerate([first, own])
+    ]
+    with pytest.raises(InputError, match="or another order of them") as error:
+        run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=list(map(str, folders))))
+    assert f"{folders[1]}: {', '.join(own)}" in error.value.what and hint in str(error.value.hint)
+
+
+def test_words_and_rows_that_only_another_teacher_cannot_read_are_a_warning(
+    teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    other = copy_of(teacher, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["movie"], vocabulary["nice"] = vocabulary.pop("film"), vocabulary.pop("the")
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    both = {"teacher": [str(teacher), str(other)], "data__max_seq_length": 8}
+    messages = [
+        row["message"] for row in events(run("gen-soft-labels", configs("gen-soft-labels", "out", **both)), "warning")
+    ]
+    assert [text for text in messages if f"the vocabulary of {other}" in text and "film" in text]
+    assert len([text for text in messages if "were truncated" in text]) == 1  # both cut the same rows
 
 
 @pytest.mark.parametrize("command", ["gen-soft-labels", "eval", "export"])

@@ -12,6 +12,8 @@ import numpy as np
 from tinybert_cli.metrics.base import Metric, Statistics, Sums, column, ratio
 from tinybert_cli.types import Array, Predictions
 
+CLEARLY, CHANCE = 0.1, 0.001  # share of the variance, and p-value, from which numbers follow others
+
 
 @dataclass(frozen=True)
 class RegressionMetric(Metric):
@@ -117,6 +119,21 @@ def concordance(one: Array, other: Array) -> float:
     a, b = one - one.mean(), other - other.mean()
     total = float((a**2).mean() + (b**2).mean() + (one.mean() - other.mean()) ** 2)
     return float(2 * (a * b).mean() / total) if total > 0 else 1.0
+
+
+def other_scale(numbers: Array, gold: Array) -> tuple[float, float] | None:
+    """Slope and intercept of the line from numbers to gold numbers, if they clearly follow these on another scale.
+
+    None if they are nearer to them than their mean is, or do not follow them.
+    """
+    from scipy.stats import linregress
+
+    numbers, gold = numbers.astype(np.float64), gold.astype(np.float64)
+    if np.ptp(numbers) == 0 or np.ptp(gold) == 0 or ((numbers - gold) ** 2).mean() < gold.var():
+        return None
+    fit = linregress(numbers, gold)
+    follows = fit.rvalue**2 >= CLEARLY and fit.pvalue < CHANCE
+    return (float(fit.slope), float(fit.intercept)) if follows else None
 
 
 def _spearman(one: Array, other: Array) -> float:

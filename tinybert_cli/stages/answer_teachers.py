@@ -83,16 +83,17 @@ def read(
     """
     teachers: list[AnswerTeacher] = []
     numbers: dict[str, float] = {}
-    for setting in config.answers:
+    for number, setting in enumerate(config.answers, 1):
         teacher = read_teacher(setting, task, splits, names, config.data)
         yield from map(events.warning, teacher.warnings())
         if config.check_teacher and len(config.teachers) > 1:
-            _check_order(config, task, teacher, splits, names, gold)
+            _check_meaning(config, task, setting, teacher, splits, names, gold)
         temperature = setting.temperature
         if temperature == "auto":
             scaling = _calibrate(config, task, teacher, splits, names, gold)
             temperature = scaling["temperature"]
-            numbers |= scaling
+            prefix = f"answers_{number}." if len(config.answers) > 1 else ""
+            numbers |= {f"{prefix}{name}": value for name, value in scaling.items()}
             yield {"event": "calibration", "answers": setting.name, **scaling}
         teachers.append(teacher.at_temperature(temperature) if temperature != 1 else teacher)
     if teachers:
@@ -104,15 +105,16 @@ def read(
     return ReadAnswers(teachers, numbers)
 
 
-def _check_order(
+def _check_meaning(
     config: GenSoftLabels,
     task: tasks.PredictionTask,
+    setting: Answers,
     teacher: AnswerTeacher,
     splits: Mapping[str, Rows],
     names: Sequence[str],
     gold: Mapping[str, Array | None],
 ) -> None:
-    """InputError if the labels of one of several teachers are mixed up, which the others may hide."""
+    """InputError if the labels of one of several teachers are mixed up, or on another scale, which others may hide."""
     answered = {split: own.answered for split, own in teacher.labels.items()}
     checked = teacher_check.rows_to_check(config, task, splits, gold, names, answered)
     if checked is None:
@@ -120,7 +122,7 @@ def _check_order(
     rows = splits[checked.split].select(checked.indices)
     own = teacher.labels[checked.split].select(np.array(checked.indices))
     predictions = task.decide(own.logits, own.layout, names, rows, config.data, {})
-    teacher_check.check_order(config, predictions, checked, names, teacher.setting.name)
+    teacher_check.check_meaning(config, predictions, checked, names, setting)
 
 
 def _calibrate(

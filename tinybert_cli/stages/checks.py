@@ -12,6 +12,7 @@ from tinybert_cli.errors import ConfigError, did_you_mean
 from tinybert_cli.stages import answer_checks, eval_checks, export_checks, streaming_checks, translation_checks
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
+OF_EVALUATIONS = ("eval_steps", "early_stopping_patience", "metric_for_best_model")  # training settings
 WITHOUT_CLASSES = ("regression", "question-answering")
 
 
@@ -146,6 +147,13 @@ def _schedule_problems(training: Mapping[str, Any]) -> Iterator[ConfigError]:
             key=("eval_steps",),
             hint="set eval_strategy: steps, or leave eval_steps out",
         )
+    for name in OF_EVALUATIONS if training.get("eval_strategy") == "no" else ():
+        if training.get(name) not in (None, "auto"):
+            yield ConfigError(
+                f"`eval_strategy: no` never evaluates, so `{name}` would be ignored",
+                key=(name,),
+                hint=f"set eval_strategy: epoch or steps, or leave {name} out",
+            )
 
 
 # -- finetune --------------------------------------------------------------------------------------------------
@@ -261,6 +269,12 @@ def _check_states(
             key=("student_layers",),
             hint="states: [hidden_states, attentions], or leave it out",
         )
+    if not states and layer_mapping != "uniform":
+        raise ConfigError(
+            "`layer_mapping` selects the layers whose states are stored, but `states` is empty",
+            key=("layer_mapping",),
+            hint="states: [hidden_states, attentions], or leave it out; the student's is set in distill",
+        )
 
 
 # -- distill ---------------------------------------------------------------------------------------------------
@@ -308,6 +322,15 @@ def _check_layer_teacher(settings: LossSettings, teacher: str | None, label_data
     layer_losses = _layer_losses(settings)
     if layer_losses and teacher is None and label_dataset is None:
         raise no_teacher(layer_losses)
+
+
+def _check_projections(settings: LossSettings, projections: str) -> None:
+    if projections != "per_layer" and not _layer_losses(settings):
+        raise ConfigError(
+            f"`projections: {projections}` is for losses that compare layers, but none has a weight",
+            key=("projections",),
+            hint="set losses: {hidden_states: 1.0}, or leave projections out",
+        )
 
 
 def _check_trimming(settings: LossSettings, student: str | Mapping[str, Any]) -> None:
@@ -365,6 +388,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "losses"): _check_losses_of_task,
         ("losses", "teacher", "label_dataset"): _check_layer_teacher,
         ("losses", "student"): _check_trimming,
+        ("losses", "projections"): _check_projections,
         ("task", "data", "training"): streaming_checks.check_training,
         ("task", "losses", "targets"): translation_checks.check_top_k,
         ("task", "baselines"): eval_checks.check_baselines,
@@ -379,6 +403,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "metrics"): eval_checks.check_metrics,
         ("task", "latency"): translation_checks.check_latency,
         ("task", "models", "baselines", "require"): eval_checks.check_require,
+        ("latency", "bootstrap", "require"): eval_checks.check_measured,
         **translation_checks.top_level("eval"),
     },
     "export": {

@@ -80,6 +80,21 @@ def check_require(
     configuration.raise_all(problems())
 
 
+def check_measured(latency: object, bootstrap: int, require: Mapping[str, Mapping[str, float]]) -> None:
+    """Bounds of what these settings do not measure could never be met."""
+
+    def problems() -> Iterator[ConfigError]:
+        for model, metric in ((model, metric) for model, wanted in require.items() for metric in wanted):
+            key = ("require", model, metric)
+            if metric.endswith(("_low", "_high")) and not bootstrap:
+                hint = "set bootstrap: 1000, or leave it out"
+                yield ConfigError(f"`bootstrap: 0` computes no interval for `{metric}`", key=key, hint=hint)
+            if metric.startswith("speedup") and latency is None:
+                yield ConfigError(f"`latency: null` measures no `{metric}`", key=key, hint="leave one of them out")
+
+    configuration.raise_all(problems())
+
+
 def is_maximum(task: str, metric: str) -> bool:
     """Whether less of a metric is better, so that its bound in `require` is a maximum."""
     lower = [name for name, more in _metrics_of(task).items() if not more]

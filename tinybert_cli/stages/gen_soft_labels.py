@@ -10,15 +10,17 @@ import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 
 from tinybert_cli import artifacts, data, events, loops, models, tasks
 from tinybert_cli.config import GenSoftLabels
+from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.inspection import vocabulary
+from tinybert_cli.label_values import example_list
 from tinybert_cli.predictor import Predictor, load_predictor
 from tinybert_cli.stages import (
     answer_labelling,
@@ -35,6 +37,8 @@ from tinybert_cli.stages.label_progress import LabellingProgress, UnusualRows
 from tinybert_cli.stages.label_shards import Shard
 from tinybert_cli.stages.labelling import Labeller, RawLogits
 from tinybert_cli.types import Encoded, Predictions, Rows
+
+T = TypeVar("T")
 
 
 def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
@@ -117,7 +121,10 @@ def _label(
         label_names=names,
         **events.assumptions(
             [
-                *tasks.unnamed_classes(task, sources[0].name, names, named=_are_named(config, sources[0])),
+                *itertools.chain.from_iterable(
+                    tasks.unnamed_classes(task, source.name, names, named=_are_named(config, source))
+                    for source in sources
+                ),
                 *dict.fromkeys(itertools.chain.from_iterable(statements)),
             ]
         ),
@@ -150,9 +157,13 @@ def _label(
         checked = teacher_check.rows_to_check(config, task, splits, labels, names)
     check: teacher_check.TeacherCheck | None = None
     if checked is not None:
-        raw = _result_of(labeller.label(checked.split, checked.indices))
-        own = predictions(raw, splits[checked.split].select(checked.indices))
-        check = teacher_check.check_teacher(config, task, own, checked, names)
+        rows = splits[checked.split].select(checked.indices)
+        each = _result_of(labeller.label_each(checked.split, checked.indices))
+        own = each[: len(sources)] if len(each) > 1 else []
+        check = teacher_check.check_teacher(
+            config, task, predictions(labeller.together(each), rows), checked, names,
+            of_models=[predictions(RawLogits(one.logits, one.layout), rows) for one in own],
+        )  # fmt: skip
         numbers |= check.numbers
         yield check.event()
 
@@ -160,12 +171,7 @@ def _label(
         yield events.resume(finished, shards.total)
     # the other processes, and a run that has warned before it was interrupted, encode only the shards to write
     for split, rows in splits.items() if output.main and not finished else ():
-        encoded = labeller.encode(split)
-        if stream is None:
-            yield from data.row_warnings(split, encoded, config.data)
-        unknown = vocabulary.unknown_warnings(split, encoded, rows, config.data, tokenizer, sources[0].name)
-        yield from map(events.warning, unknown)
-        del encoded
+        yield from map(events.warning, _row_warnings(labeller, split, rows, complete=stream is None))
     unusual = UnusualRows(config.data)
     progress = LabellingProgress(finished, shards.total)
 
@@ -212,12 +218,54 @@ def _label(
 def _load_teachers(
     config: GenSoftLabels, sources: Sequence[models.Source], task: tasks.PredictionTask, device: torch.device
 ) -> list[Predictor]:
-    """The teachers in float32, all with the classes of the first."""
+    """The teachers in float32, all with the classes of the first.
+
+    Raises:
+        InputError: a teacher cannot be loaded, or has other classes.
+    """
     teachers: list[Predictor] = []
     for source in sources:
         names = teachers[0].label_names if teachers else config.data.class_names
+        if teachers and config.data.class_names is None:
+            _check_classes(source, sources[0], names or [])
         teachers.append(load_predictor(source, task=task, label_names=names, device=device))
     return teachers
+
+
+def _check_classes(source: models.Source, first: models.Source, names: Sequence[str]) -> None:
+    """InputError if a teacher has other classes than the first, or has them in another order."""
+    own = models.read_label_names(source)
+    if own is None or own == names:
+        return
+    hint = "the predictions of teachers with other classes have no mean: leave one of them out"
+    if models.read_label_names(first) is None:
+        hint = f"'{first.name}' does not name its classes; if they are the same, set {example_list(own)}"
+    elif sorted(own) == sorted(names):
+        hint = teacher_check.same_order(names)
+    raise InputError(
+        f"'{source.name}' has other labels than '{first.name}', or another order of them:\n"
+        f"     {source.name}: {', '.join(own)}\n     {first.name}: {', '.join(names)}",
+        hint=hint,
+    )
+
+
+def _row_warnings(labeller: Labeller, split: str, rows: Rows, *, complete: bool) -> Iterator[str]:
+    """Warnings about the rows as the first teacher reads them, and as those with other tokenizers do.
+
+    Args:
+        complete: whether these are all rows of the split; those of a stream are counted while they are labelled.
+    """
+    settings, common, first = labeller.config.data, set[str](), labeller.teachers[0].torch_tokenizer
+    for number, (source, teacher) in enumerate(zip(labeller.sources, labeller.teachers, strict=True)):
+        tokenizer = teacher.torch_tokenizer
+        if number and models.tokenizer_difference(first, tokenizer) is None:
+            continue
+        encoded = labeller.task.encode(rows, settings, tokenizer) if number else labeller.encode(split)
+        for row in data.row_warnings(split, encoded, settings) if complete else ():
+            if row["message"] not in common:
+                yield f"{source.name}: {row['message']}" if number else row["message"]
+            common.add(row["message"])
+        yield from vocabulary.unknown_warnings(split, encoded, rows, settings, tokenizer, source.name)
 
 
 def _tuned_settings(config: GenSoftLabels, task: tasks.PredictionTask, teachers: Sequence[Predictor]) -> dict[str, Any]:
@@ -232,13 +280,13 @@ def _are_named(config: GenSoftLabels, source: models.Source) -> bool:
     return config.data.class_names is not None or models.read_label_names(source) is not None
 
 
-def _result_of(steps: Generator[int, None, RawLogits]) -> RawLogits:
+def _result_of(steps: Generator[int, None, T]) -> T:
     while True:
         try:
             next(steps)
         except StopIteration as stop:
-            raw: RawLogits = stop.value
-            return raw
+            result: T = stop.value
+            return result
 
 
 def _states_writer(

@@ -75,11 +75,28 @@ class Labeller:
         indices: Sequence[int],
         writer: Callable[[Encoded], data.StatesWriter] | None = None,
     ) -> Generator[int, None, RawLogits]:
-        """Yields how many rows are done, and returns the ensemble's logits.
+        """Yields how many rows are done, and returns the ensemble's logits; see `label_each`."""
+        return self.together((yield from self.label_each(split, indices, writer)))
+
+    def together(self, labels: Sequence[AnswerLabels]) -> RawLogits:
+        """The weighted mean of what `label_each` has returned."""
+        layout = labels[0].layout
+        return RawLogits(combined(self.task, labels, self.weights[: len(labels)], layout).logits, layout)
+
+    def label_each(
+        self,
+        split: str,
+        indices: Sequence[int],
+        writer: Callable[[Encoded], data.StatesWriter] | None = None,
+    ) -> Generator[int, None, list[AnswerLabels]]:
+        """Yields how many rows are done, and returns the labels of each teacher, with the layout of the first.
 
         Args:
             indices: the rows of the split.
             writer: makes the writer of the layer states of these rows; without it none are computed.
+
+        Returns:
+            Those of the models, then those of the answers, which label no augmented examples.
 
         Raises:
             InputError: the logits of a teacher are NaN or infinite.
@@ -111,11 +128,11 @@ class Labeller:
         everything = np.ones(len(rows), dtype=bool)
         labels = [AnswerLabels(part, first.layout, everything) for part in parts]
         for answers in self.answers:
-            if split in answers.labels:  # not of augmented examples
+            if split in answers.labels:
                 own = answers.labels[split].select(np.asarray(indices))
                 aligned = self.task.align({"teacher_logits": own.logits}, own.layout, first)["teacher_logits"]
                 labels.append(AnswerLabels(aligned, first.layout, own.answered))
-        return RawLogits(combined(self.task, labels, self.weights[: len(labels)], first.layout).logits, first.layout)
+        return labels
 
 
 def as_stored(raw: RawLogits, rows: Rows, dtype: str) -> RawLogits:

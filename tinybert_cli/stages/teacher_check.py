@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli import metrics, tasks
-from tinybert_cli.config import GenSoftLabels
+from tinybert_cli.config import Answers, GenSoftLabels
 from tinybert_cli.errors import InputError
-from tinybert_cli.label_values import example_mapping
+from tinybert_cli.label_values import example_list, example_mapping
 from tinybert_cli.metrics.comparison import best_class_order, confusion_matrix, mcnemar
+from tinybert_cli.metrics.regression import RegressionMetric, other_scale
 from tinybert_cli.types import Array, Predictions, Rows
 
 MOST_REORDERED = 1_000  # classes; the best order of more takes too long
@@ -109,17 +110,25 @@ def check_teacher(
     predictions: Predictions,
     checked: CheckedRows,
     names: Sequence[str],
+    of_models: Sequence[Predictions] = (),
 ) -> TeacherCheck:
     """The teacher's score, and that of the majority-class baseline.
 
+    Args:
+        predictions: of all teachers together.
+        of_models: those of each teacher that is a model, if there are several teachers: the others may hide its faults.
+
     Raises:
-        InputError: the teacher does not beat the baseline, or its classes seem to be in another order.
+        InputError: the teacher does not beat the baseline, or its classes seem to be in another order, or its numbers
+            on another scale.
     """
     main, metric = task.main_metric, checked.metric
     statistics = metric.statistics(predictions)
     score, majority = metrics.score(metric, predictions, statistics)[main], metric.majority_baseline()
     decisions = metric.class_logits(predictions)
-    check_order(config, predictions, checked, names)
+    check_meaning(config, predictions, checked, names)
+    for model, own in zip(config.model_names, of_models, strict=False):
+        check_meaning(config, own, checked, names, model)
     if score > majority or score == majority == 1:  # of rows with one label only
         numbers = {f"teacher_{main}": score, f"majority_{main}": majority}
         if config.answers:
@@ -141,31 +150,67 @@ def check_teacher(
     )
 
 
-def check_order(
+def check_meaning(
     config: GenSoftLabels,
     predictions: Predictions,
     checked: CheckedRows,
     names: Sequence[str],
-    answers: str | None = None,
+    teacher: str | Answers | None = None,
 ) -> None:
-    """InputError if the classes of a teacher seem to be in another order.
+    """InputError if the classes of a teacher seem to be in another order, or its numbers on another scale.
 
     Args:
-        answers: the name of a file with answers, whose predictions these are; None: those of all teachers together.
+        teacher: the one of several teachers whose predictions these are; None: those of all together.
     """
+    if isinstance(checked.metric, RegressionMetric):
+        _check_scale(config, predictions, checked.metric, teacher)
     decisions = checked.metric.class_logits(predictions)
     better = _better_order(*decisions) if decisions is not None and len(names) <= MOST_REORDERED else None
     if decisions is None or better is None:
         return
     order, share = better
     logits, gold = decisions
-    only_answers = answers is not None or not config.model_names
+    if isinstance(teacher, str):
+        outputs = ", ".join(names[gold] for gold in np.argsort(order))
+        hint = f"its outputs seem to be {outputs}: {same_order(names)}"
+    else:
+        hint = _reordering(checked, names, order, only_answers=teacher is not None or not config.model_names)
     raise InputError(
         f"the labels of the teacher seem to be mixed up: {(logits.argmax(-1) == gold).mean():.3f} of its decisions are "
         f"right, and {share:.3f} in another order",
-        where=answers or config.teacher_names,
-        hint=f"{_reordering(checked, names, order, only_answers=only_answers)}; or set check_teacher: false",
+        where=_name(config, teacher),
+        hint=f"{hint}; or set check_teacher: false",
     )
+
+
+def _check_scale(
+    config: GenSoftLabels, predictions: Predictions, metric: RegressionMetric, teacher: str | Answers | None
+) -> None:
+    """InputError if the numbers of a teacher follow the labels, but are no nearer to them than their mean is."""
+    numbers = predictions.known_logits[:, 0]
+    line = other_scale(numbers, metric.labels)
+    if line is None:
+        return
+    slope, intercept = line
+    added = "" if abs(intercept) < 1e-3 * float(np.ptp(metric.labels)) else f" {intercept:+.4g}"
+    only_answers = isinstance(teacher, Answers) or not config.model_names
+    ranges = [f"{values.min():.4g} to {values.max():.4g}" for values in (numbers, metric.labels)]
+    raise InputError(
+        f"the numbers of the teacher seem to have another scale: they are {ranges[0]}, the labels {ranges[1]}, and the "
+        f"mean of the labels is nearer to these; label = {slope:.4g} * number{added} fits",
+        where=_name(config, teacher),
+        hint=f"{'convert the answers' if only_answers else 'fine-tune the teacher on this data first'}; or set "
+        "check_teacher: false",
+    )
+
+
+def _name(config: GenSoftLabels, teacher: str | Answers | None) -> str:
+    return teacher.name if isinstance(teacher, Answers) else teacher or config.teacher_names
+
+
+def same_order(names: Sequence[str]) -> str:
+    """What to do with one of several teachers whose classes have another order."""
+    return f"fine-tune it again with {example_list(names)}, or leave it out"
 
 
 def _better_order(logits: Array, gold: Array) -> tuple[list[int], float] | None:

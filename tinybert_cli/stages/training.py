@@ -161,7 +161,7 @@ def _plan(
         **events.assumptions(training_data.facts.statements),
         resolved=resolved,
         evaluated=evaluated,
-        validation=_in_words(training_data.validation),
+        validation=_in_words(training_data.validation, evaluated=evaluated),
         device=trainer.device,
         precision=trainer.precision,
     )
@@ -385,9 +385,10 @@ def _newest_state(output: artifacts.Output, *, with_best_model: bool) -> Generat
     return None
 
 
-def _in_words(validation: Validation | None) -> str:
-    """The validation rows and their files, for the plan."""
+def _in_words(validation: Validation | None, *, evaluated: bool) -> str:
+    """The validation rows and their files, and whether they select a checkpoint, for the plan."""
     if validation is None:
         return "none, so the last checkpoint is stored"
     names = [Path(origin).name for origin, _ in validation.rows.origins]
-    return f"{len(validation.rows):,} rows of {names[0]}{', ...' if len(names) > 1 else ''}"
+    rows = f"{len(validation.rows):,} rows of {names[0]}{', ...' if len(names) > 1 else ''}"
+    return rows if evaluated else f"{rows}, scored at the end: the last checkpoint is stored"
