@@ -454,3 +454,12 @@ def test_a_pair_in_the_other_order_than_in_training_is_a_warning() -> None:
     assert warning.endswith("this run reads them in the other order: check data.text_column_names")
     assert inputs.check(Data(text_column_names=["premise", "hypothesis"]), "model") == []
     assert inputs.check(Data(text_column_names=["sentence1", "sentence2"]), "model") == []  # of other data
+
+
+@pytest.mark.parametrize(("family", "warns"), [("convbert", True), ("bert", False)])
+def test_a_family_that_reads_padding_is_a_warning(family: str, warns: bool) -> None:
+    inputs = tasks.read_model_inputs({"model_type": family}, {})  # a model of other tools
+    warnings = inputs.check(Data(text_column_names="text"), "model")
+    assert [("reads padding" in warning and "per_device_eval_batch_size: 1" in warning) for warning in warnings] == (
+        [True] if warns else []
+    )

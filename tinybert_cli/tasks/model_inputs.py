@@ -22,6 +22,8 @@ MAX_LENGTHS = "tinybert_max_lengths"  # of a translation model: the longest sour
 SEARCH = "tinybert_search"  # of an export of a translation model: the settings `search` of the export
 LANGUAGES = "tinybert_languages"  # of a translation model that needs them: source and target
 
+READS_PADDING = {"convbert", "fnet", "yoso"}  # families whose outputs change with the padding of their batch
+
 DEFAULT_LENGTH = 512  # of a model that names neither a length nor a number of positions
 SHORTEST = 4  # as `max_seq_length` may be
 _EXPECTED = {
@@ -40,6 +42,7 @@ class ModelInputs:
     truncation_side: str
     text_columns: tuple[str, ...] | None  # None: not recorded, as in models of other tools
     doc_stride: int | None  # None: not recorded
+    reads_padding: bool = False
 
     @property
     def recorded(self) -> bool:
@@ -52,11 +55,18 @@ class ModelInputs:
         return data if self.doc_stride is None else data.model_copy(update={"doc_stride": self.doc_stride})
 
     def check(self, data: Data, model: str) -> list[str]:
-        """Warnings about settings that differ from what the model records.
+        """Warnings about settings that differ from what the model records, and about padding.
 
         Raises:
             InputError: the data has one text column and the model takes pairs, or the other way round.
         """
+        padding = (
+            f"'{model}' reads padding: its outputs for a text depend a little on the longest one of the batch; "
+            "batches of one text (per_device_eval_batch_size: 1) avoid that"
+        )
+        return [*([padding] if self.reads_padding else []), *self._differences(data, model)]
+
+    def _differences(self, data: Data, model: str) -> list[str]:
         if self.text_columns is None:
             return []
         columns = data.text_columns
@@ -143,7 +153,8 @@ def read_model_inputs(config: Mapping[str, Any], tokenizer_config: Mapping[str, 
             value = {**tokenizer_config, **config}[name]
             raise InputError(f"`{name}` of the model has an unusable value, {value!r}", hint=_EXPECTED[name])
     lengths = [int(length) for length in (max_positions(config), longest) if length is not None and length < NO_LENGTH]
-    return ModelInputs(min(lengths, default=DEFAULT_LENGTH), side, tuple(names) or None, stride)
+    reads_padding = config.get("model_type") in READS_PADDING
+    return ModelInputs(min(lengths, default=DEFAULT_LENGTH), side, tuple(names) or None, stride, reads_padding)
 
 
 def in_words(columns: Sequence[str]) -> str:
