@@ -576,11 +576,13 @@ def test_few_rows_get_small_batches_and_augmented_examples() -> None:
         ("regression", "a", 100, 6, False),
         ("text-classification", ["a", "b"], 20_000, 6, False),
         ("text-classification", "a", 100, 6, False),
+        ("token-classification", "a", 19_999, 6, True),
+        ("token-classification", "a", 20_000, 6, False),
         ("question-answering", ["a", "b"], 100, 6, False),
         ("regression", ["a", "b"], 100, 2, False),
     ],
 )
-def test_student2_learns_layers_first_where_few_pairs_are_compared(
+def test_student2_learns_layers_first_where_few_pairs_are_compared_or_few_texts_tagged(
     task: str, text: str | list[str], rows: int, layers: int, matches: bool
 ) -> None:
     made = yaml.safe_load(new_recipe.as_yaml(plan_of(task, layers, rows, {"text_column_names": text})))["stages"]
@@ -591,6 +593,15 @@ def test_student2_learns_layers_first_where_few_pairs_are_compared(
         assert step["teacher"] == step["student"]["from"] == stages["student"]["output_dir"]
         assert student2["model"] == step["output_dir"] and "layer_mapping" not in student2
         assert {"hidden_states", "attentions"} < step["losses"].keys() and step["training"]["keep"] == "last"
+
+
+def test_layers_learned_from_many_rows_are_not_evaluated_in_between() -> None:
+    plan = plan_of("text-classification", 6, 9_000, {"text_column_names": ["a", "b"]})
+    plan.rows["unlabeled"] = 100_000
+    made = yaml.safe_load(new_recipe.as_yaml(plan))["stages"]
+    trainings = {stage["output_dir"].rpartition("/")[2]: stage.get("training", {}) for stage in made}
+    assert "eval_steps" in trainings["student2"]
+    assert trainings["student2-layers"]["eval_strategy"] == "no" and "eval_steps" not in trainings["student2-layers"]
 
 
 def test_student2_without_the_student_is_trained_for_comparison(recipe_of_tickets: dict[str, Any]) -> None:

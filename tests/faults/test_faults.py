@@ -131,7 +131,7 @@ def test_a_killed_replacement_never_leaves_a_mixture(name: str, folder: Path, re
 
 def test_a_second_process_in_one_folder_is_refused(folder: Path, record: Record) -> None:
     shutil.rmtree(folder / "student")
-    words = ("distill", "student.yaml", "training.max_steps=2000", "training.eval_strategy=no")
+    words = ("distill", "student.yaml", "training.max_steps=2000", "training.eval_steps=2000")
     with world.started(folder, *words) as first:
         assert first.wait_until((folder / "student" / "log.jsonl").exists)
         second = world.run(folder, *words)

@@ -56,8 +56,8 @@ class Plan:
         """Whether student2 learns the student's layers before its labels (measured in docs/recipes.md)."""
         if self.task == "question-answering" or self.student2_layers == self.student_layers:
             return False
-        is_pair = isinstance(self.data["text_column_names"], list)
-        return is_pair and self.rows["train"] < SHORT_ROWS
+        compares = self.task == "token-classification" or isinstance(self.data["text_column_names"], list)
+        return compares and self.rows["train"] < SHORT_ROWS
 
     @property
     def student_layers(self) -> int:
@@ -181,8 +181,9 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
 
 
 def _layers(plan: Plan, shape: Mapping[str, Any]) -> tuple[dict[str, Any], Comments]:
-    """The first step of a student2 that has to compare two texts."""
+    """The first step of a student2 that tags words or compares two texts."""
     training, own = _training(plan.labelled)
+    training.pop("eval_steps", None)
     stage = {
         "stage": "distill",
         "label_dataset": _runs(plan, "student-labels"),
@@ -194,7 +195,7 @@ def _layers(plan: Plan, shape: Mapping[str, Any]) -> tuple[dict[str, Any], Comme
         "output_dir": _runs(plan, "student2-layers"),
     }
     own["training", "num_train_epochs"] = f"by the {plan.labelled:,} rows"
-    return stage, {(): "student2 learns the student's layers first: labels of few pairs teach two layers little", **own}
+    return stage, {(): "student2 learns the student's layers first: the labels of few rows teach it less", **own}
 
 
 def _distilled(plan: Plan, teacher: str, layers: int) -> tuple[dict[str, Any], Comments]:
