@@ -56,8 +56,8 @@ class Plan:
         """Whether student2 learns the student's layers before its labels (measured in docs/recipes.md)."""
         if self.task == "question-answering" or self.student2_layers == self.student_layers:
             return False
-        compares = self.task == "token-classification" or isinstance(self.data["text_column_names"], list)
-        return compares and self.rows["train"] < SHORT_ROWS
+        tags_or_pairs = self.task == "token-classification" or isinstance(self.data["text_column_names"], list)
+        return tags_or_pairs and self.rows["train"] < SHORT_ROWS
 
     @property
     def student_layers(self) -> int:
