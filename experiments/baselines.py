@@ -2,11 +2,11 @@
 
     python experiments/baselines.py path/to/datasets [--reviews FOLDER] [NAME]...
 
-A NAME is a published set of rows: a dataset of `experiments/tasks.py` or `experiments/cascade.py`, the SST-2 cascade,
-or a subset of `experiments/defaults.py`, on its test rows or on its held-out rows. `sweep-demo` needs `--reviews`, the
-folder configs/demo/reviews of version 0.1: git archive 45d96a8 configs/demo/reviews | tar -x -C FOLDER. It takes
-seconds per set. Scores with 95 % intervals go to experiments/results/baselines.json, from which
-`experiments/tables.py` adds them to the tables.
+A NAME is a published set of rows: the SST-2 cascade, or a subset of `experiments/defaults.py`, on its test rows or on
+its held-out rows. `sweep-demo` needs `--reviews`, the folder configs/demo/reviews of version 0.1:
+git archive 45d96a8 configs/demo/reviews | tar -x -C FOLDER. It takes seconds per set. Scores with 95 % intervals go to
+experiments/results/baselines.json, from which `experiments/tables.py` adds them to the tables. `experiments/cascade.py`
+scores the baselines of its datasets itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import result_files
 from baseline_cells import RESULTS
+from cascade_sets import MINILM
 
 RESAMPLES, SEED = 1000, 42  # as `eval`
 SST2_DATA = {"text_column_names": "sentence", "label_names": ["negative", "positive"]}
@@ -44,13 +45,10 @@ def main() -> None:
 def row_sets(datasets: Path, folder: Path, reviews: Path | None) -> dict[str, tuple[str, dict[str, Any], str]]:
     """Name → task, `data` section and split of the published rows; subsets are written to `folder`."""
     import defaults
-    import tasks
 
     sets: dict[str, tuple[str, dict[str, Any], str]] = {
         "sst2": ("text-classification", {"dataset_name": str(datasets / "sst2"), **SST2_DATA}, "validation")
     }
-    for name, experiment in tasks.EXPERIMENTS.items():
-        sets[name] = (experiment.task, {"dataset_name": str(datasets / name), **experiment.data}, "validation")
     for name, subset in defaults.SUBSETS.items():
         data = defaults.write_subset(subset, datasets / name, folder / name)
         sets[f"defaults/{name}"] = (subset.task, data, "test")
@@ -65,8 +63,6 @@ def row_sets(datasets: Path, folder: Path, reviews: Path | None) -> dict[str, tu
 
 def scores(task_name: str, data: Mapping[str, Any], split: Any) -> dict[str, Any]:
     """The main metric of each baseline with its interval, its size, and the numbers of rows."""
-    import tasks as experiments
-
     from tinybert_cli import baselines, metrics, models, tasks
     from tinybert_cli import data as readers
     from tinybert_cli.config import Data
@@ -77,7 +73,7 @@ def scores(task_name: str, data: Mapping[str, Any], split: Any) -> dict[str, Any
     classes = task.label_names(training_rows, settings, model_names=None)
     metric = task.metric(rows, settings, classes)
     assert metric is not None  # published rows have labels
-    encoded = task.encode(rows, settings, models.load_tokenizer(models.locate(experiments.MINILM)))
+    encoded = task.encode(rows, settings, models.load_tokenizer(models.locate(MINILM)))
     training = baseline_scores.labelled(task, settings, classes, training_rows)
     main, measured = task.main_metric, {}
     for name in baselines.names(task):

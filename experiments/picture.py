@@ -2,8 +2,8 @@
 
     python experiments/picture.py
 
-`results/sst2.json` is written by `experiments/sst2.py`, `results/tasks.json` by `experiments/tasks.py`. A plot has a
-background of its own, light and dark, so that it can be read on any page.
+`results/sst2.json` is written by `experiments/sst2.py`, `results/cascade.json` by `experiments/cascade.py`. A plot has
+a background of its own, light and dark, so that it can be read on any page.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 import result_files
 import scale_table
 import sst2_tables
+from cascade_tables import mean_score
 
 from tinybert_cli.reports import html, svg_canvas
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
+GAP = 0.18  # between the models of a dataset, in lines
 WIDTH, MARGIN = 720, 10  # pixels of a plot on a page; points around it
 
 # Model → its name in the plot, what it is, and where its label begins, in points from the dot.
@@ -31,7 +33,12 @@ CASCADE = {
     "student2-plain": ("without distillation", "the same 2 layers, float32", 9, -12, "left"),
 }
 STEPS = [("teacher", "student", 0.0), ("student", "export", -0.2)]  # teacher, its student, bend of the arrow
-SMALL = {"student": "student", "student2": "student2", "plain": "student2-plain: without distillation"}
+SMALL = {
+    "student": "student",
+    "layers-first": "student2, layers first",
+    "direct": "student2-direct: from the teacher",
+    "gold": "student2-plain: no distillation",
+}
 
 
 def cascade(results: Mapping[str, Any]) -> str:
@@ -79,13 +86,15 @@ def cascade(results: Mapping[str, Any]) -> str:
     return svgs[0]
 
 
-def tasks(results: Mapping[str, Any]) -> str:
+def datasets(results: Mapping[str, Any]) -> str:
     """The share of the teacher's score that each small model keeps, a line per dataset."""
     kept = {
         name: {
-            model: 100 * dataset["models"][model]["score"] / dataset["models"]["teacher"]["score"] for model in SMALL
+            model: 100 * mean_score(dataset["models"][model]) / mean_score(dataset["models"]["teacher"])
+            for model in SMALL
         }
         for name, dataset in results.items()
+        if SMALL.keys() <= dataset["models"].keys()
     }
     description = "; ".join(
         f"{dataset}: " + ", ".join(f"{model} {value:.1f} %" for model, value in models.items())
@@ -94,23 +103,23 @@ def tasks(results: Mapping[str, Any]) -> str:
     with svg_canvas.canvas("Share of the teacher's score, by dataset", description, height=3.9) as (axes, svgs):
         for row, models in enumerate(kept.values()):
             axes.plot(
-                [models["student2"], models["plain"]],
-                [row, row + 0.22],
+                [models["layers-first"], models["gold"]],
+                [row - GAP / 2, row + 3 * GAP / 2],
                 color=svg_canvas.COLOURS["line"],
                 lw=2,
                 zorder=1,
             )
-        for index, ((model, label), marker) in enumerate(zip(SMALL.items(), "soX", strict=True)):
+        for index, ((model, label), marker) in enumerate(zip(SMALL.items(), "soDX", strict=True)):
             values = [models[model] for models in kept.values()]
-            rows = [row + 0.22 * (index - 1) for row in range(len(kept))]  # side by side, where scores are equal
-            colour = svg_canvas.SERIES[(2, 0, 1)[index]]
+            rows = [row + GAP * (index - 1.5) for row in range(len(kept))]  # side by side, where scores are equal
+            colour = svg_canvas.SERIES[(2, 0, 3, 1)[index]]
             axes.scatter(values, rows, s=46, color=colour, marker=marker, lw=0, label=label, zorder=3)
         axes.axvline(100, color=svg_canvas.COLOURS["muted"], lw=1, ls=":")
         axes.set_yticks(range(len(kept)), kept)
         axes.tick_params(axis="y", length=0, labelcolor=svg_canvas.COLOURS["ink"])
-        axes.set(xlabel="% of the teacher's score on validation", ylim=(len(kept) - 0.5, -0.5))
+        axes.set(xlabel="% of the teacher's score on the reported rows", ylim=(len(kept) - 0.5, -0.5))
         axes.grid(False, axis="y")
-        axes.figure.legend(loc="outside upper left", ncols=3, fontsize=10, handletextpad=0.1, columnspacing=1.0)
+        axes.figure.legend(loc="outside upper left", ncols=2, fontsize=10, handletextpad=0.1, columnspacing=1.0)
     return svgs[0]
 
 
@@ -140,7 +149,7 @@ def scale(results: Mapping[str, Any]) -> str:
 # File in docs/images → its plot, and the file in experiments/results with its numbers.
 PICTURES: dict[str, tuple[Callable[[Any], str], str]] = {
     "sst2-cascade.svg": (cascade, sst2_tables.FILE),
-    "tasks.svg": (tasks, "tasks.json"),
+    "datasets.svg": (datasets, "cascade.json"),
     "scale.svg": (scale, "scale.json"),
 }
 

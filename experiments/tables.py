@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import baseline_cells
-import cascade
+import cascade_tables
 import defaults
 import int8_table
 import large_run
@@ -22,7 +22,6 @@ import performance
 import result_files
 import scale_table
 import sst2_tables
-import tasks
 import translation
 
 ROOT = Path(__file__).parents[1]
@@ -140,13 +139,13 @@ TABLES: dict[str, tuple[Callable[[Any], Lines], str]] = {
     "sst2-students2": (sst2_tables.candidates("students2"), sst2_tables.FILE),
     "demo": (demo, "demo.json"),
     "sweep-demo": (sweep, "sweep-demo.json"),
-    "tasks": (tasks.table, "tasks.json"),
+    "overview": (cascade_tables.overview, "cascade.json"),
     "int8-agreement": (int8_table.agreement, "int8.json"),
     "int8-size": (int8_table.sizes, "int8.json"),
     "defaults": (defaults.table, "defaults.json"),
     "defaults-sst2": (defaults.earlier_table, "defaults.json"),
     "defaults-held-out": (defaults.held_out_table, "defaults.json"),
-    "cascade": (cascade.table, "cascade.json"),
+    "cascade": (cascade_tables.table, "cascade.json"),
     "layer-mappings": (layer_mappings.table, "layer_mappings.json"),
     **{name: (draw, performance.FILE) for name, draw in performance.TABLES.items()},
     "multi30k": (translation.table, "multi30k.json"),

@@ -15,11 +15,14 @@ from conftest import Configs, run, sentences
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
-import cascade
+import cascade_runs
+import cascade_scores
+import cascade_sets
+import cascade_tables
 
 from tinybert_cli.stage_server import run_here
 
-TINY = cascade.Experiment(
+TINY = cascade_sets.Experiment(
     "text-classification", "accuracy", "tiny", "validation", 2, {"label_names": ["bad", "good"], "max_seq_length": 16},
     ("text",), selection_rows=16, batches={"per_device_train_batch_size": 8},
 )  # fmt: skip
@@ -27,21 +30,21 @@ TINY = cascade.Experiment(
 
 def test_rows_with_equal_texts_are_all_trained_on_or_all_set_aside() -> None:
     lines = [json.dumps({"text": f"text {index % 20}", "label": index}) + "\n" for index in range(100)]
-    train, selection = cascade.split(lines, ["text"], 12)
+    train, selection = cascade_sets.split(lines, ["text"], 12)
     assert len(selection) == 15 and sorted(train + selection) == sorted(lines)
     texts = [{json.loads(line)["text"] for line in part} for part in (train, selection)]
     assert not texts[0] & texts[1]
-    assert cascade.split(lines, ["text"], 12) == (train, selection)
+    assert cascade_sets.split(lines, ["text"], 12) == (train, selection)
 
 
 def test_a_difference_is_the_mean_over_seeds_with_an_interval_over_rows() -> None:
     reference = {"score": 0.5, "resampled": [0.4, 0.6]}
     pairs = {"42": ({"score": 0.7, "resampled": [0.6, 0.8]}, reference),
              "43": ({"score": 0.6, "resampled": [0.4, 0.8]}, reference)}  # fmt: skip
-    measured = cascade.difference(pairs)
+    measured = cascade_scores.difference(pairs)
     assert measured["seeds"] == pytest.approx({"42": 0.2, "43": 0.1}) and measured["difference"] == pytest.approx(0.15)
     assert (measured["low"], measured["high"]) == pytest.approx((0.1025, 0.1975))  # of the means 0.1 and 0.2
-    assert "low" not in cascade.difference({"42": (reference, reference)})
+    assert "low" not in cascade_scores.difference({"42": (reference, reference)})
 
 
 def in_this_process(command: str, words: Sequence[str]) -> tuple[int, Mapping[str, Any]]:
@@ -59,16 +62,16 @@ def tiny_runs(tmp_path: Path, base_model: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("train", "validation"):
         with gzip.open(source / f"{name}.jsonl.gz", "wt", encoding="utf-8") as file:
             file.write("".join(f"{json.dumps(row)}\n" for row in sentences(name)))
-    monkeypatch.setitem(cascade.EXPERIMENTS, "tiny", TINY)
-    monkeypatch.setattr(cascade, "MINILM", str(base_model))
+    monkeypatch.setitem(cascade_sets.EXPERIMENTS, "tiny", TINY)
+    monkeypatch.setattr(cascade_sets, "MINILM", str(base_model))
     folder = tmp_path / "cascade" / "tiny"
-    data = cascade.write_split(TINY, source.parent, folder / "data")
+    data = cascade_sets.write_split(TINY, source.parent, folder / "data")
 
     def train(
         models: Sequence[str], seed: int = 42, rates: Sequence[float] = (3e-3,), execute: Any = in_this_process
     ) -> Any:
-        runs = cascade.Runs("tiny", data, folder / f"seed-{seed}", seed, rates, execute)
-        scores = cascade.Scores("tiny", data, folder)
+        runs = cascade_runs.Runs("tiny", data, folder / f"seed-{seed}", seed, rates, execute)
+        scores = cascade_scores.Scores("tiny", data, folder)
         for model in models:
             runs.train(model)
             scores.add(seed, model, runs.candidates(model))
@@ -85,12 +88,12 @@ def test_all_arms_are_trained_and_scored_as_by_eval(
     tiny_runs: Callable[..., dict[str, Any]], configs: Configs, tmp_path: Path
 ) -> None:
     first = tiny_runs(["teacher"])
-    assert [line.split("|")[2].strip(" *") for line in cascade.table({"tiny": first})][2:] == [
-        "baseline: majority", "baseline: tfidf", "teacher",
+    assert [line.split("|")[2].strip(" *") for line in cascade_tables.table({"tiny": first})][2:] == [
+        "baseline: majority class", "baseline: TF-IDF", "teacher",
     ]  # fmt: skip
-    models = ["teacher", "student", *cascade.ARMS]
+    models = ["teacher", "student", *cascade_runs.ARMS]
     result = tiny_runs(models)
-    assert list(result["models"]) == models and len(list(cascade.table({"tiny": result}))) == 4 + len(models)
+    assert list(result["models"]) == models and len(list(cascade_tables.table({"tiny": result}))) == 4 + len(models)
     rows = result["rows"]
     assert rows["validation"] >= 16 and rows["train"] + rows["validation"] == 96 and rows["test"] == 48
     folder = tmp_path / "cascade" / "tiny" / "seed-42"
@@ -114,6 +117,6 @@ def test_the_selection_rows_choose_the_rate_and_seeds_are_averaged(tiny_runs: Ca
     selection = seeds["42"]["selection"]
     best = max(selection, key=lambda rate: selection[rate])
     assert list(selection) == ["1e-09", "0.003"] and f"{seeds['42']['rate']:g}" == best
-    row = list(cascade.table({"tiny": result}))[-1]
+    row = list(cascade_tables.table({"tiny": result}))[-1]
     scores = sorted(one["score"] for one in seeds.values())
     assert f"{sum(scores) / 2:.4f} (seeds {scores[0]:.4f}-{scores[1]:.4f})" in row and "| 2 |" in row
