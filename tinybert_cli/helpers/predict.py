@@ -7,6 +7,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -76,9 +77,11 @@ def open_source(
     if predict_tables.is_table(file):
         _check_exists(file)
         parts = predict_tables.open_table(file, recorded)
-        source = Source(
-            file, parts, lambda rows: predict_tables.texts_of(rows, columns, recorded, str(predictor.folder))
-        )
+        texts_of = partial(
+            predict_tables.texts_of,
+            named=columns, recorded=recorded, model=str(predictor.folder), tags_words=_tags_words(predictor),
+        )  # fmt: skip
+        source = Source(file, parts, texts_of)
         for rows in parts():
             source.texts_of(rows)  # raises
         return source
@@ -108,6 +111,10 @@ def recorded_columns(predictor: Predictor | TranslationPredictor) -> tuple[str, 
         return predictor.inputs.text_columns
     columns = predictor.config.get(TEXT_COLUMNS)
     return tuple(columns) if isinstance(columns, list) else None
+
+
+def _tags_words(predictor: Predictor | TranslationPredictor) -> bool:
+    return isinstance(predictor, Predictor) and predictor.task.name == "token-classification"
 
 
 def thresholds(predictor: Predictor | TranslationPredictor) -> dict[str, Any]:

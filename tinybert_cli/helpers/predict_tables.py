@@ -13,6 +13,7 @@ from typing import Any
 from tinybert_cli import artifacts, strict_json
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError, OutputError
+from tinybert_cli.tasks import GivenWords
 from tinybert_cli.tasks.label_lists import SEPARATOR
 from tinybert_cli.types import Rows
 
@@ -49,16 +50,20 @@ def open_table(path: Path, recorded: Sequence[str] | None) -> Parts:
         return open_parts(path, data)
     except InputError as error:
         if "data." in (error.hint or ""):  # a setting, which `predict` does not have
-            error.hint = "save the file as .jsonl or .parquet, which need no such setting"
+            others = [part for part in str(error.hint).split("; ") if "data." not in part]
+            error.hint = "; or ".join([*others, "save the file as .jsonl or .parquet"])
         raise
 
 
-def texts_of(rows: Rows, named: Sequence[str], recorded: Sequence[str] | None, model: str) -> list[tuple[str, ...]]:
+def texts_of(
+    rows: Rows, named: Sequence[str], recorded: Sequence[str] | None, model: str, *, tags_words: bool = False
+) -> list[tuple[str, ...]]:
     """The text, or the two texts, of each row.
 
     Args:
         named: the columns from the command line; empty = those that the model records.
         recorded: the columns that the model records, None if it records none.
+        tags_words: whether a row may be a list of words, which the model tags as they are.
 
     Raises:
         InputError: a column is missing, the model takes another number of texts, or a row has no text.
@@ -81,7 +86,7 @@ def texts_of(rows: Rows, named: Sequence[str], recorded: Sequence[str] | None, m
             hint=f"--text {' --text '.join(recorded)}, with the names of your columns; {here}",
         )
     return [
-        tuple(_text(value, name, rows, index) for name, value in zip(columns, values, strict=True))
+        tuple(_text(value, name, rows, index, tags_words) for name, value in zip(columns, values, strict=True))
         for index, values in enumerate(zip(*texts, strict=True))
     ]
 
@@ -229,9 +234,9 @@ def _cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
 
 
-def _text(value: Any, name: str, rows: Rows, index: int) -> str:
-    if isinstance(value, list) and value and all(isinstance(word, str) and word.split() == [word] for word in value):
-        return " ".join(value)  # the words of token classification
+def _text(value: Any, name: str, rows: Rows, index: int, tags_words: bool) -> str:
+    if tags_words and isinstance(value, list) and all(isinstance(word, str) for word in value):
+        value = GivenWords(value)
     if not isinstance(value, str):
         what = (
             "null" if value is None else f"{json.dumps(value, ensure_ascii=False, default=str)[:60]}, which is no text"
