@@ -28,7 +28,7 @@ from tinybert_cli.config import Data
 from tinybert_cli.data import Examples, row_warnings
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import answer_texts, span_targets, spans
-from tinybert_cli.metrics.span_metric import SpanMetric
+from tinybert_cli.metrics.span_metric import NEVER, NULL_THRESHOLD, SpanMetric
 from tinybert_cli.metrics.spans import NO_ANSWER
 from tinybert_cli.tasks.gold_answers import GoldAnswer, gold_answers
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
@@ -393,6 +393,14 @@ def test_model_never_abstains_if_every_row_has_an_answer() -> None:
     logits, layout = logits_for((6, 0, 0)) + logits_for((6, 1, 1), value=1.0), word_layout([CONTEXT])
     logits = TASK.apply_thresholds(logits, layout, metric.tune_thresholds(logits, layout))
     assert TASK.predictions(logits, layout, [], rows, settings()).values == ["Ada"]
+
+
+def test_threshold_of_an_ensemble_is_the_mean_of_the_models_that_abstain() -> None:
+    never, two, unset = {NULL_THRESHOLD: NEVER}, {NULL_THRESHOLD: 2.0}, dict[str, Any]()
+    assert TASK.mean_settings([two, unset], [3.0, 1.0], []) == {NULL_THRESHOLD: 1.5}
+    assert TASK.mean_settings([never, two], [3.0, 1.0], []) == {NULL_THRESHOLD: 2.0}
+    assert TASK.mean_settings([never, never], [3.0, 1.0], []) == {NULL_THRESHOLD: NEVER}
+    assert TASK.mean_settings([unset, unset], [1.0, 1.0], []) == {}
 
 
 # -- metrics -------------------------------------------------------------------------------------------------
