@@ -21,6 +21,11 @@ from tinybert_cli.tasks import TEXT_COLUMNS, in_words
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 from tinybert_cli.types import Rows
 
+LESS_MEMORY = (
+    "on a GPU, ACCELERATE_USE_CPU=true computes on the CPU instead; an int8 export needs less memory than its model; "
+    "a large file of .csv, .tsv or .jsonl is read and written in parts"
+)
+
 
 def run(
     model: str, texts: Iterable[str], *, note: Callable[[str], object] = lambda sentence: None
