@@ -284,12 +284,15 @@ def test_an_ensemble_of_equal_models_labels_like_one_of_them(data: Path, configs
     task: dict[str, Any] = {"task": "multi-label-classification"}
     run("finetune", configs("finetune", "model", model=base_model, training__max_steps=2, **task))
     model, labels = str(data.parent / "model"), []
-    for name, teacher in (("one", model), ("both", [model, model])):
+    answers = write_rows(data / "answers.jsonl", [row | {"answer": [row["label"]]} for row in sentences("train")[:1]])
+    beside = [{"answers_file": str(answers)}, model]
+    for name, teacher in (("one", model), ("both", [model, model]), ("beside", beside)):
         run("gen-soft-labels", configs("gen-soft-labels", name, teacher=teacher, check_teacher=False, **task))
         manifest = json.loads((data.parent / name / "manifest.json").read_text())
         table = pq.read_table(data.parent / name / "train-00000-of-00001.parquet").to_pydict()
         labels.append((manifest["tuned_settings"]["thresholds"], table["teacher_prediction"]))
     assert labels[1] == (pytest.approx(labels[0][0]), labels[0][1])
+    assert labels[2][0] == pytest.approx(labels[0][0]) and labels[2][1][1:] == labels[0][1][1:]
 
 
 def test_training_rows_need_a_label_somewhere() -> None:

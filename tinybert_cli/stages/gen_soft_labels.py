@@ -269,15 +269,15 @@ def _row_warnings(labeller: Labeller, split: str, rows: Rows, *, complete: bool)
 
 
 def _tuned_settings(config: GenSoftLabels, task: tasks.PredictionTask, teachers: Sequence[Predictor]) -> dict[str, Any]:
-    """The teacher's tuned thresholds, from its config.json; of several teachers their mean."""
+    """The teacher's tuned thresholds, from its config.json; of several models their mean. Answers do not change it."""
     settings: list[dict[str, Any]] = [
         {name: teacher.config[name] for name in task.tuned_settings if teacher.config.get(name) is not None}
         for teacher in teachers
     ]
-    settings += [{}] * len(config.answers)
     if len(settings) == 1:
         return settings[0]
-    return task.mean_settings(settings, answer_teachers.weights(config), teachers[0].label_names)
+    weights = answer_teachers.weights(config)[: len(settings)]
+    return task.mean_settings(settings, weights, teachers[0].label_names)
 
 
 def _are_named(config: GenSoftLabels, source: models.Source) -> bool:
