@@ -225,6 +225,16 @@ def test_a_column_that_the_output_adds_is_rejected(teacher: Path, tmp_path: Path
     table = write_table(tmp_path / "a.csv", [{"text": "fine", "prediction": "x"}])
     done = run(teacher, "--file", table, "--output", tmp_path / "b.csv")
     assert done.exit_code == 3 and "has a column 'prediction', which --output adds" in done.stderr
+    assert not (tmp_path / "b.csv").exists()
+
+
+def test_a_column_that_only_other_tasks_add_stays(teacher: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "a.csv", [{"text": "fine", "score": "3", "begin": "0"}])
+    for name in ("b.csv", "b.jsonl"):
+        done = run(teacher, "--file", table, "--output", tmp_path / name)
+        assert done.exit_code == 0, done.stderr
+        (row,) = read_output(tmp_path / name)
+        assert (row["score"], row["begin"], row["prediction"]) == ("3", "0", "good")
 
 
 def test_tuned_thresholds_are_part_of_the_output(teacher: Path) -> None:

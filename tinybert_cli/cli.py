@@ -317,7 +317,6 @@ def predict(
                     yield as_json_text(row) if as_json else line(row)
             return
         if source is not None and out is not None:
-            predict_tables.check_columns(source.columns)
             predict_tables.check_cells(_path(out), source.parts)
             count = predict_tables.write(_path(out), source.predictions(predictor), source.file)
             print(message(f"written: {_path(out)}, {count:,} rows"), file=stderr)

@@ -52,10 +52,6 @@ class Source:
     parts: predict_tables.Parts
     texts_of: Callable[[Rows], list[tuple[str, ...]]]
 
-    @property
-    def columns(self) -> list[str]:
-        return list(next(self.parts()).columns)
-
     def predictions(
         self, predictor: Predictor | TranslationPredictor
     ) -> Iterator[tuple[Rows, Iterator[dict[str, Any]]]]:

@@ -19,7 +19,7 @@ from tinybert_cli.types import Rows
 
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet", "conll")  # the formats whose rows have columns
 OUTPUTS = ("csv", "tsv", "jsonl", "parquet")
-ADDED = ("prediction", "confidence", "score", "probabilities", "begin", "end", "n_best", "cut")  # by --output
+IN_CELLS = ("prediction", "confidence", "score")  # what csv and tsv have of the output of `Predictor.predict`
 
 log = logging.getLogger("tinybert")
 
@@ -113,12 +113,6 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
         raise OutputError(f"'{path}' exists", hint="choose another name, or --force to replace it")
 
 
-def check_columns(names: Sequence[str]) -> None:
-    """InputError if the rows have a column that the output adds."""
-    if taken := [name for name in names if name in ADDED]:
-        raise InputError(f"the file has a column '{taken[0]}', which --output adds", hint="rename the column")
-
-
 def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path) -> int:
     """Writes the columns of the rows with the predictions beside them, in their order; returns the number of rows.
 
@@ -128,6 +122,9 @@ def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path)
     Args:
         parts: rows, and the output of `Predictor.predict` for each of them.
         source: the file of the rows; Parquet keeps the types of its columns.
+
+    Raises:
+        InputError: the rows have a column that the output adds.
     """
     form, count = path.suffix.lower().removeprefix("."), 0
 
@@ -136,6 +133,12 @@ def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path)
         for rows, outputs in parts:
             for own, output in zip(zip(*rows.columns.values(), strict=True), outputs, strict=True):
                 predicted = {key: value for key, value in output.items() if key != "text"}
+                if form in ("csv", "tsv"):
+                    predicted = {key: predicted[key] for key in IN_CELLS if key in predicted}
+                if taken := [name for name in rows.columns if name in predicted]:
+                    raise InputError(
+                        f"the file has a column '{taken[0]}', which --output adds", hint="rename the column"
+                    )
                 count += 1
                 yield {**dict(zip(rows.columns, own, strict=True)), **predicted}
 
@@ -174,7 +177,7 @@ def _check_tsv(cells: Sequence[str], where: str) -> None:
 
 
 def _write_delimited(path: Path, joined: Iterator[Row], form: str) -> None:
-    """The columns of the input, `prediction`, and `confidence` or `score` if the task has it.
+    """The columns of the first row, which all rows have.
 
     The cells of csv are quoted where it is necessary, also for a carriage return alone; those of tsv never are.
     """
@@ -188,7 +191,7 @@ def _write_delimited(path: Path, joined: Iterator[Row], form: str) -> None:
 
         for row in joined:
             if not names:
-                names = [name for name in row if name not in ADDED or name in ADDED[:3]]
+                names = list(row)
                 write(names)
             write([_cell(row[name]) for name in names])
 
