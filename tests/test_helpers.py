@@ -52,6 +52,29 @@ def test_batch_size_does_not_change_the_predictions(teacher: Path, monkeypatch: 
     assert [row["confidence"] for row in predict.run(str(teacher), TEXTS)] == pytest.approx(together, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("words", "place", "remedy"),
+    [
+        (["predict", "MODEL", "a film"], "tinybert_cli.predictor.Predictor.predict", "ACCELERATE_USE_CPU=true"),
+        (
+            ["schema", "eval"],
+            "tinybert_cli.helpers.schema.as_text",
+            "fewer rows, or use a machine with more free memory",
+        ),
+    ],
+)
+def test_out_of_memory_in_a_helper_names_no_setting_of_stages(
+    words: list[str], place: str, remedy: str, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("cannot allocate 4 GiB")
+
+    monkeypatch.setattr(place, fail)
+    done = CliRunner().invoke(app, [str(teacher) if word == "MODEL" else word for word in words])
+    assert done.exit_code == 1 and "out of memory: cannot allocate 4 GiB" in done.stderr
+    assert remedy in done.stderr and "batch_size" not in done.stderr and "data." not in done.stderr
+
+
 def test_an_export_predicts_the_same_without_torch(teacher: Path, configs: Configs, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     run("export", configs("export", "export", model=teacher, verify={"min_agreement": 0.9, "split": "validation"}))

@@ -405,6 +405,20 @@ def test_every_label_has_rows_in_train() -> None:
     assert "rare" in read(recipe, "train").column("queue")
 
 
+def test_classes_with_few_training_rows_are_warnings_as_of_inspect() -> None:
+    rows = tickets(90)
+    rows[7]["queue"] = "rare"
+    recipe, lines = write_recipe(write(Path("a.csv"), rows), label=["queue"])
+    train = recipe["data"]["train_file"]
+    inspected = CliRunner().invoke(cli.app, ["inspect", train, "--label", "queue", "--text", "message"]).stdout
+    warnings = [line for line in lines if "training rows" in line]
+    assert [warning.partition(":")[2] for warning in warnings] == [
+        " classes with fewer than 10 training rows: rare 1; add rows, or merge classes with data.label_names",
+        *(line.partition(":")[2] for line in inspected.splitlines() if "times as many training rows as rare" in line),
+    ]
+    assert len(warnings) == 2
+
+
 def test_the_seed_decides_the_splits() -> None:
     groups, strata = [[index] for index in range(100)], [0] * 100
     one, again, other = (splitting.split(groups, strata, {"test": 0.2}, seed=seed) for seed in (1, 1, 2))

@@ -18,7 +18,7 @@ from span_reference import word_layout
 from tinybert_cli import metrics, scratch_files, tasks
 from tinybert_cli.config import Data
 from tinybert_cli.metrics import bootstrap, probabilities
-from tinybert_cli.metrics.calibration import temperature_scaling
+from tinybert_cli.metrics.calibration import limit_reached, temperature_scaling
 from tinybert_cli.metrics.comparison import class_fidelity
 from tinybert_cli.metrics.probabilities import sigmoid, softmax
 from tinybert_cli.metrics.regression import RegressionMetric
@@ -243,6 +243,15 @@ def test_question_answering_equals_the_squad_script(seed: int) -> None:
     by_kind = scores["exact_match_answerable"], scores["f1_answerable"]
     assert by_kind == pytest.approx(tuple(values[answerable].mean(0)))
     assert scores["accuracy_unanswerable"] == pytest.approx(values[~answerable, 0].mean())
+
+
+@pytest.mark.parametrize(("right", "limit"), [(1.0, "lower limit"), (0.8, None), (0.2, "upper limit")])
+def test_a_fitted_temperature_at_its_limit_says_why(right: float, limit: str | None) -> None:
+    labels, logits = np.arange(100) % 2, np.zeros((100, 2), dtype=np.float32)
+    decisions = np.where(np.arange(100) < 100 * right, labels, 1 - labels)
+    logits[np.arange(100), decisions] = 2.0
+    reached = limit_reached(temperature_scaling(logits, labels)["temperature"])
+    assert reached is None if limit is None else limit in str(reached)
 
 
 # -- bootstrap -----------------------------------------------------------------------------------------------

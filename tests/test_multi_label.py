@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import sklearn.metrics
 import torch
@@ -277,6 +278,23 @@ def test_every_stage_reads_one_column_per_class(data: Path, configs: Configs, ba
     run("eval", configs("eval", "eval", models={"m": str(data.parent / "student")}, latency=None, **settings))
 
 
+def test_an_ensemble_of_equal_models_labels_like_one_of_them(data: Path, configs: Configs, base_model: Path) -> None:
+    for split in ("train", "validation"):
+        write_rows(data / f"{split}.jsonl", [row | {"label": [row["label"]]} for row in sentences(split)])
+    task: dict[str, Any] = {"task": "multi-label-classification"}
+    run("finetune", configs("finetune", "model", model=base_model, training__max_steps=2, **task))
+    model, labels = str(data.parent / "model"), []
+    answers = write_rows(data / "answers.jsonl", [row | {"answer": [row["label"]]} for row in sentences("train")[:1]])
+    beside = [{"answers_file": str(answers)}, model]
+    for name, teacher in (("one", model), ("both", [model, model]), ("beside", beside)):
+        run("gen-soft-labels", configs("gen-soft-labels", name, teacher=teacher, check_teacher=False, **task))
+        manifest = json.loads((data.parent / name / "manifest.json").read_text())
+        table = pq.read_table(data.parent / name / "train-00000-of-00001.parquet").to_pydict()
+        labels.append((manifest["tuned_settings"]["thresholds"], table["teacher_prediction"]))
+    assert labels[1] == (pytest.approx(labels[0][0]), labels[0][1])
+    assert labels[2][0] == pytest.approx(labels[0][0]) and labels[2][1][1:] == labels[0][1][1:]
+
+
 def test_training_rows_need_a_label_somewhere() -> None:
     with pytest.raises(InputError, match="none of 2 rows has a label"):
         TASK.check_trainable(np.zeros((2, 3), dtype=np.float32), NAMES, rows_of([], []))
@@ -438,6 +456,28 @@ def test_ensemble_is_the_weighted_mean_of_the_probabilities() -> None:
 
 
 # -- losses --------------------------------------------------------------------------------------------------
+
+
+def test_thresholds_of_an_ensemble_are_the_weighted_mean_of_the_models() -> None:
+    settings: list[dict[str, Any]] = [{"thresholds": [0.1, 0.5, 0.9]}, {}]
+    mean = TASK.mean_settings(settings, [3.0, 1.0], NAMES)
+    assert mean == {"thresholds": pytest.approx([0.2, 0.5, 0.8])}
+    assert TASK.mean_settings([{}, {}], [1.0, 1.0], NAMES) == {}
+    with pytest.raises(InputError, match="2 thresholds for 3 classes"):
+        TASK.mean_settings([{"thresholds": [0.1, 0.5]}, {}], [1.0, 1.0], NAMES)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_ensemble_decides_as_models_that_agree(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = [random.normal(size=(50, 3)).astype(np.float32) for _ in range(2)]
+    settings = [{"thresholds": random.uniform(0.1, 0.9, size=3).tolist()} for _ in range(2)]
+    one, other = (TASK.apply_thresholds(*pair) >= 0 for pair in zip(logits, [None, None], settings, strict=True))
+    mean = TASK.apply_thresholds(
+        TASK.ensemble(logits, [2.0, 1.0]), None, TASK.mean_settings(settings, [2.0, 1.0], NAMES)
+    )
+    agreed = one == other
+    assert agreed.any() and ((mean >= 0) == one)[agreed].all()
 
 
 def test_soft_labels_are_the_binary_cross_entropy_to_the_teacher() -> None:

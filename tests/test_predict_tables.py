@@ -14,13 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import sentences
+from conftest import make_config, sentences, write_rows, write_sentences
+from conftest import run as run_stage
 from typer.testing import CliRunner
 
 from tinybert_cli.cli import app
 from tinybert_cli.data.readers import read_file
 from tinybert_cli.errors import InputError
 from tinybert_cli.helpers import predict, predict_tables
+from tinybert_cli.metrics.entities import entities
 from tinybert_cli.types import Rows
 
 ROWS = [{"id": str(index), "message": row["text"]} for index, row in enumerate(sentences("test"))]
@@ -112,6 +114,54 @@ def test_a_wrong_number_of_columns_is_an_error(named: list[str], recorded: list[
         predict_tables.texts_of(rows, named, recorded, "model")
 
 
+GIVEN = [["fine,great", "film"], ["ca", "n't", "New", "(cold)"], ["New York", "is", "...", "warm"], ["", "dull"]]
+
+
+def test_given_words_are_tagged_as_eval_tags_them(base_model: Path, tmp_path: Path) -> None:
+    rows = [{"tokens": words, "tags": ["B-X", *["O"] * (len(words) - 1)]} for words in GIVEN]
+    folder = write_sentences(tmp_path / "data")
+    for split in ("train", "validation"):
+        write_rows(folder / f"{split}.jsonl", rows)
+    settings = {
+        "task": "token-classification", "data__text_column_names": "tokens", "data__label_column_name": "tags",
+    }  # fmt: skip
+    tagger = make_config("finetune", folder, tmp_path / "tagger", model=base_model, training__max_steps=4, **settings)
+    run_stage("finetune", tagger)
+    scored: dict[str, Any] = {"models": {"tagger": str(tmp_path / "tagger")}, "latency": None, "baselines": []}
+    run_stage("eval", make_config("eval", folder, tmp_path / "eval", **scored, **settings))
+    expected = read_output(tmp_path / "eval" / "predictions.parquet")
+    answers = tmp_path / "answers.jsonl"
+    done = run(tmp_path / "tagger", "--file", folder / "validation.jsonl", "--output", answers)
+    assert done.exit_code == 0, done.stderr
+    for words, row, tagged in zip(GIVEN, read_output(answers), expected, strict=True):
+        texts = [
+            " ".join(words[begin:end])
+            for _, begin, end in entities(tagged["tagger_prediction"], prefixed=True, outside=True)
+        ]
+        assert [entity["text"] for entity in row["prediction"]] == texts
+        assert row["confidence"] == pytest.approx(tagged["tagger_confidence"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ("text\nfine, but dull\n", "must be in double quotes; or save the file as .jsonl or .parquet"),
+        ("a;text,b\n1;2,3\n", "save the file as .jsonl or .parquet"),
+    ],
+)
+def test_the_hint_of_a_malformed_csv_names_no_setting(content: str, remedy: str, teacher: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(content)
+    done = run(teacher, "--file", file)
+    assert done.exit_code == 3 and remedy in done.stderr and "data." not in done.stderr
+
+
+def test_a_list_of_words_is_no_text_of_a_classifier() -> None:
+    rows = Rows({"text": [["a", "film"]]}, (("file.jsonl", 1),))
+    with pytest.raises(InputError, match="which is no text"):
+        predict_tables.texts_of(rows, [], ["text"], "model")
+
+
 def test_two_columns_make_pairs_and_a_tab_stays_in_its_text() -> None:
     rows = Rows({"q": ["who\twrote"], "c": ["Ada did."]}, (("file.csv", 1),))
     texts = predict_tables.texts_of(rows, ["q", "c"], ["question", "context"], "model")
@@ -175,6 +225,16 @@ def test_a_column_that_the_output_adds_is_rejected(teacher: Path, tmp_path: Path
     table = write_table(tmp_path / "a.csv", [{"text": "fine", "prediction": "x"}])
     done = run(teacher, "--file", table, "--output", tmp_path / "b.csv")
     assert done.exit_code == 3 and "has a column 'prediction', which --output adds" in done.stderr
+    assert not (tmp_path / "b.csv").exists()
+
+
+def test_a_column_that_only_other_tasks_add_stays(teacher: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "a.csv", [{"text": "fine", "score": "3", "begin": "0"}])
+    for name in ("b.csv", "b.jsonl"):
+        done = run(teacher, "--file", table, "--output", tmp_path / name)
+        assert done.exit_code == 0, done.stderr
+        (row,) = read_output(tmp_path / name)
+        assert (row["score"], row["begin"], row["prediction"]) == ("3", "0", "good")
 
 
 def test_tuned_thresholds_are_part_of_the_output(teacher: Path) -> None:

@@ -25,10 +25,10 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerFast
 
 from tinybert_cli import losses, metrics, tasks
 from tinybert_cli.config import Data
-from tinybert_cli.data import Examples
+from tinybert_cli.data import Examples, row_warnings
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import answer_texts, span_targets, spans
-from tinybert_cli.metrics.span_metric import SpanMetric
+from tinybert_cli.metrics.span_metric import NEVER, NULL_THRESHOLD, SpanMetric
 from tinybert_cli.metrics.spans import NO_ANSWER
 from tinybert_cli.tasks.gold_answers import GoldAnswer, gold_answers
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
@@ -114,6 +114,15 @@ def test_long_question_is_truncated_and_counted(tokenizer: Any) -> None:
     assert max(np.diff(encoded.offsets)) <= 16
     (texts,) = texts_of(encoded, [CONTEXT])
     assert {"Ada", "wrote", "it", "in", "184", "3", "."} <= {*texts}
+
+
+def test_warning_of_a_truncated_question_is_about_the_question(tokenizer: Any) -> None:
+    rows = rows_of(("who " * 40, CONTEXT, answers(("Ada", 0))), ("who", CONTEXT, answers(("Ada", 0))))
+    data = settings(max_seq_length=16)
+    (warning,) = row_warnings("train", TASK.encode(rows, data, tokenizer), data)
+    assert warning["message"] == (
+        "1 of 2 rows of train (50.0%) have a question of more than 8 tokens, half of max_seq_length, which was truncated"
+    )
 
 
 def test_context_without_tokens_has_no_answer(tokenizer: Any) -> None:
@@ -384,6 +393,14 @@ def test_model_never_abstains_if_every_row_has_an_answer() -> None:
     logits, layout = logits_for((6, 0, 0)) + logits_for((6, 1, 1), value=1.0), word_layout([CONTEXT])
     logits = TASK.apply_thresholds(logits, layout, metric.tune_thresholds(logits, layout))
     assert TASK.predictions(logits, layout, [], rows, settings()).values == ["Ada"]
+
+
+def test_threshold_of_an_ensemble_is_the_mean_of_the_models_that_abstain() -> None:
+    never, two, unset = {NULL_THRESHOLD: NEVER}, {NULL_THRESHOLD: 2.0}, dict[str, Any]()
+    assert TASK.mean_settings([two, unset], [3.0, 1.0], []) == {NULL_THRESHOLD: 1.5}
+    assert TASK.mean_settings([never, two], [3.0, 1.0], []) == {NULL_THRESHOLD: 2.0}
+    assert TASK.mean_settings([never, never], [3.0, 1.0], []) == {NULL_THRESHOLD: NEVER}
+    assert TASK.mean_settings([unset, unset], [1.0, 1.0], []) == {}
 
 
 # -- metrics -------------------------------------------------------------------------------------------------
@@ -734,11 +751,12 @@ def test_export_predicts_the_same_without_torch(cascade: Path) -> None:
     assert exported["confidence"] == pytest.approx(trained["confidence"], abs=1e-4)
 
 
-def test_question_longer_than_the_model_length_is_truncated(cascade: Path) -> None:
+def test_question_longer_than_the_model_length_is_truncated(cascade: Path, caplog: pytest.LogCaptureFixture) -> None:
     from tinybert_cli.helpers import predict
 
     (output,) = predict.run(str(cascade / "student"), [f"{'plot ' * 99}\tthe great and awful ."])
     assert output["prediction"] in "the great and awful ."
+    assert caplog.messages == ["a question is longer than 6 tokens and was cut, as in training"]
 
 
 def test_question_without_a_context_is_an_error(cascade: Path) -> None:

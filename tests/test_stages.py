@@ -31,6 +31,7 @@ from tinybert_cli import artifacts, formats, loops, models, tasks
 from tinybert_cli import data as data_module
 from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.errors import ConfigError, GateError, InputError, OutputError, UserError
+from tinybert_cli.helpers import predict
 from tinybert_cli.predictor import Predictor, load_predictor
 from tinybert_cli.stages import gen_soft_labels, labelling
 from tinybert_cli.types import Array
@@ -905,6 +906,20 @@ def test_a_missed_requirement_fails_again_when_up_to_date(teacher: Path, student
 def test_a_met_requirement_does_not_fail(teacher: Path, student: Path, configs: Configs) -> None:
     config = evaluation(configs, teacher, student, latency=None, require={"student": {"accuracy": 0.5}})
     assert last(run("eval", config))["event"] == "done"
+
+
+def test_eval_says_that_the_temperature_of_a_perfect_classifier_is_a_limit(
+    data: Path, teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    labels = [row["prediction"] for row in predict.run(str(teacher), [row["text"] for row in sentences("validation")])]
+    rows = [row | {"label": label} for row, label in zip(sentences("validation"), labels, strict=True)]
+    write_rows(data / "validation.jsonl", rows)
+    config = configs("eval", "eval", models={"teacher": str(teacher)}, latency=None, bootstrap=0, baselines=[])
+    warnings = [event["message"] for event in run("eval", config) if event["event"] == "warning"]
+    (note,) = (text for text in warnings if "temperature" in text)
+    assert note.startswith("temperature of teacher is 0.05, the lower limit of its search")
+    for name in ("report.md", "report.html"):
+        assert note[1:] in (tmp_path / "eval" / name).read_text()
 
 
 def test_an_up_to_date_evaluation_yields_its_scores_again(teacher: Path, student: Path, configs: Configs) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from tinybert_cli import __version__, stage_server
-from tinybert_cli.errors import GateError, InputError, UserError, explained
+from tinybert_cli.errors import LESS_MEMORY_OF_HELPERS, GateError, InputError, UserError, explained
 from tinybert_cli.escaping import ESCAPED, message
 from tinybert_cli.escaping import as_json as as_json_text
 from tinybert_cli.recipe_runner import Options, run_recipe
@@ -317,7 +317,6 @@ def predict(
                     yield as_json_text(row) if as_json else line(row)
             return
         if source is not None and out is not None:
-            predict_tables.check_columns(source.columns)
             predict_tables.check_cells(_path(out), source.parts)
             count = predict_tables.write(_path(out), source.predictions(predictor), source.file)
             print(message(f"written: {_path(out)}, {count:,} rows"), file=stderr)
@@ -335,7 +334,7 @@ def predict(
             yield from map(line, predictions)
 
     with predict_tables.warnings_to(warn):
-        _print_lines(output)
+        _print_lines(output, less_memory=helper.LESS_MEMORY)
 
 
 @app.command("report", help="Compare finished runs; without RUN, all runs in runs/.")
@@ -478,8 +477,12 @@ def _path(path: Path) -> Path:
     return Path(argument_path(str(path)))
 
 
-def _print_lines(lines: Callable[[], Iterable[str]]) -> None:
-    """Prints the output of a helper on stdout as it comes; errors that the user can fix go to stderr."""
+def _print_lines(lines: Callable[[], Iterable[str]], *, less_memory: str = LESS_MEMORY_OF_HELPERS) -> None:
+    """Prints the output of a helper on stdout as it comes; errors that the user can fix go to stderr.
+
+    Args:
+        less_memory: how the helper needs less memory.
+    """
     from tinybert_cli import console
 
     out = sys.stdout
@@ -489,7 +492,7 @@ def _print_lines(lines: Callable[[], Iterable[str]]) -> None:
                 if not console.write_line(line, out):
                     break
     except BaseException as error:  # a panic of Rust code is no Exception
-        user_error = explained(error)
+        user_error = explained(error, less_memory=less_memory)
         if not isinstance(user_error, UserError):
             raise
         print(message(f"error: {user_error}"), file=sys.stderr)

@@ -24,6 +24,7 @@ LESS_MEMORY = (
     "halve the batch size (per_device_train_batch_size or per_device_train_batch_tokens with twice the "
     "gradient_accumulation_steps, per_device_eval_batch_size, latency.batch_sizes), or lower data.max_seq_length"
 )
+LESS_MEMORY_OF_HELPERS = "give it fewer rows, or use a machine with more free memory"
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _UNUSABLE = {
@@ -112,15 +113,18 @@ TRAINING_PACKAGES = {
 }  # fmt: skip
 
 
-def explained(error: BaseException) -> BaseException:
+def explained(error: BaseException, *, less_memory: str = LESS_MEMORY) -> BaseException:
     """A UserError for failures that are no bugs: no memory, a disk that cannot be used, a package that is missing.
 
     Any other error is returned unchanged.
+
+    Args:
+        less_memory: how the command needs less memory; the default is for stages.
     """
     if isinstance(error, UserError):
         return error
     if is_out_of_memory(error):
-        return UserError(f"out of memory: {_first_line(error)}", hint=LESS_MEMORY)
+        return UserError(f"out of memory: {_first_line(error)}", hint=less_memory)
     if is_panic(error):
         return InputError(
             f"the tokenizer failed: {_first_line(error)}",

@@ -173,10 +173,10 @@ class Predictor:
         rows = Rows(dict(zip(names, map(list, values), strict=True)), (("the texts", len(inputs)),))
         encoded = self.task.encode(rows, self.inputs.data(list(names)), self.tokenizer)
         if encoded.truncated and not self._warned:  # once: a service predicts texts for weeks
-            self._warned.append(self.inputs.max_seq_length)
-            log.warning(
-                "a text is longer than %s tokens and was cut, as in training", f"{self.inputs.max_seq_length:,}"
-            )
+            longest = self.inputs.max_seq_length
+            self._warned.append(longest)
+            what, most = ("question", longest // 2) if encoded.cuts_questions else ("text", longest)
+            log.warning("a %s is longer than %s tokens and was cut, as in training", what, f"{most:,}")
         logits = self._all_logits(encoded)
         layout = encoded.layout
         if layout is None:

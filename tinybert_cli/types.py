@@ -129,7 +129,7 @@ class Encoded:
 
     tokens: Mapping[str, tuple[Array, int]]  # name → all values, concatenated (ΣT,), and the value of padding
     offsets: Array  # (W + 1,) where the tokens of each window begin
-    truncated: int  # rows that were longer than max_seq_length
+    truncated: int  # rows that were longer than max_seq_length, or whose question was longer than half of it
     empty: list[int]  # rows without any text
     positions: Array | None = None  # (P,) the token of its window that is read; with `decoder`, of its target
     window_offsets: Array | None = None  # (W + 1,) where the predictions of each window begin
@@ -138,6 +138,11 @@ class Encoded:
     decoder: tuple[Array, int] | None = None  # decoder_input_ids (P,) of known targets, and the value of padding
     labels: Array | None = None  # (P,) the target tokens, one step ahead of `decoder`
     rows: Array | None = None  # (W,) the row of each window, if some rows are left out; None: all, in their order
+
+    @property
+    def cuts_questions(self) -> bool:
+        """Whether `truncated` counts questions: their contexts are split into windows."""
+        return self.layout is not None and self.layout.token_spans is not None
 
     def part(self, begin: int, end: int) -> Encoded | None:
         """The rows from `begin` to `end`, without their warnings; None if it is unknown which tokens are theirs."""

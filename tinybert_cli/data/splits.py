@@ -141,16 +141,20 @@ def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str,
     """Warnings about rows that were truncated or have no text."""
     count = len(encoded.offsets if encoded.layout is None else encoded.layout.row_offsets) - 1
     first = [row + 1 for row in encoded.empty[:FIRST_ROWS]]
-    yield from rows_warnings(split, count, encoded.truncated, len(encoded.empty), first, data)
+    truncated, questions = encoded.truncated, encoded.cuts_questions
+    yield from rows_warnings(split, count, truncated, len(encoded.empty), first, data, questions=questions)
 
 
 def rows_warnings(
-    split: str, count: int, truncated: int, empty: int, first: Iterable[int], data: Data
+    split: str, count: int, truncated: int, empty: int, first: Iterable[int], data: Data, *, questions: bool = False
 ) -> Iterator[dict[str, Any]]:
     """The same, from their numbers among `count` rows, and the numbers of the first rows without text."""
     if truncated:
         share = f"{truncated:,} of {count:,} rows of {split} ({truncated / count:.1%})"
         message = f"{share} are longer than {data.max_seq_length} tokens and were truncated"
+        if questions:
+            most = data.max_seq_length // 2
+            message = f"{share} have a question of more than {most} tokens, half of max_seq_length, which was truncated"
         yield events.warning(message)
     if empty:
         yield events.warning(f"{empty:,} rows of {split} have no text (row {', '.join(map(str, first))})")

@@ -17,10 +17,11 @@ from tinybert_cli.data import splits
 from tinybert_cli.errors import ConfigError, OutputError
 from tinybert_cli.escaping import shell_word
 from tinybert_cli.helpers import data_settings, new_recipe, new_splits, teacher_labels, text_lengths
-from tinybert_cli.inspection import columns
+from tinybert_cli.inspection import columns, summary
 from tinybert_cli.inspection.columns import Choose, Guess
 from tinybert_cli.types import Rows
 
+CLASSES = ("class", "classes")  # output types of tasks whose labels are classes
 MOST_NAMED = 20  # classes that the recipe lists
 SHARE = 0.99  # of the texts that `max_seq_length` does not cut
 LONGEST = 512
@@ -146,12 +147,15 @@ def _checked(request: Request, guess: Guess, read: new_splits.Splits) -> tuple[D
         notes += [note] if note else []
     named = {name: splits.with_label_names(part, data) for name, part in read.rows.items() if name != "unlabeled"}
     names = task.label_names(named["train"], data, model_names=None)
+    warnings = task.label_warnings(named["train"], data, names)
     for part in named.values():
         labels = task.labels(part, data, names)
         assert labels is not None  # a split without labels is not used
-        task.check_trainable(labels, names, part) if part is named["train"] else None
-    notes += [f"warning: {text}" for text in task.label_warnings(named["train"], data, names)]
-    listed = task.output_type in ("class", "classes") and 2 <= len(names) <= MOST_NAMED
+        if part is named["train"]:
+            task.check_trainable(labels, names, part)
+            warnings += summary.class_warnings(labels, names, task) if task.output_type in CLASSES else []
+    notes += [f"warning: {text}" for text in warnings]
+    listed = task.output_type in CLASSES and 2 <= len(names) <= MOST_NAMED
     if listed and data.label_names is None and isinstance(guess.label, str):
         data = data.model_copy(update={"label_names": names})
     return data, notes

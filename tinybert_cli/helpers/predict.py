@@ -7,6 +7,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -19,6 +20,11 @@ from tinybert_cli.predictor import Predictor, load_predictor
 from tinybert_cli.tasks import TEXT_COLUMNS, in_words
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 from tinybert_cli.types import Rows
+
+LESS_MEMORY = (
+    "on a GPU, ACCELERATE_USE_CPU=true computes on the CPU instead; an int8 export needs less memory than its model; "
+    "a large file of .csv, .tsv or .jsonl is read and written in parts"
+)
 
 
 def run(
@@ -46,10 +52,6 @@ class Source:
     parts: predict_tables.Parts
     texts_of: Callable[[Rows], list[tuple[str, ...]]]
 
-    @property
-    def columns(self) -> list[str]:
-        return list(next(self.parts()).columns)
-
     def predictions(
         self, predictor: Predictor | TranslationPredictor
     ) -> Iterator[tuple[Rows, Iterator[dict[str, Any]]]]:
@@ -76,9 +78,11 @@ def open_source(
     if predict_tables.is_table(file):
         _check_exists(file)
         parts = predict_tables.open_table(file, recorded)
-        source = Source(
-            file, parts, lambda rows: predict_tables.texts_of(rows, columns, recorded, str(predictor.folder))
-        )
+        texts_of = partial(
+            predict_tables.texts_of,
+            named=columns, recorded=recorded, model=str(predictor.folder), tags_words=_tags_words(predictor),
+        )  # fmt: skip
+        source = Source(file, parts, texts_of)
         for rows in parts():
             source.texts_of(rows)  # raises
         return source
@@ -108,6 +112,10 @@ def recorded_columns(predictor: Predictor | TranslationPredictor) -> tuple[str, 
         return predictor.inputs.text_columns
     columns = predictor.config.get(TEXT_COLUMNS)
     return tuple(columns) if isinstance(columns, list) else None
+
+
+def _tags_words(predictor: Predictor | TranslationPredictor) -> bool:
+    return isinstance(predictor, Predictor) and predictor.task.name == "token-classification"
 
 
 def thresholds(predictor: Predictor | TranslationPredictor) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from typing import Any
 from tinybert_cli import artifacts, strict_json
 from tinybert_cli.config import Data
 from tinybert_cli.errors import ConfigError, InputError, OutputError
+from tinybert_cli.tasks import GivenWords
 from tinybert_cli.tasks.label_lists import SEPARATOR
 from tinybert_cli.types import Rows
 
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet", "conll")  # the formats whose rows have columns
 OUTPUTS = ("csv", "tsv", "jsonl", "parquet")
-ADDED = ("prediction", "confidence", "score", "probabilities", "begin", "end", "n_best", "cut")  # by --output
+IN_CELLS = ("prediction", "confidence", "score")  # what csv and tsv have of the output of `Predictor.predict`
 
 log = logging.getLogger("tinybert")
 
@@ -49,16 +50,20 @@ def open_table(path: Path, recorded: Sequence[str] | None) -> Parts:
         return open_parts(path, data)
     except InputError as error:
         if "data." in (error.hint or ""):  # a setting, which `predict` does not have
-            error.hint = "save the file as .jsonl or .parquet, which need no such setting"
+            others = [part for part in str(error.hint).split("; ") if "data." not in part]
+            error.hint = "; or ".join([*others, "save the file as .jsonl or .parquet"])
         raise
 
 
-def texts_of(rows: Rows, named: Sequence[str], recorded: Sequence[str] | None, model: str) -> list[tuple[str, ...]]:
+def texts_of(
+    rows: Rows, named: Sequence[str], recorded: Sequence[str] | None, model: str, *, tags_words: bool = False
+) -> list[tuple[str, ...]]:
     """The text, or the two texts, of each row.
 
     Args:
         named: the columns from the command line; empty = those that the model records.
         recorded: the columns that the model records, None if it records none.
+        tags_words: whether a row may be a list of words, which the model tags as they are.
 
     Raises:
         InputError: a column is missing, the model takes another number of texts, or a row has no text.
@@ -81,7 +86,7 @@ def texts_of(rows: Rows, named: Sequence[str], recorded: Sequence[str] | None, m
             hint=f"--text {' --text '.join(recorded)}, with the names of your columns; {here}",
         )
     return [
-        tuple(_text(value, name, rows, index) for name, value in zip(columns, values, strict=True))
+        tuple(_text(value, name, rows, index, tags_words) for name, value in zip(columns, values, strict=True))
         for index, values in enumerate(zip(*texts, strict=True))
     ]
 
@@ -108,12 +113,6 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
         raise OutputError(f"'{path}' exists", hint="choose another name, or --force to replace it")
 
 
-def check_columns(names: Sequence[str]) -> None:
-    """InputError if the rows have a column that the output adds."""
-    if taken := [name for name in names if name in ADDED]:
-        raise InputError(f"the file has a column '{taken[0]}', which --output adds", hint="rename the column")
-
-
 def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path) -> int:
     """Writes the columns of the rows with the predictions beside them, in their order; returns the number of rows.
 
@@ -123,6 +122,9 @@ def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path)
     Args:
         parts: rows, and the output of `Predictor.predict` for each of them.
         source: the file of the rows; Parquet keeps the types of its columns.
+
+    Raises:
+        InputError: the rows have a column that the output adds.
     """
     form, count = path.suffix.lower().removeprefix("."), 0
 
@@ -131,6 +133,12 @@ def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path)
         for rows, outputs in parts:
             for own, output in zip(zip(*rows.columns.values(), strict=True), outputs, strict=True):
                 predicted = {key: value for key, value in output.items() if key != "text"}
+                if form in ("csv", "tsv"):
+                    predicted = {key: predicted[key] for key in IN_CELLS if key in predicted}
+                if taken := [name for name in rows.columns if name in predicted]:
+                    raise InputError(
+                        f"the file has a column '{taken[0]}', which --output adds", hint="rename the column"
+                    )
                 count += 1
                 yield {**dict(zip(rows.columns, own, strict=True)), **predicted}
 
@@ -169,7 +177,7 @@ def _check_tsv(cells: Sequence[str], where: str) -> None:
 
 
 def _write_delimited(path: Path, joined: Iterator[Row], form: str) -> None:
-    """The columns of the input, `prediction`, and `confidence` or `score` if the task has it.
+    """The columns of the first row, which all rows have.
 
     The cells of csv are quoted where it is necessary, also for a carriage return alone; those of tsv never are.
     """
@@ -183,7 +191,7 @@ def _write_delimited(path: Path, joined: Iterator[Row], form: str) -> None:
 
         for row in joined:
             if not names:
-                names = [name for name in row if name not in ADDED or name in ADDED[:3]]
+                names = list(row)
                 write(names)
             write([_cell(row[name]) for name in names])
 
@@ -229,9 +237,9 @@ def _cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
 
 
-def _text(value: Any, name: str, rows: Rows, index: int) -> str:
-    if isinstance(value, list) and value and all(isinstance(word, str) and word.split() == [word] for word in value):
-        return " ".join(value)  # the words of token classification
+def _text(value: Any, name: str, rows: Rows, index: int, tags_words: bool) -> str:
+    if tags_words and isinstance(value, list) and all(isinstance(word, str) for word in value):
+        value = GivenWords(value)
     if not isinstance(value, str):
         what = (
             "null" if value is None else f"{json.dumps(value, ensure_ascii=False, default=str)[:60]}, which is no text"

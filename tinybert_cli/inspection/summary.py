@@ -245,7 +245,8 @@ def _check_labels(result: Summary, splits: Mapping[str, Rows], data: Data, task:
             Label(label, {name: count[index] for name, count in counts.items()}, examples[index])
             for index, label in enumerate(names)
         ]
-        result.warnings += _class_warnings(result.labels, task)
+        if "train" in arrays:
+            result.warnings += class_warnings(arrays["train"], names, task)
         result.warnings += _new_classes(result.labels)
         if data.label_names is None and len(names) > 1 and all(as_number(name) is not None for name in names):
             result.warnings.append(
@@ -298,22 +299,26 @@ def _answers(name: str, labels: Array) -> str:
     return f"{name}: {len(lengths):,} questions with an answer{usual}, {len(labels) - len(lengths):,} without"
 
 
-def _class_warnings(labels: Sequence[Label], task: tasks.PredictionTask) -> Iterator[str]:
-    known = [label for label in labels if label.counts.get("train")]
-    few = [label for label in known if label.counts["train"] < FEW]
+def class_warnings(labels: Array, names: Sequence[str], task: tasks.PredictionTask) -> Iterator[str]:
+    """Warnings about classes with few training rows, or with far fewer than another one.
+
+    Args:
+        labels: of the training rows.
+    """
+    known = {name: count for name, count in zip(names, _counts(labels, len(names)), strict=True) if count}
+    few = [name for name, count in known.items() if count < FEW]
     unit = "words" if task.name == "token-classification" else "rows"
     if few:
-        listed = ", ".join(f"{quoted(label.name)} {label.counts['train']}" for label in few[:LISTED])
+        listed = ", ".join(f"{quoted(name)} {known[name]}" for name in few[:LISTED])
         more = ", ..." if len(few) > LISTED else ""
         remedy = f"add {unit}, or merge classes with data.label_names"
         yield f"classes with fewer than {FEW} training {unit}: {listed}{more}; {remedy}"
     if task.output_type == "class" and unit == "rows" and known:
-        most = max(known, key=lambda label: label.counts["train"])
-        least = min(known, key=lambda label: label.counts["train"])
-        ratio = most.counts["train"] / least.counts["train"]
+        most, least = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
+        ratio = known[most] / known[least]
         if ratio >= UNBALANCED:
             yield (
-                f"{quoted(most.name)} has {ratio:.0f} times as many training rows as {quoted(least.name)}: look at "
+                f"{quoted(most)} has {ratio:.0f} times as many training rows as {quoted(least)}: look at "
                 "f1_macro besides accuracy; class_weights: balanced in finetune gives rare classes more weight"
             )
 

@@ -16,6 +16,7 @@ from tinybert_cli.scratch_files import bound_mapped_memory, empty
 from tinybert_cli.types import Array
 
 BINS = 15  # of confidence, for the calibration error
+LIMIT = 3.0  # of the logarithm of a fitted temperature
 
 Fit = Callable[[Array, Array], float]
 
@@ -71,6 +72,17 @@ def temperature_scaling(logits: Array, labels: Array, fit: Fit | None = None) ->
     }
 
 
+def limit_reached(temperature: float) -> str | None:
+    """What a `temperature` of `temperature_scaling` says if it ends at a limit of its search; None within them."""
+    if abs(np.log(temperature)) < LIMIT - 0.01:
+        return None
+    if temperature < 1:
+        return f"{temperature:.2g}, the lower limit of its search, since all decisions, or nearly all, are right"
+    return (
+        f"{temperature:.2g}, the upper limit of its search, since its confidences do not tell which decisions are right"
+    )
+
+
 def _scaled(temperature: float, logits: Array, labels: Array) -> tuple[Array, Array, Array]:
     """Confidence, whether it is right, and Brier score of each decision (D,) at a temperature."""
     probabilities = softmax(logits / temperature)
@@ -98,9 +110,15 @@ def fitted_temperature(logits: Array, labels: Array) -> float:
     return _best_temperature(with_wrong, np.append(labels, wrong[extra]), limit=np.log(100))
 
 
-def _best_temperature(logits: Array, labels: Array, *, limit: float = 3.0) -> float:
-    """The T for which softmax(logits / T) has the smallest cross-entropy, and whose logarithm is within the limit."""
+def _best_temperature(logits: Array, labels: Array, *, limit: float = LIMIT) -> float:
+    """The T for which softmax(logits / T) has the smallest cross-entropy, and whose logarithm is within the limit.
+
+    The smallest one if all decisions are right: the cross-entropy falls with T, until it is 0 in floating point.
+    """
     from scipy.optimize import minimize_scalar
+
+    if not mean_in_parts(lambda part, own: part.argmax(-1) != own, logits, labels):
+        return float(np.exp(-limit))
 
     def loss(log_temperature: float) -> float:
         def scaled(part: Array, own: Array) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tinybert_cli import metrics, tasks
 from tinybert_cli.errors import ConfigError, did_you_mean
-from tinybert_cli.metrics.calibration import temperature_scaling
+from tinybert_cli.metrics.calibration import limit_reached, temperature_scaling
 from tinybert_cli.metrics.comparison import agreement_interval, bootstrap_p
 from tinybert_cli.stages.eval_predictions import Costs, EvalRun, Predicted
 from tinybert_cli.types import Array, Predictions
@@ -116,6 +116,16 @@ def left_out(run: EvalRun, metric: metrics.Metric, models: Mapping[str, Scored])
     if len(models) > 1 and best <= 0:
         sentences.append(f"retention left out, because {main_metric} of {run.reference} is {best:.4g}")
     return sentences
+
+
+def temperature_notes(table: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Which fitted temperatures are no best ones but limits of the search, and why, in sentences."""
+    reached = {name: limit_reached(own["temperature"]) for name, own in table.items() if "temperature" in own}
+    return [
+        f"temperature of {', '.join(name for name, own in reached.items() if own == limit)} is {limit}; "
+        "ece_scaled and brier_scaled depend on this limit"
+        for limit in dict.fromkeys(filter(None, reached.values()))
+    ]
 
 
 def without_many_classes(

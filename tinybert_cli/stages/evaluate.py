@@ -74,7 +74,9 @@ def _compare(run: EvalRun, predicted: Predicted, columns: Mapping[str, Sequence[
     notes = list(selected.notes())
     yield from map(events.warning, notes)
     table, sizes = yield from _table(run, predicted, scored, baselines, columns)
-    comparison = Comparison(run, predicted, scored, table, [*predicted.notes, *notes], sizes)
+    limits = eval_scores.temperature_notes(table)
+    yield from map(events.warning, limits)
+    comparison = Comparison(run, predicted, scored, table, [*predicted.notes, *notes, *limits], sizes)
     reports, flat = (yield from eval_reports.reports(comparison)), comparison.flat
     del comparison, scored  # the statistics are large, and writing needs memory, too
     loops.return_freed_memory()

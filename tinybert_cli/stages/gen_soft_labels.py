@@ -269,11 +269,15 @@ def _row_warnings(labeller: Labeller, split: str, rows: Rows, *, complete: bool)
 
 
 def _tuned_settings(config: GenSoftLabels, task: tasks.PredictionTask, teachers: Sequence[Predictor]) -> dict[str, Any]:
-    """The teacher's tuned thresholds, from its config.json; the mean of several teachers has none."""
-    if len(config.teachers) > 1:
-        return {}
-    settings = teachers[0].config
-    return {name: settings[name] for name in task.tuned_settings if settings.get(name) is not None}
+    """The teacher's tuned thresholds, from its config.json; of several models their mean. Answers do not change it."""
+    settings: list[dict[str, Any]] = [
+        {name: teacher.config[name] for name in task.tuned_settings if teacher.config.get(name) is not None}
+        for teacher in teachers
+    ]
+    if len(settings) == 1:
+        return settings[0]
+    weights = answer_teachers.weights(config)[: len(settings)]
+    return task.mean_settings(settings, weights, teachers[0].label_names)
 
 
 def _are_named(config: GenSoftLabels, source: models.Source) -> bool:

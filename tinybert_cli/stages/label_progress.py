@@ -57,6 +57,7 @@ class _Counts:
     truncated: int = 0
     empty: int = 0
     first_empty: list[int] = field(default_factory=list)  # numbers of rows in the split, from 1
+    questions: bool = False  # whether only these were truncated
 
 
 class UnusualRows:
@@ -70,7 +71,8 @@ class UnusualRows:
     def of(shard: Shard, encoded: Encoded) -> dict[str, Any]:
         """The counts of a shard."""
         first = [shard.indices.start + row + 1 for row in encoded.empty[: data.FIRST_ROWS]]
-        return {"truncated": encoded.truncated, "empty": len(encoded.empty), "first_empty": first}
+        counts = {"truncated": encoded.truncated, "empty": len(encoded.empty), "first_empty": first}
+        return {**counts, "questions": encoded.cuts_questions}
 
     def add(self, shard: Shard, counts: Mapping[str, Any]) -> None:
         """Adds the counts of a shard; none if its rows are not those of a stream."""
@@ -78,6 +80,7 @@ class UnusualRows:
             return
         total = self._splits.setdefault(shard.split, _Counts())
         total.rows += len(shard)
+        total.questions = counts["questions"]
         total.truncated += counts["truncated"]
         total.empty += counts["empty"]
         total.first_empty = [*total.first_empty, *counts["first_empty"]][: data.FIRST_ROWS]
@@ -86,5 +89,6 @@ class UnusualRows:
         """Warnings about all rows that were labelled by this run."""
         for split, counts in self._splits.items():
             yield from data.rows_warnings(
-                split, counts.rows, counts.truncated, counts.empty, counts.first_empty, self.settings
-            )
+                split, counts.rows, counts.truncated, counts.empty, counts.first_empty, self.settings,
+                questions=counts.questions,
+            )  # fmt: skip

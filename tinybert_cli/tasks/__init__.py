@@ -28,7 +28,7 @@ from tinybert_cli.tasks.onnx_examples import HEAD
 from tinybert_cli.tasks.question_answering import QuestionAnswering
 from tinybert_cli.tasks.regression import Regression
 from tinybert_cli.tasks.text_classification import TextClassification
-from tinybert_cli.tasks.token_classification import TokenClassification, words_of
+from tinybert_cli.tasks.token_classification import GivenWords, TokenClassification, words_of
 from tinybert_cli.tasks.tokenizer_file import TokenizerFile
 from tinybert_cli.tasks.translation import Translation, search_of
 
@@ -122,6 +122,7 @@ __all__ = [
     "TASKS",
     "TEXT_COLUMNS",
     "GenerationTask",
+    "GivenWords",
     "ModelInputs",
     "PredictionTask",
     "Task",

@@ -158,6 +158,12 @@ class PredictionTask(Task):
     def ensemble(self, logits: Sequence[Array], weights: Sequence[float], layout: Layout | None = None) -> Array:
         """The logits (P, C) of the weighted mean of several models."""
 
+    def mean_settings(
+        self, settings: Sequence[Mapping[str, Any]], weights: Sequence[float], names: Sequence[str]
+    ) -> dict[str, Any]:
+        """The tuned settings for the `ensemble` of several models, from those of each; none if no model has any."""
+        return {}
+
     def row_of(self, texts: Sequence[str]) -> list[Any]:
         """Typed texts as the text columns of a row, which `encode` reads."""
         return list(texts)

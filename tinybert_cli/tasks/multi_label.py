@@ -127,15 +127,9 @@ class MultiLabelClassification(PredictionTask):
 
     def apply_thresholds(self, logits: Array, layout: Layout | None, settings: Mapping[str, Any]) -> Array:
         """Minus the logit of each class's threshold, so that a class is predicted from 0 on."""
-        thresholds = settings.get(THRESHOLDS)
-        if thresholds is None:
+        values = _thresholds(settings, logits.shape[-1])
+        if values is None:
             return logits
-        if len(thresholds) != logits.shape[-1] or not all(0 < value < 1 for value in thresholds):
-            raise InputError(
-                f"config.json has {len(thresholds)} thresholds for {logits.shape[-1]} classes, or one not in 0 to 1",
-                hint="one number between 0 and 1 for each class, or none at all: then it is 0.5",
-            )
-        values = np.asarray(thresholds, dtype=np.float64)
         shifted: Array = (logits - (np.log(values) - np.log1p(-values))).astype(np.float32)
         return shifted
 
@@ -168,6 +162,16 @@ class MultiLabelClassification(PredictionTask):
         log_odds: Array = np.log(mean.clip(EPSILON)) - np.log((1 - mean).clip(EPSILON))
         return log_odds.astype(np.float32)
 
+    def mean_settings(
+        self, settings: Sequence[Mapping[str, Any]], weights: Sequence[float], names: Sequence[str]
+    ) -> dict[str, Any]:
+        """The weighted mean of the thresholds: what all models decide, their mean probability decides, too."""
+        own = [_thresholds(one, len(names)) for one in settings]
+        if all(values is None for values in own):
+            return {}
+        complete = [np.full(len(names), 0.5) if values is None else values for values in own]
+        return {THRESHOLDS: np.average(complete, axis=0, weights=weights).tolist()}
+
     def format_prediction(
         self,
         texts: Sequence[str],
@@ -193,6 +197,23 @@ class MultiLabelClassification(PredictionTask):
 
     def usage(self, folder: str, data: Data) -> str:
         return text_usage(folder, ", top_k=None", data)
+
+
+def _thresholds(settings: Mapping[str, Any], classes: int) -> Array | None:
+    """The thresholds (C,) in config.json; None if it has none.
+
+    Raises:
+        InputError: there is not one for each class, or one is not a probability.
+    """
+    thresholds = settings.get(THRESHOLDS)
+    if thresholds is None:
+        return None
+    if len(thresholds) != classes or not all(0 < value < 1 for value in thresholds):
+        raise InputError(
+            f"config.json has {len(thresholds)} thresholds for {classes} classes, or one not in 0 to 1",
+            hint="one number between 0 and 1 for each class, or none at all: then it is 0.5",
+        )
+    return np.asarray(thresholds, dtype=np.float64)
 
 
 def _divergence(reference: Array, logits: Array) -> Array:

@@ -172,6 +172,16 @@ class QuestionAnswering(PredictionTask):
         mean_logits: Array = np.log(np.average(probabilities, axis=0, weights=weights).clip(EPSILON))
         return mean_logits.astype(np.float32)
 
+    def mean_settings(
+        self, settings: Sequence[Mapping[str, Any]], weights: Sequence[float], names: Sequence[str]
+    ) -> dict[str, Any]:
+        """The weighted mean of the thresholds of the models that abstain; if none of them does, their mean does not."""
+        if all(one.get(NULL_THRESHOLD) is None for one in settings):
+            return {}
+        pairs = [(one.get(NULL_THRESHOLD) or 0.0, weight) for one, weight in zip(settings, weights, strict=True)]
+        values, own_weights = zip(*([pair for pair in pairs if pair[0] < NEVER] or pairs), strict=True)
+        return {NULL_THRESHOLD: float(np.average(values, weights=own_weights))}
+
     def format_prediction(
         self,
         texts: Sequence[str],

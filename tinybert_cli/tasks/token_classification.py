@@ -48,6 +48,17 @@ _CHUNK = 1000  # rows that are tokenized in one call
 _LABELS = 10_000  # labels that are Python numbers at a time
 
 
+class GivenWords(str):
+    """The words of a row, joined by spaces: a text whose words are known."""
+
+    words: list[str]
+
+    def __new__(cls, words: Sequence[str]) -> GivenWords:
+        text = super().__new__(cls, " ".join(words))
+        text.words = list(words)
+        return text
+
+
 class TokenClassification(PredictionTask):
     name = "token-classification"
     head = "token-classification"
@@ -233,7 +244,7 @@ class TokenClassification(PredictionTask):
 
     def row_of(self, texts: Sequence[str]) -> list[Any]:
         (text,) = texts
-        return [[text[begin:end] for begin, end in _word_spans(text)]]
+        return [text.words if isinstance(text, GivenWords) else [text[begin:end] for begin, end in _word_spans(text)]]
 
     def format_prediction(
         self,
@@ -313,11 +324,13 @@ def _first_tokens(words: Array, characters: Sequence[tuple[int, int]]) -> Array:
 
 
 def _word_spans(text: str) -> Array:
-    """Begin and end of each word of a text (W, 2), split as in corpora.
+    """Begin and end of each word of a text (W, 2): the given words, or else split as in corpora.
 
     Punctuation marks are words of their own, but not inside New-York, U.S. or 1,000; so are Chinese and Japanese
     characters.
     """
+    if isinstance(text, GivenWords):
+        return _joined_spans(text.words)
     return np.array([match.span() for match in _WORD.finditer(text)], dtype=np.int64).reshape(-1, 2)
 
 
