@@ -19,6 +19,7 @@ GROUND = {
     "configuration",
     "errors",
     "escaping",
+    "wording",
     "events",
     "files",
     "input_limits",

@@ -21,6 +21,7 @@ from tinybert_cli.escaping import as_json as as_json_text
 from tinybert_cli.recipe_runner import Options, run_recipe
 from tinybert_cli.runner import execute
 from tinybert_cli.user_paths import argument_path
+from tinybert_cli.wording import counted
 
 app = typer.Typer(
     name="tinybert",
@@ -319,7 +320,7 @@ def predict(
         if source is not None and out is not None:
             predict_tables.check_cells(_path(out), source.parts)
             count = predict_tables.write(_path(out), source.predictions(predictor), source.file)
-            print(message(f"written: {_path(out)}, {count:,} rows"), file=stderr)
+            print(message(f"written: {_path(out)}, {counted(count, 'row')}"), file=stderr)
             if as_json:
                 yield as_json_text({**facts, "output": str(_path(out)), "rows": count})
             return

@@ -7,6 +7,7 @@ from typing import Any
 
 from tinybert_cli import processes
 from tinybert_cli.escaping import printable
+from tinybert_cli.wording import counted
 
 Row = dict[str, Any]
 
@@ -19,8 +20,8 @@ def _setting(value: object) -> str:
 
 
 def _plan(row: Row) -> str:
-    parts = ["a stream of rows" if row["rows"] is None else f"{row['rows']:,} rows"]
-    parts += [f"{row['steps']:,} steps"] if "steps" in row else []
+    parts = ["a stream of rows" if row["rows"] is None else counted(row["rows"], "row")]
+    parts += [counted(row["steps"], "step")] if "steps" in row else []
     parts += [f"{row['parameters'] / 1e6:.1f} M parameters"] if "parameters" in row else []
     if "vocabulary_size" in row:
         parts.append(f"vocabulary {row['vocabulary_size']:,} of {row['source_vocabulary_size']:,} tokens")
@@ -79,7 +80,8 @@ def _selected(row: Row) -> str | None:
     unlabelled = row.get("unlabelled", 0)
     lines = [f"left out {unlabelled:,} rows that the teacher did not label"] if unlabelled else []
     if row["min_confidence"]:
-        lines.append(f"kept {row['selected']:,} of {row['rows']:,} rows with confidence >= {row['min_confidence']:g}")
+        share = f"{row['selected']:,} of {counted(row['rows'], 'row')}"
+        lines.append(f"kept {share} with confidence >= {row['min_confidence']:g}")
     return "\n".join(lines) or None
 
 
@@ -88,7 +90,7 @@ def _teacher_check(row: Row) -> str:
     scores = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if isinstance(v, float))
     confusion = row.get("confusion", {})
     names = list(dict.fromkeys([*confusion, *(name for predicted in confusion.values() for name in predicted)]))
-    lines = [f"teacher check on {row['checked_rows']:,} rows: {scores}"]
+    lines = [f"teacher check on {counted(row['checked_rows'], 'row')}: {scores}"]
     if len(names) <= MAX_CONFUSED:
         lines += [
             f"  gold {printable(gold)}: " + ", ".join(f"{count:,} {printable(name)}" for name, count in own.items())
@@ -101,7 +103,7 @@ def _baseline(row: Row) -> str:
     metric = row["metric"]
     score = f"{metric} {row[metric]:.4f}" if metric in row else f"{metric} is not defined for it"
     source = f", as scored for {row['scored_by']}" if "scored_by" in row else ""
-    return f"baseline {row['model']}: {score} (fitted on {row['training_rows']:,.0f} rows{source})"
+    return f"baseline {row['model']}: {score} (fitted on {counted(row['training_rows'], 'row')}{source})"
 
 
 def _done(row: Row) -> str:
@@ -141,13 +143,14 @@ LINES: dict[str, Callable[[Row], str | None]] = {
     ),
     "teacher check": _teacher_check,
     "calibration": lambda row: (
-        f"temperature {row['temperature']:.3g} for {row['answers']}, fitted on {row['calibration_rows']:,} rows: "
-        f"calibration error {row['ece']:.3f} before, {row['ece_scaled']:.3f} after; Brier score {row['brier']:.3f} "
+        f"temperature {row['temperature']:.3g} for {row['answers']}, fitted on "
+        f"{counted(row['calibration_rows'], 'row')}: calibration error {row['ece']:.3f} before, "
+        f"{row['ece_scaled']:.3f} after; Brier score {row['brier']:.3f} "
         f"before, {row['brier_scaled']:.3f} after (each half at the temperature of the other)"
     ),
     "drift": lambda row: (
         f"labels: encoder {row['weights']}, head {row['head']}, stored as {row['storage']}; against float32 on "
-        f"{row['rows']:,} rows the logits differ by {row['max_abs_logit_difference']:.2g} at most "
+        f"{counted(row['rows'], 'row')} the logits differ by {row['max_abs_logit_difference']:.2g} at most "
         f"({row['mean_abs_logit_difference']:.2g} on average), agreement {row['agreement']:.4f}"
     ),
     "out of memory": lambda row: (
@@ -155,7 +158,7 @@ LINES: dict[str, Callable[[Row], str | None]] = {
         f"{row['micro_batches']} micro-batches, here of {row['rows']:,} instead of {row['rows_before']:,} rows, whose "
         f"gradients add up to the same (permanent: {row['settings']})"
     ),
-    "improving": lambda row: f"{row['step']:,} steps, still improving: more may help ({row['setting']})",
+    "improving": lambda row: f"{counted(row['step'], 'step')}, still improving: more may help ({row['setting']})",
     "stopped": lambda row: (
         f"stopped at step {row['step']:,} of {row['max_steps']:,}: {row['evaluations']} evaluations without a better "
         "score or a lower loss"
@@ -164,7 +167,8 @@ LINES: dict[str, Callable[[Row], str | None]] = {
     "shard": lambda row: f"{_of_all(row)} rows  {row['shard']}",
     "candidates": lambda row: f"masked LM: replacements computed for {row['texts']:,} of {row['of']:,} texts",
     "augmented": lambda row: (
-        f"augmentation: {'at most ' if row.get('at_most') else ''}{row['copies']:,} variants of {row['rows']:,} rows"
+        f"augmentation: {'at most ' if row.get('at_most') else ''}{counted(row['copies'], 'variant')} of "
+        f"{counted(row['rows'], 'row')}"
     ),
     "scored": lambda row: f"scored {row['model']}",
     "baseline": _baseline,

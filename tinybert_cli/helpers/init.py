@@ -20,6 +20,7 @@ from tinybert_cli.helpers import data_settings, new_recipe, new_splits, teacher_
 from tinybert_cli.inspection import columns, summary
 from tinybert_cli.inspection.columns import Choose, Guess
 from tinybert_cli.types import Rows
+from tinybert_cli.wording import counted
 
 CLASSES = ("class", "classes")  # output types of tasks whose labels are classes
 MOST_NAMED = 20  # classes that the recipe lists
@@ -252,7 +253,7 @@ def _choices(request: Request, guess: Guess, read: new_splits.Splits, plan: new_
     data = Data.model_validate({key: value for key, value in plan.data.items() if not _is_source(key)})
     rows = sum(len(part) for name, part in read.rows.items() if name != "unlabeled")
     kind = new_splits.describe_source(request.data, data)
-    yield f"{request.data}: {kind}; {rows:,} rows; columns {', '.join(read.rows['train'].columns)}"
+    yield f"{request.data}: {kind}; {counted(rows, 'row')}; columns {', '.join(read.rows['train'].columns)}"
     label = guess.label if isinstance(guess.label, str) else ", ".join(guess.label)
     yield f"task: {guess.task}: {guess.reasons['task']} (--task)"
     yield f"text: {' + '.join(guess.text)}: {guess.reasons['text']} (--text)"

@@ -17,6 +17,7 @@ from tinybert_cli.helpers import data_settings, new_splits, text_lengths
 from tinybert_cli.inspection import columns, summary
 from tinybert_cli.inspection.summary import Split, Summary
 from tinybert_cli.types import Rows
+from tinybert_cli.wording import counted
 
 STREAMED = 16_384  # rows that are read of a stream
 MOST_LABELS = 20  # rows of the table of labels
@@ -199,7 +200,7 @@ def _from_data(request: Request) -> _Source:
     total = sum(map(len, read.rows.values()))
     kind = new_splits.describe_source(source, Data.model_validate(read.settings))
     more = ", ..." if len(rows.columns) > MOST_NAMED else ""
-    lines = [f"{source}: {kind}; {total:,} rows; columns {', '.join(list(rows.columns)[:MOST_NAMED])}{more}"]
+    lines = [f"{source}: {kind}; {counted(total, 'row')}; columns {', '.join(list(rows.columns)[:MOST_NAMED])}{more}"]
     if task == "language-modeling" or (task is None and len(rows.columns) == 1):
         task = "language-modeling"
         chosen.setdefault("text_column_names", next(iter(rows.columns)))

@@ -10,6 +10,7 @@ from typing import Any
 from tinybert_cli.configuration import yaml_writer
 from tinybert_cli.escaping import printable, shell_word
 from tinybert_cli.helpers.text_lengths import BaseModel
+from tinybert_cli.wording import counted
 
 SCHEMA = "https://raw.githubusercontent.com/tinybert/tinybert/main/configs/schemas/recipe.json"
 WIDTH = 120  # of a line with a comment
@@ -124,7 +125,7 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
         stage = {"stage": "finetune", "model": plan.base.name, "training": training}
         yield (
             {**stage, "output_dir": teacher},
-            {(): f"the teacher: {plan.base.layers} layers, trained on your labels", **own},
+            {(): f"the teacher: {counted(plan.base.layers, 'layer')}, trained on your labels", **own},
         )
     yield _labels(plan, teacher, "teacher-labels", "the teacher predicts the training rows")
     stage, own = _distilled(plan, teacher, plan.student_layers)
@@ -132,7 +133,7 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
         {**stage, "output_dir": _runs(plan, "student")},
         {
             (): "the student learns the teacher's probabilities",
-            ("student", "num_hidden_layers"): f"half of the teacher's {plan.base.layers} layers",
+            ("student", "num_hidden_layers"): f"half of the teacher's {counted(plan.base.layers, 'layer')}",
             **own,
         },
     )
@@ -194,7 +195,7 @@ def _layers(plan: Plan, shape: Mapping[str, Any]) -> tuple[dict[str, Any], Comme
         "training": {**training, "eval_strategy": "no", "keep": "last"},
         "output_dir": _runs(plan, "student2-layers"),
     }
-    own["training", "num_train_epochs"] = f"by the {plan.labelled:,} rows"
+    own["training", "num_train_epochs"] = f"by the {counted(plan.labelled, 'row')}"
     return stage, {(): "student2 learns the student's layers first: the labels of few rows teach it less", **own}
 
 
@@ -233,7 +234,7 @@ def _training(rows: int) -> tuple[dict[str, Any], Comments]:
     elif rows > MANY_STEPS * size:
         training["eval_steps"] = MANY_STEPS // 2
     return training, {
-        ("training", "num_train_epochs"): f"by the {rows:,} rows; training ends when validation stops improving",
+        ("training", "num_train_epochs"): f"by the {counted(rows, 'row')}; ends when validation stops improving",
         ("training", "save_steps"): "minutes only: no checkpoints to resume from",
     }
 
@@ -249,7 +250,7 @@ def _evaluation(plan: Plan, models: Mapping[str, str]) -> tuple[dict[str, Any], 
     }
     if plan.task == "translation":
         stage["search"] = {"beams": 4}
-    return stage, {(): f"all models side by side, on {plan.rows['test']:,} rows that no other stage uses"}
+    return stage, {(): f"all models side by side, on {counted(plan.rows['test'], 'row')} that no other stage uses"}
 
 
 def _export(plan: Plan, form: str) -> tuple[dict[str, Any], Comments]:
@@ -275,7 +276,7 @@ def _translation_stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]
         "intermediate_size": 256, "num_attention_heads": 4, "vocabulary_size": 4000,
     }  # fmt: skip
     noise = {"label_smoothing": 0.1, "dropout": 0.2}
-    why = f"{plan.rows['train']:,} rows"
+    why = counted(plan.rows["train"], "row")
     teacher = plan.teacher or _runs(plan, "teacher")
     if plan.teacher is None:
         stage = {"stage": "finetune", "model": new, "regularization": noise, "training": _steps(passes, 3e-3)}

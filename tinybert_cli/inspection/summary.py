@@ -19,6 +19,7 @@ from tinybert_cli.inspection.vocabulary import TokenCounts
 from tinybert_cli.label_values import as_number, in_quotes
 from tinybert_cli.metrics.proportions import wilson
 from tinybert_cli.types import Array, Rows
+from tinybert_cli.wording import counted
 
 SAMPLE = 2_000  # rows of a split whose tokens are counted
 WINDOWED = 0.5  # share of the rows that are split into windows: above it, there is a warning
@@ -153,8 +154,8 @@ def _check_rows(result: Summary, splits: Mapping[str, Rows], data: Data, task: t
     if isinstance(task, tasks.PredictionTask) and scored is not None and scored.rows < FEW_SCORED:
         low, high = wilson(0.9 * scored.rows, scored.rows)
         result.warnings.append(
-            f"validation has {scored.rows:,} rows: the 95 % interval of an accuracy of 0.90 on them is {low:.2f} to "
-            f"{high:.2f}; add rows"
+            f"validation has {counted(scored.rows, 'row')}: the 95 % interval of an accuracy of 0.90 on them is "
+            f"{low:.2f} to {high:.2f}; add rows"
         )
 
 

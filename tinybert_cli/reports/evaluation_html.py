@@ -8,6 +8,7 @@ from typing import Any
 
 from tinybert_cli.reports import html, plots, training_curves
 from tinybert_cli.types import Array
+from tinybert_cli.wording import counted
 
 Metrics = Mapping[str, float]
 
@@ -219,7 +220,7 @@ def _regressions(evaluation: Evaluation) -> Iterator[html.Block]:
             [_cell(evaluation.regressions[name][index]) for name in columns] for index in indices[:MOST_REGRESSIONS]
         ]
         if rows:
-            what = f"{model}: {len(indices):,} rows, largest loss of score first"
+            what = f"{model}: {counted(len(indices), 'row')}, largest loss of score first"
             what += f", {len(rows)} of them shown" if len(rows) < len(indices) else ""
             tables += [html.paragraph(f"{what}."), html.table(columns, rows)]
     if tables:

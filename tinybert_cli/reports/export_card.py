@@ -9,6 +9,7 @@ from tinybert_cli.config import Export
 from tinybert_cli.escaping import in_python, markdown, shell_word
 from tinybert_cli.reports import finished_evals, model_card
 from tinybert_cli.reports.model_card import Card, Result
+from tinybert_cli.wording import counted
 
 
 def card(
@@ -38,8 +39,8 @@ def card(
         in_python(folder), model, precision, task.usage(in_python(folder), config.data), command, example
     )
     limitations = [
-        f"{_likeness(facts, task, model)} {facts['rows']:,} rows used for verification; the largest difference of a "
-        f"logit is {facts['max_abs_logit_difference']:.2g}. The limitations of that model apply.",
+        f"{_likeness(facts, task, model)} {counted(facts['rows'], 'row')} used for verification; the largest "
+        f"difference of a logit is {facts['max_abs_logit_difference']:.2g}. The limitations of that model apply.",
         f"Input longer than {config.data.max_seq_length} tokens was cut in verification.",
         task.limitations(names),
         *form.limitations(export),

@@ -9,6 +9,7 @@ from typing import Any
 from tinybert_cli import artifacts
 from tinybert_cli.errors import InputError
 from tinybert_cli.reports.baseline_table import Comparison
+from tinybert_cli.wording import counted
 
 
 def beside(folder: Path, model: Any, *, task: str, metric: str, more_is_better: bool) -> Comparison | None:
@@ -38,7 +39,7 @@ def beside(folder: Path, model: Any, *, task: str, metric: str, more_is_better: 
                 inherited = names[0] in manifest.get("made_from_selected_on_these_rows", {})
                 lead = (
                     "Before the export, `tinybert eval` scored the model beside baselines without a neural network, "
-                    f"on the same {manifest['scored_rows']:,} rows of {manifest['settings']['split']}:"
+                    f"on the same {counted(manifest['scored_rows'], 'row')} of {manifest['settings']['split']}:"
                 )
                 finished[manifest["end"]] = Comparison(
                     lead, metric, more_is_better, own, scored, selected=selected or inherited

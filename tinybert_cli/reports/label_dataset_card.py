@@ -9,6 +9,7 @@ from typing import Any
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.escaping import in_python, markdown, markdown_cell
 from tinybert_cli.reports import model_card
+from tinybert_cli.wording import counted
 
 SPLITS = {
     "train": "the training rows",
@@ -81,7 +82,7 @@ def _check(numbers: Mapping[str, float], checked_rows: int, confusion: Mapping[s
         return []
     scores = [f"| {markdown_cell(name)} | {value:.4f} |" for name, value in numbers.items()]
     parts = [
-        f"Checked on {checked_rows:,} rows with gold labels:\n",
+        f"Checked on {counted(checked_rows, 'row')} with gold labels:\n",
         "\n".join(["| | |", "|---|---:|", *scores]),
     ]
     if confusion:

@@ -12,6 +12,7 @@ from tinybert_cli.escaping import markdown, markdown_cell
 from tinybert_cli.reports import baseline_table
 from tinybert_cli.reports.base_model import base_facts
 from tinybert_cli.reports.baseline_table import Comparison
+from tinybert_cli.wording import counted
 
 METRICS: dict[str, tuple[str, dict[str, str]]] = {  # metric → its name on the Hub, and the arguments
     "f1_macro": ("f1", {"average": "macro"}),
@@ -170,7 +171,7 @@ def _evaluation(card: Card) -> str:
     if card.result is None:
         return "Not evaluated: the data had no labelled rows. `tinybert eval` evaluates the model."
     lines = [
-        f"On {card.result.rows:,} rows of {card.result.split}:",
+        f"On {counted(card.result.rows, 'row')} of {card.result.split}:",
         "",
         "| metric | value | 95 % interval |",
         "|---|---:|---:|",

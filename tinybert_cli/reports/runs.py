@@ -11,6 +11,7 @@ from typing import Any
 from tinybert_cli import artifacts
 from tinybert_cli.errors import InputError
 from tinybert_cli.reports.joined_models import Model, Run, join, short_names
+from tinybert_cli.wording import counted
 
 Row = dict[str, Any]
 
@@ -63,7 +64,7 @@ class Report:
                 groups.setdefault((model.scored_on or "", scored_by), []).append(model)
         names = short_names(model.name for model in self.models)
         for (scored_on, scored_by), models in groups.items():
-            rows = f" ({models[0].scored_rows:,} rows)" if models[0].scored_rows else ""
+            rows = f" ({counted(models[0].scored_rows, 'row')})" if models[0].scored_rows else ""
             listed = f": {', '.join(names[model.name] for model in models)}" if len(groups) > 1 else ""
             yield f"Scored on {scored_on}{rows}, by {scored_by}{listed}."
 

@@ -12,6 +12,7 @@ from tinybert_cli.escaping import in_python, markdown, shell_word
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.baseline_table import Comparison
 from tinybert_cli.reports.model_card import Card, Result
+from tinybert_cli.wording import counted
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
         name=output.folder.name,
         task=config.task,
         pipeline=task.pipeline,
-        summary=f"A model for {config.task} with {facts['layers']} layers and {facts['parameters'] / 1e6:.1f} M "
-        f"parameters{f', distilled from {teacher}' if teacher else ''}.",
+        summary=f"A model for {config.task} with {counted(facts['layers'], 'layer')} and "
+        f"{facts['parameters'] / 1e6:.1f} M parameters{f', distilled from {teacher}' if teacher else ''}.",
         inputs=inputs,
         made={
             "command": f"`tinybert {output.command}`",
@@ -81,7 +82,7 @@ def _comparison(task: tasks.Task, training: Training) -> Comparison | None:
     ends = zip((f"{metric}_low", f"{metric}_high"), result.intervals.get(metric, ()), strict=False)
     return Comparison(
         lead="Beside baselines without a neural network, fitted on the gold labels of the training rows, on the same "
-        f"{result.rows:,} rows of {result.split}:",
+        f"{counted(result.rows, 'row')} of {result.split}:",
         metric=metric,
         more_is_better=task.metrics[metric],
         model={**result.scores, **dict(ends), "bytes": training.facts["bytes"], "training_rows": training.rows},
@@ -96,7 +97,7 @@ def _no_comparison(reason: str | None) -> str | None:
 
 def _batch(settings: ResolvedTraining) -> str:
     tokens = settings.per_device_train_batch_tokens
-    return f"{settings.per_device_train_batch_size} rows" if tokens is None else f"at most {tokens:,} tokens"
+    return counted(settings.per_device_train_batch_size, "row") if tokens is None else f"at most {tokens:,} tokens"
 
 
 def _usage(task: tasks.Task, folder: str, data: Data) -> dict[str, str]:
@@ -116,7 +117,8 @@ def _limitations(config: Finetune | Distill, task: tasks.Task, training: Trainin
         sentences.append(task.limitations(training.label_names or []))
     if training.result is not None and training.selected:
         sentences.append(
-            f"The checkpoint was selected on the same {training.result.rows:,} rows that the metrics are from: "
+            f"The checkpoint was selected on the same "
+            f"{counted(training.result.rows, 'row')} that the metrics are from: "
             "expect slightly lower scores on new text."
         )
     elif training.result is not None and training.made_from:

@@ -16,6 +16,7 @@ from tinybert_cli.reports import evaluation_html, finished_exports, training_cur
 from tinybert_cli.stages.eval_predictions import EvalRun, Predicted
 from tinybert_cli.stages.eval_scores import Scored, without_many_classes
 from tinybert_cli.types import Array, Predictions
+from tinybert_cli.wording import counted
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _regressions(comparison: Comparison) -> dict[str, list[Any]]:
 
 def _markdown(comparison: Comparison) -> str:
     run = comparison.run
-    title = f"{run.output.folder.name}: {len(run.rows):,} rows of {run.config.split}"
+    title = f"{run.output.folder.name}: {counted(len(run.rows), 'row')} of {run.config.split}"
     selected = without_many_classes(comparison.flat, comparison.predicted.classes)
     page = artifacts.markdown_table(title, selected, list(comparison.scored))
     if comparison.signatures:
@@ -105,7 +106,7 @@ def _markdown(comparison: Comparison) -> str:
 def _evaluation(comparison: Comparison, lost: Mapping[str, list[Any]]) -> evaluation_html.Evaluation:
     run, predicted = comparison.run, comparison.predicted
     lead = [
-        f"{len(run.rows):,} rows of {run.config.split}, scored on {artifacts.machine()}.",
+        f"{counted(len(run.rows), 'row')} of {run.config.split}, scored on {artifacts.machine()}.",
         *(f"{name}: {text}." for name, text in comparison.signatures.items()),
         *(f"Note: {note}." for note in comparison.notes),
     ]

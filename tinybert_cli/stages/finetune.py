@@ -19,6 +19,7 @@ from tinybert_cli.stages import label_dataset, preparation, stored_examples, tra
 from tinybert_cli.stages.preparation import StoredExamples, TrainingRows, TrainingRun
 from tinybert_cli.stages.translation_training import TranslationEvaluation
 from tinybert_cli.types import Batch
+from tinybert_cli.wording import counted
 
 
 def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
@@ -154,7 +155,7 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
     if not len(selected):
         raise InputError(
             f"no prediction in '{folder}' has a confidence of {config.min_confidence:g} or more "
-            f"({len(confident):,} rows)",
+            f"({counted(len(confident), 'row')})",
             hint="lower min_confidence",
         )
     rows = dataset.rows

@@ -24,6 +24,7 @@ from tinybert_cli.stages.training_baselines import BaselineScores
 from tinybert_cli.stages.validation_scores import Evaluation, ValidationScores
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Examples
+from tinybert_cli.wording import counted
 
 
 def train(
@@ -390,5 +391,5 @@ def _in_words(validation: Validation | None, *, evaluated: bool) -> str:
     if validation is None:
         return "none, so the last checkpoint is stored"
     names = [Path(origin).name for origin, _ in validation.rows.origins]
-    rows = f"{len(validation.rows):,} rows of {names[0]}{', ...' if len(names) > 1 else ''}"
+    rows = f"{counted(len(validation.rows), 'row')} of {names[0]}{', ...' if len(names) > 1 else ''}"
     return rows if evaluated else f"{rows}, scored at the end: the last checkpoint is stored"

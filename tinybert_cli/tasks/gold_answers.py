@@ -12,6 +12,7 @@ from typing import Any
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.types import Rows
+from tinybert_cli.wording import counted
 
 IMPOSSIBLE = "is_impossible"  # the column of SQuAD 2.0 that marks questions without an answer
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -80,9 +81,9 @@ def statements(rows: Rows, data: Data, contexts: Sequence[str]) -> list[str]:
             plausible, empty = plausible + bool(marked), empty + (not marked)
     result = []
     if plausible:
-        result.append(f"`{IMPOSSIBLE}` is true in {_rows(plausible)} with answers: these have no answer")
+        result.append(f"`{IMPOSSIBLE}` is true in {counted(plausible, 'row')} with answers: these have no answer")
     if empty:
-        result.append(f"{_rows(empty)} with empty answers {'has' if empty == 1 else 'have'} no answer")
+        result.append(f"{counted(empty, 'row')} with empty answers {'has' if empty == 1 else 'have'} no answer")
     return result
 
 
@@ -91,10 +92,6 @@ def _holds_answers(value: Any) -> bool:
         return bool(_pairs(_parsed(value), value, ""))
     except InputError:  # of a row with `is_impossible`, whose answers are not read
         return False
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _answers(value: Any, where: str) -> list[GoldAnswer]:
