@@ -112,7 +112,7 @@ def _done(row: Row) -> str:
 
 def _times(ratio: float, more: str, less: str) -> str:
     """A ratio as a number from 1: an export of a tiny model can be larger than the model, or slower."""
-    return f"{ratio:.1f}x {more}" if ratio >= 1 else f"{1 / ratio:.1f}x {less}"
+    return f"{ratio:.1f}x {more}" if round(ratio, 1) >= 1 else f"{1 / ratio:.1f}x {less}"
 
 
 def exported(row: Row) -> str:
