@@ -42,6 +42,16 @@ def finetune(run_command: RunCommand, configs: Configs, base_model: Path) -> Run
     )
 
 
+@pytest.mark.parametrize(("command", "key"), [("finetune", "model"), ("gen-soft-labels", "teacher")])
+def test_missing_rows_are_reported_before_a_model_is_downloaded(
+    command: str, key: str, run_command: RunCommand, configs: Configs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinybert_cli.models.locate", lambda name: pytest.fail(f"{name} was looked for"))
+    config = configs(command, "out", **{key: "org/large", "data__train_file": "trian.csv"})
+    code, message = run_command(command, config)
+    assert code == 3 and "'trian.csv' does not exist" in message
+
+
 # -- rows ----------------------------------------------------------------------------------------------------
 
 GOOD = '{"text": "fine", "label": "good"}\n'

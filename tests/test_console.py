@@ -395,6 +395,13 @@ def test_export_prints_size_speed_and_metric_difference(numbers: dict[str, float
     )
 
 
+def test_export_that_is_larger_and_slower_says_so(capsys: Capture) -> None:
+    last = {"event": "done", "output_dir": "runs/onnx", "bytes": 59_000, "bytes_ratio": 0.8, "latency_ratio_b1": 0.5,
+            "agreement": 1.0}  # fmt: skip
+    show(last, command="export").finish(FILE, "runs/onnx", dry_run=False)
+    assert "0.1 MB, 1.2x larger and 2.0x slower at batch 1 than the original" in capsys.readouterr().out
+
+
 # -- next command ---------------------------------------------------------------------------------------
 
 

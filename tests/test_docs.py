@@ -1,4 +1,4 @@
-"""The documentation is correct: links resolve, commands exist, YAML blocks load, shell blocks run."""
+"""The documentation is correct: links resolve, commands exist, YAML blocks load, Python blocks parse, shell blocks run."""
 
 import ast
 import os
@@ -14,7 +14,9 @@ import yaml
 from conftest import write_base_model
 
 from tinybert_cli import cli, config, configuration, losses
+from tinybert_cli.errors import ConfigErrors
 from tinybert_cli.runner import STAGES
+from tinybert_cli.stages import checks
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinybert_cli"
@@ -162,6 +164,52 @@ def test_ci_runs_every_target_that_checks_the_project() -> None:
         "test-families",
         "test-integrations",
     ]
+
+
+# A setting of each stage beside those that every config has; `tinybert` knows a block by it, if the block is a part only.
+STARTS: list[tuple[str, dict[str, object]]] = [
+    ("finetune", {"model": "m"}),
+    ("gen-soft-labels", {"teacher": "t"}),
+    ("distill", {"label_dataset": "l", "student": "s"}),
+    ("distill", {"task": "language-modeling", "teacher": "t", "student": "s", "losses": {"hidden_states": 1.0}}),
+    ("eval", {"models": {"a": "m"}, "data": {"validation_file": "v.csv"}}),
+    ("export", {"model": "m", "data": {"validation_file": "v.csv"}}),
+]
+EVERY = {"task": "text-classification", "data": {"train_file": "t.csv"}, "output_dir": "o"}
+
+
+def loads(settings: dict[str, object], command: str, file: Path) -> bool:
+    file.write_text(yaml.safe_dump(settings))
+    try:
+        configuration.load(command, file, [], checks.CHECKS[command])
+    except ConfigErrors:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_yaml_blocks_are_configs_or_parts_of_one(page: Path, tmp_path: Path) -> None:
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        settings = next(yaml.safe_load_all(block))
+        if "jobs" in settings or "apiVersion" in settings:  # of GitHub and Kubernetes
+            continue
+        shared = {key: value for key, value in settings.items() if key != "stages"}
+        for stage in settings.get("stages", [{}]):
+            parts = [(command, {**EVERY, **start, **shared, **stage}) for command, start in STARTS]
+            assert any(loads(part, command, tmp_path / "x.yaml") for command, part in parts), block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_are_python(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        ast.parse(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_installations_in_a_new_environment_name_the_repository(page: Path) -> None:
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for line in re.findall(r"^pip install .*\btinybert\b.*$", block, re.MULTILINE):
+            assert f"@ git+{REPOSITORY}" in line, line
 
 
 def test_shipped_yaml_also_loads_with_pyyaml() -> None:

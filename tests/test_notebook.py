@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import tinybert
+
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "notebooks" / "tinybert.ipynb"
 NOTEBOOK = json.loads(FILE.read_text(encoding="utf-8"))
@@ -37,6 +39,12 @@ def test_install_cell_does_nothing_where_tinybert_is_installed() -> None:
     code = CODE[0].replace("    %pip", "    shell.append('pip') #")
     exec(code, {"shell": shell})
     assert not shell
+
+
+def test_size_of_the_export_is_that_of_the_file_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = [code for code in CODE if code.startswith('export = stages["export"]')]
+    exec(code, {"stages": {"export": tinybert.Run(Path("export"), "done", {"bytes": 6.5e6, "agreement": 0.99})}})
+    assert capsys.readouterr().out == "export: 6.5 MB, agreement with student2 99.0%\n"
 
 
 @pytest.mark.notebook

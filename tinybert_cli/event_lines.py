@@ -112,9 +112,15 @@ def _done(row: Row) -> str:
     return "  ".join([f"done: {row['output_dir']}", *(f"{key} {value:,.4g}" for key, value in numbers.items())])
 
 
+def _times(ratio: float, more: str, less: str) -> str:
+    """A ratio as a number from 1: an export of a tiny model can be larger than the model, or slower."""
+    return f"{ratio:.1f}x {more}" if round(ratio, 1) >= 1 else f"{1 / ratio:.1f}x {less}"
+
+
 def exported(row: Row) -> str:
-    gains = f"{row['bytes'] / 1e6:.1f} MB, {row['bytes_ratio']:.1f}x smaller"
-    gains += f" and {row.get('latency_ratio_b1', row.get('speedup_b1')):.1f}x faster at batch 1"
+    speed = row["latency_ratio_b1"] if "latency_ratio_b1" in row else row["speedup_b1"]
+    gains = f"{row['bytes'] / 1e6:.1f} MB, {_times(row['bytes_ratio'], 'smaller', 'larger')}"
+    gains += f" and {_times(speed, 'faster', 'slower')} at batch 1"
     if "same" in row:
         lost = f"; BLEU {row['metric_difference']:+.2f}" if "metric_difference" in row else ""
         return f"{row['output_dir']}: {gains} than the original; {row['same']:.1%} equal translations{lost}"

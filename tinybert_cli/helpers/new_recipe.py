@@ -235,7 +235,7 @@ def _training(rows: int) -> tuple[dict[str, Any], Comments]:
         training["eval_steps"] = MANY_STEPS // 2
     return training, {
         ("training", "num_train_epochs"): f"by the {counted(rows, 'row')}; ends when validation stops improving",
-        ("training", "save_steps"): "minutes only: no checkpoints to resume from",
+        ("training", "save_steps"): "minutes only: no checkpoints on the way",
     }
 
 

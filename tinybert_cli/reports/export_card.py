@@ -77,7 +77,7 @@ def card(
         ),
         costs={
             "parameters": f"{facts['parameters']:,}",
-            "weights": f"{facts['bytes'] / 1e6:.1f} MB, {facts['bytes_ratio']:.1f}x smaller than the model's",
+            "weights": _weights(facts),
             "latency": f"{speed} as the model in torch",
             "measured on": artifacts.machine(),
         },
@@ -86,6 +86,11 @@ def card(
         library=form.library,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )
+
+
+def _weights(facts: Mapping[str, float]) -> str:
+    exported = facts["bytes"] / 1e6
+    return f"{exported:.1f} MB; those of the model {exported * facts['bytes_ratio']:.1f} MB"
 
 
 def _likeness(facts: Mapping[str, float], task: tasks.PredictionTask, model: str) -> str:
@@ -139,7 +144,7 @@ def translation_card(
         result=result,
         costs={
             "parameters": f"{facts['parameters']:,}",
-            "weights": f"{facts['bytes'] / 1e6:.1f} MB, {facts['bytes_ratio']:.1f}x smaller than the model's",
+            "weights": _weights(facts),
             "speed": f"{facts['speedup_b1']:.1f}x (one sentence) and {facts['speedup_b32']:.1f}x (batches of 32) as "
             "fast as the model in transformers, greedy",
             "measured on": artifacts.machine(),

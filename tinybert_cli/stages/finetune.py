@@ -26,15 +26,15 @@ def run(config: Finetune, *, force: bool = False, dry_run: bool = False) -> Iter
     """Writes a model folder; yields events."""
     task = tasks.find_scored_task(config.task)
     objective = task.objective(config.training.metric_for_best_model)
-    source = None if config.model.from_ is None else models.locate(config.model.from_)
     inputs: dict[str, Any] = {}
-    if source is not None:
-        inputs["model"] = artifacts.describe_model(source.folder, source.name, models.commit(source))
     splits: list[data.Split] = ["train", "validation"]
     if config.label_dataset is not None:
         inputs["label_dataset"] = artifacts.describe(data.existing_folder(config.label_dataset, "label_dataset"))
         splits = ["validation"]
     inputs |= artifacts.describe_all(data.sources(config.data, splits))
+    source = None if config.model.from_ is None else models.locate(config.model.from_)  # may download it: data first
+    if source is not None:
+        inputs = {"model": artifacts.describe_model(source.folder, source.name, models.commit(source)), **inputs}
     with artifacts.open_output("finetune", config, inputs, force=force, dry_run=dry_run, same_processes=True) as output:
         if output.finished:
             yield output.up_to_date()

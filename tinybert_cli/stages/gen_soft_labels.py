@@ -44,12 +44,13 @@ T = TypeVar("T")
 def run(config: GenSoftLabels, *, force: bool = False, dry_run: bool = False) -> Iterator[Event]:
     """Writes a label dataset; yields events."""
     task = tasks.find_scored_task(config.task)
-    sources = [models.locate(name) for name in config.model_names]
+    files = label_shards.describe_data(config)
+    sources = [models.locate(name) for name in config.model_names]  # may download them: data first
     described = [artifacts.describe_model(source.folder, source.name, models.commit(source)) for source in sources]
     inputs: dict[str, Any] = {"teacher": [*described, *answer_teachers.describe(config)]}
     for key, source in augmentation.sources(config.augment).items():
         inputs[f"augment.{key}"] = artifacts.describe_model(source.folder, source.name, models.commit(source))
-    inputs |= label_shards.describe_data(config)
+    inputs |= files
     with artifacts.open_output("gen-soft-labels", config, inputs, force=force, dry_run=dry_run) as output:
         if output.finished:
             yield output.up_to_date()
