@@ -232,13 +232,13 @@ def test_answers_to_rows_that_do_not_exist_are_counted_and_three_shown(tmp_path:
     answers = [{"text": f"other {number}", "answer": "positive"} for number in range(5)]
     teacher = teacher_of(tmp_path, [*answers, {"text": "one", "answer": "positive"}], {"text": TEXTS})
     (warning,) = teacher.warnings()
-    assert (
-        "5 answers belong to no row of train: 'other 0', 'other 1', 'other 2'" in warning and "other 3" not in warning
-    )
+    assert "5 answers without a row in train: 'other 0', 'other 1', 'other 2'" in warning and "other 3" not in warning
 
 
 def test_answers_of_which_none_has_a_row_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none of the 1 answers belongs to a row of train.*the first row is 'one'"):
+    with pytest.raises(
+        InputError, match=r"no answer belongs to a row of train: the answers are for .*the first row is 'one'"
+    ):
         teacher_of(tmp_path, [{"text": "Uno", "answer": "positive"}], {"text": TEXTS})
 
 

@@ -78,7 +78,7 @@ def _selected(row: Row) -> str | None:
     if "targets" in row:
         return f"{row['selected']:,} target texts of {row['rows']:,} rows: {row['targets'].replace('_', ' ')}"
     unlabelled = row.get("unlabelled", 0)
-    lines = [f"left out {unlabelled:,} rows that the teacher did not label"] if unlabelled else []
+    lines = [f"left out {counted(unlabelled, 'row')} that the teacher did not label"] if unlabelled else []
     if row["min_confidence"]:
         share = f"{row['selected']:,} of {counted(row['rows'], 'row')}"
         lines.append(f"kept {share} with confidence >= {row['min_confidence']:g}")

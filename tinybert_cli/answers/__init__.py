@@ -27,6 +27,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.label_values import MAPPED
 from tinybert_cli.tasks import PredictionTask
 from tinybert_cli.types import Rows
+from tinybert_cli.wording import counted
 
 READERS: Mapping[str, type[Reader]] = {
     "text-classification": ClassReader,
@@ -121,9 +122,10 @@ class AnswerTeacher:
         name = self.setting.name
         if self.unknown:
             examples = ", ".join(self.unknown[:EXAMPLES])
-            yield f"{name}: {len(self.unknown):,} answers belong to no row of {', '.join(self.labels)}: {examples}"
+            unknown = counted(len(self.unknown), "answer")
+            yield f"{name}: {unknown} without a row in {', '.join(self.labels)}: {examples}"
         if self.skipped:
-            yield f"{name}: {self.skipped:,} rows were rejected or ignored by their annotator, and label nothing"
+            yield f"{name}: {counted(self.skipped, 'row')} without a label: rejected or ignored by the annotator"
         for kind, what in _PROBLEMS.items():
             if count := self.tally.counts[kind]:
                 examples = "; ".join(self.tally.examples[kind])

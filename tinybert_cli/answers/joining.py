@@ -50,7 +50,7 @@ def join(file: AnswerFile, setting: Answers, splits: Mapping[str, Rows], setting
     if by_key and len(unknown) == len(by_key):
         example = _key_in_quotes(next(iter(next(iter(rows_keys.values())))))
         raise InputError(
-            f"none of the {len(by_key):,} answers belongs to a row of {', '.join(splits)}: they are for "
+            f"no answer belongs to a row of {', '.join(splits)}: the answers are for "
             f"{', '.join(unknown[:EXAMPLES])}, and the first row is {example}",
             where=setting.name,
             hint="check the texts, `splits`, and id_column_name below `teacher`",
