@@ -495,7 +495,7 @@ def test_int8_that_is_verified_on_one_row_is_a_warning(teacher: Path, configs: C
     warnings = [event["message"] for event in events if event["event"] == "warning"]
     assert any(message.startswith("1 row cannot show an agreement of 0.9") for message in warnings)
     assert any("measured on 1 row," in message and "64 rows or more" in message for message in warnings)
-    assert "of the 1 rows used for verification" in (tmp_path / "out" / "README.md").read_text()
+    assert "of the 1 row used for verification" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("rows", "least", "few"), [(99, None, True), (100, None, False), (9, 0.9, True),

@@ -211,4 +211,4 @@ def test_the_plan_states_the_validation_rows_or_that_there_are_none(
     assert plan["validation"] == "none, so the last checkpoint is stored" and not plan["evaluated"]
     write_rows(folder / "dev.jsonl", rows[:1])
     plan = next(event for event in run("finetune", config, dry_run=True) if event["event"] == "plan")
-    assert plan["validation"] == "1 rows of dev.jsonl" and plan["evaluated"]
+    assert plan["validation"] == "1 row of dev.jsonl" and plan["evaluated"]

@@ -232,4 +232,16 @@ def test_a_language_for_an_export_without_languages_is_an_error(
 def test_a_ctranslate2_export_translates_like_its_model(family: str, trained: Trained, tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2")
     export = exported(trained(family), tmp_path / "export", family, "ctranslate2")
+    assert "decoder_start_token" in json.loads((export / "config.json").read_text())  # else CTranslate2 may crash
     assert [predicted(export, text) for text in ENGLISH] == [predicted(trained(family), text) for text in ENGLISH]
+
+
+def test_a_ctranslate2_export_without_a_start_token_is_an_error(trained: Trained, tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    export = exported(trained("mbart"), tmp_path / "export", "mbart", "ctranslate2")
+    config = json.loads((export / "config.json").read_text())
+    del config["decoder_start_token"]
+    (export / "config.json").write_text(json.dumps(config))
+    (export / "manifest.json").unlink()  # which would say that the file was changed
+    done = CliRunner().invoke(app, ["predict", str(export), ENGLISH[0]])
+    assert done.exit_code == 3 and "lacks `decoder_start_token`" in done.stderr and "export it again" in done.stderr

@@ -19,6 +19,7 @@ from tinybert_cli.types import Hypothesis, Search
 
 FILE = "model.bin"
 VOCABULARY = "shared_vocabulary.json"
+START = "decoder_start_token"  # in config.json; null: the translation begins with the language code
 PATIENCE = 2.0  # of a beam search, with which it ends like `early_stopping=False` of transformers; measured
 LONG_PATIENCE = 3.0  # the same for a length penalty above 1, with which long translations win
 NORMALIZATION = {"bart": (False, True), "mbart": (True, True)}  # before each layer, after the embeddings
@@ -74,6 +75,12 @@ class Ctranslate2Translator:
 
     def __init__(self, folder: Path, tokenizer: TranslationTokenizer | None = None) -> None:
         ctranslate2 = _package()
+        if START not in read_object(folder / "config.json"):
+            raise InputError(
+                f"'{folder / 'config.json'}' lacks `{START}`: CTranslate2 would read undefined memory instead, which "
+                "can end the process or change translations",
+                hint="export it again",
+            )
         self.tokenizer = tokenizer or read_tokenizer(folder)
         self.names = _names(self.tokenizer)
         self.ids = {name: index for index, name in enumerate(self.names)}
@@ -91,8 +98,7 @@ class Ctranslate2Translator:
                 raise
             raise InputError(f"CTranslate2 cannot read '{folder}': {error}", hint="export it again") from error
         start = self.names[self.tokenizer.start]
-        config = read_object(folder / "config.json")
-        begins_with_code = config.get("decoder_start_token") is None  # `rewrite_config` removes what is null
+        begins_with_code = read_object(folder / "config.json")[START] is None
         self.prefix = [*([start] if begins_with_code else []), *(self.names[token] for token in self.tokenizer.prefix)]
         padding = self.names[self.tokenizer.padding]
         known = padding in json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))

@@ -78,9 +78,13 @@ def names_in_config(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
 
 
 def rewrite_config(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Update the config.json of a saved model; settings that are None are removed."""
+    """Update the config.json of a saved model; settings that are None are removed.
+
+    What is null in the file stays null: CTranslate2 4.8 reads undefined memory where `decoder_start_token` is missing.
+    """
     file = folder / "config.json"
-    values = {key: value for key, value in {**read_object(file), **settings}.items() if value is not None}
+    removed = {key for key, value in settings.items() if value is None}
+    values = {key: value for key, value in {**read_object(file), **settings}.items() if key not in removed}
     file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
