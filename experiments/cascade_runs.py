@@ -190,7 +190,7 @@ class Arm:
 
 
 ARMS = {
-    "gold": Arm("gold labels only", "MiniLM", _gold),
+    "gold": Arm("gold labels only", "what the teacher starts from", _gold),
     "direct": Arm("the teacher's soft labels", "the teacher", _direct),
     "direct-same-start": Arm("the teacher's soft labels", "the student", _direct_same_start),
     "student-hard": Arm("the student's predictions (hard labels)", "the student", _student_hard),
