@@ -75,7 +75,8 @@ class Ctranslate2Translator:
 
     def __init__(self, folder: Path, tokenizer: TranslationTokenizer | None = None) -> None:
         ctranslate2 = _package()
-        if START not in read_object(folder / "config.json"):
+        config = read_object(folder / "config.json")
+        if START not in config:
             raise InputError(
                 f"'{folder / 'config.json'}' lacks `{START}`: CTranslate2 would read undefined memory instead, which "
                 "can end the process or change translations",
@@ -98,7 +99,7 @@ class Ctranslate2Translator:
                 raise
             raise InputError(f"CTranslate2 cannot read '{folder}': {error}", hint="export it again") from error
         start = self.names[self.tokenizer.start]
-        begins_with_code = read_object(folder / "config.json")[START] is None
+        begins_with_code = config[START] is None
         self.prefix = [*([start] if begins_with_code else []), *(self.names[token] for token in self.tokenizer.prefix)]
         padding = self.names[self.tokenizer.padding]
         known = padding in json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))

@@ -117,7 +117,7 @@ def _limitations(config: Finetune | Distill, task: tasks.Task, training: Trainin
         sentences.append(task.limitations(training.label_names or []))
     if training.result is not None and training.selected:
         sentences.append(
-            f"The checkpoint was selected on the same "
+            "The checkpoint was selected on the same "
             f"{counted(training.result.rows, 'row')} that the metrics are from: "
             "expect slightly lower scores on new text."
         )
