@@ -14,8 +14,9 @@ from transformers import AutoModelForSeq2SeqLM
 from translation_model import pairs, translation_config
 
 from tinybert_cli import artifacts, formats, models, tasks
-from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.errors import ConfigError, GateError, InputError
 from tinybert_cli.formats import ctranslate2
+from tinybert_cli.stages import translation_parity
 from tinybert_cli.translation_predictor import load_translation_predictor
 from tinybert_cli.types import Hypothesis, Search
 
@@ -108,6 +109,37 @@ def test_an_export_is_verified_greedily_and_with_its_own_beams(exported: Path) -
     assert numbers["same_beam1"] == numbers["as_good_beam1"] >= 0.99
     assert numbers["as_good_beam3"] >= max(0.99, numbers["same_beam3"])
     assert not [name for name in numbers if name.endswith("_beam4")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "exact", "hint"),
+    [
+        (8, True, "nothing was stored; one translation of 8 is 12.5%: give `verify.split` and `verify.max_samples` "
+         "100 rows or more"),
+        (1, True, "nothing was stored; one translation of 1 is 100.0%: give `verify.split` and `verify.max_samples` "
+         "100 rows or more"),
+        (100, True, "nothing was stored; export in another format"),
+        (8, False, "nothing was stored; export in another format"),
+    ],
+)  # fmt: skip
+def test_a_refused_export_says_whether_more_rows_may_pass(rows: int, exact: bool, hint: str) -> None:
+    assert translation_parity.refusal_hint(rows, exact=exact) == hint
+
+
+def test_one_other_translation_of_few_rows_refuses_a_float32_export_and_asks_for_more_rows(
+    tiny_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = translation_parity.TranslationParity.compare
+
+    def one_differs(*arguments: Any, **options: Any) -> Any:
+        numbers, predictions = compare(*arguments, **options)
+        return {**numbers, "as_good": 7 / 8}, predictions
+
+    monkeypatch.setattr(translation_parity.TranslationParity, "compare", one_differs)
+    with pytest.raises(GateError) as raised:
+        export(tiny_translator, tmp_path / "out", format="ctranslate2")
+    assert raised.value.hint == translation_parity.refusal_hint(8, exact=True)
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_one_beam_is_verified_once(tiny_translator: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.metrics.probabilities import sigmoid, softmax
 from tinybert_cli.metrics.regression import concordance
 from tinybert_cli.types import Array, Layout, Predictions, Rows
+from tinybert_cli.wording import counted
 
 BATCH_SIZE = 32
 TIMED_ROWS = 64  # rows whose batch-1 latency is measured, original and export in turn
@@ -177,19 +178,15 @@ def too_few_rows(compared: int, measured: int | None, verify: Verify) -> list[st
     warnings = []
     if compared < wanted:
         warnings.append(
-            f"{_rows(compared)} cannot show an agreement of {least:g}, because one of them is {1 / compared:.1%}: "
-            f"give `verify.split` and `verify.max_samples` {_rows(wanted)} or more"
+            f"{counted(compared, 'row')} cannot show an agreement of {least:g}, because one of them is "
+            f"{1 / compared:.1%}: give `verify.split` and `verify.max_samples` {counted(wanted, 'row')} or more"
         )
     if measured is not None and measured < CALIBRATION_ROWS:
         warnings.append(
-            f"the ranges of int8 are measured on {_rows(measured)}, and other texts may exceed them: "
-            f"give `verify.split` {_rows(CALIBRATION_ROWS)} or more"
+            f"the ranges of int8 are measured on {counted(measured, 'row')}, and other texts may exceed them: "
+            f"give `verify.split` {counted(CALIBRATION_ROWS, 'row')} or more"
         )
     return warnings
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def least_agreement(verify: Verify) -> float:

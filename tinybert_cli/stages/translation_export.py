@@ -58,12 +58,13 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
         yield {"event": "written", "bytes": translation_parity.weights_size(folder, form)}
         numbers, predictions = _compare(form, folder, tokenizer, parity)
         yield from map(events.warning, cut_warning(config.data, config.search, predictions, source.name))
-        failures = translation_parity.translation_violations(numbers, config.verify, exact=precision == "float32")
+        exact = precision == "float32"
+        failures = translation_parity.translation_violations(numbers, config.verify, exact=exact)
         if failures:
             raise GateError(
                 "the exported model does not match the original: " + "; ".join(failures),
                 where=str(output.folder),
-                hint="nothing was stored; export in another format",
+                hint=translation_parity.refusal_hint(len(rows), exact=exact),
             )
         if config.quantize == "int8" and form.int8:
             int8 = folder.with_name(f"{folder.name}-int8")

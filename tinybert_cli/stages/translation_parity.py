@@ -14,6 +14,7 @@ from tinybert_cli.metrics.generation import translation_fidelity
 from tinybert_cli.stages.parity import ROUNDING
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Encoded, Predictions, ScoringTranslator, Search, Translator
+from tinybert_cli.wording import counted
 
 LEAST_AS_GOOD = 0.99  # share of the rows in which a float32 export translates as well as the original
 MIN_AGREEMENT, MAX_METRIC_DROP = 0.9, 0.5  # of other precisions: mean sentence chrF / 100, and BLEU
@@ -95,6 +96,21 @@ def translation_violations(numbers: Mapping[str, float], verify: Verify, *, exac
     if not drop <= most + ROUNDING:
         failures.append(f"BLEU drops by {drop:.2f}, more than max_metric_drop {most:g}")
     return failures
+
+
+def refusal_hint(compared: int, *, exact: bool) -> str:
+    """What to do after violations; of few rows, one may already be a larger share than a float32 export may change.
+
+    Args:
+        compared: the number of rows.
+    """
+    wanted = round(1 / (1 - LEAST_AS_GOOD))
+    if exact and compared < wanted:
+        return (
+            f"nothing was stored; one translation of {compared:,} is {1 / compared:.1%}: "
+            f"give `verify.split` and `verify.max_samples` {counted(wanted, 'row')} or more"
+        )
+    return "nothing was stored; export in another format"
 
 
 def weights_size(folder: Any, form: formats.TranslationFormat) -> int:
