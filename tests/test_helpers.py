@@ -104,6 +104,13 @@ def test_text_comes_from_arguments_a_file_or_stdin(teacher: Path, tmp_path: Path
     assert piped.stderr == ""
 
 
+@pytest.mark.parametrize("given", ["", "\ufeff"])
+def test_empty_stdin_gives_no_predictions_and_a_note(given: str, teacher: Path) -> None:
+    done = CliRunner().invoke(app, ["predict", str(teacher)], input=given)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "note: stdin is empty, so that nothing is predicted\n"
+
+
 def test_a_broken_export_is_an_input_error(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     for name in ("model.onnx", "config.json", "tokenizer.json"):

@@ -299,6 +299,8 @@ def predict(
         typed = not texts and file is None
         is_prompt = typed and stdin.isatty()
         given: Sequence[Any] = texts or (helper.read_lines(stdin.buffer, "stdin") if typed and not is_prompt else [])
+        if typed and not is_prompt and not given:
+            note("stdin is empty, so that nothing is predicted")
         predictor = helper.load(argument_path(model))
         for sentence in predictor.assumptions:
             note(sentence)
