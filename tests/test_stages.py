@@ -632,12 +632,18 @@ def test_shard_size_does_not_change_the_predictions(
     np.testing.assert_allclose(probabilities(tmp_path / "out"), probabilities(teacher_labels), atol=1e-6)
 
 
-def test_an_ensemble_stores_the_weighted_mean_of_the_probabilities(
+def test_an_ensemble_stores_the_weighted_mean_of_the_probabilities_and_plans_the_parameters_of_all(
     teacher: Path, teacher_labels: Path, student: Path, configs: Configs, tmp_path: Path
 ) -> None:
-    run("gen-soft-labels", configs("gen-soft-labels", "one", teacher=student))
+    one = run("gen-soft-labels", configs("gen-soft-labels", "one", teacher=student))
     both = [str(teacher), str(student)]
-    run("gen-soft-labels", configs("gen-soft-labels", "both", teacher=both, teacher_weights=[3.0, 1.0]))
+    rows = run("gen-soft-labels", configs("gen-soft-labels", "both", teacher=both, teacher_weights=[3.0, 1.0]))
+    first, second, total = (
+        next(row["parameters"] for row in events if row["event"] == "plan")
+        for events in (run("gen-soft-labels", configs("gen-soft-labels", "other", teacher=teacher)), one, rows)
+    )
+    assert first > second and total == first + second
+    assert artifacts.read_manifest(tmp_path / "both")["teacher_parameters"] == total
     mean = 0.75 * probabilities(teacher_labels) + 0.25 * probabilities(tmp_path / "one")
     np.testing.assert_allclose(probabilities(tmp_path / "both"), mean, atol=1e-5)
 

@@ -117,7 +117,7 @@ def _label(
         planned = {"states_bytes": sum(sizes.values()), "states_of_layers": spec.for_manifest()["layers"]}
     yield events.plan(
         shards.total,
-        **teachers[0].size,
+        **labelling.total_size([teacher.size for teacher in teachers]),
         teachers=len(config.teachers),
         label_names=names,
         **events.assumptions(

@@ -31,9 +31,14 @@ ROWS_PER_SHARD = 16_384  # one file; a killed run loses at most this much work
 TRAINING_SPLITS = ("train", "unlabeled", "augmented")  # students learn from these, so layer states are stored for them
 
 
+def total_size(sizes: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The size of all teachers together; empty if one of them is an export, whose size is unknown."""
+    return {name: sum(size[name] for size in sizes) for name in sizes[0]} if all(sizes) else {}
+
+
 def size_of(sizes: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """For the manifest, the parameters of all teachers together; nothing if one is an export, whose size is unknown."""
-    return {"teacher_parameters": sum(size["parameters"] for size in sizes)} if all(sizes) else {}
+    """The same for the manifest."""
+    return {f"teacher_{name}": count for name, count in total_size(sizes).items() if name == "parameters"}
 
 
 @dataclass(frozen=True)
