@@ -353,6 +353,15 @@ def test_splits_have_the_same_shares_of_every_label() -> None:
     assert set(counts["test"].values()) == {10}
 
 
+@pytest.mark.parametrize("flag", [int, bool, lambda is_set: str(is_set).lower()])
+def test_splits_have_the_same_shares_of_rare_flags_however_they_are_written(flag: Any) -> None:
+    rows = tickets(200, rude=lambda i: flag(i % 2 == 0), spam=lambda i: flag(i % 3 == 0), rare=lambda i: flag(i < 20))
+    recipe, _ = write_recipe(write(Path("a.jsonl"), [{**row, "queue": ""} for row in rows]))
+    assert recipe["data"]["label_column_name"] == ["rude", "spam", "rare"]
+    rare = {name: read(recipe, name).column("rare").count(flag(True)) for name in ("train", "validation", "test")}
+    assert rare == {"train": 14, "validation": 3, "test": 3}
+
+
 def test_near_identical_texts_are_in_one_split() -> None:
     rows = tickets(60)
     copies = [{**row, "message": f"  {row['message'].upper()}!! ", "id": f"C-{i}"} for i, row in enumerate(rows)]

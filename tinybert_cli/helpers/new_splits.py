@@ -18,7 +18,7 @@ from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.inspection import splitting
 from tinybert_cli.inspection.columns import Guess
 from tinybert_cli.inspection.unlabelled_rows import unlabelled_rows
-from tinybert_cli.label_values import all_hidden, as_number, as_text, in_quotes
+from tinybert_cli.label_values import all_hidden, as_boolean, as_number, as_text, in_quotes
 from tinybert_cli.types import Rows
 
 SHARE = 0.15  # of the rows, for validation and for test
@@ -275,7 +275,7 @@ def _strata(rows: Rows, guess: Guess) -> list[Hashable]:
     if isinstance(guess.label, list):
         names, columns = guess.label, [rows.column(name) for name in guess.label]
         flags = zip(*columns, strict=True)
-        return _rarest([[name for name, flag in zip(names, row, strict=True) if as_number(flag)] for row in flags])
+        return _rarest([[name for name, flag in zip(names, row, strict=True) if _is_set(flag)] for row in flags])
     values = rows.column(guess.label)
     if guess.task == "question-answering":
         return [bool(value) and bool(value.get("text", True) if isinstance(value, dict) else True) for value in values]
@@ -288,6 +288,10 @@ def _strata(rows: Rows, guess: Guess) -> list[Hashable]:
     if guess.task == "regression":
         return _bins([_number(value) for value in values])
     return list(map(as_text, values))
+
+
+def _is_set(flag: object) -> bool:
+    return as_boolean(flag) == "true" or bool(as_number(flag))
 
 
 def _labels_of(value: Any, separator: str | None) -> list[str]:
