@@ -674,6 +674,29 @@ def test_settings_of_data_decide_how_the_file_is_read() -> None:
     assert recipe["data"]["delimiter"] == ";"
 
 
+def test_settings_of_data_name_the_columns() -> None:
+    more: dict[str, Any] = {
+        "title": lambda i: f"{WORDS[i % 12]} and {WORDS[i // 12]}",
+        "label": lambda i: ["low", "high"][i % 2],
+    }
+    file = write(Path("a.csv"), tickets(**more))
+    assert write_recipe(file, Path("guessed"))[0]["data"]["label_column_name"] == "label"
+    settings = ["data.label_column_name=queue", "data.text_column_names=[title, message]"]
+    recipe, lines = write_recipe(file, settings=settings)
+    own = {key: recipe["data"][key] for key in ("text_column_names", "label_column_name", "label_names")}
+    assert own["text_column_names"] == ["title", "message"] and own["label_column_name"] == "queue"
+    assert own["label_names"] == list(QUEUES) and "text: title + message: as given (--text)" in lines
+
+
+def test_the_separator_of_labels_is_the_one_in_the_settings() -> None:
+    cells = ["food|drink;price", "price", "food|drink"]
+    file = write(Path("a.csv"), tickets(queue="", genres=lambda i: cells[i % 3]))
+    assert write_recipe(file, Path("guessed"))[0]["data"]["label_separator"] == "|"
+    recipe, lines = write_recipe(file, settings=["data.label_separator=;"])
+    assert recipe["data"]["label_separator"] == ";" and recipe["data"]["label_names"] == ["food|drink", "price"]
+    assert any("separated by ';'" in line for line in lines)
+
+
 def test_an_unknown_setting_is_a_config_error() -> None:
     with pytest.raises(ConfigErrors, match=r"did you mean 'data\.delimiter=;'"):
         write_recipe(write(Path("a.csv"), tickets()), settings=["data.delimter=;"])

@@ -49,6 +49,14 @@ def config_file(path: Path, data: Path, base_model: Path, **settings: Any) -> Pa
     return path
 
 
+def test_the_separator_of_labels_is_the_one_in_the_settings(tmp_path: Path) -> None:
+    cells = ["food|drink;price", "price", "food|drink"]
+    rows = [{"text": f"the {row['text']}", "labels": cells[i % 3]} for i, row in enumerate(sentences("train"))]
+    file = write(tmp_path / "rows.jsonl", rows)
+    assert inspected(file).data.label_separator == "|"
+    assert inspected(file, "data.label_separator=;").data.label_separator == ";"
+
+
 # -- texts that occur more than once ---------------------------------------------------------------------------
 
 

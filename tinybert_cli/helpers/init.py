@@ -69,7 +69,12 @@ def run(request: Request) -> Iterator[str]:
             settings,
         )
         guess = columns.guess(
-            read.rows["train"], task=request.task, text=request.text, label=request.label, choose=request.choose
+            read.rows["train"],
+            task=request.task,
+            text=_columns_in(settings, "text_column_names"),
+            label=_columns_in(settings, "label_column_name"),
+            separator=settings.get("label_separator"),
+            choose=request.choose,
         )
         completed = new_splits.completed(read, guess, seed=request.seed)
         data, notes = _checked(request, guess, completed)
@@ -121,7 +126,13 @@ def _settings(request: Request) -> dict[str, Any]:
     columns_given = {key: names[0] if len(names) == 1 else list(names) for key, names in own.items() if names}
     if not request.settings:
         return columns_given
-    return {**columns_given, **data_settings.load(request.settings).data.model_dump(exclude_unset=True)}
+    return {**data_settings.load(request.settings).data.model_dump(exclude_unset=True), **columns_given}
+
+
+def _columns_in(settings: Mapping[str, Any], key: str) -> list[str]:
+    """The columns that a setting names; none if it is not given."""
+    names = settings.get(key, [])
+    return [names] if isinstance(names, str) else list(names)
 
 
 # -- checks ----------------------------------------------------------------------------------------------------

@@ -232,6 +232,7 @@ def _guess(rows: Rows, task: str | None, settings: Data, given: Mapping[str, Any
         task=task,
         text=settings.text_columns if "text_column_names" in given else (),
         label=([label] if isinstance(label, str) else label) if "label_column_name" in given else (),
+        separator=settings.label_separator,
     )
 
 

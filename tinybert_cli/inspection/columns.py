@@ -66,6 +66,7 @@ class _Table:
     columns: Mapping[str, Column]
     text: Sequence[str]  # empty: not chosen
     label: Sequence[str]
+    separator: str | None  # of several labels in one cell; None: not chosen
     choose: Choose | None
 
     def of_kind(self, *kinds: str) -> list[Column]:
@@ -79,6 +80,7 @@ def guess(
     task: str | None = None,
     text: Sequence[str] = (),
     label: Sequence[str] = (),
+    separator: str | None = None,
     choose: Choose | None = None,
 ) -> Guess:
     """The task and its columns.
@@ -87,6 +89,7 @@ def guess(
         task: the user's choice; None = from the columns.
         text: the user's text columns.
         label: the user's label column, or one column per class.
+        separator: the user's separator of several labels in one cell.
         choose: called where the columns leave a choice; None = that is an error.
 
     Raises:
@@ -95,7 +98,7 @@ def guess(
     """
     for name in (*text, *label):
         rows.column(name)  # raises, with the columns that exist
-    table = _Table(rows, describe(rows), text, label, choose)
+    table = _Table(rows, describe(rows), text, label, separator, choose)
     _check_chosen(table, task)
     for finder in _FINDERS if task is None else [_finder_of(task)]:
         if (result := finder(table)) is not None:
@@ -170,7 +173,7 @@ def _multi_label(table: _Table) -> Guess | None:
             return _with_texts(
                 table, "multi-label-classification", column.name, why, f"{column.distinct or 'several'} labels"
             )
-        if column.kind == "text" and (cells := _separated(column)) is not None:
+        if column.kind == "text" and (cells := _separated(column, table.separator)) is not None:
             separator, count = cells
             why = f"cells of '{column.name}' have several labels, separated by {in_quotes(separator)}"
             result = _with_texts(table, "multi-label-classification", column.name, why, f"{count} labels")
@@ -352,9 +355,9 @@ def _flags(table: _Table) -> list[str]:
     return [] if others and len(flags) < 3 else [column.name for column in flags]
 
 
-def _separated(column: Column) -> tuple[str, int] | None:
-    """The separator of several labels in the cells of a column, and how many labels there are."""
-    for separator in SEPARATORS:
+def _separated(column: Column, given: str | None) -> tuple[str, int] | None:
+    """The separator of several labels in the cells of a column, the given one if any, and how many labels there are."""
+    for separator in SEPARATORS if given is None else (given,):
         parts: Counter[str] = Counter()
         several = 0
         for cell, count in column.counts.items():
@@ -363,7 +366,8 @@ def _separated(column: Column) -> tuple[str, int] | None:
             several += count * (len(labels) > 1)
         words = max((len(part.split()) for part in parts), default=0)
         few = 1 < len(parts) <= min(MOST_PARTS, max(2, column.filled // 3)) and words <= 4
-        sure = separator != "," or len(parts) <= column.distinct  # a comma may be part of a name, as of a city
+        known = given is not None or separator != ","  # a comma may be part of a name, as of a city
+        sure = known or len(parts) <= column.distinct
         if few and sure and several * 20 >= column.filled:
             return separator, len(parts)
     return None
@@ -382,7 +386,11 @@ def _check_chosen(table: _Table, task: str | None) -> None:
         reason = ""
         if column.kind in ("id", "date", "link", "empty", "constant", "mapping", "amount"):
             reason = column.phrase()
-        elif unique_texts and _separated(column) is None and not (len(table.text) == 1 and _is_language(name)):
+        elif (
+            unique_texts
+            and _separated(column, table.separator) is None
+            and not (len(table.text) == 1 and _is_language(name))
+        ):
             reason = f"{column.distinct:,} different texts in {column.filled:,} rows"
         if reason and len(table.label) == 1:
             raise InputError(
