@@ -758,6 +758,24 @@ def test_soft_labels_head_counts_train_and_unlabeled_apart_and_no_augmented_exam
     assert labels.originals.column("text") == list("abghi")
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_labels_of_unlabeled_rows_are_no_gold_labels(
+    in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinybert_cli.data.soft_labels.LARGE", 1 << 30 if in_memory else 0)
+    shards = {"train-0.parquet": [2.5, 1.0], "augmented-0.parquet": [None], "unlabeled-0.parquet": [-1.0, -1.0]}
+    for name, scores in shards.items():
+        rows = Rows({"text": ["a"] * len(scores), "score": scores}, (("t", len(scores)),))
+        data.write_soft_labels(tmp_path / name, rows, np.zeros((len(scores), 2)), None, columns={}, dtype="float32")
+    labels = data.read_soft_labels(tmp_path, shards)
+    assert list(labels.rows.column("score")) == [2.5, 1.0, None, -1.0, -1.0]
+    gold = labels.with_gold_of_train(["score", "other"])
+    assert list(gold.rows.column("score")) == [2.5, 1.0, None, None, None]
+    assert list(labels.head(1).with_gold_of_train(["score"]).rows.column("score")) == [2.5, None]
+    train = data.read_soft_labels(tmp_path, ["train-0.parquet"])
+    assert train.with_gold_of_train(["score"]) is train
+
+
 def test_missing_folder_is_rejected_with_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "teacher-labels").mkdir()
     with pytest.raises(InputError) as caught:

@@ -60,3 +60,16 @@ def test_another_text_column_than_that_of_the_labels_is_a_warning(
     events = run("distill", configs("distill", "out", student=teacher, **settings))
     expected = "are those of one text, text, but this run reads one text, title: check data.text_column_names"
     assert sum(expected in event.get("message", "") for event in events) == 1
+
+
+def test_hidden_labels_of_unlabeled_rows_are_ignored_and_some_gold_label_is_needed(
+    data: Path, teacher: Path, configs: Configs, tmp_path: Path
+) -> None:
+    write_rows(data / "unlabeled.jsonl", [row | {"label": -1} for row in sentences("unlabeled")])
+    for name, splits in {"both": ["train", "unlabeled"], "texts": ["unlabeled"]}.items():
+        run("gen-soft-labels", configs("gen-soft-labels", name, teacher=teacher, splits=splits))
+    settings: dict[str, Any] = {"student": teacher, "losses": {"hard_labels": 1.0}}
+    config = configs("distill", "out", label_dataset=tmp_path / "both", **settings)
+    assert {event["event"] for event in run("distill", config, dry_run=True)} >= {"plan"}
+    with pytest.raises(InputError, match="has a gold label, which hard_labels learns"):
+        run("distill", configs("distill", "out", label_dataset=tmp_path / "texts", **settings), dry_run=True)

@@ -6,14 +6,14 @@ Shapes: N rows, P predictions (in most tasks one per row), C numbers of one pred
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinybert_cli.data.column_types import as_array, column_type
-from tinybert_cli.data.stored_columns import StoredColumns
+from tinybert_cli.data.stored_columns import StoredColumns, joined_columns
 from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.scratch_files import GrowingArray, bound_mapped_memory
 from tinybert_cli.types import Array, Layout, Rows, concatenated_ranges, first_infinite_row
@@ -26,7 +26,7 @@ ROW_GROUP = 1 << 15  # rows of a Parquet file that are in memory at a time
 LARGE = 32 << 20  # bytes; the columns of a smaller label dataset are Python lists
 LOGITS, PREDICTION = "teacher_logits", "teacher_prediction"  # the columns that a label dataset adds
 TOKEN_SPANS = "teacher_token_spans"  # ... if the predictions are those of tokens
-AUGMENTED = TRAINING_PREFIXES.index("augmented-")
+AUGMENTED, UNLABELED = map(TRAINING_PREFIXES.index, ("augmented-", "unlabeled-"))
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,16 @@ class SoftLabels:
         if self.split_indices is None or not (self.split_indices == AUGMENTED).any():
             return self.rows
         return self.rows.select(np.flatnonzero(self.split_indices != AUGMENTED).tolist())
+
+    def with_gold_of_train(self, names: Sequence[str]) -> SoftLabels:
+        """The same with null in these label columns in the rows of unlabeled, whatever their file has there."""
+        count = 0 if self.split_indices is None else int((self.split_indices == UNLABELED).sum())
+        if not count:
+            return self
+        others = self.rows.head(len(self.rows) - count)  # unlabeled is read last
+        present = [name for name in names if name in self.rows.columns]
+        columns: dict[str, Any] = {name: joined_columns([others.columns[name], [None] * count]) for name in present}
+        return replace(self, rows=replace(self.rows, columns={**self.rows.columns, **columns}))
 
     def prediction_indices(self, rows: Array) -> Array:
         """Indices of the predictions of these rows, in the order of the rows."""

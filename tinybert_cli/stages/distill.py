@@ -28,6 +28,7 @@ from tinybert_cli.stages.checks import no_teacher
 from tinybert_cli.stages.preparation import NewModel, StoredExamples, TrainingData, TrainingRows, TrainingRun
 from tinybert_cli.stages.streamed_blocks import StreamedBlocks
 from tinybert_cli.stages.translation_training import TranslationEvaluation
+from tinybert_cli.tasks.gold_answers import IMPOSSIBLE
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Batch
 
@@ -254,6 +255,7 @@ def _labelled_rows(
     artifacts.check_origin(folder, manifest, expected)
     yield from label_dataset.check(folder, manifest, config, task)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
+    dataset = dataset.with_gold_of_train([*config.data.label_columns, IMPOSSIBLE])
     stored_rows = dataset.first_rows(config.data.max_train_samples)
     dataset = dataset if stored_rows is None else dataset.select(stored_rows)
     if dataset.unlabelled:
@@ -264,6 +266,11 @@ def _labelled_rows(
     names: list[str] = manifest["label_names"]
     targets = {"teacher_logits": dataset.logits}
     labels = task.labels(dataset.rows, config.data, names)
+    if "hard_labels" in loss.parts and labels is not None and tasks.missing(labels).all():
+        raise InputError(
+            f"no row of '{folder}' has a gold label, which hard_labels learns",
+            hint="set losses.hard_labels to 0; or, in gen-soft-labels, name a split with gold labels: splits: [train]",
+        )
     if labels is not None:
         targets["labels"] = labels
         balanced = losses.LOSS_SETS[task.output_type].balanced

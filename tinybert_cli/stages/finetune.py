@@ -18,6 +18,7 @@ from tinybert_cli.inspection.unlabelled_rows import check_labelled
 from tinybert_cli.stages import label_dataset, preparation, stored_examples, training, translation_training
 from tinybert_cli.stages.preparation import StoredExamples, TrainingRows, TrainingRun
 from tinybert_cli.stages.translation_training import TranslationEvaluation
+from tinybert_cli.tasks.gold_answers import IMPOSSIBLE
 from tinybert_cli.types import Batch
 from tinybert_cli.wording import counted
 
@@ -139,6 +140,7 @@ def _predicted_rows(config: Finetune, task: tasks.PredictionTask, folder: Path) 
     artifacts.check_origin(folder, manifest, artifacts.describe_all(sources))
     yield from label_dataset.check(folder, manifest, config, task)
     dataset = data.read_soft_labels(folder, [entry["path"] for entry in manifest["outputs"]])
+    dataset = dataset.with_gold_of_train([*config.data.label_columns, IMPOSSIBLE])
     dataset = dataset.head(config.data.max_train_samples)
     names: list[str] = manifest["label_names"]
     tuned = manifest.get("tuned_settings", manifest.get("decision", {}))  # `decision` in label datasets of tinybert 0.1
