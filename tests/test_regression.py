@@ -52,6 +52,12 @@ def test_labels_are_numbers_or_numbers_as_text() -> None:
     np.testing.assert_allclose(labels, [3, 2.5, 0.1, np.nan, np.nan], rtol=1e-6)
 
 
+@pytest.mark.parametrize("labels", [[-1, -1.0], ["-1", "-1.0"], [None, -1]])
+def test_hidden_labels_are_none_also_as_text(labels: list[Any]) -> None:
+    assert TASK.labels(rows_of(*labels), Data(), ["label"]) is None
+    assert TASK.labels(rows_of(*labels, 2), Data(), ["label"]) is not None
+
+
 @pytest.mark.parametrize("labels", [["3,5", "4", "1,25"], ["0,125", "-2,000"], [2.0, "3,5"]])
 def test_decimal_commas_are_read_where_the_labels_prove_them(labels: list[Any]) -> None:
     numbers = TASK.labels(rows_of(*labels), Data(), ["label"])

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.label_values import have_decimal_commas, read_number
+from tinybert_cli.label_values import HIDDEN, as_number, have_decimal_commas, read_number
 from tinybert_cli.metrics.regression import RegressionMetric, pearson
 from tinybert_cli.tasks.base import PredictionTask, check_complete, text_usage
 from tinybert_cli.tasks.encoding import encode_texts
@@ -49,7 +49,7 @@ class Regression(PredictionTask):
         if data.label_column not in rows.columns:
             return None
         values = rows.column(data.label_column)
-        if all(value in (-1, None) for value in values):  # how the Hub marks the rows of a hidden test set
+        if all(value is None or as_number(value) == HIDDEN for value in values):
             return None
         comma = have_decimal_commas(values)
         numbers = [_number(value, rows, index, comma=comma) for index, value in enumerate(values)]
