@@ -345,7 +345,7 @@ def test_teacher_check_uses_the_rows_that_have_labels(data: Any, configs: Config
     assert [row["checked_rows"] for row in events if row["event"] == "teacher check"] == [8]
 
 
-@pytest.mark.parametrize("name", ["nan", "N/A", "None", "?"])
+@pytest.mark.parametrize("name", ["nan", "N/A", "None", "?", " "])
 def test_a_class_that_seems_to_mean_no_label_is_a_warning(name: str) -> None:
     rows = Rows({"text": ["a"] * 3, "label": ["good", name, "good"]}, (("rows", 3),))
     (warning,) = TASK.label_warnings(rows, Data(), TASK.label_names(rows, Data(), model_names=None))

@@ -28,7 +28,7 @@ FEW_CLASSES = 20  # distinct numbers that are classes even in a file with few ro
 NAMED = "set data.label_names to the names of the integers in the data, in order"
 UNNAMED = "the model does not name its classes: set data.label_names to their names, in the order of its outputs"
 LISTED = 10  # names that a warning lists
-NO_VALUES = {"nan", "NaN", "NAN", "N/A", "n/a", "NA", "#N/A", "<NA>", "null", "NULL", "None", "-", "?"}
+NO_VALUES = {"", "nan", "NaN", "NAN", "N/A", "n/a", "NA", "#N/A", "<NA>", "null", "NULL", "None", "-", "?"}
 MOST_SURE = 10  # classes that no table has too few rows for
 
 
