@@ -235,6 +235,13 @@ def test_answers_to_rows_that_do_not_exist_are_counted_and_three_shown(tmp_path:
     assert "5 answers without a row in train: 'other 0', 'other 1', 'other 2'" in warning and "other 3" not in warning
 
 
+def test_each_of_several_answers_without_a_row_is_counted(tmp_path: Path) -> None:
+    answers = [{"text": text, "answer": name} for text in ("one", "other") for name in (*NAMES, *NAMES)]
+    teacher = teacher_of(tmp_path, answers, {"text": TEXTS}, votes=True)
+    assert (teacher.used, teacher.facts()["without_a_row"]) == (4, 4)
+    assert any(text.endswith("4 answers without a row in train: 'other'") for text in teacher.warnings())
+
+
 def test_answers_of_which_none_has_a_row_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no answer belongs to a row of train: the answers are for .*the first row is 'one'"

@@ -68,7 +68,7 @@ class AnswerTeacher:
     joined_by: str
     column: str  # of the answers
     used: int  # answers that belong to rows
-    unknown: Sequence[str]  # texts or ids of the answers that belong to none
+    unknown: Sequence[str]  # text or id of each answer that belongs to none
     skipped: int  # rows of the file that an annotator rejected
     temperature: float = 1.0  # that the logits were divided by
 
@@ -121,7 +121,7 @@ class AnswerTeacher:
         """What could not be used, with examples."""
         name = self.setting.name
         if self.unknown:
-            examples = ", ".join(self.unknown[:EXAMPLES])
+            examples = ", ".join(list(dict.fromkeys(self.unknown))[:EXAMPLES])
             unknown = counted(len(self.unknown), "answer")
             yield f"{name}: {unknown} without a row in {', '.join(self.labels)}: {examples}"
         if self.skipped:

@@ -21,7 +21,7 @@ class Joined:
 
     answers: Mapping[str, list[list[Answer]]]  # split → (N,) lists
     by: str  # `text`, or the name of a column
-    unknown: list[str] = field(default_factory=list)  # keys of the answers that belong to no row
+    unknown: list[str] = field(default_factory=list)  # the key of each answer that belongs to no row
 
 
 def join(file: AnswerFile, setting: Answers, splits: Mapping[str, Rows], settings: Data) -> Joined:
@@ -46,12 +46,12 @@ def join(file: AnswerFile, setting: Answers, splits: Mapping[str, Rows], setting
         _check_texts(file, by_key, rows_keys, splits, settings)
     joined = {split: [[answer for _, answer in by_key.get(key, [])] for key in own] for split, own in rows_keys.items()}
     known = {key for own in rows_keys.values() for key in own}
-    unknown = [_key_in_quotes(key) for key in by_key if key not in known]
-    if by_key and len(unknown) == len(by_key):
+    unknown = [_key_in_quotes(key) for key, own in by_key.items() if key not in known for _ in own]
+    if by_key and not known & by_key.keys():
         example = _key_in_quotes(next(iter(next(iter(rows_keys.values())))))
         raise InputError(
             f"no answer belongs to a row of {', '.join(splits)}: the answers are for "
-            f"{', '.join(unknown[:EXAMPLES])}, and the first row is {example}",
+            f"{', '.join(list(dict.fromkeys(unknown))[:EXAMPLES])}, and the first row is {example}",
             where=setting.name,
             hint="check the texts, `splits`, and id_column_name below `teacher`",
         )
