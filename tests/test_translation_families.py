@@ -190,6 +190,21 @@ def test_the_first_layer_of_a_t5_student_keeps_the_relative_positions(folders: d
     assert torch.equal(own[f"decoder.block.0.{query}"], other[f"decoder.block.1.{query}"])
 
 
+@pytest.mark.parametrize("heads", [3, 4], ids=["flan-t5-small", "t5-11b"])
+def test_a_student_of_t5_keeps_the_size_of_its_heads(heads: int, tmp_path: Path) -> None:
+    """It is not the hidden size divided by the heads: 512 units have 6 heads of 64, and 1024 have 128 heads of 128."""
+    teacher = model_of(write_family(tmp_path / "teacher", "t5", num_heads=heads, d_kv=8))
+    same, _ = models.translation_student(Model(**{"from": "x"}), "uniform", teacher, seed=1)
+    assert same is teacher
+    for initialize in ("teacher", "random"):
+        options: dict[str, Any] = {"from": "x", "num_decoder_layers": 1, "initialize": initialize}
+        student, _ = models.translation_student(Model(**options), "uniform", teacher, seed=1)
+        assert student.config.d_kv == 8
+    options = {"from": "x", "hidden_size": 8, "num_attention_heads": 2, "initialize": "random"}
+    narrow, _ = models.translation_student(Model(**options), "uniform", teacher, seed=1)
+    assert narrow.config.d_kv == 4
+
+
 @pytest.mark.parametrize("name", ["hidden_size", "intermediate_size", "num_attention_heads"])
 def test_another_width_needs_random_weights(folders: dict[str, Path], name: str) -> None:
     teacher = model_of(folders["bart"])

@@ -174,7 +174,7 @@ def translation_student(
     for name, value in asdict(sizes).items():
         for field in _names(fields, name):
             setattr(config, field, value)
-    if "d_kv" in config.to_dict():
+    if "d_kv" in config.to_dict() and _width(sizes) != _width(base):
         config.d_kv = sizes.hidden_size // sizes.num_attention_heads
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -299,7 +299,7 @@ def _sizes(setting: settings.Model, base: TranslationShape) -> TranslationShape:
     given.setdefault("intermediate_size", max(1, round(base.intermediate_size * hidden_size / base.hidden_size)))
     sizes = TranslationShape(**(asdict(base) | given))
     heads = sizes.num_attention_heads
-    if hidden_size % heads:
+    if hidden_size % heads and _width(sizes) != _width(base):  # the heads of T5 have a size of their own, `d_kv`
         raise ConfigError(
             f"hidden_size ({hidden_size}) must be divisible by num_attention_heads ({heads})",
             key=("hidden_size",) if setting.hidden_size is not None else ("num_attention_heads",),
@@ -310,6 +310,10 @@ def _sizes(setting: settings.Model, base: TranslationShape) -> TranslationShape:
 
 def _depths(sizes: TranslationShape) -> tuple[int, int]:
     return sizes.num_hidden_layers, sizes.num_decoder_layers
+
+
+def _width(sizes: TranslationShape) -> tuple[int, int]:
+    return sizes.hidden_size, sizes.num_attention_heads
 
 
 def _names(fields: _Fields, name: str) -> tuple[str, ...]:
