@@ -188,6 +188,34 @@ def test_an_export_without_eval_gets_an_estimated_score(cascade: Path) -> None:
     assert any(note.startswith("~ estimated") for note in report.notes())
 
 
+def test_the_score_of_a_translation_export_is_estimated_from_a_search_with_as_many_beams(tmp_path: Path) -> None:
+    """A greedy export is as good as its model is greedily, not as its model is with the beams of the eval."""
+    training = {"task": "translation"}
+    model = write_run(tmp_path / "model", "finetune", {"eval_bleu": 30.0}, settings=training)
+    measured = {"ctranslate2": {"metric_difference_beam1": -0.2, "metric_difference_beam4": -0.1},
+                "onnx": {"metric_difference_beam1": 0.0}}  # fmt: skip
+    for name, numbers in measured.items():
+        metrics = {**numbers, "metric_difference": min(numbers.values())}
+        settings = {**training, "format": name}
+        write_run(tmp_path / name, "export", metrics, settings=settings, inputs={"model": describe(model)})
+
+    def scores() -> dict[str, float | None]:
+        return {Path(one.name).name: one.quality for one in reports.run([tmp_path]).models}
+
+    assert scores() == pytest.approx({"model": 30.0, "ctranslate2": 29.8, "onnx": 30.0})  # a training scores greedily
+    scored = {"split": "validation", "reference": None, "models": {"model": str(model)}, "search": {"beams": 4}}
+    write_run(
+        tmp_path / "eval", "eval", {"model.bleu": 32.0}, settings={**training, **scored},
+        inputs={"models.model": describe(model)},
+    )  # fmt: skip
+    assert scores() == {"model": 32.0, "ctranslate2": pytest.approx(31.9), "onnx": None}
+    own = {"model": {"bleu": 32.0}}
+    found = finished_exports.beside(
+        tmp_path / "eval", own, {"model": describe(model)["manifest"]}, metric="bleu", reference="model", beams=4
+    )
+    assert {name: numbers["bleu"] for name, numbers in found.items()} == {"ctranslate2 (of model)": pytest.approx(31.9)}
+
+
 def test_an_export_with_eval_has_its_own_score(cascade: Path) -> None:
     int8 = write_run(
         cascade / "int8", "export", {"metric_difference": -0.004}, inputs={"model": describe(cascade / "student")},

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import artifacts
+from tinybert_cli import artifacts, tasks
 from tinybert_cli.errors import InputError
 from tinybert_cli.reports.baseline_table import Comparison
 from tinybert_cli.wording import counted
@@ -53,3 +53,25 @@ def own_metrics(numbers: Mapping[str, float], name: str) -> dict[str, float]:
     """The metrics of one model among those of an eval, `<model>.<metric>`."""
     prefix = f"{name}."
     return {key.removeprefix(prefix): value for key, value in numbers.items() if key.startswith(prefix)}
+
+
+def beams_of(settings: Mapping[str, Any]) -> int | None:
+    """The beams of the search with which an eval or a training has scored translations; None in other tasks.
+
+    Args:
+        settings: those of the run; a training has no search and translates greedily.
+    """
+    if not isinstance(tasks.find(settings["task"]), tasks.GenerationTask):
+        return None
+    return int(settings.get("search", {}).get("beams", 1))
+
+
+def measured_difference(exported: Mapping[str, float], beams: int | None) -> float | None:
+    """The main metric of an export minus its model's, as `export` has measured it.
+
+    Args:
+        exported: the metrics of `export`.
+        beams: of the score of the model, see `beams_of`. A translation export that was not verified with so many, such
+            as one without beam search, has no such number: its translations can be worse by more than its conversion.
+    """
+    return exported.get("metric_difference" if beams is None else f"metric_difference_beam{beams}")

@@ -8,23 +8,31 @@ from typing import Any
 
 from tinybert_cli import artifacts, tasks
 from tinybert_cli.errors import InputError
-from tinybert_cli.reports import evaluation_html
+from tinybert_cli.reports import evaluation_html, finished_evals
 
 Metrics = Mapping[str, float]
 
 
 def beside(
-    folder: Path, models: Mapping[str, Metrics], checksums: Mapping[str, str], *, metric: str, reference: str
+    folder: Path,
+    models: Mapping[str, Metrics],
+    checksums: Mapping[str, str],
+    *,
+    metric: str,
+    reference: str,
+    beams: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """The exports in the folders beside that of the evaluation, by name; damaged ones are left out.
 
-    The score of an export is that of its source model plus the difference that `export` has measured.
+    The score of an export is that of its source model plus the difference that `export` has measured; an export
+    without such a number is left out.
 
     Args:
         folder: the output folder of the evaluation.
         models: model → its metrics.
         checksums: model → checksum of its manifest, for the models that tinybert has made.
         metric: the main metric.
+        beams: of the translations that the evaluation has scored, see `finished_evals.measured_difference`.
     """
     names = {checksum: name for name, checksum in checksums.items()}
     exports: dict[str, dict[str, float]] = {}
@@ -37,8 +45,10 @@ def beside(
             measured = artifacts.read_metrics(file.parent)
         except (InputError, KeyError, AttributeError):  # of another tool, or damaged
             continue
-        if source is not None and "metric_difference" in measured and metric in models[source]:
-            exports[f"{file.parent.name} (of {source})"] = _numbers(measured, models[source], models[reference], metric)
+        difference = finished_evals.measured_difference(measured, beams)
+        if source is not None and difference is not None and metric in models[source]:
+            numbers = _numbers(measured, models[source], models[reference], metric, difference)
+            exports[f"{file.parent.name} (of {source})"] = numbers
     return exports
 
 
@@ -63,7 +73,10 @@ def add_to_page(folder: Path) -> bool:
     if reference is None:  # of a version that did not log it
         return False
     metric = events[reference]["metric"]
-    exports = beside(folder, events, checksums(manifest["inputs"]), metric=metric, reference=reference)
+    exports = beside(
+        folder, events, checksums(manifest["inputs"]),
+        metric=metric, reference=reference, beams=finished_evals.beams_of(manifest["settings"]),
+    )  # fmt: skip
     if not exports:
         return False
     task = tasks.find_scored_task(manifest["settings"]["task"])
@@ -83,10 +96,12 @@ def add_to_page(folder: Path) -> bool:
     return True
 
 
-def _numbers(measured: Metrics, source: Metrics, reference: Metrics, metric: str) -> dict[str, float]:
+def _numbers(
+    measured: Metrics, source: Metrics, reference: Metrics, metric: str, difference: float
+) -> dict[str, float]:
     numbers = {key: measured[key] for key in ("bytes", "latency_ms_b1") if key in measured}
     numbers |= {key: source[key] for key in ("parameters",) if key in source}
-    numbers[metric] = source[metric] + measured["metric_difference"]
+    numbers[metric] = source[metric] + difference
     if reference.get(metric):
         numbers["retention"] = numbers[metric] / reference[metric]
     return numbers

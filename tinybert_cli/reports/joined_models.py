@@ -14,7 +14,7 @@ from typing import Any
 
 from tinybert_cli import formats, tasks
 from tinybert_cli.reports import model_card
-from tinybert_cli.reports.finished_evals import own_metrics
+from tinybert_cli.reports.finished_evals import beams_of, measured_difference, own_metrics
 
 MODEL_WEIGHTS = (".safetensors", ".bin")  # endings of the files with weights in a model folder
 TRAINING_COMMANDS = ("finetune", "distill")
@@ -136,7 +136,8 @@ def join(runs: Sequence[Run]) -> list[Model]:
     counts = Counter(rows for own in scores.values() for rows, model in own.items() if model.evaluated)
     chosen = {identity: _chosen(own, counts) for identity, own in scores.items()}
     exports = [run for run in runs if run.command == "export" and run.checksum not in chosen]
-    chosen |= {run.checksum: _exported(run, chosen) for run in exports}
+    settings = {str(run.folder): run.manifest["settings"] for run in runs}
+    chosen |= {run.checksum: _exported(run, chosen, settings) for run in exports}
     chosen |= _baselines(runs, {rows for rows, model in chosen.values() if model.quality is not None})
     row_names = _unique_names({rows: model.scored_on for rows, model in chosen.values()})
     group_sizes = Counter(rows for rows, model in chosen.values() if model.quality is not None)
@@ -255,11 +256,19 @@ def _external_name(location: str, producers: Mapping[str, Run]) -> str:
     return f"{location} (earlier version)" if is_replaced else location
 
 
-def _exported(run: Run, models: Mapping[str, tuple[str | None, Model]]) -> tuple[str | None, Model]:
-    """An export that no `eval` has scored, with the score that its source model gives it, if that has one."""
+def _exported(
+    run: Run, models: Mapping[str, tuple[str | None, Model]], settings: Mapping[str, Mapping[str, Any]]
+) -> tuple[str | None, Model]:
+    """An export that no `eval` has scored, with the score that its source model gives it, if that has one.
+
+    Args:
+        settings: folder → settings of the run.
+    """
     rows, source = models.get(run.manifest["inputs"]["model"].get("manifest") or "", (None, None))
-    difference = run.metrics.get("metric_difference")
-    if source is None or source.quality is None or difference is None:
+    if source is None or source.quality is None or source.scored_by is None:
+        return None, as_model(run)
+    difference = measured_difference(run.metrics, beams_of(settings[source.scored_by]))
+    if difference is None:
         return None, as_model(run)
     quality = source.quality + difference
     return rows, replace(

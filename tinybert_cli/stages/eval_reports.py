@@ -12,7 +12,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.metrics.comparison import confusion_matrix
 from tinybert_cli.metrics.slices import prediction_columns, regressions
-from tinybert_cli.reports import evaluation_html, finished_exports, training_curves
+from tinybert_cli.reports import evaluation_html, finished_evals, finished_exports, training_curves
 from tinybert_cli.stages.eval_predictions import EvalRun, Predicted
 from tinybert_cli.stages.eval_scores import Scored, without_many_classes
 from tinybert_cli.types import Array, Predictions
@@ -113,6 +113,7 @@ def _evaluation(comparison: Comparison, lost: Mapping[str, list[Any]]) -> evalua
     exports = finished_exports.beside(
         run.output.folder, comparison.table, finished_exports.checksums(run.output.inputs),
         metric=run.task.main_metric, reference=run.reference,
+        beams=finished_evals.beams_of(artifacts.settings_of(run.config)),
     )  # fmt: skip
     logs = {
         name: training_curves.read_log(source.folder)
