@@ -503,6 +503,17 @@ def test_rows_with_a_long_target_are_left_out_and_counted(finetune: Command) -> 
     rows = changed(5, xx="Lo borko " * 30)
     code, err = finetune(rows)
     assert code == 0 and "1 of 24 rows of train (4.2%) have a target of more than 32 tokens and are left out" in err
+    assert "\n23 rows  " in f"\n{err}"  # the plan
+
+
+def test_the_card_names_both_stacks_and_the_rows_that_are_learnt(finetune: Command, tmp_path: Path) -> None:
+    finetune(changed(5, xx="Lo borko " * 30), model={**NEW, "num_hidden_layers": 2})
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "with 2 encoder layers, 1 decoder layer and" in card and "| training rows | 23 |" in card
+    (tmp_path / "out").rename(tmp_path / "model")
+    finetune(few(), model={"from": str(tmp_path / "model"), "num_hidden_layers": 1}, layer_mapping={"encoder": "last"})
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| layers copied | 2 |" in card and "| decoder layers copied | 1 |" in card
 
 
 @pytest.mark.parametrize(("size", "hint"), [(4000, "or less"), (32, None)])

@@ -21,7 +21,7 @@ class Training:
 
     made: Mapping[str, object]  # starting point, labels and loss, in the words of the stage
     label_names: Sequence[str] | None  # None if the task makes no predictions
-    copied_layers: Sequence[int]  # of the source model, counted from 1
+    copied_layers: Sequence[int]  # of the source model, counted from 1; of a translation model those of the encoder
     rows: int
     facts: Mapping[str, Any]  # size, metrics, device, precision, number of layers
     result: Result | None
@@ -30,6 +30,7 @@ class Training:
     made_from: Sequence[str] = ()  # models selected on the rows of `result`, which it was made from
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # name → metrics, size, training rows
+    copied_decoder_layers: Sequence[int] = ()  # of a translation model, the same for the decoder
     no_baselines: str | None = None  # why some or all are left out, in a sentence without an end mark
 
 
@@ -43,7 +44,7 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
         name=output.folder.name,
         task=config.task,
         pipeline=task.pipeline,
-        summary=f"A model for {config.task} with {counted(facts['layers'], 'layer')} and "
+        summary=f"A model for {config.task} with {_layers(facts)} and "
         f"{facts['parameters'] / 1e6:.1f} M parameters{f', distilled from {teacher}' if teacher else ''}.",
         inputs=inputs,
         made={
@@ -51,6 +52,7 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
             **{name: markdown(str(value)) for name, value in training.made.items()},
             "teacher": teacher,
             "layers copied": ", ".join(map(str, training.copied_layers)),
+            "decoder layers copied": ", ".join(map(str, training.copied_decoder_layers)),
             "data": markdown(model_card.data_names(inputs)),
             "labels": None if training.label_names is None else markdown(model_card.listed(training.label_names)),
             "training rows": f"{training.rows:,}",
@@ -72,6 +74,12 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
         limits=[*_limitations(config, task, training, teacher), *model_card.UNTESTED],
         library="transformers",
     )
+
+
+def _layers(facts: Mapping[str, Any]) -> str:
+    if "decoder_layers" not in facts:
+        return counted(facts["layers"], "layer")
+    return f"{counted(facts['layers'], 'encoder layer')}, {counted(facts['decoder_layers'], 'decoder layer')}"
 
 
 def _comparison(task: tasks.Task, training: Training) -> Comparison | None:

@@ -284,6 +284,7 @@ class _Finished:
             "device": self.trainer.device,
             "precision": self.trainer.precision,
             "layers": new.model.config.num_hidden_layers,
+            **({} if new.decoder_layers is None else {"decoder_layers": models.depths(new.model.config)["decoder"]}),
             "bytes": models.weights_bytes(folder),
         }
         statements = training_card.Training(
@@ -291,6 +292,7 @@ class _Finished:
             selected=self.selected,
             made_from=selection.learned_from(config, output.inputs, "validation"),
             origin=learnt.origin,
+            copied_decoder_layers=new.decoder_layers or [],
             baselines=self.baselines.numbers,
             no_baselines=self.baselines.reason,
         )  # fmt: skip

@@ -185,7 +185,7 @@ def prepare(
         top_k.check(known_labels(encoded), encoded.window_offsets)
         examples = replace(examples, top_k=top_k)
     validation = yield from _read_validation(config.data, task, rows.rows, tokenizer)
-    facts = TrainingFacts.of(rows, run)
+    facts = replace(TrainingFacts.of(rows, run), rows=len(encoded.offsets) - 1)  # without targets that are too long
     return NewModel(model, tokenizer, copied[0], decoder_layers=copied[1]), TrainingData(
         facts, examples, validation, rows.rows
     )
