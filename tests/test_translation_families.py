@@ -251,6 +251,21 @@ def test_ctranslate2_translates_like_transformers(folders: dict[str, Path], fami
         assert_equal(ours, theirs)
 
 
+def test_ctranslate2_reads_tokens_that_only_the_model_has(tmp_path: Path) -> None:
+    """T5 has more embeddings than its tokenizer has tokens."""
+    folder = write_family(tmp_path / "model", "t5", vocab_size=136)
+    tokenizer, model = tokenizer_of(folder, "t5"), model_of(folder)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[135] = 1.5 * model.get_input_embeddings().weight[18]
+    sources, search = tokenizer.source_ids(ENGLISH), Search(beams=1, max_target_length=12)
+    own = models.torch_translator(model, tokenizer).translate(sources, search)
+    assert tokenizer.size < 135 and any(135 in best[0].ids for best in own)
+    (tmp_path / "export").mkdir()
+    formats.write_ctranslate2(model, tokenizer, tmp_path / "export")
+    exported = formats.Ctranslate2Translator(tmp_path / "export").translate(sources, search)
+    assert [best[0].ids for best in exported] == [best[0].ids for best in own]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("limit", [4, 8])
 def test_translations_get_the_score_that_they_have_as_hypotheses(

@@ -83,7 +83,7 @@ class Ctranslate2Translator:
                 hint="export it again",
             )
         self.tokenizer = tokenizer or read_tokenizer(folder)
-        self.names = _names(self.tokenizer)
+        self.names = _names(self.tokenizer, int(config.get("vocab_size", 0)))
         self.ids = {name: index for index, name in enumerate(self.names)}
         try:
             self.engine = ctranslate2.Translator(str(folder), device="cpu", intra_threads=_threads())
@@ -209,8 +209,7 @@ class _Vocabulary:
     """What the loaders of CTranslate2 read from a tokenizer of transformers."""
 
     def __init__(self, tokenizer: TranslationTokenizer, size: int) -> None:
-        self.names = _names(tokenizer)
-        self.names += [f"madeupword{index}" for index in range(size - len(self.names))]
+        self.names = _names(tokenizer, size)
         self.eos_token, self.pad_token = self.names[tokenizer.end], self.names[tokenizer.padding]
         self.unk_token = next((name for name in ("<unk>", "[UNK]") if name in self.names), self.pad_token)
         self.unk_token_id, self.bos_token = self.names.index(self.unk_token), _first(self.names, "<s>", self.eos_token)
@@ -224,13 +223,17 @@ class _Vocabulary:
         return self.names[index]
 
 
-def _names(tokenizer: TranslationTokenizer) -> list[str]:
-    """The token of each id; an id without one has a name of its own."""
+def _names(tokenizer: TranslationTokenizer, size: int) -> list[str]:
+    """The token of each id; an id without one has a name of its own, as those that T5 has beyond its tokenizer.
+
+    Args:
+        size: of the vocabulary of the model.
+    """
     names = [f"madeupid{index}" for index in range(tokenizer.size)]
     for side in (tokenizer.target, tokenizer.source):
         for token, index in side.tokens().items():
             names[index] = token
-    return names
+    return names + [f"madeupword{index}" for index in range(size - len(names))]
 
 
 def _first(names: Sequence[str], wanted: str, other: str) -> str:
