@@ -23,6 +23,7 @@ from translation_folders import ENGLISH, FAMILIES, GERMAN, languages_of, write_f
 from tinybert_cli import data, formats, loops, models, tasks
 from tinybert_cli.config import Data, Model
 from tinybert_cli.errors import ConfigError, InputError
+from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.translation_predictor import load_translation_predictor
 from tinybert_cli.translation_tokenizer import TranslationTokenizer, read_tokenizer
 from tinybert_cli.types import Encoded, Hypothesis, Rows, Search
@@ -214,6 +215,19 @@ def test_another_width_needs_random_weights(folders: dict[str, Path], name: str)
     options: dict[str, Any] = {"from": "x", "hidden_size": 8, "initialize": "random"}
     student, _ = models.translation_student(Model(**options), "uniform", teacher, seed=1)
     assert student.config.d_model == 8 and student.config.decoder_ffn_dim == 16
+
+
+@pytest.mark.parametrize(("source", "target"), [("日本語", "ein Haus"), ("a house", "日本語"), ("a house", "ein Haus")])
+def test_words_that_the_vocabulary_lacks_are_a_warning_on_each_side(
+    source: str, target: str, folders: dict[str, Path]
+) -> None:
+    rows, tokenizer = Rows({"en": [source]}, (("rows", 1),)), tokenizer_of(folders["t5"], "t5")
+    columns = Data(text_column_names="en", label_column_name="de")
+    encoded = TASK.encode_targets(rows, columns, tokenizer, [target])
+    messages = unknown_warnings("train", encoded, rows, columns, tokenizer, "t5")
+    sides = [side for side, text in (("source", source), ("target", target)) if text == "日本語"]
+    assert [message.partition(" of the ")[2].partition(" tokens")[0] for message in messages] == sides
+    assert all("translation model for this language" in message and "BERT" not in message for message in messages)
 
 
 # -- translations --------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tinybert_cli.config import Data
 from tinybert_cli.metrics.answer_texts import CJK
 from tinybert_cli.scratch_files import counts
@@ -65,10 +67,10 @@ def count_tokens(tokenizer: Any, columns: Sequence[Sequence[Any]]) -> TokenCount
 
 def unknown_share(ids: Array, tokenizer: Any) -> float:
     """The share of these token ids that stand for unknown words; special tokens are not counted."""
-    if isinstance(tokenizer, TranslationTokenizer):
-        unknown, special = tokenizer.source.tokens().get("<unk>"), {tokenizer.end, tokenizer.padding}
-    else:
-        unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids)
+    return _share(ids, tokenizer.unk_token_id, set(tokenizer.all_special_ids))
+
+
+def _share(ids: Array, unknown: int | None, special: set[int]) -> float:
     if unknown is None or not len(ids):
         return 0.0
     occurrences = counts(ids, minlength=1 + max(unknown, *special))
@@ -77,13 +79,31 @@ def unknown_share(ids: Array, tokenizer: Any) -> float:
 
 def unknown_warnings(split: str, encoded: Encoded, rows: Rows, data: Data, tokenizer: Any, model: str) -> list[str]:
     """A warning if more than 5 % of the tokens of encoded rows are [UNK]; with the words, from a sample of the rows."""
+    if isinstance(tokenizer, TranslationTokenizer):
+        return _translation_warnings(split, encoded, tokenizer, model)
     share = unknown_share(encoded.tokens["input_ids"][0], tokenizer)
     if share <= UNKNOWN:
         return []
     columns = [rows.column(name) for name in data.text_columns]
     sample = [[column[index] for index in sample_of(len(rows), SAMPLE)] for column in columns]
-    tokens = None if isinstance(tokenizer, TranslationTokenizer) else count_tokens(tokenizer, sample)
-    return [unknown_message(split, share, tokens.unknown_words if tokens else (), sample[0], model)]
+    return [unknown_message(split, share, count_tokens(tokenizer, sample).unknown_words, sample[0], model)]
+
+
+def _translation_warnings(split: str, encoded: Encoded, tokenizer: TranslationTokenizer, model: str) -> list[str]:
+    """The same for the source texts, and for the target texts if they are encoded."""
+    sides = {
+        "source": (tokenizer.source, encoded.tokens["input_ids"][0]),
+        "target": (tokenizer.target, np.zeros(0, dtype=np.int64) if encoded.labels is None else encoded.labels),
+    }
+    special = {tokenizer.end, tokenizer.padding}
+    shares = {name: _share(ids, side.tokens().get("<unk>"), special) for name, (side, ids) in sides.items()}
+    return [
+        f"{share:.1%} of the {name} tokens of {split} are <unk>: the vocabulary of {model} does not have these words; "
+        "start from a translation model for this language, or from a new one, whose vocabulary is that of the training "
+        "text (family: marian)"
+        for name, share in shares.items()
+        if share > UNKNOWN
+    ]
 
 
 def unknown_message(split: str, share: float, words: Sequence[str], texts: Iterable[Any], model: str) -> str:
