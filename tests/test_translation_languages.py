@@ -129,6 +129,20 @@ def test_generate_has_the_search_and_the_target_language_of_an_export(
     assert [text.strip() for text in tokenizer.batch_decode(outputs, skip_special_tokens=True)] == own
 
 
+@pytest.mark.parametrize("family", ["mbart", "nllb"])
+def test_predict_and_its_start_need_a_model_that_records_its_languages(
+    family: str, trained: Trained, tmp_path: Path
+) -> None:
+    model, data = write_family(tmp_path / "published", family), trained("nllb").parent / "data"
+    done = CliRunner().invoke(app, ["predict", str(model), EXAMPLE])
+    assert done.exit_code == 3 and "does not record between which" in done.stderr
+    assert "data.source_language and data.target_language" in done.stderr
+    settings = {"models": {"t": str(model)}, "latency": {"startup": True}, **settings_of(family)}
+    with pytest.raises(ConfigError, match="does not record between which languages") as raised:
+        run("eval", translation_config("eval", data, tmp_path / "eval", **settings))
+    assert raised.value.key == ("latency", "startup")
+
+
 # -- languages that differ from the recorded ones -------------------------------------------------------------
 
 

@@ -214,6 +214,11 @@ def load_translation_predictor(
     models.check_family(source)
     config = models.read_config(source)
     languages = tasks.recorded_languages(config) if data is None else (data.source_language, data.target_language)
+    if data is None and languages == (None, None) and models.has_languages(source):
+        raise InputError(
+            f"'{source.name}' translates between several languages, and does not record between which",
+            hint="export it with data.source_language and data.target_language: the export records them",
+        )
     tokenizer = models.load_translation_tokenizer(source, source_language=languages[0], target_language=languages[1])
     model = models.load_translation_model(source).to(loops.device() if device is None else device)
     translator = models.torch_translator(model, tokenizer)

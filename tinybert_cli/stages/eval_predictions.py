@@ -103,6 +103,8 @@ def _translate(run: EvalRun, task: tasks.Translation) -> Generator[Event, None, 
     if metric is None:
         rows.column(config.data.label_column)  # raises
     assert metric is not None
+    if config.latency is not None and config.latency.startup:
+        translation_candidates.check_startup(run.sources)
     yield from map(events.warning, task.pair_warnings(rows, config.data))
     accelerator = _accelerator()
     candidates: dict[str, TranslationCandidate] = {}

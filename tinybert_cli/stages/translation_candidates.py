@@ -10,6 +10,7 @@ import numpy as np
 
 from tinybert_cli import data, input_limits, loops, models, tasks, types
 from tinybert_cli.config import Data, Eval, Search
+from tinybert_cli.errors import ConfigError
 from tinybert_cli.stages.translation_training import known_labels, reference_loss
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
@@ -54,6 +55,19 @@ def settings_of(config: Eval, source: models.Source, sources: Iterable[models.So
         return config
     data = config.data.model_copy(update={"source_language": None, "target_language": None})
     return config.model_copy(update={"data": data})
+
+
+def check_startup(sources: Mapping[str, models.Source]) -> None:
+    """ConfigError if `predict`, whose start is measured, does not know between which languages a model translates."""
+    for name, source in sources.items():
+        recorded = tasks.recorded_languages(models.read_config(source))
+        if models.has_languages(source) and recorded == (None, None):
+            raise ConfigError(
+                f"the start of `tinybert predict` is measured, and {name} ('{source.name}') does not record between "
+                "which languages it translates",
+                key=("latency", "startup"),
+                hint="set it to false, or evaluate an export of the model",
+            )
 
 
 def load_candidate(
