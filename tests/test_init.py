@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from tinybert_cli import cli, configuration
 from tinybert_cli.config import Data
 from tinybert_cli.data import splits
-from tinybert_cli.errors import ConfigErrors, InputError, OutputError
+from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, OutputError
 from tinybert_cli.helpers import init, new_recipe, shipped_recipes, text_lengths
 from tinybert_cli.inspection import columns, splitting
 from tinybert_cli.stages.checks import CHECKS
@@ -198,6 +198,24 @@ def test_two_languages_are_a_translation() -> None:
     recipe, _ = write_recipe(write(Path("a.jsonl"), rows))
     assert recipe["task"] == "translation" and recipe["data"]["label_column_name"] == "de"
     assert recipe["stages"][-1]["format"] == "ctranslate2"
+
+
+def test_a_translation_recipe_fits_its_teacher() -> None:
+    rows = [{"en": row["message"], "de": f"Das ist {row['message']}"} for row in tickets()]
+    data = write(Path("a.jsonl"), rows)
+    for name, config in {"bert": {}, "m2m_100": {"is_encoder_decoder": True}}.items():
+        Path(name).mkdir()
+        (Path(name) / "config.json").write_text(json.dumps({"model_type": name, **config}))
+    with pytest.raises(ConfigError, match="--model has no effect in translation"):
+        write_recipe(data, model="m2m_100")
+    with pytest.raises(InputError, match="translation needs an encoder-decoder model"):
+        write_recipe(data, teacher="bert")
+    with pytest.raises(ConfigError, match="translates between several languages"):
+        write_recipe(data, teacher="m2m_100")
+    languages = ["data.source_language=en", "data.target_language=de"]
+    recipe, lines = write_recipe(data, teacher="m2m_100", settings=languages)
+    assert recipe["data"]["target_language"] == "de" and "student2-plain" in recipe["stages"][-2]["models"]
+    assert any("students of all its encoder layers + 1 and 2 + 1 layers" in line for line in lines)
 
 
 def test_the_options_override_the_guess() -> None:

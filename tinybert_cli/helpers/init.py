@@ -150,6 +150,7 @@ def _checked(request: Request, guess: Guess, read: new_splits.Splits) -> tuple[D
     data, rows = Data.model_validate(plain), read.rows["train"]
     task = tasks.find_scored_task(guess.task)
     if isinstance(task, tasks.GenerationTask):
+        _check_translators(request, data)
         return data, [f"warning: {text}" for text in tasks.Translation().check_pairs(rows, data)]
     notes: list[str] = []
     if request.teacher is not None:
@@ -171,6 +172,22 @@ def _checked(request: Request, guess: Guess, read: new_splits.Splits) -> tuple[D
     if listed and data.label_names is None and isinstance(guess.label, str):
         data = data.model_copy(update={"label_names": names})
     return data, notes
+
+
+def _check_translators(request: Request, data: Data) -> None:
+    """An error if the teacher is no translation model or needs languages, or a model is named that nothing uses."""
+    if request.model is not None:
+        raise ConfigError(
+            "--model has no effect in translation, where the recipe trains a new model",
+            hint="leave it out; --teacher names a model that translates",
+        )
+    if request.teacher is not None:
+        from tinybert_cli import models
+
+        source = models.locate(request.teacher)
+        models.check_family(source)
+        family = models.read_config(source)["model_type"]
+        models.check_languages(source.name, family, data.source_language, data.target_language)
 
 
 def _is_source(key: str) -> bool:
@@ -249,7 +266,7 @@ def _plan(
         rows={name: len(read.rows[name]) for name in SPLITS if name in read.rows},
         base=base,
         teacher=request.teacher,
-        plain_model=request.model if request.teacher is not None else base.name,
+        plain_model=base.name if request.teacher is None or guess.task == "translation" else request.model,
         max_seq_length=length,
         length_reason=reason,
         seed=request.seed,
@@ -282,7 +299,9 @@ def _choices(request: Request, guess: Guess, read: new_splits.Splits, plan: new_
         what = "model: a new one, 4 + 4 layers; students of "
     else:
         what = f"model: {plan.base.name}, {plan.base.layers} layers (--model); students of "
-    shapes = "4 + 1 and 2 + 1" if guess.task == "translation" else f"{plan.student_layers} and {plan.student2_layers}"
+    shapes = f"{plan.student_layers} and {plan.student2_layers}"
+    if guess.task == "translation":
+        shapes = f"{'4' if request.teacher is None else 'all its encoder layers'} + 1 and 2 + 1"
     yield f"{what}{shapes} layers"
     if plan.plain_model is None:
         yield "no student2-plain, as the teacher's base model is not known (--model names it)"
