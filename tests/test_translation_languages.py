@@ -183,6 +183,28 @@ def test_distill_warns_of_the_languages_of_student_and_teacher(trained: Trained,
     ]
 
 
+@pytest.mark.parametrize(("family", "other"), [("nllb", "fra_Latn"), ("mbart50", None)])
+def test_a_training_warns_of_other_languages_than_those_of_its_labels(
+    family: str, other: str | None, trained: Trained, tmp_path: Path
+) -> None:
+    """A student from the Hub records no languages. The codes of another family are not compared."""
+    model = trained("nllb")
+    labels = {"teacher": model, "check_teacher": False, "drop": ["cut"], "engine": "transformers"}
+    data = model.parent / "data"
+    warnings_of("gen-soft-labels", data, tmp_path / "labels", **labels, **settings_of("nllb"))
+    languages = settings_of(family) if other is None else settings_of(family, target_language=other)
+    messages = warnings_of(
+        "finetune", data, tmp_path / "out", label_dataset=tmp_path / "labels",
+        model=write_family(tmp_path / "student", family), training__max_steps=1,
+        training__num_train_epochs="auto", **languages,
+    )  # fmt: skip
+    assert [message for message in messages if "were made with" in message] == [
+        f"the labels in '{tmp_path / 'labels'}' were made with target_language deu_Latn; this run uses {other}, from "
+        "data.target_language"
+        for _ in ([] if other is None else [other])
+    ]
+
+
 @pytest.mark.parametrize(("family", "form"), [("mbart", "ctranslate2"), ("m2m100", "ctranslate2"), ("nllb", "onnx")])
 def test_an_export_has_only_the_languages_that_it_was_verified_with(
     family: str, form: str, trained: Trained, tmp_path: Path

@@ -65,6 +65,7 @@ def translated_rows(
     expected = artifacts.describe_all(data.sources(config.data, ["train", "unlabeled"]))
     artifacts.check_origin(folder, manifest, expected)
     yield from label_dataset.check(folder, manifest, config, task)
+    yield from map(events.warning, _language_warnings(folder, manifest["settings"]["data"], config.data))
     files = [entry["path"] for entry in manifest["outputs"]]
     labels = data.read_translations(folder, files)
     selected = labels.first_rows(config.data.max_train_samples)
@@ -91,6 +92,22 @@ def translated_rows(
         labels.rows.select(indices), {}, None, texts=[text for _, text, _ in pairs], top_k=top_k, stored_rows=stored,
         origin=manifest["inputs"], teacher_parameters=manifest.get("teacher_parameters"),
     )  # fmt: skip
+
+
+def _language_warnings(folder: Path, made_with: Mapping[str, Any], settings: Data) -> Iterator[str]:
+    """Warnings about other languages than those that the teacher translated.
+
+    Other families have codes of another form for the same language, `de_DE` and `deu_Latn`: these are not compared.
+    """
+    for name in ("source_language", "target_language"):
+        earlier, now = made_with.get(name), getattr(settings, name)
+        if earlier and now and earlier != now and _script(earlier) == _script(now):
+            yield f"the labels in '{folder}' were made with {name} {earlier}; this run uses {now}, from data.{name}"
+
+
+def _script(code: str) -> int:
+    """The letters after the language of a code, of country or script."""
+    return len(code.partition("_")[2])
 
 
 def _targets(
