@@ -135,10 +135,23 @@ def test_integers_are_positions_and_the_plan_says_so(tmp_path: Path) -> None:
         (["positive"], [0, 1]),
         ({"label": "positive", "confidence": 0.9}, [0.1, 0.9]),
         ('{"label": "positive", "reason": "not one negative word"}', [0, 1]),
+        ('{"label": "positive", "probabilities": {"positive": 0.8, "negative": 0.2}}', [0.2, 0.8]),
+        ({"answer": "positive", "score": {"positive": 0.8, "negative": 0.2}}, [0.2, 0.8]),
+        ({"label": "positive", "score": 0.9, "scores": {"positive": 0.9}, "usage": {"tokens": 7}}, [0, 1]),
+        ({"label": "positive", "score": 0.9, "usage": {"tokens": 7}}, [0.1, 0.9]),
     ],
 )
 def test_probabilities_per_label_become_soft_labels(tmp_path: Path, value: Any, expected: list[float]) -> None:
     assert probabilities(classes(tmp_path, [value]))[0] == expected
+
+
+@pytest.mark.parametrize("label", ["negative", "neutral"])
+def test_a_label_beside_numbers_that_do_not_say_it_is_not_understood(tmp_path: Path, label: str) -> None:
+    answer = {"label": label, "probabilities": {"positive": 0.8, "negative": 0.2}}
+    teacher = classes(tmp_path, [answer, "positive"])
+    assert probabilities(teacher) == [None, [0, 1], None]
+    with pytest.raises(InputError, match="the label is not the most probable one of the numbers beside it"):
+        classes(tmp_path, [answer, "positive"], unmapped="refuse")
 
 
 def test_probabilities_may_have_a_column_per_label(tmp_path: Path) -> None:

@@ -61,11 +61,14 @@ class ClassReader(LabelReader):
         return AnswerLabels(logits, None, np.array([bool(own) for own in votes], dtype=bool))
 
     def _of_mapping(self, value: Mapping[Any, Any], answer: Answer) -> Iterator[Vote]:
-        """A label such as {"label": "positive", "confidence": 0.9}, or numbers per label."""
-        label = None if all(self.index_of(key) is not None for key in value) else self._stated(value)
+        """A label such as {"label": "positive", "confidence": 0.9}, numbers per label, or a label beside these."""
+        label = None if self._names_labels(value) else self._stated(value)
         score = score_of(value)
+        inner = next((item for item in value.values() if isinstance(item, Mapping) and self._names_labels(item)), None)
         if label is None:
             yield from self._of_scores(list(value.items()), answer)
+        elif inner is not None:
+            yield from self._of_scores(list(inner.items()), answer, stated=label)
         elif isinstance(score, (dict, list)):
             self.unmapped("unmapped", answer, "expected a number beside the label")
         else:
@@ -87,9 +90,18 @@ class ClassReader(LabelReader):
         labels = [text for text in texts.values() if self.index_of(text) is not None or self.matcher.name(text)]
         return labels[0] if len(labels) == 1 else json.dumps(texts)
 
-    def _of_scores(self, pairs: Scores, answer: Answer) -> Iterator[Vote]:
+    def _names_labels(self, value: Mapping[Any, Any]) -> bool:
+        """Whether a mapping has keys, and all of them are labels."""
+        return bool(value) and all(self.index_of(key) is not None for key in value)
+
+    def _of_scores(self, pairs: Scores, answer: Answer, *, stated: Any = None) -> Iterator[Vote]:
+        """Numbers per label; `stated`: the label beside them, which has to be the most probable one."""
         numbers = self.scores(pairs, answer, one_label=True)
         if numbers is None:
+            return
+        index = None if stated is None else self.index_of(stated)
+        if stated is not None and (index is None or np.nan_to_num(numbers)[index] < np.nanmax(numbers)):
+            self.unmapped("unmapped", answer, "the label is not the most probable one of the numbers beside it")
             return
         if any(is_empty(number) for _, number in pairs):
             self.count_missing(numbers, answer)
