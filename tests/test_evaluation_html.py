@@ -77,6 +77,17 @@ def test_a_difference_whose_interval_contains_zero_is_not_significant() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "title"),
+    [("mcnemar_p", "McNemar p"), ("wilcoxon_p", "Wilcoxon p"), ("accuracy_p", "bootstrap p"), ("", "")],
+)
+def test_the_differences_have_the_paired_test_of_the_task(key: str, title: str) -> None:
+    pytest.importorskip("matplotlib")
+    own = {name: value for name, value in DIFFERENCE.items() if name != "mcnemar_p"}
+    text = as_html(replace(EVALUATION, models={"teacher": metrics(0.9), "b": metrics(0.8, **own, **{key: 0.0312})}))
+    assert (f">{title}</th>" in text and ">0.0312</td>" in text) if key else (" p</th>" not in text)
+
+
 def test_the_page_says_which_intervals_it_shows() -> None:
     pytest.importorskip("matplotlib")
     without = {name: value for name, value in metrics(0.9).items() if not name.endswith(("_low", "_high"))}

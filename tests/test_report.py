@@ -216,6 +216,13 @@ def test_the_score_of_a_translation_export_is_estimated_from_a_search_with_as_ma
     assert {name: numbers["bleu"] for name, numbers in found.items()} == {"ctranslate2 (of model)": pytest.approx(31.9)}
 
 
+def test_the_size_of_an_export_of_several_files_is_that_of_its_weights(tmp_path: Path) -> None:
+    outputs = {"encoder.onnx": 2 * MB, "decoder.onnx": 3 * MB, "tokenizer.json": 4 * MB, "README.md": 1}
+    write_run(tmp_path / "export", "export", {"bytes": 5.0 * MB}, inputs={"model": {"path": "x"}}, outputs=outputs)
+    (model,) = reports.run([tmp_path]).models
+    assert model.bytes == 5 * MB
+
+
 def test_an_export_with_eval_has_its_own_score(cascade: Path) -> None:
     int8 = write_run(
         cascade / "int8", "export", {"metric_difference": -0.004}, inputs={"model": describe(cascade / "student")},

@@ -12,6 +12,7 @@ from tinybert_cli.wording import counted
 
 Metrics = Mapping[str, float]
 
+PAIRED_TESTS = {"mcnemar_p": "McNemar p", "wilcoxon_p": "Wilcoxon p"}
 COSTS = {"latency_ms_b1": ("latency (ms, batch size 1)", 1.0), "bytes": ("size (MB)", 1e6)}
 MOST_CLASSES = 25  # of a confusion matrix; larger ones are not readable
 MOST_SLICES = 24
@@ -117,18 +118,20 @@ def _columns(metric: str) -> list[tuple[str, str, Callable[[Metrics], str]]]:
 
 
 def _differences(evaluation: Evaluation) -> html.Block:
-    """Difference of each model to the reference, with its interval and a paired test."""
+    """Difference of each model to the reference, with its interval and the paired test of the task, if it has one."""
     metric = evaluation.metric
+    tests = {**PAIRED_TESTS, f"{metric}_p": "bootstrap p"}
+    test = next((key for key in tests for metrics in evaluation.models.values() if key in metrics), None)
     rows = []
     for name, metrics in evaluation.models.items():
         low, high = (metrics.get(f"{metric}_difference_{end}") for end in ("low", "high"))
         if low is None or high is None:
             continue
         significance = "not significant (95 %)" if low <= 0 <= high else "significant (95 %)"
-        p = f"{metrics['mcnemar_p']:.3g}" if "mcnemar_p" in metrics else ""
+        p = [] if test is None else [f"{metrics[test]:.3g}" if test in metrics else ""]
         rows.append([
             name, f"{metrics[f'{metric}_difference']:+.4f}", f"{low:+.4f} to {high:+.4f}",
-            f"{metrics['rows_lost']:,.0f}", f"{metrics['rows_won']:,.0f}", p, significance,
+            f"{metrics['rows_lost']:,.0f}", f"{metrics['rows_won']:,.0f}", *p, significance,
         ])  # fmt: skip
     if not rows:
         return html.paragraph("No other model was evaluated.")
@@ -138,7 +141,7 @@ def _differences(evaluation: Evaluation) -> html.Block:
         "95 % interval",
         "rows lost",
         "rows won",
-        "McNemar p",
+        *([] if test is None else [tests[test]]),
         "difference",
     ]
     return html.table(header, rows, caption="Rows lost: the reference is better. Rows won: the model is better.")

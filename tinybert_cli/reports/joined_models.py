@@ -91,6 +91,8 @@ def as_model(run: Run) -> Model:
     names = (f"{form.subfolder}/{name}".lstrip("/") for form in formats.FORMATS.values() for name in form.files)
     exported = next((name for name in names if name in sizes), None)
     weights = [sizes[exported]] if exported else [sizes[name] for name in sizes if name.endswith(MODEL_WEIGHTS)]
+    if run.command == "export" and "bytes" in run.metrics:  # of a translation model, in several files
+        weights = [int(run.metrics["bytes"])]
     return Model(
         str(run.folder),
         made_by=run.command,
