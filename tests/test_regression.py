@@ -58,6 +58,12 @@ def test_hidden_labels_are_none_also_as_text(labels: list[Any]) -> None:
     assert TASK.labels(rows_of(*labels, 2), Data(), ["label"]) is not None
 
 
+@pytest.mark.parametrize(("labels", "message"), [([None, None], "no row has a label"), ([-1, -1], "every label is -1")])
+def test_the_error_without_labels_says_what_the_column_has(labels: list[Any], message: str) -> None:
+    assert TASK.labels(rows_of(*labels), Data(), ["label"]) is None
+    assert tasks.no_labels_error(rows_of(*labels), Data()).what.startswith(message)
+
+
 @pytest.mark.parametrize("labels", [["3,5", "4", "1,25"], ["0,125", "-2,000"], [2.0, "3,5"]])
 def test_decimal_commas_are_read_where_the_labels_prove_them(labels: list[Any]) -> None:
     numbers = TASK.labels(rows_of(*labels), Data(), ["label"])

@@ -255,9 +255,11 @@ def check_complete(labels: Array, rows: Rows) -> None:
 def no_labels_error(rows: Rows, data: Data) -> InputError:
     """The error where gold labels are needed and `PredictionTask.labels` returns None."""
     try:
-        rows.column(data.label_column)
+        values = rows.column(data.label_column)
     except InputError as missing_column:
         return missing_column
+    if all(value is None for value in values):
+        return InputError("no row has a label", where=rows.location(0), hint="name a file or a split with labels")
     return hidden_labels_error(rows)
 
 
