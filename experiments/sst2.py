@@ -9,7 +9,6 @@
 - `small`: the same for narrower students2, which learn from the soft labels of that student.
 - `report`: the recipe configs/sst2-minilm, on all training rows, and the scores of the last checkpoints on the
   validation rows, which choose no checkpoint.
-- `small-report`: the best of them on all training rows, and its export in 4 bits, on the validation rows.
 - `bits`: exports of the recipe's student2 with fewer bits, compared with float32 on the validation rows.
 - `latencies`: of the models of the first seed, side by side; nothing else should run.
 
@@ -36,13 +35,14 @@ import result_files
 
 RECIPE = Path(__file__).parents[1] / "configs" / "sst2-minilm"
 RESULTS = "sst2.json"
-PARTS = ("students", "students2", "small", "report", "small-report", "bits", "latencies")
+PARTS = ("students", "students2", "small", "report", "bits", "latencies")
 HELD_OUT = 1500  # sentences; about as long as those of the validation file
 SPLIT_SEED = 42
 FREE_WORDS = 2  # a phrase of up to this many words occurs in many sentences, and stays in training
 LAST = ("training.eval_strategy=no", "training.keep=last", "training.save_steps=1000")
-MODELS = ("teacher", "student", "student2", "student2-direct", "student2-plain", "export")
-LEAST_AGREEMENT = 0.95  # of the export of the small student2
+EXPORTS = ("export", "export-small")
+MODELS = ("teacher", "student", "student2", "student2-small", "student2-direct", "student2-plain", *EXPORTS)
+REFERENCES = ("teacher", "student2-plain", "export")  # the models that the others are compared with
 BITS = ((8, 8), (8, 6), (8, 4), (4, 8), (4, 6), (4, 4))  # of matrices and of embedding tables
 
 
@@ -230,13 +230,13 @@ class Runs:
             if command != "eval":
                 self.stage(command, config.name, f"sst2-minilm/{name}")
         beside = {reference: self.evaluate(f"eval-{reference}", f"reference={reference}", "latency=null")
-                  for reference in ("teacher", "student2-plain")}  # fmt: skip
+                  for reference in REFERENCES}  # fmt: skip
         scores = beside["teacher"]
         return {
             "models": {
                 name: {"accuracy": scores[f"{name}.accuracy"], "low": scores[f"{name}.accuracy_low"],
                        "high": scores[f"{name}.accuracy_high"], "bytes": scores[f"{name}.bytes"],
-                       **({} if name == "export" else {"minutes": recipe_stages.cpu_minutes(self.folder(name))})}
+                       **({} if name in EXPORTS else {"minutes": recipe_stages.cpu_minutes(self.folder(name))})}
                 for name in MODELS
             },
             "differences": {
@@ -245,37 +245,7 @@ class Runs:
                 }
                 for reference, metrics in beside.items() for name in MODELS if name != reference
             },
-        }  # fmt: skip
-
-    def small_report(self) -> dict[str, Any]:
-        """The small student2 in float32 and in 4 bits, beside the teacher and the export of the recipe."""
-        student, best = self.folder("student"), best_of("small")
-        small = self.stage(
-            "distill", "3-student.yaml", "small", f"teacher={student}", f"student.from={student}",
-            f"label_dataset={self.folder('student-labels')}", *LAST, *SMALL[best].settings,
-        )  # fmt: skip
-        export = self.stage(
-            "export", "8-export.yaml", "small-export", f"model={small}", "matrix_bits=4", "embedding_bits=4",
-            "verify.max_samples=872", f"verify.min_agreement={LEAST_AGREEMENT}",
-        )  # fmt: skip
-        models = {
-            "teacher": self.folder("teacher"),
-            "export": self.folder("export"),
-            "small": small,
-            "small-export": export,
-        }
-        listed = ", ".join(f"{name}: {folder}" for name, folder in models.items())
-        scores = recipe_stages.read_metrics(self.stage(
-            "eval", "7-eval.yaml", "eval-small", f"models={{{listed}}}", "reference=export", "latency=null",
-        ))  # fmt: skip
-        verified = recipe_stages.read_metrics(export)
-        return {
-            "settings": best, "minutes": recipe_stages.cpu_minutes(small), "agreement": verified["agreement"],
-            **{name: {key: scores[f"{name}.{key}"] for key in ("accuracy", "accuracy_low", "accuracy_high", "bytes")}
-               for name in models},
-            "small-export minus export": {
-                key: scores[f"small-export.accuracy_difference{key and f'_{key}'}"] for key in ("", "low", "high")
-            },
+            "agreement": {name: recipe_stages.read_metrics(self.folder(name))["agreement"] for name in EXPORTS},
         }  # fmt: skip
 
     def bits(self) -> dict[str, dict[str, float]]:
@@ -301,8 +271,8 @@ class Runs:
 
     def evaluate(self, name: str, *settings: str) -> dict[str, Any]:
         """The metrics of all models and the export, scored side by side."""
-        export = f"models.export={self.folder('export')}"
-        return recipe_stages.read_metrics(self.stage("eval", "7-eval.yaml", f"sst2-minilm/{name}", export, *settings))
+        exports = [f"models.{export}={self.folder(export)}" for export in EXPORTS]
+        return recipe_stages.read_metrics(self.stage("eval", "7-eval.yaml", f"sst2-minilm/{name}", *exports, *settings))
 
 
 def best_of(part: str) -> str:
@@ -317,7 +287,7 @@ def best_of(part: str) -> str:
 
 
 REPORTED: Mapping[str, Callable[[Runs], dict[str, Any]]] = {
-    "report": Runs.report, "small-report": Runs.small_report, "bits": Runs.bits, "latencies": Runs.latencies
+    "report": Runs.report, "bits": Runs.bits, "latencies": Runs.latencies
 }  # fmt: skip
 
 

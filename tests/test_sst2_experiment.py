@@ -79,7 +79,7 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
         (folder / "manifest.json").write_text("{}")
         metrics: dict[str, float] = {"eval_accuracy": 0.9, "train_cpu_seconds": 60.0}
         metrics |= {"agreement": 0.99, "bytes": 5e6, "mean_abs_logit_difference": 0.1, "metric_difference": 0.0}
-        for model in (*sst2.MODELS, "small", "small-export"):
+        for model in sst2.MODELS:
             metrics |= {f"{model}.accuracy{end}": 0.9 for end in ("", "_low", "_high")}
             metrics |= {f"{model}.bytes": 9e6, f"{model}.latency_ms_b1": 2.0, f"{model}.latency_ms_b32": 8.0}
             metrics |= {f"{model}.accuracy_difference{end}": 0.0 for end in ("", "_low", "_high")}
@@ -123,7 +123,9 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
     latencies = of_report.latencies()
     line = list(sst2_tables.report({"report": {"43": report}, "latencies": {"43": latencies}}))[3]
     assert line.startswith("| student, layers 1, 3, 6 | `3-student.yaml` | 0.9000 | 0.9000 | 100.0%, 100.0% |")
-    small_report = of_report.small_report()
-    assert configs["report/small-export"].matrix_bits == 4 and small_report["settings"] in sst2.SMALL
-    assert len(list(sst2_tables.small({"small-report": {"43": small_report}}))) == 6
+    chosen = configs["seed-43/small-320-units"]
+    small = configs["report/sst2-minilm/student2-small"]
+    assert small.student.hidden_size == chosen.student.hidden_size and small.training == chosen.training
+    assert configs["report/sst2-minilm/export-small"].matrix_bits == 4
+    assert len(list(sst2_tables.small({"report": {"43": report}, "latencies": {"43": latencies}}))) == 6
     assert of_report.bits().keys() == {f"{matrices} {tables}" for matrices, tables in sst2.BITS}
