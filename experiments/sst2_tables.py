@@ -14,6 +14,7 @@ SHORT = {
     "teacher": "teacher: MiniLM, 6 layers",
     "student": "student: 3 layers",
     "export": "student2: 2 layers, int8 ONNX",
+    "export-small": "student2-small: 2 narrower layers, 4-bit ONNX",
     "student2-direct": "student2-direct: the same 2 layers straight from the teacher",
     "student2-plain": "student2-plain: the same 2 layers without distillation",
 }
