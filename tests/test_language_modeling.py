@@ -337,6 +337,7 @@ def test_a_task_agnostic_student_is_up_to_date_until_its_corpus_changes(
         run("distill", config)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_after_sigterm_ends_with_the_same_weights(base_model: Path, corpus: Path, tmp_path: Path) -> None:
     settings = {"training__max_steps": 200, "training__logging_steps": 5}
     run("distill", distill_config(corpus, base_model, tmp_path / "whole", **settings))

@@ -202,6 +202,7 @@ def test_changed_rows_are_not_mixed_with_earlier_ones(
     assert "changed" in caught.value.what
 
 
+@pytest.mark.slow
 def test_a_run_resumed_after_sigterm_ends_with_the_same_weights(base_model: Path, corpus: Path, tmp_path: Path) -> None:
     """In a process of its own, with buffers of the real size: each pass is one."""
     settings = {"training__max_steps": 200, "training__save_steps": None}

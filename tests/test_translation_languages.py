@@ -30,6 +30,11 @@ LENGTHS = {"data__max_seq_length": 40, "data__max_target_length": 40}
 VERIFY = {"split": "validation", "min_agreement": 0, "max_metric_drop": 100}
 
 
+def slow(family: str) -> Any:
+    """A family that only `make test-slow` tries."""
+    return pytest.param(family, marks=pytest.mark.slow)
+
+
 def settings_of(family: str, **languages: str) -> dict[str, Any]:
     """The settings of `data`, for `translation_config`; `languages` replace those of the family."""
     return {**LENGTHS, **{f"data__{key}": code for key, code in {**languages_of(family), **languages}.items()}}
@@ -94,7 +99,7 @@ def predicted(folder: Path, text: str) -> str:
     return done.stdout.split("\t")[0].strip()
 
 
-@pytest.mark.parametrize("family", ["bart", "mbart", "mbart50", "m2m100", "nllb"])
+@pytest.mark.parametrize("family", ["bart", "mbart", slow("mbart50"), slow("m2m100"), slow("nllb")])
 def test_the_code_of_a_card_makes_the_translation_of_predict(
     family: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +151,7 @@ def test_predict_and_its_start_need_a_model_that_records_its_languages(
 # -- languages that differ from the recorded ones -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["mbart", "m2m100"])
+@pytest.mark.parametrize("family", ["mbart", slow("m2m100")])
 @pytest.mark.parametrize("command", ["finetune", "gen-soft-labels", "eval", "export"])
 def test_other_languages_than_those_of_the_training_are_a_warning(
     command: str, family: str, trained: Trained, tmp_path: Path
@@ -264,7 +269,7 @@ def test_a_language_for_an_export_without_languages_is_an_error(
     assert raised.value.key == ("data", key)
 
 
-@pytest.mark.parametrize("family", ["mbart", "mbart50", "m2m100"])
+@pytest.mark.parametrize("family", ["mbart", slow("mbart50"), slow("m2m100")])
 def test_a_ctranslate2_export_translates_like_its_model(family: str, trained: Trained, tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2")
     export = exported(trained(family), tmp_path / "export", family, "ctranslate2")
