@@ -99,13 +99,20 @@ class ClassReader(LabelReader):
         numbers = self.scores(pairs, answer, one_label=True)
         if numbers is None:
             return
-        index = None if stated is None else self.index_of(stated)
-        if stated is not None and (index is None or np.nan_to_num(numbers)[index] < np.nanmax(numbers)):
+        known = np.nan_to_num(numbers)
+        if stated is not None and known.max() not in known[self._positions(stated)]:
             self.unmapped("unmapped", answer, "the label is not the most probable one of the numbers beside it")
             return
         if any(is_empty(number) for _, number in pairs):
             self.count_missing(numbers, answer)
-        yield from self._of_numbers(np.nan_to_num(numbers), answer)
+        yield from self._of_numbers(known, answer)
+
+    def _positions(self, label: Any) -> list[int]:
+        """The position of a label, also in free text; empty for what is no label."""
+        index = self.index_of(label)
+        if index is None and isinstance(label, str) and (name := self.matcher.name(label)) is not None:
+            index = list(self.names).index(name)
+        return [] if index is None else [index]
 
     def _of_numbers(self, numbers: Array, answer: Answer) -> Iterator[Vote]:
         total = numbers.sum()

@@ -37,8 +37,9 @@ def total_size(sizes: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def size_of(sizes: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """The same for the manifest."""
-    return {f"teacher_{name}": count for name, count in total_size(sizes).items() if name == "parameters"}
+    """The parameters of all teachers for the manifest."""
+    total = total_size(sizes)
+    return {"teacher_parameters": total["parameters"]} if total else {}
 
 
 @dataclass(frozen=True)
