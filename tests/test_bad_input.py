@@ -130,7 +130,7 @@ def test_unusual_rows_are_counted_in_warnings(finetune: RunCommand, data: Path) 
     write_rows(data / "validation.jsonl", rows[6:12])
     code, err = finetune()
     assert code == 0
-    assert "warning: 1 of 96 rows of train (1.0%) are longer than 16 tokens and were truncated" in err
+    assert "warning: 1 of 96 rows of train (1.0%) is longer than 16 tokens and was truncated" in err
     assert "warning: 2 rows of train have no text (row 4, 5)" in err
     assert "warning: 6 of 6 validation rows also occur in the training set" in err
 

@@ -281,7 +281,7 @@ def test_gen_soft_labels_warns_about_unlabelled_validation_texts(configs: Config
     write(data / "unlabeled.jsonl", [{"text": sentences("validation")[0]["text"].upper()}])
     config = configs("gen-soft-labels", "out", teacher=teacher, splits=["unlabeled", "validation"])
     (warning,) = [text for text in warnings_of(run("gen-soft-labels", config)) if "optimistic" in text]
-    assert "validation rows differ from a row of unlabeled only in case" in warning
+    assert "validation rows differs from a row of unlabeled only in case" in warning
 
 
 def test_clean_rows_give_no_warnings(configs: Configs, base_model: Path) -> None:

@@ -349,7 +349,7 @@ def test_teacher_check_uses_the_rows_that_have_labels(data: Any, configs: Config
 def test_a_class_that_seems_to_mean_no_label_is_a_warning(name: str) -> None:
     rows = Rows({"text": ["a"] * 3, "label": ["good", name, "good"]}, (("rows", 3),))
     (warning,) = TASK.label_warnings(rows, Data(), TASK.label_names(rows, Data(), model_names=None))
-    assert warning.startswith(f"1 labels are '{name}', a class of its own: if it means that there is no label")
+    assert warning.startswith(f"1 label is '{name}', a class of its own: if it means that there is no label")
 
 
 def test_as_many_classes_as_rows_are_a_warning() -> None:

@@ -482,9 +482,7 @@ def test_references_with_more_tokens_than_positions_are_left_out_of_the_loss(
     stage("eval", "out", models={"small": str(tiny_translator)}, split="test", latency=None, bootstrap=0,
           data={"test_file": str(write_rows(tmp_path / "long.jsonl", rows))})  # fmt: skip
     warned = [row["message"] for row in log(tmp_path / "out", "warning")]
-    expected = (
-        f"1 of 6 references have more tokens than '{tiny_translator}' has positions, and are left out of its loss"
-    )
+    expected = f"1 of 6 references has more tokens than '{tiny_translator}' has positions, and is left out of its loss"
     assert expected in warned
 
 

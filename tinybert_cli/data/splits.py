@@ -18,6 +18,7 @@ from tinybert_cli.data.readers import concatenate, existing_file, with_class_nam
 from tinybert_cli.errors import ConfigError, InputError, nearest
 from tinybert_cli.label_values import HIDDEN, Matcher, as_number, is_missing
 from tinybert_cli.types import Encoded, Rows
+from tinybert_cli.wording import counted, verb
 
 FIRST_ROWS = 5  # numbers of rows in a warning
 
@@ -151,13 +152,16 @@ def rows_warnings(
     """The same, from their numbers among `count` rows, and the numbers of the first rows without text."""
     if truncated:
         share = f"{truncated:,} of {count:,} rows of {split} ({truncated / count:.1%})"
-        message = f"{share} are longer than {data.max_seq_length} tokens and were truncated"
+        are, were = verb(truncated, "is", "are"), verb(truncated, "was", "were")
+        message = f"{share} {are} longer than {data.max_seq_length} tokens and {were} truncated"
         if questions:
             most = data.max_seq_length // 2
-            message = f"{share} have a question of more than {most} tokens, half of max_seq_length, which was truncated"
+            what = f"a question of more than {most} tokens, half of max_seq_length, which was truncated"
+            message = f"{share} {verb(truncated, 'has', 'have')} {what}"
         yield events.warning(message)
     if empty:
-        yield events.warning(f"{empty:,} rows of {split} have no text (row {', '.join(map(str, first))})")
+        have = f"{counted(empty, 'row')} of {split} {verb(empty, 'has', 'have')}"
+        yield events.warning(f"{have} no text (row {', '.join(map(str, first))})")
 
 
 def paths_of(data: Data, split: Split) -> list[Path]:

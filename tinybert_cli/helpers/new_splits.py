@@ -20,6 +20,7 @@ from tinybert_cli.inspection.columns import Guess
 from tinybert_cli.inspection.unlabelled_rows import unlabelled_rows
 from tinybert_cli.label_values import all_hidden, as_boolean, as_number, as_text, in_quotes
 from tinybert_cli.types import Rows
+from tinybert_cli.wording import counted, verb
 
 SHARE = 0.15  # of the rows, for validation and for test
 MOST_HELD_OUT = 5_000  # rows of validation and of test that are cut off
@@ -131,8 +132,8 @@ def _shared(rows: Mapping[str, Rows], names: Sequence[str], columns: Sequence[st
             count = sum(splitting.text_key(text) in known for text in rows[name].column(column))
             if count:
                 total = len(rows[name])
-                shared = f"{count:,} of {total:,} {name} rows share their {column} with a row of train"
-                yield f"{shared}: for scores on new ones, name files (--validation, --test)"
+                shared = f"{count:,} of {total:,} {name} rows {verb(count, 'shares its', 'share their')} {column}"
+                yield f"{shared} with a row of train: for scores on new ones, name files (--validation, --test)"
 
 
 def _together(rows: Rows, groups: Sequence[Sequence[int]], columns: Sequence[str], *, whole: bool) -> list[str]:
@@ -140,15 +141,20 @@ def _together(rows: Rows, groups: Sequence[Sequence[int]], columns: Sequence[str
     joined = len(rows) - len(groups)
     equal = len(rows) - len({tuple(map(str, texts)) for texts in zip(*map(rows.column, columns), strict=True)})
     if not whole:
-        return [f"{joined:,} rows share a context with another one: they are in one split with it"] if joined else []
-    notes = [f"{equal:,} rows repeat the text of another: they are in one split with it"] if equal else []
+        return [_one_split(joined, "shares a context", "share a context", "with another one")] if joined else []
+    notes = [_one_split(equal, "repeats", "repeat", "the text of another")] if equal else []
     similar = joined - equal
     if similar > 0:
-        what = "differ from another only in case, punctuation, spaces or numbers"
+        what = "from another only in case, punctuation, spaces or numbers"
         if len(columns) > 1:
-            what += ", or share one of their texts with it"
-        notes.append(f"{similar:,} rows {what}: they are in one split with it")
+            what += f", or {verb(similar, 'shares one of its', 'share one of their')} texts with it"
+        notes.append(_one_split(similar, "differs", "differ", what))
     return notes
+
+
+def _one_split(count: int, singular: str, plural: str, what: str) -> str:
+    they = verb(count, "it is", "they are")
+    return f"{counted(count, 'row')} {verb(count, singular, plural)} {what}: {they} in one split with it"
 
 
 def as_jsonl(rows: Rows) -> Iterator[str]:
@@ -211,17 +217,22 @@ def _leave_out(result: Splits, name: str, guess: Guess) -> None:
         result.new.add(name)
         result.rows[name] = rows.select(labelled)
     if len(with_text) < len(rows):
-        result.notes.append(f"{len(rows) - len(with_text):,} rows of {name} have no text: left out")
+        result.notes.append(f"{_have(len(rows) - len(with_text), name)} no text: left out")
     if len(labelled) < len(with_text):
         used = "used as unlabelled text" if name == "train" and "unlabeled" not in result.rows else "left out"
-        result.notes.append(f"{len(with_text) - len(labelled):,} rows of {name} have no label: {used}")
+        result.notes.append(f"{_have(len(with_text) - len(labelled), name)} no label: {used}")
         if used != "left out":
             result.rows["unlabeled"] = rows.select(sorted({*with_text} - {*labelled}))
     blank = sum(rows.column(labels[0])[index] == "" for index in labelled)
     if blank and guess.task == "multi-label-classification":
-        result.notes.append(f"{blank:,} rows of {name} have an empty label cell: they have none of the classes")
+        they = verb(blank, "it has", "they have")
+        result.notes.append(f"{_have(blank, name)} an empty label cell: {they} none of the classes")
     if not labelled:
         raise InputError(f"no row of {name} has both a text and a label", where=rows.origins[0][0])
+
+
+def _have(count: int, name: str) -> str:
+    return f"{counted(count, 'row')} of {name} {verb(count, 'has', 'have')}"
 
 
 def _has_text(value: object) -> bool:
@@ -237,9 +248,9 @@ def _select_unlabeled(result: Splits, guess: Guess) -> None:
     keys = list(_keys(rows, guess))
     selected = [index for index, key in enumerate(keys) if key not in known and any(key)]
     if len(selected) < len(rows):
-        result.notes.append(
-            f"{len(rows) - len(selected):,} unlabelled texts are empty, or in validation or test: left out"
-        )
+        count = len(rows) - len(selected)
+        are = f"{counted(count, 'unlabelled text')} {verb(count, 'is', 'are')}"
+        result.notes.append(f"{are} empty, or in validation or test: left out")
     texts = Rows({name: rows.column(name) for name in guess.text}, rows.origins)
     result.rows["unlabeled"] = texts.select(selected)
     result.new.add("unlabeled")
@@ -255,7 +266,7 @@ def _check_overlap(result: Splits, guess: Guess) -> None:
         count = sum(key in train for key in _keys(result.rows[name], guess, numbers=True))
         if count:
             total = len(result.rows[name])
-            what = "are in train, too, apart from case, punctuation and spaces"
+            what = f"{verb(count, 'is', 'are')} in train, too, apart from case, punctuation and spaces"
             result.notes.append(f"{count:,} of {total:,} {name} rows {what}: scores on them are too good")
 
 

@@ -13,6 +13,7 @@ from tinybert_cli.inspection.splitting import text_key
 from tinybert_cli.inspection.vocabulary import sample_of
 from tinybert_cli.label_values import as_text, is_missing
 from tinybert_cli.types import Array, Rows
+from tinybert_cli.wording import verb
 
 ONE_LABEL = ("text-classification", "multi-label-classification", "token-classification", "regression")
 FAR = 0.1  # of the range of a regression target: labels of one text that differ by more contradict each other
@@ -187,12 +188,14 @@ def leak_warnings(name: str, split: str, train: Rows, other: Rows, data: Data, *
     example = f"such as {other.location(at)}, and {train.location(at_train)}: {_excerpt(other, data, at)}"
     parts = []
     if result.exact:
-        parts.append(f"{result.exact:,} of {result.rows:,} {split} rows also occur in {source}")
+        parts.append(
+            f"{result.exact:,} of {result.rows:,} {split} rows also {verb(result.exact, 'occurs', 'occur')} in {source}"
+        )
     if result.similar:
         rest = "" if parts else f" of {result.rows:,} {split}"
         sampled = "" if result.sampled is None else f" (in a sample of {result.sampled:,} rows)"
-        what = f"differ from a row of {source} only in case, punctuation or spaces{sampled}"
-        parts.append(f"{result.similar:,}{' more' if parts else ''}{rest} rows {what}")
+        what = f"{verb(result.similar, 'differs', 'differ')} from a row of {source} only in case, punctuation or spaces"
+        parts.append(f"{result.similar:,}{' more' if parts else ''}{rest} rows {what}{sampled}")
     return [
         f"{', and '.join(parts)}, {example}; {split} scores will be optimistic: remove these rows from one of the two"
     ]

@@ -19,7 +19,7 @@ from tinybert_cli.inspection.vocabulary import TokenCounts
 from tinybert_cli.label_values import as_number, in_quotes
 from tinybert_cli.metrics.proportions import wilson
 from tinybert_cli.types import Array, Rows
-from tinybert_cli.wording import counted
+from tinybert_cli.wording import counted, verb
 
 SAMPLE = 2_000  # rows of a split whose tokens are counted
 WINDOWED = 0.5  # share of the rows that are split into windows: above it, there is a warning
@@ -297,7 +297,7 @@ def _range(name: str, labels: Array) -> str:
 def _answers(name: str, labels: Array) -> str:
     lengths = [end - begin for begin, end in labels.tolist() if end > begin >= 0]
     usual = f", {int(np.median(lengths))} characters long (median)" if lengths else ""
-    return f"{name}: {len(lengths):,} questions with an answer{usual}, {len(labels) - len(lengths):,} without"
+    return f"{name}: {counted(len(lengths), 'question')} with an answer{usual}, {len(labels) - len(lengths):,} without"
 
 
 def class_warnings(labels: Array, names: Sequence[str], task: tasks.PredictionTask) -> Iterator[str]:
@@ -367,7 +367,7 @@ def quoted(name: str) -> str:
 
 
 def _rows(count: int, split: str) -> str:
-    return f"1 row of {split} has" if count == 1 else f"{count:,} rows of {split} have"
+    return f"{counted(count, 'row')} of {split} {verb(count, 'has', 'have')}"
 
 
 def _numbers(indices: Sequence[int], rows: Rows) -> str:

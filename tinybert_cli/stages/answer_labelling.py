@@ -14,6 +14,7 @@ from tinybert_cli.events import Event
 from tinybert_cli.stages import answer_teachers, labelling, teacher_check
 from tinybert_cli.stages.labelling import RawLogits
 from tinybert_cli.types import Predictions, Rows
+from tinybert_cli.wording import verb
 
 
 def label(config: GenSoftLabels, task: tasks.PredictionTask, output: artifacts.Output) -> Iterator[Event]:
@@ -37,7 +38,8 @@ def label(config: GenSoftLabels, task: tasks.PredictionTask, output: artifacts.O
     )
     if labelled < total:
         yield events.warning(
-            f"{total - labelled:,} of {total:,} rows have no label: distill and finetune will leave them out"
+            f"{total - labelled:,} of {total:,} rows {verb(total - labelled, 'has', 'have')} no label: distill and "
+            f"finetune will leave {verb(total - labelled, 'it', 'them')} out"
         )
     numbers: dict[str, float] = {"rows": total, "labelled_rows": labelled, **answers.numbers}
     checked: teacher_check.CheckedRows | None = None

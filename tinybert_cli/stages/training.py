@@ -24,7 +24,7 @@ from tinybert_cli.stages.training_baselines import BaselineScores
 from tinybert_cli.stages.validation_scores import Evaluation, ValidationScores
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Examples
-from tinybert_cli.wording import counted
+from tinybert_cli.wording import counted, verb
 
 
 def train(
@@ -371,8 +371,9 @@ def _oversized_warning(batch_tokens: int | None, examples: data.Examples) -> Ite
     count = int((longest > batch_tokens).sum())
     if count:
         yield events.warning(
-            f"{count:,} of {len(longest):,} training examples have more than {batch_tokens:,} tokens "
-            f"(training.per_device_train_batch_tokens), the longest {longest.max():,}: each is a batch of its own"
+            f"{count:,} of {len(longest):,} training examples {verb(count, 'has', 'have')} more than {batch_tokens:,} "
+            f"tokens (training.per_device_train_batch_tokens), the longest {longest.max():,}: "
+            "each is a batch of its own"
         )
 
 

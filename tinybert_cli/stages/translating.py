@@ -29,6 +29,7 @@ from tinybert_cli.stages.label_shards import Shard
 from tinybert_cli.stages.translation_labeller import TranslationLabeller
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 from tinybert_cli.types import Array, Encoded, Hypothesis, Rows
+from tinybert_cli.wording import verb
 
 CHECKED_ROWS = 200  # enough to see that a teacher copies its source
 TOO_LONG = "too_long"  # key of the number of translations that are left out because the teacher has too few positions
@@ -152,8 +153,9 @@ def label(
     yield from _unusual_warning(counts, total, config)
     if counts[TOO_LONG]:
         yield events.warning(
-            f"{counts[TOO_LONG]:,} of {total:,} translations are left out: their texts have more tokens than "
-            f"'{source.name}' has positions ({input_limits.max_positions(teacher.config)}), so that it has no outputs "
+            f"{counts[TOO_LONG]:,} of {total:,} translations {verb(counts[TOO_LONG], 'is', 'are')} left out: their "
+            f"texts have more tokens than '{source.name}' has positions "
+            f"({input_limits.max_positions(teacher.config)}), so that it has no outputs "
             "for them; a lower data.max_target_length leaves out fewer"
         )
     numbers["rows"] = total

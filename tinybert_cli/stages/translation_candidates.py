@@ -14,6 +14,7 @@ from tinybert_cli.errors import ConfigError
 from tinybert_cli.stages.translation_training import known_labels, reference_loss
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
+from tinybert_cli.wording import verb
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -100,8 +101,9 @@ def warnings(config: Eval, candidate: TranslationCandidate) -> Iterator[str]:
     predictor, name = candidate.predictor, candidate.source.name
     yield from predictor.check(config.data, name)
     if candidate.without_loss:
+        have, are = (verb(candidate.without_loss, *pair) for pair in (("has", "have"), ("is", "are")))
         count = f"{candidate.without_loss:,} of {len(candidate.lengths):,} references"
-        yield f"{count} have more tokens than '{name}' has positions, and are left out of its loss"
+        yield f"{count} {have} more tokens than '{name}' has positions, and {are} left out of its loss"
     if predictor.beams is not None and predictor.beams < config.search.beams:
         yield f"'{name}' has no beam search: its translations are greedy"
     elif predictor.search is not None and predictor.search != config.search:
@@ -112,10 +114,11 @@ def warnings(config: Eval, candidate: TranslationCandidate) -> Iterator[str]:
 def cut_warning(settings: Data, search: Search, translations: Predictions, name: str) -> Iterator[str]:
     """That translations are not complete, since they reached their limit."""
     if translations.cut is not None and translations.cut.any():
-        count = f"{int(translations.cut.sum()):,} of {len(translations):,} translations of '{name}'"
+        cut = int(translations.cut.sum())
+        are = f"{cut:,} of {len(translations):,} translations of '{name}' {verb(cut, 'is', 'are')}"
         limits = f"data.max_target_length {settings.max_target_length}"
         limits += f", search.max_length_factor {search.max_length_factor:g}"
-        yield f"{count} are cut at the limit of their length: {limits}"
+        yield f"{are} cut at the limit of their length: {limits}"
 
 
 def _in_words(search: Search) -> str:

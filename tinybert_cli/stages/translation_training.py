@@ -31,6 +31,7 @@ from tinybert_cli.stages.preparation import (
 from tinybert_cli.stages.validation_scores import RESAMPLES
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
 from tinybert_cli.types import Batch, Encoded, Predictions, Rows, Search
+from tinybert_cli.wording import verb
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -145,8 +146,8 @@ def _cut_warning(labels: data.Translations, targets: str, folder: Path) -> Itera
     cut = int((~labels.finished).sum())
     if cut and targets != "gold":
         yield events.warning(
-            f"{cut:,} of {len(labels):,} translations in '{folder}' are cut at the limit of their length and are left "
-            "out of the training"
+            f"{cut:,} of {len(labels):,} translations in '{folder}' {verb(cut, 'is', 'are')} cut at the limit of "
+            "their length and left out of the training"
         )
 
 
@@ -343,7 +344,7 @@ def _warnings(split: str, encoded: Encoded, rows: int, settings: Data) -> Iterat
     left_out = rows - (len(encoded.offsets) - 1)
     if left_out:
         yield events.warning(
-            f"{left_out:,} of {rows:,} rows of {split} ({left_out / rows:.1%}) have a target of more than "
-            f"{settings.max_target_length} tokens and are left out of the "
-            f"{'training' if split == 'train' else 'loss'}"
+            f"{left_out:,} of {rows:,} rows of {split} ({left_out / rows:.1%}) {verb(left_out, 'has', 'have')} a "
+            f"target of more than {settings.max_target_length} tokens and {verb(left_out, 'is', 'are')} left out of "
+            f"the {'training' if split == 'train' else 'loss'}"
         )

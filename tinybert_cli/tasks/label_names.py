@@ -22,6 +22,7 @@ from tinybert_cli.label_values import (
     shape,
 )
 from tinybert_cli.types import Rows
+from tinybert_cli.wording import counted, verb
 
 MOST_CLASSES = 10_000  # without names; a larger number is an id, a timestamp or a price
 FEW_CLASSES = 20  # distinct numbers that are classes even in a file with few rows
@@ -167,8 +168,8 @@ def name_warnings(counts: Mapping[str, int]) -> list[str]:
         )
     for name in (name for name in counts if name.strip() in NO_VALUES and counts[name]):
         warnings.append(
-            f"{counts[name]:,} labels are {in_quotes(name)}, a class of its own: if it means that there is no label, "
-            "empty these cells"
+            f"{counted(counts[name], 'label')} {verb(counts[name], 'is', 'are')} {in_quotes(name)}, a class of its "
+            f"own: if it means that there is no label, empty {verb(counts[name], 'this cell', 'these cells')}"
         )
     if len(counts) > MOST_SURE and 2 * len(counts) > (rows := sum(counts.values())):
         warnings.append(f"{len(counts):,} classes for {rows:,} labels: check that data.label_column_name is the label")
@@ -176,7 +177,8 @@ def name_warnings(counts: Mapping[str, int]) -> list[str]:
     if empty:
         more = ", ..." if len(empty) > LISTED else ""
         warnings.append(
-            f"{len(empty):,} of {len(counts):,} classes do not occur: {listed(empty[:LISTED], counts)}{more}"
+            f"{len(empty):,} of {len(counts):,} classes {verb(len(empty), 'does', 'do')} not occur: "
+            f"{listed(empty[:LISTED], counts)}{more}"
         )
     return warnings
 

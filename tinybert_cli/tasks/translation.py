@@ -20,6 +20,7 @@ from tinybert_cli.metrics.generation import UNUSUAL_RATIO, TranslationMetric, ha
 from tinybert_cli.tasks.base import GenerationTask
 from tinybert_cli.tasks.encoding import text_columns_of
 from tinybert_cli.types import Array, Encoded, Predictions, Rows, Search
+from tinybert_cli.wording import verb
 
 if TYPE_CHECKING:
     from tinybert_cli.translation_tokenizer import TranslationTokenizer
@@ -213,18 +214,17 @@ def _pair_warnings(pairs: Sequence[tuple[str, str]], rows: Rows) -> list[str]:
     unequal = [index for index, (source, target) in enumerate(pairs) if has_unusual_length(source, target)]
     warnings = []
     if len(identical) > UNUSUAL_SHARE * len(pairs):
-        warnings.append(_warning(identical, pairs, rows, "have the same text on both sides"))
+        warnings.append(_warning(identical, pairs, rows, "the same text on both sides"))
     if len(unequal) > UNUSUAL_SHARE * len(pairs):
-        warnings.append(
-            _warning(unequal, pairs, rows, f"have sides whose lengths differ by more than {UNUSUAL_RATIO:g}")
-        )
+        warnings.append(_warning(unequal, pairs, rows, f"sides whose lengths differ by more than {UNUSUAL_RATIO:g}"))
     return warnings
 
 
 def _warning(indices: Sequence[int], pairs: Sequence[tuple[str, str]], rows: Rows, what: str) -> str:
     named = "; ".join(f"{rows.location(index)}: {pairs[index][0][:60]!r}" for index in indices[:EXAMPLES])
     share = len(indices) / len(pairs)
-    return f"{len(indices):,} of {len(pairs):,} rows ({share:.1%}) {what}, such as {named}"
+    have = verb(len(indices), "has", "have")
+    return f"{len(indices):,} of {len(pairs):,} rows ({share:.1%}) {have} {what}, such as {named}"
 
 
 _USAGE = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
