@@ -47,6 +47,26 @@ def test_results_in_the_card_are_the_metrics_of_the_run(teacher: Path) -> None:
     assert f"| accuracy | {metrics['eval_accuracy']:.4f} | {low:.4f} to {high:.4f} |" in loaded.text
 
 
+@pytest.mark.parametrize(
+    ("losses", "distilled", "on_predictions"),
+    [
+        ({"soft_labels": 1.0}, True, True),
+        ({"hidden_states": 1.0}, True, False),
+        ({"hidden_states": 1.0, "hard_labels": 1.0}, True, False),
+        ({"hard_labels": 1.0}, False, False),
+    ],
+)
+def test_a_card_names_the_teacher_if_it_has_a_part_in_the_losses(
+    losses: dict[str, float], distilled: bool, on_predictions: bool, configs: Configs, teacher: Path,
+    teacher_labels: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    layers = {"teacher": str(teacher)} if "hidden_states" in losses else {}
+    run("distill", configs("distill", "student", label_dataset=teacher_labels, student=str(teacher), losses=losses,
+                           training__max_steps=1, baselines=[], **layers))  # fmt: skip
+    text = (tmp_path / "student/README.md").read_text()
+    assert ("distilled from" in text, "on the predictions of" in text) == (distilled, on_predictions)
+
+
 def test_local_models_and_data_are_not_listed_as_hub_ids(teacher: Path) -> None:
     front = front_matter((teacher / "README.md").read_text())
     assert front["pipeline_tag"] == "text-classification" and "distillation" in " ".join(front["tags"])

@@ -228,6 +228,18 @@ def test_a_column_that_the_output_adds_is_rejected(teacher: Path, tmp_path: Path
     assert not (tmp_path / "b.csv").exists()
 
 
+def test_a_column_that_the_output_adds_to_some_rows_is_rejected_before_the_first_prediction(tmp_path: Path) -> None:
+    rows = Rows({"text": ["a", "b"], "cut": ["x", "y"]}, (("file.csv", 2),))
+    outputs = [{"text": text, "prediction": text} for text in "ab"]
+    for name in ("out.jsonl", "out.parquet"):
+        given = iter(outputs)
+        with pytest.raises(InputError, match="a column 'cut', which --output adds"):
+            predict_tables.write(tmp_path / name, [(rows, given)], tmp_path / "file.csv", sometimes=["cut"])
+        assert not (tmp_path / name).exists() and len(list(given)) == 1  # stopped at the first row
+    predict_tables.write(tmp_path / "out.csv", [(rows, outputs)], tmp_path / "file.csv", sometimes=["cut"])
+    assert (tmp_path / "out.csv").read_text() == "text,cut,prediction\na,x,a\nb,y,b\n"
+
+
 def test_a_column_that_only_other_tasks_add_stays(teacher: Path, tmp_path: Path) -> None:
     table = write_table(tmp_path / "a.csv", [{"text": "fine", "score": "3", "begin": "0"}])
     for name in ("b.csv", "b.jsonl"):

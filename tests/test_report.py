@@ -216,6 +216,20 @@ def test_the_score_of_a_translation_export_is_estimated_from_a_search_with_as_ma
     assert {name: numbers["bleu"] for name, numbers in found.items()} == {"ctranslate2 (of model)": pytest.approx(31.9)}
 
 
+def test_translations_of_searches_with_other_beams_are_not_compared(tmp_path: Path) -> None:
+    for name, beams, bleu in (("a", 1, 30.0), ("b", 4, 32.0), ("c", 4, 31.0)):
+        model = write_run(tmp_path / name, "finetune", {}, settings={"task": "translation"}, seed=ord(name))
+        settings = {"task": "translation", "split": "validation", "reference": None, "models": {name: str(model)}}
+        write_run(
+            tmp_path / f"eval-{name}", "eval", {f"{name}.bleu": bleu}, settings={**settings, "search": {"beams": beams}},
+            inputs={f"models.{name}": describe(model)},
+        )  # fmt: skip
+    report = reports.run([tmp_path])
+    groups = {Path(one.name).name: one.scored_on for one in report.models}
+    assert groups["b"] == groups["c"] != groups["a"]
+    assert str(groups["a"]).endswith(", 1 beam") and str(groups["b"]).endswith(", 4 beams")
+
+
 def test_the_size_of_an_export_of_several_files_is_that_of_its_weights(tmp_path: Path) -> None:
     outputs = {"encoder.onnx": 2 * MB, "decoder.onnx": 3 * MB, "tokenizer.json": 4 * MB, "README.md": 1}
     write_run(tmp_path / "export", "export", {"bytes": 5.0 * MB}, inputs={"model": {"path": "x"}}, outputs=outputs)

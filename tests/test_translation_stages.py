@@ -263,6 +263,8 @@ def test_distill_learns_the_target_texts_that_the_config_names(
     rows = rows or sum(len(set(texts)) for texts in shard(labels)["teacher_translations"])
     assert event["selected"] == rows and event["targets"] == targets
     assert log(tmp_path / "out", "plan")[0]["rows"] == rows
+    card = (tmp_path / "out/README.md").read_text()
+    assert ("distilled from" in card) == ("on the predictions of" in card) == (targets != "gold")
 
 
 @pytest.fixture

@@ -321,7 +321,9 @@ def predict(
             return
         if source is not None and out is not None:
             predict_tables.check_cells(_path(out), source.parts)
-            count = predict_tables.write(_path(out), source.predictions(predictor), source.file)
+            count = predict_tables.write(
+                _path(out), source.predictions(predictor), source.file, sometimes=predictor.outputs_of_some
+            )
             print(message(f"written: {_path(out)}, {counted(count, 'row')}"), file=stderr)
             if as_json:
                 yield as_json_text({**facts, "output": str(_path(out)), "rows": count})

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ Text = str | Sequence[str]  # a text, or the texts of a pair; in a string, a tab
 class Predictor:
     """A model that makes predictions, whatever runs it."""
 
+    outputs_of_some: ClassVar[tuple[str, ...]] = ()  # what `predict` gives for some texts only
     folder: Path
     task: tasks.PredictionTask
     label_names: list[str]  # the classes in the order of the outputs

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinybert_cli import artifacts, files, formats, input_limits, tasks, translation_tokenizer
 from tinybert_cli.config import Data, Search
@@ -27,12 +27,14 @@ log = logging.getLogger("tinybert")
 
 DEFAULT_LENGTHS = (512, 512)  # of source and target in tokens, of a model that records none
 BATCH_SIZE = 32
+CUT = "cut"  # in the output, for a translation that was cut at its limit
 
 
 @dataclass(frozen=True)
 class TranslationPredictor:
     """A model that translates, whatever runs it."""
 
+    outputs_of_some: ClassVar[tuple[str, ...]] = (CUT,)  # what `predict` gives for some texts only
     folder: Path
     tokenizer: TranslationTokenizer
     config: Mapping[str, Any]  # config.json
@@ -180,7 +182,7 @@ class TranslationPredictor:
                 log.warning("a translation was cut at its limit, %s tokens or fewer: --json marks it", f"{target:,}")
             for text, translation, hypothesis in zip(chunk, translations, hypotheses, strict=True):
                 output = {"text": text, "prediction": translation, "score": hypothesis.score}
-                yield output if hypothesis.finished else {**output, "cut": True}
+                yield output if hypothesis.finished else {**output, CUT: True}
 
 
 def load_translation_predictor(

@@ -113,7 +113,9 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
         raise OutputError(f"'{path}' exists", hint="choose another name, or --force to replace it")
 
 
-def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path) -> int:
+def write(
+    path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path, *, sometimes: Sequence[str] = ()
+) -> int:
     """Writes the columns of the rows with the predictions beside them, in their order; returns the number of rows.
 
     The file takes its name when it is complete. csv, tsv and jsonl are written as the predictions come; a Parquet file,
@@ -122,9 +124,10 @@ def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path)
     Args:
         parts: rows, and the output of `Predictor.predict` for each of them.
         source: the file of the rows; Parquet keeps the types of its columns.
+        sometimes: what the output has for some rows only; csv and tsv have none of it.
 
     Raises:
-        InputError: the rows have a column that the output adds.
+        InputError: the rows have a column that the output adds, or may add.
     """
     form, count = path.suffix.lower().removeprefix("."), 0
 
@@ -133,9 +136,11 @@ def write(path: Path, parts: Iterable[tuple[Rows, Iterable[Row]]], source: Path)
         for rows, outputs in parts:
             for own, output in zip(zip(*rows.columns.values(), strict=True), outputs, strict=True):
                 predicted = {key: value for key, value in output.items() if key != "text"}
+                added = {*predicted, *sometimes}
                 if form in ("csv", "tsv"):
                     predicted = {key: predicted[key] for key in IN_CELLS if key in predicted}
-                if taken := [name for name in rows.columns if name in predicted]:
+                    added = {*predicted}
+                if taken := [name for name in rows.columns if name in added]:
                     raise InputError(
                         f"the file has a column '{taken[0]}', which --output adds", hint="rename the column"
                     )

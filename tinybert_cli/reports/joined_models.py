@@ -15,6 +15,7 @@ from typing import Any
 from tinybert_cli import formats, tasks
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.finished_evals import beams_of, measured_difference, own_metrics
+from tinybert_cli.wording import counted
 
 MODEL_WEIGHTS = (".safetensors", ".bin")  # endings of the files with weights in a model folder
 TRAINING_COMMANDS = ("finetune", "distill")
@@ -297,13 +298,18 @@ def _main_metric(run: Run) -> tuple[str, bool]:
 
 
 def _rows_identity(run: Run, split: str) -> str:
-    """Identifies the rows and labels on which a run scored its models, independent of the folder of their files."""
+    """Identifies the rows and labels on which a run scored its models, independent of the folder of their files.
+
+    Translations that were searched with other numbers of beams are scores of another kind: they count as other rows.
+    """
     settings = run.manifest["settings"]
     described = _without_paths(_split_inputs(run, split))
     data = settings["data"]
     named = [data.get("text_column_names"), data.get("label_column_name")]
     columns = [names if isinstance(names, list) else [names] for names in named]
     selection = [settings["task"], split, data[f"{split}_split_name"], data["max_eval_samples"], *columns]
+    if (beams := beams_of(settings)) is not None:
+        selection.append(beams)
     return json.dumps([*selection, described], sort_keys=True)
 
 
@@ -318,7 +324,9 @@ def _without_paths(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _rows_name(run: Run, split: str) -> str:
     samples = run.manifest["settings"]["data"]["max_eval_samples"]
     first = f"the first {samples:,} of " if samples else ""
-    return f"{first}{split}, {model_card.data_names(_split_inputs(run, split))}"
+    beams = beams_of(run.manifest["settings"])
+    search = "" if beams is None else f", {counted(beams, 'beam')}"
+    return f"{first}{split}, {model_card.data_names(_split_inputs(run, split))}{search}"
 
 
 def _split_inputs(run: Run, split: str) -> dict[str, Any]:

@@ -37,7 +37,9 @@ class Training:
 def card(config: Finetune | Distill, training: Training, output: artifacts.Output) -> Card:
     task, facts, folder = tasks.find(config.task), training.facts, str(output.folder)
     inputs = {**model_card.data_inputs(training.origin), **output.inputs}
-    teacher = markdown(model_card.model_names(training.origin["teacher"])) if "teacher" in training.origin else None
+    teacher = None
+    if "teacher" in training.origin and _learns_from_teacher(config):
+        teacher = markdown(model_card.model_names(training.origin["teacher"]))
     precision = "float32" if facts["precision"] == "no" else facts["precision"]
     settings = training.settings
     return Card(
@@ -74,6 +76,18 @@ def card(config: Finetune | Distill, training: Training, output: artifacts.Outpu
         limits=[*_limitations(config, task, training, teacher), *model_card.UNTESTED],
         library="transformers",
     )
+
+
+def _learns_from_teacher(config: Finetune | Distill) -> bool:
+    """Whether the teacher of the label dataset has a part in the training, which may learn gold labels alone."""
+    return _learns_predictions(config) or (isinstance(config, Distill) and bool({*config.losses} - {"hard_labels"}))
+
+
+def _learns_predictions(config: Finetune | Distill) -> bool:
+    """Whether the targets of a loss are what the teacher predicts: its labels, or its translations."""
+    if isinstance(config, Finetune) or "soft_labels" in config.losses:
+        return True
+    return config.task == "translation" and config.targets != "gold"
 
 
 def _layers(facts: Mapping[str, Any]) -> str:
@@ -135,7 +149,7 @@ def _limitations(config: Finetune | Distill, task: tasks.Task, training: Trainin
             f"The rows that the metrics are from selected a checkpoint that it was made from ({models}): "
             "scores on new text may be slightly lower."
         )
-    if teacher:
+    if teacher and _learns_predictions(config):
         sentences.append(f"It was trained on the predictions of {teacher}, mistakes included.")
     if "vocabulary_size" in facts:
         before, after = facts["source_vocabulary_size"], facts["vocabulary_size"]
