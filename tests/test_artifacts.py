@@ -59,7 +59,7 @@ def writer(name: str, text: str = "weights") -> Callable[[Path], object]:
 def finish(folder: Path, command: str = "finetune", **facts: Any) -> None:
     with open_output(command, stage(folder), INPUTS) as output:
         list(output.record([{"event": "train", "step": 1}]))
-        output.put(writer("model.safetensors"))
+        output.files.put(writer("model.safetensors"))
         output.finish({"rows": 3}, **facts)
 
 
@@ -67,7 +67,7 @@ def interrupt(folder: Path, *, at: int = 3) -> None:
     """A run that SIGTERM stops after its checkpoint."""
     with pytest.raises(Interrupted), open_output("finetune", stage(folder), INPUTS) as output:
         list(output.record([{"event": "train", "step": at}]))
-        output.seal(f"step-{at:08}", writer("state.bin"))
+        output.checkpoints.seal(f"step-{at:08}", writer("state.bin"))
         raise Interrupted(signal.SIGTERM, "interrupted")
 
 
@@ -97,14 +97,14 @@ with open_output("finetune", stage, {INPUTS!r}) as output:
 
 def test_empty_folder_is_a_new_run(folder: Path) -> None:
     with open_output("finetune", stage(folder), INPUTS) as output:
-        assert not output.finished and not output.resumed and output.states() == []
+        assert not output.finished and not output.resumed and output.checkpoints.states() == []
 
 
 def test_unfinished_run_resumes_from_its_newest_checkpoint(folder: Path) -> None:
     interrupt(folder, at=3)
     interrupt(folder, at=7)
     with open_output("finetune", stage(folder), INPUTS) as output:
-        assert output.resumed and output.states()[0] == folder / "checkpoints" / "step-00000007"
+        assert output.resumed and output.checkpoints.states()[0] == folder / "checkpoints" / "step-00000007"
 
 
 def test_finished_run_is_up_to_date(folder: Path) -> None:
@@ -168,7 +168,7 @@ def replace(folder: Path, **settings: Any) -> None:
     with open_output("finetune", stage(folder, seed=7, **settings), INPUTS, force=True) as output:
         list(output.record([{"event": "train", "step": 1}]))
         (output.trackers / "new").mkdir(parents=True)
-        output.put(writer("model.safetensors", "new weights"))
+        output.files.put(writer("model.safetensors", "new weights"))
         output.finish({"rows": 4})
 
 
@@ -198,8 +198,8 @@ def test_earlier_run_stays_until_the_forced_one_is_finished(make: Callable[[Path
     with open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output:
         assert not output.finished and not output.resumed and unchanged(folder, before)
         list(output.record([{"event": "train", "step": 1}]))
-        output.put(writer("model.safetensors", "new weights"))
-        output.seal("step-00000001", writer("state.bin"))
+        output.files.put(writer("model.safetensors", "new weights"))
+        output.checkpoints.seal("step-00000001", writer("state.bin"))
         assert unchanged(folder, before)
         output.finish({"rows": 4})
     assert (folder / "model.safetensors").read_text() == "new weights"
@@ -232,11 +232,11 @@ def test_interrupted_forced_run_is_resumed(make: Callable[[Path], None], force: 
         pytest.raises(Interrupted) as caught,
         open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output,
     ):
-        output.seal("step-00000004", writer("state.bin"))
+        output.checkpoints.seal("step-00000004", writer("state.bin"))
         raise Interrupted(signal.SIGTERM, "interrupted")
     assert "run the same command again to resume" in str(caught.value) and unchanged(folder, before)
     with open_output("finetune", stage(folder, seed=7), INPUTS, force=force) as output:
-        assert output.resumed and output.states()[0].name == "step-00000004" and unchanged(folder, before)
+        assert output.resumed and output.checkpoints.states()[0].name == "step-00000004" and unchanged(folder, before)
         output.finish({"rows": 4})
     assert artifacts.verify_folder(folder)["seed"] == 7 and not (folder / "checkpoints").exists()
 
@@ -246,7 +246,7 @@ def test_finished_run_is_up_to_date_beside_an_unfinished_forced_one(
 ) -> None:
     finish(folder)
     with pytest.raises(Interrupted), open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output:
-        output.seal("step-00000004", writer("state.bin"))
+        output.checkpoints.seal("step-00000004", writer("state.bin"))
         raise Interrupted(signal.SIGTERM, "interrupted")
     with open_output("finetune", stage(folder), INPUTS) as output:
         assert output.finished
@@ -258,7 +258,7 @@ def test_finished_run_is_up_to_date_beside_an_unfinished_forced_one(
 def test_forced_run_does_not_discard_another_unfinished_one(folder: Path) -> None:
     finish(folder)
     with pytest.raises(Interrupted), open_output("finetune", stage(folder, seed=7), INPUTS, force=True) as output:
-        output.seal("step-00000004", writer("state.bin"))
+        output.checkpoints.seal("step-00000004", writer("state.bin"))
         raise Interrupted(signal.SIGTERM, "interrupted")
     with pytest.raises(InputError), open_output("finetune", stage(folder, seed=8), INPUTS, force=True):
         raise InputError("no such column")
@@ -274,7 +274,7 @@ def test_force_resumes_an_unfinished_run_with_the_same_settings(folder: Path) ->
 
 def test_files_that_only_the_earlier_run_wrote_are_removed_with_it(folder: Path) -> None:
     with open_output("finetune", stage(folder), INPUTS) as output:
-        output.put(writer("train-00001-of-00002.parquet"))
+        output.files.put(writer("train-00001-of-00002.parquet"))
         output.finish({})
     replace(folder)
     assert "train-00001-of-00002.parquet" not in files(folder)
@@ -326,7 +326,7 @@ def test_run_killed_while_it_replaces_another_is_completed_by_a_rerun(
         with open_output("finetune", stage(folder, seed=7), INPUTS, force=force or seed != 7) as output:
             assert not output.finished or (folder / "trackers" / "new").is_dir()
             if not output.finished:
-                output.put(writer("model.safetensors", "new weights"))
+                output.files.put(writer("model.safetensors", "new weights"))
                 output.finish({"rows": 4})
         assert artifacts.verify_folder(folder)["seed"] == 7
         assert (folder / "notes.txt").exists() and not (folder / "checkpoints").exists()
@@ -415,7 +415,7 @@ def test_all_files_have_the_same_permissions(folder: Path) -> None:
     before = os.umask(0o027)
     try:
         with open_output("finetune", stage(folder), INPUTS) as output:
-            output.put(lambda partial: save_file({"weight": np.zeros(2)}, partial / "model.safetensors"))
+            output.files.put(lambda partial: save_file({"weight": np.zeros(2)}, partial / "model.safetensors"))
             output.finish({"rows": 3})
     finally:
         os.umask(before)
@@ -548,14 +548,14 @@ def test_process_killed_in_put_leaves_no_output_file(folder: Path) -> None:
         (at / "config.json").write_text("{}")
         (at / "model.safetensors").write_text("weig")
         os._exit(9)
-    output.seal("step-00000005", lambda at: (at / "state.bin").write_text("state"))
-    output.put(write)
+    output.checkpoints.seal("step-00000005", lambda at: (at / "state.bin").write_text("state"))
+    output.files.put(write)
     """
     with run_in_subprocess(folder, body):
         pass
     assert {path.name for path in folder.iterdir()} == {"checkpoints"}
     with open_output("finetune", stage(folder), INPUTS) as output:
-        assert output.resumed and output.states()
+        assert output.resumed and output.checkpoints.states()
 
 
 def test_process_killed_in_seal_leaves_the_older_checkpoint(folder: Path) -> None:
@@ -563,13 +563,13 @@ def test_process_killed_in_seal_leaves_the_older_checkpoint(folder: Path) -> Non
     def write(at):
         (at / "state.bin").write_text("sta")
         os._exit(9)
-    output.seal("step-00000005", lambda at: (at / "state.bin").write_text("state"))
-    output.seal("step-00000009", write, drop=["step-00000005"])
+    output.checkpoints.seal("step-00000005", lambda at: (at / "state.bin").write_text("state"))
+    output.checkpoints.seal("step-00000009", write, drop=["step-00000005"])
     """
     with run_in_subprocess(folder, body):
         pass
     with open_output("finetune", stage(folder), INPUTS) as output:
-        assert output.states() == [folder / "checkpoints" / "step-00000005"]
+        assert output.checkpoints.states() == [folder / "checkpoints" / "step-00000005"]
 
 
 def test_run_killed_before_any_checkpoint_allows_other_settings(folder: Path) -> None:
@@ -598,7 +598,7 @@ def test_run_failing_before_any_checkpoint_leaves_no_folder(folder: Path) -> Non
 
 def test_rejected_export_is_no_checkpoint_to_resume_from(folder: Path) -> None:
     with pytest.raises(UserError), open_output("export", stage(folder), INPUTS) as output:
-        output.seal("final", writer("model.onnx"))
+        output.checkpoints.seal("final", writer("model.onnx"))
         raise UserError("the exported model does not match")
     assert not folder.exists()
 
@@ -621,7 +621,7 @@ def test_tracker_files_are_removed_with_the_run(folder: Path) -> None:
 
 def test_run_failing_after_a_checkpoint_can_be_resumed(folder: Path) -> None:
     with pytest.raises(UserError), open_output("finetune", stage(folder), INPUTS) as output:
-        output.seal("step-00000005", writer("state.bin"))
+        output.checkpoints.seal("step-00000005", writer("state.bin"))
         raise UserError("the loss is not finite")
     with open_output("finetune", stage(folder), INPUTS) as output:
         assert output.resumed
@@ -629,7 +629,7 @@ def test_run_failing_after_a_checkpoint_can_be_resumed(folder: Path) -> None:
 
 def test_failure_after_the_manifest_leaves_a_finished_run(folder: Path) -> None:
     with pytest.raises(Interrupted), open_output("finetune", stage(folder), INPUTS) as output:
-        output.put(writer("model.safetensors"))
+        output.files.put(writer("model.safetensors"))
         output.finish({"rows": 3})
         raise Interrupted(signal.SIGINT, "interrupted")
     with open_output("finetune", stage(folder), INPUTS) as output:
@@ -647,8 +647,8 @@ def test_full_disk_leaves_no_incomplete_output(error: Exception, folder: Path) -
         pytest.raises(UserError, match="disk is full") as caught,
         open_output("finetune", stage(folder), INPUTS) as output,
     ):
-        output.put(writer("train-0.parquet"))
-        output.put(write)
+        output.files.put(writer("train-0.parquet"))
+        output.files.put(write)
     assert caught.value.exit_code == 1
     assert set(files(folder)) == {"train-0.parquet", "checkpoints/started.json"}
 
@@ -658,7 +658,7 @@ def test_folder_that_is_removed_during_a_run_is_no_bug(folder: Path) -> None:
         pytest.raises(OutputError, match=r"'.*' is missing, which this run has written") as caught,
         open_output("finetune", stage(folder), INPUTS) as output,
     ):
-        output.put(writer("model.safetensors"))
+        output.files.put(writer("model.safetensors"))
         shutil.rmtree(folder)
         output.finish({"rows": 3})
     assert caught.value.exit_code == 4
@@ -671,8 +671,8 @@ def test_full_disk_leaves_the_older_checkpoint(error: Exception, folder: Path) -
         raise error
 
     with pytest.raises(UserError, match="disk is full"), open_output("finetune", stage(folder), INPUTS) as output:
-        output.seal("step-00000005", writer("state.bin"))
-        output.seal("step-00000009", write, drop=["step-00000005"])
+        output.checkpoints.seal("step-00000005", writer("state.bin"))
+        output.checkpoints.seal("step-00000009", write, drop=["step-00000005"])
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"started.json", "step-00000005"}
 
 
@@ -709,7 +709,7 @@ def test_other_errors_of_a_writer_are_raised_unchanged(folder: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), open_output("finetune", stage(folder), INPUTS) as output:
-        output.put(write)
+        output.files.put(write)
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------
@@ -737,16 +737,16 @@ def remove_seal(checkpoint: Path) -> None:
 def test_damaged_checkpoint_is_skipped(
     damage: Callable[[Path], None], output: Output, caplog: pytest.LogCaptureFixture
 ) -> None:
-    older, newer = (output.seal(name, writer("state.bin")) for name in ("step-00000005", "step-00000009"))
+    older, newer = (output.checkpoints.seal(name, writer("state.bin")) for name in ("step-00000005", "step-00000009"))
     damage(newer)
-    assert output.states() == [older]
+    assert output.checkpoints.states() == [older]
     assert "step-00000009 is damaged" in caplog.text
 
 
 def test_newest_checkpoint_has_the_most_steps(output: Output) -> None:
     for step in (1_000_000, 999_999, 20):
-        output.seal(f"step-{step:08}", writer("state.bin"))
-    assert output.states()[0] == output.folder / "checkpoints" / "step-01000000"
+        output.checkpoints.seal(f"step-{step:08}", writer("state.bin"))
+    assert output.checkpoints.states()[0] == output.folder / "checkpoints" / "step-01000000"
 
 
 def checkpoint_names(output: Output) -> set[str]:
@@ -779,14 +779,14 @@ def test_best_models_of_both_states_are_kept(output: Output) -> None:
 
 def test_resuming_drops_the_checkpoints_after_the_state(output: Output) -> None:
     save_checkpoints(output, best(3), state(3), best(6), state(6), best(9))
-    output.drop_newer(output.states()[1])
+    output.checkpoints.drop_newer(output.checkpoints.states()[1])
     assert checkpoint_names(output) == {"best-00000003", "step-00000003"}
 
 
 def test_worse_model_is_not_saved(output: Output) -> None:
     save_checkpoints(output, best(5), best(9, is_best=False))
-    assert output.best_model(5) == output.folder / "checkpoints" / "best-00000005"
-    assert output.best_model(9) is None
+    assert output.checkpoints.best_model(5) == output.folder / "checkpoints" / "best-00000005"
+    assert output.checkpoints.best_model(9) is None
 
 
 def test_save_checkpoints_passes_every_event_on(output: Output) -> None:
@@ -1004,7 +1004,9 @@ def finish_model(folder: Path) -> None:
     with open_output("finetune", stage(folder), INPUTS) as output:
         for name in ("model.safetensors", "README.md", "report.html", "onnx/model.onnx"):
             (output.folder / "onnx").mkdir(exist_ok=True)
-            output.put(lambda at, name=name: ((at / name).parent.mkdir(exist_ok=True), (at / name).write_text("text")))
+            output.files.put(
+                lambda at, name=name: ((at / name).parent.mkdir(exist_ok=True), (at / name).write_text("text"))
+            )
         output.finish({"rows": 3})
 
 
@@ -1127,12 +1129,16 @@ def test_hashes_need_no_cache_folder(large_file: Path) -> None:
 
 def test_damaged_file_of_an_interrupted_run_is_noticed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InputError), open_output("finetune", stage(folder), INPUTS) as output:
-        output.put(writer("train-0.parquet"))
-        output.put(writer("train-1.parquet"))
+        output.files.put(writer("train-0.parquet"))
+        output.files.put(writer("train-1.parquet"))
         raise InputError("stop")
     (folder / "train-1.parquet").write_text("weightz")
     with open_output("finetune", stage(folder), INPUTS) as output:
-        assert output.has("train-0.parquet") and not output.has("train-1.parquet") and not output.has("train-2.parquet")
+        assert (
+            output.files.has("train-0.parquet")
+            and not output.files.has("train-1.parquet")
+            and not output.files.has("train-2.parquet")
+        )
     assert "train-1.parquet is damaged and is made again" in caplog.text
 
 
@@ -1141,7 +1147,7 @@ def test_resuming_with_another_number_of_processes_is_rejected(folder: Path) -> 
         pytest.raises(UserError),
         open_output("finetune", stage(folder), INPUTS, same_processes=True) as output,
     ):
-        output.seal("step-00000003", writer("state.bin"))
+        output.checkpoints.seal("step-00000003", writer("state.bin"))
         raise UserError("the loss is not finite")
     edit_json(folder / "checkpoints" / "started.json", processes=2)
     with (
@@ -1178,7 +1184,7 @@ def test_a_failure_says_whether_a_rerun_resumes(error: Exception, hint: str, fol
         raise error
     assert f"{hint}; it starts from the beginning, as nothing was saved" in str(caught.value) and not folder.exists()
     with pytest.raises(UserError) as caught, open_output("eval", stage(folder), INPUTS) as output:
-        output.put(writer("report.md"))
+        output.files.put(writer("report.md"))
         raise error
     assert str(caught.value).endswith(f"{hint} to resume")
     with open_output("eval", stage(folder), INPUTS) as output:

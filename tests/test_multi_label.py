@@ -202,7 +202,7 @@ def test_cell_that_is_a_known_name_is_one_label() -> None:
 def test_class_with_another_separator_is_a_warning() -> None:
     rows, settings = rows_of("food, drink", "complaint; food", "food"), Data(label_separator=";")
     (warning,) = TASK.label_warnings(rows, settings, TASK.label_names(rows, settings, model_names=None))
-    assert warning.startswith("1 classes look like several labels: 'food, drink'")
+    assert warning.startswith("1 class looks like several labels: 'food, drink'")
 
 
 def test_classes_that_look_alike_are_counted() -> None:

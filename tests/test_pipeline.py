@@ -20,7 +20,8 @@ import torch
 from conftest import BAD, FILL, GOOD, make_config, run, sentences, write_base_model, write_rows
 from safetensors.torch import load_file, save_file
 
-from tinybert_cli import artifacts, models, tasks
+from tinybert_cli import models, tasks
+from tinybert_cli.artifacts.run_files import RunFiles
 from tinybert_cli.errors import InputError
 from tinybert_cli.helpers import predict
 from tinybert_cli.stages import distill, labelling
@@ -249,16 +250,16 @@ def test_a_label_dataset_has_the_right_number_of_logits_per_row(cascade: Cascade
 
 def test_interrupted_labelling_resumes_after_the_last_shard(cascade: Cascade, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labelling, "ROWS_PER_SHARD", 50)
-    publish = artifacts.Output.publish
+    publish = RunFiles.publish
     groups: list[int] = []
 
-    def publish_one(self: artifacts.Output, folder: Path, files: Any) -> None:
+    def publish_one(self: RunFiles, folder: Path, files: Any) -> None:
         publish(self, folder, files)
         groups.append(1)
         if len(groups) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifacts.Output, "publish", publish_one)
+    monkeypatch.setattr(RunFiles, "publish", publish_one)
     with pytest.raises(KeyboardInterrupt):
         cascade.stage("gen-soft-labels", "stopped", teacher=cascade.folder / "teacher")
     rows = cascade.stage("gen-soft-labels", "stopped", teacher=cascade.folder / "teacher")

@@ -429,7 +429,10 @@ def test_shards_of_a_group_are_checked_before_they_are_published(
         except StopIteration as stop:
             assert stop.value == [10, 20]
         assert events == [{"event": "progress"}] and waits[:3] == [0, 10, 20] and len(waits) == 5
-        assert output.path("b.parquet").read_text() == "written by rank 1" and not output.path("a.parquet").exists()
+        assert (
+            output.files.path("b.parquet").read_text() == "written by rank 1"
+            and not output.files.path("a.parquet").exists()
+        )
         assert not list((output.folder / "checkpoints").glob(".partial*"))
 
         def failing_write(shard: str, folder: Path) -> Any:
@@ -439,7 +442,7 @@ def test_shards_of_a_group_are_checked_before_they_are_published(
         waits.clear()
         with pytest.raises(InputError, match="the logits are NaN"):
             list(labelling.write_group(output, ["c.parquet", "d.parquet"], failing_write))
-        assert not output.path("c.parquet").exists()
+        assert not output.files.path("c.parquet").exists()
 
 
 # -- processes that end --------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def test_warning_of_a_truncated_question_is_about_the_question(tokenizer: Any) -
     data = settings(max_seq_length=16)
     (warning,) = row_warnings("train", TASK.encode(rows, data, tokenizer), data)
     assert warning["message"] == (
-        "1 of 2 rows of train (50.0%) have a question of more than 8 tokens, half of max_seq_length, which was truncated"
+        "1 of 2 rows of train (50.0%) has a question of more than 8 tokens, half of max_seq_length, which was truncated"
     )
 
 

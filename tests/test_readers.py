@@ -59,7 +59,7 @@ def test_tsv_quoting_can_be_asked_for(tmp_path: Path) -> None:
 def test_tsv_cells_in_quotes_are_reported_unless_the_setting_decides(tmp_path: Path, caplog: Log) -> None:
     path = write(tmp_path / "t.tsv", 'text\tlabel\nfine\tgood\n"dull"\tbad\n')
     assert columns(path)["text"] == ["fine", '"dull"']
-    assert f"1 of 2 rows of t.tsv have a cell in double quotes (first: {path}:3)" in caplog.text
+    assert f"1 of 2 rows of t.tsv has a cell in double quotes (first: {path}:3)" in caplog.text
     caplog.clear()
     assert columns(path, quoting="double")["text"] == ["fine", "dull"] and not caplog.text
 
@@ -73,7 +73,7 @@ def test_tsv_with_a_quoted_header_has_quoted_cells(tmp_path: Path) -> None:
 def test_csv_quoted_cell_with_delimiter_and_line_break_is_reported(tmp_path: Path, caplog: Log) -> None:
     path = write(tmp_path / "t.csv", 'text,label\nfine,good\n"so it goes,good\nmore,bad\nthe end",good\n')
     assert columns(path)["text"] == ["fine", "so it goes,good\nmore,bad\nthe end"]
-    assert f"1 of 2 rows of t.csv have a quoted cell with a comma and a line break (first: {path}:3)" in caplog.text
+    assert f"1 of 2 rows of t.csv has a quoted cell with a comma and a line break (first: {path}:3)" in caplog.text
     assert columns(path, quoting="none")["text"] == ["fine", '"so it goes', "more", 'the end"']
 
 
@@ -232,7 +232,7 @@ def test_one_object_is_one_row(row: dict[str, Any], indent: int | None, tmp_path
 def test_half_an_emoji_becomes_the_replacement_character(tmp_path: Path, caplog: Log) -> None:
     path = write(tmp_path / "t.jsonl", '{"text": "ok \\ud83d\\ude00"}\n{"text": "cut \\ud83d", "more": ["\\uDE00"]}\n')
     assert columns(path) == {"text": ["ok 😀", "cut \ufffd"], "more": [None, ["\ufffd"]]}
-    assert "1 of 2 rows of t.jsonl have half a character" in caplog.text and f"{path}, row 2" in caplog.text
+    assert "1 of 2 rows of t.jsonl has half a character" in caplog.text and f"{path}, row 2" in caplog.text
 
 
 @pytest.mark.parametrize(

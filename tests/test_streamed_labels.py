@@ -171,7 +171,7 @@ def test_warnings_count_the_rows_of_all_shards(labels: Callable[..., Stage], dat
     events = run("gen-soft-labels", labels("stream", streaming=True))
     messages = [event["message"] for event in events if event["event"] == "warning"]
     assert "3 rows of train have no text (row 11, 51, 91)" in messages
-    assert any(message.startswith("1 of 96 rows of train (1.0%) are longer than 16") for message in messages)
+    assert any(message.startswith("1 of 96 rows of train (1.0%) is longer than 16") for message in messages)
 
 
 def test_a_dry_run_reads_only_the_first_rows(labels: Callable[..., Stage], data: Path, tmp_path: Path) -> None:
@@ -240,6 +240,7 @@ def test_a_truncated_archive_is_continued_when_it_is_whole(
 def test_a_killed_run_resumes(labels: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed at any of its writes, the run ends with the same bytes."""
     from tinybert_cli.artifacts import Output
+    from tinybert_cli.artifacts.run_files import RunFiles
 
     run("gen-soft-labels", labels("whole", streaming=False))
     whole = shard_hashes(tmp_path / "whole")
@@ -260,8 +261,8 @@ def test_a_killed_run_resumes(labels: Callable[..., Stage], tmp_path: Path, monk
 
         out = f"out{step}"
         with monkeypatch.context() as patch:
-            for name in ("_move", "_claim", "_disclaim", "note"):
-                patch.setattr(Output, name, dies(getattr(Output, name)))
+            for owner, name in ((RunFiles, "_move"), (RunFiles, "claim"), (RunFiles, "_disclaim"), (Output, "note")):
+                patch.setattr(owner, name, dies(getattr(owner, name)))
             try:
                 run("gen-soft-labels", labels(out, streaming=True))
                 died = False
@@ -572,4 +573,4 @@ def test_doubtful_cells_are_counted_once_the_file_is_read(
     file = rows_as("a.csv", rows, tmp_path)
     with caplog.at_level(logging.WARNING, "tinybert"):
         run("gen-soft-labels", labels("stream", streaming=True, data__train_file=str(file)))
-    assert f"1 of 96 rows of a.csv have a quoted cell with a comma and a line break (first: {file}:42" in caplog.text
+    assert f"1 of 96 rows of a.csv has a quoted cell with a comma and a line break (first: {file}:42" in caplog.text

@@ -486,7 +486,7 @@ def test_a_target_text_without_positions_has_no_stored_outputs(
     layers = {"layer_mapping": {"encoder": [1], "decoder": [1]}} if "states" in stored else {}
     settings = {"teacher": str(model), "engine": "transformers", "check_teacher": False, "data": data}
     code, err = command("gen-soft-labels", **settings, **stored, **layers)
-    assert code == 0 and f"1 of {len(chosen)} translations are left out" in err
+    assert code == 0 and f"1 of {len(chosen)} translations is left out" in err
     metrics = artifacts.read_metrics(tmp_path / "out")
     assert (metrics["rows"], metrics["stored_rows"]) == (len(chosen), len(chosen) - 1)
     data["train_file"] = str(write_rows(tmp_path / "rows.jsonl", chosen[:1]))
@@ -502,7 +502,7 @@ def test_target_texts_that_are_all_too_long_are_an_error(finetune: Command) -> N
 def test_rows_with_a_long_target_are_left_out_and_counted(finetune: Command) -> None:
     rows = changed(5, xx="Lo borko " * 30)
     code, err = finetune(rows)
-    assert code == 0 and "1 of 24 rows of train (4.2%) have a target of more than 32 tokens and are left out" in err
+    assert code == 0 and "1 of 24 rows of train (4.2%) has a target of more than 32 tokens and is left out" in err
     assert "\n23 rows  " in f"\n{err}"  # the plan
 
 

@@ -6,19 +6,18 @@ import logging
 import math
 import os
 import shutil
-import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tinybert_cli import configuration, processes
 from tinybert_cli.artifacts import replacement
-from tinybert_cli.artifacts.atomic_files import as_user_error, now, read_json, sync, write_json
+from tinybert_cli.artifacts.atomic_files import as_user_error, now, read_json, write_json
 from tinybert_cli.artifacts.checkpoints import FOLDER as CHECKPOINTS
-from tinybert_cli.artifacts.checkpoints import SKIPPED, Checkpoints, Write
+from tinybert_cli.artifacts.checkpoints import Checkpoints, Write
 from tinybert_cli.artifacts.folder_lock import locked
-from tinybert_cli.artifacts.hashes import digest, file_hash
+from tinybert_cli.artifacts.hashes import digest
 from tinybert_cli.artifacts.input_paths import check_output_dir
 from tinybert_cli.artifacts.interrupts import Signals
 from tinybert_cli.artifacts.manifests import (
@@ -34,6 +33,7 @@ from tinybert_cli.artifacts.manifests import (
 )
 from tinybert_cli.artifacts.records import append_events, read_metrics
 from tinybert_cli.artifacts.replacement import LOG, LOGS, STARTED, TRACKERS, own_files
+from tinybert_cli.artifacts.run_files import RunFiles, of_process, recorded_files
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, explained
 from tinybert_cli.escaping import shell_word
@@ -98,7 +98,10 @@ def open_output(
 
 
 class Output:
-    """The output folder of one run. With several processes the main one (rank 0) writes to it; see `publish`."""
+    """The output folder of one run: `files` puts files into it, `checkpoints` has those of a run that is unfinished.
+
+    With several processes the main one (rank 0) writes to it.
+    """
 
     def __init__(
         self,
@@ -187,6 +190,7 @@ class Output:
     def _build_in(self, folder: Path) -> None:
         self._building = folder
         self.checkpoints = Checkpoints(folder, main=self.main)
+        self.files = RunFiles(self.checkpoints)
 
     def state(self) -> tuple[object, ...]:
         """What this process sees of the folder; all processes of a run must see the same."""
@@ -239,7 +243,7 @@ class Output:
         if not self._writes:
             yield from events
             return
-        self._claim({LOG: None})
+        self.files.claim({LOG: None})
         yield from append_events(lambda: self._building / LOG, events)
 
     @property
@@ -267,84 +271,6 @@ class Output:
             path = self._building / STARTED
             write_json(path, {**read_json(path), "notes": self.notes})
 
-    def put(self, write: Write) -> None:
-        """Calls `write(empty folder)` and moves the files to the output folder, each complete or not at all."""
-        if not self.main:
-            return
-        with self.own_folder() as folder:
-            write(folder)
-            files = self.complete(folder)
-            self._claim(files)
-            self._move(folder, files)
-
-    @contextmanager
-    def own_folder(self) -> Iterator[Path]:
-        """An empty folder for files of this process; it is removed with those that `publish` has not moved."""
-        with self.checkpoints.temporary_folder(_of_process(".partial")) as folder:
-            yield folder
-
-    def complete(self, folder: Path) -> dict[str, list[Any]]:
-        """Waits until the files in a folder are on the disk; returns their sizes and sha256."""
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        mode = stat.S_IMODE((self._building / STARTED).stat().st_mode)
-        for name in names:
-            sync(folder / name)
-            (folder / name).chmod(mode)  # safetensors writes files that only the owner can read
-        return {name: [(folder / name).stat().st_size, file_hash(folder / name)] for name in names}
-
-    def publish(self, folder: Path, files: Sequence[Mapping[str, list[Any]]]) -> None:
-        """Moves the files in the folder of each process to the output folder; every process must call it.
-
-        Args:
-            folder: see `own_folder`.
-            files: of each process, see `complete`.
-        """
-        if self.main:
-            self._claim({name: entry for own in files for name, entry in own.items()})
-        processes.wait()  # a file that is not listed would be taken for one of the user
-        self._move(folder, files[processes.rank()])
-        processes.wait()
-
-    def has(self, name: str) -> bool:
-        """Whether this run, or the one that it resumes, has put the file, and it is undamaged since."""
-        path, started = self._building / name, self._building / STARTED
-        files = _recorded_files(self._building) if started.exists() else {}
-        if files.get(name) is None or not path.is_file():
-            return False
-        size, sha256 = files[name]
-        if path.stat().st_size == size and file_hash(path) == sha256:
-            return True
-        log.warning("%s is damaged and is made again", path)
-        return False
-
-    def path(self, name: str) -> Path:
-        """Where a file is that this run, or the one that it resumes, has put."""
-        return self._building / name
-
-    def files(self) -> list[str]:
-        """The names of all files that this run, or the one that it resumes, has put."""
-        return sorted(name for name in _recorded_files(self._building) if (self._building / name).is_file())
-
-    def rename(self, names: Mapping[str, str]) -> None:
-        """Gives files that `put` or `publish` has moved another name; may be called again if it was interrupted.
-
-        Args:
-            names: old → new.
-        """
-        if not self.main:
-            return
-        recorded = _recorded_files(self._building)
-        self._claim({new: recorded[old] for old, new in names.items()})  # first: a file that is not listed is foreign
-        for old, new in names.items():
-            (self._building / old).replace(self._building / new)
-        self._disclaim({*recorded} - LOGS - {*self.files()})  # also those of a call that was interrupted
-
-    def discard(self, name: str) -> None:
-        """Removes a file that `put` or `publish` has moved."""
-        if self.main:
-            (self._building / name).unlink(missing_ok=True)
-            self._disclaim([name])
-
     def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
         """Writes metrics.json, run.yaml and, as the last file, the manifest with the sha256 of every file.
 
@@ -362,8 +288,8 @@ class Output:
             comment = f"# tinybert {self.command} {shell_word(str(self.folder / 'run.yaml'))}   repeats this run\n"
             (folder / "run.yaml").write_text(comment + configuration.dump(self.config), encoding="utf-8")
 
-        self.put(write)
-        files = {name: entry for name, entry in sorted(_recorded_files(self._building).items()) if name not in LOGS}
+        self.files.put(write)
+        files = {name: entry for name, entry in sorted(recorded_files(self._building).items()) if name not in LOGS}
         manifest = {
             "command": self.command,
             "config_hash": digest(self.settings),
@@ -384,7 +310,7 @@ class Output:
             write_json(self._building / MANIFEST, {**manifest, "checksum": digest(manifest)})
             if self._building != self.folder:
                 replacement.complete(self.folder, self._building)
-                self._building = self.folder
+                self._build_in(self.folder)
             self.finished = True
             self.checkpoints.remove()
 
@@ -397,24 +323,9 @@ class Output:
         with self.signals.deferred():
             yield from self.checkpoints.save_during(events, save_state=save_state, save_model=save_model)
 
-    def states(self) -> list[Path]:
-        return self.checkpoints.states()
-
-    def best_model(self, step: int) -> Path | None:
-        return self.checkpoints.best_model(step)
-
-    def drop_newer(self, state: Path) -> None:
-        self.checkpoints.drop_newer(state)
-
-    def seal(self, name: str, write: Write, *, drop: Iterable[str] = ()) -> Path:
-        return self.checkpoints.seal(name, write, drop=drop)
-
-    def sealed(self, pattern: str, *, then: str = SKIPPED) -> list[Path]:
-        return self.checkpoints.sealed(pattern, then=then)
-
     def scratch(self, name: str = "scratch") -> AbstractContextManager[Path]:
         """An empty folder for files that may be discarded; another name for each that is open at the same time."""
-        return self.checkpoints.temporary_folder(_of_process(f".{name}"))
+        return self.checkpoints.temporary_folder(of_process(f".{name}"))
 
     # -- private ---------------------------------------------------------------------------------------------
 
@@ -435,23 +346,6 @@ class Output:
             )
         checkpoints.mkdir(exist_ok=True)
         write_json(folder / STARTED, {**self._identity(), "start": self.start, "resolved": {}, "files": {}})
-
-    def _move(self, folder: Path, names: Iterable[str]) -> None:
-        for name in names:
-            (self._building / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).replace(self._building / name)
-
-    def _claim(self, files: Mapping[str, list[Any] | None]) -> None:
-        """Lists files in started.json as written by this run, with size and sha256, before they are moved there."""
-        started = read_json(self._building / STARTED)
-        started["files"] = {**_recorded_files(self._building), **files}
-        write_json(self._building / STARTED, started)
-
-    def _disclaim(self, names: Iterable[str]) -> None:
-        started = read_json(self._building / STARTED)
-        gone = set(names)
-        started["files"] = {name: entry for name, entry in _recorded_files(self._building).items() if name not in gone}
-        write_json(self._building / STARTED, started)
 
     def _identity(self) -> dict[str, Any]:
         processes = {} if self.process_count is None else {"processes": self.process_count}
@@ -491,24 +385,8 @@ class Output:
         return own_folder
 
 
-def _of_process(name: str) -> str:
-    """The name of a folder that each process has one of."""
-    return name if processes.is_main() else f"{name}-{processes.rank()}"
-
-
 def _can_resume(folder: Path) -> bool:
     """Whether there is a checkpoint or a finished file to resume from."""
     if not (folder / STARTED).exists():
         return False
-    return bool(_recorded_files(folder).keys() - LOGS) or Checkpoints(folder, main=False).can_resume()
-
-
-def _recorded_files(folder: Path) -> dict[str, Any]:
-    """The files in started.json: name → size and sha256; None for logs."""
-    try:
-        files = read_json(folder / STARTED)["files"]
-        return dict(files) if isinstance(files, dict) else dict.fromkeys(files)  # a list in tinybert 0.1
-    except (InputError, KeyError, TypeError) as error:
-        raise InputError(
-            f"'{folder / STARTED}' is damaged, so the run in '{folder}' cannot be resumed", hint="remove that folder"
-        ) from error
+    return bool(recorded_files(folder).keys() - LOGS) or Checkpoints(folder, main=False).can_resume()

@@ -14,6 +14,7 @@ from typing import Any
 from tinybert_cli.config import Data
 from tinybert_cli.data.text_files import EMPTY, lines_with_ends, read_text
 from tinybert_cli.errors import InputError
+from tinybert_cli.wording import verb
 
 log = logging.getLogger("tinybert")
 
@@ -268,13 +269,15 @@ def _hint(reader: _Reader, error: _Malformed, delimiter: str, quoted: bool) -> s
 def _warn(path: Path, doubts: _Doubts, delimiter: str) -> None:
     if doubts.joined.count:
         log.warning(
-            "%s of %s rows of %s have a quoted cell with a %s and a line break (first: %s:%s); if a lone quote joined "
+            "%s of %s rows of %s %s a quoted cell with a %s and a line break (first: %s:%s); if a lone quote joined "
             "several rows, set data.quoting: none",
-            f"{doubts.joined.count:,}", f"{doubts.rows:,}", path.name, delimiter, path, doubts.joined.first,
+            f"{doubts.joined.count:,}", f"{doubts.rows:,}", path.name, verb(doubts.joined.count, "has", "have"),
+            delimiter, path, doubts.joined.first,
         )  # fmt: skip
     if doubts.quotes.count:
         log.warning(
-            "%s of %s rows of %s have a cell in double quotes (first: %s:%s), which are read as part of the text; set "
-            "data.quoting: double to remove them",
-            f"{doubts.quotes.count:,}", f"{doubts.rows:,}", path.name, path, doubts.quotes.first,
+            "%s of %s rows of %s %s a cell in double quotes (first: %s:%s), whose quotes are read as part of the text; "
+            "set data.quoting: double to remove them",
+            f"{doubts.quotes.count:,}", f"{doubts.rows:,}", path.name, verb(doubts.quotes.count, "has", "have"), path,
+            doubts.quotes.first,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 
 from tinybert_cli.data.text_files import read_text, split_lines
 from tinybert_cli.errors import InputError
+from tinybert_cli.wording import verb
 
 log = logging.getLogger("tinybert")
 
@@ -216,9 +217,9 @@ def _warn_of_halves(changed: int, first: int, count: int, path: Path) -> None:
     """A warning if rows have halves of characters; `first` is the number of the first of them, from 1."""
     if changed:
         log.warning(
-            "%s of %s rows of %s have half a character (an escape such as \\ud83d without its other half), which is "
+            "%s of %s rows of %s %s half a character (an escape such as \\ud83d without its other half), which is "
             "replaced by U+FFFD; first: %s, row %s",
-            f"{changed:,}", f"{count:,}", path.name, path, first,
+            f"{changed:,}", f"{count:,}", path.name, verb(changed, "has", "have"), path, first,
         )  # fmt: skip
 
 

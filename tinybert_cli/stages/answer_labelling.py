@@ -69,10 +69,10 @@ def label(config: GenSoftLabels, task: tasks.PredictionTask, output: artifacts.O
         rows, own = splits[split].select(indices), labels[split].select(np.asarray(indices))
         raw = labelling.as_stored(RawLogits(own.logits, own.layout, own.answered), rows, config.logits_dtype)
         written = {data.PREDICTION: columns[split][indices.start : indices.stop]}
-        output.put(labelling.shard_writer(name, rows, raw, written, types, config.logits_dtype))
+        output.files.put(labelling.shard_writer(name, rows, raw, written, types, config.logits_dtype))
         yield {"event": "shard", "step": done, "max_steps": total, "shard": name, "rows": len(rows)}
     counts = {split: len(rows) for split, rows in splits.items()}
-    output.put(labelling.card_writer(config, task, counts, check, output))
+    output.files.put(labelling.card_writer(config, task, counts, check, output))
     output.finish(
         numbers, label_names=names, text_columns=config.data.text_columns, tuned_settings={},
         answers=[teacher.facts() for teacher in answers.teachers],

@@ -147,11 +147,11 @@ def _masked_lm_candidates(
 ) -> Generator[Event, None, _Candidates]:
     """Candidates for each text, file by file; those of an earlier run are read."""
     names = {begin: f"candidates-{begin // TEXTS_PER_FILE:05d}" for begin in range(0, len(texts), TEXTS_PER_FILE)}
-    missing = [begin for begin, name in names.items() if not output.sealed(name)]
+    missing = [begin for begin, name in names.items() if not output.checkpoints.sealed(name)]
     for begin in missing:
         arrays = yield from _compute_candidates(masked_lm, texts, begin, config, accelerator)
         if output.main:
-            output.seal(names[begin], partial(_write, arrays))
+            output.checkpoints.seal(names[begin], partial(_write, arrays))
         yield {"event": "candidates", "texts": min(begin + TEXTS_PER_FILE, len(texts)), "of": len(texts)}
     accelerator.wait_for_everyone()  # the other processes must not look for files that the first has not written yet
     files = [_read(output.checkpoints.folder / name) for name in names.values()]

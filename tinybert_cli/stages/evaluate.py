@@ -80,7 +80,7 @@ def _compare(run: EvalRun, predicted: Predicted, columns: Mapping[str, Sequence[
     reports, flat = (yield from eval_reports.reports(comparison)), comparison.flat
     del comparison, scored  # the statistics are large, and writing needs memory, too
     loops.return_freed_memory()
-    output.put(reports.write)
+    output.files.put(reports.write)
     described = {"label_names": predicted.classes}
     output.finish(
         flat,

@@ -173,7 +173,7 @@ def _export(
             numbers["pipeline_agreement"] = spacy_parity.verify(whole, folder, rows, config)
         yield {"event": "verify", **numbers}
         (whole / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
-        output.put(lambda target: shutil.copytree(whole, target, dirs_exist_ok=True))
+        output.files.put(lambda target: shutil.copytree(whole, target, dirs_exist_ok=True))
     output.finish(numbers, label_names=names, device="cpu", precision=precision)
     yield events.done(config.output_dir, numbers)
 

@@ -206,7 +206,7 @@ def _label(
     numbers["rows"] = sum(shards.row_counts().values())
     facts: dict[str, Any] = {} if spec is None else {"states": spec.for_manifest()}
     facts |= {"answers": [teacher.facts() for teacher in answers.teachers]} if answers.teachers else {}
-    output.put(labelling.card_writer(config, task, shards.row_counts(), check, output))
+    output.files.put(labelling.card_writer(config, task, shards.row_counts(), check, output))
     output.finish(
         numbers, label_names=names, text_columns=config.data.text_columns, tuned_settings=tuned,
         **facts, **shards.facts(), device=str(accelerator.device),

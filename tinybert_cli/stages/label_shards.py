@@ -209,11 +209,11 @@ class StreamedRows:
             )
         del self.done[split, number]
         for file in self._files_of(name):
-            self.output.discard(file)
+            self.output.files.discard(file)
 
     def _files_of(self, shard: str) -> list[str]:
         stem = shard.removesuffix(".parquet")
-        return [file for file in self.output.files() if file.startswith(f"{stem}.")]
+        return [file for file in self.output.files.names() if file.startswith(f"{stem}.")]
 
     def _broken(self, split: data.Split, error: InputError) -> InputError:
         """The error of a stream, with what is finished."""
@@ -270,21 +270,21 @@ class StreamedRows:
             for split, note in self.notes.items()
             for number in range(len(note["shards"]))
         }
-        paths = {name: self.output.path(name) for name in finals}
+        paths = {name: self.output.files.path(name) for name in finals}
         types = data.types_of_shards(list(paths.values()), added)
         as_text = data.columns_that_became_text(list(paths.values()), types)
         for name, path in paths.items():
             if not data.has_types(path, types, added):
                 final = finals[name]
-                self.output.put(functools.partial(_rewritten, path, final, types, added))
+                self.output.files.put(functools.partial(_rewritten, path, final, types, added))
                 if final != name:
-                    self.output.discard(name)
+                    self.output.files.discard(name)
         files = {
             file: final.removesuffix(".parquet") + file.removeprefix(name.removesuffix(".parquet"))
             for name, final in finals.items()
             for file in (self._files_of(name) if name != final else [])
         }
-        self.output.rename(files)
+        self.output.files.rename(files)
         return as_text
 
     def facts(self) -> dict[str, Any]:

@@ -201,11 +201,11 @@ def write_group(
     """
     own = next(iter(group[processes.rank() :]), None)
     result, files, error = None, {}, None
-    with output.own_folder() as folder:
+    with output.files.own_folder() as folder:
         if own is not None:
             try:
                 result = yield from write(own, folder)
-                files = output.complete(folder)
+                files = output.files.complete(folder)
             except Interrupted:
                 raise
             except (UserError, OSError) as caught:
@@ -213,14 +213,14 @@ def write_group(
         pairs = processes.results((result, files), error)
         results: list[Any] = [result for result, _ in pairs[: len(group)]]
         check(results)
-        output.publish(folder, [files for _, files in pairs])
+        output.files.publish(folder, [files for _, files in pairs])
     return results
 
 
 def is_finished(output: artifacts.Output, shard: str, split: str, spec: LayerStateSpec | None) -> bool:
     """Whether an earlier run wrote the shard with all its files, and they are undamaged."""
     states = [] if spec is None or split not in TRAINING_SPLITS else data.states_files(shard, spec.shapes)
-    return all(output.has(name) for name in (shard, *states))
+    return all(output.files.has(name) for name in (shard, *states))
 
 
 def shard_writer(

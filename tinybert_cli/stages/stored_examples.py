@@ -57,7 +57,7 @@ def store(output: Output, new: NewModel, training_data: TrainingData) -> None:
             (folder / FACTS).write_text(strict_json.dumps(facts), encoding="utf-8")
 
     try:
-        output.seal(NAME, write)
+        output.checkpoints.seal(NAME, write)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -69,7 +69,7 @@ def read(output: Output) -> StoredExamples | None:
     """What `store` has written; None if there is nothing, if other versions wrote it, or, with a warning, if it is
     damaged."""
     then = "the training rows are read again"
-    folder = next(iter(output.sealed(NAME, then=then)), None) if output.resumed else None
+    folder = next(iter(output.checkpoints.sealed(NAME, then=then)), None) if output.resumed else None
     if not processes.agree(folder is not None) or folder is None:  # all processes read the rows again, or none
         return None
     content = json.loads((folder / FACTS).read_text(encoding="utf-8"))

@@ -93,7 +93,7 @@ def train(
     finished = _Finished(
         run, new, training_data, trainer, training, numbers, result, tuned, made, selects_best, baselines
     )
-    output.put(lambda folder: finished.write(final, folder))
+    output.files.put(lambda folder: finished.write(final, folder))
     output.finish(
         numbers, **_label_names(training_data), layer_mapping=new.copied_layers, **described, device=trainer.device,
         precision=trainer.precision, **models.size(new.model), **new.vocabulary_sizes, **baselines.facts,
@@ -189,7 +189,7 @@ def _steps(
     state = yield from _newest_state(output, with_best_model=selects_best)
     if state is not None:
         trainer.load(state)
-        output.drop_newer(state)
+        output.checkpoints.drop_newer(state)
         yield events.resume(trainer.progress.step, trainer.max_steps)
     yield from output.save_checkpoints(
         trainer.train(loss, None if evaluation is None else evaluate, better=better, stop=output.signals.pending),
@@ -220,9 +220,9 @@ def _final_model(
     output, best = run.output, trainer.progress.best_step
     run.accelerator.wait_for_everyone()  # the others must not look for files that the first has not written yet
     if selects_best:
-        final = output.best_model(best)
+        final = output.checkpoints.best_model(best)
     else:
-        final = output.seal("final", lambda folder: _save_model(run, new, scale, folder))
+        final = output.checkpoints.seal("final", lambda folder: _save_model(run, new, scale, folder))
     if final is None:
         raise UserError(
             f"the best checkpoint, of step {best}, is damaged",
@@ -379,10 +379,14 @@ def _oversized_warning(batch_tokens: int | None, examples: data.Examples) -> Ite
 
 def _newest_state(output: artifacts.Output, *, with_best_model: bool) -> Generator[Event, None, Path | None]:
     """The newest training state that is intact and, if needed, whose best model is; None for a new run."""
-    states = output.states()
+    states = output.checkpoints.states()
     for state in states:
         progress = loops.read_progress(state)
-        if not with_best_model or progress.best is None or output.best_model(progress.best_step) is not None:
+        if (
+            not with_best_model
+            or progress.best is None
+            or output.checkpoints.best_model(progress.best_step) is not None
+        ):
             return state
     if output.resumed:
         yield events.warning("no checkpoint of the earlier run can be used: the training starts from step 0")

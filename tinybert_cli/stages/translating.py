@@ -105,8 +105,8 @@ def label(
             yield from map(events.warning, unknown)
         counts: Counter[str] = Counter()
         for name in shards.finished_names():
-            counts.update(data.read_counts(output.path(name)))
-            _check_engine(data.read_engine(output.path(name)), engine.name, output)
+            counts.update(data.read_counts(output.files.path(name)))
+            _check_engine(data.read_engine(output.files.path(name)), engine.name, output)
         unusual = UnusualRows(config.data)
         progress = LabellingProgress(finished, shards.total)
 
@@ -168,11 +168,11 @@ def label(
     def write_card(folder: Path) -> None:
         rows: Counter[str] = Counter()
         for name, split in shards.names():
-            rows[split] += data.read_counts(output.path(name)).get("rows", 0)
+            rows[split] += data.read_counts(output.files.path(name)).get("rows", 0)
         card = label_dataset_card.as_markdown(config, task.pipeline, rows, output.inputs)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
-    output.put(write_card)
+    output.files.put(write_card)
     output.finish(
         numbers, **facts, text_columns=config.data.text_columns, search=search, **engine.for_manifest(),
         drop=config.drop, top_k=config.top_k, vocabulary=teacher.tokenizer.size,
@@ -336,7 +336,7 @@ def _is_finished(config: GenSoftLabels, output: artifacts.Output, shard: str, sp
     if split in labelling.TRAINING_SPLITS:
         files += data.top_k_files(shard) if config.top_k else []
         files += data.stack_states_files(shard, stack_teacher.NAMES) if config.states else []
-    return all(output.has(name) for name in (shard, *files))
+    return all(output.files.has(name) for name in (shard, *files))
 
 
 def _result_of(steps: Generator[int, None, list[list[Hypothesis]]]) -> list[list[Hypothesis]]:

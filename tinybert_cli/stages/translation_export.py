@@ -94,7 +94,7 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
         notes = [] if result is None else selection.of_export(config, source, output)
         card = export_card.translation_card(config, form, precision, output, result, facts, notes)
         (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
-        output.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
+        output.files.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
     described = {} if metric is None else metric.description()
     output.finish(numbers, **described, device="cpu", precision=precision)
     yield events.done(config.output_dir, numbers)

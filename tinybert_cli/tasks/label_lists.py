@@ -15,6 +15,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.label_values import HIDDEN, as_boolean, as_number, in_quotes, is_missing
 from tinybert_cli.tasks.label_names import LISTED, label_indices
 from tinybert_cli.types import Rows
+from tinybert_cli.wording import verb
 
 SEPARATOR = "|"  # the default of `data.label_separator`
 OTHER_SEPARATORS = (",", ";", "\uff0c", "\uff1b", "\u3001", "\t", "\n")  # with Chinese and Japanese commas
@@ -95,8 +96,8 @@ def combined_names(names: Sequence[str], separators: Sequence[str] = ()) -> list
     more = ", ..." if len(combined) > LISTED else ""
     examples = ", ".join(map(in_quotes, combined[:LISTED])) + more
     return [
-        f"{len(combined):,} classes look like several labels: {examples}; for several labels per text set "
-        "task: multi-label-classification and data.label_separator"
+        f"{len(combined):,} {verb(len(combined), 'class looks', 'classes look')} like several labels: {examples}; for "
+        "several labels per text set task: multi-label-classification and data.label_separator"
     ]
 
 
