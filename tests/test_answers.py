@@ -61,6 +61,20 @@ def test_free_text_that_is_not_clear_names_no_label(answer: str) -> None:
     assert LabelMatcher({name: name for name in [*NAMES, "very positive"]}).name(answer) is None
 
 
+def test_json_in_a_code_block_is_read_like_the_same_json_without_it(tmp_path: Path) -> None:
+    objects = [
+        '{"label": "positive", "confidence": 0.6}',
+        '{"label": "negative", "probabilities": {"negative": 0.9, "positive": 0.1}}',
+    ]
+    blocks = [f"```json\n{text}\n```" for text in objects]
+    assert probabilities(classes(tmp_path, blocks)) == [[0.4, 0.6], [0.9, 0.1], None]
+
+
+def test_json_with_a_label_twice_names_no_label(tmp_path: Path) -> None:
+    answers = ['{"label": "positive", "label": "negative"}', '{"label": "neutral", "label": "negative"}', "positive"]
+    assert probabilities(classes(tmp_path, answers)) == [None, None, [0, 1]]
+
+
 @pytest.mark.parametrize(
     ("answer", "label"),
     [

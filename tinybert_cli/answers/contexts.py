@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.answers import labelled_spans
+from tinybert_cli.answers import json_texts, labelled_spans
 from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, confidence, quoted
 from tinybert_cli.answers.majority import decided_by_majority, rows_with_a_tie
 from tinybert_cli.answers.scores import score_of
@@ -54,7 +54,7 @@ class SpanReader(Reader):
         return contexts
 
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
-        texts = _texts(labelled_spans.parsed(answer.value))
+        texts = _texts(json_texts.parsed(answer.value))
         if texts is None:
             self.unmapped(
                 "unmapped", answer, "expected the text of an answer", '"Ada", or {"text": "Ada", "start": 18}'

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli import data
-from tinybert_cli.answers import labelled_spans
+from tinybert_cli.answers import json_texts, labelled_spans
 from tinybert_cli.answers.base import Answer, confidence, is_empty
 from tinybert_cli.config import Answers, Data
 from tinybert_cli.errors import InputError
@@ -138,7 +138,7 @@ def _answers(
             cells = {name: rows.columns[name][index] for name in names}
             value = None if all(map(is_empty, cells.values())) else cells
         own = next((text for column in text_columns if isinstance(text := column[index], str)), None)
-        yield index, Answer(labelled_spans.parsed(value), where, own, confidence(confidences[index], where))
+        yield index, Answer(json_texts.parsed(value), where, own, confidence(confidences[index], where))
 
 
 def _is_prodigy(rows: Rows) -> bool:

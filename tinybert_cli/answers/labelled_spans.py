@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,23 +37,6 @@ def character(value: Any) -> int | None:
     """The position in a text that a value is, in whatever form the number is written; None for everything else."""
     number = as_number(value)
     return int(number) if number is not None and number >= 0 and number == int(number) else None
-
-
-def parsed(value: Any) -> Any:
-    """The JSON in a cell of a CSV file; other values unchanged, and so is JSON with a key twice in one object."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
-        return value
-    try:
-        return json.loads(value, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError):
-        return value
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise ValueError("a key twice")
-    return result
 
 
 def label_studio_results(annotations: Any, where: str) -> list[list[Any]]:

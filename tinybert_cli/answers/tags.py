@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.answers import labelled_spans
+from tinybert_cli.answers import json_texts, labelled_spans
 from tinybert_cli.answers.base import Answer, AnswerLabels, Vote, quoted
 from tinybert_cli.answers.classes import has_tie
 from tinybert_cli.answers.label_reader import LabelReader
@@ -40,7 +40,7 @@ class TagReader(LabelReader):
         return words_of(self.rows, self.data)
 
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
-        value, words = labelled_spans.parsed(answer.value), self.words[row]
+        value, words = json_texts.parsed(answer.value), self.words[row]
         if isinstance(value, str):
             value = value.split()
         if isinstance(value, dict):
