@@ -251,6 +251,11 @@ def test_the_output_of_a_pipeline_is_read(tmp_path: Path, value: Any, expected: 
     assert probabilities(classes(tmp_path, [value]))[0] == expected
 
 
+def test_the_output_of_a_zero_shot_pipeline_is_read_for_several_labels(tmp_path: Path) -> None:
+    teacher = label_sets(tmp_path, [{"sequence": "one", "labels": ["c", "a", "b"], "scores": [0.9, 0.2, 0.1]}])
+    assert independent(teacher)[0] == [0.2, 0.1, 0.9]
+
+
 UNREADABLE = [
     {"foo": 1}, {"foo": [1]}, {"foo": {"bar": 1}}, {"foo": None, "bar": True}, [{"foo": 1}], [[]], [[["x"]]], [[], []],
     [{"label": ["a"], "score": 0.9}], {"label": {"a": 1}, "score": 0.9}, [{"label": "a"}, {"foo": 1}], [{}, {}],

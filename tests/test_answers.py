@@ -154,6 +154,15 @@ def test_integers_are_positions_and_the_plan_says_so(tmp_path: Path) -> None:
         ({"label": "positive", "score": 0.9, "scores": {"positive": 0.9}, "usage": {"tokens": 7}}, [0, 1]),
         ({"label": "**Positive.**", "probabilities": {"positive": 0.8, "negative": None}}, [0, 1]),
         ({"label": "positive", "score": 0.9, "usage": {"tokens": 7}}, [0.1, 0.9]),
+        ({"label": "positive", "score": None, "confidence": 0.9}, [0.1, 0.9]),
+        ({"label": "positive", "probabilities": [0.2, 0.8]}, [0.2, 0.8]),
+        ({"label": "positive", "span": [3, 8], "usage": {"tokens": 7}}, [0, 1]),
+        ({"label": "positive", "negative": 0.2, "positive": 0.8}, [0.2, 0.8]),
+        (
+            {"label": "positive", "top": [{"label": "negative", "score": 0.2}, {"label": "positive", "score": 0.8}]},
+            [0.2, 0.8],
+        ),
+        ({"sequence": "...", "labels": ["positive", "negative"], "scores": [0.8, 0.2]}, [0.2, 0.8]),
     ],
 )
 def test_probabilities_per_label_become_soft_labels(tmp_path: Path, value: Any, expected: list[float]) -> None:
@@ -167,6 +176,12 @@ def test_a_label_beside_numbers_that_do_not_say_it_is_not_understood(tmp_path: P
     assert probabilities(teacher) == [None, [0, 1], None]
     with pytest.raises(InputError, match="the label is not the most probable one of the numbers beside it"):
         classes(tmp_path, [answer, "positive"], unmapped="refuse")
+
+
+@pytest.mark.parametrize("numbers", [[0.2, 0.3, 0.5], [20, 80], {"high": 0.8}, [0.8, 0.2]])
+def test_numbers_beside_a_label_that_are_not_those_of_the_labels_are_counted(tmp_path: Path, numbers: Any) -> None:
+    teacher = classes(tmp_path, [{"label": "positive", "scores": numbers}, "positive"])
+    assert probabilities(teacher) == [None, [0, 1], None] and teacher.tally.counts["unmapped"] == 1
 
 
 def test_probabilities_may_have_a_column_per_label(tmp_path: Path) -> None:
@@ -190,6 +205,7 @@ def test_probabilities_that_do_not_sum_to_one_are_normalised_with_a_warning(tmp_
         ({"positive": 0, "negative": 0}, "all probabilities are 0"),
         ({"positive": "high"}, "expected a probability"),
         ({"positive": 0.5, "neutral": 0.5}, "unknown label 'neutral'"),
+        ({"label": "positive", "probabilities": {"positive": 0.5, "neutral": 0.5}}, "unknown label 'neutral'"),
         ({"positive": float("nan")}, "the answer holds nan"),
         ("NaN", "the answer holds"),
         (float("inf"), "the answer holds inf"),
