@@ -34,8 +34,15 @@ _AFTER_COLON = re.compile(r"[^:=]{1,60}[:=](?P<label>[^:=]*)")
 _FINAL = re.compile(rf"(?:so |therefore |thus |hence |in conclusion )*{_CUE}\b")
 _DOUBT = re.compile(
     r"\b(?:not|no|nor|neither|never|cannot|can ?not|\w+n['’]t|unclear|unsure|uncertain|unknown|ambiguous|maybe|perhaps|"
-    r"might|may|could|possibly|either|whether|if|or|difficult|hard to|mixed|both|between)\b|\?"
+    r"might|may|could|possibly|either|whether|if|or|difficult|hard to|mixed|both|between|unlikely|hardly|barely|"
+    r"doubt\w*|wrong|false|incorrect|disagree)\b|\?"
 )
+_HEDGE = re.compile(
+    r"\b(?:maybe|perhaps|possibly|probably|unclear|unsure|uncertain|ambiguous|not (?:sure|certain|clear|really|quite)|"
+    r"(?:hard|difficult) to (?:say|tell)|(?:might|may|could) (?:also )?be)\b|\?"
+)
+_UNSURE = re.compile(r"\bi(?:['’]m| am) (?:not (?:sure|certain)|unsure|uncertain)\b")
+_END = re.compile(r"[.!;](?:\s|$)")
 _SENTENCE = re.compile(r"(?<=[^\W_])\s*(?:[!;\n(]|(?:[.,]|\s[-\u2013\u2014]\s|[\u2013\u2014])(?!\d))")  # not within 4.7
 
 
@@ -94,7 +101,8 @@ class LabelMatcher:
     def _of_first_sentence(self, lines: list[str]) -> str | None:
         first = _SENTENCE.split(lines[0], maxsplit=1)[0]
         name = self._names.get(_bare(first))
-        if name is None or lines[0][len(first) :].lstrip().startswith("?"):
+        rest = self._without_labels(_END.split(lines[0][len(first) :], maxsplit=1)[0])
+        if name is None or _HEDGE.search(rest) or any(map(_UNSURE.search, lines)):
             return None
         return name if self._mentioned(lines) <= {name} else None
 
