@@ -7,8 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answer_samples import NAMES, TAGS, TEXTS, WORDS, classes, probabilities, qa, spans, tags, teacher_of
+from answer_samples import (
+    CONTEXT,
+    NAMES,
+    QUESTION,
+    TAGS,
+    TEXTS,
+    WORDS,
+    classes,
+    probabilities,
+    qa,
+    spans,
+    tags,
+    teacher_of,
+)
 
+from tinybert_cli.answers import AnswerTeacher
 from tinybert_cli.answers.free_text import LabelMatcher
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.probabilities import sigmoid
@@ -423,6 +437,66 @@ def test_choices_of_label_studio_are_labels_and_those_of_two_annotators_votes(tm
     with pytest.raises(InputError, match=r"row 1, annotation 1, and .*row 1, annotation 2"):
         teacher_of(tmp_path, answers, {"text": TEXTS})
     assert probabilities(teacher_of(tmp_path, answers, {"text": TEXTS}, votes=True)) == [[0.5, 0.5], [0, 1], None]
+
+
+SPAN = {"type": "labels", "value": {"start": 18, "end": 21, "text": "Ada", "labels": ["PER"]}}
+CHOICE = {"type": "choices", "value": {"choices": ["positive"]}}
+RATING = {"type": "rating", "value": {"rating": 4}}
+COMMENT = {"type": "textarea", "value": {"text": ["1843"]}}
+
+
+def of_label_studio(
+    folder: Path, result: list[dict[str, Any]], columns: dict[str, list[Any]], task: str, names: list[str]
+) -> AnswerTeacher:
+    """One task of a project that asks for several things at once."""
+    answers = [{"data": {name: cells[0] for name, cells in columns.items()}, "annotations": [{"result": result}]}]
+    return teacher_of(folder, answers, columns, task=task, names=names)
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [([CHOICE, RATING, COMMENT, SPAN], "Ada@18"), ([CHOICE, COMMENT], "1843@25"), ([COMMENT], "1843@25"), ([], "@-1")],
+)
+def test_an_answer_in_label_studio_is_a_span_or_else_a_text(
+    tmp_path: Path, result: list[dict[str, Any]], expected: str
+) -> None:
+    columns = {"question": QUESTION[:1], "context": CONTEXT[:1]}
+    teacher = of_label_studio(tmp_path, result, columns, "question-answering", ["begin", "end"])
+    assert spans(teacher) == [{expected: 1.0}]
+
+
+def test_of_a_project_of_label_studio_each_task_takes_its_own_answers(tmp_path: Path) -> None:
+    text, result = "It was written by Ada .", [RATING, COMMENT, CHOICE, SPAN]
+    words = {"tokens": [text.split()], "text": [text]}
+    assert tags(of_label_studio(tmp_path, result, words, "token-classification", TAGS)) == [
+        ["O", "O", "O", "O", "B-PER", "O"]
+    ]
+    assert tags(of_label_studio(tmp_path, [RATING, COMMENT, CHOICE], words, "token-classification", TAGS)) == [
+        ["O"] * 6
+    ]
+    assert probabilities(of_label_studio(tmp_path, result, {"text": [text]}, "text-classification", NAMES)) == [[0, 1]]
+    number = of_label_studio(tmp_path, result, {"text": [text]}, "regression", ["score"])
+    assert number.labels["train"].logits.tolist() == [[4.0]]
+
+
+def test_two_different_numbers_of_one_annotator_are_refused(tmp_path: Path) -> None:
+    result = [RATING, {"type": "number", "value": {"number": 7}}]
+    with pytest.raises(InputError, match="several answers in one"):
+        of_label_studio(tmp_path, result, {"text": ["one"]}, "regression", ["score"])
+
+
+def test_a_comment_in_label_studio_is_no_empty_set_of_labels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of the 1 answers labels a row"):
+        of_label_studio(tmp_path, [COMMENT], {"text": ["one"]}, "multi-label-classification", list("ab"))
+
+
+def test_what_a_pattern_of_prodigy_matched_is_no_label_of_the_text(tmp_path: Path) -> None:
+    spans_of_pattern = [{"start": 0, "end": 3, "label": "negative"}]
+    answers = [
+        {"text": "one", "label": "positive", "spans": spans_of_pattern, "answer": "accept"},
+        {"text": "two", "label": "negative", "spans": [], "answer": "accept"},
+    ]
+    assert probabilities(teacher_of(tmp_path, answers, {"text": TEXTS})) == [[0, 1], [1, 0], None]
 
 
 def test_a_json_file_of_label_studio_is_read_like_its_lines(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def read_teacher(
             may not be positions.
         ConfigError: `label_names` names a label that does not exist.
     """
-    file = read_answers(setting, settings)
+    file = read_answers(setting, settings, task.name)
     joined = join(file, setting, splits, settings)
     tally = Tally()
     everything = [answer for _, answer in file.answers]

@@ -47,18 +47,27 @@ def label_studio_results(annotations: Any, where: str) -> list[list[Any]]:
     return [result if isinstance(result, list) else [] for result in results]
 
 
-def label_studio_answer(result: Sequence[Any]) -> Any:
-    """What one annotator wrote: choices as a list of labels, a number, a text, or spans as they are; None for nothing
-    at all of these."""
+def label_studio_answer(result: Sequence[Any], forms: Sequence[str]) -> Any:
+    """What one annotator wrote, in the first of these forms that there is; an empty list for nothing in any of them.
+
+    Args:
+        forms: `spans`, `labels` (choices), `numbers` and `texts`; others are answers to other questions of the project.
+    """
     values = [item["value"] for item in result if isinstance(item, Mapping) and isinstance(item.get("value"), Mapping)]
-    for key in ("choices", "taxonomy"):
-        if any(key in value for value in values):
-            return [label for value in values if isinstance(value.get(key), list) for label in value[key]]
-    for key in ("rating", "number"):
-        numbers = [value[key] for value in values if key in value]
-        if numbers:
-            return numbers[0] if len(numbers) == 1 else numbers
-    return [value for value in values if "start" in value]
+    parts = {
+        "spans": [value for value in values if "start" in value],
+        "labels": _entries(values, "choices") or _entries(values, "taxonomy"),
+        "numbers": [value[key] for value in values for key in ("rating", "number") if key in value],
+        "texts": _entries([value for value in values if "start" not in value], "text"),
+    }
+    own = next((parts[form] for form in forms if parts[form]), [])
+    return own[0] if len(own) == 1 and own is parts["numbers"] else own
+
+
+def _entries(values: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    """The entries of all lists, and single ones, of one key."""
+    columns = [value[key] for value in values if value.get(key) is not None]
+    return [entry for own in columns for entry in (own if isinstance(own, list) else [own])]
 
 
 def _spans_of(item: Any) -> Iterator[Span]:
