@@ -50,6 +50,8 @@ _CHANGES = {
     "doubtful": "answers state a label with such a low confidence that another one is more probable, and is learned",
     "incomplete": "answers have no number for some of the labels, which counts as 0",
     "moved": "answers were not at their characters and were located by their text",
+    "utf16": "answers have spans that are whole words only if characters are counted in UTF-16, as in JavaScript, and "
+    "were read so",
     "cut": "answers have spans that begin or end within a word, which they then include",
     "repeated": "answers occur several times in their context; their probability is divided among these, or, "
     "where a less probable answer would win by that, on one of them",

@@ -31,6 +31,7 @@ from tinybert_cli.types import Array, Layout
 Characters = tuple[int, int]  # first character and end in the context
 _AROUND = " \t\r\n\"'`“”‘’.,;:!?()[]«»"
 _STATED = re.compile(r"(?:so |the |my |final |correct )*answer(?: is)?\b[:\s]+(.+)", re.IGNORECASE | re.DOTALL)
+_LETTER = f"[{labelled_spans.WORD_LETTERS}]"
 _NO_SPAN = -1
 
 
@@ -93,9 +94,10 @@ class SpanReader(Reader):
         if not stripped:
             return []
         if begin is not None:
-            start = begin + len(text) - len(text.lstrip())
-            if context[start : start + len(stripped)] == stripped:
-                return [(start, start + len(stripped))]
+            for position in (begin, labelled_spans.of_utf16(context, begin)):
+                start = position + len(text) - len(text.lstrip())
+                if position >= 0 and context[start : start + len(stripped)] == stripped:
+                    return [(start, start + len(stripped))]
             self.tally.add("moved", answer.where, f"{quoted(text)} ({answer.where})")
         for pattern, flags in _patterns(stripped):
             occurrences = [match.span() for match in re.finditer(pattern, context, flags)]
@@ -178,8 +180,8 @@ def _pattern(text: str, *, whole_numbers: bool = False) -> str:
         whole_numbers: also not before or after the point of a longer number: 5 is not in 5.00.
     """
     words = r"\s+".join(map(re.escape, text.split()))
-    begin = r"(?<![A-Za-z0-9])" if text[0].isascii() and text[0].isalnum() else ""
-    end = r"(?![A-Za-z0-9])" if text[-1].isascii() and text[-1].isalnum() else ""
+    begin = f"(?<!{_LETTER})" if re.match(_LETTER, text[0]) else ""
+    end = f"(?!{_LETTER})" if re.match(_LETTER, text[-1]) else ""
     if whole_numbers:
         begin += r"(?<![0-9][.,])" if text[0].isdigit() else ""
         end += r"(?![.,][0-9])" if text[-1].isdigit() else ""

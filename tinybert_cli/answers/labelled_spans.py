@@ -14,6 +14,8 @@ _BEGIN = ("start", "start_offset", "begin", "start_char", "answer_start")
 _END = ("end", "end_offset", "end_char")
 _LABEL = ("label", "labels", "type", "entity_group", "entity", "tag", "category")
 _TEXT = ("text", "word", "span", "mention")
+# Letters and digits of scripts that separate words by spaces and add no particles to them: Latin, Greek, Cyrillic.
+WORD_LETTERS = "0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u0300-\u036f\u0386\u0388-\u052f\u1e00-\u1fff"
 FORMS = '[0, 3, "PER"], {"start": 0, "end": 3, "label": "PER"} or {"text": "Ada", "label": "PER"}'
 
 
@@ -37,6 +39,13 @@ def character(value: Any) -> int | None:
     """The position in a text that a value is, in whatever form the number is written; None for everything else."""
     number = as_number(value)
     return int(number) if number is not None and number >= 0 and number == int(number) else None
+
+
+def of_utf16(text: str, position: int) -> int:
+    """A position of programs that count as JavaScript does, where a character outside of the basic plane is two, as a
+    position in `text`; -1 if it is beyond the end."""
+    raw = text.encode("utf-16-le", errors="surrogatepass")
+    return len(raw[: 2 * position].decode("utf-16-le", errors="replace")) if 2 * position <= len(raw) else -1
 
 
 def label_studio_results(annotations: Any, where: str) -> list[list[Any]]:
