@@ -580,3 +580,10 @@ def test_an_answer_is_located_at_its_characters_in_utf16(tmp_path: Path) -> None
     context = "😀 Ada wrote; 😀 and Ada read"
     assert in_context(tmp_path, context, {"text": "Ada", "start": 21, "end": 24}) == [(19, 22)]
     assert in_context(tmp_path, context, {"text": "Ada", "start": 19, "end": 22}) == [(19, 22)]
+
+
+def test_votes_that_are_not_understood_do_not_make_their_answer_label_nothing(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, [["positive", "hm"]], votes=True)
+    (warning,) = teacher.warnings()
+    assert probabilities(teacher)[0] == [0, 1]
+    assert "1 of 1 answers, or votes of these, could not be understood and label nothing" in warning

@@ -131,7 +131,8 @@ class AnswerTeacher:
         for kind, what in _PROBLEMS.items():
             if count := self.tally.counts[kind]:
                 examples = "; ".join(self.tally.examples[kind])
-                yield f"{name}: {count:,} of {self.used:,} answers {what} and label nothing: {examples}"
+                which = "answers, or votes of these," if self.setting.votes else "answers"
+                yield f"{name}: {count:,} of {self.used:,} {which} {what} and label nothing: {examples}"
         for kind, what in _CHANGES.items():
             if count := self.tally.counts[kind]:
                 yield f"{name}: {count:,} {what}: {'; '.join(self.tally.examples[kind])}"
