@@ -361,6 +361,19 @@ def test_which_column_holds_the_answers_must_be_clear(tmp_path: Path) -> None:
     assert probabilities(teacher_of(tmp_path, answers, {"text": TEXTS}, answer_column_name="llm"))[0] == [1, 0]
 
 
+def test_the_gold_labels_beside_another_column_are_not_taken_for_the_answers(tmp_path: Path) -> None:
+    texts, labels = [f"text {number}" for number in range(10)], ["positive", "negative"] * 5
+    answers = [{"text": text, "label": label, "gpt": "negative"} for text, label in zip(texts, labels, strict=True)]
+    columns = {"text": texts, "label": labels}
+    with pytest.raises(InputError, match="the 10 answers in 'label' are the gold labels of their rows") as error:
+        teacher_of(tmp_path, answers, columns)
+    assert "answer_column_name below `teacher`; others: gpt" in str(error.value.hint)
+    assert probabilities(teacher_of(tmp_path, answers, columns, answer_column_name="gpt")) == [[1, 0]] * 10
+    assert teacher_of(tmp_path, answers, columns, answer_column_name="label").labelled == {"train": 10}
+    answers[0]["label"] = "negative"
+    assert teacher_of(tmp_path, answers, columns).labelled == {"train": 10}
+
+
 @pytest.mark.parametrize("answer", [None, "", "  "])
 def test_an_empty_answer_labels_nothing_and_is_counted(tmp_path: Path, answer: str | None) -> None:
     teacher = classes(tmp_path, ["positive", answer])
