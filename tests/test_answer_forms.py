@@ -566,11 +566,13 @@ def in_context(folder: Path, context: str, value: Any) -> list[tuple[int, int]] 
         ("Вопрос, который задал кот", "кот", (22, 25)),
         ("Das altösterreichische Haus", "alt", None),
         ("un e\u0301tat neuf", "tat", None),
+        ("un cafe\u0301 noir", "caf\u00e9", (3, 8)),
+        ("un caf\u00e9 noir", "cafe\u0301", (3, 7)),
         ("他在北京出生", "北京", (2, 4)),
         ("서울에서 태어났다", "서울", (0, 2)),
     ],
 )
-def test_an_answer_is_no_part_of_a_longer_word_in_any_alphabet(
+def test_an_answer_is_located_in_any_alphabet_but_not_in_a_longer_word(
     tmp_path: Path, context: str, answer: str, expected: tuple[int, int] | None
 ) -> None:
     assert in_context(tmp_path, context, answer) == (expected and [expected])

@@ -9,7 +9,9 @@ that an answer is; models of all tokenizers learn from these, see `QuestionAnswe
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -99,7 +101,8 @@ class SpanReader(Reader):
                 if position >= 0 and context[start : start + len(stripped)] == stripped:
                     return [(start, start + len(stripped))]
             self.tally.add("moved", answer.where, f"{quoted(text)} ({answer.where})")
-        for pattern, flags in _patterns(stripped):
+        written = dict.fromkeys([stripped, *(unicodedata.normalize(form, stripped) for form in ("NFC", "NFD"))])
+        for pattern, flags in itertools.chain.from_iterable(map(_patterns, written)):
             occurrences = [match.span() for match in re.finditer(pattern, context, flags)]
             if occurrences:
                 return occurrences
