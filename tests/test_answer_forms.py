@@ -251,6 +251,11 @@ def test_the_output_of_a_pipeline_is_read(tmp_path: Path, value: Any, expected: 
     assert probabilities(classes(tmp_path, [value]))[0] == expected
 
 
+def test_the_output_of_a_zero_shot_pipeline_is_read_for_several_labels(tmp_path: Path) -> None:
+    teacher = label_sets(tmp_path, [{"sequence": "one", "labels": ["c", "a", "b"], "scores": [0.9, 0.2, 0.1]}])
+    assert independent(teacher)[0] == [0.2, 0.1, 0.9]
+
+
 UNREADABLE = [
     {"foo": 1}, {"foo": [1]}, {"foo": {"bar": 1}}, {"foo": None, "bar": True}, [{"foo": 1}], [[]], [[["x"]]], [[], []],
     [{"label": ["a"], "score": 0.9}], {"label": {"a": 1}, "score": 0.9}, [{"label": "a"}, {"foo": 1}], [{}, {}],
@@ -465,6 +470,32 @@ def test_characters_of_spans_may_be_numbers_of_other_types(tmp_path: Path) -> No
     assert tags(tagged(tmp_path, ADA, value)) == [["B-PER", "O", "O"], ["O", "O"]]
 
 
+EMOJI = ["😀", "😀", "Ada", "saw", "Paul"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "counts"),
+    [
+        ([[12, 16, "PER"]], ["O", "O", "O", "O", "B-PER"], {}),
+        ([[6, 9, "PER"]], ["O", "O", "B-PER", "O", "O"], {"utf16": 1}),
+        ([[14, 18, "PER"]], ["O", "O", "O", "O", "B-PER"], {"utf16": 1}),
+        ([[5, 8, "PER"]], ["O", "O", "B-PER", "O", "O"], {"cut": 1}),
+    ],
+)
+def test_characters_in_utf16_are_noticed_where_others_cut_a_word(
+    tmp_path: Path, value: Any, expected: list[str], counts: dict[str, int]
+) -> None:
+    teacher = tagged(tmp_path, EMOJI, value)
+    assert tags(teacher)[0] == expected
+    assert {kind: teacher.tally.counts[kind] for kind in ("utf16", "cut") if teacher.tally.counts[kind]} == counts
+
+
+def test_a_text_is_no_part_of_a_longer_word_in_any_alphabet(tmp_path: Path) -> None:
+    for words, text in [(["Ивановка", "растёт"], "Иван"), (["Österreich", "x"], "sterreich"), (["Annés", "x"], "Ann")]:
+        assert tagged(tmp_path, words, [{"text": text, "label": "PER"}]).tally.counts["lost"] == 1
+    assert tags(tagged(tmp_path, ["在", "北京市"], [{"text": "北京", "label": "LOC"}]))[0] == ["O", "B-LOC"]
+
+
 # -- answers that occur several times ------------------------------------------------------------------------
 
 
@@ -517,3 +548,44 @@ def test_answers_in_no_known_form_are_counted(tmp_path: Path, value: Any) -> Non
 
 def test_an_answer_far_beyond_the_context_is_located_by_its_text(tmp_path: Path) -> None:
     assert spans(qa(tmp_path, [{"text": "1843", "answer_start": 10**400}]))[0] == {"1843@25": 1.0}
+
+
+def in_context(folder: Path, context: str, value: Any) -> list[tuple[int, int]] | None:
+    """The decision for a first row with this context; None without a label."""
+    answers = [{"id": 0, "answer": value}, {"id": 1, "answer": "1843"}]
+    columns = {"id": [0, 1], "question": ["Who?", "When?"], "context": [context, "In 1843."]}
+    names = ["begin", "end"]
+    teacher = teacher_of(folder, answers, columns, task="question-answering", names=names, id_column_name="id")
+    return decisions(teacher)[:1] if teacher.labels["train"].answered[0] else None
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "expected"),
+    [
+        ("Вопрос, который задал брат", "кот", None),
+        ("Вопрос, который задал кот", "кот", (22, 25)),
+        ("Das altösterreichische Haus", "alt", None),
+        ("un e\u0301tat neuf", "tat", None),
+        ("un cafe\u0301 noir", "caf\u00e9", (3, 8)),
+        ("un caf\u00e9 noir", "cafe\u0301", (3, 7)),
+        ("他在北京出生", "北京", (2, 4)),
+        ("서울에서 태어났다", "서울", (0, 2)),
+    ],
+)
+def test_an_answer_is_located_in_any_alphabet_but_not_in_a_longer_word(
+    tmp_path: Path, context: str, answer: str, expected: tuple[int, int] | None
+) -> None:
+    assert in_context(tmp_path, context, answer) == (expected and [expected])
+
+
+def test_an_answer_is_located_at_its_characters_in_utf16(tmp_path: Path) -> None:
+    context = "😀 Ada wrote; 😀 and Ada read"
+    assert in_context(tmp_path, context, {"text": "Ada", "start": 21, "end": 24}) == [(19, 22)]
+    assert in_context(tmp_path, context, {"text": "Ada", "start": 19, "end": 22}) == [(19, 22)]
+
+
+def test_votes_that_are_not_understood_do_not_make_their_answer_label_nothing(tmp_path: Path) -> None:
+    teacher = classes(tmp_path, [["positive", "hm"]], votes=True)
+    (warning,) = teacher.warnings()
+    assert probabilities(teacher)[0] == [0, 1]
+    assert "1 of 1 answers, or votes of these, could not be understood and label nothing" in warning

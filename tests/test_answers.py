@@ -7,8 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answer_samples import NAMES, TAGS, TEXTS, WORDS, classes, probabilities, qa, spans, tags, teacher_of
+from answer_samples import (
+    CONTEXT,
+    NAMES,
+    QUESTION,
+    TAGS,
+    TEXTS,
+    WORDS,
+    classes,
+    probabilities,
+    qa,
+    spans,
+    tags,
+    teacher_of,
+)
 
+from tinybert_cli.answers import AnswerTeacher
 from tinybert_cli.answers.free_text import LabelMatcher
 from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics.probabilities import sigmoid
@@ -26,6 +40,7 @@ from tinybert_cli.metrics.probabilities import sigmoid
         ("Sentiment: Negative", "negative"),
         ("Positive. The reviewer praises the cast.", "positive"),
         ("positive - it has no flaws", "positive"),
+        ("Positive. The plot is perhaps too long.", "positive"),
         ("Bad jokes and a negative start.\nFinal answer: positive", "positive"),
         ('```json\n{"label": "positive", "reason": "nothing negative"}\n```', "positive"),
         ("情感：negative。", "negative"),
@@ -46,6 +61,13 @@ def test_free_text_that_states_a_label_is_mapped(answer: str, label: str) -> Non
         "positive/negative",
         "positive and negative",
         "Positive? Hard to say.",
+        "Positive, maybe.",
+        "Positive (not sure)",
+        "Positive, but it could be irony",
+        "Positive. But I'm not sure.",
+        "It is unlikely that the answer is positive",
+        "I doubt the answer is positive",
+        "It would be wrong to say that the label is positive.",
         "I cannot tell whether the answer is positive",
         "It could be called positive",
         "Positive, but the ending is negative",
@@ -59,6 +81,20 @@ def test_free_text_that_states_a_label_is_mapped(answer: str, label: str) -> Non
 )
 def test_free_text_that_is_not_clear_names_no_label(answer: str) -> None:
     assert LabelMatcher({name: name for name in [*NAMES, "very positive"]}).name(answer) is None
+
+
+def test_json_in_a_code_block_is_read_like_the_same_json_without_it(tmp_path: Path) -> None:
+    objects = [
+        '{"label": "positive", "confidence": 0.6}',
+        '{"label": "negative", "probabilities": {"negative": 0.9, "positive": 0.1}}',
+    ]
+    blocks = [f"```json\n{text}\n```" for text in objects]
+    assert probabilities(classes(tmp_path, blocks)) == [[0.4, 0.6], [0.9, 0.1], None]
+
+
+def test_json_with_a_label_twice_names_no_label(tmp_path: Path) -> None:
+    answers = ['{"label": "positive", "label": "negative"}', '{"label": "neutral", "label": "negative"}', "positive"]
+    assert probabilities(classes(tmp_path, answers)) == [None, None, [0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +176,15 @@ def test_integers_are_positions_and_the_plan_says_so(tmp_path: Path) -> None:
         ({"label": "positive", "score": 0.9, "scores": {"positive": 0.9}, "usage": {"tokens": 7}}, [0, 1]),
         ({"label": "**Positive.**", "probabilities": {"positive": 0.8, "negative": None}}, [0, 1]),
         ({"label": "positive", "score": 0.9, "usage": {"tokens": 7}}, [0.1, 0.9]),
+        ({"label": "positive", "score": None, "confidence": 0.9}, [0.1, 0.9]),
+        ({"label": "positive", "probabilities": [0.2, 0.8]}, [0.2, 0.8]),
+        ({"label": "positive", "span": [3, 8], "usage": {"tokens": 7}}, [0, 1]),
+        ({"label": "positive", "negative": 0.2, "positive": 0.8}, [0.2, 0.8]),
+        (
+            {"label": "positive", "top": [{"label": "negative", "score": 0.2}, {"label": "positive", "score": 0.8}]},
+            [0.2, 0.8],
+        ),
+        ({"sequence": "...", "labels": ["positive", "negative"], "scores": [0.8, 0.2]}, [0.2, 0.8]),
     ],
 )
 def test_probabilities_per_label_become_soft_labels(tmp_path: Path, value: Any, expected: list[float]) -> None:
@@ -153,6 +198,12 @@ def test_a_label_beside_numbers_that_do_not_say_it_is_not_understood(tmp_path: P
     assert probabilities(teacher) == [None, [0, 1], None]
     with pytest.raises(InputError, match="the label is not the most probable one of the numbers beside it"):
         classes(tmp_path, [answer, "positive"], unmapped="refuse")
+
+
+@pytest.mark.parametrize("numbers", [[0.2, 0.3, 0.5], [20, 80], {"high": 0.8}, [0.8, 0.2]])
+def test_numbers_beside_a_label_that_are_not_those_of_the_labels_are_counted(tmp_path: Path, numbers: Any) -> None:
+    teacher = classes(tmp_path, [{"label": "positive", "scores": numbers}, "positive"])
+    assert probabilities(teacher) == [None, [0, 1], None] and teacher.tally.counts["unmapped"] == 1
 
 
 def test_probabilities_may_have_a_column_per_label(tmp_path: Path) -> None:
@@ -176,6 +227,7 @@ def test_probabilities_that_do_not_sum_to_one_are_normalised_with_a_warning(tmp_
         ({"positive": 0, "negative": 0}, "all probabilities are 0"),
         ({"positive": "high"}, "expected a probability"),
         ({"positive": 0.5, "neutral": 0.5}, "unknown label 'neutral'"),
+        ({"label": "positive", "probabilities": {"positive": 0.5, "neutral": 0.5}}, "unknown label 'neutral'"),
         ({"positive": float("nan")}, "the answer holds nan"),
         ("NaN", "the answer holds"),
         (float("inf"), "the answer holds inf"),
@@ -309,6 +361,19 @@ def test_which_column_holds_the_answers_must_be_clear(tmp_path: Path) -> None:
     assert probabilities(teacher_of(tmp_path, answers, {"text": TEXTS}, answer_column_name="llm"))[0] == [1, 0]
 
 
+def test_the_gold_labels_beside_another_column_are_not_taken_for_the_answers(tmp_path: Path) -> None:
+    texts, labels = [f"text {number}" for number in range(10)], ["positive", "negative"] * 5
+    answers = [{"text": text, "label": label, "gpt": "negative"} for text, label in zip(texts, labels, strict=True)]
+    columns = {"text": texts, "label": labels}
+    with pytest.raises(InputError, match="the 10 answers in 'label' are the gold labels of their rows") as error:
+        teacher_of(tmp_path, answers, columns)
+    assert "answer_column_name below `teacher`; others: gpt" in str(error.value.hint)
+    assert probabilities(teacher_of(tmp_path, answers, columns, answer_column_name="gpt")) == [[1, 0]] * 10
+    assert teacher_of(tmp_path, answers, columns, answer_column_name="label").labelled == {"train": 10}
+    answers[0]["label"] = "negative"
+    assert teacher_of(tmp_path, answers, columns).labelled == {"train": 10}
+
+
 @pytest.mark.parametrize("answer", [None, "", "  "])
 def test_an_empty_answer_labels_nothing_and_is_counted(tmp_path: Path, answer: str | None) -> None:
     teacher = classes(tmp_path, ["positive", answer])
@@ -385,6 +450,66 @@ def test_choices_of_label_studio_are_labels_and_those_of_two_annotators_votes(tm
     with pytest.raises(InputError, match=r"row 1, annotation 1, and .*row 1, annotation 2"):
         teacher_of(tmp_path, answers, {"text": TEXTS})
     assert probabilities(teacher_of(tmp_path, answers, {"text": TEXTS}, votes=True)) == [[0.5, 0.5], [0, 1], None]
+
+
+SPAN = {"type": "labels", "value": {"start": 18, "end": 21, "text": "Ada", "labels": ["PER"]}}
+CHOICE = {"type": "choices", "value": {"choices": ["positive"]}}
+RATING = {"type": "rating", "value": {"rating": 4}}
+COMMENT = {"type": "textarea", "value": {"text": ["1843"]}}
+
+
+def of_label_studio(
+    folder: Path, result: list[dict[str, Any]], columns: dict[str, list[Any]], task: str, names: list[str]
+) -> AnswerTeacher:
+    """One task of a project that asks for several things at once."""
+    answers = [{"data": {name: cells[0] for name, cells in columns.items()}, "annotations": [{"result": result}]}]
+    return teacher_of(folder, answers, columns, task=task, names=names)
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [([CHOICE, RATING, COMMENT, SPAN], "Ada@18"), ([CHOICE, COMMENT], "1843@25"), ([COMMENT], "1843@25"), ([], "@-1")],
+)
+def test_an_answer_in_label_studio_is_a_span_or_else_a_text(
+    tmp_path: Path, result: list[dict[str, Any]], expected: str
+) -> None:
+    columns = {"question": QUESTION[:1], "context": CONTEXT[:1]}
+    teacher = of_label_studio(tmp_path, result, columns, "question-answering", ["begin", "end"])
+    assert spans(teacher) == [{expected: 1.0}]
+
+
+def test_of_a_project_of_label_studio_each_task_takes_its_own_answers(tmp_path: Path) -> None:
+    text, result = "It was written by Ada .", [RATING, COMMENT, CHOICE, SPAN]
+    words = {"tokens": [text.split()], "text": [text]}
+    assert tags(of_label_studio(tmp_path, result, words, "token-classification", TAGS)) == [
+        ["O", "O", "O", "O", "B-PER", "O"]
+    ]
+    assert tags(of_label_studio(tmp_path, [RATING, COMMENT, CHOICE], words, "token-classification", TAGS)) == [
+        ["O"] * 6
+    ]
+    assert probabilities(of_label_studio(tmp_path, result, {"text": [text]}, "text-classification", NAMES)) == [[0, 1]]
+    number = of_label_studio(tmp_path, result, {"text": [text]}, "regression", ["score"])
+    assert number.labels["train"].logits.tolist() == [[4.0]]
+
+
+def test_two_different_numbers_of_one_annotator_are_refused(tmp_path: Path) -> None:
+    result = [RATING, {"type": "number", "value": {"number": 7}}]
+    with pytest.raises(InputError, match="several answers in one"):
+        of_label_studio(tmp_path, result, {"text": ["one"]}, "regression", ["score"])
+
+
+def test_a_comment_in_label_studio_is_no_empty_set_of_labels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of the 1 answers labels a row"):
+        of_label_studio(tmp_path, [COMMENT], {"text": ["one"]}, "multi-label-classification", list("ab"))
+
+
+def test_what_a_pattern_of_prodigy_matched_is_no_label_of_the_text(tmp_path: Path) -> None:
+    spans_of_pattern = [{"start": 0, "end": 3, "label": "negative"}]
+    answers = [
+        {"text": "one", "label": "positive", "spans": spans_of_pattern, "answer": "accept"},
+        {"text": "two", "label": "negative", "spans": [], "answer": "accept"},
+    ]
+    assert probabilities(teacher_of(tmp_path, answers, {"text": TEXTS})) == [[0, 1], [1, 0], None]
 
 
 def test_a_json_file_of_label_studio_is_read_like_its_lines(tmp_path: Path) -> None:

@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from tinybert_cli.answers import json_texts
 from tinybert_cli.answers.base import EXAMPLES, Answer, AnswerLabels, Reader, Tally, combined, quoted
 from tinybert_cli.answers.classes import ClassReader
 from tinybert_cli.answers.contexts import SpanReader, common_layout
 from tinybert_cli.answers.files import AnswerFile, read_answers
-from tinybert_cli.answers.joining import join
+from tinybert_cli.answers.joining import Joined, join
 from tinybert_cli.answers.label_sets import MultiLabelReader
 from tinybert_cli.answers.majority import decided_by_majority
 from tinybert_cli.answers.numbers import NumberReader
 from tinybert_cli.answers.tags import TagReader
 from tinybert_cli.config import Answers, Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.label_values import MAPPED
+from tinybert_cli.label_values import MAPPED, is_missing
 from tinybert_cli.tasks import PredictionTask
 from tinybert_cli.types import Rows
 from tinybert_cli.wording import counted
@@ -36,6 +37,8 @@ READERS: Mapping[str, type[Reader]] = {
     "token-classification": TagReader,
     "question-answering": SpanReader,
 }
+
+FEWEST_EQUAL = 10  # answers that are all equal to the gold labels, which are no chance
 
 _PROBLEMS = {  # kind → what a warning says about it
     "unmapped": "could not be understood",
@@ -50,6 +53,8 @@ _CHANGES = {
     "doubtful": "answers state a label with such a low confidence that another one is more probable, and is learned",
     "incomplete": "answers have no number for some of the labels, which counts as 0",
     "moved": "answers were not at their characters and were located by their text",
+    "utf16": "answers have spans that are whole words only if characters are counted in UTF-16, as in JavaScript, and "
+    "were read so",
     "cut": "answers have spans that begin or end within a word, which they then include",
     "repeated": "answers occur several times in their context; their probability is divided among these, or, "
     "where a less probable answer would win by that, on one of them",
@@ -129,7 +134,8 @@ class AnswerTeacher:
         for kind, what in _PROBLEMS.items():
             if count := self.tally.counts[kind]:
                 examples = "; ".join(self.tally.examples[kind])
-                yield f"{name}: {count:,} of {self.used:,} answers {what} and label nothing: {examples}"
+                which = "answers, or votes of these," if self.setting.votes else "answers"
+                yield f"{name}: {count:,} of {self.used:,} {which} {what} and label nothing: {examples}"
         for kind, what in _CHANGES.items():
             if count := self.tally.counts[kind]:
                 yield f"{name}: {count:,} {what}: {'; '.join(self.tally.examples[kind])}"
@@ -144,12 +150,13 @@ def read_teacher(
         names: the classes in their order.
 
     Raises:
-        InputError: a file cannot be read or joined, an answer is malformed, none can be understood, or numbers may or
-            may not be positions.
+        InputError: a file cannot be read or joined, an answer is malformed, none can be understood, numbers may or may
+            not be positions, or the answers are the gold labels.
         ConfigError: `label_names` names a label that does not exist.
     """
-    file = read_answers(setting, settings)
+    file = read_answers(setting, settings, task.name)
     joined = join(file, setting, splits, settings)
+    _check_not_gold(file, joined, splits, setting, settings)
     tally = Tally()
     everything = [answer for _, answer in file.answers]
     labels = {
@@ -168,6 +175,28 @@ def read_teacher(
             hint=READERS[task.name].remedy or _hint(names, frequent_answers(file)),
         )
     return AnswerTeacher(setting, labels, tally, joined.by, file.column, used, joined.unknown, file.skipped)
+
+
+def _check_not_gold(
+    file: AnswerFile, joined: Joined, splits: Mapping[str, Rows], setting: Answers, settings: Data
+) -> None:
+    """InputError if the answers are the gold labels of their rows, and other columns might hold the answers."""
+    others = [name for name in file.rows.columns if name not in (file.column, *file.text_columns)]
+    if setting.answer_column_name is not None or file.column not in settings.label_columns or not others:
+        return
+    pairs = [
+        (str(json_texts.parsed(label)), str(answer.value))
+        for split, rows in splits.items()
+        for label, answers in zip(rows.columns.get(file.column, ()), joined.answers[split], strict=False)
+        for answer in answers
+        if not is_missing(label)
+    ]
+    if len(pairs) >= FEWEST_EQUAL and all(label == answer for label, answer in pairs):
+        raise InputError(
+            f"the {len(pairs):,} answers in '{file.column}' are the gold labels of their rows",
+            where=setting.name,
+            hint=f"name the column of the answers: answer_column_name below `teacher`; others: {', '.join(others)}",
+        )
 
 
 def _check_positions(tally: Tally, names: Sequence[str], setting: Answers) -> None:

@@ -16,7 +16,15 @@ import numpy as np
 from tinybert_cli.answers.base import Answer, AnswerLabels, Vote, confidence, is_empty, number_of, quoted, weighted_mean
 from tinybert_cli.answers.free_text import STATING
 from tinybert_cli.answers.label_reader import LabelReader
-from tinybert_cli.answers.scores import Scores, has_no_value, listed_scores, score_of, unwrapped
+from tinybert_cli.answers.scores import (
+    DISTRIBUTIONS,
+    SCORES,
+    Scores,
+    has_no_value,
+    listed_scores,
+    score_of,
+    unwrapped,
+)
 from tinybert_cli.errors import InputError
 from tinybert_cli.label_values import as_text
 from tinybert_cli.metrics.probabilities import EPSILON
@@ -38,7 +46,8 @@ class ClassReader(LabelReader):
 
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
         value = unwrapped(answer.value)
-        pairs = listed_scores(value)
+        is_stated = isinstance(value, Mapping) and any(key in value for key in STATING)
+        pairs = None if is_stated else listed_scores(value)
         if has_no_value(value):
             self.tally.add("empty", answer.where, answer.where)
         elif pairs is not None:
@@ -64,16 +73,40 @@ class ClassReader(LabelReader):
         """A label such as {"label": "positive", "confidence": 0.9}, numbers per label, or a label beside these."""
         label = None if self._names_labels(value) else self._stated(value)
         score = score_of(value)
-        inner = next((item for item in value.values() if isinstance(item, Mapping) and self._names_labels(item)), None)
+        beside = None if label is None else self._beside(value)
         if label is None:
             yield from self._of_scores(list(value.items()), answer)
-        elif inner is not None:
-            yield from self._of_scores(list(inner.items()), answer, stated=label)
-        elif isinstance(score, (dict, list)):
-            self.unmapped("unmapped", answer, "expected a number beside the label")
+        elif beside is not None:
+            yield from self._of_scores(beside, answer, stated=label)
+        elif any(isinstance(value.get(key), (dict, list)) for key in (*SCORES, *DISTRIBUTIONS)):
+            self.unmapped("unmapped", answer, "expected a number beside the label, or one for each label")
         else:
             own = None if score is None else confidence(score, answer.where)
             yield from self._of_label(label, answer if own is None else replace(answer, confidence=own))
+
+    def _beside(self, value: Mapping[Any, Any]) -> Scores | None:
+        """The numbers of labels in an object that states one: those of an object or of a list in it, or its own."""
+        if (pairs := listed_scores(value)) is not None:
+            return pairs
+        inner = [pairs for item in value.values() if (pairs := self._as_scores(item))]
+        own = [
+            (key, item)
+            for key, item in value.items()
+            if key not in (*STATING, *SCORES) and self.index_of(key) is not None and number_of(item) is not None
+        ]
+        return next(iter(inner), own or None)
+
+    def _as_scores(self, item: Any) -> Scores | None:
+        """The numbers of labels that a value is: by label, or one for each label; None for other values."""
+        pairs = list(item.items()) if isinstance(item, Mapping) else listed_scores(item)
+        if pairs is not None:
+            are_labels = [self.index_of(label) is not None for label, _ in pairs]
+            are_numbers = all(is_empty(number) or number_of(number) is not None for _, number in pairs)
+            return pairs if are_labels and (all(are_labels) or (any(are_labels) and are_numbers)) else None
+        if not isinstance(item, list) or len(item) != len(self.names) or not all(map(_is_number, item)):
+            return None
+        is_distribution = min(item) >= 0 and abs(sum(item) - 1) <= TOLERANCE
+        return list(zip(self.names, item, strict=True)) if is_distribution else None
 
     def _stated(self, value: Mapping[Any, Any]) -> Any:
         """The label in an object: its `label` or `answer`, or the one text that is a label; all of its texts if that is

@@ -9,7 +9,9 @@ that an answer is; models of all tokenizers learn from these, see `QuestionAnswe
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tinybert_cli.answers import labelled_spans
+from tinybert_cli.answers import json_texts, labelled_spans
 from tinybert_cli.answers.base import Answer, AnswerLabels, Reader, Vote, confidence, quoted
 from tinybert_cli.answers.majority import decided_by_majority, rows_with_a_tie
 from tinybert_cli.answers.scores import score_of
@@ -31,6 +33,7 @@ from tinybert_cli.types import Array, Layout
 Characters = tuple[int, int]  # first character and end in the context
 _AROUND = " \t\r\n\"'`“”‘’.,;:!?()[]«»"
 _STATED = re.compile(r"(?:so |the |my |final |correct )*answer(?: is)?\b[:\s]+(.+)", re.IGNORECASE | re.DOTALL)
+_LETTER = f"[{labelled_spans.WORD_LETTERS}]"
 _NO_SPAN = -1
 
 
@@ -54,7 +57,7 @@ class SpanReader(Reader):
         return contexts
 
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
-        texts = _texts(labelled_spans.parsed(answer.value))
+        texts = _texts(json_texts.parsed(answer.value))
         if texts is None:
             self.unmapped(
                 "unmapped", answer, "expected the text of an answer", '"Ada", or {"text": "Ada", "start": 18}'
@@ -93,11 +96,13 @@ class SpanReader(Reader):
         if not stripped:
             return []
         if begin is not None:
-            start = begin + len(text) - len(text.lstrip())
-            if context[start : start + len(stripped)] == stripped:
-                return [(start, start + len(stripped))]
+            for position in (begin, labelled_spans.of_utf16(context, begin)):
+                start = position + len(text) - len(text.lstrip())
+                if position >= 0 and context[start : start + len(stripped)] == stripped:
+                    return [(start, start + len(stripped))]
             self.tally.add("moved", answer.where, f"{quoted(text)} ({answer.where})")
-        for pattern, flags in _patterns(stripped):
+        written = dict.fromkeys([stripped, *(unicodedata.normalize(form, stripped) for form in ("NFC", "NFD"))])
+        for pattern, flags in itertools.chain.from_iterable(map(_patterns, written)):
             occurrences = [match.span() for match in re.finditer(pattern, context, flags)]
             if occurrences:
                 return occurrences
@@ -178,8 +183,8 @@ def _pattern(text: str, *, whole_numbers: bool = False) -> str:
         whole_numbers: also not before or after the point of a longer number: 5 is not in 5.00.
     """
     words = r"\s+".join(map(re.escape, text.split()))
-    begin = r"(?<![A-Za-z0-9])" if text[0].isascii() and text[0].isalnum() else ""
-    end = r"(?![A-Za-z0-9])" if text[-1].isascii() and text[-1].isalnum() else ""
+    begin = f"(?<!{_LETTER})" if re.match(_LETTER, text[0]) else ""
+    end = f"(?!{_LETTER})" if re.match(_LETTER, text[-1]) else ""
     if whole_numbers:
         begin += r"(?<![0-9][.,])" if text[0].isdigit() else ""
         end += r"(?![.,][0-9])" if text[-1].isdigit() else ""

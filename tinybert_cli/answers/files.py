@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli import data
-from tinybert_cli.answers import labelled_spans
+from tinybert_cli.answers import json_texts, labelled_spans
 from tinybert_cli.answers.base import Answer, confidence, is_empty
 from tinybert_cli.config import Answers, Data
 from tinybert_cli.errors import InputError
@@ -20,6 +20,14 @@ USUAL = ("label", "labels", "prediction", "response", "completion", "output", "s
          "probabilities", "annotation")  # fmt: skip
 _DECISIONS = {"accept", "reject", "ignore"}  # what Prodigy writes as `answer`
 _PRODIGY = ("spans", "accept", "label")
+_PRODIGY_OF_TEXTS = ("accept", "label", "spans")  # spans of a text with one label are the words that a pattern matched
+_LABEL_STUDIO = {  # task → the forms of its answers; a project may ask for others as well
+    "text-classification": ("labels", "texts", "numbers"),
+    "multi-label-classification": ("labels", "texts", "numbers"),
+    "regression": ("numbers", "labels", "texts"),
+    "token-classification": ("spans",),
+    "question-answering": ("spans", "texts", "labels"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,11 @@ class AnswerFile:
     skipped: int  # rows that an annotator rejected or ignored
 
 
-def read_answers(setting: Answers, settings: Data) -> AnswerFile:
+def read_answers(setting: Answers, settings: Data, task: str) -> AnswerFile:
     """The answers in the files.
+
+    Args:
+        task: its name; of what an annotation tool writes, its answers are taken.
 
     Raises:
         InputError: a file is missing or cannot be read, or a column is missing or could be several.
@@ -45,13 +56,14 @@ def read_answers(setting: Answers, settings: Data) -> AnswerFile:
     names = setting.text_column_names or settings.text_columns
     texts = [names] if isinstance(names, str) else list(names)
     if _is_label_studio(rows) and setting.answer_column_name is None:
-        return _of_label_studio(rows, texts)
+        return _of_label_studio(rows, texts, _LABEL_STUDIO[task])
     texts = _text_columns(rows, texts, setting, settings)
     known = {*texts, setting.id_column_name, setting.answers_id_column_name, setting.confidence_column_name}
     selected, skipped = rows, 0
     column = setting.answer_column_name
     if column is None and _is_prodigy(rows):
-        column = next(name for name in _PRODIGY if name in rows.columns)
+        order = _PRODIGY if "spans" in _LABEL_STUDIO[task] else _PRODIGY_OF_TEXTS
+        column = next(name for name in order if name in rows.columns)
         accepted = [index for index, decision in enumerate(rows.columns[ANSWER]) if decision == "accept"]
         selected, skipped = rows.select(accepted), len(rows) - len(accepted)
     column = column or _answer_column(rows, {name for name in known if name is not None})
@@ -138,7 +150,7 @@ def _answers(
             cells = {name: rows.columns[name][index] for name in names}
             value = None if all(map(is_empty, cells.values())) else cells
         own = next((text for column in text_columns if isinstance(text := column[index], str)), None)
-        yield index, Answer(labelled_spans.parsed(value), where, own, confidence(confidences[index], where))
+        yield index, Answer(json_texts.parsed(value), where, own, confidence(confidences[index], where))
 
 
 def _is_prodigy(rows: Rows) -> bool:
@@ -154,7 +166,7 @@ def _is_label_studio(rows: Rows) -> bool:
     return {"data", "annotations"} <= rows.columns.keys() and any(isinstance(one, dict) for one in rows.columns["data"])
 
 
-def _of_label_studio(rows: Rows, texts: Sequence[str]) -> AnswerFile:
+def _of_label_studio(rows: Rows, texts: Sequence[str], forms: Sequence[str]) -> AnswerFile:
     """A task of Label Studio has its columns below `data`, and an annotation of each annotator."""
     columns: dict[str, list[Any]] = {name: values for name, values in rows.columns.items() if name != "data"}
     inner = [task if isinstance(task, dict) else {} for task in rows.columns["data"]]
@@ -172,6 +184,6 @@ def _of_label_studio(rows: Rows, texts: Sequence[str]) -> AnswerFile:
         skipped += not results
         for number, result in enumerate(results, 1):
             own = f"{where}, annotation {number}" if len(results) > 1 else where
-            value = labelled_spans.label_studio_answer(result)
+            value = labelled_spans.label_studio_answer(result, forms)
             answers.append((index, Answer(value, own, text if isinstance(text, str) else None)))
     return AnswerFile(rows, answers, "annotations", own_texts, skipped)

@@ -15,11 +15,11 @@ before is reasoning. A question, a negation or a hedge beside the label names no
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 
+from tinybert_cli.answers import json_texts
 from tinybert_cli.label_values import shape
 
 LONGEST = 10_000  # characters that are read of an answer
@@ -34,9 +34,15 @@ _AFTER_COLON = re.compile(r"[^:=]{1,60}[:=](?P<label>[^:=]*)")
 _FINAL = re.compile(rf"(?:so |therefore |thus |hence |in conclusion )*{_CUE}\b")
 _DOUBT = re.compile(
     r"\b(?:not|no|nor|neither|never|cannot|can ?not|\w+n['’]t|unclear|unsure|uncertain|unknown|ambiguous|maybe|perhaps|"
-    r"might|may|could|possibly|either|whether|if|or|difficult|hard to|mixed|both|between)\b|\?"
+    r"might|may|could|possibly|either|whether|if|or|difficult|hard to|mixed|both|between|unlikely|hardly|barely|"
+    r"doubt\w*|wrong|false|incorrect|disagree)\b|\?"
 )
-_FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
+_HEDGE = re.compile(
+    r"\b(?:maybe|perhaps|possibly|probably|unclear|unsure|uncertain|ambiguous|not (?:sure|certain|clear|really|quite)|"
+    r"(?:hard|difficult) to (?:say|tell)|(?:might|may|could) (?:also )?be)\b|\?"
+)
+_UNSURE = re.compile(r"\bi(?:['’]m| am) (?:not (?:sure|certain)|unsure|uncertain)\b")
+_END = re.compile(r"[.!;](?:\s|$)")
 _SENTENCE = re.compile(r"(?<=[^\W_])\s*(?:[!;\n(]|(?:[.,]|\s[-\u2013\u2014]\s|[\u2013\u2014])(?!\d))")  # not within 4.7
 
 
@@ -57,8 +63,13 @@ class LabelMatcher:
 
     def name(self, answer: str) -> str | None:
         """The name of the label; None if there is none, or if it is not clear."""
-        text = _FENCE.sub("", answer[:LONGEST])
-        own = self._of_json(text)
+        text = json_texts.without_fence(answer[:LONGEST])
+        try:
+            own = self._of_json(json_texts.loads(text))
+        except json_texts.RepeatedKey:
+            return None
+        except (ValueError, RecursionError):  # no JSON
+            own = None
         if own is not None:
             return own
         whole = self._names.get(_bare(text))
@@ -69,11 +80,7 @@ class LabelMatcher:
             return None
         return self._of_last_line(lines) or self._of_first_sentence(lines)
 
-    def _of_json(self, text: str) -> str | None:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
+    def _of_json(self, value: object) -> str | None:
         values: Iterable[object] = [value]
         if isinstance(value, dict):
             values = next(([value[key]] for key in STATING if key in value), value.values())
@@ -94,7 +101,8 @@ class LabelMatcher:
     def _of_first_sentence(self, lines: list[str]) -> str | None:
         first = _SENTENCE.split(lines[0], maxsplit=1)[0]
         name = self._names.get(_bare(first))
-        if name is None or lines[0][len(first) :].lstrip().startswith("?"):
+        rest = self._without_labels(_END.split(lines[0][len(first) :], maxsplit=1)[0])
+        if name is None or _HEDGE.search(rest) or any(map(_UNSURE.search, lines)):
             return None
         return name if self._mentioned(lines) <= {name} else None
 

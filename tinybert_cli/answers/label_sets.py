@@ -51,7 +51,7 @@ class MultiLabelReader(LabelReader):
         if not isinstance(value, Mapping):
             return listed_scores(value)
         if all(self.index_of(key) is None for key in value):
-            return listed_scores([value]) or list(value.items())
+            return listed_scores(value) or listed_scores([value]) or list(value.items())
         return list(value.items())
 
     def _of_numbers(self, numbers: Array, answer: Answer) -> Iterator[Vote]:

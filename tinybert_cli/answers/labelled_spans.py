@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,8 @@ _BEGIN = ("start", "start_offset", "begin", "start_char", "answer_start")
 _END = ("end", "end_offset", "end_char")
 _LABEL = ("label", "labels", "type", "entity_group", "entity", "tag", "category")
 _TEXT = ("text", "word", "span", "mention")
+# Letters and digits of scripts that separate words by spaces and add no particles to them: Latin, Greek, Cyrillic.
+WORD_LETTERS = "0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u0300-\u036f\u0386\u0388-\u052f\u1e00-\u1fff"
 FORMS = '[0, 3, "PER"], {"start": 0, "end": 3, "label": "PER"} or {"text": "Ada", "label": "PER"}'
 
 
@@ -40,21 +41,11 @@ def character(value: Any) -> int | None:
     return int(number) if number is not None and number >= 0 and number == int(number) else None
 
 
-def parsed(value: Any) -> Any:
-    """The JSON in a cell of a CSV file; other values unchanged, and so is JSON with a key twice in one object."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
-        return value
-    try:
-        return json.loads(value, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError):
-        return value
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise ValueError("a key twice")
-    return result
+def of_utf16(text: str, position: int) -> int:
+    """A position of programs that count as JavaScript does, where a character outside of the basic plane is two, as a
+    position in `text`; -1 if it is beyond the end."""
+    raw = text.encode("utf-16-le", errors="surrogatepass")
+    return len(raw[: 2 * position].decode("utf-16-le", errors="replace")) if 2 * position <= len(raw) else -1
 
 
 def label_studio_results(annotations: Any, where: str) -> list[list[Any]]:
@@ -65,18 +56,27 @@ def label_studio_results(annotations: Any, where: str) -> list[list[Any]]:
     return [result if isinstance(result, list) else [] for result in results]
 
 
-def label_studio_answer(result: Sequence[Any]) -> Any:
-    """What one annotator wrote: choices as a list of labels, a number, a text, or spans as they are; None for nothing
-    at all of these."""
+def label_studio_answer(result: Sequence[Any], forms: Sequence[str]) -> Any:
+    """What one annotator wrote, in the first of these forms that there is; an empty list for nothing in any of them.
+
+    Args:
+        forms: `spans`, `labels` (choices), `numbers` and `texts`; others are answers to other questions of the project.
+    """
     values = [item["value"] for item in result if isinstance(item, Mapping) and isinstance(item.get("value"), Mapping)]
-    for key in ("choices", "taxonomy"):
-        if any(key in value for value in values):
-            return [label for value in values if isinstance(value.get(key), list) for label in value[key]]
-    for key in ("rating", "number"):
-        numbers = [value[key] for value in values if key in value]
-        if numbers:
-            return numbers[0] if len(numbers) == 1 else numbers
-    return [value for value in values if "start" in value]
+    parts = {
+        "spans": [value for value in values if "start" in value],
+        "labels": _entries(values, "choices") or _entries(values, "taxonomy"),
+        "numbers": [value[key] for value in values for key in ("rating", "number") if key in value],
+        "texts": _entries([value for value in values if "start" not in value], "text"),
+    }
+    own = next((parts[form] for form in forms if parts[form]), [])
+    return own[0] if len(own) == 1 and own is parts["numbers"] else own
+
+
+def _entries(values: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    """The entries of all lists, and single ones, of one key."""
+    columns = [value[key] for value in values if value.get(key) is not None]
+    return [entry for own in columns for entry in (own if isinstance(own, list) else [own])]
 
 
 def _spans_of(item: Any) -> Iterator[Span]:

@@ -8,6 +8,7 @@ from typing import Any
 from tinybert_cli.answers.base import is_empty
 
 SCORES = ("score", "confidence", "probability")
+DISTRIBUTIONS = ("scores", "confidences", "probabilities", "probs")  # keys of a number for each label
 
 Scores = Sequence[tuple[Any, Any]]  # label and number, as they are in the file
 
@@ -21,7 +22,12 @@ def unwrapped(value: Any) -> Any:
 
 
 def listed_scores(value: Any) -> Scores | None:
-    """Label and score of each item of a list such as [{"label": "negative", "score": 0.2}, ...]; None for others."""
+    """Label and score of each item of a list such as [{"label": "negative", "score": 0.2}, ...], or of both lists in
+    {"labels": ["negative", ...], "scores": [0.2, ...]}; None for others."""
+    if isinstance(value, Mapping):
+        labels, scores = value.get("labels"), value.get("scores")
+        are_pairs = isinstance(labels, list) and isinstance(scores, list) and 0 < len(labels) == len(scores)
+        return list(zip(labels, scores, strict=True)) if are_pairs else None  # type: ignore[arg-type]
     if not (isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value)):
         return None
     pairs = [(item.get("label"), score_of(item)) for item in value]
@@ -30,7 +36,7 @@ def listed_scores(value: Any) -> Scores | None:
 
 def score_of(item: Mapping[Any, Any]) -> Any:
     """The score beside a label; None if there is none."""
-    return next((item[key] for key in SCORES if key in item), None)
+    return next((item[key] for key in SCORES if item.get(key) is not None), None)
 
 
 def has_no_value(value: Any) -> bool:

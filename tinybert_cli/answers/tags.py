@@ -8,13 +8,14 @@ Shapes: N rows, P words of all rows, C tags.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from tinybert_cli.answers import labelled_spans
+from tinybert_cli.answers import json_texts, labelled_spans
 from tinybert_cli.answers.base import Answer, AnswerLabels, Vote, quoted
 from tinybert_cli.answers.classes import has_tie
 from tinybert_cli.answers.label_reader import LabelReader
@@ -24,6 +25,7 @@ from tinybert_cli.metrics.probabilities import EPSILON
 from tinybert_cli.tasks import words_of
 from tinybert_cli.types import Layout
 
+_WITHIN_A_WORD = re.compile(f"[{labelled_spans.WORD_LETTERS}]{{2}}")
 Words = tuple[int, int]  # the first word of an entity, and the first one after it
 
 
@@ -40,7 +42,7 @@ class TagReader(LabelReader):
         return words_of(self.rows, self.data)
 
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
-        value, words = labelled_spans.parsed(answer.value), self.words[row]
+        value, words = json_texts.parsed(answer.value), self.words[row]
         if isinstance(value, str):
             value = value.split()
         if isinstance(value, dict):
@@ -121,6 +123,8 @@ class TagReader(LabelReader):
                 return None
             if located.moved:
                 self.tally.add("moved", answer.where, f"'{span.text}' ({answer.where})")
+            if located.utf16:
+                self.tally.add("utf16", answer.where, f"{span.begin} to {span.end} ({answer.where})")
             if located.cut:
                 self.tally.add("cut", answer.where, f"'{text[located.cut[0] : located.cut[1]]}' ({answer.where})")
             if kind != OUTSIDE:
@@ -190,7 +194,7 @@ class _Locator:
         same = len(letters) == len(self.inside)
         self.aligned = same and all(text[i] == own for i, (_, own) in zip(self.inside, letters, strict=True))
         self.word_of = [number for number, _ in letters]
-        self.moved = self.several = False
+        self.moved = self.several = self.utf16 = False
         self.cut: tuple[int, int] | None = None
 
     def words(self, span: Span, listed: int) -> list[Words] | None:
@@ -200,7 +204,7 @@ class _Locator:
             listed: how often the answer lists a span with this text; 1 if their labels differ, since it is not clear
                 then which of them belongs to which occurrence.
         """
-        self.moved, self.several, self.cut = False, False, None
+        self.moved, self.several, self.utf16, self.cut = False, False, False, None
         if not self.aligned:
             return None
         characters = self._characters(span, listed)
@@ -211,9 +215,18 @@ class _Locator:
 
     def _characters(self, span: Span, listed: int) -> list[tuple[int, int]]:
         if span.begin is not None and span.end is not None:
-            for begin, end in ((span.begin, span.end), self._of_utf16(span.begin, span.end)):
-                if 0 <= begin < end <= len(self.text) and self._holds(begin, end, span.text):
-                    return [(begin, end)]
+            known = (span.begin, span.end)
+            in_utf16 = labelled_spans.of_utf16(self.text, span.begin), labelled_spans.of_utf16(self.text, span.end)
+            fitting = [
+                (begin, end)
+                for begin, end in dict.fromkeys((known, in_utf16))
+                if 0 <= begin < end <= len(self.text) and self._holds(begin, end, span.text)
+            ]
+            if fitting:
+                whole = [characters for characters in fitting if self._are_words(*characters)]
+                characters = (whole or fitting)[0]
+                self.utf16 = span.text is None and characters != known
+                return [characters]
             if span.text is None:
                 return []
         assert span.text is not None  # see `labelled_spans.read_spans`
@@ -230,28 +243,25 @@ class _Locator:
     def _holds(self, begin: int, end: int, text: str | None) -> bool:
         return text is None or "".join(self.text[begin:end].split()) == "".join(text.split())
 
-    def _of_utf16(self, begin: int, end: int) -> tuple[int, int]:
-        """Offsets of programs that count as JavaScript does: a character outside of the basic plane is two."""
-        raw = self.text.encode("utf-16-le", errors="surrogatepass")
-        if 2 * end > len(raw):
-            return 0, 0
-        parts = (raw[: 2 * begin], raw[: 2 * end])
-        first, last = (len(part.decode("utf-16-le", errors="replace")) for part in parts)
-        return first, last
-
     def _is_whole(self, begin: int, end: int) -> bool:
         """Whether the text does not begin or end within a word of letters."""
         before, after = self.text[max(0, begin - 1) : begin + 1], self.text[end - 1 : end + 1]
-        return not any(len(pair) == 2 and pair.isalnum() and pair.isascii() for pair in (before, after))
+        return not any(map(_WITHIN_A_WORD.fullmatch, (before, after)))
+
+    def _are_words(self, begin: int, end: int) -> bool:
+        """Whether characters are one or several whole words."""
+        first, last = np.searchsorted(self.inside, [begin, end]).tolist()
+        if last <= first:
+            return False
+        starts = first == 0 or self.word_of[first - 1] != self.word_of[first]
+        stops = last == len(self.word_of) or self.word_of[last] != self.word_of[last - 1]
+        return bool(starts and stops)
 
     def _words(self, begin: int, end: int) -> Words | None:
         """The words of characters, whole if they begin or end within one."""
         first, last = np.searchsorted(self.inside, [begin, end]).tolist()
         if last <= first:
             return None
-        left, right = self.word_of[first], self.word_of[last - 1]
-        starts = first == 0 or self.word_of[first - 1] != left
-        stops = last == len(self.word_of) or self.word_of[last] != right
-        if not (starts and stops):
+        if not self._are_words(begin, end):
             self.cut = (begin, end)
-        return left, right + 1
+        return self.word_of[first], self.word_of[last - 1] + 1

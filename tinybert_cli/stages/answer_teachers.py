@@ -55,7 +55,8 @@ def class_names(config: GenSoftLabels, task: tasks.PredictionTask, splits: Mappi
         name: [value for rows in parts for value in rows.columns.get(name, [None] * len(rows))] for name in columns
     }
     if settings.class_names is None and all(is_missing(value) for values in labels.values() for value in values):
-        examples = [name for setting in config.answers for name in frequent_answers(read_answers(setting, settings))]
+        files = [read_answers(setting, settings, task.name) for setting in config.answers]
+        examples = [name for file in files for name in frequent_answers(file)]
         raise InputError(
             "the labels have no names: there are no gold labels, and `data.label_names` is not set",
             where=config.teacher_names,
