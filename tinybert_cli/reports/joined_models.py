@@ -15,6 +15,7 @@ from typing import Any
 from tinybert_cli import formats, tasks
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.finished_evals import beams_of, measured_difference, own_metrics
+from tinybert_cli.reports.training_choices import choice_in
 
 MODEL_WEIGHTS = (".safetensors", ".bin")  # endings of the files with weights in a model folder
 TRAINING_COMMANDS = ("finetune", "distill")
@@ -65,7 +66,7 @@ class Model:
     quality_high: float | None = None
     estimated: bool = False  # an export without a score: its source model's score plus the difference found by `export`
     is_baseline: bool = False  # without a neural network, fitted by the run that scored it
-    optimistic: bool = False  # whether the checkpoint was selected on the rows of this score
+    optimistic: bool = False  # whether the checkpoint or thresholds were selected on the rows of this score
     made_from: Sequence[str] = ()  # folders of models that were selected on these rows, which it was made from
     retention: float | None = None
     agreement: float | None = None
@@ -164,7 +165,6 @@ def _chosen(scores: Scores, counts: Mapping[str | None, int]) -> tuple[str | Non
 
 def _trained_model(run: Run) -> Model:
     metric, more_is_better = _main_metric(run)
-    training = run.manifest["settings"].get("training", {})
     return replace(
         as_model(run),
         scored_on=_rows_name(run, "validation"),
@@ -175,7 +175,7 @@ def _trained_model(run: Run) -> Model:
         quality=run.metrics.get(f"eval_{metric}"),
         quality_low=run.metrics.get(f"eval_{metric}_low"),
         quality_high=run.metrics.get(f"eval_{metric}_high"),
-        optimistic=training.get("keep") == "best" and training.get("eval_strategy") != "no",
+        optimistic=choice_in(run.manifest) is not None,
     )
 
 

@@ -30,7 +30,7 @@ class Report:
         if optimistic := [model.name for model in self.models if model.optimistic and model.quality is not None]:
             names = short_names(model.name for model in self.models)
             listed = ", ".join(names[name] for name in optimistic)
-            yield f"Optimistic, because the checkpoint was selected on the rows of the score: {listed}."
+            yield f"Optimistic, because the rows of the score selected the checkpoint or the thresholds: {listed}."
         if inherited := [model.name for model in self.models if model.made_from and model.quality is not None]:
             names = short_names(model.name for model in self.models)
             listed = ", ".join(names[name] for name in inherited)

@@ -85,7 +85,7 @@ def _compare(run: EvalRun, predicted: Predicted, columns: Mapping[str, Sequence[
     output.finish(
         flat,
         **(described if isinstance(run.task, tasks.PredictionTask) else predicted.metric.description()),
-        selected_on_these_rows=selected.own,
+        selected_on_these_rows=list(selected.own),
         made_from_selected_on_these_rows=selected.inherited,
         scored_rows=len(run.rows),
         baselines=list(baselines),
