@@ -128,7 +128,7 @@ class SpanMetric(Metric):
 
     @cached_property
     def _normalized_gold(self) -> list[list[list[str]]]:
-        """The gold answers of each row that have words, normalized; one without words if there are none, as in SQuAD."""
+        """The gold answers of each row that have words, normalized; one without words if none has, as in SQuAD."""
         return [list(filter(None, map(normalized, answers))) or [[]] for answers in self.gold]
 
 
