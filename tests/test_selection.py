@@ -35,6 +35,24 @@ def test_only_the_rows_of_the_selection_are_optimistic(
     ) == optimistic
 
 
+def test_the_training_rows_of_a_model_or_of_its_teacher_are_too_easy(
+    configs: Configs, teacher: Path, teacher_labels: Path, data: Path, tmp_path: Path
+) -> None:
+    training = {"training__max_steps": 1, "training__eval_strategy": "no"}
+    labels = {"label_dataset": str(teacher_labels), "data__validation_file": None}
+    run("finetune", configs("finetune", "s2", model=str(teacher), **labels, **training))
+    shutil.copy(data / "train.jsonl", tmp_path / "other.jsonl")
+    models = {"teacher": str(teacher), "s2": str(tmp_path / "s2")}
+    for file, easy in ((tmp_path / "other.jsonl", True), (data / "test.jsonl", False)):
+        out = f"out{easy}"
+        events = run("eval", configs("eval", out, models=models, data__test_file=str(file), split="test", **SHORT))
+        text = "teacher, s2 learned from these rows, or from a model that did"
+        assert any(text in message for message in warnings(events)) == easy
+        assert (text in (tmp_path / out / "report.md").read_text()) == easy
+        notes = " ".join(runs.run([tmp_path / out, teacher, tmp_path / "s2"]).notes())
+        assert ("Too good, because the rows of the score are training rows: teacher, s2." in notes) == easy
+
+
 def test_moved_rows_are_the_same_rows(configs: Configs, teacher: Path, data: Path, tmp_path: Path) -> None:
     shutil.copy(data / "validation.jsonl", tmp_path / "other.jsonl")
     settings = {**SHORT, "split": "test"}

@@ -68,6 +68,7 @@ class Model:
     is_baseline: bool = False  # without a neural network, fitted by the run that scored it
     optimistic: bool = False  # whether the checkpoint or thresholds were selected on the rows of this score
     made_from: Sequence[str] = ()  # folders of models that were selected on these rows, which it was made from
+    trained_on: bool = False  # whether they are training rows, also those of a model that it was made from
     retention: float | None = None
     agreement: float | None = None
     parameters: int | None = None
@@ -194,6 +195,7 @@ def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[
                 scored,
                 optimistic=name in run.manifest.get("selected_on_these_rows", []),
                 made_from=run.manifest.get("made_from_selected_on_these_rows", {}).get(name, []),
+                trained_on=name in run.manifest.get("trained_on_these_rows", []),
                 retention=1.0 if name == reference else scored.retention,
             ),
         )
@@ -285,6 +287,7 @@ def _exported(
         estimated=True,
         optimistic=source.optimistic,
         made_from=source.made_from,
+        trained_on=source.trained_on,
         retention=source.retention * quality / source.quality if source.retention and source.quality else None,
         parameters=source.parameters,
     )

@@ -1,5 +1,5 @@
 """Optimistic scores: those on rows that selected the checkpoint or the thresholds of the model, or of a model that it
-was made from.
+was made from, and those on its training rows.
 """
 
 from __future__ import annotations
@@ -24,9 +24,16 @@ class Selected:
 
     own: dict[str, str]  # their checkpoint, or their thresholds, are the best of several on these rows
     inherited: dict[str, list[str]]  # other models → the folders of the selected models that they were made from
+    trained: list[str]  # these rows are training rows of them, or of models that they were made from
 
     def notes(self) -> Iterator[str]:
         """What this means for the scores, in sentences without an end mark."""
+        if self.trained:
+            yield (
+                f"{', '.join(self.trained)} learned from these rows, or from a model that did, so the "
+                f"{'score says' if len(self.trained) == 1 else 'scores say'} little about new text: score other rows "
+                "(split: test)"
+            )
         for chosen in dict.fromkeys(self.own.values()):
             names = [name for name, own in self.own.items() if own == chosen]
             one = len(names) == 1
@@ -46,7 +53,7 @@ class Selected:
 def selected_on(
     sources: Mapping[str, models.Source], settings: Mapping[str, Any], inputs: Mapping[str, Any], split: str
 ) -> Selected:
-    """The models that these rows have selected.
+    """The models that these rows have selected or trained.
 
     Rows are the same if they are from a file with the same content, wherever it is and whatever the split is called;
     of a dataset on the Hub, if they are from the same split. A folder that a model was made from is looked up where
@@ -56,18 +63,21 @@ def selected_on(
         settings, inputs: of the eval, as in its manifest.
     """
     rows = identity(settings, inputs, split)
-    own, inherited = {}, {}
+    own, inherited, trained = {}, {}, []
     for name, source in sources.items():
         folder = source.folder
         if folder is None or not artifacts.has_manifest(folder):
             continue
         folder, manifest = _exported_model(folder, artifacts.read_manifest(folder))
+        ancestors = list(_ancestors(folder, manifest))
+        if any(rows & _training_rows(one) for one in (manifest, *(earlier for _, earlier in ancestors))):
+            trained.append(name)
         chosen = choice_in(manifest)
         if chosen is not None and rows & _rows_of_selection(manifest):
             own[name] = chosen
-        elif folders := _selected_folders(_ancestors(folder, manifest), rows):
+        elif folders := _selected_folders(ancestors, rows):
             inherited[name] = folders
-    return Selected(own, inherited)
+    return Selected(own, inherited, trained)
 
 
 def learned_from(config: Stage, inputs: Mapping[str, Any], split: str) -> list[str]:
@@ -127,6 +137,15 @@ def _rows_of_selection(manifest: Mapping[str, Any]) -> set[str]:
     if choice_in(manifest) is None:
         return set()
     return identity(manifest["settings"], manifest["inputs"], "validation")
+
+
+def _training_rows(manifest: Mapping[str, Any]) -> set[str]:
+    """Those that a training has read, or that are in a label dataset for trainings."""
+    settings, inputs = manifest["settings"], manifest["inputs"]
+    if manifest["command"] not in ("finetune", "distill", "gen-soft-labels"):
+        return set()
+    splits = {"train", "unlabeled"} & set(settings.get("splits", ["train"]))
+    return {rows for split in splits for rows in identity(settings, inputs, split)}
 
 
 def identity(settings: Mapping[str, Any], inputs: Mapping[str, Any], split: str) -> set[str]:
