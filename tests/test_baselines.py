@@ -150,12 +150,13 @@ def test_the_dictionary_knows_words_then_lower_case_then_the_most_frequent_tag()
     assert logits.argmax(-1).tolist() == [1, 0, 1, 0]
 
 
-def test_the_dictionary_counts_rows_with_tags_only() -> None:
+@pytest.mark.parametrize("name", ["majority", "dictionary"])
+def test_baselines_of_tagging_count_rows_with_tags_not_words(name: str) -> None:
     task, settings = tasks.find_prediction_task("token-classification"), Data(text_column_names="tokens")
     rows = rows_of(tokens=[["a", "b"], [], ["c"], ["d"]], label=[["O", "B"], [], None, ["O"]])
     labels = task.labels(rows, settings, ["O", "B"])
     assert labels is not None
-    baseline = BASELINES[task.name]["dictionary"](Training(task, settings, ["O", "B"], rows, labels), 42)
+    baseline = BASELINES[task.name][name](Training(task, settings, ["O", "B"], rows, labels), 42)
     assert baseline.training_rows == 2
 
 

@@ -463,9 +463,24 @@ def test_given_splits_are_read_where_they_are() -> None:
 
 
 def test_test_rows_come_from_train_if_only_validation_is_given() -> None:
-    recipe, _ = write_recipe(write(Path("train.csv"), tickets(60)), validation=write(Path("dev.csv"), tickets(9)))
+    dev = write(Path("dev.csv"), tickets(69)[60:])
+    recipe, _ = write_recipe(write(Path("train.csv"), tickets(60)), validation=dev)
     assert recipe["data"]["validation_file"] == "dev.csv"
     assert len(read(recipe, "train")) == 51 and len(read(recipe, "test")) == 9
+
+
+@pytest.mark.parametrize(("given", "new"), [("validation", "test"), ("test", "validation")])
+def test_rows_that_a_given_split_has_too_are_not_held_out(given: str, new: str) -> None:
+    copies = [{**row, "message": row["message"].upper()} for row in tickets(60)[:30]]
+    file = write(Path("given.csv"), copies)
+    recipe, lines = write_recipe(write(Path("train.csv"), tickets(60)), **{given: file})
+    known = {splitting.text_key(text) for text in read(recipe, given).column("message")}
+    held_out = {splitting.text_key(text) for text in read(recipe, new).column("message")}
+    assert held_out and not held_out & known
+    assert len(read(recipe, "train")) + len(read(recipe, new)) == 60
+    assert any(line.startswith(f"30 of 30 {given} rows are in train, too") for line in lines)
+    with pytest.raises(InputError, match=f"none is left for {new}"):
+        write_recipe(write(Path("all.csv"), copies), **{given: file})
 
 
 def test_rows_without_a_label_become_unlabelled_text() -> None:

@@ -437,6 +437,17 @@ def test_exact_match_and_f1_equal_the_official_script() -> None:
         assert result == pytest.approx(squad(answer, gold)), (answer, gold)
 
 
+def test_a_gold_answer_without_words_beside_others_counts_for_nothing_as_in_the_official_script() -> None:
+    context, gold = "The 50 % of it", ["%", "50 %"]
+    metric = SpanMetric(np.zeros((1, 2), dtype=np.int64), [context], [gold])
+    spans_of_row = np.array([[0, -1, -1], [0, 4, 6]])
+    layout = Layout(np.array([0, 2]), spans_of_row)
+    for answer in ("", "50"):
+        predictions = Predictions([answer], np.ones(1), np.zeros((2, 2), dtype=np.float32), layout)
+        scores = metrics.score(metric, predictions)
+        assert (scores["exact_match"], scores["f1"]) == squad(answer, gold), answer
+
+
 def span_metric() -> SpanMetric:
     """The metric of ROWS."""
     metric = TASK.metric(ROWS, settings(), [])

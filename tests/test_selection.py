@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Configs, run
+from conftest import Configs, run, sentences, write_rows
 
 from tinybert_cli.reports import runs
 from tinybert_cli.stages.selection import identity
@@ -30,7 +30,27 @@ def test_only_the_rows_of_the_selection_are_optimistic(
     for page in ("report.md", "report.html"):
         assert (TEXT in (tmp_path / "out" / page).read_text()) == optimistic
     notes = " ".join(runs.run([tmp_path / "out", teacher]).notes())
-    assert ("Optimistic, because the checkpoint was selected on the rows of the score: teacher." in notes) == optimistic
+    assert (
+        "Optimistic, because the rows of the score selected the checkpoint or the thresholds: teacher." in notes
+    ) == optimistic
+
+
+def test_the_training_rows_of_a_model_or_of_its_teacher_are_too_easy(
+    configs: Configs, teacher: Path, teacher_labels: Path, data: Path, tmp_path: Path
+) -> None:
+    training = {"training__max_steps": 1, "training__eval_strategy": "no"}
+    labels = {"label_dataset": str(teacher_labels), "data__validation_file": None}
+    run("finetune", configs("finetune", "s2", model=str(teacher), **labels, **training))
+    shutil.copy(data / "train.jsonl", tmp_path / "other.jsonl")
+    models = {"teacher": str(teacher), "s2": str(tmp_path / "s2")}
+    for file, easy in ((tmp_path / "other.jsonl", True), (data / "test.jsonl", False)):
+        out = f"out{easy}"
+        events = run("eval", configs("eval", out, models=models, data__test_file=str(file), split="test", **SHORT))
+        text = "teacher, s2 learned from these rows, or from a model that did"
+        assert any(text in message for message in warnings(events)) == easy
+        assert (text in (tmp_path / out / "report.md").read_text()) == easy
+        notes = " ".join(runs.run([tmp_path / out, teacher, tmp_path / "s2"]).notes())
+        assert ("Too good, because the rows of the score are training rows: teacher, s2." in notes) == easy
 
 
 def test_moved_rows_are_the_same_rows(configs: Configs, teacher: Path, data: Path, tmp_path: Path) -> None:
@@ -49,6 +69,37 @@ def test_a_model_without_selection_is_not_optimistic(configs: Configs, base_mode
     assert not any("selected on these rows" in text for text in warnings(run("eval", config)))
 
 
+@pytest.mark.parametrize("optimistic", [True, False])
+def test_thresholds_are_selected_on_the_validation_rows_whatever_checkpoint_is_kept(
+    configs: Configs, base_model: Path, tmp_path: Path, optimistic: bool
+) -> None:
+    rows = [{"text": row["text"], "label": [row["label"]]} for row in sentences("validation")]
+    files = {
+        f"data__{split}_file": str(write_rows(tmp_path / "ml" / f"{split}.jsonl", rows)) for split in ("train", "test")
+    }
+    own = rows if optimistic else rows[:-1]
+    files["data__validation_file"] = str(write_rows(tmp_path / "ml" / "validation.jsonl", own))
+    task = {"task": "multi-label-classification", **files}
+    training = {"training__keep": "last", "training__max_steps": 2, "training__eval_strategy": "no"}
+    run("finetune", configs("finetune", "last", model=str(base_model), **task, **training))
+    models = {"last": str(tmp_path / "last")}
+    events = run("eval", configs("eval", "out", models=models, **task, **SHORT, split="test"))
+    text = "the thresholds of last were selected on these rows, so the score is optimistic"
+    assert any(text in message for message in warnings(events)) == optimistic
+    assert "The thresholds were selected on the same" in (tmp_path / "last" / "README.md").read_text()
+    notes = " ".join(runs.run([tmp_path / "last"]).notes())
+    assert "the rows of the score selected the checkpoint or the thresholds: last" in notes
+
+
+def test_early_stopping_selects_the_last_checkpoint_on_the_validation_rows(
+    configs: Configs, base_model: Path, tmp_path: Path
+) -> None:
+    training = {"training__keep": "last", "training__max_steps": 2, "training__early_stopping_patience": 1}
+    run("finetune", configs("finetune", "last", model=str(base_model), **training))
+    events = run("eval", configs("eval", "out", models={"last": str(tmp_path / "last")}, **SHORT))
+    assert any(f"the checkpoint of last {TEXT}" in message for message in warnings(events))
+
+
 @pytest.fixture
 def student2(configs: Configs, base_model: Path, teacher_labels: Path, tmp_path: Path) -> Path:
     """Trained without selection on the labels of a teacher that validation.jsonl selected."""
@@ -63,13 +114,13 @@ def test_a_student_of_a_selected_teacher_inherits_the_selection(
 ) -> None:
     settings = {**SHORT, "split": split}
     events = run("eval", configs("eval", "out", models={"m": str(student2)}, **settings))
-    text = "whose checkpoint was selected on these rows, so its score may be optimistic"
+    text = "which was selected on these rows, so its score may be optimistic"
     assert any(message.startswith("m was made from") and text in message for message in warnings(events)) == optimistic
     for page in ("report.md", "report.html"):
         assert (text in (tmp_path / "out" / page).read_text()) == optimistic
     notes = " ".join(runs.run([tmp_path / "out", student2]).notes())
     assert ("Perhaps optimistic, because a model that it was made from was selected" in notes) == optimistic
-    assert "selected a checkpoint that it was made from" in (student2 / "README.md").read_text()
+    assert "selected a model that it was made from" in (student2 / "README.md").read_text()
 
 
 def test_a_label_dataset_that_moved_with_its_student_is_read(

@@ -56,6 +56,15 @@ def test_rare_names_are_one_slice_and_many_numbers_are_thirds() -> None:
     assert result["user=x"].sum() == 30 and result["user=other"].sum() == 30 - (MOST_VALUES - 1)
 
 
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_many_numbers_with_gaps_are_thirds_and_a_slice_without_a_number(gap: float | None) -> None:
+    numbers = [*map(float, range(30)), gap]
+    result = slices(np.arange(31), {}, None, {"size": numbers})
+    rows = {name: np.flatnonzero(mask).tolist() for name, mask in result.items() if name.startswith("size=")}
+    thirds = {"low": [*range(10)], "middle": [*range(10, 20)], "high": [*range(20, 30)], "none": [30]}
+    assert rows == {f"size={name}": own for name, own in thirds.items()}
+
+
 def test_empty_slices_are_omitted() -> None:
     result = slices(np.array([7, 7, 7]), masks("aaa"), np.full(3, 0.5), {})
     assert list(result) == ["length=low", "label=a", "confidence=low"]

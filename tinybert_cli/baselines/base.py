@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinybert_cli.config import Data
-from tinybert_cli.tasks import PredictionTask
+from tinybert_cli.tasks import PredictionTask, missing, words_of
 from tinybert_cli.types import Array, Encoded, Predictions, Rows
 
 RAREST = 1e-6  # probability of a class without training rows
@@ -69,6 +69,17 @@ class Baseline:
 
 
 Fit = Callable[[Training, int], Baseline]  # training rows and seed → a baseline
+
+
+def rows_with_gold(training: Training) -> int:
+    """The training rows with a gold label, in tagging those with a tag."""
+    known = ~missing(training.labels).reshape(len(training.labels), -1).any(-1)
+    if not training.task.splits_long_texts:
+        return int(known.sum())
+    row_of_word = np.repeat(
+        np.arange(len(training.rows)), [len(row) for row in words_of(training.rows, training.settings)]
+    )
+    return len(np.unique(row_of_word[known]))
 
 
 def log_probabilities(probabilities: Array) -> Array:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from tinybert_cli.baselines.base import Baseline, Training, log_probabilities
+from tinybert_cli.baselines.base import Baseline, Training, log_probabilities, rows_with_gold
 from tinybert_cli.tasks import missing, words_of
 from tinybert_cli.types import Array, Rows
 
@@ -22,10 +22,6 @@ def dictionary(training: Training, seed: int) -> Baseline:
         exact[word][tag] += 1
         lower[word.lower()][tag] += 1
     size = len(training.names)
-    row_of_word = np.repeat(
-        np.arange(len(training.rows)), [len(row) for row in words_of(training.rows, training.settings)]
-    )
-    tagged_rows = len(np.unique(row_of_word[known]))
     tags = {word: _shares(count, size) for word, count in exact.items()}
     lower_tags = {word: _shares(count, size) for word, count in lower.items() if word not in tags}
     other = _shares(Counter(training.labels[known].tolist()), size)
@@ -35,7 +31,7 @@ def dictionary(training: Training, seed: int) -> Baseline:
         shares = [tags[word] if word in tags else lower_tags.get(word.lower(), other) for word in own]
         return log_probabilities(np.array(shares, dtype=np.float32).reshape(-1, size))
 
-    return Baseline(compute, (tags, lower_tags, other), tagged_rows)
+    return Baseline(compute, (tags, lower_tags, other), rows_with_gold(training))
 
 
 def _shares(count: Counter[int], size: int) -> tuple[float, ...]:

@@ -98,18 +98,34 @@ def completed(read: Splits, guess: Guess, *, seed: int) -> Splits:
     rows = result.rows["train"]
     missing = [name for name in SCORED if name not in result.rows]
     if missing:
-        shares = {name: min(SHARE, MOST_HELD_OUT / len(rows)) for name in missing}
         context = guess.text[1:] if guess.task == "question-answering" else guess.text
-        groups, parts = _divided(rows, context, _strata(rows, guess), shares, seed)
-        for name, indices in parts.items():
-            result.rows[name] = rows.select(indices)
-            result.new.add(name)
-        result.notes += _together(rows, groups, context, whole=len(context) == len(guess.text))
+        given = [result.rows[name] for name in SCORED if name in result.rows]
+        free = _in_no_other(rows, given, context)
+        if not free:
+            raise InputError(
+                f"every row of train is in another file, too: none is left for {' and '.join(missing)}",
+                hint="name files: --validation FILE --test FILE",
+            )
+        divided = rows.select(free)
+        shares = {name: min(SHARE, MOST_HELD_OUT / max(1, len(divided))) for name in missing}
+        groups, parts = _divided(divided, context, _strata(divided, guess), shares, seed)
+        for name in missing:
+            result.rows[name] = divided.select(parts[name])
+        held_out = {free[index] for name in missing for index in parts[name]}
+        result.rows["train"] = rows.select([index for index in range(len(rows)) if index not in held_out])
+        result.new |= {"train", *missing}
+        result.notes += _together(divided, groups, context, whole=len(context) == len(guess.text))
         result.notes += _shared(result.rows, missing, context)
     _check_overlap(result, guess)
     if "unlabeled" in result.rows:
         _select_unlabeled(result, guess)
     return result
+
+
+def _in_no_other(rows: Rows, given: Sequence[Rows], columns: Sequence[str]) -> list[int]:
+    """The rows, by indices, with texts of no given split: test rows that are validation rows, too, are no test."""
+    known = {key for other in given for key in _text_keys(other, columns, numbers=True)}
+    return [index for index, key in enumerate(_text_keys(rows, columns, numbers=True)) if key not in known]
 
 
 def _divided(
@@ -271,8 +287,11 @@ def _check_overlap(result: Splits, guess: Guess) -> None:
 
 
 def _keys(rows: Rows, guess: Guess, *, numbers: bool = False) -> Iterator[tuple[str, ...]]:
-    columns = [rows.column(name) for name in guess.text]
-    for texts in zip(*columns, strict=True):
+    return _text_keys(rows, guess.text, numbers=numbers)
+
+
+def _text_keys(rows: Rows, names: Sequence[str], *, numbers: bool) -> Iterator[tuple[str, ...]]:
+    for texts in zip(*map(rows.column, names), strict=True):
         yield tuple(splitting.text_key(text, numbers=numbers) for text in texts)
 
 

@@ -26,14 +26,16 @@ def slices(
     Args:
         lengths: tokens of each row, in three equal parts; likewise the `confidences` of the reference.
         label_slices: by the gold value, see `Metric.label_slices`.
-        columns: of the data; numbers with many values are divided into thirds, and rare values are one slice.
+        columns: of the data; numbers with many values are divided into thirds (rows without one are `none`), and rare
+            values are one slice.
     """
     parts: dict[str, Mapping[str, Array]] = {"length": _thirds(lengths), "label": label_slices}
     if confidences is not None:
         parts["confidence"] = _thirds(confidences)
     for name, values in columns.items():
-        numeric = all(isinstance(value, int | float) for value in values)
-        parts[name] = _thirds(values) if numeric and len(set(values)) > MOST_VALUES else by_value(values)
+        numeric = all(isinstance(value, int | float | None) for value in values)
+        many = numeric and len({value for value in values if value == value}) > MOST_VALUES  # NaN equals nothing
+        parts[name] = _of_numbers(values) if many else by_value(values)
     return _stored(
         {f"{name}={value}": rows for name, part in parts.items() for value, rows in part.items() if rows.any()}
     )
@@ -132,6 +134,17 @@ def _thirds(values: Sequence[float] | Array) -> dict[str, Array]:
     numbers = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=float)
     low, high = np.quantile(numbers.astype(float), [1 / 3, 2 / 3], overwrite_input=True)  # of a copy
     return dict(zip(THIRDS, (numbers <= low, (numbers > low) & (numbers <= high), numbers > high), strict=True))
+
+
+def _of_numbers(values: Sequence[float | None]) -> dict[str, Array]:
+    """Thirds of the numbers, and `none` for the rows without one: null, or NaN."""
+    numbers = np.array([np.nan if value is None else value for value in values], dtype=float)
+    known = ~np.isnan(numbers)
+    thirds = _thirds(numbers[known]) if known.any() else {}
+    slices = {name: np.zeros(len(numbers), dtype=bool) for name in thirds}
+    for name, rows in thirds.items():
+        slices[name][known] = rows
+    return {**slices, "none": ~known}
 
 
 def _stored(slices: Mapping[str, Array]) -> dict[str, Array]:

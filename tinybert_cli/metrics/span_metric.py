@@ -128,8 +128,8 @@ class SpanMetric(Metric):
 
     @cached_property
     def _normalized_gold(self) -> list[list[list[str]]]:
-        """The gold answers of each row, normalized; one without words for a row without an answer."""
-        return [[normalized(answer) for answer in answers] or [[]] for answers in self.gold]
+        """The gold answers of each row that have words, normalized; one without words if none has, as in SQuAD."""
+        return [list(filter(None, map(normalized, answers))) or [[]] for answers in self.gold]
 
 
 def _cross_entropy(logits: Array, token_spans: Array, label: Array) -> float:

@@ -63,7 +63,7 @@ def as_markdown(comparison: Comparison) -> str:
     if any("latency_ms_b1" in own for own in comparison.baselines.values()):
         lines += ["", "The time of a baseline is from text to prediction, that of the model from token ids to logits."]
     if comparison.selected:
-        lines += ["", "These rows selected a checkpoint, so the score of the model may be optimistic."]
+        lines += ["", "These rows selected a checkpoint or thresholds, so the score of the model may be optimistic."]
     if comparison.is_beaten:
         lines += ["", f"On these rows the model is no better than the baseline {markdown(str(comparison.best))}."]
     return "\n".join(lines)

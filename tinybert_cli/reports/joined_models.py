@@ -15,6 +15,7 @@ from typing import Any
 from tinybert_cli import formats, tasks
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.finished_evals import beams_of, measured_difference, own_metrics
+from tinybert_cli.reports.training_choices import choice_in
 from tinybert_cli.wording import counted
 
 MODEL_WEIGHTS = (".safetensors", ".bin")  # endings of the files with weights in a model folder
@@ -66,8 +67,9 @@ class Model:
     quality_high: float | None = None
     estimated: bool = False  # an export without a score: its source model's score plus the difference found by `export`
     is_baseline: bool = False  # without a neural network, fitted by the run that scored it
-    optimistic: bool = False  # whether the checkpoint was selected on the rows of this score
+    optimistic: bool = False  # whether the checkpoint or thresholds were selected on the rows of this score
     made_from: Sequence[str] = ()  # folders of models that were selected on these rows, which it was made from
+    trained_on: bool = False  # whether they are training rows, also those of a model that it was made from
     retention: float | None = None
     agreement: float | None = None
     parameters: int | None = None
@@ -165,7 +167,6 @@ def _chosen(scores: Scores, counts: Mapping[str | None, int]) -> tuple[str | Non
 
 def _trained_model(run: Run) -> Model:
     metric, more_is_better = _main_metric(run)
-    training = run.manifest["settings"].get("training", {})
     return replace(
         as_model(run),
         scored_on=_rows_name(run, "validation"),
@@ -176,7 +177,7 @@ def _trained_model(run: Run) -> Model:
         quality=run.metrics.get(f"eval_{metric}"),
         quality_low=run.metrics.get(f"eval_{metric}_low"),
         quality_high=run.metrics.get(f"eval_{metric}_high"),
-        optimistic=training.get("keep") == "best" and training.get("eval_strategy") != "no",
+        optimistic=choice_in(run.manifest) is not None,
     )
 
 
@@ -195,6 +196,7 @@ def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[
                 scored,
                 optimistic=name in run.manifest.get("selected_on_these_rows", []),
                 made_from=run.manifest.get("made_from_selected_on_these_rows", {}).get(name, []),
+                trained_on=name in run.manifest.get("trained_on_these_rows", []),
                 retention=1.0 if name == reference else scored.retention,
             ),
         )
@@ -286,6 +288,7 @@ def _exported(
         estimated=True,
         optimistic=source.optimistic,
         made_from=source.made_from,
+        trained_on=source.trained_on,
         retention=source.retention * quality / source.quality if source.retention and source.quality else None,
         parameters=source.parameters,
     )

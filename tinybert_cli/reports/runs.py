@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,29 @@ class Report:
     def notes(self) -> Iterator[str]:
         """Remarks that are needed to read the numbers correctly."""
         yield from self._score_notes()
-        if optimistic := [model.name for model in self.models if model.optimistic and model.quality is not None]:
-            names = short_names(model.name for model in self.models)
-            listed = ", ".join(names[name] for name in optimistic)
-            yield f"Optimistic, because the checkpoint was selected on the rows of the score: {listed}."
-        if inherited := [model.name for model in self.models if model.made_from and model.quality is not None]:
-            names = short_names(model.name for model in self.models)
-            listed = ", ".join(names[name] for name in inherited)
-            yield f"Perhaps optimistic, because a model that it was made from was selected on these rows: {listed}."
+        yield from self._optimistic_notes()
         yield from self._baseline_notes()
         if any(model.estimated for model in self.models):
             yield "~ estimated: score of the source model plus the difference measured during export verification."
         machines = {model.machine for model in self.models if model.machine and model.latency_ms_b1 is not None}
         if len(machines) > 1:
             yield f"Latencies from different machines are not comparable: {'; '.join(sorted(machines))}."
+
+    def _optimistic_notes(self) -> Iterator[str]:
+        """The models whose scores are too good for their rows."""
+        names = short_names(model.name for model in self.models)
+        reasons: dict[str, Callable[[Model], object]] = {
+            "Too good, because the rows of the score are training rows": lambda model: model.trained_on,
+            "Optimistic, because the rows of the score selected the checkpoint or the thresholds": (
+                lambda model: model.optimistic
+            ),
+            "Perhaps optimistic, because a model that it was made from was selected on these rows": (
+                lambda model: model.made_from
+            ),
+        }
+        for reason, applies in reasons.items():
+            if listed := [names[model.name] for model in self.models if applies(model) and model.quality is not None]:
+                yield f"{reason}: {', '.join(listed)}."
 
     def _baseline_notes(self) -> Iterator[str]:
         """The models that are no better than the best baseline on the same rows."""

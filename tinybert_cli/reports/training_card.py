@@ -12,6 +12,7 @@ from tinybert_cli.escaping import in_python, markdown, shell_word
 from tinybert_cli.reports import model_card
 from tinybert_cli.reports.baseline_table import Comparison
 from tinybert_cli.reports.model_card import Card, Result
+from tinybert_cli.reports.training_choices import CHECKPOINT
 from tinybert_cli.wording import counted
 
 
@@ -26,7 +27,7 @@ class Training:
     facts: Mapping[str, Any]  # size, metrics, device, precision, number of layers
     result: Result | None
     settings: ResolvedTraining
-    selected: bool  # whether the checkpoint was selected on the rows of `result`
+    selected: str | None  # what was selected on the rows of `result`, see `training_choices`
     made_from: Sequence[str] = ()  # models selected on the rows of `result`, which it was made from
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # name → metrics, size, training rows
@@ -109,7 +110,7 @@ def _comparison(task: tasks.Task, training: Training) -> Comparison | None:
         more_is_better=task.metrics[metric],
         model={**result.scores, **dict(ends), "bytes": training.facts["bytes"], "training_rows": training.rows},
         baselines=training.baselines,
-        selected=training.selected or bool(training.made_from),
+        selected=bool(training.selected or training.made_from),
     )
 
 
@@ -139,14 +140,14 @@ def _limitations(config: Finetune | Distill, task: tasks.Task, training: Trainin
         sentences.append(task.limitations(training.label_names or []))
     if training.result is not None and training.selected:
         sentences.append(
-            "The checkpoint was selected on the same "
+            f"The {training.selected} {'was' if training.selected == CHECKPOINT else 'were'} selected on the same "
             f"{counted(training.result.rows, 'row')} that the metrics are from: "
             "expect slightly lower scores on new text."
         )
     elif training.result is not None and training.made_from:
         models = markdown(", ".join(training.made_from))
         sentences.append(
-            f"The rows that the metrics are from selected a checkpoint that it was made from ({models}): "
+            f"The rows that the metrics are from selected a model that it was made from ({models}): "
             "scores on new text may be slightly lower."
         )
     if teacher and _learns_predictions(config):

@@ -1,4 +1,6 @@
-"""Optimistic scores: those on rows that selected the checkpoint of the model, or of a model that it was made from."""
+"""Optimistic scores: those on rows that selected the checkpoint or the thresholds of the model, or of a model that it
+was made from, and those on its training rows.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import Any
 from tinybert_cli import artifacts, models
 from tinybert_cli.config import Export, Stage
 from tinybert_cli.errors import InputError
+from tinybert_cli.reports.training_choices import CHECKPOINT, THRESHOLDS, choice_in
 
 LEARNED_FROM = ("model", "student", "teacher", "label_dataset")  # inputs of a training and of gen-soft-labels
 
@@ -19,32 +22,38 @@ LEARNED_FROM = ("model", "student", "teacher", "label_dataset")  # inputs of a t
 class Selected:
     """The models whose scores are optimistic on the rows of an `eval`."""
 
-    own: list[str]  # their checkpoint is the best of several on these rows
+    own: dict[str, str]  # their checkpoint, or their thresholds, are the best of several on these rows
     inherited: dict[str, list[str]]  # other models → the folders of the selected models that they were made from
+    trained: list[str]  # these rows are training rows of them, or of models that they were made from
 
     def notes(self) -> Iterator[str]:
         """What this means for the scores, in sentences without an end mark."""
-        if self.own:
-            one = len(self.own) == 1
-            subject = (
-                f"the checkpoint of {self.own[0]} was" if one else f"the checkpoints of {', '.join(self.own)} were"
-            )
-            scores = "score is" if one else "scores are"
-            yield f"{subject} selected on these rows, so the {scores} optimistic: score others too (split: test)"
-        for name, folders in self.inherited.items():
-            subject = (
-                f"{folders[0]}, whose checkpoint was" if len(folders) == 1 else f"{', '.join(folders)}, which were"
-            )
+        if self.trained:
             yield (
-                f"{name} was made from {subject} selected on these rows, so its score may be optimistic: "
-                "score others too (split: test)"
+                f"{', '.join(self.trained)} learned from these rows, or from a model that did, so the "
+                f"{'score says' if len(self.trained) == 1 else 'scores say'} little about new text: score other rows "
+                "(split: test)"
+            )
+        for chosen in dict.fromkeys(self.own.values()):
+            names = [name for name, own in self.own.items() if own == chosen]
+            one = len(names) == 1
+            what = chosen if one or chosen == THRESHOLDS else f"{chosen}s"
+            yield (
+                f"the {what} of {', '.join(names)} {'was' if what == CHECKPOINT else 'were'} selected on these rows, "
+                f"so the {'score is' if one else 'scores are'} optimistic: score others too (split: test)"
+            )
+        for name, folders in self.inherited.items():
+            were = "was" if len(folders) == 1 else "were"
+            yield (
+                f"{name} was made from {', '.join(folders)}, which {were} selected on these rows, so its score may be "
+                "optimistic: score others too (split: test)"
             )
 
 
 def selected_on(
     sources: Mapping[str, models.Source], settings: Mapping[str, Any], inputs: Mapping[str, Any], split: str
 ) -> Selected:
-    """The models that these rows have selected.
+    """The models that these rows have selected or trained.
 
     Rows are the same if they are from a file with the same content, wherever it is and whatever the split is called;
     of a dataset on the Hub, if they are from the same split. A folder that a model was made from is looked up where
@@ -54,21 +63,25 @@ def selected_on(
         settings, inputs: of the eval, as in its manifest.
     """
     rows = identity(settings, inputs, split)
-    own, inherited = [], {}
+    own, inherited, trained = {}, {}, []
     for name, source in sources.items():
         folder = source.folder
         if folder is None or not artifacts.has_manifest(folder):
             continue
         folder, manifest = _exported_model(folder, artifacts.read_manifest(folder))
-        if rows & _rows_of_selection(manifest):
-            own.append(name)
-        elif folders := _selected_folders(_ancestors(folder, manifest), rows):
+        ancestors = list(_ancestors(folder, manifest))
+        if any(rows & _training_rows(one) for one in (manifest, *(earlier for _, earlier in ancestors))):
+            trained.append(name)
+        chosen = choice_in(manifest)
+        if chosen is not None and rows & _rows_of_selection(manifest):
+            own[name] = chosen
+        elif folders := _selected_folders(ancestors, rows):
             inherited[name] = folders
-    return Selected(own, inherited)
+    return Selected(own, inherited, trained)
 
 
 def learned_from(config: Stage, inputs: Mapping[str, Any], split: str) -> list[str]:
-    """The folders that a training reads, directly or not, whose checkpoint was selected on these rows."""
+    """The folders that a training reads, directly or not, that were selected on these rows."""
     rows = identity(artifacts.settings_of(config), inputs, split)
     return _selected_folders(_ancestors(Path(config.output_dir), {"inputs": inputs}), rows)
 
@@ -121,18 +134,18 @@ def _read_input(folder: Path, described: Any) -> tuple[Path, Mapping[str, Any]] 
 
 
 def _rows_of_selection(manifest: Mapping[str, Any]) -> set[str]:
-    settings = manifest["settings"]
-    training = {**settings.get("training", {}), **_resolved_training(manifest)}
-    if training.get("keep") != "best" or training.get("eval_strategy", "no") == "no":
+    if choice_in(manifest) is None:
         return set()
-    return identity(settings, manifest["inputs"], "validation")
+    return identity(manifest["settings"], manifest["inputs"], "validation")
 
 
-def _resolved_training(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of the settings that were `auto`."""
-    prefix = "training."
-    resolved = manifest.get("resolved") or {}
-    return {key.removeprefix(prefix): value for key, value in resolved.items() if key.startswith(prefix)}
+def _training_rows(manifest: Mapping[str, Any]) -> set[str]:
+    """Those that a training has read, or that are in a label dataset for trainings."""
+    settings, inputs = manifest["settings"], manifest["inputs"]
+    if manifest["command"] not in ("finetune", "distill", "gen-soft-labels"):
+        return set()
+    splits = {"train", "unlabeled"} & set(settings.get("splits", ["train"]))
+    return {rows for split in splits for rows in identity(settings, inputs, split)}
 
 
 def identity(settings: Mapping[str, Any], inputs: Mapping[str, Any], split: str) -> set[str]:

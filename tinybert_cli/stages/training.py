@@ -17,6 +17,7 @@ from tinybert_cli.config import Distill, Finetune, ResolvedTraining
 from tinybert_cli.errors import UserError
 from tinybert_cli.events import Event
 from tinybert_cli.reports import model_card, training_card
+from tinybert_cli.reports.training_choices import choice_of
 from tinybert_cli.stages import auto_settings, selection, stored_examples, training_baselines
 from tinybert_cli.stages.preparation import NewModel, TrainingData, TrainingRun, Validation
 from tinybert_cli.stages.streamed_blocks import StreamedBlocks
@@ -90,14 +91,13 @@ def train(
         output.inputs |= _describe_read(run.config, stream)
     if scores_matter:
         yield from map(events.warning, training_baselines.comparison(run, result, baselines))
-    finished = _Finished(
-        run, new, training_data, trainer, training, numbers, result, tuned, made, selects_best, baselines
-    )
+    finished = _Finished(run, new, training_data, trainer, training, numbers, result, tuned, made, baselines)
     output.files.put(lambda folder: finished.write(final, folder))
     output.finish(
         numbers, **_label_names(training_data), layer_mapping=new.copied_layers, **described, device=trainer.device,
         precision=trainer.precision, **models.size(new.model), **new.vocabulary_sizes, **baselines.facts,
-        scored_rows=None if result is None else result.rows, micro_batches=trainer.progress.micro_batches,
+        scored_rows=None if result is None else result.rows, tuned_settings=tuned,
+        micro_batches=trainer.progress.micro_batches,
     )  # fmt: skip
     yield events.done(run.config.output_dir, numbers)
 
@@ -266,7 +266,6 @@ class _Finished:
     result: model_card.Result | None  # None if no validation rows were scored
     tuned: Mapping[str, Any]  # settings for config.json, such as thresholds
     made: Mapping[str, object]
-    selected: bool  # whether it is the best checkpoint
     baselines: BaselineScores
 
     def write(self, final: Path, folder: Path) -> None:
@@ -289,7 +288,7 @@ class _Finished:
         }
         statements = training_card.Training(
             self.made, learnt.label_names, new.copied_layers, self._rows(), facts, self.result, self.settings,
-            selected=self.selected,
+            selected=choice_of(self.settings.model_dump(), self.tuned),
             made_from=selection.learned_from(config, output.inputs, "validation"),
             origin=learnt.origin,
             copied_decoder_layers=new.decoder_layers or [],
