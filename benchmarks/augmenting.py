@@ -38,7 +38,10 @@ def main(shape: str = "bert-base", count: str = "128", reference_count: str = "2
     batched = BertForMaskedLM(settings).eval()
     batched.load_state_dict(reference.state_dict())
     lm = models.MaskedLM(batched, tokenizer, source, candidates=CANDIDATES, is_excluded=word_replacement.is_protected)
-    precision = loops.to_bf16_if_faster(lm.to(loops.device()), "auto")
+    lm.to(loops.device())
+    precision = loops.precision("auto")
+    if precision == "bf16":
+        models.to_bf16(lm)
     _, _, selected = lm.encode(rows, replaceable, 128)
     spans = [[replaceable[row][index] for index in indices] for row, indices in enumerate(selected)]
     n_words = sum(map(len, spans))

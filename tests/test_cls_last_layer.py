@@ -43,6 +43,12 @@ def test_cls_only_output_has_one_token_until_it_is_undone(family: str) -> None:
     assert model.base_model(**INPUTS)[0].shape == (2, 4, model.config.hidden_size)
 
 
+def test_causal_model_is_not_patched() -> None:
+    ids = torch.tensor([[5, 6, 7, 8]])  # without padding, so without a mask
+    expected = make_model("bert", "sdpa", is_decoder=True)(ids).logits
+    assert torch.equal(compute_cls_only(make_model("bert", "sdpa", is_decoder=True))(ids).logits, expected)
+
+
 def test_attention_dropout_is_active_in_training_only() -> None:
     model = compute_cls_only(make_model("bert", attention_probs_dropout_prob=0.9, hidden_dropout_prob=0.0)).train()
     torch.manual_seed(1)

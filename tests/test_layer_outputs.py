@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_students import CONFIGS, UNSUPPORTED
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+from transformers import AlbertConfig, AutoModelForSequenceClassification
 
 from tinybert_cli import losses, models
 from tinybert_cli.errors import InputError
@@ -117,6 +117,19 @@ def test_unsupported_family_has_hidden_states() -> None:
     model = AutoModelForSequenceClassification.from_config(copy.deepcopy(UNSUPPORTED["convbert"]))
     outputs = models.Teacher(model, [1], frozenset({"hidden_states", "embeddings"}))(BATCH, INPUTS)
     assert outputs["hidden_states"][0].shape == outputs["embeddings"].shape == (2, 4, 24)
+
+
+def test_layer_of_several_parts_has_the_state_after_the_last_one() -> None:
+    config = AlbertConfig(vocab_size=30, embedding_size=8, hidden_size=24, num_attention_heads=4, intermediate_size=40,
+                          num_hidden_layers=4, num_hidden_groups=2, inner_group_num=2, pad_token_id=1)  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    groups: list[Tensor] = []
+    for group in model.base_model.encoder.albert_layer_groups:
+        group.register_forward_hook(lambda module, inputs, output: groups.append(output))
+    states = outputs_of(models.Teacher(model, [0, 1, 3], frozenset({"hidden_states"})))["hidden_states"]
+    assert len(groups) == 4
+    assert all(torch.equal(state, groups[layer]) for state, layer in zip(states, [0, 1, 3], strict=True))
 
 
 @pytest.mark.parametrize("layers", [[3, 1], [2, 2], [1, 3]])

@@ -750,14 +750,6 @@ def test_cold_start_fails_if_predict_fails(tmp_path: Path) -> None:
         loops.cold_start(str(tmp_path / "nothing"), "text")
 
 
-def test_requested_bf16_converts_the_weights(net: Net) -> None:
-    assert loops.to_bf16_if_faster(net, "bf16") == "bf16" and net.classifier.weight.dtype == torch.bfloat16
-
-
-def test_requested_float32_leaves_the_weights(net: Net) -> None:
-    assert loops.to_bf16_if_faster(net, "no") == "no" and net.classifier.weight.dtype == torch.float32
-
-
 def test_fp16_without_a_gpu_raises_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tinybert_cli.loops.devices.device", lambda: torch.device("cpu"))
     with pytest.raises(ConfigError, match="needs a GPU") as caught:

@@ -340,6 +340,11 @@ def test_attention_kernel_in_the_config_is_ignored(teacher: models.Source) -> No
     assert models.load(teacher, HEAD).config._attn_implementation == "sdpa"
 
 
+def test_outputs_have_names_whatever_the_config_asks_for(teacher: models.Source) -> None:
+    edit_config(teacher, return_dict=False)
+    assert "logits" in models.load(teacher, HEAD)(input_ids=torch.tensor([[5, 6]]))
+
+
 @pytest.mark.parametrize("family", [BertModel, BertForMaskedLM, BertForTokenClassification])
 def test_model_without_the_head_is_rejected_with_its_architecture(
     family: type[PreTrainedModel], tmp_path: Path

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from conftest import Configs, run
+from family_models import make_teacher
 from transformers import BertForSequenceClassification
 
 from tinybert_cli import artifacts, console, data, models
@@ -67,6 +68,16 @@ def test_bf16_encoder_has_a_float32_head(family: str, head: str) -> None:
     logits = logits_of(copy.deepcopy(model))
     assert model.base_model.dtype == torch.bfloat16 and logits.dtype == torch.float32
     assert torch.allclose(logits, expected, rtol=0, atol=0.05)  # bf16 has steps of 8 around 2022
+
+
+def test_bf16_model_has_rotary_frequencies_in_float32() -> None:
+    model = make_teacher("modernbert")
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    models.to_bf16(model)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert any("inv_freq" in name for name in before)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert not any("inv_freq" in name for name in model.state_dict())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

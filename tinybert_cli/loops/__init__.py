@@ -7,7 +7,6 @@ from tinybert_cli.loops.devices import (
     keep_freed_memory,
     precision,
     return_freed_memory,
-    to_bf16_if_faster,
 )
 from tinybert_cli.loops.generation import (
     BATCH_TOKENS,
@@ -62,7 +61,6 @@ __all__ = [
     "read_progress",
     "return_freed_memory",
     "steps_of_epoch",
-    "to_bf16_if_faster",
     "token_batches",
     "top_k",
     "translate",

@@ -54,14 +54,6 @@ def precision(requested: str, *, float32_family: str | None = None) -> str:
     return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "no"
 
 
-def to_bf16_if_faster(model: torch.nn.Module, requested: str, *, float32_family: str | None = None) -> str:
-    """For prediction: converts the weights to bf16 if `precision(requested)` is bf16; returns that precision."""
-    chosen = precision(requested, float32_family=float32_family)
-    if chosen == "bf16":
-        model.to(torch.bfloat16)
-    return chosen
-
-
 def fastest_attention(device: str, max_seq_length: int) -> str:
     """The fastest attention implementation for training: `eager` for short text on a CPU, else `sdpa`.
 

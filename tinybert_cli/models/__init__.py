@@ -1,5 +1,6 @@
 """Locating, loading, building and saving models: the only part of tinybert that reads weights and tokenizers."""
 
+from tinybert_cli.models.bf16 import to_bf16
 from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.float32_head import compute_head_in_float32, has_separate_head, to_bf16_with_float32_head
 from tinybert_cli.models.joint_vocabulary import train_joint_tokenizer
@@ -129,6 +130,7 @@ __all__ = [
     "size",
     "stack_layers",
     "state_shapes",
+    "to_bf16",
     "to_bf16_with_float32_head",
     "tokenizer_difference",
     "torch_translator",

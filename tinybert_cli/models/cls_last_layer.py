@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 def compute_cls_only(model: PreTrainedModel) -> PreTrainedModel:
     """Patch the model so that its last layer returns (B, 1, H); weights, names and saved files do not change.
 
-    A model with another head, or of a family without `one_token`, is returned unchanged.
+    A model with another head, of a family without `one_token`, or with causal attention is returned unchanged.
     """
     family = FAMILIES.get(str(model.config.model_type))
-    if family is not None and family.one_token and type(model).__name__.endswith("ForSequenceClassification"):
+    has_head = type(model).__name__.endswith("ForSequenceClassification")
+    is_causal = model.config.to_dict().get("is_decoder", False)
+    if family is not None and family.one_token and has_head and not is_causal:
         layers: Any = model.base_model.get_submodule(family.layers)
         _ClsOnlyForward(layers[-1], family, int(model.config.num_attention_heads))
     return model

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tinybert_cli.models.bf16 import to_bf16
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -35,7 +37,7 @@ def has_separate_head(model: PreTrainedModel) -> bool:
 def to_bf16_with_float32_head(model: PreTrainedModel) -> None:
     """Convert the weights of the encoder to bf16; head and pooler compute in float32."""
     compute_head_in_float32(model)
-    model.base_model.to(torch.bfloat16)
+    to_bf16(model.base_model)
     for module in _head_modules(model):
         module.float()
 

@@ -110,7 +110,7 @@ def forward_with_layers(
         outputs = model(**inputs, output_hidden_states=True)
         attention = read()
     logits = {name: outputs[name] for name in outputs if name.endswith("logits")}
-    return logits, attention | _states(outputs.hidden_states, layers, layer_outputs)
+    return logits, attention | _states(outputs.hidden_states, model, layers, layer_outputs)
 
 
 def remove_layers_above(base_model: Any, layer: int) -> None:
@@ -141,11 +141,14 @@ def _run_fewer_layers(encoder: Any, groups: Any, layers: int) -> None:
     encoder.config.num_hidden_groups = len(groups)
 
 
-def _states(hidden_states: Sequence[Tensor], layers: Sequence[int], layer_outputs: frozenset[str]) -> dict[str, Any]:
+def _states(
+    hidden_states: Sequence[Tensor], model: PreTrainedModel, layers: Sequence[int], layer_outputs: frozenset[str]
+) -> dict[str, Any]:
     """Select from the input of the first layer and the outputs of all layers, each (B, T, H)."""
     states: dict[str, Any] = {}
+    parts = int(model.config.to_dict().get("inner_group_num", 1))  # of a layer of ALBERT, which have a state each
     if "embeddings" in layer_outputs:
         states["embeddings"] = hidden_states[0]
     if "hidden_states" in layer_outputs:
-        states["hidden_states"] = [hidden_states[1 + layer] for layer in layers]
+        states["hidden_states"] = [hidden_states[parts * (1 + layer)] for layer in layers]
     return states

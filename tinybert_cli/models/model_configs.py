@@ -25,10 +25,10 @@ MOST_LAYERS = 10_000
 MOST_NUMBER = 10**12  # of anything else
 _COUNT = re.compile(r"layer|block|group|repeat")
 
-# Settings of config.json that would make transformers download or run something.
+# Settings of config.json that would make transformers download or run something, or return tuples without names.
 IGNORED_SETTINGS = {
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
-    "auto_map", "fusion_config", "transformers_weights", "distributed_config",
+    "auto_map", "fusion_config", "transformers_weights", "distributed_config", "return_dict",
 }  # fmt: skip
 
 # head -> the mapping of transformers with its model classes, suffixes of their names (none for models without a head),

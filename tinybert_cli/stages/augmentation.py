@@ -115,7 +115,9 @@ def _load_masked_lm(
         model, tokenizer, source, candidates=setting.candidates, is_excluded=word_replacement.is_protected
     )
     family = models.float32_family_of(model)
-    loops.to_bf16_if_faster(masked_lm.to(accelerator.device), config.mixed_precision, float32_family=family)
+    masked_lm.to(accelerator.device)
+    if loops.precision(config.mixed_precision, float32_family=family) == "bf16":
+        models.to_bf16(masked_lm)
     return masked_lm, model, tokenizer
 
 

@@ -296,7 +296,8 @@ def _load_teacher(
     models.check_length(source, config.data.max_seq_length)
     model = models.load(source, task.head).to(device)
     family = models.float32_family_of(model)
-    loops.to_bf16_if_faster(model, config.training.mixed_precision, float32_family=family)
+    if loops.precision(config.training.mixed_precision, float32_family=family) == "bf16":
+        models.to_bf16(model)
     layers = models.layer_map(
         encoder_rule(config.layer_mapping), student.config.num_hidden_layers, model.config.num_hidden_layers
     )
