@@ -480,7 +480,7 @@ def test_rows_that_a_given_split_has_too_are_not_held_out(given: str, new: str) 
     assert len(read(recipe, "train")) + len(read(recipe, new)) == 60
     assert any(line.startswith(f"30 of 30 {given} rows are in train, too") for line in lines)
     with pytest.raises(InputError, match=f"none is left for {new}"):
-        write_recipe(write(Path("all.csv"), copies), **{given: file})
+        write_recipe(write(Path("all.csv"), copies), Path("other"), **{given: file})
 
 
 def test_rows_without_a_label_become_unlabelled_text() -> None:

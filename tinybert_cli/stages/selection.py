@@ -29,10 +29,11 @@ class Selected:
     def notes(self) -> Iterator[str]:
         """What this means for the scores, in sentences without an end mark."""
         if self.trained:
+            one = len(self.trained) == 1
+            made_from = f"a model that {'it was' if one else 'they were'} made from"
             yield (
-                f"{', '.join(self.trained)} learned from these rows, or from a model that did, so the "
-                f"{'score says' if len(self.trained) == 1 else 'scores say'} little about new text: score other rows "
-                "(split: test)"
+                f"these are training rows of {', '.join(self.trained)}, or of {made_from}, so the "
+                f"{'score says' if one else 'scores say'} little about new text: score others (split: test)"
             )
         for chosen in dict.fromkeys(self.own.values()):
             names = [name for name, own in self.own.items() if own == chosen]
@@ -43,9 +44,8 @@ class Selected:
                 f"so the {'score is' if one else 'scores are'} optimistic: score others too (split: test)"
             )
         for name, folders in self.inherited.items():
-            were = "was" if len(folders) == 1 else "were"
             yield (
-                f"{name} was made from {', '.join(folders)}, which {were} selected on these rows, so its score may be "
+                f"these rows selected {', '.join(folders)}, which {name} was made from, so its score may be "
                 "optimistic: score others too (split: test)"
             )
 
