@@ -143,6 +143,14 @@ def _direct(runs: Runs, rate: float) -> Path:
     return runs.distill(runs.folder("direct", rate), runs.labels("teacher"), start, rate, layer_mapping="spread")
 
 
+def _direct_longer(runs: Runs, rate: float) -> Path:
+    start = _cut(runs.teacher(), STUDENT2_LAYERS)
+    return runs.distill(
+        runs.folder("direct-longer", rate), runs.labels("teacher"), start, rate, layer_mapping="spread",
+        epochs=2 * runs.experiment.epochs,
+    )  # fmt: skip
+
+
 def _direct_same_start(runs: Runs, rate: float) -> Path:
     return _from_student(runs, "direct-same-start", rate, runs.labels("teacher"))
 
@@ -192,6 +200,7 @@ class Arm:
 ARMS = {
     "gold": Arm("gold labels only", "what the teacher starts from", _gold),
     "direct": Arm("the teacher's soft labels", "the teacher", _direct),
+    "direct-longer": Arm("the teacher's soft labels, for twice the epochs", "the teacher", _direct_longer),
     "direct-same-start": Arm("the teacher's soft labels", "the student", _direct_same_start),
     "student-hard": Arm("the student's predictions (hard labels)", "the student", _student_hard),
     "student-soft": Arm("the student's soft labels", "the student", _student_soft),
