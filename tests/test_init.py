@@ -634,11 +634,12 @@ def test_few_rows_get_small_batches_and_augmented_examples() -> None:
         ("text-classification", "a", 100, 6, False),
         ("token-classification", "a", 19_999, 6, True),
         ("token-classification", "a", 20_000, 6, False),
-        ("question-answering", ["a", "b"], 100, 6, False),
+        ("question-answering", ["a", "b"], 19_999, 6, True),
+        ("question-answering", ["a", "b"], 20_000, 6, False),
         ("regression", ["a", "b"], 100, 2, False),
     ],
 )
-def test_student2_learns_layers_first_where_few_pairs_are_compared_or_few_texts_tagged(
+def test_student2_learns_layers_first_where_few_pairs_are_read_or_few_texts_tagged(
     task: str, text: str | list[str], rows: int, layers: int, matches: bool
 ) -> None:
     made = yaml.safe_load(new_recipe.as_yaml(plan_of(task, layers, rows, {"text_column_names": text})))["stages"]

@@ -55,7 +55,7 @@ class Plan:
     @property
     def matches_layers(self) -> bool:
         """Whether student2 learns the student's layers before its labels (measured in docs/recipes.md)."""
-        if self.task == "question-answering" or self.student2_layers == self.student_layers:
+        if self.student2_layers == self.student_layers:
             return False
         tags_or_pairs = self.task == "token-classification" or isinstance(self.data["text_column_names"], list)
         return tags_or_pairs and self.rows["train"] < SHORT_ROWS
@@ -182,7 +182,7 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
 
 
 def _layers(plan: Plan, shape: Mapping[str, Any]) -> tuple[dict[str, Any], Comments]:
-    """The first step of a student2 that tags words or compares two texts."""
+    """The first step of a student2 that tags words, compares two texts or finds answers."""
     training, own = _training(plan.labelled)
     training.pop("eval_steps", None)
     stage = {
