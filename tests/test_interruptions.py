@@ -15,7 +15,7 @@ import pytest
 from conftest import Configs, run
 
 from tinybert_cli import artifacts, models
-from tinybert_cli.artifacts import Output
+from tinybert_cli.artifacts.run_files import RunFiles
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
 from tinybert_cli.predictor import load_predictor
@@ -77,7 +77,7 @@ def test_a_full_disk_at_the_final_save_repeats_no_step(
 
     run("finetune", short_run("whole"))
     with monkeypatch.context() as patch, pytest.raises(UserError, match="disk is full"):
-        patch.setattr(Output, "put", disk_full)
+        patch.setattr(RunFiles, "put", disk_full)
         run("finetune", short_run("out"))
     rows = run("finetune", short_run("out"))
     assert steps(rows, "resume") == [6] and steps(rows, "progress") == []
