@@ -107,7 +107,7 @@ def completed(read: Splits, guess: Guess, *, seed: int) -> Splits:
                 hint="name files: --validation FILE --test FILE",
             )
         divided = rows.select(free)
-        shares = {name: min(SHARE, MOST_HELD_OUT / max(1, len(divided))) for name in missing}
+        shares = {name: min(SHARE, MOST_HELD_OUT / len(divided)) for name in missing}
         groups, parts = _divided(divided, context, _strata(divided, guess), shares, seed)
         for name in missing:
             result.rows[name] = divided.select(parts[name])
