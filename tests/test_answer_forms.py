@@ -22,7 +22,7 @@ def test_an_answer_to_several_rows_is_counted_once(tmp_path: Path) -> None:
     answers = [{"text": "bad", "answer": "hm"}, {"text": "ok", "answer": "positive"}]
     teacher = teacher_of(tmp_path, answers, {"text": ["bad", "bad", "bad", "ok", "ok"]})
     (warning,) = teacher.warnings()
-    assert "1 of 2 answers could not be understood" in warning and teacher.not_understood == 1
+    assert "no label from 1 of 2 answers: not understood" in warning and teacher.not_understood == 1
     assert teacher.facts()["kinds"] == {"unmapped": 1, "label": 1}
 
 
@@ -226,7 +226,7 @@ def test_labels_without_a_score_are_counted(tmp_path: Path, value: Any) -> None:
     teacher = label_sets(tmp_path, [value])
     assert independent(teacher)[0] == [0.9, 0, 0]
     (warning,) = teacher.warnings()
-    assert "1 answers have no number for some of the labels, which counts as 0: none for b, c" in warning
+    assert "in 1 answer, no number for some of the labels, which counts as 0: none for b, c" in warning
     with pytest.raises(InputError, match="no number for some of the labels") as error:
         label_sets(tmp_path, [value], unmapped="refuse")
     assert "top_k=None" in str(error.value.hint)
@@ -385,7 +385,7 @@ def test_a_stated_label_that_is_not_the_most_probable_is_counted(tmp_path: Path)
     teacher = stated(tmp_path, [0.3, 0.9, None], NAMES)
     assert probabilities(teacher) == [[0.3, 0.7], [0.9, 0.1], [1, 0]]
     (warning,) = teacher.warnings()
-    assert "1 answers state a label with such a low confidence" in warning and "negative with 0.3 (" in warning
+    assert "in 1 answer, the confidence of the label is so low" in warning and "negative with 0.3 (" in warning
     in_object = classes(tmp_path, [{"label": "negative", "score": 0.3}])
     assert in_object.tally.counts["doubtful"] == 1
 
@@ -588,4 +588,4 @@ def test_votes_that_are_not_understood_do_not_make_their_answer_label_nothing(tm
     teacher = classes(tmp_path, [["positive", "hm"]], votes=True)
     (warning,) = teacher.warnings()
     assert probabilities(teacher)[0] == [0, 1]
-    assert "1 of 1 answers, or votes of these, could not be understood and label nothing" in warning
+    assert "no label from 1 of 1 answers, or votes of these: not understood" in warning

@@ -124,7 +124,7 @@ def test_unclear_answers_are_counted_and_three_are_shown(tmp_path: Path) -> None
     ]
     teacher = teacher_of(tmp_path, answers, {"text": texts})
     (warning,) = teacher.warnings()
-    assert "5 of 6 answers could not be understood and label nothing: 'hm text 0'" in warning
+    assert "no label from 5 of 6 answers: not understood: 'hm text 0'" in warning
     assert warning.count("row") == 3 and teacher.labelled == {"train": 1}
 
 
@@ -217,7 +217,7 @@ def test_probabilities_that_do_not_sum_to_one_are_normalised_with_a_warning(tmp_
     teacher = classes(tmp_path, [{"positive": 60, "negative": 20}, {"positive": 0.333, "negative": 0.667}])
     assert probabilities(teacher)[0] == [0.25, 0.75]
     (warning,) = teacher.warnings()
-    assert "1 answers have probabilities that do not sum to 1 and were normalised: 80" in warning
+    assert "in 1 answer, probabilities that do not sum to 1 were normalised: 80" in warning
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_a_list_of_labels_without_votes_is_refused(tmp_path: Path) -> None:
 def test_a_tie_between_votes_is_counted_with_its_row(tmp_path: Path) -> None:
     teacher = classes(tmp_path, [["positive", "negative"]], votes=True)
     (warning,) = teacher.warnings()
-    assert "1 rows have a tie" in warning and "train.jsonl, row 1" in warning
+    assert "in 1 row, several labels are equally probable" in warning and "train.jsonl, row 1" in warning
 
 
 # -- joining -------------------------------------------------------------------------------------------------
@@ -499,8 +499,72 @@ def test_two_different_numbers_of_one_annotator_are_refused(tmp_path: Path) -> N
 
 
 def test_a_comment_in_label_studio_is_no_empty_set_of_labels(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="none of the 1 answers labels a row"):
+    with pytest.raises(InputError, match="the answer labels no row"):
         of_label_studio(tmp_path, [COMMENT], {"text": ["one"]}, "multi-label-classification", list("ab"))
+
+
+def named(control: str, result: dict[str, Any]) -> dict[str, Any]:
+    return {**result, "from_name": control}
+
+
+TOPIC = named("topic", {"type": "choices", "value": {"choices": ["negative"]}})
+TWO_CONTROLS = [
+    {"data": {"text": "one"}, "annotations": [{"result": [TOPIC, named("sentiment", CHOICE)]}]},
+    {"data": {"text": "two"}, "annotations": [{"result": [TOPIC]}]},
+]
+
+
+def test_several_controls_of_label_studio_that_fit_are_refused_and_one_is_chosen_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="labels of several controls: topic, sentiment") as raised:
+        teacher_of(tmp_path, TWO_CONTROLS, {"text": TEXTS})
+    assert "answer_column_name: topic" in str(raised.value.hint)
+    teacher = teacher_of(tmp_path, TWO_CONTROLS, {"text": TEXTS}, answer_column_name="sentiment")
+    assert probabilities(teacher) == [[0, 1], None, None]
+    assert teacher.tally.counts["empty"] == 1
+    with pytest.raises(InputError, match="no result was made with a control 'feeling'"):
+        teacher_of(tmp_path, TWO_CONTROLS, {"text": TEXTS}, answer_column_name="feeling")
+
+
+def test_controls_of_label_studio_that_are_listed_are_joined(tmp_path: Path) -> None:
+    person, place = (
+        named(name, {"type": "labels", "value": {"start": begin, "end": end, "text": text, "labels": [label]}})
+        for name, begin, end, text, label in [
+            ("people", 0, 12, "Ada Lovelace", "PER"),
+            ("places", 22, 28, "London", "LOC"),
+        ]
+    )
+    answers = [{"data": {"text": "Ada Lovelace lived in London."}, "annotations": [{"result": [person, place]}]}]
+    settings: dict[str, Any] = {"task": "token-classification", "names": TAGS}
+    with pytest.raises(InputError, match="spans of several controls: people, places"):
+        teacher_of(tmp_path, answers, {"tokens": WORDS}, **settings)
+    teacher = teacher_of(tmp_path, answers, {"tokens": WORDS}, answer_column_name=["people", "places"], **settings)
+    assert tags(teacher)[0] == ["B-PER", "I-PER", "O", "O", "B-LOC", "O"]
+
+
+def test_a_comment_beside_an_empty_choice_in_label_studio_is_no_label(tmp_path: Path) -> None:
+    comment = {"type": "textarea", "value": {"text": ["positive"]}}
+    answers = [
+        {"data": {"text": "one"}, "annotations": [{"result": [CHOICE]}]},
+        {"data": {"text": "two"}, "annotations": [{"result": [comment]}]},
+    ]
+    teacher = teacher_of(tmp_path, answers, {"text": TEXTS})
+    assert probabilities(teacher) == [[0, 1], None, None]
+
+
+def test_what_is_entered_for_a_part_of_the_text_in_label_studio_is_no_answer(tmp_path: Path) -> None:
+    part = {"start": 18, "end": 21}
+    result = [SPAN, {"value": {**part, "choices": ["sure"]}}, {"value": {**part, "text": ["a note"]}}]
+    words = {"tokens": [["It", "was", "written", "by", "Ada", "."]], "text": ["It was written by Ada ."]}
+    assert tags(of_label_studio(tmp_path, result, words, "token-classification", TAGS)) == [
+        ["O", "O", "O", "O", "B-PER", "O"]
+    ]
+
+
+def test_settings_that_an_export_of_label_studio_does_not_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="have no confidence"):
+        teacher_of(tmp_path, TWO_CONTROLS[:1], {"text": TEXTS}, confidence_column_name="sure")
+    with pytest.raises(InputError, match="no column 'review'"):
+        teacher_of(tmp_path, TWO_CONTROLS[:1], {"text": TEXTS}, text_column_names="review")
 
 
 def test_what_a_pattern_of_prodigy_matched_is_no_label_of_the_text(tmp_path: Path) -> None:

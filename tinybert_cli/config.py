@@ -440,8 +440,9 @@ class Answers(Section):
     text_column_names: str | Annotated[list[str], Field(min_length=1, max_length=2)] | None = None
     """The text columns in the answers, if they have other names than in the data."""
     answer_column_name: str | Annotated[list[str], Field(min_length=2)] | None = None
-    """The column with the answers; or one column per label with its probability. null = `answer`, or the only column
-    that is neither text nor id, or the column in which an annotation tool writes."""
+    """The column with the answers; or one column per label with its probability; of an export of Label Studio, the
+    control or controls. null = `answer`, or the only column that is neither text nor id, or what an annotation tool
+    writes."""
     confidence_column_name: str | None = None
     """A column with the probability, from 0 to 1, that the answer is right; the other labels share the rest."""
     label_names: Annotated[dict[str, str], Field(min_length=1)] | None = None

@@ -40,27 +40,28 @@ READERS: Mapping[str, type[Reader]] = {
 
 FEWEST_EQUAL = 10  # answers that are all equal to the gold labels, which are no chance
 
-_PROBLEMS = {  # kind → what a warning says about it
-    "unmapped": "could not be understood",
-    "misaligned": "have another number of tags than their row has words",
-    "lost": "are not in their text",
-    "several": "have spans that occur several times in their text, and are not listed as often",
-    "overlapping": "have spans that overlap",
-    "empty": "are empty",
+_PROBLEMS = {  # kind → why an answer labels nothing
+    "unmapped": "not understood",
+    "misaligned": "another number of tags than words",
+    "lost": "not in the text",
+    "several": "spans that occur several times in the text, and are not listed as often",
+    "overlapping": "spans that overlap",
+    "empty": "empty",
 }
-_CHANGES = {
-    "normalised": "answers have probabilities that do not sum to 1 and were normalised",
-    "doubtful": "answers state a label with such a low confidence that another one is more probable, and is learned",
-    "incomplete": "answers have no number for some of the labels, which counts as 0",
-    "moved": "answers were not at their characters and were located by their text",
-    "utf16": "answers have spans that are whole words only if characters are counted in UTF-16, as in JavaScript, and "
-    "were read so",
-    "cut": "answers have spans that begin or end within a word, which they then include",
-    "repeated": "answers occur several times in their context; their probability is divided among these, or, "
-    "where a less probable answer would win by that, on one of them",
-    "ties": "rows have a tie between their most probable labels: finetune learns the first one, unless min_confidence "
-    "leaves them out; distill learns both",
+_CHANGES = {  # kind → how an answer was read
+    "normalised": "probabilities that do not sum to 1 were normalised",
+    "doubtful": "the confidence of the label is so low that another one is more probable, and is learned",
+    "incomplete": "no number for some of the labels, which counts as 0",
+    "moved": "what is not at its characters was located by its text",
+    "utf16": "spans are whole words only if characters are counted in UTF-16, as in JavaScript, and were read so",
+    "cut": "spans that begin or end within a word include all of it",
+    "repeated": "the text occurs several times in its context; its probability is divided among these, or, where a "
+    "less probable answer would win by that, on one of them",
 }
+_TIES = (
+    "several labels are equally probable: finetune learns the first one, unless min_confidence leaves the row out; "
+    "distill learns all"
+)
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,14 @@ class AnswerTeacher:
             yield f"{name}: {unknown} without a row in {', '.join(self.labels)}: {examples}"
         if self.skipped:
             yield f"{name}: {counted(self.skipped, 'row')} without a label: rejected or ignored by the annotator"
-        for kind, what in _PROBLEMS.items():
+        for kind, why in _PROBLEMS.items():
             if count := self.tally.counts[kind]:
                 examples = "; ".join(self.tally.examples[kind])
-                which = "answers, or votes of these," if self.setting.votes else "answers"
-                yield f"{name}: {count:,} of {self.used:,} {which} {what} and label nothing: {examples}"
-        for kind, what in _CHANGES.items():
+                which = "answers, or votes of these" if self.setting.votes else "answers"
+                yield f"{name}: no label from {count:,} of {self.used:,} {which}: {why}: {examples}"
+        for kind, what, noun in [*((kind, what, "answer") for kind, what in _CHANGES.items()), ("ties", _TIES, "row")]:
             if count := self.tally.counts[kind]:
-                yield f"{name}: {count:,} {what}: {'; '.join(self.tally.examples[kind])}"
+                yield f"{name}: in {counted(count, noun)}, {what}: {'; '.join(self.tally.examples[kind])}"
 
 
 def read_teacher(
@@ -167,10 +168,11 @@ def read_teacher(
     used = len({answer.where for own in joined.answers.values() for answers in own for answer in answers})
     if not any(own.answered.any() for own in labels.values()):
         problems = [
-            f"{what}: {'; '.join(tally.examples[kind])}" for kind, what in _PROBLEMS.items() if tally.counts[kind]
+            f"{why}: {'; '.join(tally.examples[kind])}" for kind, why in _PROBLEMS.items() if tally.counts[kind]
         ]
+        which = "the answer labels no row" if used == 1 else f"none of the {used:,} answers labels a row"
         raise InputError(
-            f"none of the {used:,} answers labels a row: they {' or '.join(problems) or 'are empty'}",
+            f"{which}: {'; '.join(problems) or 'empty'}",
             where=setting.name,
             hint=READERS[task.name].remedy or _hint(names, frequent_answers(file)),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli import data
-from tinybert_cli.answers import json_texts, labelled_spans
+from tinybert_cli.answers import json_texts, label_studio
 from tinybert_cli.answers.base import Answer, confidence, is_empty
 from tinybert_cli.config import Answers, Data
 from tinybert_cli.errors import InputError
@@ -21,13 +21,7 @@ USUAL = ("label", "labels", "prediction", "response", "completion", "output", "s
 _DECISIONS = {"accept", "reject", "ignore"}  # what Prodigy writes as `answer`
 _PRODIGY = ("spans", "accept", "label")
 _PRODIGY_OF_TEXTS = ("accept", "label", "spans")  # spans of a text with one label are the words that a pattern matched
-_LABEL_STUDIO = {  # task → the forms of its answers; a project may ask for others as well
-    "text-classification": ("labels", "texts", "numbers"),
-    "multi-label-classification": ("labels", "texts", "numbers"),
-    "regression": ("numbers", "labels", "texts"),
-    "token-classification": ("spans",),
-    "question-answering": ("spans", "texts", "labels"),
-}
+_TASKS_WITH_SPANS = {"token-classification", "question-answering"}
 
 
 @dataclass(frozen=True)
@@ -53,16 +47,15 @@ def read_answers(setting: Answers, settings: Data, task: str) -> AnswerFile:
     rows = data.concatenate([_read(Path(name), settings) for name in setting.files])
     if not len(rows):
         raise InputError(f"no answers in {setting.name}", where="teacher.answers_file", hint="the file has no data")
-    names = setting.text_column_names or settings.text_columns
-    texts = [names] if isinstance(names, str) else list(names)
-    if _is_label_studio(rows) and setting.answer_column_name is None:
-        return _of_label_studio(rows, texts, _LABEL_STUDIO[task])
+    texts = _as_list(setting.text_column_names or settings.text_columns)
+    if label_studio.is_export(rows):
+        return _of_label_studio(label_studio.flattened(rows), texts, setting, settings, task)
     texts = _text_columns(rows, texts, setting, settings)
     known = {*texts, setting.id_column_name, setting.answers_id_column_name, setting.confidence_column_name}
     selected, skipped = rows, 0
     column = setting.answer_column_name
     if column is None and _is_prodigy(rows):
-        order = _PRODIGY if "spans" in _LABEL_STUDIO[task] else _PRODIGY_OF_TEXTS
+        order = _PRODIGY if task in _TASKS_WITH_SPANS else _PRODIGY_OF_TEXTS
         column = next(name for name in order if name in rows.columns)
         accepted = [index for index, decision in enumerate(rows.columns[ANSWER]) if decision == "accept"]
         selected, skipped = rows.select(accepted), len(rows) - len(accepted)
@@ -132,7 +125,7 @@ def _answer_column(rows: Rows, known: set[str]) -> str:
 def _answers(
     rows: Rows, column: str | Sequence[str], texts: Sequence[str], setting: Answers
 ) -> Iterator[tuple[int, Answer]]:
-    names = [column] if isinstance(column, str) else list(column)
+    names = _as_list(column)
     for name in [*names, *([setting.confidence_column_name] if setting.confidence_column_name else [])]:
         if name not in rows.columns:
             raise InputError(
@@ -140,8 +133,7 @@ def _answers(
                 where=rows.origins[0][0],
                 hint=rows.column_hint(name),
             )
-    others = [name for name in dict.fromkeys([*(texts if len(texts) == 1 else []), TEXT]) if name not in names]
-    text_columns = [rows.columns[name] for name in others if name in rows.columns]
+    own_texts = _own_texts(rows, texts, names)
     confidences = rows.columns[setting.confidence_column_name] if setting.confidence_column_name else [None] * len(rows)
     for index in range(len(rows)):
         where = rows.location(index)
@@ -149,8 +141,20 @@ def _answers(
         if len(names) > 1:
             cells = {name: rows.columns[name][index] for name in names}
             value = None if all(map(is_empty, cells.values())) else cells
-        own = next((text for column in text_columns if isinstance(text := column[index], str)), None)
-        yield index, Answer(json_texts.parsed(value), where, own, confidence(confidences[index], where))
+        yield index, Answer(json_texts.parsed(value), where, own_texts[index], confidence(confidences[index], where))
+
+
+def _as_list(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _own_texts(rows: Rows, texts: Sequence[str], others: Sequence[str]) -> list[str | None]:
+    """The text that stands beside each answer, in its text column or in `text`."""
+    names = [name for name in dict.fromkeys([*(texts if len(texts) == 1 else []), TEXT]) if name not in others]
+    columns = [rows.columns[name] for name in names if name in rows.columns]
+    return [
+        next((cell for column in columns if isinstance(cell := column[index], str)), None) for index in range(len(rows))
+    ]
 
 
 def _is_prodigy(rows: Rows) -> bool:
@@ -162,28 +166,24 @@ def _is_prodigy(rows: Rows) -> bool:
     )
 
 
-def _is_label_studio(rows: Rows) -> bool:
-    return {"data", "annotations"} <= rows.columns.keys() and any(isinstance(one, dict) for one in rows.columns["data"])
-
-
-def _of_label_studio(rows: Rows, texts: Sequence[str], forms: Sequence[str]) -> AnswerFile:
-    """A task of Label Studio has its columns below `data`, and an annotation of each annotator."""
-    columns: dict[str, list[Any]] = {name: values for name, values in rows.columns.items() if name != "data"}
-    inner = [task if isinstance(task, dict) else {} for task in rows.columns["data"]]
-    for name in dict.fromkeys(name for task in inner for name in task):
-        columns[name] = [task.get(name) for task in inner]
-    rows = replace(rows, columns=columns)
-    own_texts = [name for name in texts if name in columns]
-    if len(own_texts) < len(texts):
-        own_texts = [TEXT] if len(texts) == 1 and TEXT in columns else []
+def _of_label_studio(rows: Rows, texts: list[str], setting: Answers, settings: Data, task: str) -> AnswerFile:
+    """The answers of each annotator of a task."""
+    if setting.confidence_column_name is not None:
+        raise InputError(
+            "annotations of Label Studio have no confidence, so `confidence_column_name` has no effect",
+            where="teacher.confidence_column_name",
+            hint="leave it out",
+        )
+    texts = _text_columns(rows, texts, setting, settings)
+    controls = [name for name in _as_list(setting.answer_column_name or []) if name != label_studio.ANNOTATIONS]
+    annotations = label_studio.Annotations.read(rows, task, controls)
+    own_texts = _own_texts(rows, texts, ())
     answers, skipped = [], 0
-    for index, written in enumerate(rows.columns["annotations"]):
-        where = rows.location(index)
-        text = columns[own_texts[0]][index] if len(own_texts) == 1 else None
-        results = labelled_spans.label_studio_results(written or [], where)
-        skipped += not results
-        for number, result in enumerate(results, 1):
-            own = f"{where}, annotation {number}" if len(results) > 1 else where
-            value = labelled_spans.label_studio_answer(result, forms)
-            answers.append((index, Answer(value, own, text if isinstance(text, str) else None)))
-    return AnswerFile(rows, answers, "annotations", own_texts, skipped)
+    for index in range(len(rows)):
+        where, values = rows.location(index), annotations.answers(index)
+        skipped += not values
+        for number, value in enumerate(values, 1):
+            own = f"{where}, annotation {number}" if len(values) > 1 else where
+            answers.append((index, Answer(value, own, own_texts[index])))
+    column = ", ".join(controls) or label_studio.ANNOTATIONS
+    return AnswerFile(rows, answers, column, texts, skipped)

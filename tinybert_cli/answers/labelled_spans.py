@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tinybert_cli.answers.base import quoted
-from tinybert_cli.errors import InputError
 from tinybert_cli.label_values import as_number
 
 _BEGIN = ("start", "start_offset", "begin", "start_char", "answer_start")
@@ -46,37 +44,6 @@ def of_utf16(text: str, position: int) -> int:
     position in `text`; -1 if it is beyond the end."""
     raw = text.encode("utf-16-le", errors="surrogatepass")
     return len(raw[: 2 * position].decode("utf-16-le", errors="replace")) if 2 * position <= len(raw) else -1
-
-
-def label_studio_results(annotations: Any, where: str) -> list[list[Any]]:
-    """For each annotator the results of a Label Studio task that were not cancelled."""
-    if not isinstance(annotations, list) or not all(isinstance(one, Mapping) for one in annotations):
-        raise InputError(f"expected the annotations of Label Studio, found {quoted(annotations)}", where=where)
-    results = [one.get("result") for one in annotations if not one.get("was_cancelled")]
-    return [result if isinstance(result, list) else [] for result in results]
-
-
-def label_studio_answer(result: Sequence[Any], forms: Sequence[str]) -> Any:
-    """What one annotator wrote, in the first of these forms that there is; an empty list for nothing in any of them.
-
-    Args:
-        forms: `spans`, `labels` (choices), `numbers` and `texts`; others are answers to other questions of the project.
-    """
-    values = [item["value"] for item in result if isinstance(item, Mapping) and isinstance(item.get("value"), Mapping)]
-    parts = {
-        "spans": [value for value in values if "start" in value],
-        "labels": _entries(values, "choices") or _entries(values, "taxonomy"),
-        "numbers": [value[key] for value in values for key in ("rating", "number") if key in value],
-        "texts": _entries([value for value in values if "start" not in value], "text"),
-    }
-    own = next((parts[form] for form in forms if parts[form]), [])
-    return own[0] if len(own) == 1 and own is parts["numbers"] else own
-
-
-def _entries(values: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
-    """The entries of all lists, and single ones, of one key."""
-    columns = [value[key] for value in values if value.get(key) is not None]
-    return [entry for own in columns for entry in (own if isinstance(own, list) else [own])]
 
 
 def _spans_of(item: Any) -> Iterator[Span]:
