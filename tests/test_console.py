@@ -413,6 +413,29 @@ def test_next_command_is_the_stage_of_the_next_recipe_file(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
+    ("file", "following"),
+    [
+        ("9-plain.yaml", "10-eval.yaml"),
+        ("10-eval.yaml", "10-export.yaml"),
+        ("10-export.yaml", None),
+        ("plain.yaml", None),
+    ],
+)
+def test_next_command_is_the_next_of_the_files_by_their_numbers(
+    file: str, following: str | None, tmp_path: Path, capsys: Capture
+) -> None:
+    for name in ("10-export.yaml", "10-eval.yaml", "9-plain.yaml", "2-eval.yaml"):
+        (tmp_path / name).write_text("stage: eval\n")
+    show(DONE).finish(tmp_path / file, "runs/teacher", dry_run=False)
+    command = (
+        f"tinybert eval {tmp_path / following}"
+        if following
+        else "tinybert gen-soft-labels with `teacher: runs/teacher`"
+    )
+    assert capsys.readouterr().err.endswith(f"next: {command}\n")
+
+
+@pytest.mark.parametrize(
     ("command", "command_line"),
     [
         ("finetune", "tinybert gen-soft-labels with `teacher: runs/x`"),

@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 import shutil
 import sys
 import textwrap
@@ -359,16 +358,11 @@ def _facts(row: Row) -> Row:
 
 
 def _next_in_recipe(file: Path) -> str | None:
-    """The command of the next numbered file of the same recipe; for a stage of a recipe file, that of the recipe."""
+    """The command of the stage after this one, in a folder of numbered files; that of the recipe, in a recipe file."""
     from tinybert_cli import configuration  # not at the top: `predict` starts faster without it
 
     recipe, name = configuration.split_address(file)
     if name is not None:
         return f"tinybert run {shell_word(str(recipe))}"
-    number = re.match(r"(\d+)-", file.name)
-    if number is None:
-        return None
-    for following in sorted(file.parent.glob(f"{int(number[1]) + 1}-*.yaml")):
-        stage = configuration.stage_of(following)
-        return f"tinybert {stage} {shell_word(str(following))}" if stage else None
-    return None
+    following = configuration.following_stage(file)
+    return following and f"tinybert {following[0]} {shell_word(str(following[1]))}"

@@ -2,7 +2,7 @@
 
 from tinybert_cli.configuration.load import Check, errors_of, load, raise_all, sources, stage_of, with_location
 from tinybert_cli.configuration.recipe_file import split_address
-from tinybert_cli.configuration.recipes import Checks, RecipeStage, load_recipe
+from tinybert_cli.configuration.recipes import Checks, RecipeStage, following_stage, load_recipe
 from tinybert_cli.configuration.yaml_writer import dump
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "RecipeStage",
     "dump",
     "errors_of",
+    "following_stage",
     "load",
     "load_recipe",
     "raise_all",

@@ -147,6 +147,15 @@ def _by_number(path: Path) -> tuple[float, str]:
     return (int(number[0]) if number else float("inf"), path.name)
 
 
+def following_stage(file: Path) -> tuple[str, Path] | None:
+    """The command and the file of the stage after this one, if the names of the files begin with numbers."""
+    order = _by_number(file)
+    numbered = sorted((path for path in file.parent.glob("[0-9]*.yaml") if _by_number(path) > order), key=_by_number)
+    if not file.name[:1].isdecimal():
+        return None
+    return next(((command, path) for path in numbered if (command := stage_of(path)) is not None), None)
+
+
 def _sources(path: Path) -> list[str]:
     """The files that a config file extends."""
     files = Files()
