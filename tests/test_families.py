@@ -253,12 +253,12 @@ def test_layer_types_of_a_random_student_continue_the_pattern() -> None:
     assert student.config.layer_types == [full, local, local, full, local, local, full]
 
 
-@pytest.mark.parametrize(("layers", "interval"), [([1, 4], 1), ([1, 2, 4], 2), ([2, 3], None), ([1, 2, 3], 3)])
-def test_interval_of_global_layers_is_that_of_the_student_or_left_out(layers: list[int], interval: int | None) -> None:
-    """transformers 4 reads it instead of `layer_types`."""
+@pytest.mark.parametrize(("layers", "interval"), [([1, 4], 1), ([1, 2, 4], 2), ([2, 3], 0), ([1, 2, 3], 3)])
+def test_interval_of_global_layers_is_that_of_the_student_or_0(layers: list[int], interval: int) -> None:
+    """transformers 4 reads it instead of `layer_types`, and stops at 0."""
     teacher = make_teacher("modernbert", global_attn_every_n_layers=3)
     student = make_student(teacher, layers, num_hidden_layers=len(layers))
-    assert student.config.to_dict().get("global_attn_every_n_layers") == interval
+    assert student.config.global_attn_every_n_layers == interval
 
 
 @pytest.mark.parametrize("sizes", [{"hidden_size": 16, "num_attention_heads": 4}, {"num_attention_heads": 2}])

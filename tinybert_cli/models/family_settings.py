@@ -82,14 +82,17 @@ def _set_embedding_size(setting: settings.Model, config: Any, base: Shape) -> No
 
 
 def _set_interval(config: Any) -> None:
-    """The distance between global layers, which transformers 4 reads instead of `layer_types`; none if it varies."""
-    if "global_attn_every_n_layers" in config.to_dict():
-        del config.global_attn_every_n_layers
+    """The distance between global layers, which transformers 4 reads instead of `layer_types`; 0 if it varies, with
+    which transformers 4 stops, because its default would be wrong."""
     is_global = [kind == "full_attention" for kind in config.layer_types]
-    for interval in range(1, len(is_global) + 1):
-        if is_global == [index % interval == 0 for index in range(len(is_global))]:
-            config.global_attn_every_n_layers = interval
-            return
+    config.global_attn_every_n_layers = next(
+        (
+            interval
+            for interval in range(1, len(is_global) + 1)
+            if is_global == [index % interval == 0 for index in range(len(is_global))]
+        ),
+        0,
+    )
 
 
 def _repeated(types: Sequence[str], layers: int) -> list[str]:
