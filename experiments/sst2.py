@@ -77,6 +77,10 @@ STUDENTS2 = {
     "soft labels, 3 epochs, rate 1e-4, trimmed vocabulary": Candidate(
         0, 3, 1e-4, ("student.num_hidden_layers=2", "layer_mapping=last", TRIMMED), command="distill"
     ),
+    "augmented, 3 epochs, trimmed vocabulary": Candidate(2, 3, 1e-4, (TRIMMED2,)),
+    "augmented, soft labels, 3 epochs, trimmed vocabulary": Candidate(
+        2, 3, 1e-4, ("student.num_hidden_layers=2", "layer_mapping=last", TRIMMED), command="distill"
+    ),
 }
 
 
@@ -96,11 +100,15 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART")
     parser.add_argument("--runs", type=Path, default=Path("runs/sst2-settings"))
     parser.add_argument("--seeds", default="42,43,44")
+    parser.add_argument("--candidate", action="append", metavar="NAME", help="repeatable; default: all of a part")
     arguments = parser.parse_intermixed_args()
     if unknown := [part for part in arguments.parts if part not in PARTS]:
         parser.error(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
     rows = write_split(arguments.data, arguments.runs / "held-out")
     result_files.record(RESULTS, "rows", rows)
+    known = {name for part in arguments.parts for name in CANDIDATES.get(part, ())}
+    if unknown := [name for name in arguments.candidate or () if name not in known]:
+        parser.error(f"unknown candidate {'; '.join(unknown)}; known: {'; '.join(sorted(known))}")
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     for part in arguments.parts:
         for seed in seeds[:1] if part == "latencies" else seeds:
@@ -109,7 +117,7 @@ def main() -> None:
                 _record(part, seed, REPORTED[part](runs))
                 continue
             runs = Runs(arguments.runs / "held-out", arguments.runs / "held-out" / f"seed-{seed}", seed)
-            for name in CANDIDATES[part]:
+            for name in arguments.candidate or CANDIDATES[part]:
                 _record(part, seed, {name: runs.measured(runs.candidate(part, name))})
 
 
