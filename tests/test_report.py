@@ -413,7 +413,13 @@ def test_budget_selects_the_best_model_and_its_neighbours(
 def test_neighbours_are_listed_with_their_differences(cascade: Path) -> None:
     lines = "\n".join(budget.as_lines(choose(cascade, "latency_ms=12")))
     assert "  accuracy -0.0800, -7.50 ms, -38.0 MB\n" in lines
-    assert lines.endswith("accuracy +0.0200, +10.00 ms, +40.0 MB, their 95 % intervals overlap")
+    assert "  accuracy +0.0200, +10.00 ms, +40.0 MB, their 95 % intervals overlap\n" in lines
+
+
+def test_the_score_of_a_choice_among_several_models_is_said_to_be_optimistic(cascade: Path) -> None:
+    (line,) = budget.notes(choose(cascade, "latency_ms=12"))
+    assert line.startswith(f"{cascade / 'student'} is the choice among 2 models by their scores on these rows")
+    assert not list(budget.notes(choose(cascade, "latency_ms=3")))
 
 
 def test_the_error_names_the_closest_model_if_none_fits(cascade: Path) -> None:

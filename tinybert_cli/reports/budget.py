@@ -39,13 +39,15 @@ class Limit:
 class Choice:
     """The chosen model, the best of the cheaper models, and the cheapest of the better models.
 
-    `left_out`: the models that cannot be compared with these, because they were scored on other rows.
+    `candidates`: how many models satisfy the limits. `left_out`: the models that cannot be compared with these, because
+    they were scored on other rows.
     """
 
     limits: Sequence[Limit]
     best: Model
     smaller: Model | None
     larger: Model | None
+    candidates: int
     left_out: Sequence[Model] = ()
 
 
@@ -109,6 +111,7 @@ def choose(models: Sequence[Model], limits: Sequence[Limit]) -> Choice:
         best,
         smaller=max(cheaper, key=lambda model: (model.rank, -price(model)), default=None),
         larger=min(better, key=lambda model: (price(model), -model.rank), default=None),
+        candidates=len(candidates),
         left_out=[model for model in models if model.quality is not None and model not in scored],
     )
 
@@ -131,6 +134,16 @@ def as_lines(choice: Choice) -> Iterator[str]:
     for role, name, numbers, differences in as_rows(choice):
         yield f"{role}: {name}"
         yield from [f"  {text}" for text in (numbers, differences) if text]
+    yield from notes(choice)
+
+
+def notes(choice: Choice) -> Iterator[str]:
+    """What limits the comparison."""
+    if choice.candidates > 1:
+        yield (
+            f"{choice.best.name} is the choice among {choice.candidates} models by their scores on these rows, so its "
+            "score here is optimistic; score it on other rows"
+        )
     if choice.left_out:
         yield f"not compared, scored on other rows: {', '.join(model.name for model in choice.left_out)}"
 

@@ -53,7 +53,10 @@ def as_html(report: Report, choice: budget.Choice | None = None) -> str:
     if choice:
         names = short_names(model.name for model in report.models)
         lines = [(role, names.get(name, name), *numbers) for role, name, *numbers in budget.as_rows(choice)]
-        blocks.append(html.section("Budget", html.table(["", "model", "numbers", "difference to the best"], lines)))
+        limits = map(html.paragraph, budget.notes(choice))
+        blocks.append(
+            html.section("Budget", html.table(["", "model", "numbers", "difference to the best"], lines), *limits)
+        )
     blocks += _tradeoffs(report)
     blocks += _training_curves(report)
     lead = f"{len(report.runs)} finished runs, {_date_range(report.runs)}."
