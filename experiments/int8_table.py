@@ -6,8 +6,8 @@
 `experiments/cascade.py` has trained the models. Here the student2 of seed 42 that learned the student's predictions is
 exported, and compared with what version 0.2.0 wrote: dynamic ranges, by `quantize_dynamic` of ONNX Runtime. Texts are
 in the order of the data, so batches are padded. The emulator runs only the models, on the same token ids, and the
-logits are compared with those of this processor; it is slow, so its rows are few. Times are those of this processor.
-Results are added to experiments/results/int8.json, and printed.
+logits are compared with those of this processor; it is slow, so its rows are few, and it is run last. Times are those
+of this processor. Results are added to experiments/results/int8.json, and printed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def main() -> None:
         data = write_split(EXPERIMENTS[name], arguments.datasets, arguments.runs / name / "data")
         export, before = exported(EXPERIMENTS[name], data, arguments.runs / name / f"seed-{SEED}")
         found = compare(export, before, data, arguments)
-        result_files.record(RESULTS, name, {**result_files.read(RESULTS).get(name, {}), **found})
+        known = result_files.read(RESULTS).get(name, {}) if arguments.emulator else {}  # else of an earlier model
+        result_files.record(RESULTS, name, {**known, **found})
         print(name, json.dumps(found), flush=True)
     results = result_files.read(RESULTS)
     print("\n".join([*agreement(results), "", *sizes(results)]))
@@ -212,6 +213,9 @@ def agreement(results: dict[str, Any]) -> Iterator[str]:
     yield f"| dataset, rows | before: {' | '.join(columns)} | now: {' | '.join(columns)} |"
     yield f"|---|{'---:|' * 2 * len(columns)}"
     for name, found in results.items():
+        if "refused" in found:
+            yield f"| {name}, refused |{' |' * 2 * len(columns)}"
+            continue
         numbers = [f"{found[which][size]:.3f}" for which in ("before", "after") for size in columns]
         yield f"| {name}, {found['rows']} | {' | '.join(numbers)} |"
 
@@ -224,6 +228,9 @@ def sizes(results: dict[str, Any]) -> Iterator[str]:
     )
     yield f"|---|{'---:|' * 10}"
     for name, found in results.items():
+        if "refused" in found:
+            yield f"| {name}, refused |{' |' * 10}"
+            continue
         size, other = found["bytes"], found.get("processors", {})
         times = [
             f"{found[key][batch]:.2f}" if key in found else ""
