@@ -1,6 +1,6 @@
 """Chooses the settings of the recipe sst2-minilm on held-out training sentences, and reports the recipe.
 
-    python experiments/sst2.py path/to/sst2 [--runs FOLDER] [--seeds SEED,...] [PART]...
+    python experiments/sst2.py path/to/sst2 [--runs FOLDER] [--seeds SEED,...] [--candidate NAME] [PART]...
 
 `path/to/sst2` contains train.jsonl.gz and validation.jsonl.gz with the columns sentence and label. The parts, in order:
 
