@@ -220,7 +220,10 @@ class Runs:
         labels = self.labels("4-student-labels.yaml", student, candidate.copies)
         settings = [f"label_dataset={labels}", *LAST, *candidate.settings]
         if part == "students2" and candidate.command == "finetune":
-            return self.stage("finetune", "5-student2.yaml", folder, f"model.from={student}", *settings)
+            return self.stage(
+                "finetune", "../sst2/5-student2.yaml", folder, f"model.from={student}", "model.num_hidden_layers=2",
+                "layer_mapping=last", *settings,
+            )  # fmt: skip
         return self.stage("distill", "3-student.yaml", folder, f"teacher={student}", f"student.from={student}",
                           *settings)  # fmt: skip
 
