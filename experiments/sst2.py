@@ -55,6 +55,7 @@ class Candidate:
     rate: float
     more: tuple[str, ...] = ()
     command: str = "finetune"  # of a student2: on predictions; `distill`: on soft labels
+    above: str = "student"  # of a student2: the model that it is cut out of, and that labels its text
 
     @property
     def settings(self) -> list[str]:
@@ -80,6 +81,9 @@ STUDENTS2 = {
     "augmented, 3 epochs, trimmed vocabulary": Candidate(2, 3, 1e-4, (TRIMMED2,)),
     "augmented, soft labels, 3 epochs, trimmed vocabulary": Candidate(
         2, 3, 1e-4, ("student.num_hidden_layers=2", "layer_mapping=last", TRIMMED), command="distill"
+    ),
+    "the same, straight from the teacher": Candidate(
+        2, 3, 1e-4, ("student.num_hidden_layers=2", "layer_mapping=spread", TRIMMED), command="distill", above="teacher"
     ),
 }
 
@@ -216,8 +220,12 @@ class Runs:
                 "distill", "3-student.yaml", folder, f"teacher={teacher}", f"student.from={teacher}",
                 f"label_dataset={labels}", *LAST, *candidate.settings,
             )  # fmt: skip
-        candidate, student = CANDIDATES[part][name], self.candidate("students", best_of("students"))
-        labels = self.labels("4-student-labels.yaml", student, candidate.copies)
+        candidate = CANDIDATES[part][name]
+        if candidate.above == "teacher":
+            student, labels = teacher, self.labels("2-teacher-labels.yaml", teacher, candidate.copies)
+        else:
+            student = self.candidate("students", best_of("students"))
+            labels = self.labels("4-student-labels.yaml", student, candidate.copies)
         settings = [f"label_dataset={labels}", *LAST, *candidate.settings]
         if part == "students2" and candidate.command == "finetune":
             return self.stage(
