@@ -222,17 +222,17 @@ class Runs:
             )  # fmt: skip
         candidate = CANDIDATES[part][name]
         if candidate.above == "teacher":
-            student, labels = teacher, self.labels("2-teacher-labels.yaml", teacher, candidate.copies)
+            above, labels = teacher, self.labels("2-teacher-labels.yaml", teacher, candidate.copies)
         else:
-            student = self.candidate("students", best_of("students"))
-            labels = self.labels("4-student-labels.yaml", student, candidate.copies)
+            above = self.candidate("students", best_of("students"))
+            labels = self.labels("4-student-labels.yaml", above, candidate.copies)
         settings = [f"label_dataset={labels}", *LAST, *candidate.settings]
         if part == "students2" and candidate.command == "finetune":
             return self.stage(
-                "finetune", "../sst2/5-student2.yaml", folder, f"model.from={student}", "model.num_hidden_layers=2",
+                "finetune", "../sst2/5-student2.yaml", folder, f"model.from={above}", "model.num_hidden_layers=2",
                 "layer_mapping=last", *settings,
             )  # fmt: skip
-        return self.stage("distill", "3-student.yaml", folder, f"teacher={student}", f"student.from={student}",
+        return self.stage("distill", "3-student.yaml", folder, f"teacher={above}", f"student.from={above}",
                           *settings)  # fmt: skip
 
     def measured(self, folder: Path) -> dict[str, float]:
