@@ -159,6 +159,19 @@ def test_the_example_of_every_head_predicts_like_tinybert(trained: tuple[str, Pa
 
 
 def assert_same(task: str, lines: list[list[str]], outputs: list[dict[str, Any]]) -> None:
+def test_the_cards_of_every_head_say_what_happened_to_long_input(trained: tuple[str, Path]) -> None:
+    task, folder = trained
+    run("export", config_for(task, "export", folder, "plain", model=folder / "model", verify=LOOSE))
+    for made, stage in (("plain", "verification"), ("model", "training")):
+        card = (folder / made / "README.md").read_text(encoding="utf-8")
+        windows = "Input longer than 16 tokens was read in windows of so many tokens"
+        handled = {
+            "token-classification": windows,
+            "question-answering": f"{windows}, and questions longer than 8 tokens were cut",
+        }.get(task, "Input longer than 16 tokens was cut")
+        assert f"- {handled} in {stage}.\n" in card
+
+
     """What an example prints is what `predict` returns."""
     if task == "token-classification":
         entities = [{**ast.literal_eval(entity), "text": text} for text, entity in lines]

@@ -41,7 +41,7 @@ def card(
     limitations = [
         f"{_likeness(facts, task, model)} {counted(facts['rows'], 'row')} used for verification; the largest "
         f"difference of a logit is {facts['max_abs_logit_difference']:.2g}. The limitations of that model apply.",
-        f"Input longer than {config.data.max_seq_length} tokens was cut in verification.",
+        f"{task.long_input(config.data.max_seq_length)} in verification.",
         task.limitations(names),
         *form.limitations(export),
     ]

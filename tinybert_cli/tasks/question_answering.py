@@ -55,6 +55,10 @@ class QuestionAnswering(PredictionTask):
         "accuracy_unanswerable": True,
     }
 
+    def long_input(self, longest: int) -> str:
+        windows = f"Input longer than {longest} tokens was read in windows of so many tokens"
+        return f"{windows}, and questions longer than {longest // 2} tokens were cut"
+
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Question and context; a long context is split into windows that overlap by `doc_stride` tokens."""
         questions, contexts = _questions_and_contexts(rows, data)
