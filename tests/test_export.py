@@ -30,7 +30,8 @@ from tinybert_cli.config import Stage, Verify
 from tinybert_cli.errors import ConfigError, GateError, InputError, explained
 from tinybert_cli.helpers import predict
 from tinybert_cli.metrics import regression
-from tinybert_cli.stages import parity
+from tinybert_cli.stages import export, parity
+from tinybert_cli.stages.int8_search import Int8Result
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -459,6 +460,25 @@ def test_a_drop_of_the_metric_by_exactly_the_limit_passes() -> None:
     assert parity.violations(numbers, Verify(), exact=False) == []
     assert parity.violations(numbers | {"metric_difference": -0.0101}, Verify(), exact=False)
     assert parity.violations(numbers | {"metric_difference": float("nan")}, Verify(), exact=False)
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"parts": {8: ["layer.0"]}}, "int8, matrices in 4 bits, except pooler, layer.0 (8 bits)"),
+        (
+            {"parts": {8: ["layer.0"], 12: ["layer.1"]}, "has_fewer_bits": False},
+            "int8, except pooler, layer.1 (12 bits)",
+        ),
+        ({"parts": {12: ["layer.1"]}, "without_effect": {"matrix_bits": ""}}, "int8, except pooler, layer.1 (12 bits)"),
+    ],
+)
+def test_the_card_names_only_bits_that_the_weights_have(
+    result: dict[str, Any], expected: str, teacher: Path, configs: Configs
+) -> None:
+    settings = {"quantize": "int8", "matrix_bits": 4, "quantize_exclude": ["pooler"]}
+    config = configs("export", "out", model=teacher, **settings)
+    assert export._weights_in_words(config, Int8Result({}, None, **result)) == expected  # type: ignore[arg-type]
+
 
 
 @pytest.mark.parametrize(
