@@ -366,6 +366,12 @@ def exported(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+def test_the_manifest_of_an_export_has_its_parameters(exported: Path, finished_runs: Path) -> None:
+    """`report` reads them there: `eval` counts those of models only."""
+    of_export, of_model = (artifacts.read_manifest(folder) for folder in (exported, finished_runs / "teacher"))
+    assert of_export["parameters"] == of_model["parameters"]
+
+
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "pandas", "pyarrow", "safetensors", "onnx")
 
 

@@ -174,7 +174,8 @@ def _export(
         yield {"event": "verify", **numbers}
         (whole / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
         output.files.put(lambda target: shutil.copytree(whole, target, dirs_exist_ok=True))
-    output.finish(numbers, label_names=names, device="cpu", precision=precision)
+    parameters = models.size(model)["parameters"]
+    output.finish(numbers, label_names=names, device="cpu", precision=precision, parameters=parameters)
     yield events.done(config.output_dir, numbers)
 
 
