@@ -159,7 +159,6 @@ def test_the_example_of_every_head_predicts_like_tinybert(trained: tuple[str, Pa
         assert_same(task, lines, list(predict.run(str(example.parent), given)))
 
 
-def assert_same(task: str, lines: list[list[str]], outputs: list[dict[str, Any]]) -> None:
 def test_the_cards_of_every_head_say_what_happened_to_long_input(trained: tuple[str, Path]) -> None:
     task, folder = trained
     run("export", config_for(task, "export", folder, "plain", model=folder / "model", verify=LOOSE))
@@ -173,6 +172,7 @@ def test_the_cards_of_every_head_say_what_happened_to_long_input(trained: tuple[
         assert f"- {handled} in {stage}.\n" in card
 
 
+def assert_same(task: str, lines: list[list[str]], outputs: list[dict[str, Any]]) -> None:
     """What an example prints is what `predict` returns."""
     if task == "token-classification":
         entities = [{**ast.literal_eval(entity), "text": text} for text, entity in lines]
@@ -461,12 +461,6 @@ def test_weights_in_4_bits_are_smaller_and_the_card_says_so(
     assert (tmp_path / "packed" / "onnx" / "model_quantized.onnx").read_bytes().count(b"_int4") > 0
 
 
-def test_a_drop_of_the_metric_by_exactly_the_limit_passes() -> None:
-    numbers = {"agreement": 0.99, "metric_difference": 0.94 - 0.95}  # -0.010000000000000009
-    assert parity.violations(numbers, Verify(), exact=False) == []
-    assert parity.violations(numbers | {"metric_difference": -0.0101}, Verify(), exact=False)
-    assert parity.violations(numbers | {"metric_difference": float("nan")}, Verify(), exact=False)
-
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
@@ -485,6 +479,12 @@ def test_the_card_names_only_bits_that_the_weights_have(
     config = configs("export", "out", model=teacher, **settings)
     assert export._weights_in_words(config, Int8Result({}, None, **result)) == expected  # type: ignore[arg-type]
 
+
+def test_a_drop_of_the_metric_by_exactly_the_limit_passes() -> None:
+    numbers = {"agreement": 0.99, "metric_difference": 0.94 - 0.95}  # -0.010000000000000009
+    assert parity.violations(numbers, Verify(), exact=False) == []
+    assert parity.violations(numbers | {"metric_difference": -0.0101}, Verify(), exact=False)
+    assert parity.violations(numbers | {"metric_difference": float("nan")}, Verify(), exact=False)
 
 
 @pytest.mark.parametrize(
@@ -594,6 +594,27 @@ def test_a_float16_export_has_a_second_file_for_gpus(teacher: Path, configs: Con
     files = {path.name: path.stat().st_size for path in (tmp_path / "out" / "onnx").iterdir()}
     assert files.keys() == {"model.onnx", "model_fp16.onnx"} and files["model_fp16.onnx"] == metrics["bytes"]
     assert metrics["agreement_b1"] == 1.0 and 0 < metrics["max_abs_logit_difference"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id2label": {"0": "bad", "1": "bad"}}, "gives several classes the name 'bad'"),
+        ({"id2label": {"0": "bad", "2": "good"}}, "has the positions 0, 2"),
+        ({"id2label": {"0": "bad", "1": "good", "2": "fair"}}, "they return 1 x 2 numbers, not 1 x 3 for .* 3 labels"),
+        ({"tinybert_task": "token-classification", "architectures": ["BertForTokenClassification"], "problem_type": None},
+         "they return 1 x 2 numbers, not 1 x 4 x 2 for"),
+    ],
+)  # fmt: skip
+def test_an_export_whose_config_does_not_fit_its_weights_is_rejected(
+    changes: dict[str, Any], message: str, exported: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "edited"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    (folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match=message):
+        list(predict.run(str(folder), ["fine film"]))
 
 
 def test_an_export_of_a_newer_layout_is_rejected(exported: Path, tmp_path: Path) -> None:
