@@ -594,6 +594,9 @@ def test_a_float16_export_has_a_second_file_for_gpus(teacher: Path, configs: Con
     files = {path.name: path.stat().st_size for path in (tmp_path / "out" / "onnx").iterdir()}
     assert files.keys() == {"model.onnx", "model_fp16.onnx"} and files["model_fp16.onnx"] == metrics["bytes"]
     assert metrics["agreement_b1"] == 1.0 and 0 < metrics["max_abs_logit_difference"] < 0.1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "The numbers of this card are those of `onnx/model_fp16.onnx`" in card
+    assert 'folder / "onnx/model.onnx"' in card and "open `onnx/model.onnx`, in float32." in card
 
 
 @pytest.mark.parametrize(
