@@ -30,7 +30,8 @@ from tinybert_cli.config import Stage, Verify
 from tinybert_cli.errors import ConfigError, GateError, InputError, explained
 from tinybert_cli.helpers import predict
 from tinybert_cli.metrics import regression
-from tinybert_cli.stages import parity
+from tinybert_cli.stages import export, parity
+from tinybert_cli.stages.int8_search import Int8Result
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -156,6 +157,19 @@ def test_the_example_of_every_head_predicts_like_tinybert(trained: tuple[str, Pa
         lines = [line.split("\t") for line in printed.getvalue().splitlines()]
         given = ["\t".join(one) if isinstance(one, tuple) else one for one in part]
         assert_same(task, lines, list(predict.run(str(example.parent), given)))
+
+
+def test_the_cards_of_every_head_say_what_happened_to_long_input(trained: tuple[str, Path]) -> None:
+    task, folder = trained
+    run("export", config_for(task, "export", folder, "plain", model=folder / "model", verify=LOOSE))
+    for made, stage in (("plain", "verification"), ("model", "training")):
+        card = (folder / made / "README.md").read_text(encoding="utf-8")
+        windows = "Input longer than 16 tokens was read in windows of so many tokens"
+        handled = {
+            "token-classification": windows,
+            "question-answering": f"{windows}, and questions longer than 8 tokens were cut",
+        }.get(task, "Input longer than 16 tokens was cut")
+        assert f"- {handled} in {stage}.\n" in card
 
 
 def assert_same(task: str, lines: list[list[str]], outputs: list[dict[str, Any]]) -> None:
@@ -352,6 +366,12 @@ def exported(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+def test_the_manifest_of_an_export_has_its_parameters(exported: Path, finished_runs: Path) -> None:
+    """`report` reads them there: `eval` counts those of models only."""
+    of_export, of_model = (artifacts.read_manifest(folder) for folder in (exported, finished_runs / "teacher"))
+    assert of_export["parameters"] == of_model["parameters"]
+
+
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "pandas", "pyarrow", "safetensors", "onnx")
 
 
@@ -439,6 +459,25 @@ def test_weights_in_4_bits_are_smaller_and_the_card_says_so(
     assert done(events)["agreement"] > 0.7 and not any("has no effect" in str(event) for event in events)
     assert "| weights | int8, matrices in 4 bits |" in (tmp_path / "packed" / "README.md").read_text()
     assert (tmp_path / "packed" / "onnx" / "model_quantized.onnx").read_bytes().count(b"_int4") > 0
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"parts": {8: ["layer.0"]}}, "int8, matrices in 4 bits, except pooler, layer.0 (8 bits)"),
+        (
+            {"parts": {8: ["layer.0"], 12: ["layer.1"]}, "has_fewer_bits": False},
+            "int8, except pooler, layer.1 (12 bits)",
+        ),
+        ({"parts": {12: ["layer.1"]}, "without_effect": {"matrix_bits": ""}}, "int8, except pooler, layer.1 (12 bits)"),
+    ],
+)
+def test_the_card_names_only_bits_that_the_weights_have(
+    result: dict[str, Any], expected: str, teacher: Path, configs: Configs
+) -> None:
+    settings = {"quantize": "int8", "matrix_bits": 4, "quantize_exclude": ["pooler"]}
+    config = configs("export", "out", model=teacher, **settings)
+    assert export._weights_in_words(config, Int8Result({}, None, **result)) == expected  # type: ignore[arg-type]
 
 
 def test_a_drop_of_the_metric_by_exactly_the_limit_passes() -> None:
@@ -555,6 +594,30 @@ def test_a_float16_export_has_a_second_file_for_gpus(teacher: Path, configs: Con
     files = {path.name: path.stat().st_size for path in (tmp_path / "out" / "onnx").iterdir()}
     assert files.keys() == {"model.onnx", "model_fp16.onnx"} and files["model_fp16.onnx"] == metrics["bytes"]
     assert metrics["agreement_b1"] == 1.0 and 0 < metrics["max_abs_logit_difference"] < 0.1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "The numbers of this card are those of `onnx/model_fp16.onnx`" in card
+    assert 'folder / "onnx/model.onnx"' in card and "open `onnx/model.onnx`, in float32." in card
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id2label": {"0": "bad", "1": "bad"}}, "gives several classes the name 'bad'"),
+        ({"id2label": {"0": "bad", "2": "good"}}, "has the positions 0, 2"),
+        ({"id2label": {"0": "bad", "1": "good", "2": "fair"}}, "they return 1 x 2 numbers, not 1 x 3 for .* 3 labels"),
+        ({"tinybert_task": "token-classification", "architectures": ["BertForTokenClassification"], "problem_type": None},
+         "they return 1 x 2 numbers, not 1 x 4 x 2 for"),
+    ],
+)  # fmt: skip
+def test_an_export_whose_config_does_not_fit_its_weights_is_rejected(
+    changes: dict[str, Any], message: str, exported: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "edited"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    (folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match=message):
+        list(predict.run(str(folder), ["fine film"]))
 
 
 def test_an_export_of_a_newer_layout_is_rejected(exported: Path, tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ class FakeParity:
         return {**numbers, "bytes": 1e6 * (1 + len(float32_parts)), "latency_ms_b1": 1.0 + len(float32_parts)}, None
 
 
+def parts_without(source: Path, exclude: Sequence[str]) -> list[str]:
+    return [part for part in PARTS if part not in exclude]
+
+
 def search(folder: Path, losses: dict[tuple[str, ...], float], exclude: Sequence[str] = ()) -> Int8Result:
     state: set[str] = set()
 
@@ -45,34 +49,37 @@ def search(folder: Path, losses: dict[tuple[str, ...], float], exclude: Sequence
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(",".join([*exclude, *twelve_bits]))
 
-    int8 = formats.Int8("int8.bin", lambda source, batches: None, write, (), lambda source: PARTS)
+    int8 = formats.Int8("int8.bin", lambda source, batches: None, write, (), parts_without)
     return Int8Search(
         formats.FORMATS["onnx"], int8, FakeParity(losses), Verify(), folder, lambda path: set(state), exclude, {}  # type: ignore[arg-type]
     ).run()  # fmt: skip
 
 
 def search_with_fewer_bits(
-    folder: Path, four: dict[tuple[str, ...], float], eight: dict[tuple[str, ...], float]
-) -> Int8Result:
-    """The losses of parts in 4 bits, and in 8."""
+    folder: Path, four: dict[tuple[str, ...], float], eight: dict[tuple[str, ...], float], exclude: Sequence[str] = (),
+    without_effect: str = "",
+) -> Int8Result:  # fmt: skip
+    """The losses of parts in 4 bits, and in 8; `without_effect`: why there are none in 4 bits."""
     parity, state = FakeParity({}), set[str]()
 
     def write(
         source: Path, target: Path, prepared: Any, exclude: Sequence[str], *, eight_bits: Sequence[str] = (),
         twelve_bits: Sequence[str] = (), matrix_bits: int = 8,
-    ) -> None:  # fmt: skip
-        in_four_bits = [part for part in PARTS if matrix_bits == 4 and part not in eight_bits]
+    ) -> dict[str, str]:  # fmt: skip
+        quantized = parts_without(source, exclude)
+        in_four_bits = [part for part in quantized if matrix_bits == 4 and part not in eight_bits]
         parity.losses = {
             (part,): loss
-            for part in PARTS
+            for part in quantized
             if (loss := (four if part in in_four_bits else eight).get((part,), 0.0)) and part not in twelve_bits
         }
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(f"{','.join(in_four_bits)} 12: {','.join(twelve_bits)}")
+        return {"matrix_bits": without_effect} if matrix_bits == 4 and without_effect else {}
 
-    int8 = formats.Int8("int8.bin", lambda source, batches, matrix_bits=8: None, write, (), lambda source: PARTS)
+    int8 = formats.Int8("int8.bin", lambda source, batches, matrix_bits=8: None, write, (), parts_without)
     return Int8Search(
-        formats.FORMATS["onnx"], int8, parity, Verify(), folder, lambda path: state, (), {"matrix_bits": 4}  # type: ignore[arg-type]
+        formats.FORMATS["onnx"], int8, parity, Verify(), folder, lambda path: state, exclude, {"matrix_bits": 4}  # type: ignore[arg-type]
     ).run()  # fmt: skip
 
 
@@ -135,8 +142,21 @@ def test_all_parts_get_8_bits_where_no_form_with_fewer_passes(tmp_path: Path) ->
 def test_a_part_that_fails_in_8_bits_too_computes_in_float32(tmp_path: Path) -> None:
     four = {(part,): 0.02 for part in PARTS}
     result = search_with_fewer_bits(tmp_path, four, {("layer.0",): 0.02})
-    assert (result.parts, result.rejection) == ({8: PARTS, 12: ["layer.0"]}, None)
-    assert (tmp_path / "int8.bin").read_text() == " 12: layer.0"
+    in_eight_bits = ["embeddings", "layer.1", "classifier"]
+    assert (result.parts, result.rejection) == ({8: in_eight_bits, 12: ["layer.0"]}, None)
+    assert not result.has_fewer_bits and (tmp_path / "int8.bin").read_text() == " 12: layer.0"
+
+
+def test_an_excluded_part_is_not_among_those_with_8_bits(tmp_path: Path) -> None:
+    four = {(part,): 0.02 for part in PARTS}
+    result = search_with_fewer_bits(tmp_path, four, {("layer.0",): 0.001}, exclude=["classifier"])
+    assert result.parts == {8: ["embeddings", "layer.0", "layer.1"]}
+
+
+def test_bits_without_effect_are_not_why_parts_have_8(tmp_path: Path) -> None:
+    losses = {("layer.0",): 0.02}
+    result = search_with_fewer_bits(tmp_path, losses, losses, without_effect="no matrix is large")
+    assert (result.parts, result.without_effect) == ({12: ["layer.0"]}, {"matrix_bits": "no matrix is large"})
 
 
 def test_what_passes_with_no_bits_is_rejected(tmp_path: Path) -> None:

@@ -89,7 +89,9 @@ def test_models_and_data_from_the_hub_are_listed_by_id() -> None:
 def test_a_model_without_evaluation_has_no_results() -> None:
     text = as_markdown(card(result=None))
     assert "model-index" not in front_matter(text) and ModelCard(text).data.eval_results is None
-    assert "no labelled rows" in text
+    assert "there were no rows to score the model on, or they had no labels. `tinybert eval` scores it." in text
+    task_agnostic = as_markdown(card(task="language-modeling", result=None))  # which `eval` cannot score
+    assert "Not evaluated: there were no validation rows.\n" in task_agnostic and "tinybert eval" not in task_agnostic
 
 
 def test_baselines_are_beside_the_model_on_the_card() -> None:

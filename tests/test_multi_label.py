@@ -421,9 +421,9 @@ def test_thresholds_change_the_prediction_but_not_the_probabilities() -> None:
     assert TASK.format_prediction(["a"], logits, None, NAMES, {})["prediction"] == ["sport"]
 
 
-@pytest.mark.parametrize("bad", [[0.5, 0.5], [0.5, 0.5, 1.0]])
-def test_thresholds_that_do_not_fit_are_an_error(bad: list[float]) -> None:
-    with pytest.raises(InputError, match="thresholds for 3 classes"):
+@pytest.mark.parametrize("bad", [[0.5, 0.5], [0.5, 0.5, 1.0], [0.5, 0.5, "0.5"], [0.5, 0.5, None], 0.3])
+def test_thresholds_that_do_not_fit_are_an_error(bad: Any) -> None:
+    with pytest.raises(InputError, match=r"thresholds for 3 classes|is no list: 0\.3"):
         TASK.apply_thresholds(np.zeros((1, 3)), None, {"thresholds": bad})
 
 

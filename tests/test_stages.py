@@ -858,6 +858,25 @@ def test_predictions_parquet_has_the_rows_with_predictions(
     assert np.mean(correct) == pytest.approx(metrics["student.accuracy"])
 
 
+@pytest.mark.parametrize("column", ["label", "model", "prediction", "b_prediction"])
+def test_a_text_column_with_a_name_of_the_reports_is_kept(
+    column: str, teacher: Path, data: Path, configs: Configs, tmp_path: Path
+) -> None:
+    rows = [{column: row["text"], "gold": row["label"]} for row in sentences("test")]
+    write_rows(data / "test.jsonl", rows)
+    weights = load_file(teacher / "model.safetensors")
+    wrong = {name: -value if name.startswith("classifier") else value for name, value in weights.items()}
+    save_file(wrong, shutil.copytree(teacher, tmp_path / "wrong") / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "wrong" / "manifest.json").unlink()
+    compared = {"teacher": str(teacher), "b": str(tmp_path / "wrong")}
+    run("eval", configs("eval", "eval", models=compared, split="test", latency=None, bootstrap=0, baselines=[],
+                        data__text_column_names=column, data__label_column_name="gold"))  # fmt: skip
+    predictions, lost = (table(tmp_path / "eval", f"{name}.parquet") for name in ("predictions", "regressions"))
+    assert predictions[f"{column}_text"] == [row[column] for row in rows]
+    assert predictions["label"] == [row["gold"] for row in rows]
+    assert len(lost["row"]) > 20 and lost[f"{column}_text"] == [rows[index][column] for index in lost["row"]]
+
+
 def test_differences_to_the_reference_match_the_predictions(
     teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path
 ) -> None:

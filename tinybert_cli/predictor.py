@@ -7,6 +7,7 @@ training and in `eval`, with the settings that the model folder records.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ from tinybert_cli import artifacts, files, formats, input_limits, tasks
 from tinybert_cli.errors import InputError, is_panic
 from tinybert_cli.label_values import without_default_names
 from tinybert_cli.types import Array, Encoded, Layout, Rows, first_infinite_row, padded
+from tinybert_cli.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +32,7 @@ log = logging.getLogger("tinybert")
 
 BATCH_SIZE = 32
 _COPY = "copy the whole folder, or export the model again"
+PER_TOKEN = ("token-classification", "question-answering")  # the heads with outputs for each token
 COLUMNS = ("text", "text_pair")  # the text columns of a model that records none
 
 Text = str | Sequence[str]  # a text, or the texts of a pair; in a string, a tab separates these
@@ -243,8 +246,40 @@ def load_predictor(
     models.check_vocabulary(model, tokenizer, source)
     model = model.to(loops.device() if device is None else device)
     folder = models.fetch(source)
+    _check_names(names, folder)
     inputs = tasks.read_model_inputs(config, models.read_tokenizer_config(source))
     return Predictor(folder, task, names, config, inputs, tokenizer, model=model)
+
+
+@dataclass(frozen=True)
+class _FittingSession:
+    """A session whose outputs are those that config.json describes: its weights may be of another export.
+
+    B rows, T tokens, C classes.
+    """
+
+    session: formats.Session
+    names: Sequence[str]  # (C,)
+    per_token: bool  # whether the outputs are (B, T, C), not (B, C)
+    folder: Path
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        return self.session.inputs
+
+    def __call__(self, inputs: Mapping[str, Array]) -> Array:
+        logits = self.session(inputs)
+        rows_and_tokens = next(iter(inputs.values())).shape
+        expected = (*(rows_and_tokens if self.per_token else rows_and_tokens[:1]), len(self.names))
+        if logits.shape != expected:
+            actual, needed = (" x ".join(map(str, shape)) for shape in (logits.shape, expected))
+            raise InputError(
+                f"the weights do not fit config.json: they return {actual} numbers, not {needed} for its task and its "
+                f"{counted(len(self.names), 'label')}",
+                where=str(self.folder),
+                hint=_COPY,
+            )
+        return logits
 
 
 def check_logits(logits: Array, layout: Layout | None, rows: Rows, model: str) -> None:
@@ -286,22 +321,37 @@ def _load_export(
     tokenizer_file = folder / "tokenizer_config.json"
     tokenizer_config = files.read_object(tokenizer_file) if tokenizer_file.exists() else {}
     inputs = tasks.read_model_inputs(config, tokenizer_config)
-    session = form.load(folder)
+    _check_names(names, folder)
+    own = tasks.of_model(config) if task is None else task
+    session = _FittingSession(form.load(folder), names, own.head in PER_TOKEN, folder)
     if task is None:
         tokenizer = _read_tokenizer(folder, config, session.inputs, inputs.truncation_side)
-        return Predictor(folder, tasks.of_model(config), names, config, inputs, tokenizer, session=session)
+        return Predictor(folder, own, names, config, inputs, tokenizer, session=session)
     from tinybert_cli import models
 
     source = models.locate(str(folder))
     names = models.check_outputs(source, label_names, task.problem)
-    return Predictor(folder, task, names, config, inputs, models.load_tokenizer(source), session=session)
+    return Predictor(folder, own, names, config, inputs, models.load_tokenizer(source), session=session)
 
 
 def _names_of_outputs(config: Mapping[str, Any]) -> list[str]:
     """The classes of an export; their positions if they have no names, as of a model folder."""
     in_config = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # what transformers leaves out
-    names = [str(in_config[key]) for key in sorted(in_config, key=int)]
+    positions = sorted(in_config, key=int)
+    if list(map(int, positions)) != list(range(len(positions))):
+        raise ValueError(f"`id2label` of config.json has the positions {', '.join(map(str, positions))}")
+    names = [str(in_config[key]) for key in positions]
     return without_default_names(names) or [str(index) for index in range(len(names))]
+
+
+def _check_names(names: Sequence[str], folder: Path) -> None:
+    """InputError if two classes have one name: the probability of one of them would be lost."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(
+            f"`id2label` of config.json gives several classes the name '{twice[0]}'",
+            where=str(folder / "config.json"),
+            hint="give each class a name of its own",
+        )
 
 
 def _check_files(folder: Path) -> None:

@@ -30,16 +30,16 @@ class Int8:
     `write(float32 file, int8 file, prepared, exclude, eight_bits=parts, twelve_bits=parts, **options)`.
 
     `prepare` gets unpadded batches of real rows, on which it measures the ranges of activations. `file` is the name of
-    the int8 file, beside the float32 file; `options` are the settings of export that `write` takes; `parts` lists the
-    parts of a float32 file that int8 changes, by the names that `exclude` accepts. `write` returns the options that
-    change nothing, and why.
+    the int8 file, beside the float32 file; `options` are the settings of export that `write` takes;
+    `parts(float32 file, exclude)` lists the parts of it that int8 changes, by the names that `exclude` accepts. `write`
+    returns the options that change nothing, and why.
     """
 
     file: str
     prepare: Callable[..., Any]
     write: Callable[..., Mapping[str, str]]
     options: tuple[str, ...]
-    parts: Callable[[Path], list[str]]
+    parts: Callable[[Path, Sequence[str]], list[str]]
 
 
 @dataclass(frozen=True)

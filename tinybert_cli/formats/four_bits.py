@@ -24,6 +24,11 @@ def packed(integers: Array) -> Array:
     return np.asarray(left | right << 4)
 
 
+def packable(integers: Array) -> bool:
+    """Whether a matrix of integers of 4 bits is stored in half its bytes."""
+    return integers.ndim == 2 and integers.size >= SMALL and integers.shape[1] % 2 == 0
+
+
 def pack_matrices(model: Any) -> int:
     """Stores the int8 matrices whose integers have 4 bits in half their bytes; returns how many these are.
 
@@ -34,12 +39,7 @@ def pack_matrices(model: Any) -> int:
     graph, count = model.graph, 0
     for index, tensor in enumerate([tensor for tensor in graph.initializer if tensor.data_type == TensorProto.INT8]):
         integers = numpy_helper.to_array(tensor)
-        if (
-            integers.ndim != 2
-            or integers.size < SMALL
-            or integers.shape[1] % 2
-            or not ((integers >= -MOST) & (integers <= MOST)).all()
-        ):
+        if not packable(integers) or not ((integers >= -MOST) & (integers <= MOST)).all():
             continue
         source, whole = f"matrix_{index}_int4", f"matrix_{index}"
         graph.initializer.remove(tensor)

@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_cli.errors import ConfigError, InputError, nearest
-from tinybert_cli.formats.four_bits import SMALL, pack_matrices
-from tinybert_cli.formats.int8_matrices import MATRICES, Product, integer_products, measure, replace_products
+from tinybert_cli.formats.four_bits import SMALL, pack_matrices, packable
+from tinybert_cli.formats.int8_matrices import (
+    MATRICES,
+    IntegerProduct,
+    Product,
+    integer_products,
+    measure,
+    replace_products,
+)
 from tinybert_cli.formats.int8_tables import LARGE_TABLE, quantize_tables
 from tinybert_cli.formats.twelve_bits import pack
 from tinybert_cli.types import Array
@@ -79,10 +86,11 @@ def quantize_onnx(
         {node for node, module in modules.items() if any(_is_in(module, name) for name in names)}
         for names in ([*exclude, *twelve_bits], twelve_bits, eight_bits)
     )
-    replacements = {
-        node: products[8][node] if node in in_eight_bits else product
-        for node, product in products[matrix_bits].items() if node not in excluded
-    }  # fmt: skip
+    fewer = {node: product for node, product in products[matrix_bits].items() if node not in in_eight_bits}
+    if not any(isinstance(product, IntegerProduct) and packable(product.weights)
+               for node, product in fewer.items() if node not in excluded):  # fmt: skip
+        fewer = {}  # they would lose precision, and save nothing
+    replacements = {node: product for node, product in {**products[8], **fewer}.items() if node not in excluded}
     replace_products(model, replacements, plain=runtime == PLAIN)
     matrices = pack_matrices(model) if matrix_bits < 8 else 0
     tables = quantize_tables(model, excluded, embedding_bits, in_eight_bits)
@@ -97,11 +105,15 @@ def quantize_onnx(
     return without_effect
 
 
-def parts_of_onnx(source: Path) -> list[str]:
-    """The names for `exclude` of all parts that int8 changes: the embeddings, each layer, and the layers after them."""
+def parts_of_onnx(source: Path, exclude: Sequence[str] = ()) -> list[str]:
+    """The names for `exclude` of all parts that int8 changes: the embeddings, each layer, and the layers after them.
+
+    Args:
+        exclude: what is not quantized; a part of which nothing else is left is none.
+    """
     onnx, _ = need_onnx()
-    parts = (_part(module) for module in _modules(onnx.load(source).graph).values())
-    return list(dict.fromkeys(parts))
+    modules = _modules(onnx.load(source).graph).values()
+    return list(dict.fromkeys(_part(module) for module in modules if not any(_is_in(module, name) for name in exclude)))
 
 
 def need_onnx() -> tuple[Any, Any]:

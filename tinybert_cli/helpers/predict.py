@@ -137,13 +137,18 @@ def threshold_note(predictor: Predictor | TranslationPredictor) -> str | None:
     parts = []
     for name, value in thresholds(predictor).items():
         values = (
-            ", ".join(f"{label} {number:g}" for label, number in list(value.items())[:20])
+            ", ".join(f"{label} {_as_text(number)}" for label, number in list(value.items())[:20])
             if isinstance(value, dict)
-            else f"{value:g}"
+            else _as_text(value)
         )
         more = f" and {len(value) - 20} more" if isinstance(value, dict) and len(value) > 20 else ""
         parts.append(f"{name}: {values}{more}")
     return "; ".join(parts) or None
+
+
+def _as_text(setting: object) -> str:
+    """A number, or what a damaged config.json has instead: `predict` of the model says so."""
+    return f"{setting:g}" if isinstance(setting, int | float) else repr(setting)
 
 
 def tab_note(predictor: Predictor | TranslationPredictor, texts: Iterable[str]) -> str | None:

@@ -16,6 +16,7 @@ from tinybert_cli.types import Array, Predictions
 
 MOST_VALUES = 20  # values of a column that get a slice each; the others are one slice together
 THIRDS = ("low", "middle", "high")
+PREDICTED = ("prediction", "confidence")  # the columns of predictions
 
 
 def slices(

@@ -41,9 +41,10 @@ def card(
     limitations = [
         f"{_likeness(facts, task, model)} {counted(facts['rows'], 'row')} used for verification; the largest "
         f"difference of a logit is {facts['max_abs_logit_difference']:.2g}. The limitations of that model apply.",
-        f"Input longer than {config.data.max_seq_length} tokens was cut in verification.",
+        f"{task.long_input(config.data.max_seq_length)} in verification.",
         task.limitations(names),
         *form.limitations(export),
+        *_other_file(config, form),
     ]
     speed = f"{facts['latency_ms_b1']:.2f} ms for one text (median), {facts['latency_ratio_b1']:.1f}x as fast"
     difference = f"{facts['metric_difference']:+.4f}" if "metric_difference" in facts else None
@@ -86,6 +87,16 @@ def card(
         library=form.library,
         tags=[config.format, *([] if precision == "float32" else [precision])],
     )
+
+
+def _other_file(config: Export, form: formats.Format) -> list[str]:
+    """A sentence if the numbers are not those of the file that the usage opens."""
+    if config.quantize != "fp16" or form.half is None:
+        return []
+    return [
+        f"The numbers of this card are those of `{form.half.file}`, which is for GPUs, measured on a CPU. The code "
+        f"above and `tinybert predict` open `{form.weights}`, in float32."
+    ]
 
 
 def _weights(facts: Mapping[str, float]) -> str:

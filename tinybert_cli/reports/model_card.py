@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tinybert_cli import tasks
 from tinybert_cli.escaping import markdown, markdown_cell
 from tinybert_cli.reports import baseline_table
 from tinybert_cli.reports.base_model import base_facts
@@ -169,7 +170,10 @@ def _hub_name(described: Mapping[str, Any]) -> str:
 
 def _evaluation(card: Card) -> str:
     if card.result is None:
-        return "Not evaluated: the data had no labelled rows. `tinybert eval` evaluates the model."
+        if isinstance(tasks.find(card.task), tasks.PredictionTask | tasks.GenerationTask):
+            reason = "there were no rows to score the model on, or they had no labels"
+            return f"Not evaluated: {reason}. `tinybert eval` scores it."
+        return "Not evaluated: there were no validation rows."
     lines = [
         f"On {counted(card.result.rows, 'row')} of {card.result.split}:",
         "",

@@ -135,7 +135,7 @@ def _usage(task: tasks.Task, folder: str, data: Data) -> dict[str, str]:
 
 
 def _limitations(config: Finetune | Distill, task: tasks.Task, training: Training, teacher: str | None) -> list[str]:
-    facts, sentences = training.facts, [f"Input longer than {config.data.max_seq_length} tokens was cut in training."]
+    facts, sentences = training.facts, [f"{task.long_input(config.data.max_seq_length)} in training."]
     if isinstance(task, tasks.PredictionTask):
         sentences.append(task.limitations(training.label_names or []))
     if training.result is not None and training.selected:

@@ -11,7 +11,7 @@ from tinybert_cli import artifacts, data, events, tasks
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.metrics.comparison import confusion_matrix
-from tinybert_cli.metrics.slices import prediction_columns, regressions
+from tinybert_cli.metrics.slices import PREDICTED, prediction_columns, regressions
 from tinybert_cli.reports import evaluation_html, finished_evals, finished_exports, training_curves
 from tinybert_cli.stages.eval_predictions import EvalRun, Predicted
 from tinybert_cli.stages.eval_scores import Scored, without_many_classes
@@ -76,9 +76,17 @@ def reports(comparison: Comparison) -> Generator[Event, None, Reports]:
 
 
 def _texts(comparison: Comparison) -> dict[str, Sequence[Any]]:
-    """The text columns, and `label`."""
+    """The text columns, and `label`; a text column with the name of a column of the reports gets `_text` at its end."""
     run, references = comparison.run, comparison.predicted.metric.references
-    return {key: run.rows.columns[key] for key in run.config.data.text_columns} | {"label": references}
+    taken = {"model", "row", "label", *PREDICTED, *(f"{name}_{key}" for name in comparison.scored for key in PREDICTED)}
+    texts: dict[str, Sequence[Any]] = {}
+    for name in run.config.data.text_columns:
+        free = name
+        while free in taken:
+            free += "_text"
+        taken.add(free)
+        texts[free] = run.rows.columns[name]
+    return {**texts, "label": references}
 
 
 def _regressions(comparison: Comparison) -> dict[str, list[Any]]:

@@ -174,7 +174,8 @@ def _export(
         yield {"event": "verify", **numbers}
         (whole / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
         output.files.put(lambda target: shutil.copytree(whole, target, dirs_exist_ok=True))
-    output.finish(numbers, label_names=names, device="cpu", precision=precision)
+    parameters = models.size(model)["parameters"]
+    output.finish(numbers, label_names=names, device="cpu", precision=precision, parameters=parameters)
     yield events.done(config.output_dir, numbers)
 
 
@@ -182,8 +183,9 @@ def _weights_in_words(config: Export, int8: Int8Result) -> str:
     """`int8, matrices in 4 bits, embeddings in 6 bits, except classifier, encoder.layer.0 (8 bits)`"""
     bits = {"matrices": "matrix_bits", "embeddings": "embedding_bits"}
     fewer = [f"{what} in {getattr(config, name)} bits" for what, name in bits.items()
-             if getattr(config, name) < 8 and name not in int8.without_effect]  # fmt: skip
-    in_more = [f"{part} ({count} bits)" for count, parts in int8.parts.items() for part in parts]
+             if int8.has_fewer_bits and getattr(config, name) < 8 and name not in int8.without_effect]  # fmt: skip
+    in_more = [f"{part} ({count} bits)" for count, parts in int8.parts.items()
+               if int8.has_fewer_bits or count != 8 for part in parts]  # fmt: skip
     exceptions = ", ".join([*config.quantize_exclude, *in_more])
     return ", ".join(["int8", *fewer, *([f"except {exceptions}"] if exceptions else [])])
 

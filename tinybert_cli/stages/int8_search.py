@@ -29,6 +29,7 @@ class Int8Result:
     numbers: dict[str, float]
     predictions: Predictions
     parts: Mapping[int, list[str]] = field(default_factory=dict)  # bits → the parts that got so many to pass
+    has_fewer_bits: bool = True  # where the settings ask for fewer than 8; else no part has them, so that it passes
     without_effect: Mapping[str, str] = field(default_factory=dict)  # options that changed nothing → why
     rejection: str | None = None  # why there is none; the numbers are those of the whole model in int8
     cost: str | None = None  # of these parts, in words
@@ -61,11 +62,14 @@ class Int8Search:
         if result.rejection is None:
             return result
         in_eight_bits = {name: value for name, value in self.options.items() if name not in formats.BITS}
-        other = self._run(prepared, in_eight_bits, 12)
-        if other.rejection is not None:
+        other = replace(self._run(prepared, in_eight_bits, 12), without_effect=result.without_effect)
+        fewer = {name for name in formats.BITS if self.options.get(name, 8) < 8}
+        if other.rejection is not None or fewer <= result.without_effect.keys():
             return other
+        in_float32 = other.parts.get(12, [])
+        parts = [part for part in self.int8.parts(weights, self.exclude) if part not in in_float32]
         return replace(
-            other, parts={8: self.int8.parts(weights), **other.parts}, cost=_cost(other.numbers, result.numbers)
+            other, parts={8: parts, **other.parts}, has_fewer_bits=False, cost=_cost(other.numbers, result.numbers)
         )
 
     def _run(self, prepared: Any, options: Mapping[str, Any], more_bits: int) -> Int8Result:
@@ -90,7 +94,7 @@ class Int8Search:
         failures = self._failures(numbers)
         if not failures:
             return Int8Result(numbers, predictions)
-        parts = self.int8.parts(weights)
+        parts = self.int8.parts(weights, self.exclude)
         changes = self._sensitivity(write, parts)
         ranked = [part for part, _ in changes]
         for count in range(1, min(len(ranked), len(parts) - 1) + 1):

@@ -96,7 +96,8 @@ def export(config: Export, task: tasks.Translation, source: models.Source, outpu
         (folder / "README.md").write_text(model_card.as_markdown(card), encoding="utf-8")
         output.files.put(lambda target: shutil.copytree(folder, target, dirs_exist_ok=True))
     described = {} if metric is None else metric.description()
-    output.finish(numbers, **described, device="cpu", precision=precision)
+    parameters = models.size(model)["parameters"]
+    output.finish(numbers, **described, device="cpu", precision=precision, parameters=parameters)
     yield events.done(config.output_dir, numbers)
 
 

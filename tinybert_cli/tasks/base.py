@@ -61,6 +61,10 @@ class Task(ABC):
         """
         return targets
 
+    def long_input(self, longest: int) -> str:
+        """What `encode` does to input of more than so many tokens, in the past tense and without an end mark."""
+        return f"Input longer than {longest} tokens was cut"
+
     @abstractmethod
     def usage(self, folder: str, data: Data) -> str:
         """Python code that loads a finished model folder, trained with these settings, and predicts."""

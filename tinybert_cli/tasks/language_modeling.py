@@ -29,6 +29,9 @@ class LanguageModeling(Task):
     main_metric = "loss"
     metrics: ClassVar[Mapping[str, bool]] = {"loss": False}
 
+    def long_input(self, longest: int) -> str:
+        return f"The texts were joined and read in blocks of {longest} tokens"
+
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """The texts, concatenated and split into blocks of `max_seq_length`; only the last block may be shorter.
 

@@ -208,10 +208,12 @@ def _thresholds(settings: Mapping[str, Any], classes: int) -> Array | None:
     thresholds = settings.get(THRESHOLDS)
     if thresholds is None:
         return None
-    if len(thresholds) != classes or not all(0 < value < 1 for value in thresholds):
+    hint = "one number between 0 and 1 for each class, or none at all: then it is 0.5"
+    if not isinstance(thresholds, list):
+        raise InputError(f"`{THRESHOLDS}` in config.json is no list: {thresholds!r:.80}", hint=hint)
+    if len(thresholds) != classes or not all(isinstance(one, int | float) and 0 < one < 1 for one in thresholds):
         raise InputError(
-            f"config.json has {len(thresholds)} thresholds for {classes} classes, or one not in 0 to 1",
-            hint="one number between 0 and 1 for each class, or none at all: then it is 0.5",
+            f"config.json has {len(thresholds)} thresholds for {classes} classes, or one not in 0 to 1", hint=hint
         )
     return np.asarray(thresholds, dtype=np.float64)
 

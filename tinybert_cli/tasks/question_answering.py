@@ -55,6 +55,10 @@ class QuestionAnswering(PredictionTask):
         "accuracy_unanswerable": True,
     }
 
+    def long_input(self, longest: int) -> str:
+        windows = f"Input longer than {longest} tokens was read in windows of so many tokens"
+        return f"{windows}, and questions longer than {longest // 2} tokens were cut"
+
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Question and context; a long context is split into windows that overlap by `doc_stride` tokens."""
         questions, contexts = _questions_and_contexts(rows, data)
@@ -120,7 +124,7 @@ class QuestionAnswering(PredictionTask):
 
     def apply_thresholds(self, logits: Array, layout: Layout | None, settings: Mapping[str, Any]) -> Array:
         """Subtracts half the threshold from both logits of "no answer", so that the larger sum is the prediction."""
-        threshold = settings.get(NULL_THRESHOLD)
+        threshold = _threshold(settings)
         if threshold is None:
             return logits
         shifted = logits.copy()
@@ -176,9 +180,10 @@ class QuestionAnswering(PredictionTask):
         self, settings: Sequence[Mapping[str, Any]], weights: Sequence[float], names: Sequence[str]
     ) -> dict[str, Any]:
         """The weighted mean of the thresholds of the models that abstain; if none of them does, their mean does not."""
-        if all(one.get(NULL_THRESHOLD) is None for one in settings):
+        thresholds = list(map(_threshold, settings))
+        if all(one is None for one in thresholds):
             return {}
-        pairs = [(one.get(NULL_THRESHOLD) or 0.0, weight) for one, weight in zip(settings, weights, strict=True)]
+        pairs = [(one or 0.0, weight) for one, weight in zip(thresholds, weights, strict=True)]
         values, own_weights = zip(*([pair for pair in pairs if pair[0] < NEVER] or pairs), strict=True)
         return {NULL_THRESHOLD: float(np.average(values, weights=own_weights))}
 
@@ -256,6 +261,21 @@ for window, logits in enumerate(zip(outputs.start_logits.tolist(), outputs.end_l
                 answers.append((logits[0][begin] + logits[1][end], answer))
 score, answer = max(answers)
 print("" if min(no_answer) - score > (model.config.{threshold} or 0) else answer)"""
+
+
+def _threshold(settings: Mapping[str, Any]) -> float | None:
+    """The threshold in config.json; None if it has none.
+
+    Raises:
+        InputError: it is no number.
+    """
+    threshold = settings.get(NULL_THRESHOLD)
+    if threshold is None:
+        return None
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        hint = f"a number; {NEVER:g} to abstain never, 0 or null for the likeliest of no answer and the best span"
+        raise InputError(f"`{NULL_THRESHOLD}` in config.json is no number: {threshold!r:.80}", hint=hint)
+    return float(threshold)
 
 
 def _questions_and_contexts(rows: Rows, data: Data) -> list[list[str]]:

@@ -86,6 +86,9 @@ class TokenClassification(PredictionTask):
         "recall": True,
     }
 
+    def long_input(self, longest: int) -> str:
+        return f"Input longer than {longest} tokens was read in windows of so many tokens"
+
     def encode(self, rows: Rows, data: Data, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """The words joined by spaces; a row that is too long is split into windows, see `_windows`."""
         lists = words_of(rows, data)
