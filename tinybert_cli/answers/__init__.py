@@ -51,6 +51,7 @@ _PROBLEMS = {  # kind → what a warning says about it
 _CHANGES = {
     "normalised": "answers have probabilities that do not sum to 1 and were normalised",
     "doubtful": "answers state a label with such a low confidence that another one is more probable, and is learned",
+    "certain": "answers have an empty confidence, which counts as 1",
     "incomplete": "answers have no number for some of the labels, which counts as 0",
     "moved": "answers were not at their characters and were located by their text",
     "utf16": "answers have spans that are whole words only if characters are counted in UTF-16, as in JavaScript, and "
