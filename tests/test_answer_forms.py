@@ -382,7 +382,7 @@ def stated(folder: Path, confidences: Sequence[float | None], names: Sequence[st
 
 
 def test_a_stated_label_that_is_not_the_most_probable_is_counted(tmp_path: Path) -> None:
-    teacher = stated(tmp_path, [0.3, 0.9, None], NAMES)
+    teacher = stated(tmp_path, [0.3, 0.9, 1], NAMES)
     assert probabilities(teacher) == [[0.3, 0.7], [0.9, 0.1], [1, 0]]
     (warning,) = teacher.warnings()
     assert "in 1 answer, the confidence of the label is so low" in warning and "negative with 0.3 (" in warning
@@ -393,6 +393,17 @@ def test_a_stated_label_that_is_not_the_most_probable_is_counted(tmp_path: Path)
 @pytest.mark.parametrize(("confidence", "count"), [(0.3, 1), (1 / 3, 0), (0.4, 0)])
 def test_of_three_labels_a_third_is_enough(tmp_path: Path, confidence: float, count: int) -> None:
     assert stated(tmp_path, [confidence, 1, 1], list("abc")).tally.counts["doubtful"] == count
+
+
+@pytest.mark.parametrize("empty", [None, "", " "])
+def test_an_empty_confidence_counts_as_1_with_a_warning(tmp_path: Path, empty: str | None) -> None:
+    teacher = stated(tmp_path, [0.9, empty, empty], NAMES)
+    assert probabilities(teacher) == [[0.9, 0.1], [1, 0], [1, 0]]
+    (warning,) = teacher.warnings()
+    assert "in 2 answers, an empty confidence counts as 1: " in warning and "llm.jsonl, row 2" in warning
+    for key in ("confidence", "score"):
+        in_object = classes(tmp_path, [{"label": "negative", key: empty}, {"label": "positive"}])
+        assert in_object.tally.counts["certain"] == 1
 
 
 def test_a_confidence_in_the_only_label_is_no_error(tmp_path: Path) -> None:

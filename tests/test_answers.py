@@ -251,11 +251,12 @@ def test_a_confidence_column_divides_the_rest_among_the_other_labels(tmp_path: P
     assert probabilities(teacher) == [[0.8, 0.1, 0.1], [0, 1, 0], None]
 
 
-@pytest.mark.parametrize("confidence", [95, -0.1, "high", True])
+@pytest.mark.parametrize("confidence", [95, -0.1, "high", True, "nan"])
 def test_a_confidence_outside_of_0_to_1_is_refused(tmp_path: Path, confidence: Any) -> None:
     answers = [{"text": "one", "answer": "positive", "sure": confidence}]
-    with pytest.raises(InputError, match="expected a confidence from 0 to 1"):
+    with pytest.raises(InputError, match="expected a confidence from 0 to 1") as error:
         teacher_of(tmp_path, answers, {"text": TEXTS}, confidence_column_name="sure")
+    assert (error.value.hint == "divide per cent by 100") == (confidence == 95)
 
 
 def test_two_different_answers_to_one_row_are_refused_with_both_lines(tmp_path: Path) -> None:

@@ -1319,6 +1319,20 @@ def test_a_setting_that_would_be_ignored_is_a_config_error(
         ("eval", {"bootstrap": 0, "require": {"a": {"accuracy_low": 0.5}}}, "computes no interval for `accuracy_low`"),
         ("eval", {"latency": None, "require": {"b": {"speedup_b1": 2.0}}}, "`latency: null` measures no `speedup_b1`"),
         ("eval", {"require": {"b": {"speedup_b1": 2.0, "accuracy_low": 0.5}}}, None),
+        ("eval", {"require": {"b": {"speedup_b8": 2.0}}}, "`latency` measures no `speedup_b8`"),
+        ("eval", {"latency": {"batch_sizes": [1]}, "require": {"b": {"speedup_b32": 2.0}}}, "no `speedup_b32`"),
+        ("eval", {"latency": {"batch_sizes": [8]}, "require": {"b": {"speedup_b8": 2, "speedup_b8_t128": 2}}}, None),
+        ("eval", {"require": {"b": {"ece_high": 0.1}}}, "`ece` has no interval"),
+        ("eval", {"require": {"b": {"ece_difference_high": 0.1}}}, "`ece` has no interval"),
+        ("eval", {"require": {"a": {"retention": 0.9}}}, "'a' is the reference"),
+        ("eval", {"require": {"a": {"accuracy_difference_low": -0.1}}}, "'a' is the reference"),
+        ("eval", {"reference": "b", "require": {"a": {"retention": 0.9}}}, None),
+        (
+            "eval",
+            {"metrics": ["f1_macro"], "require": {"b": {"accuracy_low": 0.9}}},
+            "`metrics` does not list `accurac",
+        ),
+        ("eval", {"metrics": ["accuracy"], "require": {"b": {"accuracy_difference_low": 0, "retention": 1}}}, None),
     ],
 )
 def test_settings_of_every_stage_that_would_be_ignored_are_config_errors(

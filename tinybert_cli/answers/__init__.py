@@ -51,6 +51,7 @@ _PROBLEMS = {  # kind → why an answer labels nothing
 _CHANGES = {  # kind → how an answer was read
     "normalised": "probabilities that do not sum to 1 were normalised",
     "doubtful": "the confidence of the label is so low that another one is more probable, and is learned",
+    "certain": "an empty confidence counts as 1",
     "incomplete": "no number for some of the labels, which counts as 0",
     "moved": "what is not at its characters was located by its text",
     "utf16": "spans are whole words only if characters are counted in UTF-16, as in JavaScript, and were read so",

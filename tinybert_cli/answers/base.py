@@ -179,9 +179,9 @@ def confidence(value: Any, where: str) -> float | None:
         return None
     number = number_of(value)
     if number is None or not 0 <= number <= 1:
-        raise InputError(
-            f"expected a confidence from 0 to 1, found {quoted(value)}", where=where, hint="divide per cent by 100"
-        )
+        is_percentage = number is not None and 1 < number <= 100
+        hint = "divide per cent by 100" if is_percentage else "leave it empty if there is none"
+        raise InputError(f"expected a confidence from 0 to 1, found {quoted(value)}", where=where, hint=hint)
     return number
 
 

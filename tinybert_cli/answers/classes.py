@@ -82,6 +82,9 @@ class ClassReader(LabelReader):
             self.unmapped("unmapped", answer, "expected a number beside the label, or one for each label")
         else:
             own = None if score is None else confidence(score, answer.where)
+            has_empty_score = own is None and any(key in value for key in SCORES)
+            if has_empty_score and answer.confidence is None:
+                self.tally.add("certain", answer.where, answer.where)
             yield from self._of_label(label, answer if own is None else replace(answer, confidence=own))
 
     def _beside(self, value: Mapping[Any, Any]) -> Scores | None:
@@ -235,6 +238,8 @@ class ClassReader(LabelReader):
         if index is None:
             return
         if answer.confidence is None or len(self.names) == 1:
+            if answer.confidence is None and self.setting.confidence_column_name is not None:
+                self.tally.add("certain", answer.where, answer.where)
             yield self._one_hot(index), 1.0
             return
         rest = (1 - answer.confidence) / (len(self.names) - 1)

@@ -403,7 +403,7 @@ CHECKS: dict[str, dict[str | tuple[str, ...], configuration.Check]] = {
         ("task", "metrics"): eval_checks.check_metrics,
         ("task", "latency"): translation_checks.check_latency,
         ("task", "models", "baselines", "require"): eval_checks.check_require,
-        ("latency", "bootstrap", "require"): eval_checks.check_measured,
+        ("task", "models", "reference", "metrics", "latency", "bootstrap", "require"): eval_checks.check_measured,
         **translation_checks.top_level("eval"),
     },
     "export": {

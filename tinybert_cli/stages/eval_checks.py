@@ -6,11 +6,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from tinybert_cli import baselines, configuration, tasks
+from tinybert_cli.config import Latency
 from tinybert_cli.errors import ConfigError, did_you_mean
 
 # Metrics of `eval` that compare a model with the reference; the task's own metrics are in the task.
-COMPARISONS = ("retention", "agreement", "confidence_correlation", "mcnemar_p", "speedup_b1", "speedup_b32")
+COMPARISONS = ("retention", "agreement", "confidence_correlation", "mcnemar_p")
+SPEEDUP = re.compile(r"speedup_b\d+(_t\d+)?")  # at a batch size, and in texts of so many tokens
+WITHOUT_INTERVAL = ("ece", "map")  # see `Metric.biased`, and `rank_metrics` of several labels
 _ENDS = {True: ("", "_low", "_difference_low"), False: ("", "_high", "_difference_high")}  # in `require`
+_INTERVAL = re.compile(r"(_difference)?(_low|_high)$")
 
 
 def check_reference(models: Mapping[str, str], reference: str | None) -> None:
@@ -64,7 +68,7 @@ def check_require(
     task: str, models: Mapping[str, str], listed: str | Sequence[str], require: Mapping[str, Mapping[str, float]]
 ) -> None:
     known = [f"{name}{end}" for name, more in _metrics_of(task).items() for end in _ENDS[more]]
-    known += COMPARISONS
+    known += (*COMPARISONS, "speedup_b1")
     scored = [*models, *([] if isinstance(listed, str) else listed)]
 
     def problems() -> Iterator[ConfigError]:
@@ -73,26 +77,60 @@ def check_require(
                 hint = did_you_mean(model, scored)
                 yield ConfigError(f"unknown model '{model}' in `require`", key=("require", model), hint=hint)
             for metric in wanted:
-                if _without_class(metric) not in known:
+                if _without_class(metric) not in known and not SPEEDUP.fullmatch(metric):
                     key = ("require", model, metric)
                     yield ConfigError(f"unknown metric '{metric}'", key=key, hint=did_you_mean(metric, known))
 
     configuration.raise_all(problems())
 
 
-def check_measured(latency: object, bootstrap: int, require: Mapping[str, Mapping[str, float]]) -> None:
+def check_measured(
+    task: str,
+    models: Mapping[str, str],
+    reference: str | None,
+    metrics: str | Sequence[str],
+    latency: Mapping[str, Sequence[int | str]] | Latency | None,
+    bootstrap: int,
+    require: Mapping[str, Mapping[str, float]],
+) -> None:
     """Bounds of what these settings do not measure could never be met."""
+    compared_with = reference or next(iter(models), None)
+    speedups = _speedups(latency)
 
-    def problems() -> Iterator[ConfigError]:
-        for model, metric in ((model, metric) for model, wanted in require.items() for metric in wanted):
-            key = ("require", model, metric)
-            if metric.endswith(("_low", "_high")) and not bootstrap:
-                hint = "set bootstrap: 1000, or leave it out"
-                yield ConfigError(f"`bootstrap: 0` computes no interval for `{metric}`", key=key, hint=hint)
-            if metric.startswith("speedup") and latency is None:
-                yield ConfigError(f"`latency: null` measures no `{metric}`", key=key, hint="leave one of them out")
+    def problem(model: str, metric: str) -> tuple[str, str] | None:
+        plain, is_speedup = _INTERVAL.sub("", metric), SPEEDUP.fullmatch(metric)
+        if is_speedup and latency is None:
+            return f"`latency: null` measures no `{metric}`", "leave one of them out"
+        if is_speedup and metric not in speedups:
+            return f"`latency` measures no `{metric}`", f"it measures {', '.join(speedups)}"
+        if metric.endswith(("_low", "_high")) and not bootstrap:
+            return f"`bootstrap: 0` computes no interval for `{metric}`", "set bootstrap: 1000, or leave it out"
+        if metric != plain and plain in WITHOUT_INTERVAL:
+            return f"`{metric}` is not measured: `{plain}` has no interval", f"set a bound for `{plain}`"
+        if model == compared_with and (is_speedup or metric in COMPARISONS or "_difference_" in metric):
+            return (
+                f"`{metric}` compares a model with the reference, and '{model}' is the reference",
+                "leave it out, or name another model as `reference`",
+            )
+        if plain in _metrics_of(task) and metrics != "auto" and plain not in metrics:
+            return f"`{metric}` is not measured: `metrics` does not list `{plain}`", "add it there, or leave it out"
+        return None
 
-    configuration.raise_all(problems())
+    configuration.raise_all(
+        ConfigError(what_and_hint[0], key=("require", model, metric), hint=what_and_hint[1])
+        for model, wanted in require.items()
+        for metric in wanted
+        if (what_and_hint := problem(model, metric)) is not None
+    )
+
+
+def _speedups(latency: Mapping[str, Sequence[int | str]] | Latency | None) -> list[str]:
+    """The speed-ups that these settings measure."""
+    if latency is None:
+        return []
+    own = latency if isinstance(latency, Latency) else Latency.model_validate(latency)
+    lengths = ["" if length == "data" else f"_t{length}" for length in own.lengths]
+    return [f"speedup_b{size}{length}" for size in own.batch_sizes for length in lengths]
 
 
 def is_maximum(task: str, metric: str) -> bool:
