@@ -431,6 +431,14 @@ def test_names_in_the_config_may_order_those_of_the_data(tmp_path: Path) -> None
     assert rows_of(file, label_names=["yes", "no"]).column("label") == ["yes", "no"]
 
 
+def test_a_name_in_the_config_that_another_class_of_the_data_has_is_rejected(tmp_path: Path) -> None:
+    file = with_features(tmp_path / "rows.parquet", {"label": [1, 0]}, label=class_label("neg", "pos"))
+    with pytest.raises(InputError, match="gives the class 'neg' of the data the name 'pos', which another") as caught:
+        rows_of(file, label_names=["pos", "negative"])
+    assert caught.value.hint is not None and 'data.label_names: {"neg": "pos", "pos": "negative"}' in caught.value.hint
+    assert rows_of(file, label_names={"neg": "pos", "pos": "negative"}).column("label") == ["negative", "pos"]
+
+
 def test_fewer_names_in_the_config_than_in_the_data_are_rejected(tmp_path: Path) -> None:
     file = with_features(tmp_path / "rows.parquet", {"label": [1, 0]}, label=class_label("no", "maybe", "yes"))
     with pytest.raises(InputError, match=r"data\.label_names has 2 names, but the data has 3 classes: no, maybe, yes"):

@@ -271,6 +271,26 @@ def test_conll_comment_with_as_many_words_as_columns_is_skipped_in_a_file_with_t
     assert columns(path, text_column_names="w") == {"w": [["EU", "won"]], "label": [["B-ORG", "O"]]}
 
 
+def test_conll_comment_with_as_many_words_as_columns_is_skipped_with_a_warning(tmp_path: Path, caplog: Log) -> None:
+    path = write(tmp_path / "t.conll", "# id 7 domain=en\nEU _ _ B-ORG\n\n# id 8 domain=en\n# _ _ O\none _ _ O\n")
+    read = columns(path, text_column_names="w")
+    assert (read["w"], read["label"]) == ([["EU"], ["#", "one"]], [["B-ORG"], ["O", "O"]])
+    assert "2 lines of t.conll begin with # and have as many columns as a word, but no tag of" in caplog.text
+    assert f"read as comments (first: {path}:1)" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["# #\n5 CD\n", "#fun B-TAG\nit O\n", "so UH\n#fun X\n\n#fun X\n", "#a\nb\n"])
+def test_conll_words_that_begin_with_a_hash_are_words(text: str, tmp_path: Path, caplog: Log) -> None:
+    words = [line.split()[0] for line in text.splitlines() if line]
+    read = columns(write(tmp_path / "t.conll", text), text_column_names="w")
+    assert [word for sentence in read["w"] for word in sentence] == words and not caplog.text
+
+
+def test_conll_docstart_ends_a_sentence_without_an_empty_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.conll", "-DOCSTART- O\nEU B-ORG\nwon O\n-DOCSTART- O\nAda B-PER\n")
+    assert columns(path, text_column_names="w")["w"] == [["EU", "won"], ["Ada"]]
+
+
 def test_conll_with_an_empty_column_is_rejected_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path / "t.conll", "EU\tB-ORG\nwon\t\n.\tO\n")
     assert error_of(path).where == f"{path}:2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -410,6 +411,26 @@ def test_balanced_weights_make_rare_tags_count_as_much_as_frequent_ones() -> Non
 )
 def test_text_is_split_into_words_as_in_corpora(text: str, words: str) -> None:
     assert TASK.row_of([text]) == [words.split()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "हिन्दी में दिल्ली ।", "cafe\u0301 in Zu\u0308rich", "می\u200cروم تهران", "שָׁלוֹם עולם", "مُحَمَّد", "ไม่ใช่", "Donau\u00adschiff",
+        "বাংলা", "தமிழ்", "è\u0323 .",
+    ],
+)  # fmt: skip
+def test_marks_and_joiners_are_part_of_their_word(text: str) -> None:
+    assert TASK.row_of([text]) == [text.split()]
+
+
+def test_marks_of_letters_are_no_words_and_punctuation_marks_are() -> None:
+    for code in range(0x300, 0x2000):
+        character = chr(code)
+        category = unicodedata.category(character)
+        if category != "Cn":
+            whole = TASK.row_of([f"a{character}a"]) == [[f"a{character}a"]]
+            assert whole == (category[0] in "MLN"), hex(code)
 
 
 def test_predicted_entities_have_characters_and_scores() -> None:

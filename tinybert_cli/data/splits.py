@@ -16,7 +16,7 @@ from tinybert_cli.data.parallel_files import parallel_files, read_parallel
 from tinybert_cli.data.parts import read_table
 from tinybert_cli.data.readers import concatenate, existing_file, with_class_names
 from tinybert_cli.errors import ConfigError, InputError, nearest
-from tinybert_cli.label_values import HIDDEN, Matcher, as_number, is_missing
+from tinybert_cli.label_values import HIDDEN, Matcher, as_number, example_mapping, is_missing
 from tinybert_cli.types import Encoded, Rows
 from tinybert_cli.wording import counted, verb
 
@@ -109,6 +109,7 @@ def with_label_names(rows: Rows, data: Data) -> Rows:
         return rows
     elif len(classes) == len(data.class_names):
         names = dict(zip(classes, data.class_names, strict=True))
+        _check_other_names(names, rows)
     else:
         raise InputError(
             f"data.label_names has {len(data.class_names)} names, but the data has {len(classes)} classes: "
@@ -136,6 +137,19 @@ def with_label_names(rows: Rows, data: Data) -> Rows:
     values = [name_of(value, index) for index, value in enumerate(rows.column(column))]
     class_names = {**rows.class_names, column: data.class_names}
     return replace(rows, columns={**rows.columns, column: values}, class_names=class_names)
+
+
+def _check_other_names(names: dict[str, str], rows: Rows) -> None:
+    """InputError if a list of names gives a class the name of another class of the data: the order is wrong."""
+    taken = next(((own, name) for own, name in names.items() if name != own and name in names), None)
+    if taken is not None:
+        own, name = taken
+        raise InputError(
+            f"data.label_names gives the class '{own}' of the data the name '{name}', which another class has",
+            where=rows.location(0),
+            hint="list the names in the order of the classes of the data, "
+            f"{', '.join(names)}; or, if it is meant, say which is which: {example_mapping(names)}",
+        )
 
 
 def row_warnings(split: str, encoded: Encoded, data: Data) -> Iterator[dict[str, Any]]:

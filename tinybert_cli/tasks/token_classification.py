@@ -41,8 +41,21 @@ from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Ro
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_LETTER = rf"[^\W_{CJK}]"
-_WORD = re.compile(rf"[{CJK}]|{_LETTER}+(?:(?:[-.'’&/@+_]|(?<=\d),(?=\d)){_LETTER}+)*(?:(?<=\.[^\W\d_])\.)?|[^\w\s]|_")
+# Marks of letters, which are no letters for `re`: accents, and vowels and tones of Hindi, Arabic, Thai and others.
+_MARKS = (
+    r"\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670"
+    r"\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u0711-\u07f3\u07fd\u0816-\u082d\u0859-\u085b\u0898-\u08e1\u08e3-\u0963"
+    r"\u0981-\u09e3\u09fe-\u0a75\u0a81-\u0ae3\u0afa-\u0b63\u0b82-\u0bd7\u0c00-\u0c63\u0c81-\u0c83\u0cbc-\u0d4d"
+    r"\u0d57-\u0d63\u0d81-\u0df3\u0e31-\u0e3a\u0e47-\u0e4e\u0eb1-\u0ecd\u0f18\u0f19\u0f35\u0f37\u0f39\u0f3e-\u0f84"
+    r"\u0f86-\u0fbc\u0fc6\u102b-\u103e\u1056-\u109d\u135d-\u135f\u1712-\u1734\u1752-\u17d3\u17dd\u180b-\u180d\u180f"
+    r"\u1885\u1886\u18a9\u1920-\u193b\u1a17-\u1a1b\u1a55-\u1a7f\u1ab0-\u1b44\u1b6b-\u1b73\u1b80-\u1bf3\u1c24-\u1c37\u1cd0-\u1cd2"
+    r"\u1cd4-\u1dff\ua66f-\ua672\ua674-\ua67d\ua69e-\ua6f1\ua802-\ua827\ua82c\ua880-\ua8c5\ua8e0-\ua8f1\ua8ff-\ua92d"
+    r"\ua947-\ua953\ua980-\ua9c0\ua9e5-\uaa4d\uaa7b-\uaac1\uaaeb-\uaaef\uaaf5\uaaf6\uabe3-\uabea\uabec\uabed\ufb1e"
+    r"\ufe20-\ufe2f"
+)
+_LETTER = rf"(?:(?![_{CJK}])[\w{_MARKS}])"  # one alternative only: with two, words of both would take exponential time
+_JOINING = r"-.'’&/@+_\u00ad\u200c\u200d"  # with the soft hyphen, and the joiners of Persian and Hindi
+_WORD = re.compile(rf"[{CJK}]|{_LETTER}+(?:(?:[{_JOINING}]|(?<=\d),(?=\d)){_LETTER}+)*(?:(?<=\.[^\W\d_])\.)?|[^\w\s]|_")
 
 _CHUNK = 1000  # rows that are tokenized in one call
 _LABELS = 10_000  # labels that are Python numbers at a time
