@@ -250,6 +250,19 @@ def test_an_export_with_eval_has_its_own_score(cascade: Path) -> None:
     assert exported.quality == 0.87 and not exported.estimated
 
 
+@pytest.mark.parametrize(("megabytes", "latency"), [(13, 3.0), (26, None)])
+def test_the_latency_of_another_file_of_an_export_is_not_shown_beside_its_score(
+    cascade: Path, megabytes: int, latency: float | None
+) -> None:
+    half = write_run(
+        cascade / "half", "export", {"metric_difference": 0.0, "latency_ms_b1": 3.0},
+        inputs={"model": describe(cascade / "student")}, outputs={"model.onnx": 13 * MB},
+    )  # fmt: skip
+    write_eval(cascade / "eval2", {"half": (half, {"accuracy": 0.87, "bytes": megabytes * MB})})
+    (exported,) = [model for model in reports.run([cascade]).models if model.name == str(half)]
+    assert exported.latency_ms_b1 == latency
+
+
 def test_a_model_has_one_line_with_the_score_that_most_models_have(cascade: Path) -> None:
     write_eval(
         cascade / "on-test", {"student": (cascade / "student", eval_metrics(0.70, 50, 10.0))}, split="test",

@@ -234,6 +234,7 @@ def _scored(base: Model, run: Run, name: str, split: str) -> Model:
     """The model with its numbers in an `eval`, or the baseline with those in a training."""
     metric, more_is_better = _main_metric(run)
     metrics: dict[str, Any] = own_metrics(run.metrics, name)
+    is_same_file = metrics.get("bytes", base.bytes) == base.bytes  # of an export in float16, float32 is scored
     return replace(
         base,
         scored_on=_rows_name(run, split),
@@ -249,7 +250,7 @@ def _scored(base: Model, run: Run, name: str, split: str) -> Model:
         agreement=metrics.get("agreement"),
         parameters=metrics.get("parameters", base.parameters),
         bytes=metrics.get("bytes", base.bytes),
-        latency_ms_b1=metrics.get("latency_ms_b1", base.latency_ms_b1),
+        latency_ms_b1=metrics.get("latency_ms_b1", base.latency_ms_b1 if is_same_file else None),
         latency_ms_b32=metrics.get("latency_ms_b32"),
         machine=run.manifest.get("machine"),
     )
