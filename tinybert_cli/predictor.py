@@ -322,8 +322,9 @@ def _load_export(
     tokenizer_config = files.read_object(tokenizer_file) if tokenizer_file.exists() else {}
     inputs = tasks.read_model_inputs(config, tokenizer_config)
     _check_names(names, folder)
+    opened = form.load(folder)
     own = tasks.of_model(config) if task is None else task
-    session = _FittingSession(form.load(folder), names, own.head in PER_TOKEN, folder)
+    session = _FittingSession(opened, names, own.head in PER_TOKEN, folder)
     if task is None:
         tokenizer = _read_tokenizer(folder, config, session.inputs, inputs.truncation_side)
         return Predictor(folder, own, names, config, inputs, tokenizer, session=session)
