@@ -70,26 +70,23 @@ STUDENTS = {
     "augmented, trimmed vocabulary": Candidate(2, 1, 1e-4, (TRIMMED,)),
 }
 TRIMMED2 = "model.trim_vocabulary=true"
+LAST_LAYERS = ("student.num_hidden_layers=2", "layer_mapping=last", TRIMMED)
 STUDENTS2 = {
     "3 epochs, rate 1e-4, trimmed vocabulary": Candidate(0, 3, 1e-4, (TRIMMED2,)),
     "3 epochs, trimmed vocabulary": Candidate(0, 3, 5e-5, (TRIMMED2,)),
     "3 epochs, rate 1e-4": Candidate(0, 3, 1e-4),
     "augmented, trimmed vocabulary": Candidate(2, 1, 1e-4, (TRIMMED2,)),
-    "soft labels, 3 epochs, rate 1e-4, trimmed vocabulary": Candidate(
-        0, 3, 1e-4, ("student.num_hidden_layers=2", "layer_mapping=last", TRIMMED), command="distill"
-    ),
+    "soft labels, 3 epochs, rate 1e-4, trimmed vocabulary": Candidate(0, 3, 1e-4, LAST_LAYERS, command="distill"),
     "augmented, 3 epochs, trimmed vocabulary": Candidate(2, 3, 1e-4, (TRIMMED2,)),
-    "augmented, soft labels, 3 epochs, trimmed vocabulary": Candidate(
-        2, 3, 1e-4, ("student.num_hidden_layers=2", "layer_mapping=last", TRIMMED), command="distill"
-    ),
-    "the same, straight from the teacher": Candidate(
+    "augmented, soft labels, 3 epochs, trimmed vocabulary": Candidate(2, 3, 1e-4, LAST_LAYERS, command="distill"),
+    "augmented, the teacher's soft labels and layers, 3 epochs, trimmed vocabulary": Candidate(
         2, 3, 1e-4, ("student.num_hidden_layers=2", "layer_mapping=spread", TRIMMED), command="distill", above="teacher"
     ),
 }
 
 
 def _width(units: int) -> tuple[str, ...]:
-    return (f"student.hidden_size={units}", "student.num_hidden_layers=2", "layer_mapping=last", TRIMMED)
+    return (f"student.hidden_size={units}", *LAST_LAYERS)
 
 
 SMALL = {

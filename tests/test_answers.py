@@ -522,6 +522,10 @@ def test_several_controls_of_label_studio_that_fit_are_refused_and_one_is_chosen
     teacher = teacher_of(tmp_path, TWO_CONTROLS, {"text": TEXTS}, answer_column_name="sentiment")
     assert probabilities(teacher) == [[0, 1], None, None]
     assert teacher.tally.counts["empty"] == 1
+    comment = named("why", {"type": "textarea", "value": {"text": ["so"]}})
+    answers = [*TWO_CONTROLS, {"data": {"text": "two"}, "annotations": [{"result": [comment]}]}]
+    with pytest.raises(InputError, match="results of the control 'why' are not used: this task reads labels"):
+        teacher_of(tmp_path, answers, {"text": TEXTS}, answer_column_name=["sentiment", "why"])
     with pytest.raises(InputError, match="no result was made with a control 'feeling'"):
         teacher_of(tmp_path, TWO_CONTROLS, {"text": TEXTS}, answer_column_name="feeling")
 

@@ -110,9 +110,11 @@ class Annotations:
                 where=file,
                 hint=f"answer_column_name: controls of this export: {', '.join(every)}",
             )
-        if self.named and not any(self._controls(form) for form in self.forms):
+        forms = " or ".join(self._used_forms)
+        used = {control for form in self._used_forms for control in self._controls(form)}
+        if unused := [name for name in self.named if name not in used]:
             raise InputError(
-                f"the control {', '.join(self.named)} has no {' or '.join(self.forms)}, which this task needs",
+                f"the results of the control '{unused[0]}' are not used: this task reads {forms}",
                 where=file,
                 hint=f"answer_column_name: controls of this export: {', '.join(every)}",
             )

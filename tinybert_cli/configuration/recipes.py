@@ -149,11 +149,11 @@ def _by_number(path: Path) -> tuple[float, str]:
 
 def following_stage(file: Path) -> tuple[str, Path] | None:
     """The command and the file of the stage after this one, if the names of the files begin with numbers."""
-    order = _by_number(file)
-    numbered = sorted((path for path in file.parent.glob("[0-9]*.yaml") if _by_number(path) > order), key=_by_number)
     if not file.name[:1].isdecimal():
         return None
-    return next(((command, path) for path in numbered if (command := stage_of(path)) is not None), None)
+    numbered = sorted(file.parent.glob("[0-9]*.yaml"), key=_by_number)
+    following = (path for path in numbered if _by_number(path) > _by_number(file))
+    return next(((command, path) for path in following if (command := stage_of(path)) is not None), None)
 
 
 def _sources(path: Path) -> list[str]:
