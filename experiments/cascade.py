@@ -9,7 +9,8 @@ training text). The student has 3 of these layers, student2 has 2. Selection row
 no model learns from: they choose the learning rate of student2, if `--rates` lists several. The reported rows are those
 of the other file, which choose nothing. All models of a dataset have the same number of epochs, and the last checkpoint
 counts. Finished stages are skipped. After every model, what was measured goes to experiments/results/cascade.json, and
-from there into the tables of docs/results.md and docs/recipes.md (`experiments/tables.py`).
+from there into the tables of docs/results.md and docs/recipes.md (`experiments/tables.py`). Recorded seeds
+whose models are not in the folder of `--runs`, such as those of another machine, stay.
 
 `--cost N` makes N steps of each kind of training, and prints the CPU time that the whole run of one seed would take; it
 records nothing.
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import result_files
 from cascade_runs import ARMS, Runs, in_own_process
-from cascade_scores import Scores
+from cascade_scores import Scores, with_other_seeds
 from cascade_sets import EXPERIMENTS, write_split
 from cascade_tables import cost_table, table
 
@@ -65,7 +66,8 @@ def main() -> None:
                 for model in ("teacher", "student", *arms):
                     runs.train(model)
                     scores.add(seed, model, runs.candidates(model))
-                    result_files.record(RESULTS, name, scores.result())
+                    known = result_files.read(RESULTS).get(name, {})
+                    result_files.record(RESULTS, name, with_other_seeds(scores.result(), known))
         print("\n".join(table({name: scores.result()})), flush=True)
 
 

@@ -166,8 +166,40 @@ class Scores:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
+def with_other_seeds(own: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the seeds of a recorded result whose models are not here, such as those of another machine.
+
+    Their bootstrap samples are not here either, so the interval of a difference over all seeds is the mean of the
+    intervals of the seeds, which is no narrower than the interval of the mean.
+    """
+    if any(known.get(key) != own[key] for key in ("rows", "test_file", "metric", "epochs")):
+        return dict(own)
+    models: dict[str, dict[str, Any]] = {}
+    for model in ("teacher", "student", *ARMS):
+        if not (measured := [result["models"][model] for result in (known, own) if model in result["models"]]):
+            continue
+        models[model] = {"seeds": {seed: one for part in measured for seed, one in part["seeds"].items()}}
+        for key in (f"minus {reference}" for reference in REFERENCES):
+            if differences := [part[key] for part in measured if key in part]:
+                models[model][key] = _joined(differences[0], differences[-1])
+    return {**own, "models": models}
+
+
+def _joined(known: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A difference over the seeds of both."""
+    seeds = {**known["seeds"], **own["seeds"]}
+    if seeds.keys() == own["seeds"].keys():
+        return dict(own)
+    intervals = {**known.get("intervals", {}), **own.get("intervals", {})}
+    result = {"difference": statistics.mean(seeds.values()), "seeds": seeds, "intervals": intervals}
+    if intervals.keys() == seeds.keys():
+        low, high = (statistics.mean(bounds) for bounds in zip(*intervals.values(), strict=True))
+        result |= {"low": low, "high": high}
+    return result
+
+
 def difference(pairs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-    """The mean difference of two models over the seeds, with a 95 % interval over the rows.
+    """The mean difference of two models over the seeds, with 95 % intervals over the rows, also of each seed.
 
     Args:
         pairs: seed → both models, with the `score` and the scores of the same bootstrap samples (`resampled`).
@@ -175,9 +207,15 @@ def difference(pairs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]])
     import numpy as np
 
     by_seed = {seed: one["score"] - other["score"] for seed, (one, other) in pairs.items()}
-    samples = np.mean([np.subtract(one["resampled"], other["resampled"]) for one, other in pairs.values()], axis=0)
+    samples = {seed: np.subtract(one["resampled"], other["resampled"]) for seed, (one, other) in pairs.items()}
     result: dict[str, Any] = {"difference": statistics.mean(by_seed.values()), "seeds": by_seed}
-    if np.ptp(samples) > 0:
-        low, high = np.percentile(samples, [2.5, 97.5])
-        result |= {"low": float(low), "high": float(high)}
+    result["intervals"] = {seed: _interval(own) for seed, own in samples.items() if np.ptp(own) > 0}
+    if np.ptp(mean := np.mean(list(samples.values()), axis=0)) > 0:
+        result |= dict(zip(("low", "high"), _interval(mean), strict=True))
     return result
+
+
+def _interval(samples: Any) -> list[float]:
+    import numpy as np
+
+    return [float(bound) for bound in np.percentile(samples, [2.5, 97.5])]

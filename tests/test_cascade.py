@@ -44,7 +44,32 @@ def test_a_difference_is_the_mean_over_seeds_with_an_interval_over_rows() -> Non
     measured = cascade_scores.difference(pairs)
     assert measured["seeds"] == pytest.approx({"42": 0.2, "43": 0.1}) and measured["difference"] == pytest.approx(0.15)
     assert (measured["low"], measured["high"]) == pytest.approx((0.1025, 0.1975))  # of the means 0.1 and 0.2
+    assert measured["intervals"]["43"] == pytest.approx([0.005, 0.195])
     assert "low" not in cascade_scores.difference({"42": (reference, reference)})
+
+
+def test_recorded_seeds_of_another_machine_stay() -> None:
+    def result(seed: str, gold: float, low: float, high: float) -> dict[str, Any]:
+        minus = {"difference": gold - 0.5, "seeds": {seed: gold - 0.5}, "intervals": {seed: [low, high]}}
+        gold_model = {"seeds": {seed: {"score": gold}}, "minus direct": {**minus, "low": low, "high": high}}
+        models = {"gold": gold_model, "direct": {"seeds": {seed: {"score": 0.5}}}}
+        same = {"rows": {"test": 9}, "test_file": "test", "metric": "f1", "epochs": 3, "baselines": {}}
+        return {**same, "models": models}
+
+    first, second = result("42", 0.7, 0.1, 0.3), result("43", 0.6, 0.0, 0.2)
+    joined = cascade_scores.with_other_seeds(second, first)
+    gold = joined["models"]["gold"]
+    assert gold["seeds"] == {"42": {"score": 0.7}, "43": {"score": 0.6}} and list(joined["models"]["direct"]["seeds"]) == [
+        "42", "43",
+    ]  # fmt: skip
+    assert gold["minus direct"] == {
+        "difference": pytest.approx(0.15), "seeds": {"42": pytest.approx(0.2), "43": pytest.approx(0.1)},
+        "intervals": {"42": [0.1, 0.3], "43": [0.0, 0.2]}, "low": pytest.approx(0.05), "high": pytest.approx(0.25),
+    }  # fmt: skip
+    assert cascade_scores.with_other_seeds(second, joined) == joined
+    assert cascade_scores.with_other_seeds(first, first) == first
+    assert cascade_scores.with_other_seeds({**second, "epochs": 2}, first) == {**second, "epochs": 2}
+    assert cascade_scores.with_other_seeds(second, {}) == second
 
 
 def in_this_process(command: str, words: Sequence[str]) -> tuple[int, Mapping[str, Any]]:

@@ -648,7 +648,7 @@ def test_student2_learns_layers_first_where_few_pairs_are_read_or_few_texts_tagg
     if matches:
         step, student2 = stages["student2-layers"], stages["student2"]
         assert step["teacher"] == step["student"]["from"] == stages["student"]["output_dir"]
-        assert student2["model"] == step["output_dir"] and "layer_mapping" not in student2
+        assert student2["student"] == step["output_dir"] and "layer_mapping" not in student2
         assert {"hidden_states", "attentions"} < step["losses"].keys() and step["training"]["keep"] == "last"
 
 
@@ -664,7 +664,7 @@ def test_layers_learned_from_many_rows_are_not_evaluated_in_between() -> None:
 def test_student2_without_the_student_is_trained_for_comparison(recipe_of_tickets: dict[str, Any]) -> None:
     stages = {stage["output_dir"].rpartition("/")[2]: stage for stage in recipe_of_tickets["stages"]}
     student, direct = stages["student"], stages["student2-direct"]
-    assert direct["student"]["num_hidden_layers"] == stages["student2"]["model"]["num_hidden_layers"]
+    assert direct["student"]["num_hidden_layers"] == stages["student2"]["student"]["num_hidden_layers"]
     assert direct["student"]["from"] == student["student"]["from"]
     changed = {"student", "output_dir"}
     assert {key: direct[key] for key in direct.keys() - changed} == {

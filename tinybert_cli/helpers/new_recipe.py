@@ -118,7 +118,7 @@ def _runs(plan: Plan, name: str) -> str:
 
 
 def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
-    smoothing = {"regularization": {"label_smoothing": 0.1}} if plan.has_classes else {}
+    learned = "probabilities" if plan.has_classes else "numbers"
     teacher = plan.teacher or _runs(plan, "teacher")
     if plan.teacher is None:
         training, own = _training(plan.rows["train"])
@@ -128,36 +128,29 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
             {(): f"the teacher: {counted(plan.base.layers, 'layer')}, trained on your labels", **own},
         )
     yield _labels(plan, teacher, "teacher-labels", "the teacher predicts the training rows")
-    stage, own = _distilled(plan, teacher, plan.student_layers)
+    stage, own = _distilled(plan, "teacher-labels", _cut(teacher, plan.student_layers), "spread")
     yield (
         {**stage, "output_dir": _runs(plan, "student")},
         {
-            (): "the student learns the teacher's probabilities",
+            (): f"the student learns the teacher's {learned}",
             ("student", "num_hidden_layers"): f"half of the teacher's {counted(plan.base.layers, 'layer')}",
             **own,
         },
     )
     yield _labels(plan, _runs(plan, "student"), "student-labels", "the student predicts the same rows")
-    shape = {"from": _runs(plan, "student"), "num_hidden_layers": plan.student2_layers}
-    start = {"model": shape, "layer_mapping": "last"}
+    shape = _cut(_runs(plan, "student"), plan.student2_layers)
     if plan.matches_layers:
         yield _layers(plan, shape)
-        start = {"model": _runs(plan, "student2-layers")}
-    training, own = _training(plan.labelled)
+        stage, own = _distilled(plan, "student-labels", _runs(plan, "student2-layers"))
+    else:
+        stage, own = _distilled(plan, "student-labels", shape, "last")
     yield (
-        {
-            "stage": "finetune",
-            "label_dataset": _runs(plan, "student-labels"),
-            **start,
-            **smoothing,
-            "training": training,
-            "output_dir": _runs(plan, "student2"),
-        },
-        {(): "student2, the model to ship, learns the student's predictions", **own},
+        {**stage, "output_dir": _runs(plan, "student2")},
+        {(): f"student2, the model to ship, learns the student's {learned}", **own},
     )
     models = {"teacher": teacher, "student": _runs(plan, "student"), "student2": _runs(plan, "student2")}
     if plan.student2_layers < plan.student_layers:  # else it is the student
-        stage, own = _distilled(plan, teacher, plan.student2_layers)
+        stage, own = _distilled(plan, "teacher-labels", _cut(teacher, plan.student2_layers), "spread")
         yield (
             {**stage, "output_dir": _runs(plan, "student2-direct")},
             {(): "for comparison: the shape of student2, straight from the teacher", **own},
@@ -165,11 +158,10 @@ def _stages(plan: Plan) -> Iterator[tuple[dict[str, Any], Comments]]:
         models["student2-direct"] = _runs(plan, "student2-direct")
     if plan.plain_model is not None:
         training, own = _training(plan.rows["train"])
-        shape = {"from": plan.plain_model, "num_hidden_layers": plan.student2_layers}
         yield (
             {
                 "stage": "finetune",
-                "model": shape,
+                "model": _cut(plan.plain_model, plan.student2_layers),
                 "layer_mapping": "spread",
                 "training": training,
                 "output_dir": _runs(plan, "student2-plain"),
@@ -199,15 +191,22 @@ def _layers(plan: Plan, shape: Mapping[str, Any]) -> tuple[dict[str, Any], Comme
     return stage, {(): "student2 learns the student's layers first: the labels of few rows teach it less", **own}
 
 
-def _distilled(plan: Plan, teacher: str, layers: int) -> tuple[dict[str, Any], Comments]:
-    """A student with so many of the teacher's layers that learns its soft labels."""
+def _cut(model: str, layers: int) -> dict[str, Any]:
+    """So many of the layers of a model."""
+    return {"from": model, "num_hidden_layers": layers}
+
+
+def _distilled(
+    plan: Plan, labels: str, student: str | Mapping[str, Any], mapping: str | None = None
+) -> tuple[dict[str, Any], Comments]:
+    """A student that learns the soft labels of the teacher or, as student2, of the student (docs/recipes.md)."""
     training, own = _training(plan.labelled)
     temperature = 2.0 if plan.has_classes and plan.task != "question-answering" else 1.0
     stage = {
         "stage": "distill",
-        "label_dataset": _runs(plan, "teacher-labels"),
-        "student": {"from": teacher, "num_hidden_layers": layers},
-        "layer_mapping": "spread",
+        "label_dataset": _runs(plan, labels),
+        "student": student,
+        **({} if mapping is None else {"layer_mapping": mapping}),
         "losses": {"soft_labels": {"weight": 1.0, "temperature": temperature} if plan.has_classes else 1.0},
         "training": training,
     }
