@@ -30,6 +30,7 @@ from tinybert_cli.errors import ConfigError, InputError
 from tinybert_cli.metrics import answer_texts, span_targets, spans
 from tinybert_cli.metrics.span_metric import NEVER, NULL_THRESHOLD, SpanMetric
 from tinybert_cli.metrics.spans import NO_ANSWER
+from tinybert_cli.tasks import context_windows
 from tinybert_cli.tasks.gold_answers import GoldAnswer, gold_answers
 from tinybert_cli.types import NO_LABEL, Array, Encoded, Layout, Predictions, Rows
 
@@ -105,6 +106,19 @@ def test_tokens_of_a_long_context_are_in_overlapping_windows(tokenizer: Any) -> 
     assert [part[0].tolist() for part in parts] == [[number, -1, -1] for number in range(len(parts))]
     ends = [part[part[:, 1] >= 0] for part in parts]
     assert len(parts) > 2 and all(after[0, 1] < before[-1, 1] for before, after in itertools.pairwise(ends))
+
+
+def test_accents_that_the_tokenizer_strips_belong_to_the_answer(tokenizer: Any) -> None:
+    context = "Ada\u0301 wrote it\u0301\u0323."
+    encoded = TASK.encode(rows_of(("who", context, answers(("Ada\u0301", 0)))), settings(), tokenizer)
+    (texts,) = texts_of(encoded, [context])
+    assert [text for text in texts if text] == ["Ada\u0301", "wrote", "it\u0301\u0323", "."]
+
+
+def test_accents_that_are_tokens_stay_tokens() -> None:
+    context = "a\u0301 b\u0301"
+    (spans_of_window,) = context_windows.token_spans(context, [([(0, 1), (1, 2), (3, 4)], [1, 1, 1])])
+    assert [context[begin:end] for _, begin, end in spans_of_window] == ["a", "\u0301", "b\u0301"]
 
 
 def test_long_question_is_truncated_and_counted(tokenizer: Any) -> None:

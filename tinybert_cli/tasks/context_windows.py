@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,8 @@ class ContextWindows:
 def token_spans(
     context: str, windows: Sequence[tuple[Sequence[tuple[int, int]], Sequence[int | None]]]
 ) -> Iterator[Array]:
-    """The token spans (T, 3) of each window of a row, see `metrics.spans`.
+    """The token spans (T, 3) of each window of a row, see `metrics.spans`; accents that no token contains belong to the
+    character before them.
 
     Args:
         windows: of each the characters of its tokens, and the text that each belongs to, 1 for the context.
@@ -76,13 +78,29 @@ def token_spans(
     next_text = np.append(np.where(inside, indices, len(context)), len(context))
     next_text = np.minimum.accumulate(next_text[::-1])[::-1]  # for each character, the first at or after it
     previous_text = np.maximum.accumulate(np.append(0, np.where(inside, indices + 1, 0)))  # the end of the last before
-    for number, (characters, texts) in enumerate(windows):
-        spans = np.full((len(texts), 3), -1, dtype=np.int32)
+    tokens_of = [np.flatnonzero(np.asarray([text == 1 for text in texts], dtype=bool)) for _, texts in windows]
+    characters_of = [
+        np.asarray(characters, dtype=np.int64).reshape(-1, 2)[tokens]
+        for (characters, _), tokens in zip(windows, tokens_of, strict=True)
+    ]
+    after_accents = _after_accents(context, np.concatenate(characters_of))
+    for number, (tokens, characters) in enumerate(zip(tokens_of, characters_of, strict=True)):
+        begins, ends = characters.T
+        spans = np.full((len(windows[number][1]), 3), -1, dtype=np.int32)
         spans[:, WINDOW] = number
-        tokens = np.flatnonzero(np.asarray([text == 1 for text in texts], dtype=bool))
-        begins, ends = np.asarray(characters, dtype=np.int64).reshape(-1, 2)[tokens].T
-        spans[tokens, BEGIN], spans[tokens, END] = next_text[begins], previous_text[ends]
+        spans[tokens, BEGIN], spans[tokens, END] = next_text[begins], previous_text[after_accents[ends]]
         yield spans
+
+
+def _after_accents(context: str, characters: Array) -> Array:
+    """For each character, (C + 1,), the first at or after it that is no combining mark outside all tokens (T, 2)."""
+    if context.isascii():
+        return np.arange(len(context) + 1)
+    free = np.array([*(unicodedata.category(character) == "Mn" for character in context), False], dtype=bool)
+    for begin, end in characters:
+        free[begin:end] = False
+    indices = np.where(free, len(context), np.arange(len(context) + 1))
+    return np.asarray(np.minimum.accumulate(indices[::-1])[::-1])
 
 
 def cut_questions(questions: Sequence[str], limit: int, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], int]:
