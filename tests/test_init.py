@@ -218,6 +218,41 @@ def test_a_translation_recipe_fits_its_teacher() -> None:
     assert any("students of all its encoder layers + 1 and 2 + 1 layers" in line for line in lines)
 
 
+def test_translation_with_named_columns_needs_no_names_of_languages() -> None:
+    rows = [{"English": row["message"], "German": f"Das ist {row['message']}"} for row in tickets()]
+    found = guess(rows, task="translation", text=["German"], label=["English"])
+    assert (found.task, found.text, found.label) == ("translation", ["German"], "English")
+    with pytest.raises(InputError, match="--text COLUMN --label COLUMN"):
+        guess(rows, task="translation")
+
+
+def test_answers_whose_positions_are_a_column_of_their_own_are_no_numbers_to_predict() -> None:
+    rows = [
+        {"question": f"Which office is number {index}?", "context": row["message"], "answer": f"amber basin {index}",
+         "answer_start": 10 + index % 30}
+        for index, row in enumerate(tickets())
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"'answer_start' is where an answer begins.*(\n.*)*answers: \{"):
+        guess(rows)
+    with pytest.raises(InputError, match="'answer_start' is where an answer begins"):
+        guess(rows, task="question-answering")
+    assert guess(rows, label=["answer_start"]).task == "regression"
+    assert guess([{**row, "label": "ab"[index % 2]} for index, row in enumerate(rows)]).label == "label"
+
+
+@pytest.mark.parametrize("form", [
+    ",".join, " ".join, str, list, lambda tags: tags[0],
+], ids=["commas", "spaces", "list as text", "list beside a text", "a word per row"])  # fmt: skip
+def test_tags_of_words_without_these_words_are_no_labels(form: Any) -> None:
+    rows = [
+        {"text": row["message"], "tags": form(["O", "B-X"] if index % 2 else ["B-X", "O"])}
+        for index, row in enumerate(tickets())
+    ]
+    with pytest.raises(InputError, match="'tags' has tags of words, but no column has a list of as many words"):
+        guess(rows)
+    assert guess([{**row, "label": "ab"[index % 2]} for index, row in enumerate(rows)]).label == "label"
+
+
 def test_the_options_override_the_guess() -> None:
     found = guess(
         tickets(title=lambda i: f"title {i} of it", stars=lambda i: i % 5),

@@ -14,6 +14,7 @@ from tinybert_cli.data.readers import format_of
 from tinybert_cli.errors import InputError
 from tinybert_cli.inspection.column_kinds import Column, describe
 from tinybert_cli.label_values import as_number, in_quotes
+from tinybert_cli.tasks.label_lists import list_in_text
 from tinybert_cli.types import Rows
 
 Choose = Callable[[str, Sequence[str]], str]  # asks the user for one of several columns
@@ -44,6 +45,8 @@ LANGUAGE = re.compile(
     "(?:[-_][a-z]{2,4})?"
 )
 SIDES = (("source", "target"), ("src", "tgt"), ("src", "trg"))
+ANSWER_START = re.compile(r"(.+[._ ])?answer_?starts?", re.IGNORECASE)
+TAG = re.compile(r"O|[BIESLUM]-\S+")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class _Table:
 
     rows: Rows
     columns: Mapping[str, Column]
+    task: str | None  # None: not chosen
     text: Sequence[str]  # empty: not chosen
     label: Sequence[str]
     separator: str | None  # of several labels in one cell; None: not chosen
@@ -98,13 +102,16 @@ def guess(
     """
     for name in (*text, *label):
         rows.column(name)  # raises, with the columns that exist
-    table = _Table(rows, describe(rows), text, label, separator, choose)
+    table = _Table(rows, describe(rows), task, text, label, separator, choose)
     _check_chosen(table, task)
     for finder in _FINDERS if task is None else [_finder_of(task)]:
         if (result := finder(table)) is not None:
+            if task is None and isinstance(result.label, str) and result.task != "token-classification":
+                _check_no_tags(table, [result.label])
             _check_header(table, result)
             used = {*result.text, *([result.label] if isinstance(result.label, str) else result.label)}
             return replace(result, unused=[name for name in table.columns if name not in used])
+    _check_no_tags(table, [*table.columns])
     raise _unclear(table, task)
 
 
@@ -112,8 +119,20 @@ def guess(
 
 
 def _question_answering(table: _Table) -> Guess | None:
-    """Answers with positions, and the text column that has them there."""
+    """Answers with positions, and the text column that has them there.
+
+    Raises:
+        InputError: the position of an answer is a column of its own, and no column has the name of a label.
+    """
     answers = [table.columns[name] for name in table.label] or table.of_kind("answers")
+    starts = next(filter(ANSWER_START.fullmatch, table.columns), None)
+    if not answers and starts is not None and _named(_label_candidates(table), LABEL_NAMES) is None:
+        raise InputError(
+            f"{in_quotes(starts)} is where an answer begins, but no column has answers with their positions",
+            where=table.rows.origins[0][0],
+            hint='write both in one column, answers: {"text": ["Berlin"], "answer_start": [17]}; if it is no question '
+            "answering: --text COLUMN --label COLUMN",
+        )
     if len(answers) != 1 or answers[0].kind != "answers":
         return None
     texts = [column for column in table.columns.values() if column.kind in ("text", "constant")]
@@ -188,8 +207,9 @@ def _translation(table: _Table) -> Guess | None:
     else:
         texts = [column.name for column in table.columns.values() if column.kind == "text" and not column.is_category]
         texts = [name for name in texts if _is_language(name)] or texts
-    named = len(texts) == 2 and (all(map(_is_language, texts)) or tuple(name.lower() for name in texts) in SIDES)
-    if not named or (not table.label and _label_candidates(table)):
+    is_chosen = table.task == "translation" and bool(table.text and table.label)
+    named = is_chosen or all(map(_is_language, texts)) or tuple(name.lower() for name in texts) in SIDES
+    if len(texts) != 2 or not named or (not table.label and _label_candidates(table)):
         return None
     reasons = {
         "task": f"two columns of texts, '{texts[0]}' and '{texts[1]}'",
@@ -340,9 +360,22 @@ def _are_words(values: Sequence[Any]) -> bool:
     return all(isinstance(word, str) for row in values[:SAMPLE] if isinstance(row, list) for word in row)
 
 
+def _are_tags(values: Sequence[Any]) -> bool:
+    """Whether all values are tags such as O and B-PER: lists of them, such lists as text, or one or more in a cell."""
+    tags: set[str] = set()
+    for value in values[:SAMPLE]:
+        items = list_in_text(value.strip()) if isinstance(value, str) else value
+        if items is None:
+            items = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else []
+        if not isinstance(items, list) or not all(isinstance(item, str) and TAG.fullmatch(item) for item in items):
+            return False
+        tags.update(items)
+    return "O" in tags and len(tags) > 1
+
+
 def _tag_rank(column: Column) -> tuple[bool, bool, int]:
     """Entities before parts of speech, then by name, then the last column."""
-    prefixed = any(re.fullmatch(r"[BIESLUM]-\S+", item) for item in column.counts)
+    prefixed = any(TAG.fullmatch(item) and item != "O" for item in column.counts)
     return prefixed, "ner" in column.name.lower(), -_rank(column.name, ("label", "labels", "tags", "tag"))
 
 
@@ -397,6 +430,18 @@ def _check_chosen(table: _Table, task: str | None) -> None:
                 f"the column '{name}' cannot be the label: {reason}",
                 where=table.rows.origins[0][0],
                 hint=f"name another one with --label: {'; '.join(_phrases(table))}",
+            )
+
+
+def _check_no_tags(table: _Table, names: Sequence[str]) -> None:
+    """InputError if one of the columns has tags of words: no other column has the words, or they would be found."""
+    for name in names:
+        if _are_tags(table.rows.column(name)):
+            raise InputError(
+                f"{in_quotes(name)} has tags of words, but no column has a list of as many words in each row",
+                where=table.rows.origins[0][0],
+                hint="write the words and the tags of each text as lists in .jsonl, or a word and its tag per line in "
+                ".conll; if they are labels of whole texts, name the task with --task",
             )
 
 
