@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,12 @@ def test_several_columns_of_0_and_1_are_one_class_each() -> None:
 def test_fractions_are_a_regression() -> None:
     found = guess(tickets(score=lambda i: f"{i % 50 / 10:.1f}", queue=""))
     assert (found.task, found.label) == ("regression", "score")
+
+
+def test_decimals_of_parquet_are_numbers() -> None:
+    found = guess(tickets(price=lambda i: Decimal(f"{i}.50"), queue=""))
+    assert (found.task, found.label) == ("regression", "price")
+    assert guess(tickets(label=lambda i: Decimal(i % 3))).task == "text-classification"
 
 
 def test_whole_numbers_written_as_floats_are_classes() -> None:

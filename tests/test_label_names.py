@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -47,6 +49,13 @@ def indices_of(names: list[str], *labels: Any) -> list[int]:
 # -- numbers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("label", [b"good", date(2026, 3, 1), float("inf")])
+def test_a_label_that_is_neither_text_nor_a_number_is_named(label: Any) -> None:
+    error = error_of("good", label)
+    assert error.what == f"a label is neither text nor a number nor a boolean: {label!r}"
+    assert error.where == "rows.jsonl, row 2"
+
+
 @pytest.mark.parametrize(
     ("labels", "names"),
     [
@@ -54,6 +63,7 @@ def indices_of(names: list[str], *labels: Any) -> list[int]:
         ((30, 10, 20), ["10", "20", "30"]),
         (("2", "10", "1"), ["1", "2", "10"]),
         ((1.0, 2, "1"), ["1", "2"]),
+        ((Decimal("1.00"), Decimal(2), "1"), ["1", "2"]),
         (("01", "02"), ["01", "02"]),
         (("1", "2", "other"), ["1", "2", "other"]),
         ((0, 3), ["0", "3"]),

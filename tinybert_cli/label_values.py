@@ -29,13 +29,15 @@ def all_hidden(labels: Iterable[object]) -> bool:
 
 
 def as_number(value: object) -> Decimal | None:
-    """The number that a label is: 1, 1.0, "1" and "1.0" are the same; None for booleans and other text."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    """The number that a label is: 1, 1.0, "1", "1.0" and a Decimal are the same; None for booleans and other text."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return None
     if isinstance(value, str):
         match = _NUMBER.fullmatch(value) if len(value) <= _LONGEST else None
         return None if match is None else Decimal(match[1])
-    return Decimal(repr(value)) if isinstance(value, int) or math.isfinite(value) else None
+    if not isinstance(value, int) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, Decimal) else Decimal(repr(value))
 
 
 def read_number(value: object, *, comma: bool = False) -> float | None:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from tinybert_cli.label_values import as_boolean, as_text, in_quotes, is_missing
@@ -148,7 +149,7 @@ def _have_digits(texts: Mapping[str, int]) -> bool:
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool):
         return False
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Decimal):
         return True
     return isinstance(value, str) and (_COMMA.fullmatch(value) is not None or _is_float(value))
 

@@ -197,6 +197,12 @@ def _names_of_labels(distinct: Sequence[object], rows: Rows, data: Data) -> list
     others = [label for label in distinct if as_number(label) is None]
     if others and len(texts) == len(distinct):
         return sorted(texts)
+    if (odd := next((label for label in others if not isinstance(label, str | bool)), None)) is not None:
+        raise InputError(
+            f"a label is neither text nor a number nor a boolean: {odd!r}",
+            where=_location_of(odd, rows, data),
+            hint="write all labels as text",
+        )
     if others:
         value = next(label for label in distinct if not isinstance(label, str))
         kind = "boolean" if isinstance(value, bool) else "number"
