@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tinybert_cli import cli, configuration
 from tinybert_cli.config import Data
 from tinybert_cli.data import splits
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError, OutputError
-from tinybert_cli.helpers import init, new_recipe, shipped_recipes, text_lengths
+from tinybert_cli.helpers import init, new_recipe, new_splits, shipped_recipes, text_lengths
 from tinybert_cli.inspection import columns, splitting
 from tinybert_cli.stages.checks import CHECKS
 from tinybert_cli.types import Rows
@@ -333,6 +334,31 @@ def test_a_column_named_like_one_of_its_labels_is_accepted() -> None:
 def test_texts_inside_mappings_are_rejected_with_what_to_do() -> None:
     with pytest.raises(InputError, match="write what is in 'translation' as columns of their own"):
         guess([{"translation": {"en": row["message"], "de": "Ja"}} for row in tickets()])
+
+
+@pytest.mark.parametrize("value", [b"The parcel", 17, ["The", "parcel"]])
+def test_a_text_that_is_none_is_rejected_as_every_stage_would(value: Any) -> None:
+    rows = tickets()
+    rows[7]["message"] = value
+    given = Rows({name: [row[name] for row in rows] for name in rows[0]}, (("file", len(rows)),))
+    found = columns.Guess("text-classification", ["message"], "queue", {})
+    other = Rows({"message": [row["message"] for row in tickets()]}, (("other", len(rows)),))
+    for parts in (
+        {"train": given},
+        {"train": replace(given, columns={**given.columns, **other.columns}), "unlabeled": given},
+    ):
+        with pytest.raises(InputError, match=r"'message': expected text, found .*(\n.*)*file, row 8"):
+            new_splits.completed(new_splits.Splits(parts, {}), found, seed=1)
+
+
+def test_a_text_that_is_nan_is_none() -> None:
+    write(
+        Path("a.jsonl"),
+        [{**row, "message": float("nan") if i % 4 == 0 else row["message"]} for i, row in enumerate(tickets())],
+    )
+    recipe, lines = write_recipe("a.jsonl")
+    assert "15 rows of train have no text: left out" in lines
+    assert None not in read(recipe, "train").column("message")
 
 
 def test_an_id_with_few_values_is_no_label() -> None:

@@ -18,7 +18,7 @@ from tinybert_cli.errors import InputError, nearest
 from tinybert_cli.inspection import splitting
 from tinybert_cli.inspection.columns import Guess
 from tinybert_cli.inspection.unlabelled_rows import unlabelled_rows
-from tinybert_cli.label_values import all_hidden, as_boolean, as_number, as_text, in_quotes
+from tinybert_cli.label_values import all_hidden, as_boolean, as_number, as_text, in_quotes, is_missing
 from tinybert_cli.types import Rows
 from tinybert_cli.wording import counted, verb
 
@@ -219,6 +219,7 @@ def _leave_out(result: Splits, name: str, guess: Guess) -> None:
     rows = result.rows[name]
     labels = [guess.label] if isinstance(guess.label, str) else guess.label
     texts = [rows.column(column) for column in guess.text]  # raises, with the columns of this file
+    _check_texts(rows, [*guess.text, *(labels if guess.task == "translation" else [])], guess)
     if name in SCORED and any(column not in rows.columns or all_hidden(rows.columns[column]) for column in labels):
         missing = [column for column in labels if column not in rows.columns]
         why = f"{in_quotes(missing[0])} is no column of {rows.origins[0][0]}" if missing else "they have no labels"
@@ -252,7 +253,22 @@ def _have(count: int, name: str) -> str:
 
 
 def _has_text(value: object) -> bool:
-    return bool(value.strip()) if isinstance(value, str) else bool(value)
+    return bool(value.strip()) if isinstance(value, str) else bool(value) and not is_missing(value)
+
+
+def _check_texts(rows: Rows, names: Sequence[str], guess: Guess) -> None:
+    """InputError for a value in a text column that is no text, or no list of words: no stage reads it."""
+    lists = guess.task == "token-classification"
+    form = "a list of words" if lists else "text"
+    for name in names:
+        for index, value in enumerate(rows.columns.get(name, [])):
+            is_words = isinstance(value, list) and all(isinstance(word, str) for word in value)
+            if not (is_missing(value) or (is_words if lists else isinstance(value, str))):
+                raise InputError(
+                    f"'{name}': expected {form}, found {value!r:.80}",
+                    where=rows.location(index),
+                    hint=f"write each value as {form}, or name another column with --text",
+                )
 
 
 def _select_unlabeled(result: Splits, guess: Guess) -> None:
@@ -260,6 +276,7 @@ def _select_unlabeled(result: Splits, guess: Guess) -> None:
     rows = result.rows["unlabeled"]
     if len(guess.text) == 1 and guess.text[0] not in rows.columns and len(rows.columns) == 1:
         rows = Rows({guess.text[0]: next(iter(rows.columns.values()))}, rows.origins)
+    _check_texts(rows, guess.text, guess)
     known = {key for name in SCORED for key in _keys(result.rows[name], guess)}
     keys = list(_keys(rows, guess))
     selected = [index for index, key in enumerate(keys) if key not in known and any(key)]
