@@ -361,6 +361,17 @@ def test_a_text_that_is_nan_is_none() -> None:
     assert None not in read(recipe, "train").column("message")
 
 
+def test_a_split_with_numbers_as_labels_beside_names_is_an_error_that_names_a_mapping() -> None:
+    write(Path("test.jsonl"), [{**row, "queue": index % 3} for index, row in enumerate(tickets(80)[60:])])
+    data = write(Path("a.jsonl"), tickets())
+    with pytest.raises(InputError, match="labels of test are numbers, those of train are names") as caught:
+        write_recipe(data, test="test.jsonl")
+    assert caught.value.hint is not None
+    mapping = "=".join(caught.value.hint.partition("such as ")[2].split(": ", 1))
+    recipe, _ = write_recipe(data, test="test.jsonl", settings=[mapping])
+    assert read(recipe, "test").column("queue")[:4] == ["billing", "login", "shipping", "billing"]
+
+
 def test_an_id_with_few_values_is_no_label() -> None:
     assert guess(tickets(customer_id=lambda i: i % 4)).label == "queue"
 

@@ -219,6 +219,16 @@ def test_a_label_that_only_validation_has_is_an_error(tmp_path: Path, data: Path
     assert error.startswith("validation: unknown label 'neutral'")
 
 
+def test_numbers_as_labels_beside_names_are_read_as_positions_with_a_warning(
+    tmp_path: Path, data: Path, base_model: Path, configs: Configs
+) -> None:
+    write(data / "validation.jsonl", [{"text": "fine", "label": index % 2} for index in range(120)])
+    said = "integer labels are read as positions in the model's classes: 0 = bad, 1 = good"
+    assert f"validation: {said}" in inspected(config_file(tmp_path / "c.yaml", data, base_model)).summary.warnings
+    rows = run("finetune", configs("finetune", "out", model=base_model), dry_run=True)
+    assert said in warnings_of(rows)
+
+
 def test_a_model_that_does_not_exist_leaves_tokens_uncounted(tmp_path: Path) -> None:
     result = inspected(write(tmp_path / "a.jsonl", sentences("train")), model=str(tmp_path / "later"))
     assert result.model is None and result.summary.splits["train"].tokens is None

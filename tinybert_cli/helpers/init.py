@@ -14,11 +14,13 @@ from tinybert_cli import tasks
 from tinybert_cli.artifacts import atomic_files
 from tinybert_cli.config import Data
 from tinybert_cli.data import splits
-from tinybert_cli.errors import ConfigError, OutputError
+from tinybert_cli.errors import ConfigError, InputError, OutputError
 from tinybert_cli.escaping import shell_word
 from tinybert_cli.helpers import data_settings, new_recipe, new_splits, teacher_labels, text_lengths
 from tinybert_cli.inspection import columns, summary
 from tinybert_cli.inspection.columns import Choose, Guess
+from tinybert_cli.label_values import example_mapping
+from tinybert_cli.tasks.label_names import of_positions
 from tinybert_cli.types import Rows
 from tinybert_cli.wording import counted
 
@@ -161,7 +163,9 @@ def _checked(request: Request, guess: Guess, read: new_splits.Splits) -> tuple[D
     named = {name: splits.with_label_names(part, data) for name, part in read.rows.items() if name != "unlabeled"}
     names = task.label_names(named["train"], data, model_names=None)
     warnings = task.label_warnings(named["train"], data, names)
-    for part in named.values():
+    for name, part in named.items():
+        if data.label_names is None and of_positions(task.label_statements(part, data, names)):
+            raise _numbered_labels(name, part, names)
         labels = task.labels(part, data, names)
         assert labels is not None  # a split without labels is not used
         if part is named["train"]:
@@ -172,6 +176,16 @@ def _checked(request: Request, guess: Guess, read: new_splits.Splits) -> tuple[D
     if listed and data.label_names is None and isinstance(guess.label, str):
         data = data.model_copy(update={"label_names": names})
     return data, notes
+
+
+def _numbered_labels(split: str, rows: Rows, names: Sequence[str]) -> InputError:
+    """The error for numbers as labels where train has names: in which order they were numbered is not known."""
+    numbered = {name: name for name in names} | {str(index): name for index, name in enumerate(names)}
+    return InputError(
+        f"labels of {split} are numbers, those of train are names",
+        where=rows.origins[0][0],
+        hint=f"say which name each number means, such as {example_mapping(numbered)}",
+    )
 
 
 def _check_translators(request: Request, data: Data) -> None:

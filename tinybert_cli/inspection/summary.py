@@ -18,6 +18,7 @@ from tinybert_cli.inspection.unlabelled_rows import unlabelled_rows
 from tinybert_cli.inspection.vocabulary import TokenCounts
 from tinybert_cli.label_values import as_number, in_quotes
 from tinybert_cli.metrics.proportions import wilson
+from tinybert_cli.tasks.label_names import of_positions
 from tinybert_cli.types import Array, Rows
 from tinybert_cli.wording import counted, verb
 
@@ -224,6 +225,8 @@ def _check_labels(result: Summary, splits: Mapping[str, Rows], data: Data, task:
             result.warnings.append(f"the labels of {name} are withheld, so that models cannot be scored on it")
             continue
         arrays[name] = labels
+        positions = of_positions(task.label_statements(splits[name], data, names))
+        result.warnings += [f"{name}: {statement}" for statement in positions]
         if name == "train":
             result.warnings += task.label_warnings(splits[name], data, names)
             if not result.splits[name].without_label:

@@ -17,6 +17,7 @@ from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.scratch_files import counts, looked_up
 from tinybert_cli.stages.streamed_blocks import StreamedBlocks
+from tinybert_cli.tasks.label_names import of_positions
 from tinybert_cli.types import Array, Encoded, Layout, Rows
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ def _read_validation(
     if isinstance(task, tasks.PredictionTask):
         names = task.label_names(rows, config.data, model_names=label_names)
         metric = task.metric(rows, config.data, names)
+        yield from map(events.warning, of_positions(task.label_statements(rows, config.data, names)))
     encoded = task.encode(rows, config.data, tokenizer)
     yield from data.row_warnings("validation", encoded, config.data)
     if training is not None:

@@ -28,6 +28,7 @@ MOST_CLASSES = 10_000  # without names; a larger number is an id, a timestamp or
 FEW_CLASSES = 20  # distinct numbers that are classes even in a file with few rows
 NAMED = "set data.label_names to the names of the integers in the data, in order"
 UNNAMED = "the model does not name its classes: set data.label_names to their names, in the order of its outputs"
+POSITIONS = "integer labels are read as positions in the model's classes"
 LISTED = 10  # names that a warning lists
 NO_VALUES = {"", "nan", "NaN", "NAN", "N/A", "n/a", "NA", "#N/A", "<NA>", "null", "NULL", "None", "-", "?"}
 MOST_SURE = 10  # classes that no table has too few rows for
@@ -143,7 +144,12 @@ def label_statements(labels: Iterable[object], rows: Rows, data: Data, names: Se
         return []
     pairs = ", ".join(f"{index} = {names[index]}" for index in positions[:LISTED])
     more = ", ..." if len(positions) > LISTED else ""
-    return [f"integer labels are read as positions in the model's classes: {pairs}{more}"]
+    return [f"{POSITIONS}: {pairs}{more}"]
+
+
+def of_positions(statements: Iterable[str]) -> list[str]:
+    """Those of the statements of a task that say which labels are read as positions."""
+    return [statement for statement in statements if statement.startswith(POSITIONS)]
 
 
 def name_warnings(counts: Mapping[str, int]) -> list[str]:
