@@ -176,7 +176,6 @@ def test_cells_are_list_text_or_separated_by_a_bar(cell: str, expected: list[str
         ("food\tcomplaint", "\t", "tabs"),
         ("1 0 0", " ", "spaces"),
         ("\u98df\u54c1\uff0c\u6295\u8bc9", "\uff0c", "'\uff0c'"),
-        ("[food, complaint]", ",", "','"),
         ("a|food, complaint", ",", "','"),
     ],
 )
@@ -185,6 +184,20 @@ def test_other_separators_are_rejected_by_name(cell: str, separator: str, named:
     assert error.what.endswith(f"could be one label or several, separated by {named}")
     assert error.where == "rows.jsonl, row 2" and error.hint is not None
     assert f"data.label_separator: {json.dumps(separator)};" in error.hint
+
+
+def test_brackets_around_names_without_quotes_are_no_part_of_a_label() -> None:
+    error = error_of("food", "[food, complaint]", names=None)
+    assert error.what.endswith("could be one label or several, separated by ','")
+    assert (
+        error.hint is not None and "remove the brackets" in error.hint and 'data.label_separator: ","' not in error.hint
+    )
+    for cell, separator in {"[food, complaint]": ",", "[food|complaint]": "|"}.items():
+        with pytest.raises(InputError, match="would be parts of its first and its last label") as caught:
+            labels_of("food", cell, label_separator=separator)
+        assert caught.value.where == "rows.jsonl, row 2"
+    names = ["[a]", "[b]", "arts"]
+    assert labels_of("[a]|arts", "[a]|[b]", names=names, label_separator="|") == [[1, 0, 1], [1, 1, 0]]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "/", " ", "::"])

@@ -23,6 +23,7 @@ JOINING = (*OTHER_SEPARATORS, SEPARATOR, "/", "&", "+", " ")
 
 _ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?\d+(?:\.\d*)?(?![\w.])|(?:[Tt]rue|[Ff]alse)\b""")
 _BRACKETS = ("[]", "()", "{}")
+_UNQUOTED = 'remove the brackets, or write the names in quotes: ["first", "second"]'
 
 
 @dataclass(frozen=True)
@@ -146,18 +147,27 @@ def _labels_of_cell(cell: str, row: int, rows: Rows, data: Data, names: Sequence
     if items is not None:
         yield from items
         return
-    for label in cell.split(data.label_separator or SEPARATOR):
+    parts = cell.split(data.label_separator or SEPARATOR)
+    if len(parts) > 1 and cell[0] == "[" and cell[-1] == "]" and "]" not in parts[0]:
+        raise InputError(
+            f"the brackets around {in_quotes(cell[:80])} would be parts of its first and its last label",
+            where=rows.location(row),
+            hint=_UNQUOTED,
+        )
+    for label in parts:
         name = label.strip()
         if not name:
             continue
         separator = None if data.label_separator or name in names else _separator_in(name)
         if separator is not None or (name not in names and name[0] == "[" and name[-1] == "]"):
             separator = separator or ","
+            several, one = f"data.label_separator: {json.dumps(separator)}", f'data.label_separator: "{SEPARATOR}", or '
+            if name[0] == "[" and name[-1] == "]":
+                several, one = _UNQUOTED, ""
             raise InputError(
                 f"{in_quotes(name)} could be one label or several, separated by {_named(separator)}",
                 where=rows.location(row),
-                hint=f"several: data.label_separator: {json.dumps(separator)}; one: data.label_separator: "
-                f'"{SEPARATOR}", or list all names in data.label_names',
+                hint=f"several: {several}; one: {one}list all names in data.label_names",
             )
         yield name
 
