@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -446,6 +447,15 @@ def test_a_gpu_driver_or_another_system_rules_out_forks(monkeypatch: pytest.Monk
     assert stage_processes.can_fork() == (sys.platform == "linux")
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not stage_processes.can_fork()
+
+
+def test_only_an_export_that_exists_is_next(tmp_path: Path) -> None:
+    config = SimpleNamespace(output_dir=str(tmp_path / "export"))
+    stages: list[Any] = [SimpleNamespace(command="export", config=config)]
+    assert list(recipe_runner._next(stages)) == []
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "manifest.json").write_text('{"command": "export"}', encoding="utf-8")
+    assert list(recipe_runner._next(stages)) == [f"next: tinybert predict {config.output_dir}"]
 
 
 def test_only_and_from_select_stages(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,8 +221,11 @@ def _counted(stages: Sequence[RecipeStage]) -> str:
 
 
 def _next(stages: Sequence[RecipeStage]) -> Iterator[str]:
+    from tinybert_cli import artifacts
+
     pages = [Path(stage.config.output_dir) / "report.html" for stage in stages if stage.command == "eval"]
     yield from (f"plots, slices, regressions: {page}" for page in pages if page.is_file())
     exports = [stage.config.output_dir for stage in stages if stage.command == "export"]
+    exports = [folder for folder in exports if artifacts.has_manifest(Path(folder))]
     if exports:
         yield f"next: tinybert predict {shell_word(exports[-1])}"
