@@ -89,7 +89,7 @@ def learned_from(config: Stage, inputs: Mapping[str, Any], split: str) -> list[s
 def of_export(config: Export, source: models.Source, output: artifacts.Output) -> list[str]:
     """Notes on the scores of an export, if the rows of its verification have selected the model."""
     settings = artifacts.settings_of(config)
-    return list(selected_on({output.folder.name: source}, settings, output.inputs, config.verify.split).notes())
+    return list(selected_on({source.name: source}, settings, output.inputs, config.verify.split).notes())
 
 
 def _selected_folders(folders: Iterable[tuple[Path, Mapping[str, Any]]], rows: set[str]) -> list[str]:
