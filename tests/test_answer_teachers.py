@@ -223,6 +223,18 @@ def test_the_temperature_is_reported_on_rows_that_it_was_not_fitted_on(
     assert softmax(logits).max(-1) == pytest.approx(0.89, abs=0.03)  # of answers that claim 1
 
 
+@pytest.mark.parametrize("worse", [True, False])
+def test_a_temperature_that_makes_the_calibration_worse_is_a_warning(
+    worse: bool, configs: Configs, llm: Path, tmp_path: Path
+) -> None:
+    right = [{"text": r["text"], "answer": r["label"]} for r in sentences("train")]  # a probability of 1 is best
+    file = write_rows(tmp_path / "right.jsonl", right) if worse else llm
+    config = configs("gen-soft-labels", "labels", teacher={"answers_file": str(file), "temperature": "auto"})
+    warnings = [row["message"] for row in run("gen-soft-labels", config) if row["event"] == "warning"]
+    text = f"the fitted temperature of {file} makes the calibration error and the Brier score worse"
+    assert any(text in message for message in warnings) == worse
+
+
 def test_the_temperatures_of_several_files_are_all_in_the_metrics(configs: Configs, llm: Path, tmp_path: Path) -> None:
     other = write_rows(
         tmp_path / "right.jsonl", [{"text": r["text"], "answer": r["label"]} for r in sentences("train")]

@@ -96,6 +96,7 @@ def read(
             prefix = f"answers_{number}." if len(config.answers) > 1 else ""
             numbers |= {f"{prefix}{name}": value for name, value in scaling.items()}
             yield {"event": "calibration", "answers": setting.name, **scaling}
+            yield from map(events.warning, _made_worse(setting.name, scaling))
         teachers.append(teacher.at_temperature(temperature) if temperature != 1 else teacher)
     if teachers:
         numbers |= {
@@ -167,6 +168,18 @@ def _calibrate(
         "ece_scaled": scaled["ece_scaled"],
         "brier_scaled": scaled["brier_scaled"],
     }
+
+
+def _made_worse(answers: str, scaling: Mapping[str, float]) -> list[str]:
+    """A warning if the calibration is worse at the fitted temperature, on rows that it was not fitted on."""
+    names = {"ece": "calibration error", "brier": "Brier score"}
+    worse = [words for name, words in names.items() if scaling[f"{name}_scaled"] > scaling[name]]
+    if not worse:
+        return []
+    return [
+        f"the fitted temperature of {answers} makes the {' and the '.join(worse)} worse on rows that it was not fitted "
+        "on: it fits better with more gold labels; `temperature: 1` leaves the confidences as they are"
+    ]
 
 
 def weights(config: GenSoftLabels) -> list[float]:
