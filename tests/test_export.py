@@ -607,6 +607,8 @@ def test_a_float16_export_has_a_second_file_for_gpus(teacher: Path, configs: Con
         ({"id2label": {"0": "bad", "1": "good", "2": "fair"}}, "they return 1 x 2 numbers, not 1 x 3 for .* 3 labels"),
         ({"tinybert_task": "token-classification", "architectures": ["BertForTokenClassification"], "problem_type": None},
          "they return 1 x 2 numbers, not 1 x 4 x 2 for"),
+        ({"problem_type": "regression"}, "has 2 outputs, and a model for regression has one"),
+        ({"pad_token_id": "x"}, "`pad_token_id` of config.json is 'x'"),
     ],
 )  # fmt: skip
 def test_an_export_whose_config_does_not_fit_its_weights_is_rejected(
@@ -618,6 +620,27 @@ def test_an_export_whose_config_does_not_fit_its_weights_is_rejected(
     (folder / "manifest.json").unlink()
     with pytest.raises(InputError, match=message):
         list(predict.run(str(folder), ["fine film"]))
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_other_weights_than_those_that_were_verified_are_refused(
+    deleted: bool, exported: Path, configs: Configs, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "changed"))
+    (folder / "manifest.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    if deleted:  # float32 would be opened
+        (folder / "onnx" / "model_quantized.onnx").unlink()
+    else:  # int8 was added by hand
+        (folder / "config.json").write_text(json.dumps({**config, "tinybert_weights": "onnx/model.onnx"}))
+    evaluation = configs("eval", "scores", models={"m": str(folder)}, latency=None, baselines=[])
+    for read in (lambda: predict.load(str(folder)), lambda: run("eval", evaluation)):
+        with pytest.raises(InputError, match="the export was verified with onnx/model") as error:
+            read()
+    assert "remove tinybert_weights" in str(error.value.hint)
+    del config["tinybert_weights"]  # as in exports of earlier versions
+    (folder / "config.json").write_text(json.dumps(config))
+    predict.load(str(folder))
 
 
 def test_an_export_of_a_newer_layout_is_rejected(exported: Path, tmp_path: Path) -> None:

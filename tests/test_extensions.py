@@ -194,6 +194,24 @@ def test_other_models_have_the_first_task_with_their_head(recorded: object, fold
     assert tasks.of_model({**config, tasks.CONFIG_KEY: recorded}).name == "text-classification"
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"id2label": {"0": "LABEL_0"}}, "regression"),  # a cross-encoder of sentence-transformers
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, "text-classification"),
+        ({}, "text-classification"),  # two outputs without names
+        ({"id2label": {"0": "toxic"}, "problem_type": "multi_label_classification"}, "multi-label-classification"),
+    ],
+)
+def test_the_task_of_a_model_of_another_tool_follows_from_its_outputs(settings: dict[str, Any], expected: str) -> None:
+    assert tasks.of_model({"architectures": ["BertForSequenceClassification"], **settings}).name == expected
+
+
+def test_a_tagger_with_a_problem_type_is_a_tagger() -> None:
+    config = {"architectures": ["BertForTokenClassification"], "problem_type": "single_label_classification"}
+    assert tasks.of_model(config).name == "token-classification"
+
+
 @pytest.mark.parametrize("recorded", ["no-such-task", ["rating"], 3])
 def test_a_task_that_is_not_installed_is_refused(recorded: object, folder: Path) -> None:
     config = json.loads((folder / "teacher" / "config.json").read_text())

@@ -239,6 +239,48 @@ def test_folder_without_tokenizer_files_is_rejected(teacher: models.Source, tmp_
         models.load_tokenizer(teacher)
 
 
+def test_a_tokenizer_without_a_padding_token_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
+    file = tmp_path / "teacher/tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "pad_token": None}))
+    with pytest.raises(InputError, match="has no padding token") as caught:
+        models.load_tokenizer(teacher)
+    assert '"pad_token": "[PAD]"' in str(caught.value.hint)
+
+
+def test_a_model_of_tinybert_that_lost_the_length_of_its_texts_is_rejected(
+    teacher: models.Source, tmp_path: Path
+) -> None:
+    (tmp_path / "teacher/tokenizer_config.json").unlink()
+    models.load_tokenizer(teacher)  # of another tool: transformers knows the tokenizer of BERT
+    edit_config(teacher, tinybert_text_columns=["text"])
+    with pytest.raises(InputError, match=r"has no tokenizer_config\.json"):
+        models.load_tokenizer(teacher)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem", "message"),
+    [
+        ({"problem_type": "regression"}, "regression", "has 2 outputs, and a model for regression has one"),
+        ({"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}, "single_label_classification",
+         "its outputs are regression, not single label classification"),
+        ({"id2label": {"0": "bad", "2": "good"}}, None, "`id2label` of config.json has the positions 0, 2"),
+        ({"problem_type": 3}, "regression", "its outputs are 3, not regression"),
+    ],
+)  # fmt: skip
+def test_outputs_that_do_not_fit_the_task_are_rejected(
+    settings: dict[str, object], problem: str | None, message: str, teacher: models.Source
+) -> None:
+    edit_config(teacher, **settings)
+    with pytest.raises(InputError, match=message):
+        models.check_outputs(teacher, None, problem)
+
+
+def test_layers_in_chunks_take_inputs_of_any_length(teacher: models.Source) -> None:
+    expected = logits(models.load(teacher, "sequence-classification"))
+    edit_config(teacher, chunk_size_feed_forward=5)
+    assert torch.equal(logits(models.load(teacher, "sequence-classification")), expected)
+
+
 def test_damaged_tokenizer_is_rejected(teacher: models.Source, tmp_path: Path) -> None:
     (tmp_path / "teacher/tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
@@ -247,7 +289,7 @@ def test_damaged_tokenizer_is_rejected(teacher: models.Source, tmp_path: Path) -
 
 def test_tokenizer_code_in_a_folder_is_not_run(teacher: models.Source, tmp_path: Path) -> None:
     (tmp_path / "teacher/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    settings = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}
+    settings = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}, "pad_token": "[PAD]"}
     (tmp_path / "teacher/tokenizer_config.json").write_text(json.dumps(settings))
     assert models.load_tokenizer(teacher).get_vocab() == make_tokenizer().get_vocab()
     assert not (tmp_path / "ran").exists()

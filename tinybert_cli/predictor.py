@@ -318,12 +318,16 @@ def _load_export(
             where=str(folder / "config.json"),
             hint="pip install --upgrade tinybert",
         )
+    _check_weights(folder, form, config)
     tokenizer_file = folder / "tokenizer_config.json"
     tokenizer_config = files.read_object(tokenizer_file) if tokenizer_file.exists() else {}
     inputs = tasks.read_model_inputs(config, tokenizer_config)
     _check_names(names, folder)
     opened = form.load(folder)
     own = tasks.of_model(config) if task is None else task
+    if own.output_type == "value" and len(names) > 1:
+        what = f"config.json has {len(names)} outputs, and a model for regression has one"
+        raise InputError(what, where=str(folder), hint=_COPY)
     session = _FittingSession(opened, names, own.head in PER_TOKEN, folder)
     if task is None:
         tokenizer = _read_tokenizer(folder, config, session.inputs, inputs.truncation_side)
@@ -362,6 +366,18 @@ def _check_files(folder: Path) -> None:
             raise InputError(f"the export has no {name}", where=str(folder), hint=_COPY)
 
 
+def _check_weights(folder: Path, form: formats.Format, config: Mapping[str, Any]) -> None:
+    """InputError if the file that would be opened is not the one that was verified, such as float32 instead of int8."""
+    verified, opened = config.get(formats.WEIGHTS_KEY), form.file(folder)
+    if verified is None or opened == folder / str(verified):
+        return
+    raise InputError(
+        f"the export was verified with {verified}, and {opened} would be opened",
+        where=str(folder),
+        hint=f"copy the whole folder; or remove {formats.WEIGHTS_KEY} from config.json to use the other file",
+    )
+
+
 def _has_layout(folder: Path) -> bool:
     config = folder / "config.json"
     return config.is_file() and formats.LAYOUT_KEY in files.read_object(config)
@@ -373,13 +389,17 @@ def _read_tokenizer(
     """Of the tokenizers library, which needs neither torch nor transformers."""
     from tokenizers import Tokenizer
 
+    padding = config.get("pad_token_id") or 0
+    if not isinstance(padding, int):
+        what = f"`pad_token_id` of config.json is {padding!r}, and not the id of a token"
+        raise InputError(what, where=str(folder), hint=_COPY)
     try:
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except BaseException as error:  # tokenizers raises bare exceptions, or panics
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
         raise _broken_export(folder, error) from error
-    return tasks.TokenizerFile(backend, inputs, truncation_side, pad_token_id=config.get("pad_token_id") or 0)
+    return tasks.TokenizerFile(backend, inputs, truncation_side, pad_token_id=padding)
 
 
 def _broken_export(folder: Path, error: BaseException) -> InputError:

@@ -16,6 +16,7 @@ from tinybert_cli.formats.safetensors_translation import SAFETENSORS_TRANSLATION
 from tinybert_cli.formats.spacy import SPACY
 
 LAYOUT, LAYOUT_KEY = 2, "tinybert_layout"  # of export folders, in config.json; 1: folders without it, of 0.2.0
+WEIGHTS_KEY = "tinybert_weights"  # the file that an export is to be opened with, in its config.json
 
 FORMATS: dict[str, Format] = {"onnx": ONNX, "safetensors": SAFETENSORS, "spacy": SPACY}
 
@@ -57,6 +58,7 @@ __all__ = [
     "LAYOUT",
     "LAYOUT_KEY",
     "TRANSLATION_FORMATS",
+    "WEIGHTS_KEY",
     "Ctranslate2Translator",
     "Export",
     "Format",

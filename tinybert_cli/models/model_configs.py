@@ -25,10 +25,11 @@ MOST_LAYERS = 10_000
 MOST_NUMBER = 10**12  # of anything else
 _COUNT = re.compile(r"layer|block|group|repeat")
 
-# Settings of config.json that would make transformers download or run something, or return tuples without names.
+# Settings of config.json that would make transformers download or run something, return tuples without names, or
+# refuse inputs whose length is no multiple of a number.
 IGNORED_SETTINGS = {
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
-    "auto_map", "fusion_config", "transformers_weights", "distributed_config", "return_dict",
+    "auto_map", "fusion_config", "transformers_weights", "distributed_config", "return_dict", "chunk_size_feed_forward",
 }  # fmt: skip
 
 # head -> the mapping of transformers with its model classes, suffixes of their names (none for models without a head),
@@ -70,7 +71,7 @@ def label_names(model: PreTrainedModel) -> list[str] | None:
 
 def read_label_names(source: Source) -> list[str] | None:
     """The labels in config.json in the order of the outputs; None if they are the defaults. Loads no weights."""
-    return _label_names(read_pretrained_config(fetch(source, weights=False)))
+    return _label_names(read_pretrained_config(fetch(source, weights=False)), source.name)
 
 
 def check_outputs(source: Source, names: list[str] | None, problem: str | None) -> list[str]:
@@ -78,7 +79,7 @@ def check_outputs(source: Source, names: list[str] | None, problem: str | None) 
     config = read_pretrained_config(fetch(source, weights=False))
     check_problem(source, config, problem)
     check_labels(source, config, names)
-    return names or _label_names(config) or [str(index) for index in range(config.num_labels)]
+    return names or _label_names(config, source.name) or [str(index) for index in range(config.num_labels)]
 
 
 def has_head(source: Source, head: str) -> bool:
@@ -156,14 +157,21 @@ def _check_numbers(values: Mapping[str, Any], file: Path) -> None:
                 raise InputError(what, where=str(file), hint="restore the original config.json")
 
 
-def _label_names(config: PreTrainedConfig) -> list[str] | None:
+def _label_names(config: PreTrainedConfig, model: str | None = None) -> list[str] | None:
+    if sorted(config.id2label) != list(range(len(config.id2label))):
+        positions = ", ".join(map(str, sorted(config.id2label)))
+        raise InputError(
+            f"`id2label` of config.json has the positions {positions}: which output is which class is unknown",
+            where=model,
+            hint="number the classes from 0, in the order of the outputs",
+        )
     return without_default_names([str(config.id2label[index]) for index in sorted(config.id2label)])
 
 
 def check_labels(source: Source, config: PreTrainedConfig, names: list[str] | None) -> None:
     if names is None:
         return
-    model_names = _label_names(config)
+    model_names = _label_names(config, source.name)
     if model_names is not None and model_names != names:
         same = sorted(model_names) == sorted(names)
         difference = "the labels of the data in another order" if same else "other labels than the data"
@@ -179,11 +187,21 @@ def check_labels(source: Source, config: PreTrainedConfig, names: list[str] | No
 
 
 def check_problem(source: Source, config: PreTrainedConfig, problem: str | None) -> None:
-    """InputError if the head was trained for another problem type; a config without a type is accepted."""
+    """InputError if the head was trained for another problem type, or for several numbers.
+
+    A config without a type is accepted; with one output it is for a number, as transformers reads it.
+    """
     model_problem = config.problem_type
+    if model_problem is None and problem == "single_label_classification" and config.num_labels == 1:
+        model_problem = "regression"
     if problem is not None and model_problem is not None and model_problem != problem:
         raise InputError(
-            f"'{source.name}' was trained for another task: its outputs are {model_problem.replace('_', ' ')}, "
+            f"'{source.name}' was trained for another task: its outputs are {str(model_problem).replace('_', ' ')}, "
             f"not {problem.replace('_', ' ')}",
+            hint="change `task`, or start from the model without its head",
+        )
+    if problem == "regression" and config.num_labels != 1:
+        raise InputError(
+            f"'{source.name}' has {config.num_labels} outputs, and a model for regression has one",
             hint="change `task`, or start from the model without its head",
         )

@@ -34,6 +34,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
             where=str(folder),
             hint=COPY_TOKENIZER,
         )
+    _check_record(folder, source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, tokenizer_type=_tokenizer_type(folder)
@@ -41,7 +42,8 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
     except BaseException as error:  # tokenizers raises a bare Exception for an unreadable file, or panics
         if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
             raise
-        raise InputError(f"the tokenizer of '{source.name}' cannot be read: {error}", where=str(folder)) from error
+        what = f"the tokenizer of '{source.name}' cannot be read: {error}"
+        raise InputError(what, where=str(folder), hint=COPY_TOKENIZER) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(
             f"'{source.name}' has a slow tokenizer, {type(tokenizer).__name__}; a fast one is needed",
@@ -54,10 +56,28 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerFast:
             where=str(folder),
             hint="its vocabulary file is missing or empty",
         )
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            f"the tokenizer of '{source.name}' has no padding token, so it makes no batches",
+            where=str(folder),
+            hint='name one in tokenizer_config.json, such as "pad_token": "[PAD]"',
+        )
     if "token_type_ids" in tokenizer.model_input_names and not takes_token_types(source):
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     return tokenizer
+
+
+def _check_record(folder: Path, source: Source) -> None:
+    """InputError if a model of tinybert has lost the file that records how long its texts were."""
+    if (folder / "tokenizer_config.json").is_file():
+        return
+    if any(key.startswith(OWN_SETTINGS) for key in read_object(folder / "config.json")):
+        raise InputError(
+            f"'{source.name}' has no tokenizer_config.json, which has the length of its texts",
+            where=str(folder),
+            hint="copy the whole folder",
+        )
 
 
 def _check_files(folder: Path) -> None:
@@ -163,6 +183,8 @@ def tokenizer_difference(first: PreTrainedTokenizerFast, second: PreTrainedToken
             return f"they split {text!r} into {first.tokenize(text)} and {second.tokenize(text)}"
     return None
 
+
+OWN_SETTINGS = "tinybert_"  # how the keys begin that tinybert adds to config.json
 
 COPY_TOKENIZER = "copy the tokenizer files of the original model into the folder"
 

@@ -74,7 +74,8 @@ def find_prediction_task(name: str) -> PredictionTask:
 def of_model(config: Mapping[str, Any]) -> PredictionTask:
     """The task of a model, from its config.json: of the tasks with its head, the one that CONFIG_KEY names.
 
-    Models of other tools have no CONFIG_KEY; their task is the first one with this head and problem type.
+    Models of other tools have no CONFIG_KEY; their task is the first one with this head and problem type. Without a
+    problem type a head with one output is for a number, as transformers reads it.
 
     Raises:
         InputError: the model's head belongs to none of the tasks, or CONFIG_KEY names a task of another version.
@@ -86,11 +87,13 @@ def of_model(config: Mapping[str, Any]) -> PredictionTask:
             hint="install the package that adds this task, or a newer tinybert",
         )
     architecture = (config.get("architectures") or ["a model without a head"])[0]
+    one_output = len(config.get("id2label") or ("LABEL_0", "LABEL_1")) == 1
+    known = config.get("problem_type") or (Regression.problem if one_output else None)
     matching: dict[str, PredictionTask] = {}
     for name, task in TASKS.items():
         ending = "For" + task.head.title().replace("-", "")
-        problem = config.get("problem_type") or task.problem
-        if isinstance(task, PredictionTask) and architecture.endswith(ending) and problem == task.problem:
+        fits = task.problem is None or known in (None, task.problem)
+        if isinstance(task, PredictionTask) and architecture.endswith(ending) and fits:
             matching[name] = task
     if matching:
         return matching.get(str(own), next(iter(matching.values())))
