@@ -523,6 +523,18 @@ def test_detect_recognises_an_export_by_its_weights_file(exported: Path, tmp_pat
     assert formats.detect(tmp_path) is None
 
 
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_onnx_files_beside_the_weights_of_a_model_are_not_taken_for_the_model(
+    weights: str, exported: Path, tmp_path: Path
+) -> None:
+    """As in folders of the Hub: they may be of other precision, and no stage has verified them."""
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    (tmp_path / weights).touch()
+    assert formats.detect(tmp_path) is None
+    (tmp_path / "config.json").write_text('{"tinybert_layout": 2}')  # an export to which somebody added the weights
+    assert formats.detect(tmp_path) is formats.FORMATS["onnx"]
+
+
 def test_the_int8_file_is_loaded_where_there_are_both(exported: Path, quantized: Path, tmp_path: Path) -> None:
     shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
     batch = padded([9, 5])

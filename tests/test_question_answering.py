@@ -417,7 +417,7 @@ def test_threshold_of_an_ensemble_is_the_mean_of_the_models_that_abstain() -> No
     assert TASK.mean_settings([unset, unset], [1.0, 1.0], []) == {}
 
 
-@pytest.mark.parametrize("bad", ["0.5", [0.5], True])
+@pytest.mark.parametrize("bad", ["0.5", [0.5], True, float("nan")])
 def test_a_threshold_that_is_no_number_is_an_error(bad: Any) -> None:
     with pytest.raises(InputError, match=r"`null_score_diff_threshold` in config\.json is no number"):
         TASK.apply_thresholds(np.zeros((1, 2)), None, {NULL_THRESHOLD: bad})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tinybert_cli.errors import look_up
+from tinybert_cli.files import read_object
 from tinybert_cli.formats.base import BITS, Export, Format, Int8, Session, TranslationFormat
 from tinybert_cli.formats.ctranslate2 import CTRANSLATE2, Ctranslate2Translator, write_ctranslate2
 from tinybert_cli.formats.ctranslate2 import is_installed as ctranslate2_is_installed
@@ -17,6 +18,10 @@ from tinybert_cli.formats.spacy import SPACY
 
 LAYOUT, LAYOUT_KEY = 2, "tinybert_layout"  # of export folders, in config.json; 1: folders without it, of 0.2.0
 WEIGHTS_KEY = "tinybert_weights"  # the file that an export is to be opened with, in its config.json
+
+MODEL_WEIGHTS = (  # of a model folder
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
 
 FORMATS: dict[str, Format] = {"onnx": ONNX, "safetensors": SAFETENSORS, "spacy": SPACY}
 
@@ -45,11 +50,23 @@ def find_translation(name: str) -> TranslationFormat:
 
 
 def detect(folder: Path) -> Format | None:
-    """The format of an export folder; None if it is a model folder, or neither."""
+    """The format of an export folder; None if it is a model folder, or neither.
+
+    ONNX files of other tools beside the weights of a model, as in many folders of the Hub, do not make it an export.
+    """
     for form in FORMATS.values():
-        if form.load is not None and form.file(folder / form.subfolder) is not None:
-            return form
+        inside = folder / form.subfolder
+        if form.load is not None and form.file(inside) is not None:
+            return None if _is_model(inside) else form
     return None
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder has the weights of a model, and is no export."""
+    if not any((folder / name).is_file() for name in MODEL_WEIGHTS):
+        return False
+    config = folder / "config.json"
+    return not (config.is_file() and LAYOUT_KEY in read_object(config))
 
 
 __all__ = [

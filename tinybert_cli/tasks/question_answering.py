@@ -7,6 +7,7 @@ tokenizers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -272,7 +273,7 @@ def _threshold(settings: Mapping[str, Any]) -> float | None:
     threshold = settings.get(NULL_THRESHOLD)
     if threshold is None:
         return None
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
         hint = f"a number; {NEVER:g} to abstain never, 0 or null for the likeliest of no answer and the best span"
         raise InputError(f"`{NULL_THRESHOLD}` in config.json is no number: {threshold!r:.80}", hint=hint)
     return float(threshold)
