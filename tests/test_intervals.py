@@ -91,6 +91,20 @@ def test_difference_of_two_perfect_models_has_a_width() -> None:
     assert metrics.difference_interval(metric, statistics, statistics, "f1_macro", differences) == (low, high)
 
 
+def test_errors_that_never_vary_have_no_interval() -> None:
+    """A share of rows would say nothing about an error in the unit of the numbers."""
+    gold = np.arange(20.0)
+    metric = RegressionMetric(gold)
+    off_by_one = Predictions(list(gold + 1), logits=(gold + 1)[:, None])
+    statistics = metric.statistics(off_by_one)
+    names = ("mae", "loss", "pearson")
+    found = metrics.intervals(metric, off_by_one, statistics, names, resamples=20, seed=0)
+    assert found.keys() == {"pearson"}  # mae and loss are 1 in every resample
+    same = np.zeros(20)
+    differences = {name: metrics.difference_interval(metric, statistics, statistics, name, same) for name in names}
+    assert differences["mae"] is differences["loss"] is None and differences["pearson"] is not None
+
+
 def test_difference_interval_contains_the_difference() -> None:
     right = np.random.default_rng(0).random((2, 300)) < [[0.9], [0.8]]
     (metric, logits), (_, other) = classification(right[0]), classification(right[1])

@@ -30,6 +30,8 @@ class Metric(ABC):
 
     best_values: ClassVar[Mapping[str, float]] = {}  # of metrics that are not on the scale of 0 to 1
 
+    unbounded: ClassVar[frozenset[str]] = frozenset({"loss", "mae"})  # metrics without a largest value
+
     @property
     @abstractmethod
     def references(self) -> Sequence[Any]:

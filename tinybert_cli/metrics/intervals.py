@@ -40,7 +40,7 @@ def interval(
     """The 95 % interval of one metric; None if it has not been resampled, or is undefined.
 
     A metric that is 0 or 1 in every resample gets Wilson's interval with one trial per row: the decisions of one row
-    are not independent. For F1 and correlations this is an approximation.
+    are not independent. For F1 and correlations this is an approximation; errors without a largest value have none.
     """
     values = resampled_values.get(name)
     if values is None:
@@ -57,7 +57,7 @@ def interval(
     if np.ptp(values) > 0:
         return _percentiles(values)
     highest = metric.best_values.get(name, 1.0)
-    if values[0] not in (0, highest):
+    if name in metric.unbounded or values[0] not in (0, highest):
         return None
     low, high = wilson(rows * float(values[0]) / highest, rows)
     return highest * low, highest * high
@@ -83,7 +83,7 @@ def difference_interval(
         rows = int((counts > 0).sum())
     if np.ptp(differences) > 0:
         return _percentiles(differences)
-    if differences[0] != 0:
+    if name in metric.unbounded or differences[0] != 0:
         return None
     highest = metric.best_values.get(name, 1.0)
     low, high = paired_difference(0, 0, rows)
