@@ -364,7 +364,7 @@ def _are_tags(values: Sequence[Any]) -> bool:
     """Whether all values are tags such as O and B-PER: lists of them, such lists as text, or one or more in a cell."""
     tags: set[str] = set()
     for value in values[:SAMPLE]:
-        items = list_in_text(value.strip()) if isinstance(value, str) else value
+        items: Any = list_in_text(value.strip()) if isinstance(value, str) else value
         if items is None:
             items = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else []
         if not isinstance(items, list) or not all(isinstance(item, str) and TAG.fullmatch(item) for item in items):
