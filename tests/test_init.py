@@ -138,6 +138,23 @@ def test_two_classes_of_several_labels_are_several_labels() -> None:
     assert guess(rows).separator == "|"
 
 
+def test_numbers_that_may_be_several_labels_are_asked_for() -> None:
+    texts = [row["message"] for row in tickets()]
+    cells = [str(i % 13) if i % 4 else f"{i % 5},{7 + i % 5}" for i in range(len(texts))]
+    rows = [{"text": text, "labels": cell} for text, cell in zip(texts, cells, strict=True)]
+    with pytest.raises(InputError, match="a number with a decimal comma, or two labels"):
+        guess(rows)
+    assert guess(rows, task="regression").task == "regression"
+    assert guess(rows, task="multi-label-classification").separator == guess(rows, separator=",").separator == ","
+    of_three = [{**rows[0], "labels": "1,2,3"}, *rows[1:]]
+    assert guess(of_three).task == "multi-label-classification"
+    decimals = [{**row, "labels": f"{i % 5},{i % 10}0"} for i, row in enumerate(rows)]
+    assert guess(decimals).task == "regression"
+    prices = [{**row, "labels": f"{i + 1},000,000"} for i, row in enumerate(rows)]
+    with pytest.raises(InputError, match="numbers with signs"):
+        guess(prices)
+
+
 def test_several_columns_of_0_and_1_are_one_class_each() -> None:
     rows = [
         {"text": row["message"], "rude": i % 2, "spam": int(i % 3 == 0), "old": int(i % 5 == 0)}

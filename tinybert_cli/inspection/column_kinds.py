@@ -31,6 +31,8 @@ _DATE = re.compile(r"(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{4}/
 _LINK = re.compile(r"https?://\S+|[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _AMOUNT = re.compile(r"([A-Z]{3}|[$€£¥])?\s?[+-]?\d[\d.,' ]*\s?(%|[A-Z]{3}|[$€£¥])?")  # 1.234,50 EUR, 12%
 _COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+_LIST = re.compile(r"\d+(, ?\d+)*")  # 2,4,6
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 _ID = re.compile(r"(.*[\W_])?(?i:id|idx|ids|uuid|guid|index|key|nr|unnamed.*)([\W_]*\d*)?|.*[a-z]I[Dd]")
 _WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
 
@@ -63,6 +65,12 @@ class Column:
     def is_measure(self) -> bool:
         """Whether the values are numbers on a scale."""
         return self.kind == "number" and not self.is_category
+
+    @property
+    def may_have_lists(self) -> bool:
+        """Whether numbers with a comma may be several labels: `2,4` where other rows have 2 and 4."""
+        lists = [text.split(",") for text in self.counts if "," in text] if self.kind == "number" else []
+        return bool(lists) and all(part.strip() in self.counts for parts in lists for part in parts)
 
     @property
     def is_flag(self) -> bool:
@@ -133,13 +141,19 @@ def _kind_of(name: str, filled: Sequence[Any], counts: Mapping[str, int], words:
     if all(map(_is_number, filled)):
         whole = all(_as_float(text).is_integer() for text in counts)
         return "id" if whole and (all_different or _ID.fullmatch(name)) else "number"
-    if len(counts) > FEW and all(_AMOUNT.fullmatch(str(value).strip()) for value in filled):
+    if len(counts) > FEW and not _have_lists(counts) and all(_AMOUNT.fullmatch(str(value).strip()) for value in filled):
         return "amount"
     if all(_LINK.fullmatch(str(value)) for value in filled):
         return "link"
     if words == 1 and (_ID.fullmatch(name) or (all_different and _have_digits(counts))):
         return "id"
     return "text"
+
+
+def _have_lists(texts: Mapping[str, int]) -> bool:
+    """Whether texts are whole numbers and lists of them, some with more than two."""
+    longer = [text for text in texts if text.count(",") > 1]
+    return bool(longer) and all(map(_LIST.fullmatch, texts)) and not all(map(_THOUSANDS.fullmatch, longer))
 
 
 def _have_digits(texts: Mapping[str, int]) -> bool:

@@ -108,6 +108,7 @@ def guess(
         if (result := finder(table)) is not None:
             if task is None and isinstance(result.label, str) and result.task != "token-classification":
                 _check_no_tags(table, [result.label])
+                _check_no_lists(table, table.columns[result.label])
             _check_header(table, result)
             used = {*result.text, *([result.label] if isinstance(result.label, str) else result.label)}
             return replace(result, unused=[name for name in table.columns if name not in used])
@@ -192,7 +193,9 @@ def _multi_label(table: _Table) -> Guess | None:
             return _with_texts(
                 table, "multi-label-classification", column.name, why, f"{column.distinct or 'several'} labels"
             )
-        if column.kind == "text" and (cells := _separated(column, table.separator)) is not None:
+        chosen = table.task is not None or table.separator is not None
+        splits = column.kind == "text" or (column.may_have_lists and chosen)
+        if splits and (cells := _separated(column, table.separator)) is not None:
             separator, count = cells
             why = f"cells of '{column.name}' have several labels, separated by {in_quotes(separator)}"
             result = _with_texts(table, "multi-label-classification", column.name, why, f"{count} labels")
@@ -443,6 +446,17 @@ def _check_no_tags(table: _Table, names: Sequence[str]) -> None:
                 hint="write the words and the tags of each text as lists in .jsonl, or a word and its tag per line in "
                 ".conll; if they are labels of whole texts, name the task with --task",
             )
+
+
+def _check_no_lists(table: _Table, column: Column) -> None:
+    """InputError if the numbers of the label column may be lists, and the user has not said what they are."""
+    if column.may_have_lists and table.separator is None:
+        example = next(text for text in column.counts if "," in text)
+        raise InputError(
+            f"{in_quotes(column.name)} has cells such as '{example}': a number with a decimal comma, or two labels",
+            where=table.rows.origins[0][0],
+            hint="--task regression for numbers, --task multi-label-classification for labels",
+        )
 
 
 def _check_header(table: _Table, result: Guess) -> None:
