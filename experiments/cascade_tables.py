@@ -32,10 +32,12 @@ def overview(results: Mapping[str, Any]) -> Iterator[str]:
     for name, dataset in results.items():
         models, baselines = dataset["models"], dataset["baselines"]
         teacher, best = mean_score(models["teacher"]), max(baselines, key=lambda one: float(baselines[one]["score"]))
-        cells = [f"{name}, {dataset['rows']['test']:,}, {len(models['teacher']['seeds'])}"]
+        seeds = len(models["teacher"]["seeds"])
+        cells = [f"{name}, {dataset['rows']['test']:,}, {seeds}"]
         cells += [f"{METRICS.get(dataset['metric'], dataset['metric'])} {teacher:.4f}"]
-        cells += [_kept(mean_score(models[model]), teacher) if model in models else "" for model in COLUMNS]
-        yield f"| {' | '.join(cells)} | {_kept(baselines[best]['score'], teacher)}, {baseline_cells.TITLES[best]} |"
+        cells += [_model_cell(models, model, seeds) if model in models else "" for model in COLUMNS]
+        score = baselines[best]["score"]
+        yield f"| {' | '.join(cells)} | {_cell(score, score / teacher)}, {baseline_cells.TITLES[best]} |"
 
 
 def mean_score(measured: Mapping[str, Any]) -> float:
@@ -43,8 +45,20 @@ def mean_score(measured: Mapping[str, Any]) -> float:
     return statistics.mean(one["score"] for one in measured["seeds"].values())
 
 
-def _kept(score: float, teacher: float) -> str:
-    return f"{score:.4f} ({100 * score / teacher:.1f} %)"
+def share(models: Mapping[str, Any], model: str) -> float:
+    """Of the teacher's score, in the mean of the seeds that the model has."""
+    seeds = models[model]["seeds"]
+    return mean_score(models[model]) / statistics.mean(models["teacher"]["seeds"][seed]["score"] for seed in seeds)
+
+
+def _model_cell(models: Mapping[str, Any], model: str, seeds: int) -> str:
+    own = len(models[model]["seeds"])
+    fewer = f", seeds: {own}" if own < seeds else ""
+    return _cell(mean_score(models[model]), share(models, model)) + fewer
+
+
+def _cell(score: float, kept: float) -> str:
+    return f"{score:.4f} ({100 * kept:.1f} %)"
 
 
 def table(results: Mapping[str, Any]) -> Iterator[str]:

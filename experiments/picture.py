@@ -16,7 +16,7 @@ from typing import Any
 import result_files
 import scale_table
 import sst2_tables
-from cascade_tables import mean_score
+from cascade_tables import share
 
 from tinybert_cli.reports import html, svg_canvas
 
@@ -89,10 +89,7 @@ def cascade(results: Mapping[str, Any]) -> str:
 def datasets(results: Mapping[str, Any]) -> str:
     """The share of the teacher's score that each small model keeps, a line per dataset."""
     kept = {
-        name: {
-            model: 100 * mean_score(dataset["models"][model]) / mean_score(dataset["models"]["teacher"])
-            for model in SMALL
-        }
+        name: {model: 100 * share(dataset["models"], model) for model in SMALL}
         for name, dataset in results.items()
         if SMALL.keys() <= dataset["models"].keys()
     }
