@@ -622,27 +622,6 @@ def test_an_export_whose_config_does_not_fit_its_weights_is_rejected(
         list(predict.run(str(folder), ["fine film"]))
 
 
-@pytest.mark.parametrize("deleted", [True, False])
-def test_other_weights_than_those_that_were_verified_are_refused(
-    deleted: bool, exported: Path, configs: Configs, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(exported, tmp_path / "changed"))
-    (folder / "manifest.json").unlink()
-    config = json.loads((folder / "config.json").read_text())
-    if deleted:  # float32 would be opened
-        (folder / "onnx" / "model_quantized.onnx").unlink()
-    else:  # int8 was added by hand
-        (folder / "config.json").write_text(json.dumps({**config, "tinybert_weights": "onnx/model.onnx"}))
-    evaluation = configs("eval", "scores", models={"m": str(folder)}, latency=None, baselines=[])
-    for read in (lambda: predict.load(str(folder)), lambda: run("eval", evaluation)):
-        with pytest.raises(InputError, match="the export was verified with onnx/model") as error:
-            read()
-    assert "remove tinybert_weights" in str(error.value.hint)
-    del config["tinybert_weights"]  # as in exports of earlier versions
-    (folder / "config.json").write_text(json.dumps(config))
-    predict.load(str(folder))
-
-
 def test_an_export_of_a_newer_layout_is_rejected(exported: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(exported, tmp_path / "newer")
     (folder / "manifest.json").unlink()

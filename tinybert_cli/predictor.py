@@ -318,7 +318,6 @@ def _load_export(
             where=str(folder / "config.json"),
             hint="pip install --upgrade tinybert",
         )
-    _check_weights(folder, form, config)
     tokenizer_file = folder / "tokenizer_config.json"
     tokenizer_config = files.read_object(tokenizer_file) if tokenizer_file.exists() else {}
     inputs = tasks.read_model_inputs(config, tokenizer_config)
@@ -364,18 +363,6 @@ def _check_files(folder: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file() and (name != "tokenizer_config.json" or _has_layout(folder)):
             raise InputError(f"the export has no {name}", where=str(folder), hint=_COPY)
-
-
-def _check_weights(folder: Path, form: formats.Format, config: Mapping[str, Any]) -> None:
-    """InputError if the file that would be opened is not the one that was verified, such as float32 instead of int8."""
-    verified, opened = config.get(formats.WEIGHTS_KEY), form.file(folder)
-    if verified is None or opened == folder / str(verified):
-        return
-    raise InputError(
-        f"the export was verified with {verified}, and {opened} would be opened",
-        where=str(folder),
-        hint=f"copy the whole folder; or remove {formats.WEIGHTS_KEY} from config.json to use the other file",
-    )
 
 
 def _has_layout(folder: Path) -> bool:

@@ -17,7 +17,6 @@ from tinybert_cli.formats.safetensors_translation import SAFETENSORS_TRANSLATION
 from tinybert_cli.formats.spacy import SPACY
 
 LAYOUT, LAYOUT_KEY = 2, "tinybert_layout"  # of export folders, in config.json; 1: folders without it, of 0.2.0
-WEIGHTS_KEY = "tinybert_weights"  # the file that an export is to be opened with, in its config.json
 
 MODEL_WEIGHTS = (  # of a model folder
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
@@ -75,7 +74,6 @@ __all__ = [
     "LAYOUT",
     "LAYOUT_KEY",
     "TRANSLATION_FORMATS",
-    "WEIGHTS_KEY",
     "Ctranslate2Translator",
     "Export",
     "Format",

@@ -157,15 +157,14 @@ def _export(
             model.config.save_pretrained(folder)
         models.record_length(tokenizer, inputs.max_seq_length)
         models.save_tokenizer(tokenizer, folder, truncate=tasks.cuts_long_texts(task))
-        loaded = (form.file(folder) or weights).relative_to(folder).as_posix()
-        of_export = {formats.LAYOUT_KEY: formats.LAYOUT, formats.WEIGHTS_KEY: loaded}
-        own = {} if form.load is None else {**of_export, **models.names_in_config(model.config)}
+        own = {} if form.load is None else {formats.LAYOUT_KEY: formats.LAYOUT, **models.names_in_config(model.config)}
         models.rewrite_config(folder, {tasks.CONFIG_KEY: task.name, **own})
         result = None if metric is None else _result(config, task, predictions, metric)
         facts = {**numbers, **models.size(model), "rows": len(rows)}
         example = ""
         if form.example is not None:
-            example = tasks.onnx_example(task, config.data, names, loaded)
+            loaded = form.file(folder) or weights
+            example = tasks.onnx_example(task, config.data, names, loaded.relative_to(folder).as_posix())
             (folder / form.example).write_text(example, encoding="utf-8")
         notes = [] if result is None else selection.of_export(config, source, output)
         card = export_card.card(config, precision, output, result, names, facts, stored or precision, example, notes)
