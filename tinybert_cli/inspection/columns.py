@@ -449,7 +449,7 @@ def _check_no_tags(table: _Table, names: Sequence[str]) -> None:
 
 
 def _check_no_lists(table: _Table, column: Column) -> None:
-    """InputError if the numbers of the label column may be lists, and the user has not said what they are."""
+    """InputError if the numbers of the label column may be lists, and neither task nor separator is chosen."""
     if column.may_have_lists and table.separator is None:
         example = next(text for text in column.counts if "," in text)
         raise InputError(

@@ -67,8 +67,9 @@ class ContextWindows:
 def token_spans(
     context: str, windows: Sequence[tuple[Sequence[tuple[int, int]], Sequence[int | None]]]
 ) -> Iterator[Array]:
-    """The token spans (T, 3) of each window of a row, see `metrics.spans`; accents that no token contains belong to the
-    character before them.
+    """The token spans (T, 3) of each window of a row, see `metrics.spans`.
+
+    An accent that no token contains belongs to the token before it.
 
     Args:
         windows: of each the characters of its tokens, and the text that each belongs to, 1 for the context.
@@ -94,12 +95,15 @@ def token_spans(
 
 def _after_accents(context: str, characters: Array) -> Array:
     """For each character, (C + 1,), the first at or after it that is no combining mark outside all tokens (T, 2)."""
+    indices = np.arange(len(context) + 1)
     if context.isascii():
-        return np.arange(len(context) + 1)
+        return indices
     free = np.array([*(unicodedata.category(character) == "Mn" for character in context), False], dtype=bool)
+    if not free.any():
+        return indices
     for begin, end in characters:
         free[begin:end] = False
-    indices = np.where(free, len(context), np.arange(len(context) + 1))
+    indices[free] = len(context)
     return np.asarray(np.minimum.accumulate(indices[::-1])[::-1])
 
 
