@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from tinybert_cli import tasks
 from tinybert_cli.data.readers import format_of
 from tinybert_cli.errors import InputError
 from tinybert_cli.inspection.column_kinds import Column, describe
+from tinybert_cli.inspection.evidence import (
+    are_tags,
+    are_words,
+    best_named,
+    have_same_lengths,
+    is_language,
+    labels_in_cells,
+    tag_rank,
+)
 from tinybert_cli.label_values import as_number, in_quotes
-from tinybert_cli.tasks.label_lists import list_in_text
 from tinybert_cli.types import Rows
 
 Choose = Callable[[str, Sequence[str]], str]  # asks the user for one of several columns
 
-SAMPLE = 300  # rows of which lists are compared, or answers looked up
-SEPARATORS = ("|", ";", ",")  # of several labels in one cell
-MOST_PARTS = 200  # different labels in cells with several
 LISTED = 12  # columns in a message
 LARGEST = 6  # classes in a message
 
@@ -39,14 +42,8 @@ PAIRS = (
     ("question", "passage"), ("question", "answer"), ("question", "context"), ("source", "target"),
     ("anchor", "positive"), ("left", "right"),
 )  # fmt: skip
-LANGUAGE = re.compile(
-    "(?:ar|bg|bn|ca|cs|cy|da|de|el|en|es|et|eu|fa|fi|fr|ga|gl|gu|he|hi|hr|hu|hy|id|is|it|ja|ka|kk|km|kn|ko|lt|lv|mk|ml"
-    "|mn|mr|ms|mt|my|nb|ne|nl|nn|no|pa|pl|ps|pt|ro|ru|si|sk|sl|sq|sr|sv|sw|ta|te|th|tl|tr|uk|ur|uz|vi|zh)"
-    "(?:[-_][a-z]{2,4})?"
-)
 SIDES = (("source", "target"), ("src", "tgt"), ("src", "trg"))
 ANSWER_START = re.compile(r"(.+[._ ])?answer_?starts?", re.IGNORECASE)
-TAG = re.compile(r"O|[BIESLUM]-\S+")
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ def _question_answering(table: _Table) -> Guess | None:
     """
     answers = [table.columns[name] for name in table.label] or table.of_kind("answers")
     starts = next(filter(ANSWER_START.fullmatch, table.columns), None)
-    if not answers and starts is not None and _named(_label_candidates(table), LABEL_NAMES) is None:
+    if not answers and starts is not None and best_named(_label_candidates(table), LABEL_NAMES) is None:
         raise InputError(
             f"{in_quotes(starts)} is where an answer begins, but no column has answers with their positions",
             where=table.rows.origins[0][0],
@@ -137,11 +134,11 @@ def _question_answering(table: _Table) -> Guess | None:
     if len(answers) != 1 or answers[0].kind != "answers":
         return None
     texts = [column for column in table.columns.values() if column.kind in ("text", "constant")]
-    context = _named(texts, ("context", "passage", "paragraph", "document")) or max(
+    context = best_named(texts, ("context", "passage", "paragraph", "document")) or max(
         texts, key=lambda column: column.words, default=None
     )
     others = [column for column in texts if column is not context]
-    question = _named(others, ("question", "query")) or min(others, key=lambda column: column.words, default=None)
+    question = best_named(others, ("question", "query")) or min(others, key=lambda column: column.words, default=None)
     if context is None or question is None:
         return None
     names = list(table.text) or [question.name, context.name]
@@ -164,11 +161,11 @@ def _token_classification(table: _Table) -> Guess | None:
             if other.name in (table.label or [other.name])
             and (table.text or other.distinct < column.distinct)
             and other is not column
-            and _same_lengths(table.rows, column.name, other.name)
-            and _are_words(table.rows.column(column.name))
+            and have_same_lengths(table.rows, column.name, other.name)
+            and are_words(table.rows.column(column.name))
         ]
         if tags:
-            chosen = max(tags, key=_tag_rank)
+            chosen = max(tags, key=tag_rank)
             others = f", one of {len(tags)} columns of tags" if len(tags) > 1 else ""
             reasons = {
                 "task": f"'{chosen.name}' has a tag for each word in '{column.name}'",
@@ -186,7 +183,7 @@ def _multi_label(table: _Table) -> Guess | None:
         why = f"{len(flags)} columns have 0 or 1 in every row"
         return _with_texts(table, "multi-label-classification", flags, why, "one column per class")
     candidates = [table.columns[name] for name in table.label] or [*table.of_kind("list"), *_label_candidates(table)]
-    best = _named(candidates, LABEL_NAMES)
+    best = best_named(candidates, LABEL_NAMES)
     for column in candidates if best is None else [best]:
         if column.kind == "list":
             why = f"'{column.name}' has a list of labels in each row"
@@ -195,12 +192,21 @@ def _multi_label(table: _Table) -> Guess | None:
             )
         chosen = table.task is not None or table.separator is not None
         splits = column.kind == "text" or (column.may_have_lists and chosen)
-        if splits and (cells := _separated(column, table.separator)) is not None:
+        if splits and (cells := labels_in_cells(column, table.separator)) is not None:
             separator, count = cells
             why = f"cells of '{column.name}' have several labels, separated by {in_quotes(separator)}"
             result = _with_texts(table, "multi-label-classification", column.name, why, f"{count} labels")
             return None if result is None else replace(result, separator=separator)
     return None
+
+
+def _flags(table: _Table) -> list[str]:
+    """Columns that have 0 or 1 in every row, if there are several and no other label."""
+    flags = [column for column in table.of_kind("number", "boolean", "constant") if column.is_flag]
+    others = [column for column in _label_candidates(table) if not column.is_flag]
+    if len([column for column in flags if column.kind != "constant"]) < 2 or best_named([*flags, *others], LABEL_NAMES):
+        return []
+    return [] if others and len(flags) < 3 else [column.name for column in flags]
 
 
 def _translation(table: _Table) -> Guess | None:
@@ -209,9 +215,9 @@ def _translation(table: _Table) -> Guess | None:
         texts = [*table.text, *table.label]
     else:
         texts = [column.name for column in table.columns.values() if column.kind == "text" and not column.is_category]
-        texts = [name for name in texts if _is_language(name)] or texts
+        texts = [name for name in texts if is_language(name)] or texts
     is_chosen = table.task == "translation" and bool(table.text and table.label)
-    named = is_chosen or all(map(_is_language, texts)) or tuple(name.lower() for name in texts) in SIDES
+    named = is_chosen or all(map(is_language, texts)) or tuple(name.lower() for name in texts) in SIDES
     if len(texts) != 2 or not named or (not table.label and _label_candidates(table)):
         return None
     reasons = {
@@ -280,7 +286,7 @@ def _label(table: _Table, fits: Callable[[Column], bool]) -> Column | None:
         return column if len(table.label) == 1 and fits(column) else None
     candidates = [column for column in _label_candidates(table) if fits(column)]
     with_names = [column for column in candidates if column.name in table.rows.class_names]
-    if best := with_names[0] if len(with_names) == 1 else _named(candidates, LABEL_NAMES):
+    if best := with_names[0] if len(with_names) == 1 else best_named(candidates, LABEL_NAMES):
         return best
     categories = [column for column in candidates if column.is_category] or candidates
     if len(categories) < 2:
@@ -312,7 +318,7 @@ def _text_columns(table: _Table, labels: Sequence[str]) -> tuple[list[str], str]
         return None
     if pair := _pair([column.name for column in texts]):
         return list(pair), "a pair of texts"
-    best = _named(texts, TEXT_NAMES)
+    best = best_named(texts, TEXT_NAMES)
     longest = max(texts, key=lambda column: column.words)
     chosen = longest if best is None or longest.words > 2 * best.words else best
     others = f", the longest of {len(texts)} columns with texts" if len(texts) > 1 and chosen is longest else ""
@@ -331,84 +337,6 @@ def _pair(names: Sequence[str]) -> tuple[str, str] | None:
     return next(((pair[0], pair[1]) for pair in stems.values() if len(pair) == 2), None)
 
 
-# -- evidence --------------------------------------------------------------------------------------------------
-
-
-def _rank(name: str, names: Sequence[str]) -> int:
-    """The position of a column's name among well-known names, `ticket_label` after `label`; their number if unknown."""
-    lower = name.lower()
-    if lower in names:
-        return names.index(lower)
-    parts = re.split(r"[\W_]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
-    return min((len(names) + names.index(part) for part in parts if part in names), default=2 * len(names))
-
-
-def _named(columns: Sequence[Column], names: Sequence[str]) -> Column | None:
-    """The column with the best of these names; None if no column has one."""
-    best = min(columns, key=lambda column: _rank(column.name, names), default=None)
-    return best if best is not None and _rank(best.name, names) < 2 * len(names) else None
-
-
-def _is_language(name: str) -> bool:
-    return LANGUAGE.fullmatch(name.lower()) is not None
-
-
-def _same_lengths(rows: Rows, words: str, tags: str) -> bool:
-    pairs = list(zip(rows.column(words), rows.column(tags), strict=True))[:SAMPLE]
-    known = [(one, other) for one, other in pairs if isinstance(one, list) and isinstance(other, list)]
-    return bool(known) and all(len(one) == len(other) for one, other in known)
-
-
-def _are_words(values: Sequence[Any]) -> bool:
-    return all(isinstance(word, str) for row in values[:SAMPLE] if isinstance(row, list) for word in row)
-
-
-def _are_tags(values: Sequence[Any]) -> bool:
-    """Whether all values are tags such as O and B-PER: lists of them, such lists as text, or one or more in a cell."""
-    tags: set[str] = set()
-    for value in values[:SAMPLE]:
-        items: Any = list_in_text(value.strip()) if isinstance(value, str) else value
-        if items is None:
-            items = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else []
-        if not isinstance(items, list) or not all(isinstance(item, str) and TAG.fullmatch(item) for item in items):
-            return False
-        tags.update(items)
-    return "O" in tags and len(tags) > 1
-
-
-def _tag_rank(column: Column) -> tuple[bool, bool, int]:
-    """Entities before parts of speech, then by name, then the last column."""
-    prefixed = any(TAG.fullmatch(item) and item != "O" for item in column.counts)
-    return prefixed, "ner" in column.name.lower(), -_rank(column.name, ("label", "labels", "tags", "tag"))
-
-
-def _flags(table: _Table) -> list[str]:
-    """Columns that have 0 or 1 in every row, if there are several and no other label."""
-    flags = [column for column in table.of_kind("number", "boolean", "constant") if column.is_flag]
-    others = [column for column in _label_candidates(table) if not column.is_flag]
-    if len([column for column in flags if column.kind != "constant"]) < 2 or _named([*flags, *others], LABEL_NAMES):
-        return []
-    return [] if others and len(flags) < 3 else [column.name for column in flags]
-
-
-def _separated(column: Column, given: str | None) -> tuple[str, int] | None:
-    """The separator of several labels in the cells of a column, the given one if any, and how many labels there are."""
-    for separator in SEPARATORS if given is None else (given,):
-        parts: Counter[str] = Counter()
-        several = 0
-        for cell, count in column.counts.items():
-            labels = [part.strip() for part in cell.split(separator) if part.strip()]
-            parts.update(dict.fromkeys(labels, count))
-            several += count * (len(labels) > 1)
-        words = max((len(part.split()) for part in parts), default=0)
-        few = 1 < len(parts) <= min(MOST_PARTS, max(2, column.filled // 3)) and words <= 4
-        known = given is not None or separator != ","  # a comma may be part of a name, as of a city
-        sure = known or len(parts) <= column.distinct
-        if few and sure and several * 20 >= column.filled:
-            return separator, len(parts)
-    return None
-
-
 # -- errors ----------------------------------------------------------------------------------------------------
 
 
@@ -424,8 +352,8 @@ def _check_chosen(table: _Table, task: str | None) -> None:
             reason = column.phrase()
         elif (
             unique_texts
-            and _separated(column, table.separator) is None
-            and not (len(table.text) == 1 and _is_language(name))
+            and labels_in_cells(column, table.separator) is None
+            and not (len(table.text) == 1 and is_language(name))
         ):
             reason = f"{column.distinct:,} different texts in {column.filled:,} rows"
         if reason and len(table.label) == 1:
@@ -439,7 +367,7 @@ def _check_chosen(table: _Table, task: str | None) -> None:
 def _check_no_tags(table: _Table, names: Sequence[str]) -> None:
     """InputError if one of the columns has tags of words: no other column has the words, or they would be found."""
     for name in names:
-        if _are_tags(table.rows.column(name)):
+        if are_tags(table.rows.column(name)):
             raise InputError(
                 f"{in_quotes(name)} has tags of words, but no column has a list of as many words in each row",
                 where=table.rows.origins[0][0],
