@@ -421,6 +421,25 @@ def test_the_value_of_a_variable_is_not_expanded_again(monkeypatch: pytest.Monke
     assert load("output_dir: ${RUNS}").output_dir == "${HOME}"
 
 
+@pytest.mark.parametrize("mark", [",", "|", ";", "#", ":", "&", "*", "!", "%", "@", "`", "-", "?", ">", "/"])
+def test_one_punctuation_mark_in_an_argument_is_itself(mark: str) -> None:
+    config = load("", f"data.label_separator={mark}", "task=multi-label-classification")
+    assert config.data.label_separator == mark
+
+
+@pytest.mark.parametrize("mark", [",", "|", ">"])
+def test_a_punctuation_mark_in_a_file_has_to_be_quoted(mark: str) -> None:
+    assert hint(f"""
+        data:
+          label_separator: {mark}
+        """) in (f"write '{mark}' for the character", "if it is text, quote it")  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["#label", "a #b", '"a" # b'])
+def test_a_comment_in_an_argument_is_an_error(value: str) -> None:
+    assert "YAML reads this as a comment" in error_of("", f"data.label_column_name={value}")
+
+
 def test_a_variable_in_an_overridden_value_is_ignored() -> None:
     assert load("output_dir: ${NEVER_SET_ANYWHERE}", "output_dir=x").output_dir == "x"
 

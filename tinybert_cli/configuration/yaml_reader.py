@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
+import string
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -103,10 +104,22 @@ def read(text: str, source: str, problems: list[ConfigProblem]) -> Node | None:
 
 
 def read_argument(argument: str, number: int, start: int, problems: list[ConfigProblem]) -> Node | None:
-    """The value that starts at `start` in the command line argument with this number, read by the same rules."""
+    """The value that starts at `start` in the command line argument with this number, read by the same rules.
+
+    One punctuation mark is itself, such as the separators `,`, `|` and `#`; a comment is an error.
+    """
+    value = argument[start:].strip()
+    if len(value) == 1 and value in string.punctuation and value != "~":
+        at = argument.index(value, start)
+        return Node(value, argument_location(argument, number, at, at + 1), spelled=value, quoted=True)
     # Spaces instead of `KEY=` preserve the columns, and prevent that `%` and `---` are read as directives.
     text = " " * start + argument[start:]
-    return _Reader(_Lines(argument, COMMAND_LINE, number), problems).read(text)
+    reader = _Reader(_Lines(argument, COMMAND_LINE, number), problems)
+    node = reader.read(text)
+    if text[reader.end :].lstrip().startswith("#"):
+        location = argument_location(argument, number, text.index("#", reader.end), len(text))
+        raise ConfigProblem("YAML reads this as a comment", location, "quote it, also for YAML: KEY='\"a #b\"'")
+    return node
 
 
 def argument_location(argument: str, number: int, start: int, end: int) -> Location:
@@ -180,6 +193,7 @@ class _Reader:
         self.composed = 0
         self.count = 0
         self.outer = lines.location(0, 1)
+        self.end = 0  # of the value; only a comment follows
 
     def read(self, text: str) -> Node | None:
         try:
@@ -189,6 +203,7 @@ class _Reader:
             raise ConfigProblem(what, self.lines.location(error.position, error.position + 1), "delete it") from None
         except yaml.MarkedYAMLError as error:
             raise self._syntax(error) from None
+        self.end = 0 if node is None else node.end_mark.index
         return None if node is None else self._node(node, 0)
 
     def report_tag(self, start: int) -> None:
@@ -220,6 +235,8 @@ class _Reader:
             return Node([self._node(item, depth + 1) for item in node.value], location)
         assert isinstance(node, yaml.ScalarNode)
         quoted = node.style is not None
+        if node.style in ("|", ">") and not node.value:
+            raise ConfigProblem("a block without text", location, f"write '{node.style}' for the character")
         return Node(node.value if quoted else scalar(node.value), location, spelled=node.value, quoted=quoted)
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
@@ -345,6 +362,7 @@ _SYNTAX_HINTS = [
     ("character TAB", "indent with spaces"),
     ("cannot start any token", "quote a string that starts with this character"),
     ("expected <block end>", "fix the indentation"),
+    ("expected the node content", "if it is text, quote it"),
     ("could not find expected ':'", "write `key: value`"),
     ("undefined alias", "quote a string that starts with *"),
     ("another document", "a file contains one config: delete the `---`"),
