@@ -37,8 +37,9 @@ def test_a_stage_runs_from_a_mapping_and_is_up_to_date_afterwards(settings: dict
 def test_an_error_of_a_stage_is_raised_as_that_of_its_exit_code(
     settings: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(tinybert.ConfigErrors, match="did you mean 'learning_rate'"):
+    with pytest.raises(tinybert.ConfigErrors, match="did you mean 'learning_rate'") as raised:
         tinybert.finetune({**settings, "training": {"learnin_rate": 1}})
+    assert "--> the mapping, as YAML:" in str(raised.value)
     assert "learnin_rate" in capfd.readouterr().err
 
 

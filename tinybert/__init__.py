@@ -163,6 +163,8 @@ def _stage(command: str, config: Config, overrides: Sequence[str], force: bool) 
             file = str(_written(config, Path(folder) / "settings.yaml"))
         words = [file, *overrides, *(["--force"] if force else [])]
         code, result = stage_processes.run_command(command, words, sys.stderr)
+    if isinstance(config, Mapping) and "error" in result:
+        result = {**result, "error": str(result["error"]).replace(file, "the mapping, as YAML")}
     return _finished(code, result)
 
 
