@@ -827,6 +827,36 @@ def test_the_separator_of_labels_is_the_one_in_the_settings() -> None:
     assert any("separated by ';'" in line for line in lines)
 
 
+@pytest.mark.parametrize("names", [("train", "dev", "test"), ("Training", "valid", ""), ("TRAIN", "", "testing")])
+def test_a_column_with_the_split_of_each_row_divides_the_rows(names: tuple[str, str, str]) -> None:
+    splits_of = [next(name for name in (names[i % 8 % 3], names[0]) if name) for i in range(120)]
+    recipe, lines = write_recipe(write(Path("a.csv"), tickets(120, Split=lambda i: splits_of[i])))
+    rows = {name: read(recipe, name) for name in ("train", "validation", "test")}
+    assert sum(map(len, rows.values())) == 120 and all("Split" not in part.columns for part in rows.values())
+    for name, split in zip(names[1:], ("validation", "test"), strict=True):
+        assert not name or len(rows[split]) == splits_of.count(name)
+    assert any(line.endswith("as the column 'Split' divides them") for line in lines)
+
+
+def test_a_row_without_a_split_where_others_have_one_is_an_error() -> None:
+    file = write(Path("a.csv"), tickets(split=lambda i: "" if i == 4 else ("train", "test")[i % 2]))
+    with pytest.raises(InputError, match="but not of this one") as raised:
+        write_recipe(file)
+    assert raised.value.where == "a.csv, row 5"
+
+
+def test_a_split_in_a_column_and_in_a_file_is_an_error() -> None:
+    file = write(Path("a.csv"), tickets(split=lambda i: ("train", "test")[i % 2]))
+    with pytest.raises(InputError, match="has rows for test, and so has the file b"):
+        write_recipe(file, test=write(Path("b.csv"), tickets()))
+
+
+@pytest.mark.parametrize(("label", "names"), [("split", ("train", "test")), ("queue", ("train", "red"))])
+def test_a_column_that_is_a_label_or_has_other_values_divides_nothing(label: str, names: tuple[str, str]) -> None:
+    recipe, _ = write_recipe(write(Path("a.csv"), tickets(split=lambda i: names[i % 2])), label=[label])
+    assert "split" in read(recipe, "test").columns
+
+
 def test_an_unknown_setting_is_a_config_error() -> None:
     with pytest.raises(ConfigErrors, match=r"did you mean 'data\.delimiter=;'"):
         write_recipe(write(Path("a.csv"), tickets()), settings=["data.delimter=;"])

@@ -15,6 +15,7 @@ from tinybert_cli import strict_json
 from tinybert_cli.config import Data
 from tinybert_cli.data import delimited, local_datasets, parallel_files, readers, splits
 from tinybert_cli.errors import InputError, nearest
+from tinybert_cli.helpers import split_column
 from tinybert_cli.inspection import splitting
 from tinybert_cli.inspection.columns import Guess
 from tinybert_cli.inspection.unlabelled_rows import unlabelled_rows
@@ -59,6 +60,7 @@ def read_source(source: str, given: Mapping[str, str | None], settings: Mapping[
     for name in ("train", *SCORED, "unlabeled"):
         if splits.has(data, name):  # type: ignore[arg-type]  # one of the names of Split
             result.rows[name] = splits.read(data, name)  # type: ignore[arg-type]
+    _divide_by_column(result, data, plain)
     return result
 
 
@@ -91,7 +93,7 @@ def describe_source(source: str, data: Data) -> str:
 
 def completed(read: Splits, guess: Guess, *, seed: int) -> Splits:
     """With the rows that can be used, and with validation and test rows cut off from train where there are none."""
-    result = Splits(dict(read.rows), dict(read.settings), set(), [])
+    result = Splits(dict(read.rows), dict(read.settings), set(read.new), list(read.notes))
     for name in ("train", *SCORED):
         if name in result.rows:
             _leave_out(result, name, guess)
@@ -180,6 +182,28 @@ def as_jsonl(rows: Rows) -> Iterator[str]:
         yield strict_json.dumps(json.loads(json.dumps(dict(zip(names, values, strict=True)), default=str)))
 
 
+def _divide_by_column(result: Splits, data: Data, given: Mapping[str, Any]) -> None:
+    """Divides the rows of a single file by its column with their splits, if it has one.
+
+    Raises:
+        InputError: a row has no split, or a split of the column is also given as a file.
+    """
+    named = [*data.text_columns, *data.label_columns]
+    column = split_column.find(result.rows["train"], named) if "train_file" in given else None
+    if column is None:
+        return
+    parts = split_column.divide(result.rows["train"], column)
+    if twice := [name for name in parts if name != "train" and name in result.rows]:
+        raise InputError(
+            f"the column {in_quotes(column)} of {given['train_file']} has rows for {twice[0]}, and so has the file "
+            f"{given[f'{twice[0]}_file']}",
+            hint=f"leave out --{twice[0]}, or rename the column",
+        )
+    result.rows |= parts
+    result.new |= parts.keys()
+    result.notes.append(f"rows of {', '.join(parts)}: as the column {in_quotes(column)} divides them")
+
+
 # -- sources ---------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +249,7 @@ def _leave_out(result: Splits, name: str, guess: Guess) -> None:
         why = f"{in_quotes(missing[0])} is no column of {rows.origins[0][0]}" if missing else "they have no labels"
         result.notes.append(f"the rows of {name} are not used for {name}: {why}")
         del result.rows[name]
+        result.new.discard(name)
         result.settings = {key: value for key, value in result.settings.items() if key != f"{name}_file"}
         return
     with_text = [index for index in range(len(rows)) if all(_has_text(column[index]) for column in texts)]
