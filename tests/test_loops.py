@@ -247,6 +247,13 @@ def test_make_accelerator_applies_the_training_settings(tmp_path: Path) -> None:
     assert accelerator.project_dir == tmp_path and accelerator.log_with == []
 
 
+def test_accumulation_steps_in_the_environment_divide_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8")
+    accelerator, weight = loops.make_accelerator(TRAINING), torch.ones(1, requires_grad=True)
+    accelerator.backward((3.0 * weight).sum())
+    assert weight.grad is not None and weight.grad.item() == 3.0
+
+
 # -- one step ------------------------------------------------------------------------------------------------
 
 

@@ -58,9 +58,12 @@ def make_accelerator(training: Training, logs: Path | None = None, *, float32_fa
         InputError: the package of a tracker in `report_to` is not installed.
     """
     from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
 
     return Accelerator(
         mixed_precision=precision(training.mixed_precision, float32_family=float32_family),
+        # the loop accumulates; a number in the environment would divide every gradient once more
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=_trackers(training) or None,
         project_dir=logs,
         step_scheduler_with_optimizer=False,
