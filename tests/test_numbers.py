@@ -17,9 +17,10 @@ from conftest import Configs, run
 from family_models import make_teacher
 from transformers import BertForSequenceClassification
 
-from tinybert_cli import artifacts, console, data, models
+from tinybert_cli import artifacts, console, data, loops, models
 from tinybert_cli.artifacts.records import append_events
 from tinybert_cli.errors import InputError
+from tinybert_cli.stages import gen_soft_labels, labelling
 from tinybert_cli.types import Encoded
 
 SIZES = {
@@ -155,6 +156,36 @@ def test_bf16_labels_state_their_precision_and_drift(teacher: Path, configs: Con
     (drift,) = [row for row in rows if row["event"] == "drift"]
     assert drift["rows"] == 64 and drift["mean_abs_logit_difference"] == numbers["drift_mean_abs_logit_difference"]
     assert "drift_agreement" not in artifacts.read_metrics(tmp_path / "exact")
+
+
+def test_labels_of_a_resumed_run_have_one_precision_also_on_another_machine(
+    teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelling, "ROWS_PER_SHARD", 48)
+    monkeypatch.setattr(loops, "precision", lambda *_, **__: "bf16")
+    settings: dict[str, Any] = {"teacher": teacher, "mixed_precision": "auto"}
+    whole = configs("gen-soft-labels", "whole", **settings)
+    config = configs("gen-soft-labels", "labels", **settings)
+    run("gen-soft-labels", whole)
+    killed = gen_soft_labels.run(config)
+    next(row for row in killed if row["event"] == "shard")
+    killed.close()
+    monkeypatch.setattr(loops, "precision", lambda *_, **__: "no")
+    rows = run("gen-soft-labels", config)
+    assert [row["step"] for row in rows if row["event"] == "resume"] == [48]
+    assert artifacts.read_manifest(tmp_path / "labels")["label_precision"]["weights"] == "bf16"
+    for name in ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet"):
+        both = [pq.read_table(tmp_path / folder / name)["teacher_logits"] for folder in ("labels", "whole")]
+        assert both[0] == both[1]
+
+
+def test_gpus_without_bf16_label_in_float32_and_say_so(
+    teacher: Path, configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "precision", lambda *_, **__: "fp16")
+    rows = run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=teacher, mixed_precision="auto"))
+    assert next(row["precision"] for row in rows if row["event"] == "plan") == "no"
+    assert artifacts.read_manifest(tmp_path / "labels")["label_precision"]["weights"] == "float32"
 
 
 def test_float16_labels_measure_the_rounding_as_drift(teacher: Path, configs: Configs, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def _label(
     )
     types = yield from labelling.column_types(list(splits.values()))
     teachers = _load_teachers(config, sources, task, accelerator.device)
-    precision = label_precision.label_precision(config, task, teachers)
+    precision = label_precision.label_precision(config, task, teachers, output)
     names, tokenizer = teachers[0].label_names, teachers[0].torch_tokenizer
     for source, teacher in zip(sources, teachers, strict=True):
         models.check_inputs(source, teacher.torch_tokenizer, config.data)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinybert_cli import loops, models, tasks
+from tinybert_cli import artifacts, loops, models, processes, tasks
 from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.predictor import Predictor
 from tinybert_cli.types import Array, Predictions
 
 SAMPLED_ROWS = 64  # of the first shard, labelled in float32 as well
+NOTE = "mixed_precision"  # in the notes of a run
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,35 @@ class LabelPrecision:
         return {"weights": weights, "head": ", ".join(heads), "storage": self.storage}
 
 
-def label_precision(config: GenSoftLabels, task: tasks.PredictionTask, teachers: Sequence[Predictor]) -> LabelPrecision:
+def label_precision(
+    config: GenSoftLabels, task: tasks.PredictionTask, teachers: Sequence[Predictor], output: artifacts.Output
+) -> LabelPrecision:
     """The precision that these teachers, loaded in float32, will label in; see `reduce_precision`."""
     requested = "no" if task.output_type == "value" else config.mixed_precision
+    auto = auto_precision(output) if requested == "auto" else None
 
     def of(teacher: Predictor) -> str:
         if teacher.model is None:
             return "as exported"
-        chosen = loops.precision(requested, float32_family=models.float32_family_of(teacher.torch_model))
+        family = models.float32_family_of(teacher.torch_model)
+        chosen = auto if auto and family is None else loops.precision(requested, float32_family=family)
         return chosen if models.has_separate_head(teacher.model) else "no"
 
     return LabelPrecision([of(teacher) for teacher in teachers], config.logits_dtype)
+
+
+def auto_precision(output: artifacts.Output) -> str:
+    """`bf16` where the device of the main process computes it faster than float32, else `no`: older GPUs, which have
+    fp16 only, label in float32.
+
+    A run that is resumed keeps the precision of its first process, also on another machine: all its labels have one.
+    """
+    noted = output.notes.get(NOTE)
+    if noted is not None:
+        return str(noted)
+    fastest = processes.results("bf16" if loops.precision("auto") == "bf16" else "no")[0]
+    output.note(NOTE, fastest)
+    return fastest
 
 
 def reduce_precision(precision: LabelPrecision, teachers: Sequence[Predictor]) -> None:

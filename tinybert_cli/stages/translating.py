@@ -23,7 +23,7 @@ from tinybert_cli.inspection import duplicates
 from tinybert_cli.inspection.vocabulary import unknown_warnings
 from tinybert_cli.metrics.generation import KINDS, unusual_translations
 from tinybert_cli.reports import label_dataset_card
-from tinybert_cli.stages import label_shards, labelling, stack_teacher, translation_engine
+from tinybert_cli.stages import label_precision, label_shards, labelling, stack_teacher, translation_engine
 from tinybert_cli.stages.label_progress import LabellingProgress, UnusualRows
 from tinybert_cli.stages.label_shards import Shard
 from tinybert_cli.stages.translation_labeller import TranslationLabeller
@@ -58,7 +58,7 @@ def label(
         raise InputError(
             "an export has no distributions to store (`top_k`)", where=source.name, hint="name the model folder"
         )
-    precision = _precision(config, teacher)
+    precision = _precision(config, teacher, output)
     spec = stack_teacher.state_spec(config, teacher.model)
     shards = label_shards.KnownRows(splits) if stream is None else stream
     finished = shards.find_finished(lambda name, split: _is_finished(config, output, name, split))
@@ -223,11 +223,11 @@ def _check_engine(earlier: str, engine: str, output: artifacts.Output) -> None:
         )
 
 
-def _precision(config: GenSoftLabels, teacher: TranslationPredictor) -> str:
+def _precision(config: GenSoftLabels, teacher: TranslationPredictor, output: artifacts.Output) -> str:
     """What the teacher computes in. A small model on a CPU gains nothing from bf16, so `auto` is float32 there."""
     if teacher.model is None or (teacher.model.device.type == "cpu" and config.mixed_precision == "auto"):
         return "no"
-    return loops.precision(config.mixed_precision)
+    return label_precision.auto_precision(output) if config.mixed_precision == "auto" else config.mixed_precision
 
 
 def _check_teacher(labeller: TranslationLabeller, splits: Mapping[str, Rows]) -> dict[str, float]:
