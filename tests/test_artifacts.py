@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from tinybert_cli import artifacts
 from tinybert_cli.artifacts import Output, hashes, open_output
 from tinybert_cli.artifacts.atomic_files import write_json
+from tinybert_cli.artifacts.checkpoints import Checkpoints
 from tinybert_cli.artifacts.manifests import differences, settings_of
 from tinybert_cli.config import COMMANDS, Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
@@ -890,17 +891,25 @@ def test_signal_interrupts_at_once(number: int, output: Output) -> None:
 
 
 @both_signals
-def test_deferred_signal_is_pending(number: int, output: Output) -> None:
-    with output.signals.deferred():
+def test_deferred_signal_is_pending_and_raised_at_the_end(number: int, output: Output) -> None:
+    with pytest.raises(Interrupted) as caught, output.signals.deferred():
         os.kill(os.getpid(), number)
         assert output.signals.pending() == number
+    assert caught.value.exit_code == 128 + number
 
 
 def test_second_signal_interrupts_at_once(output: Output) -> None:
-    with output.signals.deferred():
+    with pytest.raises(Interrupted), output.signals.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_while_a_run_is_finished_ends_the_command(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoints, "remove", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as caught:
+        output.finish({})
+    assert output.finished and "finished already" in str(output.close_failed(caught.value))
 
 
 def test_save_checkpoints_defers_signals(output: Output) -> None:
@@ -908,8 +917,10 @@ def test_save_checkpoints_defers_signals(output: Output) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         yield {"event": "checkpoint", "step": output.signals.pending()}
 
-    events = list(output.save_checkpoints(loop(), save_state=writer("state.bin"), save_model=None))
-    assert events == [{"event": "checkpoint", "step": signal.SIGTERM}]
+    events = output.save_checkpoints(loop(), save_state=writer("state.bin"), save_model=None)
+    assert next(events) == {"event": "checkpoint", "step": signal.SIGTERM}
+    with pytest.raises(Interrupted):
+        next(events)
 
 
 def test_signal_handlers_are_restored(folder: Path) -> None:

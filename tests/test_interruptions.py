@@ -19,7 +19,7 @@ from tinybert_cli.artifacts.run_files import RunFiles
 from tinybert_cli.config import Stage
 from tinybert_cli.errors import InputError, Interrupted, OutputError, UserError
 from tinybert_cli.predictor import load_predictor
-from tinybert_cli.stages import gen_soft_labels, validation_scores
+from tinybert_cli.stages import finetune, gen_soft_labels, validation_scores
 from tinybert_cli.tasks.text_classification import TextClassification
 from tinybert_cli.types import Encoded, Rows
 
@@ -67,6 +67,18 @@ def test_a_run_stopped_in_the_last_scoring_repeats_no_step(
     rows = run("finetune", short_run("out", training__keep=keep))
     assert steps(rows, "resume") == [6] and steps(rows, "progress") == []
     assert sha256(tmp_path / "out") == sha256(tmp_path / "whole")
+
+
+def test_a_signal_while_the_last_step_is_saved_ends_the_run(short_run: Callable[..., Stage]) -> None:
+    rows: list[dict[str, Any]] = []
+    with pytest.raises(Interrupted):
+        for row in finetune.run(short_run("out")):  # type: ignore[arg-type]
+            rows.append(row)
+            if row["event"] == "checkpoint" and row["step"] == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert steps(rows, "checkpoint") == [2, 4, 6] and rows[-1]["event"] == "checkpoint"
+    rows = run("finetune", short_run("out"))
+    assert steps(rows, "resume") == [6] and steps(rows, "progress") == []
 
 
 def test_a_full_disk_at_the_final_save_repeats_no_step(

@@ -45,7 +45,8 @@ class Signals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, the first signal is only recorded; a second one raises Interrupted at once.
+        """Inside, the first signal is only recorded; a second one raises Interrupted at once. At the end, one that
+        nothing inside has raised does: it is not lost.
 
         With several processes, a terminal and torchrun both pass Ctrl-C on to each of them: two signals count as one.
         """
@@ -54,6 +55,8 @@ class Signals:
             yield
         finally:
             self._deferring = False
+        if self.received:
+            raise _interrupted(self.received)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._deferring and not self.received:
@@ -61,4 +64,8 @@ class Signals:
             return
         if self._deferring and processes.count() > 1 and time.monotonic() < self._time + SAME_SIGNAL:
             return
-        raise Interrupted(number, f"interrupted by {signal.Signals(number).name}", hint="run the same command again")
+        raise _interrupted(number)
+
+
+def _interrupted(number: int) -> Interrupted:
+    return Interrupted(number, f"interrupted by {signal.Signals(number).name}", hint="run the same command again")
