@@ -505,6 +505,17 @@ def test_the_last_step_is_saved_without_an_evaluation() -> None:
     assert train(make_trainer(max_steps=3))[-1] == {"event": "checkpoint", "step": 3}
 
 
+@pytest.mark.parametrize(
+    ("settings", "saved"),
+    [({}, [10, 20, 25]), ({"eval_strategy": "steps", "eval_steps": 9}, [9, 18, 25]), ({"eval_strategy": "no"}, [25])],
+)
+def test_checkpoints_are_saved_where_an_evaluation_is_due_also_without_validation_rows(
+    settings: dict[str, Any], saved: list[int]
+) -> None:
+    rows = train(make_trainer(max_steps=25, **settings))
+    assert [row["step"] for row in events(rows, "checkpoint")] == saved
+
+
 def test_save_steps_saves_without_an_evaluation() -> None:
     rows = train(make_trainer(save_steps=4, max_steps=10))
     assert [row["step"] for row in events(rows, "checkpoint")] == [4, 8, 10]

@@ -223,8 +223,9 @@ class Trainer:
                 done = progress.step >= self.max_steps
                 epoch_ends = progress.batch >= self._batches_of_epoch(progress.epoch)
                 logs = progress.step % training.logging_steps == 0 or done
-                evaluates = evaluate is not None and (done or self._is_due(epoch_ends))
-                settles = logs or evaluates or self._saves(evaluates)
+                due = done or self._is_due(epoch_ends)
+                evaluates = evaluate is not None and due
+                settles = logs or evaluates or self._saves(due)
                 if settles:
                     self.pending.settle()
                 progress.seconds += time.perf_counter() - begin
@@ -246,7 +247,7 @@ class Trainer:
                     yield event
                     self.model.train()
                 signum = self._any_signal(stop()) if settles or self.accelerator.num_processes == 1 else 0
-                if signum or done or self._out_of_patience() or self._saves(evaluates):
+                if signum or done or self._out_of_patience() or self._saves(due):
                     self.pending.settle()
                     yield {"event": "checkpoint", "step": progress.step}
                     self.pending.saved = progress.step
@@ -414,15 +415,17 @@ class Trainer:
         self.accelerator.log(numbers, step=event["step"])
 
     def _is_due(self, epoch_ends: bool) -> bool:
-        """Whether `eval_strategy` requires an evaluation after this step."""
+        """Whether `eval_strategy` requires an evaluation after this step, if there are validation rows."""
         if self.training.eval_strategy == "epoch":
             return epoch_ends
         steps = self.training.eval_steps or self.training.logging_steps
         return self.training.eval_strategy == "steps" and self.progress.step % steps == 0
 
-    def _saves(self, evaluated: bool) -> bool:
+    def _saves(self, due: bool) -> bool:
+        """Whether a checkpoint is saved after this step: without `save_steps` where an evaluation is due, also without
+        validation rows, so that a killed run does not lose everything."""
         steps = self.training.save_steps
-        return evaluated if steps is None else self.progress.step % steps == 0
+        return due if steps is None else self.progress.step % steps == 0
 
     def _out_of_patience(self) -> bool:
         patience = self.training.early_stopping_patience
