@@ -16,7 +16,7 @@ import pytest
 from tinybert_cli import artifacts, config, configuration
 from tinybert_cli.configuration import yaml_reader, yaml_writer
 from tinybert_cli.errors import ConfigError, ConfigErrors, InputError
-from tinybert_cli.stages.checks import CHECKS
+from tinybert_cli.stages.checks import CHECKS, check
 
 COMMON = {"task": "text-classification", "data": {"train_file": "train.csv"}, "output_dir": "out"}
 REQUIRED: dict[str, dict[str, Any]] = {
@@ -1301,6 +1301,20 @@ def test_a_column_that_is_text_and_label_is_a_config_error(columns: object, tmp_
     file.write_text(f"task: text-classification\ndata: {data}\nmodel: x\noutput_dir: y\n")
     with pytest.raises(ConfigErrors, match="the column 'label' is both text and label"):
         configuration.load("finetune", file, (), CHECKS["finetune"])
+
+
+@pytest.mark.parametrize(
+    ("data", "is_repeated"),
+    [
+        ({"text_column_names": ["text", "text"]}, True),
+        ({"text_column_names": "words", "conll_column_names": ["words", "label", "label"]}, True),
+        ({"text_column_names": "words", "conll_column_names": ["words", "_", "_", "label"]}, False),
+    ],
+)
+def test_a_column_that_is_named_twice_is_a_config_error(data: dict[str, object], is_repeated: bool) -> None:
+    settings = {"task": "text-classification", "data": data, "model": "x", "output_dir": "y"}
+    with pytest.raises(ConfigError, match="is named twice") if is_repeated else nullcontext():
+        check("finetune", config.COMMANDS["finetune"].model_validate(settings))
 
 
 @pytest.mark.parametrize(

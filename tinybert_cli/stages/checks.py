@@ -79,6 +79,21 @@ def _check_columns(task: str, data: Mapping[str, Any]) -> None:
         )
 
 
+def _check_repeated_columns(data: Mapping[str, Any]) -> None:
+    """A column that is named twice is a pair of equal texts, two classes, or hides another column of a CoNLL file.
+
+    Columns of CoNLL files that nothing reads may all be called `_`.
+    """
+    columns = Data(**{key: data[key] for key in ("text_column_names", "label_column_name") if key in data})
+    read = [*columns.text_columns, *columns.label_columns]
+    for key in ("text_column_names", "label_column_name", "conll_column_names"):
+        names = data.get(key)
+        if repeated := [name for name in read if isinstance(names, list) and names.count(name) > 1]:
+            raise ConfigError(
+                f"the column '{repeated[0]}' is named twice", key=("data", key), hint="name each column once"
+            )
+
+
 def _check_source(setting: str | Mapping[str, Any]) -> None:
     """A model needs weights to start from, unless it is new."""
     if not isinstance(setting, str) and setting.get("from") is None and setting.get("family") is None:
@@ -97,6 +112,7 @@ def _check_data_of(command: str) -> configuration.Check:
         translation_checks.check_sections("data")(task, data)
         translation_checks.check_text_columns(task, data)
         _check_columns(task, data)
+        _check_repeated_columns(data)
 
     return check
 
