@@ -1054,6 +1054,14 @@ def test_up_to_date_needs_undamaged_metrics(folder: Path) -> None:
         pass
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_folder_with_a_file_whose_name_is_not_utf8_can_be_an_input(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"f\xfcr.bin")).write_text("x")
+    before = artifacts.describe(tmp_path)["sha256"]
+    (tmp_path / os.fsdecode(b"f\xfcr.bin")).write_text("y")
+    assert artifacts.describe(tmp_path)["sha256"] != before
+
+
 def test_documents_and_hidden_files_do_not_identify_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model" / ".git").mkdir(parents=True)
     (tmp_path / "model" / "config.json").write_text("{}")

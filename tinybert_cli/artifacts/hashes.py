@@ -47,8 +47,8 @@ def remembered_hash(path: Path) -> str:
 
 
 def digest(value: object) -> str:
-    """sha256 of a JSON value; the order of keys does not matter."""
-    return hashlib.sha256(strict_json.dumps(value, sort_keys=True).encode()).hexdigest()
+    """sha256 of a JSON value; the order of keys does not matter. Names of files need not be UTF-8."""
+    return hashlib.sha256(strict_json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _fingerprint(path: Path) -> Fingerprint:
