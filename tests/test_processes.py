@@ -349,8 +349,14 @@ WORLD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.
     [
         ("export", WORLD, "export runs in one process, and 2 were started"),
         ("distill", {"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, .* RANK and MASTER_ADDR and MASTER_PORT is not set"),
+        ("distill", {"PMI_SIZE": "8", "PMI_RANK": "0"}, "PMI_SIZE is 8, .* MASTER_ADDR and MASTER_PORT is not set"),
         ("distill", {"RANK": "1"}, "number 1 of a run"),
         ("distill", {**WORLD, "RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
+        (
+            "distill",
+            {"LOCAL_RANK": "0", "RANK": "0"},
+            "LOCAL_RANK is set, .* WORLD_SIZE and MASTER_ADDR and MASTER_PORT",
+        ),
         ("distill", {"WORLD_SIZE": "two"}, "WORLD_SIZE is not a number: 'two'"),
         ("distill", {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}, "started only one process"),
     ],
@@ -364,7 +370,10 @@ def test_processes_that_cannot_share_the_work_are_refused(
         processes.check(command)
 
 
-@pytest.mark.parametrize("variables", [WORLD, {}, {"RANK": "0", "WORLD_SIZE": "1"}, {"MASTER_PORT": "29500"}])
+ONE = {**WORLD, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+@pytest.mark.parametrize("variables", [WORLD, ONE, {}, {"RANK": "0", "WORLD_SIZE": "1"}, {"MASTER_PORT": "29500"}])
 def test_processes_that_share_the_work_are_accepted(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

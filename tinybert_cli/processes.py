@@ -65,7 +65,7 @@ def check(command: str) -> None:
         if rank():
             raise ConfigError(
                 f"this process is number {rank()} of a run, but the number of processes is not set",
-                hint="start it with torchrun, or unset RANK",
+                hint=f"start it with torchrun, or unset {_name_of(_RANK)}",
             )
         launched = "ACCELERATE_MIXED_PRECISION" in os.environ and not _is_set(_RANK)
         if launched and "MASTER_PORT" in os.environ:  # accelerate launch sets it if `--num_processes` is above 1
@@ -73,15 +73,22 @@ def check(command: str) -> None:
                 "accelerate launch started only one process, as it does on CPUs",
                 hint=f"torchrun --standalone --nproc_per_node N -m tinybert_cli {command} ... starts N",
             )
+        missing = [name for name in _OF_TORCH if not os.environ.get(name)]
+        if command in SHARED and "LOCAL_RANK" in os.environ and missing:
+            raise ConfigError(
+                f"LOCAL_RANK is set, as if there were several processes, but {' and '.join(missing)} is not set",
+                hint="start them with torchrun, or unset LOCAL_RANK to run in one process",
+            )
         return
     missing = [names[0] for names in (_RANK, ("MASTER_ADDR",), ("MASTER_PORT",)) if not _is_set(names)]
     if missing:
         raise ConfigError(
-            f"WORLD_SIZE is {count()}, so there are several processes, but {' and '.join(missing)} is not set",
-            hint="start them with torchrun, or unset WORLD_SIZE to train in one process",
+            f"{_name_of(_COUNT)} is {count()}, so there are several processes, but {' and '.join(missing)} is not set",
+            hint=f"start them with torchrun, or unset {_name_of(_COUNT)} to run in one process",
         )
     if rank() >= count():
-        raise ConfigError(f"RANK is {rank()}, but WORLD_SIZE is {count()}", hint="start the processes with torchrun")
+        what = f"{_name_of(_RANK)} is {rank()}, but {_name_of(_COUNT)} is {count()}"
+        raise ConfigError(what, hint="start the processes with torchrun")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings bypass run.log
     if command not in SHARED:
         raise ConfigError(
@@ -267,12 +274,18 @@ def _is_set(names: Sequence[str]) -> bool:
     return any(os.environ.get(name) for name in names)
 
 
+def _name_of(names: Sequence[str]) -> str:
+    """The first of these environment variables that is set."""
+    return next(name for name in names if os.environ.get(name))
+
+
 def _number(names: Sequence[str], default: int) -> int:
     """The value of the first of these environment variables that is set to a number."""
     values = (os.environ.get(name, "") for name in names)
     return next((int(value) for value in values if value.isdecimal()), default)
 
 
+_OF_TORCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # which it connects processes by
 # as in Accelerate
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _COUNT = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
