@@ -159,6 +159,8 @@ def test_training_rows_must_all_have_a_label() -> None:
 def test_training_rows_must_have_two_classes() -> None:
     with pytest.raises(InputError, match="all 3 rows have the same label, yes: there is nothing to learn"):
         TASK.check_trainable(np.array([1, 1, 1]), ["no", "yes"], labelled(*["yes"] * 3))
+    with pytest.raises(InputError, match="the only row has the label yes: there is nothing to learn"):
+        TASK.check_trainable(np.array([1]), ["no", "yes"], labelled("yes"))
 
 
 def test_two_classes_are_enough_for_training() -> None:

@@ -70,8 +70,10 @@ class Regression(PredictionTask):
     def check_trainable(self, labels: Array, names: Sequence[str], rows: Rows) -> None:
         check_complete(labels, rows)
         if np.ptp(labels) == 0:
+            one = len(labels) == 1
+            have = "the only row has the value" if one else f"all {len(labels):,} rows have the same value,"
             raise InputError(
-                f"all {len(labels):,} rows have the same value, {labels[0]:g}: there is nothing to learn",
+                f"{have} {labels[0]:g}: there is nothing to learn",
                 where=rows.location(0),
                 hint="check data.label_column_name",
             )

@@ -112,8 +112,10 @@ class TextClassification(PredictionTask):
         present = np.unique(labels)
         if len(present) < 2:
             label = names[present[0]] if len(present) else "none"
+            one = len(labels) == 1
+            have = "the only row has the label" if one else f"all {len(labels):,} rows have the same label,"
             raise InputError(
-                f"all {len(labels):,} rows have the same label, {label}: there is nothing to learn",
+                f"{have} {label}: there is nothing to learn",
                 where=rows.location(0),
                 hint="check data.label_column_name, or shuffle the rows before data.max_train_samples cuts them",
             )
