@@ -14,6 +14,7 @@ import torch
 from conftest import Configs, make_config, run, sentences, write_rows
 from safetensors.torch import load_file
 from test_stages import LAYER_LOSSES, events, killed_at_shard, last, layer_config, probabilities
+from transformers import DistilBertConfig, DistilBertModel
 
 from tinybert_cli import data, losses, models
 from tinybert_cli.errors import ConfigError, InputError
@@ -219,6 +220,31 @@ def test_states_of_other_tokens_are_rejected(teacher: Path, labels: Path, config
     with pytest.raises(InputError, match="do not match the student's tokens") as caught:
         run("distill", config)
     assert caught.value.hint and "max_seq_length" in caught.value.hint
+
+
+def test_pairs_without_the_token_types_of_the_teacher_are_learned_from_stored_states_only(
+    base_model: Path, configs: Configs, data: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "validation"):
+        write_rows(data / f"{split}.jsonl", [{**row, "second": row["text"]} for row in sentences(split)[:12]])
+    pairs = {
+        "data__text_column_names": ["text", "second"], "data__test_file": None, "data__unlabeled_file": None,
+        "data__max_seq_length": 24,
+    }  # fmt: skip
+    other = Path(shutil.copytree(base_model, tmp_path / "distilbert"))
+    sizes = {"dim": 16, "hidden_dim": 32, "n_heads": 2, "n_layers": 2, "max_position_embeddings": 32}
+    size = json.loads((other / "config.json").read_text())["vocab_size"]
+    DistilBertModel(DistilBertConfig(vocab_size=size, **sizes)).save_pretrained(other)
+    run("finetune", configs("finetune", "pairs", model=base_model, training__max_steps=1, **pairs))
+    setting = {"states": ["hidden_states"], "student_layers": 2, "check_teacher": False}
+    run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=tmp_path / "pairs", **setting, **pairs))
+    config = configs(
+        "distill", "student", label_dataset=tmp_path / "labels", teacher=tmp_path / "pairs", student=str(other),
+        losses={"hidden_states": 1.0}, training__max_steps=1, **pairs,
+    )  # fmt: skip
+    assert last(run("distill", config))["steps"] == 1
+    with pytest.raises(InputError, match="reads which tokens belong to the second text of a pair"):
+        run("distill", config.model_copy(update={"losses": {"embeddings": 1.0}, "output_dir": str(tmp_path / "live")}))
 
 
 def test_max_train_samples_selects_the_states_of_the_first_rows(teacher: Path, labels: Path, configs: Configs) -> None:

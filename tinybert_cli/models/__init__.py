@@ -35,6 +35,7 @@ from tinybert_cli.models.stored_teacher import ModelWithStates, StoredTeacher, s
 from tinybert_cli.models.tokenizers import (
     check_inputs,
     check_length,
+    check_token_types,
     check_vocabulary,
     load_tokenizer,
     read_tokenizer_config,
@@ -91,6 +92,7 @@ __all__ = [
     "check_length",
     "check_outputs",
     "check_positions",
+    "check_token_types",
     "check_vocabulary",
     "commit",
     "compute_head_in_float32",

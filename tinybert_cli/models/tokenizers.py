@@ -166,6 +166,27 @@ def record_length(tokenizer: PreTrainedTokenizerFast, max_seq_length: int) -> No
         tokenizer.init_kwargs.pop(name, None)
 
 
+def check_token_types(teacher: Source, tokenizer: PreTrainedTokenizerFast) -> None:
+    """InputError if pairs that this tokenizer has encoded lack the token types that a teacher was trained with.
+
+    BERT and DistilBERT have the same tokens, but only BERT is told which of them belong to the second text.
+    """
+    own, types = load_tokenizer(teacher), read_config(teacher).get("type_vocab_size")
+    if types != 0 and _types_of_pair(own) not in (_types_of_pair(tokenizer), None):
+        raise InputError(
+            f"'{teacher.name}' reads which tokens belong to the second text of a pair (token_type_ids), and the "
+            "student's tokenizer does not tell: beside this student it would have other states than for its own inputs",
+            hint="store its states in the label dataset (gen-soft-labels: states: [hidden_states]), or take a student "
+            "of the teacher's family",
+        )
+
+
+def _types_of_pair(tokenizer: PreTrainedTokenizerFast) -> list[int] | None:
+    """The token types of a pair; None if they are all 0, as those of a tokenizer without them."""
+    types: list[int] = tokenizer(["a"], ["a"]).get("token_type_ids", [[]])[0]
+    return types if any(types) else None
+
+
 def tokenizer_difference(first: PreTrainedTokenizerFast, second: PreTrainedTokenizerFast) -> str | None:
     """A description of the first difference between two tokenizers; None if they tokenize identically."""
     vocabulary, other = first.get_vocab(), second.get_vocab()

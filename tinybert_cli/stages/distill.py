@@ -96,7 +96,7 @@ def _distill(
     if loss.layer_outputs:
         if live is None:
             assert teacher is not None  # checked above
-            live = _load_teacher(config, task, teacher, new.model, loss, accelerator.device)
+            live = _load_teacher(config, task, teacher, new, loss, accelerator.device)
         module = models.Student(new.model, live, shared=config.projections == "shared")
         facts = {"layers_compared_with": [layer + 1 for layer in live.layers],
                  "teacher_states": "running beside it" if stored is None else "stored"}  # fmt: skip
@@ -288,18 +288,20 @@ def _load_teacher(
     config: Distill,
     task: tasks.Task,
     source: models.Source,
-    student: Any,
+    new: NewModel,
     loss: losses.WeightedLoss,
     device: torch.device,
 ) -> models.Teacher:
     """The teacher that runs beside the student, on the device of this process."""
     models.check_length(source, config.data.max_seq_length)
+    if isinstance(task, tasks.PredictionTask) and len(config.data.text_columns) == 2:
+        models.check_token_types(source, new.tokenizer)
     model = models.load(source, task.head).to(device)
     family = models.float32_family_of(model)
     if loops.precision(config.training.mixed_precision, float32_family=family) == "bf16":
         models.to_bf16(model)
     layers = models.layer_map(
-        encoder_rule(config.layer_mapping), student.config.num_hidden_layers, model.config.num_hidden_layers
+        encoder_rule(config.layer_mapping), new.model.config.num_hidden_layers, model.config.num_hidden_layers
     )
     return models.Teacher(model, layers, loss.layer_outputs)
 
