@@ -456,9 +456,15 @@ def test_a_pair_in_the_other_order_than_in_training_is_a_warning() -> None:
     assert inputs.check(Data(text_column_names=["sentence1", "sentence2"]), "model") == []  # of other data
 
 
-@pytest.mark.parametrize(("family", "warns"), [("convbert", True), ("bert", False)])
-def test_a_family_that_reads_padding_is_a_warning(family: str, warns: bool) -> None:
-    inputs = tasks.read_model_inputs({"model_type": family}, {})  # a model of other tools
+@pytest.mark.parametrize(
+    ("family", "length", "warns"),
+    [
+        ("convbert", 128, True), ("funnel", 128, True), ("nystromformer", 128, True), ("bert", 128, False),
+        ("big_bird", 705, True), ("big_bird", 704, False),
+    ],
+)  # fmt: skip
+def test_a_family_that_reads_padding_is_a_warning(family: str, length: int, warns: bool) -> None:
+    inputs = tasks.read_model_inputs({"model_type": family}, {"model_max_length": length})
     warnings = inputs.check(Data(text_column_names="text"), "model")
     assert [("reads padding" in warning and "per_device_eval_batch_size: 1" in warning) for warning in warnings] == (
         [True] if warns else []

@@ -14,6 +14,7 @@ from family_models import CONFIGS as ALL_CONFIGS
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
+    BigBirdConfig,
     ConvBertConfig,
     NystromformerConfig,
     PreTrainedConfig,
@@ -365,6 +366,16 @@ def test_unsupported_family_cannot_be_shrunk_and_its_abilities_are_listed(name: 
     teacher = AutoModelForSequenceClassification.from_config(copy.deepcopy(UNSUPPORTED[name])).eval()
     with pytest.raises(InputError, match=f"(?s){name} models cannot be shrunk.*fewer layers +random weights"):
         make_student(teacher, num_hidden_layers=2)
+
+
+def test_big_bird_attends_to_the_same_tokens_before_and_after_a_short_batch() -> None:
+    sizes = SIZES | {"max_position_embeddings": 64}
+    config = BigBirdConfig(**sizes, **LABELS, block_size=4, num_random_blocks=1)
+    model = make_student(AutoModelForSequenceClassification.from_config(config).eval())
+    long, short = torch.full((1, 40), 7), torch.full((1, 4), 7)
+    with torch.no_grad():
+        before, _, after = (model(ids).logits for ids in (long, short, long))
+    assert model.base_model.attention_type == "block_sparse" and torch.equal(before, after)
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)

@@ -39,6 +39,13 @@ def max_target_length(config: Mapping[str, Any], prefix: int) -> int | None:
     return None if positions is None else positions - prefix
 
 
+def full_attention_length(config: Mapping[str, Any]) -> int | None:
+    """The longest batch of BigBird, in tokens, in which each attends to all others; None in other families."""
+    if config.get("model_type") != "big_bird" or config.get("attention_type", "block_sparse") != "block_sparse":
+        return None
+    return (5 + 2 * int(config.get("num_random_blocks", 3))) * int(config.get("block_size", 64))
+
+
 def check_length(config: Mapping[str, Any], tokens: int, model: str, *, setting: str = "data.max_seq_length") -> None:
     """InputError if the model has fewer than `tokens` positions."""
     positions = max_positions(config)

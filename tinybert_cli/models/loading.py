@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tinybert_cli.errors import InputError, is_out_of_memory
+from tinybert_cli.models.attention_type import keep_attention_type
 from tinybert_cli.models.cls_last_layer import compute_cls_only
 from tinybert_cli.models.families import FAMILIES
 from tinybert_cli.models.locate import Source, fetch
@@ -100,6 +101,7 @@ def load(
     _check_report(report, folder, prefix if suffixes else "", new_head=new_head or not suffixes)
     if config.model_type not in FAMILIES and not generates:
         _check_runs_on_text(model, folder)
+    keep_attention_type(model)
     return compute_cls_only(model) if cls_only else model
 
 

@@ -12,6 +12,7 @@ import torch
 
 from tinybert_cli import config as settings
 from tinybert_cli.errors import InputError
+from tinybert_cli.models.attention_type import keep_attention_type
 from tinybert_cli.models.cls_last_layer import compute_cls_only
 from tinybert_cli.models.families import FAMILIES, Axes, Family, shape_of, stored_layers
 from tinybert_cli.models.family_settings import with_layers
@@ -72,6 +73,7 @@ def build_student(
     teacher_config = teacher_model.config
     config = with_layers(shape(setting, teacher_config), teacher_config, mapping)
     student = _random_model(type(teacher_model), config, seed).eval()
+    keep_attention_type(student)
     if cls_only:
         compute_cls_only(student)
     if setting.initialize == "random":

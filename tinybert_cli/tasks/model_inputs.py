@@ -12,7 +12,7 @@ from typing import Any
 
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.input_limits import NO_LENGTH, max_positions
+from tinybert_cli.input_limits import NO_LENGTH, full_attention_length, max_positions
 from tinybert_cli.tasks.base import GenerationTask, PredictionTask, Task
 
 TEXT_COLUMNS = "tinybert_text_columns"  # the text columns of the training data: one, or the two of a pair
@@ -22,7 +22,8 @@ MAX_LENGTHS = "tinybert_max_lengths"  # of a translation model: the longest sour
 SEARCH = "tinybert_search"  # of an export of a translation model: the settings `search` of the export
 LANGUAGES = "tinybert_languages"  # of a translation model that needs them: source and target
 
-READS_PADDING = {"convbert", "fnet", "yoso"}  # families whose outputs change with the padding of their batch
+# Families whose outputs change with the padding of their batch; BigBird is one of them above `full_attention_length`.
+READS_PADDING = {"convbert", "fnet", "funnel", "nystromformer", "yoso"}
 
 DEFAULT_LENGTH = 512  # of a model that names neither a length nor a number of positions
 SHORTEST = 4  # as `max_seq_length` may be
@@ -153,8 +154,9 @@ def read_model_inputs(config: Mapping[str, Any], tokenizer_config: Mapping[str, 
             value = {**tokenizer_config, **config}[name]
             raise InputError(f"`{name}` of the model has an unusable value, {value!r}", hint=_EXPECTED[name])
     lengths = [int(length) for length in (max_positions(config), longest) if length is not None and length < NO_LENGTH]
-    reads_padding = config.get("model_type") in READS_PADDING
-    return ModelInputs(min(lengths, default=DEFAULT_LENGTH), side, tuple(names) or None, stride, reads_padding)
+    length, limit = min(lengths, default=DEFAULT_LENGTH), full_attention_length(config)
+    reads_padding = config.get("model_type") in READS_PADDING or (limit is not None and length > limit)
+    return ModelInputs(length, side, tuple(names) or None, stride, reads_padding)
 
 
 def in_words(columns: Sequence[str]) -> str:
