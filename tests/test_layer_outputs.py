@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_students import CONFIGS, UNSUPPORTED
 from torch import Tensor
-from transformers import AlbertConfig, AutoModelForSequenceClassification
+from transformers import AlbertConfig, AutoModelForSequenceClassification, FunnelConfig
 
 from tinybert_cli import losses, models
 from tinybert_cli.errors import InputError
@@ -117,6 +117,14 @@ def test_unsupported_family_has_hidden_states() -> None:
     model = AutoModelForSequenceClassification.from_config(copy.deepcopy(UNSUPPORTED["convbert"]))
     outputs = models.Teacher(model, [1], frozenset({"hidden_states", "embeddings"}))(BATCH, INPUTS)
     assert outputs["hidden_states"][0].shape == outputs["embeddings"].shape == (2, 4, 24)
+
+
+def test_layers_that_join_tokens_are_not_compared() -> None:
+    config = FunnelConfig(vocab_size=30, block_sizes=[1, 1], d_model=16, n_head=2, d_head=8, d_inner=32)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(InputError, match="the layers of funnel models join tokens"):
+        models.Teacher(model, [1], frozenset({"hidden_states"}))
+    assert models.Teacher(model, [1], frozenset({"embeddings"}))(BATCH, INPUTS)["embeddings"].shape == (2, 4, 16)
 
 
 def test_layer_of_several_parts_has_the_state_after_the_last_one() -> None:

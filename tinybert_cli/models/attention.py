@@ -26,9 +26,14 @@ VECTORS = ("queries", "keys", "values")
 READ = frozenset({*VECTORS, "scores"})
 
 
-def check_attention_access(model: PreTrainedModel, layer_outputs: frozenset[str]) -> None:
-    """InputError if the losses need attention scores, queries, keys or values that this family does not expose."""
+def check_access(model: PreTrainedModel, layer_outputs: frozenset[str]) -> None:
+    """InputError if the losses need outputs of layers that this family does not expose, or has not for every token."""
     family = model.config.model_type
+    if "hidden_states" in layer_outputs and "block_sizes" in model.config.to_dict():
+        raise InputError(
+            f"the layers of {family} models join tokens, so their states cannot be compared token by token",
+            hint="set losses.hidden_states, losses.cosine and losses.pooled to 0",
+        )
     losses = [loss for loss, names in LOSS_INPUTS.items() if layer_outputs & set(names)]
     if losses and known_family(model.config) is None:
         raise InputError(

@@ -17,7 +17,10 @@ HEADER = (
     "replace words",
 )
 OTHER = "other encoders"
-STATES = "The losses hidden_states, embeddings, pooled and cosine, and trim_vocabulary, work for all of them."
+STATES = (
+    "The losses hidden_states, embeddings, pooled and cosine, and trim_vocabulary, work for all of them; only the "
+    "layers of Funnel join tokens, and have no such states."
+)
 
 
 def capability_markdown() -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tinybert_cli.models.attention import check_attention_access, read_attention
+from tinybert_cli.models.attention import check_access, read_attention
 from tinybert_cli.models.cls_last_layer import compute_all_tokens
 from tinybert_cli.models.families import known_family
 
@@ -55,7 +55,7 @@ class Teacher(LayerTeacher):
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int], layer_outputs: frozenset[str]) -> None:
         super().__init__(layer_outputs, int(model.config.hidden_size), layers)
-        check_attention_access(model, layer_outputs)
+        check_access(model, layer_outputs)
         compute_all_tokens(model)
         self.base_model = model.base_model.eval().requires_grad_(False)
         remove_layers_above(self.base_model, max(layers))
@@ -76,7 +76,7 @@ class Student(torch.nn.Module):
 
     def __init__(self, model: PreTrainedModel, teacher: LayerTeacher, *, shared: bool) -> None:
         super().__init__()
-        check_attention_access(model, teacher.layer_outputs)
+        check_access(model, teacher.layer_outputs)
         compute_all_tokens(model)
         self.model, self.layer_outputs = model, teacher.layer_outputs
         self.has_head = model.base_model is not model

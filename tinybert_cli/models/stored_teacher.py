@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tinybert_cli.models.attention import check_attention_access
+from tinybert_cli.models.attention import check_access
 from tinybert_cli.models.cls_last_layer import compute_all_tokens
 from tinybert_cli.models.layer_outputs import LayerTeacher, forward_with_layers
 
@@ -38,7 +38,7 @@ class ModelWithStates(torch.nn.Module):
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int], layer_outputs: frozenset[str]) -> None:
         super().__init__()
-        check_attention_access(model, layer_outputs)
+        check_access(model, layer_outputs)
         compute_all_tokens(model)
         self.model, self.layers, self.layer_outputs = model, layers, layer_outputs
 
