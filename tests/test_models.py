@@ -647,6 +647,16 @@ def test_dropout_is_set_in_the_heads_of_all_families(family: str, task: str) -> 
     assert probabilities <= {0.3} and probabilities
 
 
+@pytest.mark.parametrize("family", ["funnel", "xlm", "flaubert"])
+def test_dropout_is_set_in_the_layers_and_heads_of_other_families(family: str) -> None:
+    config = AutoConfig.for_model(family)
+    loading._set_dropout(config, 0.3)
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    names = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout) and module.p != 0.3}
+    assert not [name for name in names if "activation" not in name]
+
+
 def test_dropout_is_set_in_all_modules(teacher: models.Source) -> None:
     model = models.load(teacher, HEAD, dropout=0.3)
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.3}

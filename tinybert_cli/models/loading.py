@@ -236,6 +236,8 @@ DROPOUT_SETTINGS = {
     "dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout",  # DistilBERT; the first two also of Marian
     "dropout_rate",  # T5
     "classifier_dropout_prob",  # ALBERT
+    "hidden_dropout",  # Funnel
+    "summary_first_dropout",  # XLM, FlauBERT
     "pooler_dropout", "cls_dropout",  # DeBERTa
     "embedding_dropout", "mlp_dropout",  # ModernBERT
 }  # fmt: skip
