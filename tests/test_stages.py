@@ -208,6 +208,17 @@ def test_a_layer_mapping_for_another_number_of_layers_is_an_error(
         run("finetune", configs("finetune", "out", model=model, layer_mapping=[1, 4]))
 
 
+@pytest.mark.parametrize(
+    ("shape", "reason"), [({}, "all layers of `from` are copied"), ({"initialize": "random"}, "copied from no layer")]
+)
+def test_a_layer_mapping_that_nothing_reads_is_an_error(
+    shape: dict[str, object], reason: str, teacher: Path, configs: Configs
+) -> None:
+    config = configs("finetune", "out", model={"from": str(teacher), **shape}, layer_mapping=[1, 1, 4, 4])
+    with pytest.raises(ConfigError, match=rf"layer_mapping \[1, 1, 4, 4\] has no effect: .*{reason}"):
+        run("finetune", config)
+
+
 def test_equal_predictions_of_a_label_dataset_are_explained(
     teacher_labels: Path, base_model: Path, configs: Configs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

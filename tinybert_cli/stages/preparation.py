@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from tinybert_cli import artifacts, data, events, loops, metrics, models, tasks
+from tinybert_cli import artifacts, data, events, loops, losses, metrics, models, tasks
 from tinybert_cli.config import Distill, Finetune, Model, encoder_rule
 from tinybert_cli.errors import ConfigError
 from tinybert_cli.events import Event
@@ -272,11 +272,28 @@ def _build(
     models.check_vocabulary(base, tokenizer, source)
     try:
         mapping = models.copied_layers(setting, encoder_rule(config.layer_mapping), base.config)
+        _check_layer_list(config, mapping)
         student = models.build_student(setting, base, mapping, seed=config.seed, cls_only=True)
         return student, [layer + 1 for layer in mapping]
     except ConfigError as error:
         key = error.key if error.key[:1] == ("layer_mapping",) else (section, *error.key)
         raise ConfigError(error.what, key=key, hint=error.hint) from error
+
+
+def _check_layer_list(config: Finetune | Distill, mapping: Sequence[int]) -> None:
+    """ConfigError if `layer_mapping` lists layers that are neither copied (`mapping`, from 0) nor compared."""
+    rule = encoder_rule(config.layer_mapping)
+    compares = isinstance(config, Distill) and any(
+        losses.weight_of(setting) for name, setting in config.losses.items() if name in losses.LAYER_OUTPUTS
+    )
+    if isinstance(rule, str) or compares or list(rule) == [layer + 1 for layer in mapping]:
+        return
+    reason = "all layers of `from` are copied" if mapping else "random weights are copied from no layer"
+    raise ConfigError(
+        f"layer_mapping {list(rule)} has no effect: {reason}",
+        key=("layer_mapping",),
+        hint="leave it out, or set num_hidden_layers to fewer layers than those of `from`",
+    )
 
 
 def _output_scale(rows: TrainingRows, run: TrainingRun, model: Any) -> models.OutputScale | None:
