@@ -287,7 +287,7 @@ class Training(Section):
     logging_steps: Positive = 50
     """Steps between two lines of the log."""
     save_steps: Positive | None = None
-    """Steps between checkpoints to resume from; null = at every evaluation."""
+    """Steps between checkpoints to resume from; null = wherever `eval_strategy` asks for an evaluation."""
     metric_for_best_model: str = "auto"
     """auto: the main metric of the task, in translation the loss, or bleu for a model that learns only translations of
     another one; or the name of another metric of the task, or `loss`."""
