@@ -21,6 +21,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 from tinybert_cli import cli, configuration
@@ -937,6 +938,48 @@ def test_unnamed_classes_of_a_teacher_are_named_by_its_predictions(teacher: Path
     recipe, lines = write_recipe(write(Path("a.jsonl"), renamed), teacher=without_label_names(teacher))
     assert recipe["data"]["label_names"] == ["z", "a"]
     assert any("LABEL_0 = z, LABEL_1 = a" in line for line in lines)
+
+
+OUTPUTS = {"common": 2, "usual": 0, "rare": 3, "odd": 1}  # of a teacher whose classes are LABEL_0 to LABEL_3
+
+
+def labelled_by_unnamed_classes(
+    monkeypatch: pytest.MonkeyPatch, base_model: Path, outputs: dict[str, int]
+) -> tuple[str, str]:
+    """Rows of two common and two rare labels, and a teacher with these outputs for the rows of a label."""
+    labels = ["common"] * 900 + ["usual"] * 900 + ["rare"] * 2 + ["odd"] * 2
+    rows = [{"text": f"{label} {number}", "label": label} for number, label in enumerate(labels)]
+
+    class Teacher:
+        label_names = tuple(f"LABEL_{index}" for index in range(4))
+
+        def predict(self, texts: Sequence[Sequence[str]]) -> Iterator[dict[str, Any]]:
+            for (text,) in texts:
+                output = outputs[text.split()[0]]
+                yield {"probabilities": {name: float(name == f"LABEL_{output}") for name in self.label_names}}
+
+    monkeypatch.setattr("tinybert_cli.predictor.load_predictor", lambda _: Teacher())
+    model = AutoModelForSequenceClassification.from_pretrained(base_model, num_labels=4)
+    model.save_pretrained(base_model)
+    return write(Path("a.jsonl"), rows), str(base_model)
+
+
+def test_unnamed_classes_with_few_rows_are_found(monkeypatch: pytest.MonkeyPatch, base_model: Path) -> None:
+    file, teacher = labelled_by_unnamed_classes(monkeypatch, base_model, OUTPUTS)
+    recipe, _ = write_recipe(file, teacher=teacher)
+    assert recipe["data"]["label_names"] == ["usual", "odd", "common", "rare"]
+
+
+def test_unnamed_classes_that_no_prediction_tells_apart_are_rejected(
+    monkeypatch: pytest.MonkeyPatch, base_model: Path
+) -> None:
+    file, teacher = labelled_by_unnamed_classes(monkeypatch, base_model, {**OUTPUTS, "rare": 0, "odd": 0})
+    with pytest.raises(InputError, match=r"do not tell which of them are 'odd', 'rare'") as caught:
+        write_recipe(file, teacher=teacher)
+    assert "'data.label_names=[" in str(caught.value)
+    names = ["usual", "odd", "common", "rare"]
+    recipe, _ = write_recipe(file, teacher=teacher, settings=[f"data.label_names={json.dumps(names)}"])
+    assert recipe["data"]["label_names"] == names
 
 
 def test_other_labels_than_the_teachers_are_rejected_with_the_mapping_to_complete(teacher: Path, data: Path) -> None:

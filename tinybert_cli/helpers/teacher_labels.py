@@ -11,11 +11,12 @@ import numpy as np
 from tinybert_cli import tasks
 from tinybert_cli.config import Data
 from tinybert_cli.errors import InputError
-from tinybert_cli.label_values import as_number, example_list, example_mapping, listed, shape
+from tinybert_cli.label_values import as_number, example_list, example_mapping, in_quotes, listed, shape
 from tinybert_cli.metrics.comparison import best_class_order, confusion_matrix
-from tinybert_cli.types import NO_LABEL, Rows
+from tinybert_cli.types import Array, Rows
 
-CHECKED_ROWS = 200  # that the teacher predicts, to find out which class is which label
+CHECKED_ROWS = 200  # that the teacher predicts, to find out which class is which label; as many of each label
+FEWEST_OF_A_LABEL = 5
 UNKNOWN = "?"  # in a mapping to write, instead of a class that is not known
 CLEARLY = 0.1  # by how much the best order of the classes must beat the majority class
 
@@ -90,8 +91,7 @@ def _by_prediction(
 
     labels = task.labels(rows, data, data_names)
     assert labels is not None  # there are label names
-    known = np.flatnonzero(labels != NO_LABEL).tolist()
-    chosen = sorted(random.Random(0).sample(known, min(CHECKED_ROWS, len(known))))
+    chosen = _balanced(labels, len(data_names))
     sample, gold = rows.select(chosen), labels[chosen]
     predictor = load_predictor(teacher)
     texts = list(zip(*(sample.column(name) for name in data.text_columns), strict=True))
@@ -110,7 +110,30 @@ def _by_prediction(
             where=rows.origins[0][0],
             hint=f"if it was trained for these labels, {_naming(data_names)}",
         )
+    unclear = [data_names[label] for label in range(len(order)) if not _is_clear(matrix, label, order[label])]
+    if len(unclear) > 1:  # a single one is what the others leave
+        raise InputError(
+            f"'{teacher}' does not name its classes, and its predictions do not tell which of them are "
+            f"{', '.join(map(in_quotes, unclear))}",
+            where=rows.origins[0][0],
+            hint=_naming(data_names),
+        )
     return names, f"{pairs}: so {agreed} of {len(sample)} labels agree with its predictions"
+
+
+def _balanced(labels: Array, classes: int) -> list[int]:
+    """Random rows, as many of each label if there are as many: the rare classes have to be found, too."""
+    chosen: list[int] = []
+    for label in range(classes):
+        rows = np.flatnonzero(labels == label).tolist()
+        chosen += random.Random(0).sample(rows, min(len(rows), max(FEWEST_OF_A_LABEL, CHECKED_ROWS // classes)))
+    return sorted(chosen)
+
+
+def _is_clear(matrix: Array, label: int, output: int) -> bool:
+    """Whether most rows of the label are predicted as the output, and most rows of the output have the label."""
+    own = matrix[label, output]
+    return bool((matrix[label] >= own).sum() == 1 and (matrix[:, output] >= own).sum() == 1)
 
 
 def _different(teacher: str, names: Sequence[str], data_names: Sequence[str], rows: Rows) -> InputError:
