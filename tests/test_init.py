@@ -139,6 +139,14 @@ def test_two_classes_of_several_labels_are_several_labels() -> None:
     assert guess(rows).separator == "|"
 
 
+def test_a_chosen_task_of_several_labels_needs_only_one_row_of_several() -> None:
+    texts = [row["message"] for row in tickets()]
+    rows = [{"text": text, "tags": ("food", "price")[i % 2] if i else "food|price"} for i, text in enumerate(texts)]
+    assert guess(rows).task == "text-classification"
+    assert guess(rows, task="multi-label-classification").separator == "|"
+    assert guess(rows, task="multi-label-classification", separator=";").separator == ";"
+
+
 def test_numbers_that_may_be_several_labels_are_asked_for() -> None:
     texts = [row["message"] for row in tickets()]
     cells = [str(i % 13) if i % 4 else f"{i % 5},{7 + i % 5}" for i in range(len(texts))]

@@ -192,7 +192,8 @@ def _multi_label(table: _Table) -> Guess | None:
             )
         chosen = table.task is not None or table.separator is not None
         splits = column.kind == "text" or (column.may_have_lists and chosen)
-        if splits and (cells := labels_in_cells(column, table.separator)) is not None:
+        wanted = table.task is not None
+        if splits and (cells := labels_in_cells(column, table.separator, wanted=wanted)) is not None:
             separator, count = cells
             why = f"cells of '{column.name}' have several labels, separated by {in_quotes(separator)}"
             result = _with_texts(table, "multi-label-classification", column.name, why, f"{count} labels")

@@ -70,8 +70,12 @@ def tag_rank(column: Column) -> tuple[bool, bool, int]:
     return prefixed, "ner" in column.name.lower(), -rank(column.name, ("label", "labels", "tags", "tag"))
 
 
-def labels_in_cells(column: Column, given: str | None) -> tuple[str, int] | None:
-    """The separator of several labels in the cells of a column, the given one if any, and how many labels there are."""
+def labels_in_cells(column: Column, given: str | None, *, wanted: bool = False) -> tuple[str, int] | None:
+    """The separator of several labels in the cells of a column, the given one if any, and how many labels there are.
+
+    Args:
+        wanted: the user wants several labels per row; else a twentieth of the cells must have several.
+    """
     for separator in SEPARATORS if given is None else (given,):
         parts: Counter[str] = Counter()
         several = 0
@@ -83,6 +87,7 @@ def labels_in_cells(column: Column, given: str | None) -> tuple[str, int] | None
         few = 1 < len(parts) <= min(MOST_PARTS, max(2, column.filled // 3)) and words <= 4
         known = given is not None or separator != ","  # a comma may be part of a name, as of a city
         sure = known or len(parts) <= column.distinct
-        if few and sure and several * 20 >= column.filled:
+        enough = several > 0 or given is not None if wanted else several * 20 >= column.filled
+        if few and sure and enough:
             return separator, len(parts)
     return None
