@@ -707,6 +707,16 @@ def exchange(weights: dict[str, torch.Tensor]) -> None:
         weights[name] = weights[name].flip(0).contiguous()
 
 
+def test_eval_states_which_models_do_not_name_their_classes(teacher: Path, configs: Configs, tmp_path: Path) -> None:
+    other = copy_of(teacher, tmp_path / "other", id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    models = {"teacher": str(teacher), "other": str(other)}
+    for settings in ({}, {"data__label_names": ["bad", "good"]}):  # the teacher has these names itself
+        plan = last(run("eval", configs("eval", "out", models=models, latency=None, **settings), dry_run=True), "plan")
+        assert plan["assumptions"] == [
+            f"'{other}' does not name its classes: the labels bad to good are its outputs in their order"
+        ]
+
+
 def test_exchanged_labels_of_one_model_beside_others_are_refused(
     teacher: Path, configs: Configs, tmp_path: Path
 ) -> None:

@@ -62,8 +62,15 @@ def _predict(run: EvalRun, task: tasks.PredictionTask) -> Generator[Event, None,
     metric = task.metric(rows, config.data, classes)
     if metric is None:
         raise tasks.no_labels_error(rows, config.data)
-    named = config.data.class_names is not None or models.read_label_names(source) is not None
-    unnamed = tasks.unnamed_classes(task, source.name, classes, named=named)
+    # label_names in the config are about the reference, if it has no names of its own
+    given = config.data.class_names is not None and models.read_label_names(source) is None
+    unnamed = [
+        statement
+        for one in run.sources.values()
+        for statement in tasks.unnamed_classes(
+            task, one.name, classes, named=given or models.read_label_names(one) is not None
+        )
+    ]
     assumptions = events.assumptions([*unnamed, *task.label_statements(rows, config.data, classes)])
     candidates = {name: load_candidate(config, task, one, rows, classes) for name, one in run.sources.items()}
     for candidate in candidates.values():
