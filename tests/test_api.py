@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from conftest import QUICK, ROWS, write_rows, write_sentences
 
@@ -88,7 +89,8 @@ def test_a_recipe_returns_its_stages_by_name(settings: dict[str, Any], monkeypat
     runs = tinybert.run("recipe.yaml", "seed=3")
     assert {name: run.status for name, run in runs.items()} == {"finetune": "done", "gen-soft-labels": "done"}
     assert runs["finetune"].metrics == {"rows": 3}
-    assert list(tinybert.run("recipe.yaml", only=["gen-soft-labels"])) == ["gen-soft-labels"]
+    for only in (["gen-soft-labels"], "gen-soft-labels"):
+        assert list(tinybert.run("recipe.yaml", only=only)) == ["gen-soft-labels"]
 
 
 def test_a_loaded_model_predicts_one_text_and_several(teacher: Path) -> None:
@@ -99,6 +101,10 @@ def test_a_loaded_model_predicts_one_text_and_several(teacher: Path) -> None:
     assert classify([]) == []
     with pytest.raises(tinybert.InputError, match="empty"):
         classify("")
+    table = pandas.DataFrame({"text": ["great cast", "awful"]})
+    assert len(classify(table["text"])) == 2
+    with pytest.raises(tinybert.InputError, match="a list of texts, found DataFrame"):
+        classify(table)
 
 
 def test_a_missing_model_is_an_input_error(tmp_path: Path) -> None:

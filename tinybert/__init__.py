@@ -59,12 +59,12 @@ class Run:
     """Its metrics.json."""
 
 
-def run(recipe: str | Path, *overrides: str, only: Sequence[str] = (), force: bool = False) -> dict[str, Run]:
+def run(recipe: str | Path, *overrides: str, only: str | Sequence[str] = (), force: bool = False) -> dict[str, Run]:
     """Runs all stages of a recipe, a folder or a file, as `tinybert run` does.
 
     Args:
         overrides: `"training.max_steps=3"`, `"finetune:seed=1"` or `"student:seed=1"`.
-        only: the names of the stages to run; empty = all.
+        only: the stage to run, or a list of them; empty = all.
         force: replace runs that have other settings or inputs.
 
     Returns:
@@ -76,7 +76,7 @@ def run(recipe: str | Path, *overrides: str, only: Sequence[str] = (), force: bo
     """
     from tinybert_cli import recipe_runner, stage_processes
 
-    options = recipe_runner.Options(only=only, force=force)
+    options = recipe_runner.Options(only=[only] if isinstance(only, str) else only, force=force)
     finished: dict[str, Run] = {}
     with stage_processes.StageServer(sys.stderr) as server:
         for stage in recipe_runner.select(recipe_runner.load_stages(Path(recipe), overrides), options):
@@ -137,7 +137,8 @@ class Model:
         """
         if isinstance(texts, str):
             return next(iter(self._predictor.predict([texts])))
-        if isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):  # a mapping would be read as its keys
+        # a mapping would be read as its keys, and a table of pandas as the names of its columns
+        if isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
             kind = type(texts).__name__
             raise InputError(
                 f"expected a text or a list of texts, found {kind}", hint='pairs: [("premise", "hypothesis")]'
