@@ -132,10 +132,18 @@ def test_unfinished_run_is_rejected(teacher: models.Source, tmp_path: Path) -> N
     (tmp_path / "teacher/checkpoints").mkdir()
     models.locate(teacher.name)  # a folder of the user
     (tmp_path / "teacher/checkpoints/started.json").write_text("{}")
-    with pytest.raises(InputError, match="run again to finish"):
+    with pytest.raises(InputError, match="is still running, or was interrupted"):
         models.locate(teacher.name)
     (tmp_path / "teacher/manifest.json").write_text("{}")
     models.locate(teacher.name)
+
+
+def test_a_folder_of_models_is_rejected_with_their_names(tmp_path: Path) -> None:
+    for checkpoint in ("checkpoint-1000", "checkpoint-500"):
+        (tmp_path / checkpoint).mkdir()
+        (tmp_path / checkpoint / "config.json").touch()
+    with pytest.raises(InputError, match=r"folder that contains it: .*checkpoint-1000, .*checkpoint-500$"):
+        models.locate(str(tmp_path))
 
 
 @pytest.mark.parametrize(

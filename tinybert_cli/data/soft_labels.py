@@ -292,6 +292,7 @@ def existing_folder(name: str, key: str) -> Path:
             hint=suggestion or "run the stage that writes it first: gen-soft-labels",
         )
     if not (path / "manifest.json").exists():
-        what = "unfinished: run gen-soft-labels again" if (path / "checkpoints").exists() else "not a label dataset"
+        unfinished = "unfinished: wait for gen-soft-labels if it is still running, else run it again"
+        what = unfinished if (path / "checkpoints").exists() else "not a label dataset"
         raise InputError(f"'{name}' is {what}", where=key, hint="it has no manifest.json, which is written last")
     return path

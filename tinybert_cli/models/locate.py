@@ -19,6 +19,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.files import read_object
 
 CARD = "README.md"  # its front matter has the license
+MOST_NAMED = 8  # models inside a folder that is none
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ def _check_folder(folder: Path) -> None:
     started = [*checkpoints.glob("started.json"), *checkpoints.glob(".replacement-*/manifest.json")]
     if started and not (folder / "manifest.json").is_file():
         raise InputError(
-            "unfinished: the run that writes this model was interrupted", where=str(folder), hint=RUN_AGAIN
+            "unfinished: the run that writes this model is still running, or was interrupted",
+            where=str(folder),
+            hint=RUN_AGAIN,
         )
     if (folder / "config.json").is_file():
         return
@@ -144,7 +147,10 @@ def _check_folder(folder: Path) -> None:
     if any(folder.glob("*.parquet")):
         hint = "name the folder of a model, such as the output_dir of a finetune, distill or export"
         raise InputError("this is a label dataset, not a model", where=str(folder), hint=hint)
-    raise InputError("not a model: there is no config.json", where=str(folder), hint="give the folder that contains it")
+    inside = sorted(str(file.parent) for file in folder.glob("*/config.json"))  # such as those of checkpoints
+    models = f": {', '.join(inside[:MOST_NAMED])}{', ...' if len(inside) > MOST_NAMED else ''}" if inside else ""
+    hint = f"give the folder that contains it{models}"
+    raise InputError("not a model: there is no config.json", where=str(folder), hint=hint)
 
 
 def _looks_like_a_path(name: str) -> bool:
@@ -240,7 +246,7 @@ def _download(source: Source, patterns: list[str]) -> Path:
 
 CONNECT_SECONDS = 3.0
 
-RUN_AGAIN = "run again to finish: the same command continues where it stopped"
+RUN_AGAIN = "wait for it, or run again to finish: the same command continues where it stopped"
 
 RUN_FIRST = "run the stage that writes it first"
 
