@@ -112,6 +112,17 @@ def test_data_file_is_counted_by_label_with_one_example_each(tmp_path: Path) -> 
         assert (label.counts, label.example) == ({"train": len(rows)}, rows[0])
 
 
+def test_next_is_init_with_what_was_given(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    lines = [f"{row['text']},{row['label']},{'xy'[i % 2]}\n" for i, row in enumerate(sentences("train"))]
+    file.write_text("message,queue,team name\n" + "".join(lines))
+    result = inspected(file, "data.delimiter=,", text=["message"], label=["team name"])
+    assert result.next == f"tinybert init mine --data {file} --text message --label 'team name' data.delimiter=,"
+    assert inspected(file, task="text-classification", label=["queue"]).next.endswith(
+        f"--data {file} --task text-classification --label queue"
+    )
+
+
 def test_token_lengths_are_compared_with_max_seq_length(tmp_path: Path, data: Path, base_model: Path) -> None:
     rows = sentences("train")
     rows[0]["text"] = rows[1]["text"] = "fine " * 25

@@ -477,3 +477,9 @@ def test_the_output_of_a_stage_reaches_a_stderr_that_is_no_file() -> None:
             [sys.executable, "-c", "import sys; print('step 1', file=sys.stderr)"], stderr=stream, check=True
         )
     assert lines.getvalue() == "step 1\n"
+
+
+def test_stages_before_the_first_one_are_named_in_the_error() -> None:
+    stages = load(write(TEACHER, LABELS))
+    with pytest.raises(ConfigErrors, match="teacher comes before labels, so that nothing is left to run"):
+        recipe_runner.select(stages, Options(only=["teacher"], start="labels"))

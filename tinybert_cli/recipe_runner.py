@@ -20,6 +20,7 @@ from tinybert_cli.runner import failed
 from tinybert_cli.stage_processes import StageServer, run_command
 from tinybert_cli.stage_server import Result
 from tinybert_cli.user_paths import argument_path
+from tinybert_cli.wording import verb
 
 if TYPE_CHECKING:
     from tinybert_cli.configuration import RecipeStage
@@ -89,7 +90,7 @@ def select(stages: Sequence[RecipeStage], options: Options) -> list[RecipeStage]
     selected = [stage for stage in stages[first:] if not options.only or stage.name in options.only]
     if not selected:
         raise ConfigErrors(
-            f"{', '.join(options.only)} come before {options.start}, so that nothing is left to run",
+            f"{', '.join(options.only)} {verb(len(options.only), 'comes', 'come')} before {options.start}, so that nothing is left to run",
             hint="use --from or --only",
         )
     return selected

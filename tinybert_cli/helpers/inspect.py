@@ -191,7 +191,8 @@ def _from_data(request: Request) -> _Source:
     source, overrides = request.source, request.settings()
     config = data_settings.load(overrides)
     given = config.data.model_dump(exclude_unset=True)
-    task = config.task if any(text.startswith("task=") for text in overrides) else None
+    task_is_given = any(text.startswith("task=") for text in overrides)
+    task = config.task if task_is_given else None
     given_model = config.model.from_ if config.model.from_ != data_settings.NO_MODEL else None
     model = request.model or given_model or text_lengths.default_model()
     read = new_splits.read_source(source, {}, given)
@@ -221,8 +222,19 @@ def _from_data(request: Request) -> _Source:
             f"label: {label} (--label)",
         ]
     splits = {name: with_label_names(part, settings) for name, part in read.rows.items()}
-    following = f"tinybert init mine --data {shell_word(source)}" if task != "language-modeling" else ""
+    following = "" if task == "language-modeling" else _init_command(request, config.task if task_is_given else None)
     return _Source(source, splits, settings, task, [model], lines, [], following)
+
+
+def _init_command(request: Request, task: str | None) -> str:
+    """`init` for this data, with what was given for `inspect`: it chooses the same columns then."""
+    options = {
+        "--data": request.source, "--task": task, "--text": ",".join(request.text), "--label": ",".join(request.label),
+        "--model": request.model,
+    }  # fmt: skip
+    words = [word for name, value in options.items() if value for word in (name, value)]
+    settings = [setting for setting in request.overrides if setting.startswith("data.")]
+    return " ".join(["tinybert init mine", *map(shell_word, [*words, *settings])])
 
 
 def _guess(rows: Rows, task: str | None, settings: Data, given: Mapping[str, Any]) -> columns.Guess:

@@ -231,7 +231,7 @@ def _named_source(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"train_file": str(files[0])}
     raise InputError(
         f"no files for the split 'train' in '{path}'; it has {local_datasets.contents(path)}",
-        hint="name the files: --data TRAIN --validation FILE --test FILE",
+        hint="name one of them; for init, also: --data TRAIN --validation FILE --test FILE",
     )
 
 

@@ -71,7 +71,7 @@ def augmented_rows(
     if model is None:
         raise ConfigError(
             "an export has no word embeddings to find neighbours with", key=("augment", "embeddings"),
-            hint="set it to a model folder, such as the one that was exported",
+            hint="set augment.embeddings to a model folder, such as the one that was exported",
         )  # fmt: skip
     neighbours = word_replacement.nearest_neighbours(
         models.whole_words(tokenizer),
