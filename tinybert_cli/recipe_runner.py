@@ -89,8 +89,9 @@ def select(stages: Sequence[RecipeStage], options: Options) -> list[RecipeStage]
     first = 0 if options.start is None else names.index(options.start)
     selected = [stage for stage in stages[first:] if not options.only or stage.name in options.only]
     if not selected:
+        come = f"{', '.join(options.only)} {verb(len(options.only), 'comes', 'come')}"
         raise ConfigErrors(
-            f"{', '.join(options.only)} {verb(len(options.only), 'comes', 'come')} before {options.start}, so that nothing is left to run",
+            f"{come} before {options.start}, so that nothing is left to run",
             hint="use --from or --only",
         )
     return selected
