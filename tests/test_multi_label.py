@@ -398,10 +398,10 @@ def test_tuned_thresholds_are_better_than_half_and_than_a_grid() -> None:
     settings = metric_for(labels).tune_thresholds(logits)
     tuned = scores_of(TASK.apply_thresholds(logits, None, settings), labels)["f1_micro"]
     assert tuned > scores_of(logits, labels)["f1_micro"] + 0.1
-    grid = np.linspace(-4, 2, 40)
+    grid = np.linspace(-4, 2, 10)
     on_grid = [
         sklearn.metrics.f1_score(labels, logits >= np.array([a, b, c]), average="micro")
-        for a in grid[::3] for b in grid[::3] for c in grid[::3]
+        for a in grid for b in grid for c in grid
     ]  # fmt: skip
     assert tuned >= max(on_grid) - 1e-9
 

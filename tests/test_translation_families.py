@@ -29,6 +29,10 @@ from tinybert_cli.translation_tokenizer import TranslationTokenizer, read_tokeni
 from tinybert_cli.types import Encoded, Hypothesis, Rows, Search
 
 TASK = tasks.Translation()
+FAST = ("marian", "t5")
+MOST_ARE_SLOW = [
+    family if family in FAST else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES
+]  # for tests with seconds of searches for each family
 ODD = [
     "", " ", ">>deu<< Hello", ">>xxx<<Hello", "a</s>b", "<unk> x <pad>", "e\u0301 \ufb01 \u2460", "日本語 テスト", "🙂🙂 ok",
     "a\u00a0b", "zero\u200bwidth", "tab\tnew\nline", "  lead", "trail  ", "a  b", ">>deu<<</s>x", "x" * 300, "\ufeffbom",
@@ -349,7 +353,7 @@ def assert_equal(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]], t
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MOST_ARE_SLOW)
 def test_the_longest_translations_that_are_allowed_fill_all_positions(family: str, tmp_path: Path) -> None:
     positions = 24
     folder = write_family(
@@ -426,7 +430,7 @@ def test_a_padding_row_that_is_not_zero_is_made_zero_and_stays_so(folders: dict[
     assert weight.grad is not None and weight.grad.any() and not weight.grad[padding].any()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MOST_ARE_SLOW)
 @pytest.mark.parametrize("beams", [1, 4])
 def test_a_translation_does_not_depend_on_its_batch(
     folders: dict[str, Path], family: str, beams: int, tmp_path: Path
