@@ -54,6 +54,7 @@ def test_scores_from_files_and_in_parts_are_those_in_memory(monkeypatch: pytest.
     assert scores(200) == in_memory
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_pages_of_statistics_are_released(monkeypatch: pytest.MonkeyPatch) -> None:
     scores(20)  # imports what it needs, whose pages would count as well

@@ -192,7 +192,12 @@ class Cascade:
         return tasks.find_prediction_task(self.task).main_metric
 
 
-@pytest.fixture(scope="module", params=CASES)
+FAST = ("text-classification", "token-classification")  # `make test-slow` tries the others
+
+
+@pytest.fixture(
+    scope="module", params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def cascade(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cascade]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp(request.param)

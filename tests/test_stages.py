@@ -1142,6 +1142,7 @@ def long_run(teacher: Path, teacher_labels: Path, configs: Configs) -> Callable[
     return lambda output: layer_config(configs, teacher, teacher_labels, output, **settings)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_after_sigterm_ends_with_the_same_weights(
     long_run: Callable[[str], Stage], tmp_path: Path
 ) -> None:

@@ -485,6 +485,7 @@ def test_a_split_that_the_hub_dataset_lacks_is_an_error(labels: Callable[..., St
 # -- memory and settings -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_memory_does_not_depend_on_the_number_of_rows(tmp_path: Path) -> None:
     """Peak of Python's own allocations while all shards of a file are read; a shard is 1,000 rows."""
     code = """

@@ -50,7 +50,7 @@ def test_an_export_records_what_the_model_was_trained_with(tiny_translator: Path
     assert any("of 8 translations of" in message and "are cut at the limit" in message for message in messages)
 
 
-@pytest.mark.parametrize("form", ["ctranslate2", "onnx"])
+@pytest.mark.parametrize("form", ["ctranslate2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_an_export_stores_no_more_positions_than_it_translates(
     form: str, tiny_translator: Path, tmp_path: Path
 ) -> None:

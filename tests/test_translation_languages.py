@@ -30,9 +30,9 @@ LENGTHS = {"data__max_seq_length": 40, "data__max_target_length": 40}
 VERIFY = {"split": "validation", "min_agreement": 0, "max_metric_drop": 100}
 
 
-def slow(family: str) -> Any:
-    """A family that only `make test-slow` tries."""
-    return pytest.param(family, marks=pytest.mark.slow)
+def slow(name: str) -> Any:
+    """A family, or a command, that only `make test-slow` tries."""
+    return pytest.param(name, marks=pytest.mark.slow)
 
 
 def settings_of(family: str, **languages: str) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def predicted(folder: Path, text: str) -> str:
     return done.stdout.split("\t")[0].strip()
 
 
-@pytest.mark.parametrize("family", ["bart", "mbart", slow("mbart50"), slow("m2m100"), slow("nllb")])
+@pytest.mark.parametrize("family", ["bart", *map(slow, ("mbart", "mbart50", "m2m100", "nllb"))])
 def test_the_code_of_a_card_makes_the_translation_of_predict(
     family: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +116,13 @@ def test_the_code_of_a_card_makes_the_translation_of_predict(
     assert predicted(model, ENGLISH[0]) == GERMAN[0]
 
 
-@pytest.mark.parametrize("search", [{"beams": 3, "length_penalty": 1.5}, {"beams": 1, "length_penalty": 1.5}])
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"beams": 3, "length_penalty": 1.5},
+        pytest.param({"beams": 1, "length_penalty": 1.5}, marks=pytest.mark.slow),
+    ],
+)
 def test_generate_has_the_search_and_the_target_language_of_an_export(
     search: dict[str, Any], trained: Trained, tmp_path: Path
 ) -> None:
@@ -152,7 +158,7 @@ def test_predict_and_its_start_need_a_model_that_records_its_languages(
 
 
 @pytest.mark.parametrize("family", ["mbart", slow("m2m100")])
-@pytest.mark.parametrize("command", ["finetune", "gen-soft-labels", "eval", "export"])
+@pytest.mark.parametrize("command", ["finetune", "gen-soft-labels", "eval", slow("export")])
 def test_other_languages_than_those_of_the_training_are_a_warning(
     command: str, family: str, trained: Trained, tmp_path: Path
 ) -> None:
@@ -210,7 +216,14 @@ def test_a_training_warns_of_other_languages_than_those_of_its_labels(
     ]
 
 
-@pytest.mark.parametrize(("family", "form"), [("mbart", "ctranslate2"), ("m2m100", "ctranslate2"), ("nllb", "onnx")])
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [
+        ("mbart", "ctranslate2"),
+        pytest.param("m2m100", "ctranslate2", marks=pytest.mark.slow),
+        pytest.param("nllb", "onnx", marks=pytest.mark.slow),
+    ],
+)
 def test_an_export_has_only_the_languages_that_it_was_verified_with(
     family: str, form: str, trained: Trained, tmp_path: Path
 ) -> None:
