@@ -94,10 +94,11 @@ print(json.dumps([rows, [name for name in ("torch", "transformers") if name in s
 
 def test_text_comes_from_arguments_a_file_or_stdin(teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
-    words = tinybert("predict", str(teacher), *TEXTS)
-    assert words.returncode == 0, words.stderr
+    words = CliRunner().invoke(app, ["predict", str(teacher), *TEXTS])
+    assert words.exit_code == 0, words.stderr
     assert [line.split("\t")[2] for line in words.stdout.splitlines()] == TEXTS
-    assert tinybert("predict", str(teacher), "--file", str(tmp_path / "texts.txt")).stdout == words.stdout
+    file = CliRunner().invoke(app, ["predict", str(teacher), "--file", str(tmp_path / "texts.txt")])
+    assert file.stdout == words.stdout
     piped = tinybert("predict", str(teacher), "--json", given="\n".join(TEXTS))
     predictions = [row["prediction"] for row in json.loads(piped.stdout)["answers"]]
     assert predictions == [line.split("\t")[0] for line in words.stdout.splitlines()]

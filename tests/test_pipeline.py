@@ -192,7 +192,7 @@ class Cascade:
         return tasks.find_prediction_task(self.task).main_metric
 
 
-FAST = ("text-classification", "token-classification")  # `make test-slow` tries the others
+FAST = ("text-classification",)  # `make test-slow` tries the others
 
 
 @pytest.fixture(

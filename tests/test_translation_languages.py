@@ -282,7 +282,8 @@ def test_a_language_for_an_export_without_languages_is_an_error(
     assert raised.value.key == ("data", key)
 
 
-@pytest.mark.parametrize("family", ["mbart", slow("mbart50"), slow("m2m100")])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["mbart", "mbart50", "m2m100"])
 def test_a_ctranslate2_export_translates_like_its_model(family: str, trained: Trained, tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2")
     export = exported(trained(family), tmp_path / "export", family, "ctranslate2")
