@@ -847,6 +847,14 @@ def test_a_column_with_the_split_of_each_row_divides_the_rows(names: tuple[str, 
     assert any(line.endswith("as the column 'Split' divides them") for line in lines)
 
 
+def test_of_two_columns_with_splits_the_first_divides_the_rows() -> None:
+    file = write(
+        Path("a.csv"), tickets(set=lambda i: ("train", "test")[i % 4 // 3], split=lambda i: ("train", "test")[i % 2])
+    )
+    recipe, _ = write_recipe(file, label=["queue"])
+    assert len(read(recipe, "test")) == 15 and "split" in read(recipe, "test").columns
+
+
 def test_a_row_without_a_split_where_others_have_one_is_an_error() -> None:
     file = write(Path("a.csv"), tickets(split=lambda i: "" if i == 4 else ("train", "test")[i % 2]))
     with pytest.raises(InputError, match="but not of this one") as raised:

@@ -18,13 +18,13 @@ SPLITS = {
 
 
 def find(rows: Rows, named: Sequence[str]) -> str | None:
-    """The column with a usual name in which every value is a split, and one of them `train`; None if there is none.
+    """The first column with a usual name in which every value is a split, and one of them `train`; None if none is.
 
     Args:
         named: columns that the user has named for texts and labels.
     """
-    for name in rows.columns.keys() - named:
-        splits = {_split(value) for value in rows.column(name)} if name.casefold() in COLUMNS else set()
+    for name in (column for column in rows.columns if column.casefold() in COLUMNS and column not in named):
+        splits = {_split(value) for value in rows.column(name)}
         if "train" in splits and None not in splits and len(splits - {""}) > 1:
             return name
     return None

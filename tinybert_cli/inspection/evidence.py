@@ -87,7 +87,7 @@ def labels_in_cells(column: Column, given: str | None, *, wanted: bool = False) 
         few = 1 < len(parts) <= min(MOST_PARTS, max(2, column.filled // 3)) and words <= 4
         known = given is not None or separator != ","  # a comma may be part of a name, as of a city
         sure = known or len(parts) <= column.distinct
-        enough = several > 0 or given is not None if wanted else several * 20 >= column.filled
+        enough = (several > 0 or given is not None) if wanted else several * 20 >= column.filled
         if few and sure and enough:
             return separator, len(parts)
     return None

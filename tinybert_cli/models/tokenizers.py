@@ -169,7 +169,7 @@ def record_length(tokenizer: PreTrainedTokenizerFast, max_seq_length: int) -> No
 def check_token_types(teacher: Source, tokenizer: PreTrainedTokenizerFast) -> None:
     """InputError if pairs that this tokenizer has encoded lack the token types that a teacher was trained with.
 
-    BERT and DistilBERT have the same tokens, but only BERT is told which of them belong to the second text.
+    BERT and DistilBERT have the same tokens, but only BERT reads which of them belong to the second text.
     """
     own, types = load_tokenizer(teacher), read_config(teacher).get("type_vocab_size")
     if types != 0 and _types_of_pair(own) not in (_types_of_pair(tokenizer), None):
