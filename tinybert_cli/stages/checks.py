@@ -7,13 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tinybert_cli import configuration, losses, tasks
-from tinybert_cli.config import Data, Stage, Training
+from tinybert_cli.config import Stage, Training
 from tinybert_cli.errors import ConfigError, did_you_mean
-from tinybert_cli.stages import answer_checks, eval_checks, export_checks, streaming_checks, translation_checks
+from tinybert_cli.stages import (
+    answer_checks,
+    data_checks,
+    eval_checks,
+    export_checks,
+    streaming_checks,
+    translation_checks,
+)
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
 OF_EVALUATIONS = ("eval_steps", "early_stopping_patience", "metric_for_best_model")  # training settings
-WITHOUT_CLASSES = ("regression", "question-answering")
 
 
 def check(command: str, config: Stage) -> None:
@@ -40,60 +46,6 @@ def no_teacher(layer_losses: Sequence[str]) -> ConfigError:
     )
 
 
-def _check_label_settings(task: str, data: Mapping[str, Any]) -> None:
-    """Settings for several labels per row belong to multi-label classification, class names to tasks with classes."""
-    if data.get("label_names") is not None and task in WITHOUT_CLASSES:
-        raise ConfigError(
-            f"{task} has no classes, so `label_names` would be ignored",
-            key=("data", "label_names"),
-            hint="leave it out, or check the task",
-        )
-    if task in ("multi-label-classification", "translation"):
-        return
-    if isinstance(data.get("label_column_name"), list):
-        raise ConfigError(
-            "several label columns are for multi-label-classification, one per class",
-            key=("data", "label_column_name"),
-            hint="name one column, or set task: multi-label-classification",
-        )
-    if data.get("label_separator") is not None:
-        raise ConfigError(
-            f"{task} has no cells with several labels to split",
-            key=("data", "label_separator"),
-            hint="leave it out, or set task: multi-label-classification",
-        )
-
-
-def _check_columns(task: str, data: Mapping[str, Any]) -> None:
-    """The label is no text that a model reads: it would learn to copy it."""
-    if task == "language-modeling":
-        return
-    columns = Data(**{key: data[key] for key in ("text_column_names", "label_column_name") if key in data})
-    labels = columns.label_column_name
-    both = [name for name in columns.text_columns if name in ([labels] if isinstance(labels, str) else labels)]
-    if both:
-        raise ConfigError(
-            f"the column '{both[0]}' is both text and label",
-            key=("data", "label_column_name"),
-            hint="name another column in text_column_names or in label_column_name",
-        )
-
-
-def _check_repeated_columns(data: Mapping[str, Any]) -> None:
-    """A column that is named twice is a pair of equal texts, two classes, or hides another column of a CoNLL file.
-
-    Columns of CoNLL files that nothing reads may all be called `_`.
-    """
-    columns = Data(**{key: data[key] for key in ("text_column_names", "label_column_name") if key in data})
-    read = [*columns.text_columns, *columns.label_columns]
-    for key in ("text_column_names", "label_column_name", "conll_column_names"):
-        names = data.get(key)
-        if repeated := [name for name in read if isinstance(names, list) and names.count(name) > 1]:
-            raise ConfigError(
-                f"the column '{repeated[0]}' is named twice", key=("data", key), hint="name each column once"
-            )
-
-
 def _check_source(setting: str | Mapping[str, Any]) -> None:
     """A model needs weights to start from, unless it is new."""
     if not isinstance(setting, str) and setting.get("from") is None and setting.get("family") is None:
@@ -108,11 +60,9 @@ def _check_source(setting: str | Mapping[str, Any]) -> None:
 def _check_data_of(command: str) -> configuration.Check:
     def check(task: str, data: Mapping[str, Any]) -> None:
         streaming_checks.check_stage(command, task, data)
-        _check_label_settings(task, data)
         translation_checks.check_sections("data")(task, data)
         translation_checks.check_text_columns(task, data)
-        _check_columns(task, data)
-        _check_repeated_columns(data)
+        data_checks.check(task, data)
 
     return check
 
