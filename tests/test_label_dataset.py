@@ -62,6 +62,19 @@ def test_another_text_column_than_that_of_the_labels_is_a_warning(
     assert sum(expected in event.get("message", "") for event in events) == 1
 
 
+def test_labels_of_truncated_texts_are_a_warning_for_a_run_that_reads_more(
+    teacher_labels: Path, configs: Configs
+) -> None:
+    lengths = {16: [], 32: [], 64: ["read the first 32 tokens of a text, and this run reads 64"]}
+    made = json.loads((teacher_labels / "manifest.json").read_text())["settings"]
+    made["data"]["max_seq_length"] = 32
+    for length, expected in lengths.items():
+        config = configs("finetune", "out", model="base", label_dataset=teacher_labels, data__max_seq_length=length)
+        messages = [event["message"] for event in check(teacher_labels, config, settings=made)]
+        assert len(messages) == len(expected) and all(text in messages[0] for text in expected)
+        assert check(teacher_labels, config, settings=made | {"teacher": {"answers_file": "llm.jsonl"}}) == []
+
+
 def test_hidden_labels_of_unlabeled_rows_are_ignored_and_some_gold_label_is_needed(
     data: Path, teacher: Path, configs: Configs, tmp_path: Path
 ) -> None:

@@ -11,12 +11,13 @@ from tinybert_cli.config import Distill, Finetune
 from tinybert_cli.errors import InputError
 from tinybert_cli.events import Event
 from tinybert_cli.label_values import listed
+from tinybert_cli.stages.answer_checks import answers_of
 
 NAMED_OUTPUTS = ("class", "classes")  # output types whose numbers have the names in `data.label_names`
 
 
 def check(folder: Path, manifest: Mapping[str, Any], config: Finetune | Distill, task: tasks.Task) -> Iterator[Event]:
-    """Yields a warning if its teacher read other columns than this run.
+    """Yields warnings if its teacher read other columns than this run, or less of a text.
 
     Raises:
         InputError: it was made for another task, its classes or their order are not those of the config, or its teacher
@@ -43,6 +44,21 @@ def check(folder: Path, manifest: Mapping[str, Any], config: Finetune | Distill,
         yield events.warning(
             f"the labels in '{folder}' are those of {tasks.in_words(columns)}, but this run reads "
             f"{tasks.in_words(own)}: check data.text_column_names"
+        )
+    yield from _shorter_texts(folder, manifest["settings"], config, task)
+
+
+def _shorter_texts(
+    folder: Path, made: Mapping[str, Any], config: Finetune | Distill, task: tasks.Task
+) -> Iterator[Event]:
+    """A warning if the teacher, a model, truncated texts that this run reads."""
+    if not isinstance(task, tasks.PredictionTask) or task.splits_long_texts or list(answers_of(made.get("teacher"))):
+        return
+    length, own = made["data"]["max_seq_length"], config.data.max_seq_length
+    if length < own:
+        yield events.warning(
+            f"the teacher of '{folder}' read the first {length} tokens of a text, and this run reads {own}: labels of "
+            f"longer texts are those of their beginning; set data.max_seq_length: {length}, or label them again"
         )
 
 
