@@ -418,12 +418,14 @@ def test_weights_that_do_not_fit_the_config_are_rejected(
         models.load(teacher, HEAD, new_head=new_head)
 
 
-def test_missing_classifier_is_rejected_without_new_head(teacher: models.Source, tmp_path: Path) -> None:
+@pytest.mark.parametrize("new_head", [False, True])
+def test_a_classifier_that_the_config_has_and_the_weights_lack_is_never_random(
+    new_head: bool, teacher: models.Source, tmp_path: Path
+) -> None:
     BertModel(make_config()).save_pretrained(tmp_path / "teacher")
     edit_config(teacher, architectures=["BertForSequenceClassification"])
     with pytest.raises(InputError, match=r"missing: classifier\.bias, classifier\.weight"):
-        models.load(teacher, HEAD)
-    models.load(teacher, HEAD, new_head=True)
+        models.load(teacher, HEAD, new_head=new_head)
 
 
 def test_model_with_custom_code_is_rejected(teacher: models.Source) -> None:

@@ -43,7 +43,7 @@ def load(
         label_names: labels in the order of the outputs. An existing head must have these labels in this order. None:
             the model's own labels.
         problem: type of the outputs of a sequence-classification head, as in `problem_type` of config.json.
-        new_head: initialize the head randomly if the file has none (seed torch before).
+        new_head: initialize the head randomly if the model has none by its config (seed torch before).
         dropout: replaces all dropout probabilities of the config.
         attention: attention implementation of transformers, if the family supports it.
         cls_only: the last layer of a sequence classifier computes the [CLS] token only (cls_last_layer.py).
@@ -98,7 +98,7 @@ def load(
         output_loading_info=True,
         trust_remote_code=False,
     )
-    _check_report(report, folder, prefix if suffixes else "", new_head=new_head or not suffixes)
+    _check_report(report, folder, prefix if suffixes else "", complete=bool(suffixes) and has_head)
     if config.model_type not in FAMILIES and not generates:
         _check_runs_on_text(model, folder)
     keep_attention_type(model)
@@ -211,10 +211,14 @@ def has_dropout(model: PreTrainedModel) -> bool:
     return any(values[field] for field in DROPOUT_SETTINGS & values.keys())
 
 
-def _check_report(report: dict[str, Any], folder: Path, prefix: str, *, new_head: bool) -> None:
-    """InputError if weights are missing (and would be random), have other shapes, or contain layers that are unused."""
+def _check_report(report: dict[str, Any], folder: Path, prefix: str, *, complete: bool) -> None:
+    """InputError if weights are missing (and would be random), have other shapes, or contain layers that are unused.
+
+    Args:
+        complete: the weights include the head; else only the base model below `prefix` is checked, without its pooler.
+    """
     base = {key for key in report["missing_keys"] if key.startswith(prefix) and f"{prefix}pooler." not in key}
-    missing = sorted(base if new_head else report["missing_keys"])
+    missing = sorted(report["missing_keys"] if complete else base)
     mismatched = sorted(key for key, *_ in report["mismatched_keys"])
     unused = sorted(key for key in report["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key))
     problems = {"missing": missing, "of another shape": mismatched, "too many": unused}
