@@ -419,6 +419,23 @@ def test_distill_moves_the_teacher_to_the_device_of_the_accelerator(
     assert calls == [("accelerator", device), "teacher loaded", ("teacher moved", device)]
 
 
+@pytest.mark.parametrize(
+    ("losses", "student", "message"),
+    [
+        ({"attentions": 1.0}, {"num_attention_heads": 1}, "needs equal numbers of heads"),
+        ({"relations": {"relation_heads": 5}}, {}, r"not divisible by relation_heads \(5\)"),
+    ],
+)
+def test_a_dry_run_finds_losses_that_cannot_compare_student_and_teacher(
+    losses: dict[str, Any], student: dict[str, int], message: str,
+    teacher: Path, teacher_labels: Path, configs: Configs, tmp_path: Path,
+) -> None:  # fmt: skip
+    student = {"from": str(teacher), "num_hidden_layers": 1, "hidden_size": 8, **student}
+    with pytest.raises(ConfigError, match=message):
+        run("distill", layer_config(configs, teacher, teacher_labels, student=student, losses=losses), dry_run=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_hard_labels_are_added_to_soft_labels(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     losses = {"soft_labels": {"weight": 0.5, "temperature": 4.0}, "hard_labels": 2.0}
     config = configs(

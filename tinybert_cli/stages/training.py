@@ -24,7 +24,7 @@ from tinybert_cli.stages.streamed_blocks import StreamedBlocks
 from tinybert_cli.stages.training_baselines import BaselineScores
 from tinybert_cli.stages.validation_scores import Evaluation, ValidationScores
 from tinybert_cli.translation_tokenizer import TranslationTokenizer
-from tinybert_cli.types import Examples
+from tinybert_cli.types import Batch, Examples
 from tinybert_cli.wording import counted, verb
 
 
@@ -64,6 +64,8 @@ def train(
         module, examples, batches, training, accelerator=run.accelerator, seed=run.config.seed,
         unused=_unused_parameters(run, module, loss, examples), stateful=[] if stream is None else [stream],
     )  # fmt: skip
+    if output.dry_run:  # else the first step does
+        _try_losses(run, module, loss, examples)
     names = training_baselines.chosen(run, validation, scores_matter=scores_matter)
     described = dict(facts or {}) | _facts(new, training_data)
     beside = {"baselines": names} if names else {}
@@ -121,8 +123,22 @@ def _unused_parameters(
     if run.accelerator.num_processes == 1:
         return []
     device = run.accelerator.device
-    batch = {name: values.to(device) for name, values in examples.__getitems__([0]).items()}
-    return loops.unused_parameters(module.to(device), loss, batch)
+    return loops.unused_parameters(module.to(device), loss, _first_example(examples, device))
+
+
+def _try_losses(run: TrainingRun, module: torch.nn.Module, loss: loops.StepLoss, examples: Examples) -> None:
+    """Computes the losses of one example.
+
+    Raises:
+        ConfigError: a loss cannot compare student and teacher.
+    """
+    device = run.accelerator.device
+    with torch.no_grad():
+        loss.means(module.to(device).train(), _first_example(examples, device))
+
+
+def _first_example(examples: Examples, device: torch.device) -> Batch:
+    return {name: values.to(device) for name, values in examples.__getitems__([0]).items()}
 
 
 def _facts(new: NewModel, training_data: TrainingData) -> dict[str, Any]:
