@@ -1328,7 +1328,7 @@ def test_a_column_that_is_named_twice_is_a_config_error(data: dict[str, object],
         ({"training": {"eval_strategy": "no", "early_stopping_patience": None, "metric_for_best_model": "auto"}}, None),
         ({"regularization": {"r_drop": 1.0, "dropout": 0.0}}, "but `dropout` is 0"),
         ({"task": "regression", "data": {"train_file": "x", "label_names": ["a", "b"]}}, "has no classes"),
-        ({"data": {"train_file": "x.csv", "doc_stride": 64}}, "no windows that overlap"),
+        ({"data": {"train_file": "x.csv", "doc_stride": 64}}, "truncates a long text"),
         ({"data": {"train_file": "x.csv", "doc_stride": 128}}, None),  # as in a run.yaml
         ({"task": "token-classification", "data": {"train_file": "x.conll", "doc_stride": 64}}, None),
         ({"data": {"train_file": "x.txt", "delimiter": ";"}}, "`delimiter` describes csv and tsv files"),

@@ -809,8 +809,20 @@ def test_settings_of_data_decide_how_the_file_is_read() -> None:
     Path("a.csv").write_text("a,b;c,d\n" + "".join(f"{i},text {i} of row;{i % 2},x\n" for i in range(30)))
     with pytest.raises(InputError, match=r"data\.delimiter"):
         write_recipe("a.csv")
-    recipe, _ = write_recipe("a.csv", settings=["data.delimiter=;"], text=["a,b"], label=["c,d"])
+    options: dict[str, Any] = {"settings": ["data.delimiter=;"], "text": ["a,b"], "label": ["c,d"]}
+    recipe, _ = write_recipe("a.csv", **options)
+    assert "delimiter" not in recipe["data"]  # its files are .jsonl
+    for name in ("dev", "test"):
+        Path(f"{name}.csv").write_text("a,b;c,d\n" + "".join(f"{i},{name} {i};{i % 2},x\n" for i in range(30)))
+    recipe, _ = write_recipe("a.csv", Path("three"), validation="dev.csv", test="test.csv", **options)
     assert recipe["data"]["delimiter"] == ";"
+
+
+@pytest.mark.parametrize("setting", ["data.delimiter=;", "data.doc_stride=4", "data.label_separator=;"])
+def test_settings_of_data_that_nothing_would_read_are_errors(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting.partition("=")[0].removeprefix("data.") + "|several labels"):
+        write_recipe(write(Path("a.jsonl"), tickets()), settings=[setting])
+    assert not Path("mine").exists()
 
 
 def test_settings_of_data_name_the_columns() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinybert_cli import tasks
+from tinybert_cli import configuration, tasks
 from tinybert_cli.artifacts import atomic_files
 from tinybert_cli.config import Data
 from tinybert_cli.data import splits
@@ -20,6 +20,7 @@ from tinybert_cli.helpers import data_settings, new_recipe, new_splits, teacher_
 from tinybert_cli.inspection import columns, summary
 from tinybert_cli.inspection.columns import Choose, Guess
 from tinybert_cli.label_values import example_mapping
+from tinybert_cli.stages import data_checks
 from tinybert_cli.tasks.label_names import of_positions
 from tinybert_cli.types import Rows
 from tinybert_cli.wording import counted
@@ -142,6 +143,8 @@ def _columns_in(settings: Mapping[str, Any], key: str) -> list[str]:
 
 def _checked(request: Request, guess: Guess, read: new_splits.Splits) -> tuple[Data, list[str]]:
     """The settings of `data` without files, after the checks that finetune makes; and what was noticed."""
+    for error in configuration.errors_of(data_checks.check, [guess.task, read.settings]):
+        raise error
     plain = {key: value for key, value in read.settings.items() if not _is_source(key)}
     plain |= {
         "text_column_names": guess.text[0] if len(guess.text) == 1 else guess.text,
@@ -271,12 +274,14 @@ def _plan(
         chosen["max_target_length"] = chosen.get("max_target_length", length)
     if guess.task == "question-answering" and "doc_stride" not in chosen:
         chosen["doc_stride"] = min(128, length // 3)
+    written = {**settings, **chosen}
+    of_source = {error.key[-1] for error in data_checks.of_other_sources(written)}  # of files that init has rewritten
     return new_recipe.Plan(
         task=guess.task,
         folder=str(folder),
         name=folder.resolve().name,
         source=request.data,
-        data={**settings, **chosen},
+        data={name: value for name, value in written.items() if name not in of_source},
         rows={name: len(read.rows[name]) for name in SPLITS if name in read.rows},
         base=base,
         teacher=request.teacher,
@@ -292,7 +297,7 @@ def _plan(
 
 def _choices(request: Request, guess: Guess, read: new_splits.Splits, plan: new_recipe.Plan) -> Iterator[str]:
     """One line per choice, with the reason and the option that changes it."""
-    data = Data.model_validate({key: value for key, value in plan.data.items() if not _is_source(key)})
+    data = Data.model_validate({key: value for key, value in read.settings.items() if not _is_source(key)})
     rows = sum(len(part) for name, part in read.rows.items() if name != "unlabeled")
     kind = new_splits.describe_source(request.data, data)
     yield f"{request.data}: {kind}; {counted(rows, 'row')}; columns {', '.join(read.rows['train'].columns)}"

@@ -30,7 +30,7 @@ def check(task: str, data: Settings) -> None:
         ExceptionGroup: the problems, each a ConfigError.
     """
     problems = _label_problems(task, data), _text_that_is_label(task, data), _repeated_columns(data)
-    configuration.raise_all(itertools.chain(*problems, _without_effect(task, data)))
+    configuration.raise_all(itertools.chain(*problems, _unused_stride(task, data), of_other_sources(data)))
 
 
 def _label_problems(task: str, data: Settings) -> Iterator[ConfigError]:
@@ -87,18 +87,14 @@ def _repeated_columns(data: Settings) -> Iterator[ConfigError]:
             )
 
 
-def _without_effect(task: str, data: Settings) -> Iterator[ConfigError]:
-    """A run.yaml has all settings, so that one with its default value is no error."""
-    given = {name for name, field in Data.model_fields.items() if data.get(name, field.default) != field.default}
-    definition = tasks.find(task)
-    if "doc_stride" in given and isinstance(definition, tasks.PredictionTask) and not definition.splits_long_texts:
-        yield ConfigError(
-            f"{task} has no windows that overlap, so `doc_stride` would be ignored",
-            key=("data", "doc_stride"),
-            hint="leave it out, or check the task",
-        )
+def of_other_sources(data: Settings) -> Iterator[ConfigError]:
+    """An error for each setting that describes another kind of file than those that are named, or a dataset.
+
+    A run.yaml has all settings, so that one with its default value is no error.
+    """
     if data.get("dataset_name") is not None:
         return
+    given = _given(data)
     for name in OF_DATASETS:
         if name in given:
             yield ConfigError(
@@ -114,6 +110,22 @@ def _without_effect(task: str, data: Settings) -> Iterator[ConfigError]:
                 key=("data", name),
                 hint=f"leave it out, or rename the file to .{described[0]}",
             )
+
+
+def _unused_stride(task: str, data: Settings) -> Iterator[ConfigError]:
+    definition = tasks.find(task)
+    splits = not isinstance(definition, tasks.PredictionTask) or definition.splits_long_texts
+    if "doc_stride" in _given(data) and not splits:
+        yield ConfigError(
+            f"{task} truncates a long text at `max_seq_length`, so `doc_stride` would be ignored",
+            key=("data", "doc_stride"),
+            hint="leave it out",
+        )
+
+
+def _given(data: Settings) -> set[str]:
+    """The settings with other values than the defaults."""
+    return {name for name, field in Data.model_fields.items() if data.get(name, field.default) != field.default}
 
 
 def _files(data: Settings) -> Iterator[str]:
