@@ -336,6 +336,35 @@ def test_latencies_from_different_machines_get_a_note(cascade: Path) -> None:
     assert any("another, 64 cores; one machine, 2 cores" in note for note in reports.run([cascade]).notes())
 
 
+def test_the_latency_of_an_export_is_of_the_machine_that_measured_it(cascade: Path) -> None:
+    """An eval without latencies on a second machine shows that of `export`."""
+    exported = write_run(
+        cascade / "export", "export", {"metric_difference": 0.0, "latency_ms_b1": 3.0},
+        inputs={"model": describe(cascade / "student")}, outputs={"model.onnx": 13 * MB}, machine="one machine, 2 cores",
+    )  # fmt: skip
+    write_eval(cascade / "eval2", {"export": (exported, {"accuracy": 0.87})}, machine="another, 64 cores")
+    report = reports.run([cascade])
+    (model,) = [model for model in report.models if model.made_by == "export"]
+    assert (model.latency_ms_b1, model.machine) == (3.0, "one machine, 2 cores")
+    assert not any("machines" in note for note in report.notes())
+
+
+def test_a_note_says_that_retentions_are_relative_to_different_models(cascade: Path) -> None:
+    assert not any("relative to" in note for note in reports.run([cascade]).notes())
+    student, tiny = cascade / "student", cascade / "tiny"
+    scores = {"student": (student, eval_metrics(0.88, 50, 10.0)),
+              "tiny": (tiny, eval_metrics(0.80, 12, 2.5, retention=0.909))}  # fmt: skip
+    write_eval(cascade / "later", scores, end="2027-01-01T10:00:00+00:00")
+    assert (
+        "Retention and agreement are relative to different models: teacher for teacher; student for student, tiny."
+        in list(reports.run([cascade]).notes())
+    )
+    with pytest.raises(InputError, match=r"relative to different models: .*student, .*teacher"):
+        choose(cascade, "retention=0.9")
+    assert name(choose(cascade, "size_mb=20").best) == "tiny"
+    assert name(choose(cascade / "later", "retention=0.9").best) == "tiny"
+
+
 def test_folders_are_searched_recursively_without_duplicates(cascade: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(cascade.parent)
     (cascade / "unfinished").mkdir()
@@ -453,6 +482,21 @@ def test_a_limit_on_an_unmeasured_number_is_an_input_error(tmp_path: Path) -> No
     write_model(tmp_path / "only", 0.9, 50)
     with pytest.raises(InputError, match="latency_ms was not measured for any model"):
         choose(tmp_path, "latency_ms=3")
+
+
+def test_a_limit_on_the_metric_of_another_task_is_an_input_error(cascade: Path, tmp_path: Path) -> None:
+    """BLEU is 0 to 100: each model would have an accuracy of at least 0.99."""
+    training = {"task": "translation"}
+    model = write_run(tmp_path / "translator", "finetune", {}, settings=training)
+    scored = {"split": "validation", "reference": None, "models": {"model": str(model)}, "search": {"beams": 4}}
+    folder = write_run(
+        tmp_path / "scores", "eval", {"model.bleu": 2.0, "model.bytes": 12.0 * MB}, settings={**training, **scored},
+        inputs={"models.model": describe(model)},
+    )  # fmt: skip
+    models = reports.run([folder, model, cascade / "student"]).models
+    with pytest.raises(InputError, match=r"accuracy was not measured for any model that was scored on validation"):
+        budget.choose(models, budget.limits(["accuracy=0.99"], models))
+    assert Path(budget.choose(models, budget.limits(["bleu=1"], models)).best.name).name == "translator"
 
 
 @pytest.mark.parametrize("word", ["latncy_ms=3", "latency_ms", "latency_ms=fast", "size_mb=-1", "size_mb=nan"])

@@ -26,9 +26,13 @@ class Limit:
     def __str__(self) -> str:
         return f"{self.name} {'<=' if self.at_most else '>='} {self.bound:g}"
 
+    def measured(self, model: Model) -> float | None:
+        """The number of a model that the bound is on; None if it was not measured, or is another task's metric."""
+        return None if self.fact == "quality" and self.name != model.metric else measured(model, self.fact)
+
     def excess(self, model: Model) -> float:
         """Relative violation of the bound: 0 if it is satisfied, infinite if the number was not measured."""
-        value = measured(model, self.fact)
+        value = self.measured(model)
         if value is None:
             return float("inf")
         over = value / self.unit - self.bound if self.at_most else self.bound - value / self.unit
@@ -194,13 +198,19 @@ def _comparable(models: Sequence[Model]) -> list[Model]:
 
 
 def _check_measured(scored: Sequence[Model], limits: Sequence[Limit]) -> None:
-    """InputError if a limit is on a number that was measured for no model."""
+    """InputError if a limit is on a number that was measured for no model, or relative to different models."""
     for limit in limits:
-        if all(measured(model, limit.fact) is None for model in scored):
+        if all(limit.measured(model) is None for model in scored):
             raise InputError(
-                f"{limit.name} was not measured for any model",
+                f"{limit.name} was not measured for any model that was scored on {scored[0].scored_on}",
                 hint="`tinybert eval` measures it; name its output folder, too",
             )
+    references = {model.reference for model in scored if model.retention is not None}
+    if len(references) > 1 and any(limit.fact == "retention" for limit in limits):
+        raise InputError(
+            f"retention is relative to different models: {', '.join(sorted(map(str, references)))}",
+            hint="name one run of eval, or score the models in one: tinybert report RUN... --budget ...",
+        )
 
 
 def _no_candidate(scored: Sequence[Model], limits: Sequence[Limit]) -> GateError:

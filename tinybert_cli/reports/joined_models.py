@@ -72,6 +72,7 @@ class Model:
     trained_on: bool = False  # whether they are training rows, also those of a model that it was made from
     retention: float | None = None
     agreement: float | None = None
+    reference: str | None = None  # folder or Hub id of the model that these two are relative to
     parameters: int | None = None
     bytes: int | None = None  # of the weights
     latency_ms_b1: float | None = None
@@ -143,7 +144,7 @@ def join(runs: Sequence[Run]) -> list[Model]:
     exports = [run for run in runs if run.command == "export" and run.checksum not in chosen]
     settings = {str(run.folder): run.manifest["settings"] for run in runs}
     chosen |= {run.checksum: _exported(run, chosen, settings) for run in exports}
-    chosen |= _baselines(runs, {rows for rows, model in chosen.values() if model.quality is not None})
+    chosen |= _baselines(runs, {rows for rows, model in chosen.values() if model.quality is not None}, producers)
     row_names = _unique_names({rows: model.scored_on for rows, model in chosen.values()})
     group_sizes = Counter(rows for rows, model in chosen.values() if model.quality is not None)
 
@@ -184,12 +185,10 @@ def _trained_model(run: Run) -> Model:
 def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[str, Model]]:
     """(identity, model) for every model of an `eval` run."""
     settings = run.manifest["settings"]
-    reference = settings["reference"] or next(iter(settings["models"]))
-    for name, location in settings["models"].items():
-        described = run.manifest["inputs"][f"models.{name}"]
-        identity = described.get("manifest") or json.dumps({k: v for k, v in described.items() if k != "path"})
-        base = as_model(producers[identity]) if identity in producers else Model(_external_name(location, producers))
-        scored = _scored(base, run, name, settings["split"])
+    reference = _reference(run)
+    for name in settings["models"]:
+        identity, base = _evaluated(run, name, producers)
+        scored = _scored(base, run, name, settings["split"], producers)
         yield (
             identity,
             replace(
@@ -202,7 +201,24 @@ def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[
         )
 
 
-def _baselines(runs: Sequence[Run], compared_rows: set[str | None]) -> dict[str, tuple[str | None, Model]]:
+def _reference(run: Run) -> str:
+    """The name in an `eval` of the model that the others are compared with."""
+    settings = run.manifest["settings"]
+    return str(settings["reference"] or next(iter(settings["models"])))
+
+
+def _evaluated(run: Run, name: str, producers: Mapping[str, Run]) -> tuple[str, Model]:
+    """The identity of a model of an `eval`, and the model without a score."""
+    described = run.manifest["inputs"][f"models.{name}"]
+    identity = described.get("manifest") or json.dumps({k: v for k, v in described.items() if k != "path"})
+    if identity in producers:
+        return identity, as_model(producers[identity])
+    return identity, Model(_external_name(run.manifest["settings"]["models"][name], producers))
+
+
+def _baselines(
+    runs: Sequence[Run], compared_rows: set[str | None], producers: Mapping[str, Run]
+) -> dict[str, tuple[str | None, Model]]:
     """Identity → rows and score of the baselines that evals and trainings have scored on these rows.
 
     Of equal ones it is the last, and that of an eval, which has latencies: those with the same name that were fitted on
@@ -221,7 +237,7 @@ def _baselines(runs: Sequence[Run], compared_rows: set[str | None]) -> dict[str,
         fitted_on = _without_paths(_training_inputs(run))
         for name in run.manifest.get("baselines", []):
             base = Model(str(run.folder / name), made_by="baseline", is_baseline=True)
-            model = _scored(base, run, name, split)
+            model = _scored(base, run, name, split, producers)
             identity = json.dumps([name, rows, fitted_on], sort_keys=True)
             score = json.dumps([name, rows, own_metrics(run.metrics, name).get("training_rows"), model.quality])
             baselines.pop(scores.get(score, identity), None)
@@ -230,11 +246,12 @@ def _baselines(runs: Sequence[Run], compared_rows: set[str | None]) -> dict[str,
     return baselines
 
 
-def _scored(base: Model, run: Run, name: str, split: str) -> Model:
+def _scored(base: Model, run: Run, name: str, split: str, producers: Mapping[str, Run]) -> Model:
     """The model with its numbers in an `eval`, or the baseline with those in a training."""
     metric, more_is_better = _main_metric(run)
     metrics: dict[str, Any] = own_metrics(run.metrics, name)
     is_same_file = metrics.get("bytes", base.bytes) == base.bytes  # of an export in float16, float32 is scored
+    timed_by_export = "latency_ms_b1" not in metrics and is_same_file and base.latency_ms_b1 is not None
     return replace(
         base,
         scored_on=_rows_name(run, split),
@@ -248,11 +265,12 @@ def _scored(base: Model, run: Run, name: str, split: str) -> Model:
         quality_high=metrics.get(f"{metric}_high"),
         retention=metrics.get("retention"),
         agreement=metrics.get("agreement"),
+        reference=_evaluated(run, _reference(run), producers)[1].name if run.command == "eval" else None,
         parameters=metrics.get("parameters", base.parameters),
         bytes=metrics.get("bytes", base.bytes),
-        latency_ms_b1=metrics.get("latency_ms_b1", base.latency_ms_b1 if is_same_file else None),
+        latency_ms_b1=base.latency_ms_b1 if timed_by_export else metrics.get("latency_ms_b1"),
         latency_ms_b32=metrics.get("latency_ms_b32"),
-        machine=run.manifest.get("machine"),
+        machine=base.machine if timed_by_export else run.manifest.get("machine"),
     )
 
 
@@ -291,6 +309,7 @@ def _exported(
         made_from=source.made_from,
         trained_on=source.trained_on,
         retention=source.retention * quality / source.quality if source.retention and source.quality else None,
+        reference=source.reference,
         parameters=source.parameters,
     )
 

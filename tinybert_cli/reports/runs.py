@@ -29,6 +29,7 @@ class Report:
         yield from self._score_notes()
         yield from self._optimistic_notes()
         yield from self._baseline_notes()
+        yield from self._reference_notes()
         if any(model.estimated for model in self.models):
             yield "~ estimated: score of the source model plus the difference measured during export verification."
         machines = {model.machine for model in self.models if model.machine and model.latency_ms_b1 is not None}
@@ -63,6 +64,17 @@ class Report:
             losers = [names[model.name] for model in compared if model.rank <= best.rank]
             if losers:
                 yield f"No better than the baseline {names[best.name]}: {', '.join(losers)}."
+
+    def _reference_notes(self) -> Iterator[str]:
+        """What retention and agreement are relative to, if that is not the same model for all."""
+        names = short_names(model.name for model in self.models)
+        groups: dict[str, list[str]] = {}
+        for model in self.models:
+            if model.reference is not None and (model.retention is not None or model.agreement is not None):
+                groups.setdefault(model.reference, []).append(names[model.name])
+        if len(groups) > 1:
+            each = "; ".join(f"{names.get(one, one)} for {', '.join(models)}" for one, models in groups.items())
+            yield f"Retention and agreement are relative to different models: {each}."
 
     def _score_notes(self) -> Iterator[str]:
         """The rows of the scores, and which run computed them; with several sets of rows also the models of each."""
