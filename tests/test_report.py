@@ -24,6 +24,7 @@ from tinybert_cli.errors import ConfigError, GateError, InputError
 from tinybert_cli.reports import budget, finished_evals, finished_exports, html, runs_html
 from tinybert_cli.reports import runs as reports
 from tinybert_cli.reports.baseline_table import Comparison
+from tinybert_cli.reports.baseline_table import as_markdown as baseline_table
 from tinybert_cli.reports.runs_table import TEXTS, as_markdown, table
 
 ROOT = Path(__file__).parents[1]
@@ -634,6 +635,12 @@ def test_an_export_has_the_baselines_of_the_eval_that_scored_its_model(cascade: 
     assert "on the same 872 rows of validation" in comparison.lead
     assert (comparison.best, comparison.is_beaten) == ("tfidf", True)
     assert comparison_of(cascade, "student") is None  # no eval has scored it beside baselines
+
+
+def test_the_card_of_an_export_says_that_its_model_was_scored_on_training_rows(cascade: Path) -> None:
+    add_baselines(cascade, trained_on_these_rows=["tiny"])
+    comparison = comparison_of(cascade, "tiny")
+    assert comparison is not None and "has learned these rows: its score is too good." in baseline_table(comparison)
 
 
 def test_an_eval_of_an_earlier_model_in_the_folder_is_not_used(cascade: Path) -> None:

@@ -20,6 +20,7 @@ class Comparison:
     model: Numbers  # all metrics of the model, and its size and latency where they were measured
     baselines: Mapping[str, Numbers]  # name → the same; without the metric where it is not defined
     selected: bool  # whether these rows have selected the checkpoint of the model, or of one that it was made from
+    trained: bool = False  # whether they are training rows of one of these
 
     @property
     def best(self) -> str | None:
@@ -62,7 +63,9 @@ def as_markdown(comparison: Comparison) -> str:
         lines.append(f"| {markdown_cell(name)} | {' | '.join(values)} |")
     if any("latency_ms_b1" in own for own in comparison.baselines.values()):
         lines += ["", "The time of a baseline is from text to prediction, that of the model from token ids to logits."]
-    if comparison.selected:
+    if comparison.trained:
+        lines += ["", "The model, or one that it was made from, has learned these rows: its score is too good."]
+    elif comparison.selected:
         lines += ["", "These rows selected a checkpoint or thresholds, so the score of the model may be optimistic."]
     if comparison.is_beaten:
         lines += ["", f"On these rows the model is no better than the baseline {markdown(str(comparison.best))}."]

@@ -42,8 +42,9 @@ def beside(folder: Path, model: Any, *, task: str, metric: str, more_is_better: 
                     f"on the same {counted(manifest['scored_rows'], 'row')} of {manifest['settings']['split']}:"
                 )
                 finished[manifest["end"]] = Comparison(
-                    lead, metric, more_is_better, own, scored, selected=selected or inherited
-                )
+                    lead, metric, more_is_better, own, scored, selected=selected or inherited,
+                    trained=names[0] in manifest.get("trained_on_these_rows", []),
+                )  # fmt: skip
         except (InputError, KeyError, AttributeError, TypeError):  # of another version, or damaged
             continue
     return finished[max(finished)] if finished else None
