@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from tinybert_cli import data, losses
+from tinybert_cli import data, losses, tasks
+from tinybert_cli.config import Data, GenSoftLabels
 from tinybert_cli.errors import InputError
-from tinybert_cli.types import Rows
+from tinybert_cli.stages.translating import _check_teacher
+from tinybert_cli.types import Hypothesis, Rows
 
 SHARDS = ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "unlabeled-00000-of-00001.parquet"]
 
@@ -30,6 +33,37 @@ def labels_of(count: int, first: int = 0, *, n_best: bool = False, reference: bo
         [[text, f"{text}b"] for text in texts] if n_best else None,
         [[-0.5, -0.75] for _ in texts] if n_best else None,
     )
+
+
+# -- the teacher check ------------------------------------------------------------------------------------------
+
+
+class Copier:
+    """A labeller whose teacher translates every row of `labels_of` as its reference."""
+
+    task = tasks.Translation()
+    config = GenSoftLabels(
+        task="translation", teacher="teacher", output_dir="out", splits=["train"],
+        data=Data(text_column_names="en", label_column_name="de"),
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.teacher, self.texts = self, self.decode
+        self.tokenizer = self
+
+    def translate(self, rows: Rows) -> Iterator[int]:
+        yield len(rows)
+        return [[Hypothesis((int(text.split()[1]),), -1.0, True)] for text in rows.column("en")]  # type: ignore[return-value]
+
+    def decode(self, targets: list[tuple[int, ...]]) -> list[str]:
+        return [f"Referenz {index}" for (index,) in targets]
+
+
+def test_teacher_check_counts_the_rows_that_it_has_scored() -> None:
+    labelled, unlabeled = labels_of(5).rows, labels_of(70, reference=False).rows
+    rows, scores = _check_teacher(Copier(), {"train": labelled, "unlabeled": unlabeled})  # type: ignore[arg-type]
+    assert rows == 5 and scores["teacher_chrf"] > scores["copied_source_chrf"]  # two words are too few for BLEU
+    assert _check_teacher(Copier(), {"unlabeled": unlabeled}) == (0, {})  # type: ignore[arg-type]
 
 
 # -- texts ----------------------------------------------------------------------------------------------------

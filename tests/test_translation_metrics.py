@@ -200,6 +200,14 @@ def test_length_ratio_is_that_of_all_tokens() -> None:
     assert score(metric, Predictions(["a b", "e"]))["length_ratio"] == pytest.approx(3 / 6)
 
 
+def test_bleu_is_undefined_if_no_reference_has_its_longest_ngram() -> None:
+    short = TranslationMetric([["the red house"], ["a dog"]], ["x", "y"])
+    predictions = Predictions(short.references)
+    assert score(short, predictions)["bleu"] == 0
+    assert short.undefined(predictions) == {"bleu": "no reference has 4 words, its longest n-gram"}
+    assert not TranslationMetric([["a dog", "it is a dog"]], ["x"]).undefined(Predictions(["a dog"]))
+
+
 @pytest.mark.parametrize("by", ["chrf", "bleu"])
 def test_candidate_nearest_to_the_reference_is_the_first_best(by: str) -> None:
     candidates = [["x", "a man rides a bike", "a man rides a bike"], ["red", "a red bike"], ["p", "q"]]

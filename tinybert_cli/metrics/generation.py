@@ -85,6 +85,9 @@ class TranslationMetric(Metric):
             return statistics[name][:, 0], statistics["rows"][:, 0]
         return None
 
+    def undefined(self, predictions: Predictions) -> dict[str, str]:
+        return {} if self._has_ngrams else {"bleu": f"no reference has {ORDERS} words, its longest n-gram"}
+
     def label_slices(self) -> dict[str, Array]:
         return {}
 
@@ -103,6 +106,12 @@ class TranslationMetric(Metric):
         return {
             "signatures": {name: scorer.signature for name, scorer in zip(("bleu", "chrf"), self._scorers, strict=True)}
         }
+
+    @cached_property
+    def _has_ngrams(self) -> bool:
+        """Whether a reference has as many words as BLEU's longest n-gram: else every translation has a BLEU of 0."""
+        split = self._scorers[0].metric.tokenizer
+        return any(len(split(text).split()) >= ORDERS for texts in self.all_references for text in texts)
 
     @cached_property
     def _scorers(self) -> tuple[_Scorer, _Scorer]:

@@ -28,11 +28,12 @@ from tinybert_cli.stages.label_progress import LabellingProgress, UnusualRows
 from tinybert_cli.stages.label_shards import Shard
 from tinybert_cli.stages.translation_labeller import TranslationLabeller
 from tinybert_cli.translation_predictor import TranslationPredictor, load_translation_predictor
-from tinybert_cli.types import Array, Encoded, Hypothesis, Rows
+from tinybert_cli.types import Array, Encoded, Hypothesis, Predictions, Rows
 from tinybert_cli.wording import verb
 
 CHECKED_ROWS = 200  # enough to see that a teacher copies its source
 TOO_LONG = "too_long"  # key of the number of translations that are left out because the teacher has too few positions
+_NAMES = {"bleu": "BLEU", "chrf": "chrF"}
 MOST_CUT = 0.01  # share of the translations of a shard that may be cut at the limit
 
 
@@ -88,13 +89,10 @@ def label(
         labeller = TranslationLabeller(config, task, teacher, engine.translator)
         numbers: dict[str, float] = {"rows": 0}
         if config.check_teacher:
-            checked = _check_teacher(labeller, splits)
+            checked_rows, checked = _check_teacher(labeller, splits)
             numbers |= checked
-            yield {
-                "event": "teacher check",
-                "checked_rows": min(CHECKED_ROWS, sum(map(len, splits.values()))),
-                **checked,
-            }
+            if checked:
+                yield {"event": "teacher check", "checked_rows": checked_rows, **checked}
         if finished:
             yield events.resume(finished, shards.total)
         for split, rows in splits.items() if output.main else ():
@@ -230,8 +228,11 @@ def _precision(config: GenSoftLabels, teacher: TranslationPredictor, output: art
     return label_precision.auto_precision(output) if config.mixed_precision == "auto" else config.mixed_precision
 
 
-def _check_teacher(labeller: TranslationLabeller, splits: Mapping[str, Rows]) -> dict[str, float]:
-    """BLEU of the teacher and of copying the source on rows with references.
+def _check_teacher(labeller: TranslationLabeller, splits: Mapping[str, Rows]) -> tuple[int, dict[str, float]]:
+    """The number of rows of one split with references, and the BLEU of the teacher and of copying the source on them;
+    chrF where all references are too short for BLEU.
+
+    Unlabeled text alone is not checked: 0 rows, and no scores.
 
     Raises:
         InputError: the teacher is not better; or there are no references to check it with.
@@ -246,16 +247,18 @@ def _check_teacher(labeller: TranslationLabeller, splits: Mapping[str, Rows]) ->
         assert metric is not None  # the column is there
         hypotheses = _result_of(labeller.translate(drawn))
         predictions = loops.best_texts(labeller.teacher.tokenizer, hypotheses)
-        score, copied = metrics.score(metric, predictions)["bleu"], metric.majority_baseline()
+        name = "chrf" if "bleu" in metric.undefined(predictions) else "bleu"
+        copy = Predictions(task.sources(drawn, config.data))
+        score, copied = (metrics.score(metric, one)[name] for one in (predictions, copy))
         if score > copied:
-            return {"teacher_bleu": score, "copied_source_bleu": copied}
+            return len(drawn), {f"teacher_{name}": score, f"copied_source_{name}": copied}
         raise InputError(
-            f"the teacher is not better than copying its source: BLEU {score:.2f}, copied source {copied:.2f}",
+            f"the teacher is not better than copying its source: {_NAMES[name]} {score:.2f}, copied source {copied:.2f}",
             where=str(config.teacher),
             hint="check its languages, or train it first; or set check_teacher: false",
         )
     if all(split == "unlabeled" for split in splits):
-        return {}
+        return 0, {}
     raise InputError(
         f"there are no references to check the teacher with: no column '{config.data.label_column}'",
         where=", ".join(splits),

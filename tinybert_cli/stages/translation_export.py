@@ -118,5 +118,6 @@ def _result(
     statistics = metric.statistics(predictions)
     scores = metrics.score(metric, predictions, statistics)
     intervals = metrics.intervals(metric, predictions, statistics, task.metrics, resamples=RESAMPLES, seed=config.seed)
-    watched = {name: scores[name] for name in task.metrics if name in scores}
+    undefined = metric.undefined(predictions)
+    watched = {name: scores[name] for name in task.metrics if name in scores and name not in undefined}
     return model_card.Result(config.verify.split, len(predictions), watched, intervals)

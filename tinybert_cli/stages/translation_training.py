@@ -234,7 +234,10 @@ class TranslationEvaluation:
         metric, predictions = self.validation.metric, self._translations(model)
         assert metric is not None
         statistics = metric.statistics(predictions)
-        scores = {**self._watched(metrics.score(metric, predictions, statistics)), "loss": self._loss(model)}
+        scores = metrics.score(metric, predictions, statistics)
+        undefined = metric.undefined(predictions)
+        defined = {name: value for name, value in self._watched(scores).items() if name not in undefined}
+        scores = {**defined, "loss": self._loss(model)}
         intervals = metrics.intervals(
             metric, predictions, statistics, self.run.task.metrics, resamples=RESAMPLES, seed=self.run.config.seed
         )
