@@ -20,12 +20,14 @@ from typer.testing import CliRunner
 from tinybert_cli import console
 from tinybert_cli.artifacts.hashes import digest
 from tinybert_cli.cli import app
+from tinybert_cli.config import COMMANDS
 from tinybert_cli.errors import ConfigError, GateError, InputError
 from tinybert_cli.reports import budget, finished_evals, finished_exports, html, runs_html
 from tinybert_cli.reports import runs as reports
 from tinybert_cli.reports.baseline_table import Comparison
 from tinybert_cli.reports.baseline_table import as_markdown as baseline_table
 from tinybert_cli.reports.runs_table import TEXTS, as_markdown, table
+from tinybert_cli.stages.eval_predictions import device_notes
 
 ROOT = Path(__file__).parents[1]
 VALIDATION_INPUT = {"data.validation_file": [{"path": "data/validation.jsonl", "sha256": "a1"}]}
@@ -350,6 +352,27 @@ def test_the_latency_of_an_export_is_of_the_machine_that_measured_it(cascade: Pa
     assert not any("machines" in note for note in report.notes())
 
 
+def test_latencies_of_a_gpu_and_of_the_cpu_get_a_note(cascade: Path) -> None:
+    scores = {name: (cascade / name, eval_metrics(0.8, 12, 1.0)) for name in ("student", "tiny")}
+    devices = {"student": "cuda", "tiny": "cpu"}
+    folder = write_eval(cascade / "gpu", scores, machine="one machine, 2 cores", devices=devices)
+    (note,) = [note for note in reports.run([folder]).notes() if note.startswith("Latencies")]
+    assert note.endswith("not comparable: one machine, 2 cores; one machine, 2 cores, cuda.")
+
+
+@pytest.mark.parametrize(("devices", "latency", "notes"), [(["cpu", "cpu"], {}, 0), (["cuda", "cpu"], {}, 1),
+                                                           (["cuda", "cpu"], None, 0)])  # fmt: skip
+def test_eval_says_that_models_were_timed_on_different_devices(
+    devices: list[str], latency: dict[str, Any] | None, notes: int
+) -> None:
+    config = COMMANDS["eval"].model_validate(
+        {"task": "text-classification", "data": {}, "models": {"a": "a"}, "latency": latency, "output_dir": "x"}
+    )
+    sentences = device_notes(config, dict(zip(("model", "export"), devices, strict=True)))  # type: ignore[arg-type]
+    assert len(sentences) == notes
+    assert all("(model on cuda; export on cpu)" in sentence for sentence in sentences)
+
+
 def test_a_note_says_that_retentions_are_relative_to_different_models(cascade: Path) -> None:
     assert not any("relative to" in note for note in reports.run([cascade]).notes())
     student, tiny = cascade / "student", cascade / "tiny"
@@ -667,10 +690,12 @@ def test_the_last_of_several_evals_is_used_and_damaged_ones_are_left_out(cascade
 # -- exports on the page of eval ---------------------------------------------------------------------------------
 
 
-def exports_beside_eval(cascade: Path) -> dict[str, dict[str, float]]:
+def exports_beside_eval(cascade: Path, **measured_on: Any) -> dict[str, dict[str, float]]:
     models = {name: eval_metrics(0.8, 12, 2.5) for name in ("teacher", "student", "tiny")}
     checksums = {name: describe(cascade / name)["manifest"] for name in models}
-    return finished_exports.beside(cascade / "eval", models, checksums, metric="accuracy", reference="teacher")
+    return finished_exports.beside(
+        cascade / "eval", models, checksums, metric="accuracy", reference="teacher", **measured_on
+    )
 
 
 def test_exports_of_the_models_are_found_beside_the_evaluation(cascade: Path) -> None:
@@ -682,6 +707,19 @@ def test_exports_of_the_models_are_found_beside_the_evaluation(cascade: Path) ->
     assert numbers["export (of tiny)"] == pytest.approx(
         {"accuracy": 0.78, "retention": 0.975, "bytes": 3 * MB, "latency_ms_b1": 0.5}
     )
+
+
+@pytest.mark.parametrize(
+    ("measured_on", "has_latency"),
+    [({}, True), ({"machine": "one"}, True), ({"machine": "another"}, False), ({"devices": ["cuda", "cpu"]}, False)],
+)
+def test_the_page_shows_no_latency_of_an_export_on_another_machine_or_device(
+    measured_on: dict[str, Any], has_latency: bool, cascade: Path
+) -> None:
+    measured = {"metric_difference": -0.02, "bytes": 3 * MB, "latency_ms_b1": 0.5}
+    write_run(cascade / "export", "export", measured, inputs={"model": describe(cascade / "tiny")}, machine="one")
+    (numbers,) = exports_beside_eval(cascade, **measured_on).values()
+    assert ("latency_ms_b1" in numbers) is has_latency and numbers["bytes"] == 3 * MB
 
 
 def test_damaged_folders_beside_the_evaluation_are_left_out(cascade: Path) -> None:

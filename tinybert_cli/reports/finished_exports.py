@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ def beside(
     metric: str,
     reference: str,
     beams: int | None = None,
+    machine: str | None = None,
+    devices: Iterable[str] = (),
 ) -> dict[str, dict[str, float]]:
     """The exports in the folders beside that of the evaluation, by name; damaged ones are left out.
 
@@ -33,7 +35,10 @@ def beside(
         checksums: model → checksum of its manifest, for the models that tinybert has made.
         metric: the main metric.
         beams: of the translations that the evaluation has scored, see `finished_evals.measured_difference`.
+        machine, devices: on which the evaluation has measured latencies; None = not recorded. The latency of an
+            export, which is that of a CPU, is left out if it cannot be compared with these.
     """
+    is_on_cpu = all(device == "cpu" for device in devices)
     names = {checksum: name for name, checksum in checksums.items()}
     exports: dict[str, dict[str, float]] = {}
     for file in sorted(folder.resolve().parent.glob("*/manifest.json")):
@@ -48,6 +53,8 @@ def beside(
         difference = finished_evals.measured_difference(measured, beams)
         if source is not None and difference is not None and metric in models[source]:
             numbers = _numbers(measured, models[source], models[reference], metric, difference)
+            if not is_on_cpu or len({machine, manifest.get("machine")} - {None}) > 1:
+                numbers.pop("latency_ms_b1", None)
             exports[f"{file.parent.name} (of {source})"] = numbers
     return exports
 
@@ -76,6 +83,7 @@ def add_to_page(folder: Path) -> bool:
     exports = beside(
         folder, events, checksums(manifest["inputs"]),
         metric=metric, reference=reference, beams=finished_evals.beams_of(manifest["settings"]),
+        machine=manifest.get("machine"), devices=manifest.get("devices", {}).values(),
     )  # fmt: skip
     if not exports:
         return False

@@ -77,7 +77,7 @@ class Model:
     bytes: int | None = None  # of the weights
     latency_ms_b1: float | None = None
     latency_ms_b32: float | None = None
-    machine: str | None = None  # on which the latencies were measured
+    machine: str | None = None  # on which the latencies were measured, with its GPU if it was used
     seconds: float | None = None  # of training
 
     @property
@@ -270,8 +270,14 @@ def _scored(base: Model, run: Run, name: str, split: str, producers: Mapping[str
         bytes=metrics.get("bytes", base.bytes),
         latency_ms_b1=base.latency_ms_b1 if timed_by_export else metrics.get("latency_ms_b1"),
         latency_ms_b32=metrics.get("latency_ms_b32"),
-        machine=base.machine if timed_by_export else run.manifest.get("machine"),
+        machine=base.machine if timed_by_export else _machine(run, name),
     )
+
+
+def _machine(run: Run, name: str) -> str | None:
+    """The machine of a run, and the device that a model ran on if it was not the CPU."""
+    machine, device = run.manifest.get("machine"), run.manifest.get("devices", {}).get(name, "cpu")
+    return machine if machine is None or device == "cpu" else f"{machine}, {device}"
 
 
 def _external_name(location: str, producers: Mapping[str, Run]) -> str:

@@ -34,7 +34,7 @@ class Report:
             yield "~ estimated: score of the source model plus the difference measured during export verification."
         machines = {model.machine for model in self.models if model.machine and model.latency_ms_b1 is not None}
         if len(machines) > 1:
-            yield f"Latencies from different machines are not comparable: {'; '.join(sorted(machines))}."
+            yield f"Latencies from different machines or devices are not comparable: {'; '.join(sorted(machines))}."
 
     def _optimistic_notes(self) -> Iterator[str]:
         """The models whose scores are too good for their rows."""

@@ -44,6 +44,7 @@ class Predicted:
     candidates: Mapping[str, Candidate] | Mapping[str, TranslationCandidate]
     predictions: Mapping[str, Predictions]
     costs: Callable[[Latency, Mapping[str, ScoredBaseline]], Costs]
+    devices: Mapping[str, str]  # model → what it ran on: cpu, cuda, ...
     notes: Sequence[str] = ()  # sentences for the reports, without an end mark
 
 
@@ -81,6 +82,8 @@ def _predict(run: EvalRun, task: tasks.PredictionTask) -> Generator[Event, None,
         for name, candidate in candidates.items()
         if candidate.columns is not None
     ]
+    devices = {name: loops.device_of(one.predictor.module).type for name, one in candidates.items()}
+    notes += device_notes(config, devices)
     yield from map(events.warning, notes)
     beside = {"baselines": run.baselines} if run.baselines else {}
     yield _plan(run, **beside, **assumptions)
@@ -101,7 +104,7 @@ def _predict(run: EvalRun, task: tasks.PredictionTask) -> Generator[Event, None,
                 measured[key][name] = value
         return measured | (_startup(run) if latency.startup else {})
 
-    return Predicted(metric, classes, candidates, predictions, costs, notes)
+    return Predicted(metric, classes, candidates, predictions, costs, devices, notes)
 
 
 def _translate(run: EvalRun, task: tasks.Translation) -> Generator[Event, None, Predicted | None]:
@@ -120,6 +123,10 @@ def _translate(run: EvalRun, task: tasks.Translation) -> Generator[Event, None, 
         candidates[name] = translation_candidates.load_candidate(own, task, source, rows, accelerator=accelerator)
     for candidate in candidates.values():
         yield from map(events.warning, translation_candidates.warnings(config, candidate))
+    loaded = {name: candidate.predictor.model for name, candidate in candidates.items()}
+    devices = {name: "cpu" if model is None else model.device.type for name, model in loaded.items()}
+    notes = device_notes(config, devices)
+    yield from map(events.warning, notes)
     yield _plan(run)
     yield from _row_warnings(run, {name: candidate.encoded for name, candidate in candidates.items()})
     if run.output.dry_run:
@@ -134,7 +141,23 @@ def _translate(run: EvalRun, task: tasks.Translation) -> Generator[Event, None, 
     def costs(latency: Latency, _: Mapping[str, ScoredBaseline]) -> Costs:
         return translation_candidates.costs(candidates, config) | (_startup(run) if latency.startup else {})
 
-    return Predicted(metric, [], candidates, predictions, costs)
+    return Predicted(metric, [], candidates, predictions, costs, devices, notes)
+
+
+def device_notes(config: Eval, devices: Mapping[str, str]) -> list[str]:
+    """That latencies of different devices are not comparable, in a sentence without an end mark.
+
+    Args:
+        devices: model → what it runs on. Exports run on the CPU, also where models have a GPU.
+    """
+    if config.latency is None or len({*devices.values()}) < 2:
+        return []
+    names = {kind: [name for name, own in devices.items() if own == kind] for kind in devices.values()}
+    each = "; ".join(f"{', '.join(own)} on {kind}" for kind, own in names.items())
+    return [
+        f"the models run on different devices ({each}), so their latencies and speed-ups are not comparable: "
+        "ACCELERATE_USE_CPU=true runs all of them on the CPU"
+    ]
 
 
 def _row_warnings(run: EvalRun, encoded: Mapping[str, Encoded]) -> Iterator[Event]:

@@ -113,15 +113,17 @@ def _markdown(comparison: Comparison) -> str:
 
 def _evaluation(comparison: Comparison, lost: Mapping[str, list[Any]]) -> evaluation_html.Evaluation:
     run, predicted = comparison.run, comparison.predicted
+    machine = artifacts.machine()
     lead = [
-        f"{counted(len(run.rows), 'row')} of {run.config.split}, scored on {artifacts.machine()}.",
+        f"{counted(len(run.rows), 'row')} of {run.config.split}, scored on {machine}{_accelerators(predicted)}.",
         *(f"{name}: {text}." for name, text in comparison.signatures.items()),
         *(f"Note: {note}." for note in comparison.notes),
     ]
     exports = finished_exports.beside(
         run.output.folder, comparison.table, finished_exports.checksums(run.output.inputs),
         metric=run.task.main_metric, reference=run.reference,
-        beams=finished_evals.beams_of(artifacts.settings_of(run.config)),
+        beams=finished_evals.beams_of(artifacts.settings_of(run.config)), machine=machine,
+        devices=predicted.devices.values(),
     )  # fmt: skip
     logs = {
         name: training_curves.read_log(source.folder)
@@ -145,6 +147,11 @@ def _evaluation(comparison: Comparison, lost: Mapping[str, list[Any]]) -> evalua
         exports=exports,
         baselines=[name for name in comparison.scored if name not in predicted.candidates],
     )
+
+
+def _accelerators(predicted: Predicted) -> str:
+    """What models ran on besides the CPU, to be written after the machine."""
+    return "".join(f", {device}" for device in dict.fromkeys(predicted.devices.values()) if device != "cpu")
 
 
 def _confidences(comparison: Comparison) -> dict[str, tuple[Array, Array]]:

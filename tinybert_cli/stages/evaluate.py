@@ -77,7 +77,7 @@ def _compare(run: EvalRun, predicted: Predicted, columns: Mapping[str, Sequence[
     limits = eval_scores.temperature_notes(table)
     yield from map(events.warning, limits)
     comparison = Comparison(run, predicted, scored, table, [*predicted.notes, *notes, *limits], sizes)
-    reports, flat = (yield from eval_reports.reports(comparison)), comparison.flat
+    reports, flat, devices = (yield from eval_reports.reports(comparison)), comparison.flat, dict(predicted.devices)
     del comparison, scored  # the statistics are large, and writing needs memory, too
     loops.return_freed_memory()
     output.files.put(reports.write)
@@ -91,6 +91,7 @@ def _compare(run: EvalRun, predicted: Predicted, columns: Mapping[str, Sequence[
         scored_rows=len(run.rows),
         baselines=list(baselines),
         device=str(loops.device()),
+        devices=devices,
         precision="no",
     )
     yield events.done(config.output_dir, flat)

@@ -252,8 +252,9 @@ def _check_teacher(labeller: TranslationLabeller, splits: Mapping[str, Rows]) ->
         score, copied = (metrics.score(metric, one)[name] for one in (predictions, copy))
         if score > copied:
             return len(drawn), {f"teacher_{name}": score, f"copied_source_{name}": copied}
+        scores = f"{_NAMES[name]} {score:.2f}, copied source {copied:.2f}"
         raise InputError(
-            f"the teacher is not better than copying its source: {_NAMES[name]} {score:.2f}, copied source {copied:.2f}",
+            f"the teacher is not better than copying its source: {scores}",
             where=str(config.teacher),
             hint="check its languages, or train it first; or set check_teacher: false",
         )
