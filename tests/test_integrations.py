@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -210,3 +212,42 @@ def test_tokenizer_config_has_the_names_of_transformers_4(tmp_path: Path) -> Non
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert again.extra_special_tokens == values["additional_special_tokens"] == ["[X]"]
     assert again("a [X] film")["input_ids"] == tokenizer("a [X] film")["input_ids"]
+
+
+class FlairToken:
+    """A token of flair after `infer_space_after`, which changes the text of the sentence, but no position."""
+
+    def __init__(self, text: str, start_position: int, whitespace_after: int) -> None:
+        self.text, self.whitespace_after = text, whitespace_after
+        self.start_position, self.end_position = start_position, start_position + len(text)
+
+
+class FlairSentence(list[FlairToken]):
+    def to_original_text(self) -> str:
+        return "".join(token.text + " " * token.whitespace_after for token in self).strip()
+
+
+def test_tokens_of_flair_are_where_the_predicted_text_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flair", ModuleType("flair"))
+    monkeypatch.setitem(sys.modules, "flair.data", SimpleNamespace(Sentence=FlairSentence))  # type: ignore[arg-type]
+    monkeypatch.delitem(sys.modules, "tinybert_cli.integrations.flair", raising=False)
+    module = importlib.import_module("tinybert_cli.integrations.flair")
+    monkeypatch.delitem(sys.modules, "tinybert_cli.integrations.flair")
+    tokens = [("Oh", 0, 0), (",", 3, 0), (",", 5, 1), ("Ann", 7, 0), (",", 11, 0)]
+    sentence = FlairSentence(FlairToken(*token) for token in tokens)
+    assert sentence.to_original_text() == "Oh,, Ann,"
+    labelled: list[str] = []
+
+    class Slices(FlairSentence):
+        def __getitem__(self, part: Any) -> Any:  # a span
+            tokens = list(self)[part]
+            text = " ".join(token.text for token in tokens)
+            return SimpleNamespace(
+                text=text, start_position=tokens[0].start_position, end_position=tokens[-1].end_position,
+                add_label=lambda *label: labelled.append(text),
+            )  # fmt: skip
+
+    model = module.Model.__new__(module.Model)
+    model.label_type, model._warned = "ner", False
+    model._add_span(Slices(sentence), {"type": "PER", "text": "Ann", "begin": 5, "end": 8, "score": 0.9})
+    assert labelled == ["Ann"] and not model._warned

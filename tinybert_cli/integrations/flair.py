@@ -72,15 +72,30 @@ class Model:
             sentence.add_label(self.label_type, name, prediction["probabilities"][name])
 
     def _add_span(self, sentence: Sentence, entity: Prediction) -> None:
+        ranges = _token_ranges(sentence)
         touched = [
-            index
-            for index, token in enumerate(sentence)
-            if token.start_position < entity["end"] and entity["begin"] < token.end_position
+            index for index, (begin, end) in enumerate(ranges) if begin < entity["end"] and entity["begin"] < end
         ]
         if not touched:
             return
         span = sentence[touched[0] : touched[-1] + 1]
-        if (span.start_position, span.end_position) != (entity["begin"], entity["end"]) and not self._warned:
+        first, last = ranges[touched[0]][0], ranges[touched[-1]][1]
+        if (first, last) != (entity["begin"], entity["end"]) and not self._warned:
             self._warned = True
             log.warning("'%s' is a part of '%s', whose tokens become the entity", entity["text"], span.text)
         span.add_label(self.label_type, entity["type"], entity["score"])
+
+
+def _token_ranges(sentence: Sentence) -> list[tuple[int, int]]:
+    """Where each token begins and ends in `to_original_text`, in characters.
+
+    The positions in the tokens are others after `infer_space_after`, and in a sentence that does not begin where its
+    document does.
+    """
+    text = sentence.to_original_text()
+    begin = len(text) - len(text.lstrip(" "))
+    ranges: list[tuple[int, int]] = []
+    for token in sentence:
+        ranges.append((begin, begin + len(token.text)))
+        begin += len(token.text) + token.whitespace_after
+    return ranges
