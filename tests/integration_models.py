@@ -41,7 +41,8 @@ def config(task: str, command: str, folder: Path, output: str, **settings: Any) 
     """The config of a stage on the data of this task in the folder."""
     _, texts, labels = ROWS[task]
     fixed = {"data__text_column_names": texts, "data__label_column_name": labels, "data__max_seq_length": 12}
-    fixed |= {"data__test_file": None, "data__unlabeled_file": None, "data__doc_stride": 3}
+    fixed |= {"data__test_file": None, "data__unlabeled_file": None}
+    fixed |= {"data__doc_stride": 3} if task == "token-classification" else {}
     return make_config(command, folder / "data", folder / output, task=task, **fixed, **settings)
 
 

@@ -77,9 +77,10 @@ HEADS: dict[str, tuple[Callable[[str], dict[str, Any]], str | list[str], str]] =
 
 def config_for(task: str, command: str, folder: Path, output: str, **settings: Any) -> Stage:
     _, texts, labels = HEADS[task]
-    columns = {"data__text_column_names": texts, "data__label_column_name": labels, "data__doc_stride": 3}
-    files = {"data__test_file": None, "data__unlabeled_file": None}
-    return make_config(command, folder / "data", folder / output, task=task, **columns, **files, **settings)
+    fixed = {"data__text_column_names": texts, "data__label_column_name": labels, "data__test_file": None}
+    fixed |= {"data__unlabeled_file": None}
+    fixed |= {"data__doc_stride": 3} if task in ("token-classification", "question-answering") else {}
+    return make_config(command, folder / "data", folder / output, task=task, **fixed, **settings)
 
 
 @pytest.fixture(scope="module", params=HEADS)

@@ -17,10 +17,9 @@ from tinybert_cli.data import splits
 from tinybert_cli.errors import ConfigError, InputError, OutputError
 from tinybert_cli.escaping import shell_word
 from tinybert_cli.helpers import data_settings, new_recipe, new_splits, teacher_labels, text_lengths
-from tinybert_cli.inspection import columns, summary
+from tinybert_cli.inspection import columns, data_checks, summary
 from tinybert_cli.inspection.columns import Choose, Guess
 from tinybert_cli.label_values import example_mapping
-from tinybert_cli.stages import data_checks
 from tinybert_cli.tasks.label_names import of_positions
 from tinybert_cli.types import Rows
 from tinybert_cli.wording import counted

@@ -9,14 +9,8 @@ from typing import Any
 from tinybert_cli import configuration, losses, tasks
 from tinybert_cli.config import Stage, Training
 from tinybert_cli.errors import ConfigError, did_you_mean
-from tinybert_cli.stages import (
-    answer_checks,
-    data_checks,
-    eval_checks,
-    export_checks,
-    streaming_checks,
-    translation_checks,
-)
+from tinybert_cli.inspection import data_checks
+from tinybert_cli.stages import answer_checks, eval_checks, export_checks, streaming_checks, translation_checks
 
 LossSettings = Mapping[str, float | Mapping[str, Any]]
 OF_EVALUATIONS = ("eval_steps", "early_stopping_patience", "metric_for_best_model")  # training settings
