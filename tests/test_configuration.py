@@ -1338,6 +1338,7 @@ def test_a_column_that_is_named_twice_is_a_config_error(data: dict[str, object],
         ({"data": {"dataset_name": "folder", "delimiter": ";", "dataset_config_name": "en"}}, None),
         ({"data": {"train_file": "x.csv", "dataset_config_name": "en"}}, "but there is no `dataset_name`"),
         ({"data": {"train_file": "x.csv", "validation_split_name": "dev"}}, "but there is no `dataset_name`"),
+        ({"data": {"train_file": "x.csv", "dataset_name": None, "dataset_config_name": "en"}}, None),
         ({"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "eval_steps": 10}}, None),
         ({"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.1}}, None),  # as in a run.yaml
         ({"regularization": {"r_drop": 1.0, "dropout": None}}, None),

@@ -90,13 +90,14 @@ def _repeated_columns(data: Settings) -> Iterator[ConfigError]:
 def of_other_sources(data: Settings) -> Iterator[ConfigError]:
     """An error for each setting that describes another kind of file than those that are named, or a dataset.
 
-    A run.yaml has all settings, so that one with its default value is no error.
+    A run.yaml has all settings, so that one with its default value is no error. Nor is one of a dataset beside
+    `dataset_name: null`, which replaces the dataset of a recipe by files.
     """
     if data.get("dataset_name") is not None:
         return
     given = _given(data)
     for name in OF_DATASETS:
-        if name in given:
+        if name in given and "dataset_name" not in data:
             yield ConfigError(
                 f"`{name}` is of a dataset, but there is no `dataset_name`",
                 key=("data", name),
