@@ -68,6 +68,7 @@ STUDENTS = {
     "3 epochs, trimmed vocabulary": Candidate(0, 3, 5e-5, (TRIMMED,)),
     "3 epochs, rate 1e-4": Candidate(0, 3, 1e-4, (WHOLE,)),
     "augmented, trimmed vocabulary": Candidate(2, 1, 1e-4, (TRIMMED,)),
+    "augmented, 3 epochs": Candidate(2, 3, 1e-4, (WHOLE,)),
 }
 TRIMMED2 = "model.trim_vocabulary=true"
 LAST_LAYERS = ("student.num_hidden_layers=2", "layer_mapping=last", TRIMMED)
