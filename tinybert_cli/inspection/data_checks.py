@@ -24,7 +24,7 @@ OF_DATASETS = (
 
 
 def check(task: str, data: Settings) -> None:
-    """All checks of `data` that its types cannot express, except those of streams and of translation.
+    """The checks of `data` that its types cannot express, except those of streams and of translation.
 
     Raises:
         ExceptionGroup: the problems, each a ConfigError.
@@ -107,7 +107,7 @@ def of_other_sources(data: Settings) -> Iterator[ConfigError]:
     for name, described in OF_FORMATS.items():
         if name in given and formats and formats.isdisjoint(described):
             yield ConfigError(
-                f"`{name}` describes {' and '.join(described)} files, but none is named",
+                f"`{name}` describes {' and '.join(described)} files, but no such file is named",
                 key=("data", name),
                 hint=f"leave it out, or rename the file to .{described[0]}",
             )
