@@ -140,6 +140,13 @@ def test_training_and_eval_of_a_model_are_joined_in_one_row(cascade: Path) -> No
     assert report.models[0].retention == 1.0
 
 
+def test_a_reference_whose_score_is_zero_has_no_retention(tmp_path: Path) -> None:
+    teacher, student = write_model(tmp_path / "teacher", 0.0, 90), write_model(tmp_path / "student", 0.5, 50)
+    scores = {"teacher": (teacher, eval_metrics(0.0, 90, 20.0)), "student": (student, eval_metrics(0.5, 50, 10.0))}
+    write_eval(tmp_path / "eval", scores)
+    assert [model.retention for model in reports.run([tmp_path]).models] == [None, None]
+
+
 def test_report_of_runs_written_by_real_stages(teacher: Path, teacher_labels: Path, configs: Configs) -> None:
     config = configs("eval", "eval", models={"teacher": str(teacher)}, latency=None, bootstrap=50)
     run_stage("eval", config)

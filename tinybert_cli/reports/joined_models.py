@@ -196,7 +196,7 @@ def _evaluated_models(run: Run, producers: Mapping[str, Run]) -> Iterator[tuple[
                 optimistic=name in run.manifest.get("selected_on_these_rows", []),
                 made_from=run.manifest.get("made_from_selected_on_these_rows", {}).get(name, []),
                 trained_on=name in run.manifest.get("trained_on_these_rows", []),
-                retention=1.0 if name == reference else scored.retention,
+                retention=1.0 if name == reference and (scored.quality or 0.0) > 0 else scored.retention,
             ),
         )
 
