@@ -126,6 +126,28 @@ def test_a_student_of_a_selected_teacher_inherits_the_selection(
     assert "selected a model that it was made from" in (student2 / "README.md").read_text()
 
 
+def test_a_report_without_an_eval_says_that_the_rows_selected_the_teacher(student2: Path) -> None:
+    notes = " ".join(runs.run([student2]).notes())
+    assert "Perhaps optimistic, because a model that it was made from was selected on these rows: s2." in notes
+
+
+@pytest.mark.parametrize(("file", "easy"), [("train.jsonl", True), ("test.jsonl", False)])
+def test_validation_rows_that_trained_the_teacher_are_too_easy(
+    configs: Configs, teacher: Path, data: Path, tmp_path: Path, file: str, easy: bool
+) -> None:
+    rows = {"data__train_file": str(data / "unlabeled.jsonl"), "data__validation_file": str(data / file)}
+    run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=teacher, check_teacher=False, **rows))
+    training = {"training__max_steps": 1, "training__eval_strategy": "no"}
+    student = {"label_dataset": tmp_path / "labels", "student": {"from": str(teacher)}, "baselines": []}
+    events = run("distill", configs("distill", "s", **student, **rows, **training))
+    text = "he validation rows are training rows of this model, or of one that it is made from"
+    assert any(text in message for message in warnings(events)) == easy
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert ("are training rows of this model, or of one that it was made from" in card) == easy
+    notes = " ".join(runs.run([tmp_path / "s"]).notes())
+    assert ("Too good, because the rows of the score are training rows: s." in notes) == easy
+
+
 def test_a_label_dataset_that_moved_with_its_student_is_read(
     configs: Configs, student2: Path, teacher_labels: Path, tmp_path: Path
 ) -> None:

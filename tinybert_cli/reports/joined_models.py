@@ -168,6 +168,7 @@ def _chosen(scores: Scores, counts: Mapping[str | None, int]) -> tuple[str | Non
 
 def _trained_model(run: Run) -> Model:
     metric, more_is_better = _main_metric(run)
+    is_selected = choice_in(run.manifest) is not None
     return replace(
         as_model(run),
         scored_on=_rows_name(run, "validation"),
@@ -178,7 +179,9 @@ def _trained_model(run: Run) -> Model:
         quality=run.metrics.get(f"eval_{metric}"),
         quality_low=run.metrics.get(f"eval_{metric}_low"),
         quality_high=run.metrics.get(f"eval_{metric}_high"),
-        optimistic=choice_in(run.manifest) is not None,
+        optimistic=is_selected,
+        made_from=[] if is_selected else run.manifest.get("models_selected_on_validation_rows", []),
+        trained_on=run.manifest.get("trained_on_validation_rows", False),
     )
 
 

@@ -29,6 +29,7 @@ class Training:
     settings: ResolvedTraining
     selected: str | None  # what was selected on the rows of `result`, see `training_choices`
     made_from: Sequence[str] = ()  # models selected on the rows of `result`, which it was made from
+    trained: bool = False  # whether the rows of `result` are training rows of it, or of a model that it was made from
     origin: Mapping[str, Any] = field(default_factory=dict)  # inputs of the label dataset, from its manifest
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # name → metrics, size, training rows
     copied_decoder_layers: Sequence[int] = ()  # of a translation model, the same for the decoder
@@ -111,6 +112,7 @@ def _comparison(task: tasks.Task, training: Training) -> Comparison | None:
         model={**result.scores, **dict(ends), "bytes": training.facts["bytes"], "training_rows": training.rows},
         baselines=training.baselines,
         selected=bool(training.selected or training.made_from),
+        trained=training.trained,
     )
 
 
@@ -138,6 +140,11 @@ def _limitations(config: Finetune | Distill, task: tasks.Task, training: Trainin
     facts, sentences = training.facts, [f"{task.long_input(config.data.max_seq_length)} in training."]
     if isinstance(task, tasks.PredictionTask):
         sentences.append(task.limitations(training.label_names or []))
+    if training.result is not None and training.trained:
+        sentences.append(
+            "The rows that the metrics are from are training rows of this model, or of one that it was made from: "
+            "the scores say little about new text."
+        )
     if training.result is not None and training.selected:
         sentences.append(
             f"The {training.selected} {'was' if training.selected == CHECKPOINT else 'were'} selected on the same "

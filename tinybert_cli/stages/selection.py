@@ -50,6 +50,23 @@ class Selected:
             )
 
 
+@dataclass(frozen=True)
+class ValidationRows:
+    """What the validation rows of a training were used for besides."""
+
+    selected: list[str]  # the folders that the training reads, directly or not, whose model these rows have selected
+    trained: bool  # whether they are training rows of it, or of a model or label dataset that it reads
+
+    def warning(self) -> str | None:
+        """What makes the score of the training useless, in a sentence without an end mark."""
+        if not self.trained:
+            return None
+        return (
+            "the validation rows are training rows of this model, or of one that it is made from, so its score will "
+            "say little about new text: set data.validation_file to others"
+        )
+
+
 def selected_on(
     sources: Mapping[str, models.Source], settings: Mapping[str, Any], inputs: Mapping[str, Any], split: str
 ) -> Selected:
@@ -80,10 +97,13 @@ def selected_on(
     return Selected(own, inherited, trained)
 
 
-def learned_from(config: Stage, inputs: Mapping[str, Any], split: str) -> list[str]:
-    """The folders that a training reads, directly or not, that were selected on these rows."""
-    rows = identity(artifacts.settings_of(config), inputs, split)
-    return _selected_folders(_ancestors(Path(config.output_dir), {"inputs": inputs}), rows)
+def validation_rows(config: Stage, inputs: Mapping[str, Any]) -> ValidationRows:
+    """What the validation rows of a training have selected or trained before; `inputs`: as in its manifest."""
+    settings = artifacts.settings_of(config)
+    rows = identity(settings, inputs, "validation")
+    ancestors = list(_ancestors(Path(config.output_dir), {"inputs": inputs}))
+    learned = [identity(settings, inputs, "train"), *(_training_rows(manifest) for _, manifest in ancestors)]
+    return ValidationRows(_selected_folders(ancestors, rows), any(rows & own for own in learned))
 
 
 def of_export(config: Export, source: models.Source, output: artifacts.Output) -> list[str]:

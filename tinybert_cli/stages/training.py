@@ -71,6 +71,9 @@ def train(
     beside = {"baselines": names} if names else {}
     yield _plan(run, new, training_data, trainer, described | beside, resolved=resolved, evaluated=evaluated)
     yield from _size_warning(new, learnt.teacher_parameters)
+    scored_rows = selection.validation_rows(run.config, output.inputs)
+    if evaluation is not None and (warning := scored_rows.warning()) is not None:
+        yield events.warning(warning)
     if output.dry_run:
         return
     baselines = yield from training_baselines.score(run, training_data, names)
@@ -93,12 +96,15 @@ def train(
         output.inputs |= _describe_read(run.config, stream)
     if scores_matter:
         yield from map(events.warning, training_baselines.comparison(run, result, baselines))
-    finished = _Finished(run, new, training_data, trainer, training, numbers, result, tuned, made, baselines)
+    finished = _Finished(
+        run, new, training_data, trainer, training, numbers, result, tuned, made, baselines, scored_rows
+    )
     output.files.put(lambda folder: finished.write(final, folder))
     output.finish(
         numbers, **_label_names(training_data), layer_mapping=new.copied_layers, **described, device=trainer.device,
         precision=trainer.precision, **models.size(new.model), **new.vocabulary_sizes, **baselines.facts,
         scored_rows=None if result is None else result.rows, tuned_settings=tuned,
+        models_selected_on_validation_rows=scored_rows.selected, trained_on_validation_rows=scored_rows.trained,
         micro_batches=trainer.progress.micro_batches,
     )  # fmt: skip
     yield events.done(run.config.output_dir, numbers)
@@ -283,6 +289,7 @@ class _Finished:
     tuned: Mapping[str, Any]  # settings for config.json, such as thresholds
     made: Mapping[str, object]
     baselines: BaselineScores
+    scored_rows: selection.ValidationRows
 
     def write(self, final: Path, folder: Path) -> None:
         """Copies the model from `final`, adds the task's settings to its config.json, and writes its card."""
@@ -305,7 +312,8 @@ class _Finished:
         statements = training_card.Training(
             self.made, learnt.label_names, new.copied_layers, self._rows(), facts, self.result, self.settings,
             selected=choice_of(self.settings.model_dump(), self.tuned),
-            made_from=selection.learned_from(config, output.inputs, "validation"),
+            made_from=self.scored_rows.selected,
+            trained=self.scored_rows.trained,
             origin=learnt.origin,
             copied_decoder_layers=new.decoder_layers or [],
             baselines=self.baselines.numbers,
