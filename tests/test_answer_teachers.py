@@ -383,6 +383,9 @@ def test_answer_spans_are_marks_on_the_tokens_of_a_student(configs: Configs, tmp
         ({"task": "regression", "teacher": {"answers_file": "x", "confidence_column_name": "c"}}, "has no effect in"),
         ({"task": "regression", "teacher": {"answers_file": "x", "label_names": {"a": "b"}}}, "whose answers are no"),
         ({"teacher": {"answers_file": "x", "answers_id_column_name": "c"}}, "`id_column_name` in the answers"),
+        ({"teacher": {"answers_file": ["x", "x"]}}, "'x' is named twice"),
+        ({"teacher": {"answers_file": "x", "answer_column_name": ["good", "bad", "good"]}}, "'good' is named twice"),
+        ({"teacher": {"answers_file": "x", "text_column_names": ["text", "text"]}}, "'text' is named twice"),
         ({"teacher_weights": [1.0, 2.0]}, "2 weights for 1 teachers"),
     ],
 )

@@ -54,12 +54,21 @@ def check_teachers(task: str, teacher: Any) -> None:
                 key=(*key, "confidence_column_name"),
                 hint="leave it out",
             )
+        for name in ("answers_file", "text_column_names", "answer_column_name"):
+            _check_no_repeats(setting.get(name), (*key, name))
         if setting.get("answers_id_column_name") is not None and setting.get("id_column_name") is None:
             raise ConfigError(
                 "`answers_id_column_name` is the name of `id_column_name` in the answers, which is not set",
                 key=(*key, "answers_id_column_name"),
                 hint="set id_column_name to the column of the data",
             )
+
+
+def _check_no_repeats(names: Any, key: Key) -> None:
+    """A file that is listed twice doubles its votes, and a column hides the one that was meant."""
+    repeated = next((name for name in names if names.count(name) > 1), None) if isinstance(names, list) else None
+    if repeated is not None:
+        raise ConfigError(f"'{repeated}' is named twice", key=key, hint="name each one once")
 
 
 def check_models_exist(teacher: Any, states: Sequence[str], augment: object) -> None:
