@@ -322,6 +322,19 @@ def test_the_join_by_text_ignores_white_space_and_composition(tmp_path: Path) ->
     assert probabilities(teacher) == [[0, 1], None]
 
 
+def test_an_answer_without_a_text_is_not_for_the_text_none(tmp_path: Path) -> None:
+    answers = [{"text": None, "answer": "positive"}, {"text": "one", "answer": "negative"}]
+    teacher = teacher_of(tmp_path, answers, {"text": ["None", "one"]})
+    assert probabilities(teacher) == [None, [1.0, 0.0]]
+    assert any("1 answer without a row in train: ''" in text for text in teacher.warnings())
+
+
+def test_an_empty_text_beside_an_id_repeats_no_text(tmp_path: Path) -> None:
+    answers = [{"id": 1, "text": None, "answer": "positive"}, {"id": 2, "text": "two", "answer": "negative"}]
+    teacher = teacher_of(tmp_path, answers, {"id": [1, 2], "text": ["one", "two"]}, id_column_name="id")
+    assert probabilities(teacher) == [[0.0, 1.0], [1.0, 0.0]]
+
+
 def test_ids_are_compared_as_values_under_both_names(tmp_path: Path) -> None:
     answers = "custom_id,answer\n2,positive\n1.0,negative\n"
     setting = {"id_column_name": "id", "answers_id_column_name": "custom_id"}
@@ -337,7 +350,7 @@ def test_an_id_of_two_rows_is_refused_with_both(tmp_path: Path) -> None:
 
 def test_an_id_whose_answer_is_for_another_text_is_refused(tmp_path: Path) -> None:
     answers = [{"id": 1, "text": "two", "answer": "positive"}]
-    with pytest.raises(InputError, match=r"1 answers have the id of a row with another text, .*llm.jsonl, row 1"):
+    with pytest.raises(InputError, match=r"1 1 answer has the id of a row with another text, .*llm.jsonl, row 1"):
         teacher_of(tmp_path, answers, {"id": [1, 2, 3], "text": TEXTS}, id_column_name="id")
 
 

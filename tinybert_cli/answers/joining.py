@@ -13,6 +13,7 @@ from tinybert_cli.config import Answers, Data
 from tinybert_cli.errors import InputError
 from tinybert_cli.label_values import as_text, is_missing
 from tinybert_cli.types import Rows
+from tinybert_cli.wording import counted, verb
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def join(file: AnswerFile, setting: Answers, splits: Mapping[str, Rows], setting
         InputError: a column is missing, two rows have one id, an id belongs to another text, or no answer has a row.
     """
     by_key: dict[Hashable, list[tuple[int, Answer]]] = {}
+    keys: Sequence[Hashable]
+    rows_keys: dict[str, Sequence[Hashable]]
     column = setting.answers_id_column_name or setting.id_column_name
     if setting.id_column_name is None or column is None:
         are_words = any(_hold_words(rows, settings) for rows in splits.values())
@@ -58,14 +61,15 @@ def join(file: AnswerFile, setting: Answers, splits: Mapping[str, Rows], setting
     return Joined(joined, setting.id_column_name or "text", unknown)
 
 
-def _texts(rows: Rows, names: Sequence[str], *, spaces: bool = False) -> list[Hashable]:
+def _texts(rows: Rows, names: Sequence[str], *, spaces: bool = False) -> list[tuple[str, ...]]:
     """The texts of each row in composed Unicode, with single spaces or without any: a list of words has none."""
     columns = [rows.column(name) for name in names]
     return [tuple(_text(cell, spaces=spaces) for cell in cells) for cells in zip(*columns, strict=True)]
 
 
 def _text(value: Any, *, spaces: bool) -> str:
-    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """A cell as text; null is an empty text, not the word None."""
+    text = " ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
     return (" " if spaces else "").join(unicodedata.normalize("NFC", text).split())
 
 
@@ -106,7 +110,7 @@ def _check_texts(
     splits: Mapping[str, Rows],
     settings: Data,
 ) -> None:
-    """An answer that repeats its text must be joined to a row with this text."""
+    """An answer that repeats its text must be joined to a row with this text; an empty cell repeats none."""
     answered = _texts(file.rows, file.text_columns)
     wrong: list[tuple[str, str]] = []
     for split, rows in splits.items():
@@ -115,12 +119,13 @@ def _check_texts(
             (answer.where, rows.location(row))
             for row, key in enumerate(keys[split])
             for index, answer in by_key.get(key, [])
-            if answered[index] != texts[row]
+            if any(answered[index]) and answered[index] != texts[row]
         ]
     if wrong:
         answer, row = wrong[0]
         raise InputError(
-            f"{len(wrong):,} answers have the id of a row with another text, for example {answer}, and {row}",
+            f"{counted(len(wrong), 'answer')} {verb(len(wrong), 'has', 'have')} the id of a row with another text, for "
+            f"example {answer}, and {row}",
             where=file.rows.origins[0][0],
             hint="correct the ids; or remove the text from the answers, if it is another one on purpose",
         )
