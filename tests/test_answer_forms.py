@@ -8,7 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answer_samples import NAMES, TAGS, TEXTS, WORDS, classes, probabilities, qa, spans, tags, teacher_of
+from answer_samples import (
+    CONTEXT,
+    NAMES,
+    QUESTION,
+    TAGS,
+    TEXTS,
+    WORDS,
+    classes,
+    probabilities,
+    qa,
+    spans,
+    tags,
+    teacher_of,
+)
 
 from tinybert_cli import tasks
 from tinybert_cli.answers import AnswerTeacher
@@ -555,6 +568,20 @@ def test_a_tie_between_answers_is_counted(tmp_path: Path) -> None:
 def test_answers_in_no_known_form_are_counted(tmp_path: Path, value: Any) -> None:
     teacher = qa(tmp_path, ["1843", value])
     assert spans(teacher)[1] is None and teacher.not_understood == 1
+
+
+@pytest.mark.parametrize("begin", [35, [35], "35", [35.0]])
+def test_the_character_beside_a_text_may_be_a_list_of_one(tmp_path: Path, begin: Any) -> None:
+    assert spans(qa(tmp_path, [{"text": "Ada", "answer_start": begin}]))[0] == {"Ada@35": 1.0}
+
+
+def test_an_answer_that_is_said_to_be_impossible_is_none(tmp_path: Path) -> None:
+    teacher = qa(tmp_path, [{"text": "Ada", "is_impossible": True}, {"text": "1843", "is_impossible": False}])
+    assert spans(teacher)[:2] == [{"@-1": 1.0}, {"1843@25": 1.0}]
+    answers = [{"id": 0, "answer": "Ada", "is_impossible": "True"}, {"id": 1, "answer": "1843", "is_impossible": ""}]
+    columns = {"id": [0, 1, 2], "question": QUESTION, "context": CONTEXT}
+    names = {"task": "question-answering", "names": ["begin", "end"], "id_column_name": "id"}
+    assert spans(teacher_of(tmp_path, answers, columns, **names))[:2] == [{"@-1": 1.0}, {"1843@25": 1.0}]
 
 
 def test_an_answer_far_beyond_the_context_is_located_by_its_text(tmp_path: Path) -> None:

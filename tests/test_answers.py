@@ -350,7 +350,7 @@ def test_an_id_of_two_rows_is_refused_with_both(tmp_path: Path) -> None:
 
 def test_an_id_whose_answer_is_for_another_text_is_refused(tmp_path: Path) -> None:
     answers = [{"id": 1, "text": "two", "answer": "positive"}]
-    with pytest.raises(InputError, match=r"1 1 answer has the id of a row with another text, .*llm.jsonl, row 1"):
+    with pytest.raises(InputError, match=r"1 answer has the id of a row with another text, .*llm.jsonl, row 1"):
         teacher_of(tmp_path, answers, {"id": [1, 2, 3], "text": TEXTS}, id_column_name="id")
 
 

@@ -28,6 +28,7 @@ from tinybert_cli.errors import InputError
 from tinybert_cli.label_values import as_text
 from tinybert_cli.metrics.probabilities import EPSILON
 from tinybert_cli.tasks import text_columns_of
+from tinybert_cli.tasks.gold_answers import IMPOSSIBLE, is_impossible
 from tinybert_cli.types import Array, Layout
 
 Characters = tuple[int, int]  # first character and end in the context
@@ -57,7 +58,7 @@ class SpanReader(Reader):
         return contexts
 
     def votes(self, answer: Answer, row: int) -> Iterator[Vote]:
-        texts = _texts(json_texts.parsed(answer.value))
+        texts = _texts(json_texts.parsed(answer.value), answer.where)
         if texts is None:
             self.unmapped(
                 "unmapped", answer, "expected the text of an answer", '"Ada", or {"text": "Ada", "start": 18}'
@@ -208,18 +209,24 @@ def _weights(texts: Sequence[_Text], answer: Answer) -> list[float] | None:
     return [score / sum(known) for score in known]
 
 
-def _texts(value: Any) -> list[_Text] | None:
+def _texts(value: Any, where: str) -> list[_Text] | None:
     """The answers in one of the forms of SQuAD, of pipelines and annotation tools, or a plain text or number; None for
-    other values, such as lists in lists."""
+    other values, such as lists in lists.
+
+    Raises:
+        InputError: `is_impossible` beside an answer is neither true nor false.
+    """
     if isinstance(value, str):
         return [_Text(value)]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return [_Text(as_text(value))]
     if isinstance(value, dict):
+        if is_impossible(value.get(IMPOSSIBLE), where):  # as in gold answers, whatever the text is
+            return [_Text(None, score=score_of(value))]
         begins = next((value[key] for key in ("answer_start", "start", "begin", "start_offset") if key in value), None)
         texts = next((value[key] for key in ("text", "answer", "texts") if key in value), None)
         if isinstance(texts, str):
-            texts, begins = [texts], [begins]
+            texts, begins = [texts], begins if isinstance(begins, list) else [begins]
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             return None
         begins = begins if isinstance(begins, list) and len(begins) == len(texts) else [None] * len(texts)
@@ -229,7 +236,7 @@ def _texts(value: Any) -> list[_Text] | None:
         known = [_Text(*own) for own in zip(texts, indices, scores, strict=True) if own[0].strip()]
         return known or [_Text(None, score=score)]
     if isinstance(value, list):
-        parts = [None if isinstance(item, list) else _texts(item) for item in value]
+        parts = [None if isinstance(item, list) else _texts(item, where) for item in value]
         return None if None in parts else [own for part in parts for own in part or []] or [_Text(None)]
     return None
 

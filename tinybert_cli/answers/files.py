@@ -12,6 +12,7 @@ from tinybert_cli.answers import json_texts, label_studio
 from tinybert_cli.answers.base import Answer, confidence, is_empty
 from tinybert_cli.config import Answers, Data
 from tinybert_cli.errors import InputError
+from tinybert_cli.tasks.gold_answers import IMPOSSIBLE, is_impossible
 from tinybert_cli.types import Rows
 
 ANSWER = "answer"
@@ -59,8 +60,11 @@ def read_answers(setting: Answers, settings: Data, task: str) -> AnswerFile:
         column = next(name for name in order if name in rows.columns)
         accepted = [index for index, decision in enumerate(rows.columns[ANSWER]) if decision == "accept"]
         selected, skipped = rows.select(accepted), len(rows) - len(accepted)
-    column = column or _answer_column(rows, {name for name in known if name is not None})
+    flags = [IMPOSSIBLE] if task == "question-answering" and IMPOSSIBLE in rows.columns else []
+    column = column or _answer_column(rows, {*flags, *(name for name in known if name is not None)})
     answers = list(_answers(selected, column, texts, setting))
+    if flags:
+        answers = [(index, _of_flag(answer, selected.columns[IMPOSSIBLE][index])) for index, answer in answers]
     return AnswerFile(
         selected, answers, column if isinstance(column, str) else ", ".join(column), texts, skipped
     )  # fmt: skip
@@ -142,6 +146,11 @@ def _answers(
             cells = {name: rows.columns[name][index] for name in names}
             value = None if all(map(is_empty, cells.values())) else cells
         yield index, Answer(json_texts.parsed(value), where, own_texts[index], confidence(confidences[index], where))
+
+
+def _of_flag(answer: Answer, flag: Any) -> Answer:
+    """No answer, if `is_impossible` beside it is true, as in gold answers; InputError if it is no boolean."""
+    return replace(answer, value={IMPOSSIBLE: True}) if is_impossible(flag, answer.where) else answer
 
 
 def _as_list(names: str | Sequence[str]) -> list[str]:
