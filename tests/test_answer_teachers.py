@@ -111,6 +111,31 @@ def test_exchanged_labels_beside_a_model_are_refused(
     run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=both))
 
 
+def test_answers_beside_a_model_that_no_gold_label_checks_are_a_warning(
+    configs: Configs, llm: Path, teacher: Path, data: Path, tmp_path: Path
+) -> None:
+    """The score of the teachers is that of the model alone."""
+    write_rows(data / "train.jsonl", [{"text": row["text"]} for row in sentences("train")])
+    both: list[Any] = [str(teacher), {"answers_file": str(llm)}]
+    events = run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=both, splits=["validation", "train"]))
+    assert event(events, "teacher check")["teacher_accuracy"] > 0.5
+    assert f"no row has both a gold label and an answer of {llm}: its answers were not checked" in warnings(events)
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_weak_answers_beside_a_model_are_a_warning(configs: Configs, llm: Path, teacher: Path, weak: bool) -> None:
+    rows = [json.loads(line) for line in llm.read_text().splitlines()]
+    gold = {row["text"]: row["label"] for row in sentences("train")}
+    labels = ["good" if index % 2 else "bad" for index in range(len(rows))]  # a coin
+    write_rows(llm, [{**row, "answer": label if weak else gold.get(row["text"], "good")}
+                     for row, label in zip(rows[:20], labels, strict=False)])  # fmt: skip
+    both: list[Any] = [str(teacher), {"answers_file": str(llm)}]
+    events = run("gen-soft-labels", configs("gen-soft-labels", "labels", teacher=both, teacher_weights=[3.0, 1.0]))
+    text = f"{llm} alone does not beat the majority-class baseline on 20 rows with gold labels: accuracy 0."
+    assert (text in warnings(events)) == weak
+    assert f"{teacher} alone does not" not in warnings(events)
+
+
 def test_hidden_labels_of_another_split_name_no_class(configs: Configs, llm: Path, data: Path, tmp_path: Path) -> None:
     write_rows(data / "test.jsonl", [{**row, "label": -1} for row in sentences("test")])
     teacher = {"answers_file": str(llm)}

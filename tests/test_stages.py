@@ -686,6 +686,17 @@ def predict_bad(weights: dict[str, torch.Tensor]) -> None:
     weights["classifier.bias"].copy_(torch.tensor([1.0, 0.0]))
 
 
+def test_a_weak_teacher_among_several_is_a_warning(
+    teacher: Path, finished_runs: Path, configs: Configs, tmp_path: Path
+) -> None:
+    edit_weights(teacher, predict_bad)
+    both = [str(finished_runs / "teacher"), str(teacher)]
+    rows = run("gen-soft-labels", configs("gen-soft-labels", "out", teacher=both, teacher_weights=[9.0, 1.0]))
+    messages = [row["message"] for row in rows if row["event"] == "warning"]
+    weak = [text for text in messages if "alone does not beat the majority-class baseline on 96 rows" in text]
+    assert len(weak) == 1 and weak[0].startswith(str(teacher))
+
+
 def test_a_teacher_at_the_majority_baseline_is_rejected(teacher: Path, configs: Configs, tmp_path: Path) -> None:
     edit_weights(teacher, predict_bad)
     with pytest.raises(InputError, match=r"accuracy 0\.500, majority 0\.500"):

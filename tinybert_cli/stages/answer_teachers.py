@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def read(
         teacher = read_teacher(setting, task, splits, names, config.data)
         yield from map(events.warning, teacher.warnings())
         if config.check_teacher and len(config.teachers) > 1:
-            _check_meaning(config, task, setting, teacher, splits, names, gold)
+            yield from map(events.warning, _check_one(config, task, setting, teacher, splits, names, gold))
         temperature = setting.temperature
         if temperature == "auto":
             scaling = _calibrate(config, task, teacher, splits, names, gold)
@@ -107,7 +107,7 @@ def read(
     return ReadAnswers(teachers, numbers)
 
 
-def _check_meaning(
+def _check_one(
     config: GenSoftLabels,
     task: tasks.PredictionTask,
     setting: Answers,
@@ -115,16 +115,22 @@ def _check_meaning(
     splits: Mapping[str, Rows],
     names: Sequence[str],
     gold: Mapping[str, Array | None],
-) -> None:
-    """InputError if the labels of one of several teachers are mixed up, or on another scale, which others may hide."""
+) -> Iterator[str]:
+    """Warnings that one of several teachers was not checked, or is weak, which the others may hide.
+
+    Raises:
+        InputError: its labels are mixed up, or on another scale.
+    """
     answered = {split: own.answered for split, own in teacher.labels.items()}
     checked = teacher_check.rows_to_check(config, task, splits, gold, names, answered)
     if checked is None:
+        yield f"no row has both a gold label and an answer of {setting.name}: its answers were not checked"
         return
     rows = splits[checked.split].select(checked.indices)
     own = teacher.labels[checked.split].select(np.array(checked.indices))
     predictions = task.decide(own.logits, own.layout, names, rows, config.data, {})
     teacher_check.check_meaning(config, predictions, checked, names, setting)
+    yield from teacher_check.weak_teacher(task, predictions, checked, setting.name)
 
 
 def _calibrate(

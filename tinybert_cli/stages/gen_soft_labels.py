@@ -161,12 +161,14 @@ def _label(
         rows = splits[checked.split].select(checked.indices)
         each = _result_of(labeller.label_each(checked.split, checked.indices))
         own = each[: len(sources)] if len(each) > 1 else []
+        of_models = [predictions(RawLogits(one.logits, one.layout), rows) for one in own]
         check = teacher_check.check_teacher(
-            config, task, predictions(labeller.together(each), rows), checked, names,
-            of_models=[predictions(RawLogits(one.logits, one.layout), rows) for one in own],
-        )  # fmt: skip
+            config, task, predictions(labeller.together(each), rows), checked, names, of_models
+        )
         numbers |= check.numbers
         yield check.event()
+        for source, one in zip(sources, of_models, strict=False):
+            yield from map(events.warning, teacher_check.weak_teacher(task, one, checked, source.name))
 
     if finished:
         yield events.resume(finished, shards.total)

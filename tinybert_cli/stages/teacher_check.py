@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from tinybert_cli.label_values import example_list, example_mapping
 from tinybert_cli.metrics.comparison import best_class_order, confusion_matrix, mcnemar
 from tinybert_cli.metrics.regression import RegressionMetric, other_scale
 from tinybert_cli.types import Array, Predictions, Rows
+from tinybert_cli.wording import counted
 
 MOST_REORDERED = 1_000  # classes; the best order of more takes too long
 MOST_CONFUSED = 20  # classes whose confusion is recorded
@@ -148,6 +149,20 @@ def check_teacher(
         where=config.teacher_names,
         hint=hint,
     )
+
+
+def weak_teacher(
+    task: tasks.PredictionTask, predictions: Predictions, checked: CheckedRows, name: str
+) -> Iterator[str]:
+    """A warning if one of several teachers is no better than the majority-class baseline, which the others may hide."""
+    main, metric = task.main_metric, checked.metric
+    score = metrics.score(metric, predictions, metric.statistics(predictions))[main]
+    majority = metric.majority_baseline()
+    if not score > majority and not score == majority == 1:
+        yield (
+            f"{name} alone does not beat the majority-class baseline on {counted(len(predictions), 'row')} with gold "
+            f"labels: {main} {score:.3f}, majority {majority:.3f}"
+        )
 
 
 def check_meaning(
