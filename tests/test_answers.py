@@ -65,6 +65,8 @@ def test_free_text_that_states_a_label_is_mapped(answer: str, label: str) -> Non
         "Positive (not sure)",
         "Positive, but it could be irony",
         "Positive. But I'm not sure.",
+        "Positive. I don't know, though.",
+        "Positive. I cannot tell from this text.",
         "It is unlikely that the answer is positive",
         "I doubt the answer is positive",
         "It would be wrong to say that the label is positive.",
@@ -115,6 +117,15 @@ def test_a_label_is_not_a_part_of_a_number(answer: str, label: str | None) -> No
 def test_a_label_may_be_a_word_of_doubt() -> None:
     matcher = LabelMatcher({name: name for name in ("yes", "no", "unknown")})
     assert [matcher.name(text) for text in ("No.", "Answer: unknown", "I don't know")] == ["no", "unknown", None]
+
+
+@pytest.mark.parametrize(
+    "answer", ["No. I don't know.", "No, I can't help with that.", "No, I’m unable to classify it."]
+)
+def test_a_refusal_is_not_the_label_no(answer: str) -> None:
+    matcher = LabelMatcher({"yes": "yes", "no": "no"})
+    assert matcher.name(answer) is None
+    assert matcher.name("No. The second sentence does not follow.") == "no"
 
 
 def test_unclear_answers_are_counted_and_three_are_shown(tmp_path: Path) -> None:

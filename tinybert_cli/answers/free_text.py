@@ -41,7 +41,10 @@ _HEDGE = re.compile(
     r"\b(?:maybe|perhaps|possibly|probably|unclear|unsure|uncertain|ambiguous|not (?:sure|certain|clear|really|quite)|"
     r"(?:hard|difficult) to (?:say|tell)|(?:might|may|could) (?:also )?be)\b|\?"
 )
-_UNSURE = re.compile(r"\bi(?:['’]m| am) (?:not (?:sure|certain)|unsure|uncertain)\b")
+_UNSURE = re.compile(
+    r"\bi(?:['’]m| am) (?:not (?:sure|certain)|unsure|uncertain|unable)\b|"
+    r"\bi (?:can ?not|can['’]t|do not|don['’]t) (?:know|say|tell|judge|decide|determine|answer|classify|help|assist)\b"
+)
 _END = re.compile(r"[.!;](?:\s|$)")
 _SENTENCE = re.compile(r"(?<=[^\W_])\s*(?:[!;\n(]|(?:[.,]|\s[-\u2013\u2014]\s|[\u2013\u2014])(?!\d))")  # not within 4.7
 
