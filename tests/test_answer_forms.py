@@ -361,6 +361,18 @@ def test_a_distribution_need_not_name_the_labels_without_probability(tmp_path: P
     assert probabilities(teacher)[0] == [0.25, 0.75, 0] and not list(teacher.warnings())
 
 
+@pytest.mark.parametrize(
+    "value",
+    [{"positive": 0.3}, {"labels": ["positive"], "scores": [0.3]}, {"label": "positive", "probs": {"positive": 0.3}}],
+    ids=str,
+)
+def test_the_probability_of_one_label_leaves_the_rest_to_the_others(tmp_path: Path, value: Any) -> None:
+    teacher = classes(tmp_path, [value, {"positive": 1}, {"negative": 0.9}])
+    assert probabilities(teacher) == [[0.7, 0.3], [0.0, 1.0], [0.9, 0.1]]
+    (warning,) = teacher.warnings()
+    assert "another one is more probable, and is learned: positive with 0.3" in warning
+
+
 def test_an_empty_cell_counts_as_null_does(tmp_path: Path) -> None:
     cells = {"answer_column_name": ["negative", "positive"]}
     lines = [{"text": "one", "negative": None, "positive": 1}, {"text": "two", "negative": 0.3, "positive": 0.7},

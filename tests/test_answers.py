@@ -184,7 +184,7 @@ def test_integers_are_positions_and_the_plan_says_so(tmp_path: Path) -> None:
         ('{"label": "positive", "reason": "not one negative word"}', [0, 1]),
         ('{"label": "positive", "probabilities": {"positive": 0.8, "negative": 0.2}}', [0.2, 0.8]),
         ({"answer": "positive", "score": {"positive": 0.8, "negative": 0.2}}, [0.2, 0.8]),
-        ({"label": "positive", "score": 0.9, "scores": {"positive": 0.9}, "usage": {"tokens": 7}}, [0, 1]),
+        ({"label": "positive", "score": 0.9, "scores": {"positive": 0.9}, "usage": {"tokens": 7}}, [0.1, 0.9]),
         ({"label": "**Positive.**", "probabilities": {"positive": 0.8, "negative": None}}, [0, 1]),
         ({"label": "positive", "score": 0.9, "usage": {"tokens": 7}}, [0.1, 0.9]),
         ({"label": "positive", "score": None, "confidence": 0.9}, [0.1, 0.9]),

@@ -141,6 +141,9 @@ class ClassReader(LabelReader):
             return
         if any(is_empty(number) for _, number in pairs):
             self.count_missing(numbers, answer)
+        if len(pairs) == 1 and 0 < known.max() < 1 and answer.confidence is None:  # {"positive": 0.3}
+            yield self._with_confidence(int(known.argmax()), float(known.max()), answer), 1.0
+            return
         yield from self._of_numbers(known, answer)
 
     def _positions(self, label: Any) -> list[int]:
@@ -237,17 +240,20 @@ class ClassReader(LabelReader):
         index = self.class_of(value, answer)
         if index is None:
             return
-        if answer.confidence is None or len(self.names) == 1:
-            if answer.confidence is None and self.setting.confidence_column_name is not None:
-                self.tally.add("certain", answer.where, answer.where)
-            yield self._one_hot(index), 1.0
-            return
-        rest = (1 - answer.confidence) / (len(self.names) - 1)
-        if rest > answer.confidence + TIE:
-            self.tally.add("doubtful", answer.where, f"{self.names[index]} with {answer.confidence:g} ({answer.where})")
+        if answer.confidence is None and self.setting.confidence_column_name is not None and len(self.names) > 1:
+            self.tally.add("certain", answer.where, answer.where)
+        yield self._with_confidence(index, 1.0 if answer.confidence is None else answer.confidence, answer), 1.0
+
+    def _with_confidence(self, index: int, probability: float, answer: Answer) -> tuple[float, ...]:
+        """The distribution of a label with its probability; the other labels share the rest."""
+        if probability == 1 or len(self.names) == 1:
+            return self._one_hot(index)
+        rest = (1 - probability) / (len(self.names) - 1)
+        if rest > probability + TIE:
+            self.tally.add("doubtful", answer.where, f"{self.names[index]} with {probability:g} ({answer.where})")
         distribution = [rest] * len(self.names)
-        distribution[index] = answer.confidence
-        yield tuple(distribution), 1.0
+        distribution[index] = probability
+        return tuple(distribution)
 
     def _one_hot(self, index: int) -> tuple[float, ...]:
         return self._rows_of_identity[index]
