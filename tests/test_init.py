@@ -1062,6 +1062,15 @@ def test_every_shipped_recipe_can_be_copied_and_loaded(name: str) -> None:
     for file in files:
         command = configuration.stage_of(file)
         assert command and configuration.load(command, file).output_dir.startswith("runs/mine/")
+    named = re.findall(r"^ *\w+: ((?:configs|mine)/.*)$", "\n".join(file.read_text() for file in written), re.MULTILINE)
+    assert all(Path(path) in written for path in named), "a file that is not in the copy"
+
+
+def test_a_copied_recipe_that_reads_models_of_another_one_names_its_command_first() -> None:
+    *_, last = shipped_recipes.lines(Path("mine"), "text-classification", recipe="sweep-demo")
+    assert last == "next: tinybert run mine/demo, then tinybert run mine"
+    *_, last = shipped_recipes.lines(Path("answers"), "text-classification", recipe="llm-answers")
+    assert last == "next: tinybert run answers"
 
 
 def test_the_command_writes_a_recipe_and_ends_with_the_next_command() -> None:

@@ -36,23 +36,24 @@ def copy(folder: Path, task: str = "text-classification", *, recipe: str | None 
     source = known[name]
     if folder.resolve().is_relative_to(source.resolve()):
         raise OutputError(f"'{folder}' is inside the recipe that is copied", hint="name another folder")
-    targets = {folder: name, **{folder / other: other for other in _extended(known, name)}}
+    targets = {folder: name, **{folder / other: other for other in _others(known, name)}}
     copies = {
-        file: (target / file.relative_to(known[recipe_name]), target, recipe_name)
+        file: (target / file.relative_to(known[recipe_name]), target)
         for target, recipe_name in targets.items()
         for file in sorted(known[recipe_name].rglob("*"))
         if file.is_file()
     }
-    written = [target for target, _, _ in copies.values()]
+    written = [target for target, _ in copies.values()]
     for target in written:
         if target.exists() or target.is_symlink():
             raise OutputError(f"'{target}' already exists", hint="name a new folder; init never overwrites files")
-    for file, (target, root, recipe_name) in copies.items():
+    copied_to = {other: target.as_posix() for target, other in targets.items()}
+    for file, (target, root) in copies.items():
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".yaml":
-            text = text.replace(f"configs/{recipe_name}/", f"{root.as_posix()}/")
+            text = _PATHS.sub(lambda match: f"{copied_to.get(match[1], match[0][:-1])}/", text)
             if root == folder:
-                text = text.replace(f"runs}}/{recipe_name}/", f"runs}}/{folder.name}/")
+                text = text.replace(f"runs}}/{name}/", f"runs}}/{folder.name}/")
                 text = _EXTENDS.sub(r"extends: \1", text)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,19 +64,25 @@ def copy(folder: Path, task: str = "text-classification", *, recipe: str | None 
 
 
 _EXTENDS = re.compile(r"^extends: \.\./([\w-]+/)", re.MULTILINE)  # a file of another recipe
+_READS = re.compile(r"^ *\w+: configs/([\w-]+)/", re.MULTILINE)  # data of a recipe
+_PATHS = re.compile(r"configs/([\w-]+)/")
 
 
-def _extended(known: Mapping[str, Path], name: str) -> list[str]:
-    """The other recipes whose files a recipe extends; their copies are subfolders of its copy."""
+def _others(known: Mapping[str, Path], name: str) -> list[str]:
+    """The other recipes whose files a recipe extends or reads; their copies are subfolders of its copy."""
     others: list[str] = []
     rest = [name]
     while rest:
-        folder = known[rest.pop()]
-        texts = [file.read_text(encoding="utf-8") for file in folder.glob("*.yaml")]
-        new = {match.rstrip("/") for text in texts for match in _EXTENDS.findall(text)} - {name, *others}
+        texts = _texts(known[rest.pop()])
+        named = {match.rstrip("/") for text in texts for match in _EXTENDS.findall(text) + _READS.findall(text)}
+        new = named - {name, *others}
         others += sorted(new)
         rest += sorted(new)
     return others
+
+
+def _texts(folder: Path) -> list[str]:
+    return [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.yaml"))]
 
 
 def lines(folder: Path, task: str, *, recipe: str | None) -> Iterator[str]:
@@ -90,7 +97,15 @@ def lines(folder: Path, task: str, *, recipe: str | None) -> Iterator[str]:
     yield from map(str, written)
     if recipe is None:
         yield "a recipe for your own data: tinybert init NEW_FOLDER --data FILE"
-    yield f"next: tinybert run {shell_word(str(folder))}"
+    commands = [f"tinybert run {shell_word(str(part))}" for part in [*_made_before(folder, name), folder]]
+    yield f"next: {', then '.join(commands)}"
+
+
+def _made_before(folder: Path, name: str) -> list[Path]:
+    """The other recipes in the copy of a recipe whose models or labels it reads."""
+    known = names()
+    own = "".join(_texts(known[name]))
+    return [folder / other for other in _others(known, name) if f"runs}}/{other}/" in own]
 
 
 def names() -> dict[str, Path]:
