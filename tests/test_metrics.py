@@ -245,11 +245,19 @@ def test_question_answering_equals_the_squad_script(seed: int) -> None:
     assert scores["accuracy_unanswerable"] == pytest.approx(values[~answerable, 0].mean())
 
 
-@pytest.mark.parametrize(("right", "limit"), [(1.0, "lower limit"), (0.8, None), (0.2, "upper limit")])
-def test_a_fitted_temperature_at_its_limit_says_why(right: float, limit: str | None) -> None:
+@pytest.mark.parametrize(
+    ("right", "logit", "limit"),
+    [
+        (1.0, 2.0, "lower limit of its search, since all decisions, or many more than the confidences say, are right"),
+        (0.8, 0.05, "lower limit of its search, since all decisions, or many more than the confidences say, are right"),
+        (0.8, 2.0, None),
+        (0.2, 2.0, "upper limit"),
+    ],
+)
+def test_a_fitted_temperature_at_its_limit_says_why(right: float, logit: float, limit: str | None) -> None:
     labels, logits = np.arange(100) % 2, np.zeros((100, 2), dtype=np.float32)
     decisions = np.where(np.arange(100) < 100 * right, labels, 1 - labels)
-    logits[np.arange(100), decisions] = 2.0
+    logits[np.arange(100), decisions] = logit
     reached = limit_reached(temperature_scaling(logits, labels)["temperature"])
     assert reached is None if limit is None else limit in str(reached)
 

@@ -77,7 +77,8 @@ def limit_reached(temperature: float) -> str | None:
     if abs(np.log(temperature)) < LIMIT - 0.01:
         return None
     if temperature < 1:
-        return f"{temperature:.2g}, the lower limit of its search, since all decisions, or nearly all, are right"
+        why = "since all decisions, or many more than the confidences say, are right"
+        return f"{temperature:.2g}, the lower limit of its search, {why}"
     return (
         f"{temperature:.2g}, the upper limit of its search, since its confidences do not tell which decisions are right"
     )
