@@ -1377,6 +1377,23 @@ def test_a_setting_that_would_be_ignored_is_a_config_error(
             "`metrics` does not list `accurac",
         ),
         ("eval", {"metrics": ["accuracy"], "require": {"b": {"accuracy_difference_low": 0, "retention": 1}}}, None),
+        ("eval", {"require": {"b": {"recall": 0.5}}}, r"`recall` is a metric of each class[\s\S]*`recall\[CLASS\]`"),
+        ("eval", {"require": {"b": {"recall_low": 0.5}}}, r"name a class: `recall\[CLASS\]_low`"),
+        ("eval", {"metrics": ["recall"]}, r"`recall` is a metric of each class"),
+        ("eval", {"metrics": ["accuracy"], "require": {"b": {"recall[x]_low": 0.5}}}, r"does not list `recall\[x\]`"),
+        ("eval", {"metrics": ["recall[x]"], "require": {"b": {"recall[x]_low": 0.5}}}, None),
+        ("eval", {"metrics": ["f1_macro"], "require": {"b": {"accuracy[length=low]": 0.5}}}, None),
+        ("eval", {"task": "token-classification", "require": {"b": {"recall": 0.5, "recall[PER]": 0.5}}}, None),
+        (
+            "eval",
+            {
+                "task": "question-answering",
+                "metrics": ["exact_match"],
+                "require": {"b": {"f1[length=low]": 0.5}},
+                "data": {"train_file": "x", "text_column_names": ["q", "c"]},
+            },
+            None,
+        ),
     ],
 )
 def test_settings_of_every_stage_that_would_be_ignored_are_config_errors(

@@ -13,6 +13,7 @@ from tinybert_cli.errors import ConfigError, did_you_mean
 COMPARISONS = ("retention", "agreement", "confidence_correlation", "mcnemar_p")
 SPEEDUP = re.compile(r"speedup_b\d+(_t\d+)?")  # at a batch size, and in texts of so many tokens
 WITHOUT_INTERVAL = ("ece", "map")  # see `Metric.biased`, and `rank_metrics` of several labels
+OF_CLASSES = ("f1", "precision", "recall")  # `recall[CLASS]`
 _ENDS = {True: ("", "_low", "_difference_low"), False: ("", "_high", "_difference_high")}  # in `require`
 _INTERVAL = re.compile(r"(_difference)?(_low|_high)$")
 
@@ -56,12 +57,16 @@ def check_compared_baselines(models: Mapping[str, str], split: str, names: str |
 
 
 def check_metrics(task: str, metrics: str | Sequence[str]) -> None:
-    known = _metrics_of(task)
-    configuration.raise_all(
-        ConfigError(f"unknown metric '{name}'", key=("metrics", index), hint=did_you_mean(name, known))
-        for index, name in enumerate([] if isinstance(metrics, str) else metrics)
-        if _without_class(name) not in known
-    )
+    known, of_classes = _metrics_of(task), _metrics_of_classes(task)
+
+    def problems() -> Iterator[ConfigError]:
+        for index, name in enumerate([] if isinstance(metrics, str) else metrics):
+            if _without_class(name) not in known:
+                yield ConfigError(f"unknown metric '{name}'", key=("metrics", index), hint=did_you_mean(name, known))
+            elif name in of_classes:
+                yield _without_a_class(name, name, ("metrics", index))
+
+    configuration.raise_all(problems())
 
 
 def check_require(
@@ -69,6 +74,7 @@ def check_require(
 ) -> None:
     known = [f"{name}{end}" for name, more in _metrics_of(task).items() for end in _ENDS[more]]
     known += (*COMPARISONS, "speedup_b1")
+    of_classes = _metrics_of_classes(task)
     scored = [*models, *([] if isinstance(listed, str) else listed)]
 
     def problems() -> Iterator[ConfigError]:
@@ -77,9 +83,11 @@ def check_require(
                 hint = did_you_mean(model, scored)
                 yield ConfigError(f"unknown model '{model}' in `require`", key=("require", model), hint=hint)
             for metric in wanted:
+                key = ("require", model, metric)
                 if _without_class(metric) not in known and not SPEEDUP.fullmatch(metric):
-                    key = ("require", model, metric)
                     yield ConfigError(f"unknown metric '{metric}'", key=key, hint=did_you_mean(metric, known))
+                elif (plain := _INTERVAL.sub("", metric)) in of_classes:
+                    yield _without_a_class(metric, plain, key)
 
     configuration.raise_all(problems())
 
@@ -95,10 +103,11 @@ def check_measured(
 ) -> None:
     """Bounds of what these settings do not measure could never be met."""
     compared_with = reference or next(iter(models), None)
-    speedups = _speedups(latency)
+    speedups, slice_metric = _speedups(latency), tasks.find_scored_task(task).slice_metric
 
     def problem(model: str, metric: str) -> tuple[str, str] | None:
         plain, is_speedup = _INTERVAL.sub("", metric), SPEEDUP.fullmatch(metric)
+        base = _without_class(plain)
         if is_speedup and latency is None:
             return f"`latency: null` measures no `{metric}`", "leave one of them out"
         if is_speedup and metric not in speedups:
@@ -112,7 +121,8 @@ def check_measured(
                 f"`{metric}` compares a model with the reference, and '{model}' is the reference",
                 "leave it out, or name another model as `reference`",
             )
-        if plain in _metrics_of(task) and metrics != "auto" and plain not in metrics:
+        listed = plain in _metrics_of(task) or (plain != base != slice_metric and base in OF_CLASSES)
+        if listed and metrics != "auto" and plain not in metrics:
             return f"`{metric}` is not measured: `metrics` does not list `{plain}`", "add it there, or leave it out"
         return None
 
@@ -143,6 +153,16 @@ def _metrics_of(task: str) -> dict[str, bool]:
     """Metric → whether more of it is better."""
     definition = tasks.find_scored_task(task)
     return {**definition.metrics, **definition.extra_metrics}
+
+
+def _metrics_of_classes(task: str) -> set[str]:
+    """The metrics that each class has, and all classes together have not."""
+    return {*OF_CLASSES} & _metrics_of(task).keys() - tasks.find_scored_task(task).metrics.keys()
+
+
+def _without_a_class(metric: str, plain: str, key: tuple[str | int, ...]) -> ConfigError:
+    hint = f"name a class: `{plain}[CLASS]{metric.removeprefix(plain)}`"
+    return ConfigError(f"`{plain}` is a metric of each class", key=key, hint=hint)
 
 
 def _without_class(metric: str) -> str:
