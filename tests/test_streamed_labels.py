@@ -205,6 +205,14 @@ def test_a_bad_row_costs_no_finished_shard(labels: Callable[..., Stage], data: P
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "stream").glob("*.parquet"))][:2] == written
 
 
+def test_one_finished_shard_is_not_several(labels: Callable[..., Stage], data: Path) -> None:
+    good = (data / "train.jsonl").read_text().splitlines(keepends=True)
+    (data / "train.jsonl").write_text("".join([*good[:40], '{"text": "never closed\n', *good[41:]]))
+    with pytest.raises(InputError) as caught:
+        run("gen-soft-labels", labels("stream", streaming=True))
+    assert "the 24 rows of train before it, 1 shard, are finished" in str(caught.value.hint)
+
+
 def test_a_row_without_text_names_its_line(labels: Callable[..., Stage], data: Path) -> None:
     rows: list[dict[str, Any]] = [*sentences("train")]
     rows[80]["text"] = None

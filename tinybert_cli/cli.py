@@ -254,7 +254,9 @@ def predict(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="A csv, tsv, json, jsonl or parquet file, or one with one text per line; .gz too."),
+        typer.Option(
+            "--file", help="A csv, tsv, json, jsonl, conll or parquet file, or one with one text per line; .gz too."
+        ),
     ] = None,
     columns: Annotated[
         list[str] | None,

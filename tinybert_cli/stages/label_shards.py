@@ -19,6 +19,7 @@ from tinybert_cli.config import GenSoftLabels
 from tinybert_cli.errors import InputError, OutputError
 from tinybert_cli.stages import labelling
 from tinybert_cli.types import Rows
+from tinybert_cli.wording import counted
 
 NOTE = "streams"  # see `Output.note`
 IsFinished = Callable[[str, str], bool]  # (shard, split) → whether an earlier run has written all its files
@@ -219,7 +220,7 @@ class StreamedRows:
         """The error of a stream, with what is finished."""
         count = self.read[split]
         rows = sum(shard["rows"] for shard in self.notes[split]["shards"][:count])
-        done = f"the {rows:,} rows of {split} before it, {count:,} shards, are finished" if count else ""
+        done = f"the {rows:,} rows of {split} before it, {counted(count, 'shard')}, are finished" if count else ""
         hint = "; ".join(
             part for part in (error.hint, done, "the same command goes on from there" * bool(count)) if part
         )
