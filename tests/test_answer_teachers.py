@@ -287,6 +287,14 @@ def test_a_temperature_needs_enough_gold_labels(configs: Configs, llm: Path) -> 
         run("gen-soft-labels", config)
 
 
+def test_a_temperature_is_not_fitted_on_test_rows(configs: Configs, llm: Path, data: Path) -> None:
+    rows = {"data__train_file": str(data / "unlabeled.jsonl"), "data__test_file": str(data / "train.jsonl")}
+    teacher = {"answers_file": str(llm), "temperature": "auto"}
+    config = configs("gen-soft-labels", "labels", teacher=teacher, splits=["train", "test"], **rows)
+    with pytest.raises(InputError, match="outside of the test split, and there are 0"):
+        run("gen-soft-labels", config)
+
+
 def test_answers_and_a_model_are_a_weighted_mean_where_there_is_an_answer(
     configs: Configs, llm: Path, teacher: Path, tmp_path: Path
 ) -> None:

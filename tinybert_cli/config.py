@@ -552,7 +552,10 @@ class Distill(Stage):
     It runs beside the student, unless the label dataset contains all layer outputs that the losses need.
     """
     losses: dict[str, float | dict[str, Any]] = {"soft_labels": 1.0}
-    """name: weight, or name: {weight: 1.0, option: value}. The training loss is their weighted sum."""
+    """name: weight, or name: {weight: 1.0, option: value}. The training loss is their weighted sum.
+
+    A mapping replaces the default; `losses.NAME=0.5` on the command line is added to it.
+    """
     targets: Literal["teacher", "gold", "both", "n_best"] = "teacher"
     """The target texts in translation: teacher = the translations in `label_dataset`; gold = the references, all of
     them if a row has several; both = teacher and gold; n_best = all stored translations of each row. Translations that

@@ -143,21 +143,23 @@ def _calibrate(
 ) -> dict[str, float]:
     """The temperature that fits the rows with gold labels, and the calibration before and after.
 
-    After: each half of the rows at the temperature that fits the other half.
+    Test rows are left out, as they must choose nothing. After: each half of the rows at the temperature that fits the
+    other half.
 
     Raises:
         InputError: there are too few rows.
     """
     available: dict[str, Array] = {}
     for split, labels in gold.items():
-        if labels is not None:
+        if labels is not None and split != "test":
             rows = teacher_check.gold_rows(task, splits[split], config, labels)
             available[split] = rows[teacher.labels[split].answered[rows]]
     split = max(available, key=lambda name: len(available[name]), default="")
     rows = available.get(split, np.zeros(0, dtype=int))
     if len(rows) < FEWEST:
         raise InputError(
-            f"`temperature: auto` needs {FEWEST} rows with a gold label and an answer, and there are {len(rows)}",
+            f"`temperature: auto` needs {FEWEST} rows with a gold label and an answer, outside of the test split, and "
+            f"there are {len(rows)}",
             where=teacher.setting.name,
             hint="answer more rows that have gold labels, or set a number",
         )
