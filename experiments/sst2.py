@@ -40,6 +40,7 @@ HELD_OUT = 1500  # sentences; about as long as those of the validation file
 SPLIT_SEED = 42
 FREE_WORDS = 2  # a phrase of up to this many words occurs in many sentences, and stays in training
 LAST = ("training.eval_strategy=no", "training.keep=last", "training.save_steps=1000")
+LAYER_LOSSES = "losses={hidden_states: 1.0, attentions: 1.0, embeddings: 1.0}"
 EXPORTS = ("export", "export-small")
 MODELS = ("teacher", "student", "student2", "student2-small", "student2-direct", "student2-plain", *EXPORTS)
 REFERENCES = ("teacher", "student2-plain", "export")  # the models that the others are compared with
@@ -56,6 +57,7 @@ class Candidate:
     more: tuple[str, ...] = ()
     command: str = "finetune"  # of a student2: on predictions; `distill`: on soft labels
     above: str = "student"  # of a student2: the model that it is cut out of, and that labels its text
+    layer_epochs: float = 0  # of a student: on the teacher's layers, before the labels
 
     @property
     def settings(self) -> list[str]:
@@ -69,6 +71,8 @@ STUDENTS = {
     "3 epochs, rate 1e-4": Candidate(0, 3, 1e-4, (WHOLE,)),
     "augmented, trimmed vocabulary": Candidate(2, 1, 1e-4, (TRIMMED,)),
     "augmented, 3 epochs": Candidate(2, 3, 1e-4, (WHOLE,)),
+    "2 epochs, rate 1.6e-4": Candidate(0, 2, 1.6e-4),
+    "3 epochs on layers, then 3 epochs, rate 1e-4": Candidate(0, 3, 1e-4, layer_epochs=3),
 }
 TRIMMED2 = "model.trim_vocabulary=true"
 LAST_LAYERS = ("student.num_hidden_layers=2", "layer_mapping=last", TRIMMED)
@@ -212,12 +216,7 @@ class Runs:
         folder = f"{part}-{name}".replace(", ", "-").replace(" ", "-")
         teacher = self.stage("finetune", "1-teacher.yaml", "teacher", *LAST)
         if part == "students":
-            candidate = STUDENTS[name]
-            labels = self.labels("2-teacher-labels.yaml", teacher, candidate.copies)
-            return self.stage(
-                "distill", "3-student.yaml", folder, f"teacher={teacher}", f"student.from={teacher}",
-                f"label_dataset={labels}", *LAST, *candidate.settings,
-            )  # fmt: skip
+            return self.student(folder, teacher, STUDENTS[name])
         candidate = CANDIDATES[part][name]
         if candidate.above == "teacher":
             above, labels = teacher, self.labels("2-teacher-labels.yaml", teacher, candidate.copies)
@@ -233,12 +232,25 @@ class Runs:
         return self.stage("distill", "3-student.yaml", folder, f"teacher={above}", f"student.from={above}",
                           *settings)  # fmt: skip
 
+    def student(self, folder: str, teacher: Path, candidate: Candidate) -> Path:
+        labels = self.labels("2-teacher-labels.yaml", teacher, candidate.copies)
+        common = (f"teacher={teacher}", f"label_dataset={labels}", *LAST)
+        start = f"student.from={teacher}"
+        if candidate.layer_epochs:
+            layers = self.stage(
+                "distill", "3-student.yaml", layers_of(folder), start, *common, LAYER_LOSSES,
+                f"training.num_train_epochs={candidate.layer_epochs:g}", f"training.learning_rate={candidate.rate:g}",
+            )  # fmt: skip
+            start = f"student={layers}"
+        return self.stage("distill", "3-student.yaml", folder, start, *common, *candidate.settings)
+
     def measured(self, folder: Path) -> dict[str, float]:
-        """Accuracy on the sentences set aside, of the model and of its teacher."""
+        """Accuracy on the sentences set aside, of the model and of its teacher; the time of its trainings."""
         of_teacher = recipe_stages.read_metrics(self.root / "teacher")["eval_accuracy"]
-        metrics = recipe_stages.read_metrics(folder)
-        return {"accuracy": metrics["eval_accuracy"], "teacher": of_teacher,
-                "minutes": recipe_stages.cpu_minutes(folder)}  # fmt: skip
+        before = folder.with_name(layers_of(folder.name))
+        trainings = [before, folder] if recipe_stages.is_finished(before) else [folder]
+        return {"accuracy": recipe_stages.read_metrics(folder)["eval_accuracy"], "teacher": of_teacher,
+                "minutes": sum(map(recipe_stages.cpu_minutes, trainings))}  # fmt: skip
 
     def report(self) -> dict[str, Any]:
         """The models of the recipe on the validation rows."""
@@ -290,6 +302,11 @@ class Runs:
         """The metrics of all models and the export, scored side by side."""
         exports = [f"models.{export}={self.folder(export)}" for export in EXPORTS]
         return recipe_stages.read_metrics(self.stage("eval", "7-eval.yaml", f"sst2-minilm/{name}", *exports, *settings))
+
+
+def layers_of(folder: str) -> str:
+    """The folder of a candidate before it has learned labels."""
+    return f"{folder}-layers"
 
 
 def best_of(part: str) -> str:

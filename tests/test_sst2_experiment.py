@@ -103,6 +103,8 @@ def test_stages_of_all_candidates_and_of_the_report_have_valid_settings(
     assert configs["seed-43/teacher-labels-0"].augment is None
     assert configs["seed-43/teacher-labels-2"].augment.copies == 2
     best = "students-3-epochs"  # the first of equal ones
+    after_layers = "students-3-epochs-on-layers-then-3-epochs-rate-1e-4"
+    assert configs[f"seed-43/{after_layers}"].student.from_ == str(tmp_path / "seed-43" / f"{after_layers}-layers")
     student2 = configs["seed-43/students2-3-epochs-trimmed-vocabulary"]
     assert student2.model.from_ == str(tmp_path / "seed-43" / best)
     assert student2.label_dataset == str(tmp_path / "seed-43" / f"{best}-labels-0")
