@@ -590,10 +590,12 @@ def test_the_character_beside_a_text_may_be_a_list_of_one(tmp_path: Path, begin:
 def test_an_answer_that_is_said_to_be_impossible_is_none(tmp_path: Path) -> None:
     teacher = qa(tmp_path, [{"text": "Ada", "is_impossible": True}, {"text": "1843", "is_impossible": False}])
     assert spans(teacher)[:2] == [{"@-1": 1.0}, {"1843@25": 1.0}]
-    answers = [{"id": 0, "answer": "Ada", "is_impossible": "True"}, {"id": 1, "answer": "1843", "is_impossible": ""}]
+    answers = [{"id": 0, "answer": "Ada", "is_impossible": "True"}, {"id": 1, "answer": "1843", "is_impossible": ""},
+               {"id": 2, "answer": None, "is_impossible": "1"}]  # fmt: skip
     columns = {"id": [0, 1, 2], "question": QUESTION, "context": CONTEXT}
     names = {"task": "question-answering", "names": ["begin", "end"], "id_column_name": "id"}
-    assert spans(teacher_of(tmp_path, answers, columns, **names))[:2] == [{"@-1": 1.0}, {"1843@25": 1.0}]
+    labelled = spans(teacher_of(tmp_path, answers, columns, **names))
+    assert labelled == [{"@-1": 1.0}, {"1843@25": 1.0}, {"@-1": 1.0}]
 
 
 def test_an_answer_far_beyond_the_context_is_located_by_its_text(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def check_teacher(
     check_meaning(config, predictions, checked, names)
     for model, own in zip(config.model_names, of_models, strict=False):
         check_meaning(config, own, checked, names, model)
-    if score > majority or score == majority == 1:  # of rows with one label only
+    if _beats(score, majority):
         numbers = {f"teacher_{main}": score, f"majority_{main}": majority}
         if config.answers:
             intervals = metrics.intervals(
@@ -158,11 +158,15 @@ def weak_teacher(
     main, metric = task.main_metric, checked.metric
     score = metrics.score(metric, predictions, metric.statistics(predictions))[main]
     majority = metric.majority_baseline()
-    if not score > majority and not score == majority == 1:
+    if not _beats(score, majority):
         yield (
             f"{name} alone does not beat the majority-class baseline on {counted(len(predictions), 'row')} with gold "
             f"labels: {main} {score:.3f}, majority {majority:.3f}"
         )
+
+
+def _beats(score: float, majority: float) -> bool:
+    return score > majority or score == majority == 1  # of rows with one label only
 
 
 def check_meaning(
